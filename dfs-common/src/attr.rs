@@ -1,0 +1,87 @@
+//! What an inode is and the attributes of it that everyone sees (POSIX stat).
+
+use crate::ids::InodeId;
+
+/// Kind of an inode, with the number of its `st_mode` type bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum FileKind {
+    /// S_IFIFO
+    Fifo = 0o010_000,
+    /// S_IFCHR
+    CharDevice = 0o020_000,
+    /// S_IFDIR
+    Directory = 0o040_000,
+    /// S_IFBLK
+    BlockDevice = 0o060_000,
+    /// S_IFREG
+    File = 0o100_000,
+    /// S_IFLNK
+    Symlink = 0o120_000,
+    /// S_IFSOCK
+    Socket = 0o140_000,
+}
+
+/// Mask of the type bits in `st_mode`.
+pub const TYPE_MASK: u32 = 0o170_000;
+/// Mask of the permission bits, set-id and sticky bits included.
+pub const PERMISSION_MASK: u32 = 0o7777;
+
+impl FileKind {
+    /// The kind in the type bits of `mode`.
+    pub fn from_mode(mode: u32) -> Option<Self> {
+        [
+            Self::Fifo,
+            Self::CharDevice,
+            Self::Directory,
+            Self::BlockDevice,
+            Self::File,
+            Self::Symlink,
+            Self::Socket,
+        ]
+        .into_iter()
+        .find(|kind| *kind as u32 == mode & TYPE_MASK)
+    }
+}
+
+/// Attributes of an inode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileAttr {
+    /// Which inode.
+    pub inode: InodeId,
+    /// What it is.
+    pub kind: FileKind,
+    /// Permission, set-id and sticky bits.
+    pub permissions: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Names it has (directories: 2 + subdirectories).
+    pub nlink: u32,
+    /// Bytes. While a file is being written: the last length the NameNode knows.
+    pub length: u64,
+    /// Last read, nanoseconds since the epoch.
+    pub atime_ns: i64,
+    /// Last change of content.
+    pub mtime_ns: i64,
+    /// Last change of anything.
+    pub ctime_ns: i64,
+    /// Device number, for device nodes.
+    pub rdev: u32,
+    /// Replicas wanted; 0 for anything but files.
+    pub replication: u32,
+    /// Bytes per block of this file; 0 for anything but files.
+    pub block_size: u64,
+    /// A writer has it open.
+    pub under_construction: bool,
+    /// Blocks in the file.
+    pub block_count: u32,
+}
+
+impl FileAttr {
+    /// `st_mode`: type and permission bits.
+    pub fn mode(&self) -> u32 {
+        self.kind as u32 | self.permissions
+    }
+}

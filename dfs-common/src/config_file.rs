@@ -1,0 +1,296 @@
+//! The configuration file: one flat TOML table whose keys are HDFS's property names, quoted.
+//!
+//! ```toml
+//! "dfs.blocksize" = "128MiB"
+//! "dfs.namenode.name.dir" = ["/data/name"]
+//! ```
+//!
+//! One file serves all roles, so every key of every role is in [`KEYS`], with unit, default and limits; docs/configuration.md
+//! is this table in prose. A key that is not there is an error that names the nearest one. Roles read their keys once, at
+//! start, through the typed getters, which check limits and name key and file in their errors.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::error::{DfsError, ErrorKind, Result};
+use crate::units::{ByteCount, parse_duration};
+
+/// What a value must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ValueKind {
+    /// A size, minimum and maximum in bytes.
+    Bytes(u64, u64),
+    /// A duration, minimum and maximum in milliseconds.
+    Duration(u64, u64),
+    /// A whole number with minimum and maximum.
+    Count(u64, u64),
+    /// A share, 0 to 1.
+    Fraction,
+    /// true or false.
+    Flag,
+    /// Any text.
+    Text,
+    /// A list of texts; a single text is a list of one.
+    List,
+}
+
+/// One key: name, kind, default as written in a file (empty: none), meaning.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// HDFS's property name where HDFS has one.
+    pub name: &'static str,
+    /// Type and limits.
+    pub kind: ValueKind,
+    /// Default as one would write it; empty when there is none.
+    pub default: &'static str,
+    /// One line for docs and errors.
+    pub meaning: &'static str,
+}
+
+const fn key(name: &'static str, kind: ValueKind, default: &'static str, meaning: &'static str) -> Key {
+    Key { name, kind, default, meaning }
+}
+
+const DAY_MS: u64 = 86_400_000;
+
+/// Every key of every role, sorted by name.
+pub const KEYS: &[Key] = &[
+    key("dfs.blockreport.intervalMsec", ValueKind::Duration(1_000, 30 * DAY_MS), "6h", "time between full block reports"),
+    key("dfs.blocksize", ValueKind::Bytes(512, 1 << 40), "128MiB", "block size of new files; a multiple of 512"),
+    key("dfs.bytes-per-checksum", ValueKind::Count(512, 512), "512", "bytes per checksum"),
+    key("dfs.client-write-packet-size", ValueKind::Bytes(4096, 16 << 20), "256KiB", "data in a packet of the write pipeline"),
+    key("dfs.client.failover.timeout", ValueKind::Duration(1_000, DAY_MS), "5m", "how long a hard mount retries the NameNode"),
+    key("dfs.client.write.max-in-flight", ValueKind::Bytes(1 << 20, 1 << 30), "16MiB", "bytes sent and not acknowledged, per file"),
+    key("dfs.datanode.address", ValueKind::Text, "0.0.0.0:9866", "where the DataNode takes data transfers"),
+    key("dfs.datanode.data.dir", ValueKind::List, "", "directories of the DataNode's volumes, one per device"),
+    key("dfs.datanode.du.reserved", ValueKind::Bytes(0, 1 << 60), "64MiB", "bytes of each volume that blocks must leave free"),
+    key("dfs.datanode.hostname", ValueKind::Text, "", "address that clients and DataNodes dial; default: as seen by the NameNode"),
+    key("dfs.datanode.http.address", ValueKind::Text, "0.0.0.0:9864", "where the DataNode serves status and metrics"),
+    key("dfs.datanode.ipc.address", ValueKind::Text, "0.0.0.0:9867", "where the DataNode serves gRPC"),
+    key("dfs.datanode.max.transfer.threads", ValueKind::Count(16, 65_536), "4096", "data connections served at once"),
+    key("dfs.datanode.rack", ValueKind::Text, "/default-rack", "network location of the DataNode"),
+    key("dfs.datanode.socket.timeout", ValueKind::Duration(100, DAY_MS), "60s", "silence after which a transfer is given up"),
+    key("dfs.datanode.synconclose", ValueKind::Flag, "false", "sync every block when it is finalized"),
+    key("dfs.heartbeat.interval", ValueKind::Duration(50, 600_000), "1s", "time between heartbeats"),
+    key("dfs.namenode.address", ValueKind::List, "", "host:port of each NameNode, for DataNodes and clients"),
+    key("dfs.namenode.checkpoint.period", ValueKind::Duration(1_000, 30 * DAY_MS), "1h", "time between checkpoints"),
+    key("dfs.namenode.checkpoint.txns", ValueKind::Count(10, u64::MAX), "1000000", "transactions between checkpoints"),
+    key("dfs.namenode.checkpoint.dir", ValueKind::List, "", "directory of the SecondaryNameNode"),
+    key("dfs.namenode.dead.interval", ValueKind::Duration(200, DAY_MS), "60s", "silence after which a DataNode is dead"),
+    key("dfs.namenode.fs-limits.max-blocks-per-file", ValueKind::Count(1, 1 << 31), "10000", "blocks a file may have"),
+    key("dfs.namenode.fs-limits.min-block-size", ValueKind::Bytes(512, 1 << 40), "1MiB", "smallest block size of a file"),
+    key("dfs.namenode.http-address", ValueKind::Text, "0.0.0.0:9870", "where the NameNode serves status and metrics"),
+    key("dfs.namenode.name.dir", ValueKind::List, "", "directory of image and edits"),
+    key("dfs.namenode.num.checkpoints.retained", ValueKind::Count(1, 1000), "2", "images kept"),
+    key("dfs.namenode.replication.min", ValueKind::Count(1, 512), "1", "replicas that make a block complete"),
+    key("dfs.namenode.rpc-address", ValueKind::Text, "0.0.0.0:9820", "where the NameNode serves gRPC"),
+    key("dfs.namenode.safemode.extension", ValueKind::Duration(0, DAY_MS), "30s", "safe mode after the threshold is reached"),
+    key("dfs.namenode.safemode.threshold-pct", ValueKind::Fraction, "0.999", "share of blocks that must have their replicas"),
+    key("dfs.namenode.stale.datanode.interval", ValueKind::Duration(100, DAY_MS), "10s", "silence after which a DataNode is used last"),
+    key("dfs.permissions.superusergroup", ValueKind::Text, "", "numeric group with root's rights; none by default"),
+    key("dfs.replication", ValueKind::Count(1, 512), "3", "replicas of new files"),
+    key("dfs.replication.max", ValueKind::Count(1, 512), "512", "most replicas a file may ask for"),
+];
+
+/// Values from file and flags over the defaults.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    values: BTreeMap<&'static str, toml::Value>,
+    origin: Option<PathBuf>,
+}
+
+impl Config {
+    /// Reads `path`; without one, all defaults.
+    ///
+    /// # Errors
+    /// `InvalidArgument` naming file and key.
+    pub fn load(path: Option<&Path>) -> Result<Self> {
+        let Some(path) = path else { return Ok(Self::default()) };
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| DfsError::io(format!("read configuration {}", path.display()), error))?;
+        let mut config = Self { values: BTreeMap::new(), origin: Some(path.to_owned()) };
+        let table: toml::Table = text
+            .parse()
+            .map_err(|error: toml::de::Error| config.error("not valid TOML").with_source(error))?;
+        for (name, value) in table {
+            if matches!(value, toml::Value::Table(_)) {
+                return Err(config.error(&format!("key {name} is a table; quote whole property names: \"{name}...\"")));
+            }
+            config.insert(&name, value)?;
+        }
+        Ok(config)
+    }
+
+    /// Sets `name=value` as a flag does: text, with commas between the items of a list.
+    ///
+    /// # Errors
+    /// As for a file.
+    pub fn set(&mut self, assignment: &str) -> Result<()> {
+        let (name, value) = assignment
+            .split_once('=')
+            .ok_or_else(|| self.error(&format!("{assignment:?} is not of the form key=value")))?;
+        self.insert(name.trim(), toml::Value::String(value.trim().to_owned()))
+    }
+
+    fn insert(&mut self, name: &str, value: toml::Value) -> Result<()> {
+        let Some(key) = KEYS.iter().find(|key| key.name == name) else {
+            let nearest = KEYS
+                .iter()
+                .map(|key| (strsim::damerau_levenshtein(key.name, name), key.name))
+                .min()
+                .map_or("", |(_, nearest)| nearest);
+            return Err(self.error(&format!("unknown key {name:?}; the nearest known one is {nearest:?}")));
+        };
+        self.check(key, &value)?;
+        self.values.insert(key.name, value);
+        Ok(())
+    }
+
+    fn check(&self, key: &Key, value: &toml::Value) -> Result<()> {
+        let text = scalar_text(value);
+        let out_of_range = |number: u64, low: u64, high: u64| {
+            if (low..=high).contains(&number) { Ok(()) } else { Err(format!("{number} is not within {low} to {high}")) }
+        };
+        let checked = match key.kind {
+            ValueKind::Bytes(low, high) => {
+                text.parse::<ByteCount>().and_then(|bytes| out_of_range(bytes.0, low, high))
+            }
+            ValueKind::Duration(low, high) => parse_duration(&text).and_then(|duration| {
+                out_of_range(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), low, high)
+            }),
+            ValueKind::Count(low, high) => text
+                .parse::<u64>()
+                .map_err(|_| format!("{text:?} is not a whole number"))
+                .and_then(|count| out_of_range(count, low, high)),
+            ValueKind::Fraction => match text.parse::<f64>() {
+                Ok(share) if (0.0..=1.0).contains(&share) => Ok(()),
+                _ => Err(format!("{text:?} is not a number from 0 to 1")),
+            },
+            ValueKind::Flag => text.parse::<bool>().map(|_| ()).map_err(|_| format!("{text:?} is not true or false")),
+            ValueKind::Text | ValueKind::List => Ok(()),
+        };
+        checked.map_err(|why| self.error(&format!("{}: {why}", key.name)))
+    }
+
+    fn error(&self, what: &str) -> DfsError {
+        let place = self.origin.as_ref().map_or_else(|| "command line".to_owned(), |path| path.display().to_string());
+        DfsError::new(ErrorKind::InvalidArgument, format!("configuration ({place}): {what}"))
+    }
+
+    /// The text of a key: file or flag, else default.
+    ///
+    /// # Panics
+    /// When the name is not in [`KEYS`]: a bug of the caller.
+    pub fn text(&self, name: &str) -> String {
+        let key = KEYS.iter().find(|key| key.name == name);
+        let key = key.unwrap_or_else(|| panic!("{name} is not a key"));
+        self.values.get(key.name).map_or_else(|| key.default.to_owned(), scalar_text)
+    }
+
+    /// A key that must be given.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when neither file nor flag has it.
+    pub fn required(&self, name: &str) -> Result<String> {
+        let text = self.text(name);
+        if text.is_empty() { Err(self.error(&format!("key {name:?} must be set"))) } else { Ok(text) }
+    }
+
+    /// The items of a list; a text is split at commas.
+    pub fn list(&self, name: &str) -> Vec<String> {
+        let split = |text: &str| -> Vec<String> {
+            text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+        };
+        match self.values.get(name) {
+            Some(toml::Value::Array(items)) => items.iter().map(scalar_text).collect(),
+            Some(value) => split(&scalar_text(value)),
+            None => split(&self.text(name)),
+        }
+    }
+
+    /// A size in bytes.
+    pub fn bytes(&self, name: &str) -> u64 {
+        self.text(name).parse::<ByteCount>().expect("checked on insert").0
+    }
+
+    /// A duration.
+    pub fn duration(&self, name: &str) -> Duration {
+        parse_duration(&self.text(name)).expect("checked on insert")
+    }
+
+    /// A whole number.
+    pub fn count(&self, name: &str) -> u64 {
+        self.text(name).parse().expect("checked on insert")
+    }
+
+    /// A share, 0 to 1.
+    pub fn fraction(&self, name: &str) -> f64 {
+        self.text(name).parse().expect("checked on insert")
+    }
+
+    /// true or false.
+    pub fn flag(&self, name: &str) -> bool {
+        self.text(name).parse().expect("checked on insert")
+    }
+}
+
+fn scalar_text(value: &toml::Value) -> String {
+    match value {
+        toml::Value::String(text) => text.clone(),
+        toml::Value::Array(items) => items.iter().map(scalar_text).collect::<Vec<_>>().join(","),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_passes_its_own_check() {
+        let config = Config::default();
+        for key in KEYS {
+            if !key.default.is_empty() {
+                config.check(key, &toml::Value::String(key.default.to_owned())).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn set_names_the_nearest_key() {
+        let error = Config::default().set("dfs.blocksise=1MiB").unwrap_err();
+        assert!(error.message().contains("\"dfs.blocksize\""), "{error}");
+    }
+
+    #[test]
+    fn load_reads_texts_numbers_and_lists() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("dfs.toml");
+        std::fs::write(
+            &path,
+            "\"dfs.blocksize\" = \"64MiB\"\n\"dfs.replication\" = 2\n\"dfs.namenode.name.dir\" = [\"/a\", \"/b\"]\n",
+        )
+        .unwrap();
+        let config = Config::load(Some(&path)).unwrap();
+        assert_eq!(config.bytes("dfs.blocksize"), 64 << 20);
+        assert_eq!(config.count("dfs.replication"), 2);
+        assert_eq!(config.list("dfs.namenode.name.dir"), ["/a", "/b"]);
+    }
+
+    #[test]
+    fn load_refuses_values_out_of_range_and_unquoted_keys() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("dfs.toml");
+        for (text, expected) in [
+            ("\"dfs.replication\" = 0", "not within"),
+            ("dfs.replication = 3", "quote"),
+            ("\"dfs.replication\" = \"three\"", "whole number"),
+            ("= 3", "TOML"),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let error = Config::load(Some(&path)).unwrap_err();
+            assert!(error.message().contains(expected), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Stopping a daemon: one signal out to all tasks, and the two signals of the operating system that start it.
+
+use tokio::sync::watch;
+
+/// Held by every task that must stop; cloned freely.
+#[derive(Clone, Debug)]
+pub struct Shutdown(watch::Receiver<bool>);
+
+/// Held by whoever decides to stop.
+#[derive(Debug)]
+pub struct ShutdownTrigger(watch::Sender<bool>);
+
+/// A trigger and its listener.
+pub fn channel() -> (ShutdownTrigger, Shutdown) {
+    let (sender, receiver) = watch::channel(false);
+    (ShutdownTrigger(sender), Shutdown(receiver))
+}
+
+impl ShutdownTrigger {
+    /// Tells every listener; again is harmless.
+    pub fn trigger(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+impl Shutdown {
+    /// Returns once the stop was asked for, or its trigger is gone.
+    pub async fn wait(&mut self) {
+        // An error means the trigger is gone: nobody is left to keep us running.
+        let _ = self.0.wait_for(|stop| *stop).await;
+    }
+
+    /// Whether the stop was asked for.
+    pub fn is_triggered(&self) -> bool {
+        *self.0.borrow()
+    }
+}
+
+/// Returns when SIGTERM or SIGINT arrives.
+///
+/// # Errors
+/// When the handlers cannot be installed.
+pub async fn termination_signal() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,36 @@
+//! The operating system's calls that no safe crate offers. The only module of the house that may be unsafe.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+/// Starts writing dirty pages of a range back to the device without waiting (sync_file_range), so that a later fsync
+/// finds little to do.
+///
+/// # Errors
+/// Of the call.
+#[allow(unsafe_code)]
+pub fn start_writeback(file: &File, offset: u64, length: u64) -> io::Result<()> {
+    let to_off = |value: u64| i64::try_from(value).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
+    // SAFETY: the descriptor is open for the length of the call; no memory is passed.
+    let result = unsafe {
+        libc::sync_file_range(file.as_raw_fd(), to_off(offset)?, to_off(length)?, libc::SYNC_FILE_RANGE_WRITE)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Tells systemd that the service is ready (sd_notify), when it started us with a notification socket.
+///
+/// # Errors
+/// When the socket named by `notify_socket` cannot be written.
+pub fn notify_ready(notify_socket: Option<&std::ffi::OsStr>) -> io::Result<()> {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    let Some(path) = notify_socket else { return Ok(()) };
+    let address = match path.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        _ => SocketAddr::from_pathname(path)?,
+    };
+    UnixDatagram::unbound()?.send_to_addr(b"READY=1", &address).map(|_| ())
+}

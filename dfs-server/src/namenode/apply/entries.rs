@@ -1,0 +1,453 @@
+//! Ops on directory entries: create, make node, link, remove, rename. Each has a plan, which only looks and refuses, and an
+//! apply, which carries the plan out.
+
+use dfs_common::attr::{FileKind, PERMISSION_MASK, TYPE_MASK};
+use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::ids::{INODE_LIMIT, InodeId, ROOT_INODE};
+use dfs_common::name::Name;
+use dfs_proto::v1::{CreateOp, LinkOp, MakeNodeOp, RemoveKind, RemoveOp, RenameFlag, RenameOp};
+
+use super::Context;
+use crate::namenode::blocks::BlockEvent;
+use crate::namenode::namespace::directory::{Cookie, Directory};
+use crate::namenode::namespace::inode::{BlockList, Content, Inode};
+use crate::namenode::namespace::permission::{EXECUTE, Identity, READ, SETGID, WRITE};
+use crate::namenode::namespace::{Lease, Namespace};
+use crate::namenode::outcome::Outcome;
+
+/// Most names of an inode; ext4's limit.
+const LINK_MAX: u32 = 65_000;
+
+/// Longest target of a symbolic link (PATH_MAX less the NUL).
+const SYMLINK_TARGET_MAX: usize = 4_095;
+
+/// Where a new name goes.
+pub(super) struct NewEntry {
+    parent: InodeId,
+    name: Name,
+}
+
+pub(super) enum CreatePlan {
+    /// The name is taken by this regular file, and that was allowed.
+    Existing(InodeId),
+    New(NewEntry),
+}
+
+pub(super) struct RemovePlan {
+    parent: InodeId,
+    cookie: Cookie,
+    inode: InodeId,
+}
+
+pub(super) struct RenamePlan {
+    source: (InodeId, Cookie, InodeId),
+    target_parent: InodeId,
+    target_name: Name,
+    target: Option<(Cookie, InodeId)>,
+    /// Nothing to do: both names are of one inode.
+    same_inode: bool,
+}
+
+impl Namespace {
+    /// The directory and what stands under `name` in it, for a caller who wants to change entries.
+    fn resolve_for_change(
+        &self,
+        who: &Identity,
+        parent: InodeId,
+        name: &[u8],
+    ) -> Result<(Name, Option<(Cookie, InodeId)>)> {
+        let directory = self.directory(parent)?;
+        who.check(self.inode(parent)?, EXECUTE)?;
+        let name = Name::new(name)?;
+        let found = directory.find(self.hash_key, name.as_bytes());
+        Ok((name, found))
+    }
+
+    fn plan_new_entry(&self, who: &Identity, parent: InodeId, name: &[u8]) -> Result<NewEntry> {
+        let (name, found) = self.resolve_for_change(who, parent, name)?;
+        if found.is_some() {
+            return Err(DfsError::new(ErrorKind::AlreadyExists, "the name is taken"));
+        }
+        self.check_may_add(who, parent, &name)?;
+        Ok(NewEntry { parent, name })
+    }
+
+    fn check_may_add(&self, who: &Identity, parent: InodeId, name: &Name) -> Result<()> {
+        let directory = self.inode(parent)?;
+        if directory.nlink == 0 {
+            return Err(DfsError::new(ErrorKind::NotFound, "the directory has been removed"));
+        }
+        who.check(directory, WRITE | EXECUTE)?;
+        self.directory(parent)?.check_room(self.hash_key, name.as_bytes())?;
+        if self.counters.next_inode.0 >= INODE_LIMIT {
+            return Err(DfsError::new(ErrorKind::NoSpace, "inode ids are used up"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn plan_create(&self, who: &Identity, op: &CreateOp) -> Result<CreatePlan> {
+        let parent = InodeId(op.parent);
+        let (name, found) = self.resolve_for_change(who, parent, &op.name)?;
+        check_layout(op.replication, op.block_size)?;
+        match found {
+            None => {
+                self.check_may_add(who, parent, &name)?;
+                Ok(CreatePlan::New(NewEntry { parent, name }))
+            }
+            Some(_) if op.exclusive => Err(DfsError::new(ErrorKind::AlreadyExists, "the name is taken")),
+            Some((_, inode)) => Ok(CreatePlan::Existing(inode)),
+        }
+    }
+
+    pub(super) fn apply_create(&mut self, context: &mut Context<'_>, op: &CreateOp) -> Result<Outcome> {
+        let entry = match self.plan_create(&context.who, op)? {
+            CreatePlan::Existing(inode) => return Ok(Outcome::Created { inode, created: false }),
+            CreatePlan::New(entry) => entry,
+        };
+        let lease = if op.open_for_write { Some(context.client()?) } else { None };
+        let content = new_file(op.replication, op.block_size)?;
+        let mode = FileKind::File as u32 | op.mode & PERMISSION_MASK;
+        let inode = self.add_inode(context, entry, mode, content)?;
+        if let Some((client, incarnation)) = lease {
+            let lease = Lease { client, incarnation, open_block: None, targets: Vec::new(), needs_recovery: false };
+            self.leases.insert(inode, lease);
+        }
+        Ok(Outcome::Created { inode, created: true })
+    }
+
+    pub(super) fn plan_make_node(&self, who: &Identity, op: &MakeNodeOp) -> Result<NewEntry> {
+        let kind = FileKind::from_mode(op.mode)
+            .ok_or_else(|| DfsError::new(ErrorKind::InvalidArgument, format!("mode {:o} has no type", op.mode)))?;
+        match kind {
+            FileKind::Symlink if op.target.is_empty() => {
+                return Err(DfsError::new(ErrorKind::NotFound, "a symbolic link needs a target"));
+            }
+            FileKind::Symlink if op.target.len() > SYMLINK_TARGET_MAX => {
+                return Err(DfsError::new(ErrorKind::NameTooLong, "the link's target is above 4,095 bytes"));
+            }
+            FileKind::File => check_layout(op.replication, op.block_size)?,
+            _ => {}
+        }
+        let entry = self.plan_new_entry(who, InodeId(op.parent), &op.name)?;
+        if kind == FileKind::Directory && self.inode(entry.parent)?.nlink >= LINK_MAX {
+            return Err(DfsError::new(ErrorKind::TooManyLinks, format!("more than {LINK_MAX} subdirectories")));
+        }
+        if matches!(kind, FileKind::CharDevice | FileKind::BlockDevice) && !who.is_root() {
+            return Err(DfsError::new(ErrorKind::NotPermitted, "only root makes device nodes"));
+        }
+        Ok(entry)
+    }
+
+    pub(super) fn apply_make_node(&mut self, context: &mut Context<'_>, op: &MakeNodeOp) -> Result<Outcome> {
+        let entry = self.plan_make_node(&context.who, op)?;
+        let kind = FileKind::from_mode(op.mode).expect("the plan refuses unknown types");
+        let content = match kind {
+            FileKind::Directory => Content::Directory(Box::new(Directory::new(entry.parent))),
+            FileKind::File => new_file(op.replication, op.block_size)?,
+            FileKind::Symlink => Content::Symlink(op.target.to_vec().into_boxed_slice()),
+            FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice => {
+                Content::Special { rdev: op.rdev }
+            }
+        };
+        let inode = self.add_inode(context, entry, op.mode & (TYPE_MASK | PERMISSION_MASK), content)?;
+        Ok(Outcome::Inode(inode))
+    }
+
+    /// A new inode under a new name. A set-gid directory hands on its group, and to directories the bit itself.
+    fn add_inode(
+        &mut self,
+        context: &Context<'_>,
+        entry: NewEntry,
+        mut mode: u32,
+        content: Content,
+    ) -> Result<InodeId> {
+        let is_directory = matches!(content, Content::Directory(_));
+        let id = self.counters.next_inode;
+        let key = self.hash_key;
+        let now = context.now_ns;
+        let parent = self.inode_mut(entry.parent)?;
+        let mut gid = context.who.gid;
+        if parent.mode & SETGID != 0 {
+            gid = parent.gid;
+            if is_directory {
+                mode |= SETGID;
+            }
+        }
+        parent.mtime_ns = now;
+        parent.ctime_ns = now;
+        if is_directory {
+            parent.nlink += 1;
+        }
+        self.directory_mut(entry.parent)?.insert(key, entry.name, id)?;
+        self.counters.next_inode = id.next();
+        if is_directory {
+            self.directory_count += 1;
+        } else {
+            self.file_count += 1;
+        }
+        let inode = Inode {
+            mode,
+            uid: context.who.uid,
+            gid,
+            nlink: if is_directory { 2 } else { 1 },
+            atime_ns: now,
+            mtime_ns: now,
+            ctime_ns: now,
+            content,
+            xattrs: None,
+        };
+        self.inodes.insert(id.0, inode);
+        Ok(id)
+    }
+
+    pub(super) fn plan_link(&self, who: &Identity, op: &LinkOp) -> Result<NewEntry> {
+        let inode = self.inode(InodeId(op.inode))?;
+        if inode.directory().is_some() {
+            return Err(DfsError::new(ErrorKind::NotPermitted, "directories have one name"));
+        }
+        if inode.nlink == 0 {
+            return Err(DfsError::new(ErrorKind::NotFound, "the file has been removed"));
+        }
+        if inode.nlink >= LINK_MAX {
+            return Err(DfsError::new(ErrorKind::TooManyLinks, format!("more than {LINK_MAX} names")));
+        }
+        self.plan_new_entry(who, InodeId(op.new_parent), &op.new_name)
+    }
+
+    pub(super) fn apply_link(&mut self, context: &mut Context<'_>, op: &LinkOp) -> Result<Outcome> {
+        let entry = self.plan_link(&context.who, op)?;
+        let (id, key, now) = (InodeId(op.inode), self.hash_key, context.now_ns);
+        self.directory_mut(entry.parent)?.insert(key, entry.name, id)?;
+        self.touch(entry.parent, now)?;
+        let inode = self.inode_mut(id)?;
+        inode.nlink += 1;
+        inode.ctime_ns = now;
+        Ok(Outcome::Inode(id))
+    }
+
+    pub(super) fn plan_remove(&self, who: &Identity, op: &RemoveOp) -> Result<RemovePlan> {
+        let parent = InodeId(op.parent);
+        let (_, found) = self.resolve_for_change(who, parent, &op.name)?;
+        let (cookie, id) = found.ok_or_else(|| DfsError::new(ErrorKind::NotFound, "no such file or directory"))?;
+        let (directory, victim) = (self.inode(parent)?, self.inode(id)?);
+        who.check(directory, WRITE | EXECUTE)?;
+        who.check_sticky(directory, victim)?;
+        match (op.kind(), victim.directory()) {
+            (RemoveKind::RemoveUnlink, Some(_)) => {
+                Err(DfsError::new(ErrorKind::IsADirectory, "it is a directory; use rmdir"))
+            }
+            (RemoveKind::RemoveRmdir, None) => Err(DfsError::new(ErrorKind::NotADirectory, "it is not a directory")),
+            (RemoveKind::RemoveRmdir, Some(entries)) if !entries.is_empty() => {
+                Err(DfsError::new(ErrorKind::DirectoryNotEmpty, "the directory is not empty"))
+            }
+            (RemoveKind::RemoveRecursive, Some(_)) => {
+                self.check_may_remove_tree(who, id)?;
+                Ok(RemovePlan { parent, cookie, inode: id })
+            }
+            _ => Ok(RemovePlan { parent, cookie, inode: id }),
+        }
+    }
+
+    /// Every directory in the tree must be the caller's to empty.
+    fn check_may_remove_tree(&self, who: &Identity, top: InodeId) -> Result<()> {
+        if who.is_root() {
+            return Ok(());
+        }
+        let mut waiting = vec![top];
+        while let Some(id) = waiting.pop() {
+            let inode = self.inode(id)?;
+            let Some(directory) = inode.directory() else { continue };
+            if directory.is_empty() {
+                continue;
+            }
+            who.check(inode, READ | WRITE | EXECUTE)?;
+            for (_, dentry) in directory.after(0) {
+                who.check_sticky(inode, self.inode(dentry.inode)?)?;
+                waiting.push(dentry.inode);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn apply_remove(&mut self, context: &mut Context<'_>, op: &RemoveOp) -> Result<Outcome> {
+        let plan = self.plan_remove(&context.who, op)?;
+        self.directory_mut(plan.parent)?.remove(plan.cookie);
+        self.touch(plan.parent, context.now_ns)?;
+        self.drop_name(plan.parent, plan.inode, context.now_ns, context.events)?;
+        Ok(Outcome::Done)
+    }
+
+    /// An entry of `parent` that named `id` is gone: the link count falls, a directory goes with all below it.
+    fn drop_name(
+        &mut self,
+        parent: InodeId,
+        id: InodeId,
+        now_ns: i64,
+        events: &mut Vec<BlockEvent>,
+    ) -> Result<()> {
+        if self.inode(id)?.directory().is_some() {
+            self.inode_mut(parent)?.nlink -= 1;
+        }
+        let mut dropped = vec![id];
+        while let Some(id) = dropped.pop() {
+            let inode = self.inode_mut(id)?;
+            inode.ctime_ns = now_ns;
+            if let Content::Directory(directory) = &mut inode.content {
+                let empty = Directory::new(directory.parent);
+                let entries = std::mem::replace(&mut **directory, empty);
+                inode.nlink = 0;
+                dropped.extend(entries.after(0).map(|(_, dentry)| dentry.inode));
+            } else {
+                inode.nlink -= 1;
+            }
+            self.reap(id, events);
+        }
+        Ok(())
+    }
+
+    fn touch(&mut self, id: InodeId, now_ns: i64) -> Result<()> {
+        let inode = self.inode_mut(id)?;
+        inode.mtime_ns = now_ns;
+        inode.ctime_ns = now_ns;
+        Ok(())
+    }
+
+    pub(super) fn plan_rename(&self, who: &Identity, op: &RenameOp) -> Result<RenamePlan> {
+        let (source_parent, target_parent) = (InodeId(op.src_parent), InodeId(op.dst_parent));
+        let (_, source) = self.resolve_for_change(who, source_parent, &op.src_name)?;
+        let (cookie, id) = source.ok_or_else(|| DfsError::new(ErrorKind::NotFound, "no such file or directory"))?;
+        let (target_name, target) = self.resolve_for_change(who, target_parent, &op.dst_name)?;
+        let plan = RenamePlan {
+            source: (source_parent, cookie, id),
+            target_parent,
+            target_name,
+            target,
+            same_inode: target.is_some_and(|(_, target)| target == id),
+        };
+        match (op.flag(), target) {
+            (RenameFlag::RenameNoreplace, Some(_)) => {
+                return Err(DfsError::new(ErrorKind::AlreadyExists, "the new name is taken"));
+            }
+            (RenameFlag::RenameExchange, None) => {
+                return Err(DfsError::new(ErrorKind::NotFound, "nothing to exchange with"));
+            }
+            _ if plan.same_inode => return Ok(plan),
+            _ => {}
+        }
+        self.check_may_move(who, source_parent, id, target_parent)?;
+        match target {
+            None => self.check_may_add(who, target_parent, &plan.target_name)?,
+            Some((_, target)) if op.flag() == RenameFlag::RenameExchange => {
+                self.check_may_move(who, target_parent, target, source_parent)?;
+            }
+            Some((_, target)) => self.check_may_replace(who, id, target_parent, target)?,
+        }
+        Ok(plan)
+    }
+
+    /// May `id` leave `from` and live in `to`?
+    fn check_may_move(&self, who: &Identity, from: InodeId, id: InodeId, to: InodeId) -> Result<()> {
+        let (from_inode, inode, to_inode) = (self.inode(from)?, self.inode(id)?, self.inode(to)?);
+        who.check(from_inode, WRITE | EXECUTE)?;
+        who.check(to_inode, WRITE | EXECUTE)?;
+        who.check_sticky(from_inode, inode)?;
+        if inode.directory().is_none() || from == to {
+            return Ok(());
+        }
+        // Its `..` changes.
+        who.check(inode, WRITE)?;
+        if to_inode.nlink >= LINK_MAX {
+            return Err(DfsError::new(ErrorKind::TooManyLinks, format!("more than {LINK_MAX} subdirectories")));
+        }
+        let mut ancestor = to;
+        while ancestor != ROOT_INODE {
+            if ancestor == id {
+                return Err(DfsError::new(ErrorKind::InvalidArgument, "a directory cannot move below itself"));
+            }
+            ancestor = self.directory(ancestor)?.parent;
+        }
+        Ok(())
+    }
+
+    fn check_may_replace(&self, who: &Identity, id: InodeId, parent: InodeId, target: InodeId) -> Result<()> {
+        let (inode, parent, target) = (self.inode(id)?, self.inode(parent)?, self.inode(target)?);
+        who.check_sticky(parent, target)?;
+        match (inode.directory(), target.directory()) {
+            (Some(_), None) => Err(DfsError::new(ErrorKind::NotADirectory, "a directory cannot replace a file")),
+            (None, Some(_)) => Err(DfsError::new(ErrorKind::IsADirectory, "a file cannot replace a directory")),
+            (Some(_), Some(entries)) if !entries.is_empty() => {
+                Err(DfsError::new(ErrorKind::DirectoryNotEmpty, "the directory to be replaced is not empty"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn apply_rename(&mut self, context: &mut Context<'_>, op: &RenameOp) -> Result<Outcome> {
+        let plan = self.plan_rename(&context.who, op)?;
+        if plan.same_inode {
+            return Ok(Outcome::Done);
+        }
+        let (source_parent, source_cookie, id) = plan.source;
+        let now = context.now_ns;
+        match plan.target {
+            Some((cookie, target)) if op.flag() == RenameFlag::RenameExchange => {
+                self.directory_mut(source_parent)?.replace(source_cookie, target);
+                self.directory_mut(plan.target_parent)?.replace(cookie, id);
+                self.move_directory(target, plan.target_parent, source_parent)?;
+                self.inode_mut(target)?.ctime_ns = now;
+            }
+            Some((cookie, target)) => {
+                self.directory_mut(source_parent)?.remove(source_cookie);
+                self.directory_mut(plan.target_parent)?.replace(cookie, id);
+                self.drop_name(plan.target_parent, target, now, context.events)?;
+            }
+            None => {
+                let key = self.hash_key;
+                // The new name first: it is the step that could be refused.
+                self.directory_mut(plan.target_parent)?.insert(key, plan.target_name, id)?;
+                self.directory_mut(source_parent)?.remove(source_cookie);
+            }
+        }
+        self.move_directory(id, source_parent, plan.target_parent)?;
+        self.inode_mut(id)?.ctime_ns = now;
+        self.touch(source_parent, now)?;
+        self.touch(plan.target_parent, now)?;
+        Ok(Outcome::Done)
+    }
+
+    /// Keeps `..` and the parents' link counts right when a directory changes its parent.
+    fn move_directory(&mut self, id: InodeId, from: InodeId, to: InodeId) -> Result<()> {
+        if from == to {
+            return Ok(());
+        }
+        let Some(directory) = self.inode_mut(id)?.directory_mut() else { return Ok(()) };
+        directory.parent = to;
+        self.inode_mut(from)?.nlink -= 1;
+        self.inode_mut(to)?.nlink += 1;
+        Ok(())
+    }
+}
+
+/// Limits of a file's layout that no configuration lifts: apply must not depend on one.
+fn check_layout(replication: u32, block_size: u64) -> Result<()> {
+    if replication == 0 || replication > u32::from(u16::MAX) {
+        return Err(DfsError::new(ErrorKind::InvalidArgument, format!("replication {replication} is out of range")));
+    }
+    if block_size == 0 || block_size % 512 != 0 || u32::try_from(block_size / 512).is_err() {
+        return Err(DfsError::new(
+            ErrorKind::InvalidArgument,
+            format!("block size {block_size} is not a multiple of 512 below 2 TiB"),
+        ));
+    }
+    Ok(())
+}
+
+fn new_file(replication: u32, block_size: u64) -> Result<Content> {
+    check_layout(replication, block_size)?;
+    let out_of_range = |_| DfsError::new(ErrorKind::InvalidArgument, "file layout out of range");
+    Ok(Content::File {
+        blocks: BlockList::Empty,
+        block_size_sectors: u32::try_from(block_size / 512).map_err(out_of_range)?,
+        replication: u16::try_from(replication).map_err(out_of_range)?,
+    })
+}

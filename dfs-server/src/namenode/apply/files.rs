@@ -1,0 +1,378 @@
+//! Ops on the content of files: taking the lease, allocating, committing and reopening blocks, closing, truncating.
+
+use dfs_common::block::Block;
+use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::ids::{BlockId, InodeId};
+use dfs_proto::v1::{
+    self, AbandonBlockOp, AddBlockOp, CloseRecoveredOp, CompleteOp, NewGenerationStampOp, OpenForAppendOp,
+    RecordLengthOp, SetReplicationOp, TruncateOp, UpdatePipelineOp,
+};
+
+use super::{Context, not_a_file};
+use crate::namenode::blocks::BlockEvent;
+use crate::namenode::namespace::inode::{BlockList, Content, FileBlock};
+use crate::namenode::namespace::permission::{Identity, SETGID, SETUID, WRITE};
+use crate::namenode::namespace::{Lease, Namespace};
+use crate::namenode::outcome::Outcome;
+
+impl Namespace {
+    pub(super) fn check_open_for_append(&self, who: &Identity, op: &OpenForAppendOp) -> Result<()> {
+        let id = InodeId(op.inode);
+        let inode = self.inode(id)?;
+        if inode.blocks().is_none() {
+            return Err(not_a_file(id, inode));
+        }
+        who.check(inode, WRITE)?;
+        self.check_not_leased(id)
+    }
+
+    fn check_not_leased(&self, id: InodeId) -> Result<()> {
+        let Some(lease) = self.leases.get(&id) else { return Ok(()) };
+        let writer = self.sessions.get(&lease.client).map_or("a client that is gone", |session| &session.name);
+        let wait = if lease.needs_recovery { "; its file waits for recovery" } else { "" };
+        Err(DfsError::new(ErrorKind::Busy, format!("inode {id} is being written by {writer}{wait}")))
+    }
+
+    pub(super) fn apply_open_for_append(
+        &mut self,
+        context: &mut Context<'_>,
+        op: &OpenForAppendOp,
+    ) -> Result<Outcome> {
+        self.check_open_for_append(&context.who, op)?;
+        let (client, incarnation) = context.client()?;
+        let id = InodeId(op.inode);
+        if op.truncate {
+            self.drop_content(context, id)?;
+        }
+        let lease = Lease { client, incarnation, open_block: None, targets: Vec::new(), needs_recovery: false };
+        self.leases.insert(id, lease);
+        let Content::File { blocks, block_size_sectors, .. } = &self.inode(id)?.content else {
+            return Ok(Outcome::Appended { inode: id, last: None });
+        };
+        let block_size = u64::from(*block_size_sectors) * 512;
+        let last = blocks.last().filter(|last| last.length < block_size).map(|last| Block::from(*last));
+        Ok(Outcome::Appended { inode: id, last })
+    }
+
+    /// Removes all blocks of a file and marks the change.
+    fn drop_content(&mut self, context: &mut Context<'_>, id: InodeId) -> Result<()> {
+        let keeps_privileges = context.who.is_root();
+        let inode = self.inode_mut(id)?;
+        inode.mtime_ns = context.now_ns;
+        inode.ctime_ns = context.now_ns;
+        if !keeps_privileges {
+            inode.mode = without_privileges(inode.mode);
+        }
+        let Some(blocks) = inode.blocks_mut() else { return Ok(()) };
+        let blocks = std::mem::take(blocks);
+        self.block_count -= blocks.as_slice().len() as u64;
+        context.events.extend(blocks.as_slice().iter().map(|block| BlockEvent::Removed { id: block.id }));
+        Ok(())
+    }
+
+    pub(super) fn check_truncate(&self, who: &Identity, op: &TruncateOp) -> Result<()> {
+        let id = InodeId(op.inode);
+        let inode = self.inode(id)?;
+        let Some(blocks) = inode.blocks() else { return Err(not_a_file(id, inode)) };
+        who.check(inode, WRITE)?;
+        self.check_not_leased(id)?;
+        if op.length != 0 && op.length != blocks.length() {
+            return Err(DfsError::new(
+                ErrorKind::Unsupported,
+                format!("a file of {} bytes can be truncated to 0 only, not to {}", blocks.length(), op.length),
+            ));
+        }
+        Ok(())
+    }
+
+    pub(super) fn apply_truncate(&mut self, context: &mut Context<'_>, op: &TruncateOp) -> Result<Outcome> {
+        self.check_truncate(&context.who, op)?;
+        let id = InodeId(op.inode);
+        if op.length == 0 {
+            self.drop_content(context, id)?;
+        }
+        Ok(Outcome::Inode(id))
+    }
+
+    /// The caller's lease on a file.
+    fn own_lease(&self, context: &Context<'_>, id: InodeId) -> Result<&Lease> {
+        let (client, incarnation) = context.client()?;
+        match self.leases.get(&id) {
+            Some(lease) if lease.client == client && lease.incarnation == incarnation && !lease.needs_recovery => {
+                Ok(lease)
+            }
+            Some(_) => Err(DfsError::new(ErrorKind::LeaseLost, format!("inode {id} is leased to another writer"))),
+            None => {
+                self.inode(id)?;
+                Err(DfsError::new(ErrorKind::LeaseLost, format!("inode {id} is not open for writing")))
+            }
+        }
+    }
+
+    fn own_lease_mut(&mut self, context: &Context<'_>, id: InodeId) -> Result<&mut Lease> {
+        self.own_lease(context, id)?;
+        self.leases.get_mut(&id).ok_or_else(|| DfsError::new(ErrorKind::Internal, "the lease was there"))
+    }
+
+    fn file_blocks(&self, id: InodeId) -> Result<&BlockList> {
+        let inode = self.inode(id)?;
+        inode.blocks().ok_or_else(|| not_a_file(id, inode))
+    }
+
+    /// Refuses a commit of anything but the file's last block under its current generation stamp.
+    fn check_last(&self, id: InodeId, given: &Block) -> Result<()> {
+        let last = self.file_blocks(id)?.last();
+        match last {
+            Some(last) if last.id == given.id && last.generation_stamp == given.generation_stamp => {
+                if given.length >= last.length {
+                    Ok(())
+                } else {
+                    Err(DfsError::new(
+                        ErrorKind::InvalidArgument,
+                        format!("{given} is shorter than its recorded {} bytes", last.length),
+                    ))
+                }
+            }
+            _ => Err(DfsError::new(ErrorKind::InvalidArgument, format!("{given} is not the last block of inode {id}"))),
+        }
+    }
+
+    /// Checks what a writer says of its open block: it must name it when there is one, and only then.
+    fn check_commit(&self, context: &Context<'_>, id: InodeId, last: Option<&v1::Block>) -> Result<()> {
+        let lease = self.own_lease(context, id)?;
+        match (last, lease.open_block) {
+            (None, None) => Ok(()),
+            (None, Some(open)) => Err(DfsError::new(
+                ErrorKind::InvalidArgument,
+                format!("block {open} of inode {id} is open; its length must be given"),
+            )),
+            (Some(given), _) => self.check_last(id, &Block::from(given)),
+        }
+    }
+
+    fn commit_last(&mut self, context: &mut Context<'_>, id: InodeId, last: Option<&v1::Block>) -> Result<()> {
+        let Some(given) = last.map(Block::from) else { return Ok(()) };
+        let lease = self.own_lease_mut(context, id)?;
+        let was_open = lease.open_block.take().is_some();
+        lease.targets.clear();
+        let inode = self.inode_mut(id)?;
+        if let Some(last) = inode.blocks_mut().and_then(BlockList::last_mut) {
+            last.length = given.length;
+        }
+        if was_open {
+            inode.mtime_ns = context.now_ns;
+            inode.ctime_ns = context.now_ns;
+            context.events.push(BlockEvent::Committed { block: given });
+        }
+        Ok(())
+    }
+
+    pub(super) fn apply_add_block(&mut self, context: &mut Context<'_>, op: &AddBlockOp) -> Result<Outcome> {
+        let id = InodeId(op.inode);
+        self.check_commit(context, id, op.previous.as_ref())?;
+        let blocks = self.file_blocks(id)?;
+        let before_last = blocks.length() - blocks.last().map_or(0, |last| last.length);
+        let length = match &op.previous {
+            Some(previous) => before_last + previous.length,
+            None => blocks.length(),
+        };
+        if op.offset != length {
+            return Err(DfsError::new(
+                ErrorKind::InvalidArgument,
+                format!("the next block of inode {id} starts at {length}, not at {}", op.offset),
+            ));
+        }
+        self.commit_last(context, id, op.previous.as_ref())?;
+        let block = FileBlock {
+            id: self.counters.next_block,
+            generation_stamp: self.counters.next_generation_stamp,
+            length: 0,
+        };
+        self.counters.next_block = block.id.next();
+        self.counters.next_generation_stamp = block.generation_stamp.next();
+        let targets: Vec<_> =
+            op.target_datanodes.iter().cloned().zip(op.target_storages.iter().cloned()).collect();
+        let lease = self.own_lease_mut(context, id)?;
+        lease.open_block = Some(block.id);
+        lease.targets.clone_from(&targets);
+        let Content::File { blocks, replication, .. } = &mut self.inode_mut(id)?.content else {
+            return Err(DfsError::new(ErrorKind::Internal, "a leased inode is a file"));
+        };
+        blocks.push(block);
+        let replication = *replication;
+        self.block_count += 1;
+        context.events.push(BlockEvent::Allocated { block: block.into(), inode: id, replication, targets });
+        Ok(Outcome::Block(block.into()))
+    }
+
+    pub(super) fn apply_abandon_block(&mut self, context: &mut Context<'_>, op: &AbandonBlockOp) -> Result<Outcome> {
+        let id = InodeId(op.inode);
+        let abandoned = BlockId(op.block.as_ref().map_or(0, |block| block.id));
+        if self.own_lease(context, id)?.open_block != Some(abandoned) {
+            return Err(DfsError::new(
+                ErrorKind::InvalidArgument,
+                format!("block {abandoned} is not the open block of inode {id}"),
+            ));
+        }
+        let lease = self.own_lease_mut(context, id)?;
+        lease.open_block = None;
+        lease.targets.clear();
+        if let Some(block) = self.inode_mut(id)?.blocks_mut().and_then(BlockList::pop) {
+            self.block_count -= 1;
+            context.events.push(BlockEvent::Removed { id: block.id });
+        }
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn apply_complete(&mut self, context: &mut Context<'_>, op: &CompleteOp) -> Result<Outcome> {
+        let id = InodeId(op.inode);
+        self.check_commit(context, id, op.last.as_ref())?;
+        self.commit_last(context, id, op.last.as_ref())?;
+        if !op.keep_open {
+            self.leases.remove(&id);
+            self.reap(id, context.events);
+        }
+        Ok(Outcome::Inode(id))
+    }
+
+    pub(super) fn apply_record_length(&mut self, context: &mut Context<'_>, op: &RecordLengthOp) -> Result<Outcome> {
+        let id = InodeId(op.inode);
+        self.own_lease(context, id)?;
+        let given = op.last.as_ref().map(Block::from);
+        let given = given.ok_or_else(|| DfsError::new(ErrorKind::InvalidArgument, "the block is missing"))?;
+        self.check_last(id, &given)?;
+        let inode = self.inode_mut(id)?;
+        inode.mtime_ns = context.now_ns;
+        inode.ctime_ns = context.now_ns;
+        if let Some(last) = inode.blocks_mut().and_then(BlockList::last_mut) {
+            last.length = given.length;
+        }
+        context.events.push(BlockEvent::LengthRecorded { block: given });
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn apply_new_generation_stamp(
+        &mut self,
+        context: &mut Context<'_>,
+        op: &NewGenerationStampOp,
+    ) -> Result<Outcome> {
+        let id = InodeId(op.inode);
+        self.own_lease(context, id)?;
+        if self.file_blocks(id)?.last().is_none_or(|last| last.id.0 != op.block_id) {
+            return Err(DfsError::new(
+                ErrorKind::InvalidArgument,
+                format!("block {} is not the last block of inode {id}", op.block_id),
+            ));
+        }
+        let stamp = self.counters.next_generation_stamp;
+        self.counters.next_generation_stamp = stamp.next();
+        Ok(Outcome::GenerationStamp(stamp))
+    }
+
+    pub(super) fn apply_update_pipeline(
+        &mut self,
+        context: &mut Context<'_>,
+        op: &UpdatePipelineOp,
+    ) -> Result<Outcome> {
+        let id = InodeId(op.inode);
+        self.own_lease(context, id)?;
+        let (Some(old), Some(new)) = (op.old_block.as_ref().map(Block::from), op.new_block.as_ref().map(Block::from))
+        else {
+            return Err(DfsError::new(ErrorKind::InvalidArgument, "the old or the new block is missing"));
+        };
+        self.check_last(id, &old)?;
+        let allocated = new.generation_stamp < self.counters.next_generation_stamp;
+        if new.id != old.id || new.generation_stamp <= old.generation_stamp || !allocated {
+            return Err(DfsError::new(ErrorKind::InvalidArgument, format!("{new} cannot follow {old}")));
+        }
+        let targets: Vec<_> =
+            op.target_datanodes.iter().cloned().zip(op.target_storages.iter().cloned()).collect();
+        let lease = self.own_lease_mut(context, id)?;
+        lease.open_block = Some(new.id);
+        lease.targets.clone_from(&targets);
+        let mut block = new;
+        if let Some(last) = self.inode_mut(id)?.blocks_mut().and_then(BlockList::last_mut) {
+            last.generation_stamp = new.generation_stamp;
+            last.length = last.length.max(new.length);
+            block = Block::from(*last);
+        }
+        context.events.push(BlockEvent::Reopened { block, targets });
+        Ok(Outcome::Done)
+    }
+
+    /// Block recovery has agreed on the last block; the file is closed.
+    pub(super) fn apply_close_recovered(
+        &mut self,
+        context: &mut Context<'_>,
+        op: &CloseRecoveredOp,
+    ) -> Result<Outcome> {
+        let id = InodeId(op.inode);
+        let lease = self.leases.get(&id);
+        if lease.is_none_or(|lease| !lease.needs_recovery) {
+            return Err(DfsError::new(ErrorKind::InvalidArgument, format!("inode {id} is not under recovery")));
+        }
+        let open = lease.and_then(|lease| lease.open_block);
+        let given = op.last.as_ref().map(Block::from);
+        let inode = self.inode_mut(id)?;
+        let blocks = inode.blocks_mut();
+        match (blocks, given) {
+            (Some(blocks), Some(given)) if blocks.last().is_some_and(|last| last.id == given.id) => {
+                if let Some(last) = blocks.last_mut() {
+                    last.generation_stamp = given.generation_stamp;
+                    last.length = given.length;
+                }
+                context.events.push(BlockEvent::Reopened { block: given, targets: Vec::new() });
+                context.events.push(BlockEvent::Committed { block: given });
+            }
+            (Some(blocks), None) if op.delete_block && blocks.last().is_some_and(|last| Some(last.id) == open) => {
+                if let Some(block) = blocks.pop() {
+                    context.events.push(BlockEvent::Removed { id: block.id });
+                    self.block_count -= 1;
+                }
+            }
+            _ => return Err(DfsError::new(ErrorKind::InvalidArgument, "not the last block of the file")),
+        }
+        self.leases.remove(&id);
+        self.reap(id, context.events);
+        Ok(Outcome::Closed(true))
+    }
+
+    pub(super) fn check_set_replication(&self, who: &Identity, op: &SetReplicationOp) -> Result<()> {
+        let id = InodeId(op.inode);
+        let inode = self.inode(id)?;
+        if inode.blocks().is_none() {
+            return Err(not_a_file(id, inode));
+        }
+        if op.replication == 0 || op.replication > u32::from(u16::MAX) {
+            return Err(DfsError::new(
+                ErrorKind::InvalidArgument,
+                format!("replication {} is out of range", op.replication),
+            ));
+        }
+        who.check(inode, WRITE)
+    }
+
+    pub(super) fn apply_set_replication(
+        &mut self,
+        context: &mut Context<'_>,
+        op: &SetReplicationOp,
+    ) -> Result<Outcome> {
+        self.check_set_replication(&context.who, op)?;
+        let id = InodeId(op.inode);
+        let inode = self.inode_mut(id)?;
+        inode.ctime_ns = context.now_ns;
+        if let Content::File { blocks, replication, .. } = &mut inode.content {
+            *replication = u16::try_from(op.replication).expect("the check refuses more");
+            let replication = *replication;
+            let changed = blocks.as_slice().iter();
+            context.events.extend(changed.map(|block| BlockEvent::ReplicationChanged { id: block.id, replication }));
+        }
+        Ok(Outcome::Inode(id))
+    }
+}
+
+/// `mode` after a write by somebody without privilege: no set-user-id; no set-group-id where it means a program.
+pub(super) fn without_privileges(mode: u32) -> u32 {
+    let mode = mode & !SETUID;
+    if mode & 0o010 != 0 { mode & !SETGID } else { mode }
+}

@@ -1,0 +1,230 @@
+//! The only road by which durable state changes: `Namespace::apply`, one edit op after the other, live and in replay.
+//!
+//! Each op is first checked whole and then carried out, so a refused op changes nothing but the transaction counter. The
+//! leader calls the same checks (`check`) before logging, to refuse early; ops in flight may overtake that, which is why
+//! apply checks again. Time and choices come with the op: the same log gives the same state, on every member.
+//!
+//! What the block manager must know leaves as [`BlockEvent`]s, in order.
+
+mod attributes;
+mod entries;
+mod files;
+mod sessions;
+
+use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::ids::{CallId, ClientId, Incarnation, InodeId};
+use dfs_proto::v1::edit_op::Op;
+use dfs_proto::v1::{EditOp, RetryId};
+
+use super::blocks::BlockEvent;
+use super::namespace::inode::{Content, Inode};
+use super::namespace::permission::Identity;
+use super::namespace::{Namespace, RecordedError};
+use super::outcome::Outcome;
+
+/// Unanswered calls of one session that the retry cache keeps; a client has far fewer calls in flight.
+const OUTCOMES_PER_SESSION_MAX: usize = 16_384;
+
+/// Who asks, when, and where block events go: what every op's code needs besides its fields.
+pub(super) struct Context<'a> {
+    pub who: Identity,
+    pub now_ns: i64,
+    pub client: Option<(ClientId, Incarnation)>,
+    pub events: &'a mut Vec<BlockEvent>,
+}
+
+impl Context<'_> {
+    /// The client, for ops that take leases or holds.
+    fn client(&self) -> Result<(ClientId, Incarnation)> {
+        self.client.ok_or_else(|| DfsError::new(ErrorKind::InvalidArgument, "this call needs a session"))
+    }
+}
+
+/// A client's call, checked for form.
+#[derive(Clone, Copy, Debug)]
+pub struct CallKey {
+    /// Who.
+    pub client: ClientId,
+    /// Which life.
+    pub incarnation: Incarnation,
+    /// Which call.
+    pub call: CallId,
+    /// Calls below are answered.
+    pub lowest_pending: CallId,
+}
+
+impl TryFrom<&RetryId> for CallKey {
+    type Error = DfsError;
+
+    fn try_from(retry: &RetryId) -> Result<Self> {
+        let client = ClientId::from_bytes(&retry.client_id)
+            .ok_or_else(|| DfsError::new(ErrorKind::InvalidArgument, "a client id has 16 bytes"))?;
+        if retry.call_id == 0 || retry.lowest_pending_call_id > retry.call_id {
+            return Err(DfsError::new(ErrorKind::InvalidArgument, "call ids start at 1 and are not below the lowest"));
+        }
+        Ok(Self {
+            client,
+            incarnation: Incarnation(retry.incarnation),
+            call: CallId(retry.call_id),
+            lowest_pending: CallId(retry.lowest_pending_call_id),
+        })
+    }
+}
+
+impl Namespace {
+    /// Applies the next op of the log. Block events are appended to `events`.
+    ///
+    /// # Errors
+    /// The refusal, which is the op's outcome: the state is unchanged but for the counter.
+    pub fn apply(&mut self, op: &EditOp, events: &mut Vec<BlockEvent>) -> Result<Outcome> {
+        self.counters.last_txid = self.counters.last_txid.next();
+        let key = op.retry.as_ref().map(CallKey::try_from).transpose()?;
+        if let Some(key) = key {
+            if let Some(outcome) = self.recorded_outcome(key.client, key.incarnation, key.call) {
+                return outcome.map_err(|error| error.to_error());
+            }
+            self.check_session(key)?;
+        }
+        let context = Context {
+            who: Identity::of(op.caller.as_ref()),
+            now_ns: op.time_ns,
+            client: key.map(|key| (key.client, key.incarnation)),
+            events,
+        };
+        let outcome = self.dispatch(op, context);
+        if let Some(key) = key {
+            self.record_outcome(key, op.time_ns, &outcome);
+        }
+        outcome
+    }
+
+    fn dispatch(&mut self, op: &EditOp, mut context: Context<'_>) -> Result<Outcome> {
+        let context = &mut context;
+        match required_op(op)? {
+            Op::OpenSession(op) => self.apply_open_session(context, op),
+            Op::EndSession(op) => self.apply_end_session(context, op),
+            Op::ForgetSessions(op) => self.apply_forget_sessions(op),
+            Op::Create(op) => self.apply_create(context, op),
+            Op::MakeNode(op) => self.apply_make_node(context, op),
+            Op::Link(op) => self.apply_link(context, op),
+            Op::Remove(op) => self.apply_remove(context, op),
+            Op::Rename(op) => self.apply_rename(context, op),
+            Op::OpenForAppend(op) => self.apply_open_for_append(context, op),
+            Op::AddBlock(op) => self.apply_add_block(context, op),
+            Op::AbandonBlock(op) => self.apply_abandon_block(context, op),
+            Op::Complete(op) => self.apply_complete(context, op),
+            Op::RecordLength(op) => self.apply_record_length(context, op),
+            Op::NewGenerationStamp(op) => self.apply_new_generation_stamp(context, op),
+            Op::UpdatePipeline(op) => self.apply_update_pipeline(context, op),
+            Op::CloseRecovered(op) => self.apply_close_recovered(context, op),
+            Op::SetAttr(op) => self.apply_set_attr(context, op),
+            Op::Truncate(op) => self.apply_truncate(context, op),
+            Op::SetReplication(op) => self.apply_set_replication(context, op),
+            Op::SetXattr(op) => self.apply_set_xattr(context, op),
+            Op::RemoveXattr(op) => self.apply_remove_xattr(context, op),
+            Op::Hold(op) => self.apply_hold(context, op),
+            Op::ReleaseHold(op) => self.apply_release_hold(context, op),
+        }
+    }
+
+    /// What the leader asks before logging: would this op be refused now?
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn check(&self, op: &EditOp) -> Result<()> {
+        if let Some(retry) = &op.retry {
+            self.check_session(CallKey::try_from(retry)?)?;
+        }
+        let who = Identity::of(op.caller.as_ref());
+        match required_op(op)? {
+            Op::Create(op) => self.plan_create(&who, op).map(drop),
+            Op::MakeNode(op) => self.plan_make_node(&who, op).map(drop),
+            Op::Link(op) => self.plan_link(&who, op).map(drop),
+            Op::Remove(op) => self.plan_remove(&who, op).map(drop),
+            Op::Rename(op) => self.plan_rename(&who, op).map(drop),
+            Op::OpenForAppend(op) => self.check_open_for_append(&who, op),
+            Op::SetAttr(op) => self.plan_set_attr(&who, op).map(drop),
+            Op::Truncate(op) => self.check_truncate(&who, op),
+            Op::SetReplication(op) => self.check_set_replication(&who, op),
+            Op::SetXattr(op) => self.check_set_xattr(&who, op),
+            Op::RemoveXattr(op) => self.check_remove_xattr(&who, op),
+            // A writer's steps and the NameNode's own ops are rarely refused; apply does it.
+            Op::OpenSession(_)
+            | Op::EndSession(_)
+            | Op::ForgetSessions(_)
+            | Op::AddBlock(_)
+            | Op::AbandonBlock(_)
+            | Op::Complete(_)
+            | Op::RecordLength(_)
+            | Op::NewGenerationStamp(_)
+            | Op::UpdatePipeline(_)
+            | Op::CloseRecovered(_)
+            | Op::Hold(_)
+            | Op::ReleaseHold(_) => Ok(()),
+        }
+    }
+
+    fn check_session(&self, key: CallKey) -> Result<()> {
+        let lost = |why: &str| Err(DfsError::new(ErrorKind::LeaseLost, format!("client {}: {why}", key.client)));
+        match self.sessions.get(&key.client) {
+            None => lost("its session is unknown or has expired"),
+            Some(session) if session.incarnation != key.incarnation => lost("a newer incarnation has taken its place"),
+            Some(session) if session.ended => lost("its session has ended"),
+            Some(session) if key.call < session.lowest_pending => lost("the call was answered before"),
+            Some(session) if session.outcomes.len() >= OUTCOMES_PER_SESSION_MAX => {
+                Err(DfsError::new(ErrorKind::Unavailable, "too many unanswered calls in this session"))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn record_outcome(&mut self, key: CallKey, now_ns: i64, outcome: &Result<Outcome>) {
+        let Some(session) = self.sessions.get_mut(&key.client) else { return };
+        session.last_op_ns = now_ns;
+        if key.lowest_pending > session.lowest_pending {
+            session.lowest_pending = key.lowest_pending;
+            session.outcomes = session.outcomes.split_off(&key.lowest_pending);
+        }
+        let recorded = match outcome {
+            Ok(outcome) => Ok(outcome.clone()),
+            Err(error) => Err(RecordedError::of(error)),
+        };
+        session.outcomes.insert(key.call, recorded);
+    }
+
+    /// Takes an inode out of the namespace when nothing keeps it: no name, no lease, no hold.
+    fn reap(&mut self, id: InodeId, events: &mut Vec<BlockEvent>) {
+        let unlinked = self.inode(id).is_ok_and(|inode| inode.nlink == 0);
+        let held = self.holds.range((id, ClientId([0; 16]))..=(id, ClientId([0xff; 16]))).next().is_some();
+        if !unlinked || held || self.leases.contains_key(&id) {
+            return;
+        }
+        if let Some(inode) = self.inodes.remove(id.0) {
+            self.forget_content(&inode, events);
+        }
+    }
+
+    fn forget_content(&mut self, inode: &Inode, events: &mut Vec<BlockEvent>) {
+        match &inode.content {
+            Content::Directory(_) => self.directory_count -= 1,
+            Content::File { blocks, .. } => {
+                self.file_count -= 1;
+                self.block_count -= blocks.as_slice().len() as u64;
+                events.extend(blocks.as_slice().iter().map(|block| BlockEvent::Removed { id: block.id }));
+            }
+            Content::Symlink(_) | Content::Special { .. } => self.file_count -= 1,
+        }
+    }
+}
+
+fn required_op(op: &EditOp) -> Result<&Op> {
+    op.op.as_ref().ok_or_else(|| DfsError::new(ErrorKind::InvalidArgument, "edit op of an unknown kind"))
+}
+
+/// A file operation on something that is not a regular file.
+fn not_a_file(id: InodeId, inode: &Inode) -> DfsError {
+    match inode.content {
+        Content::Directory(_) => DfsError::new(ErrorKind::IsADirectory, format!("inode {id} is a directory")),
+        _ => DfsError::new(ErrorKind::InvalidArgument, format!("inode {id} is not a regular file")),
+    }
+}

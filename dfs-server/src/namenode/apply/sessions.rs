@@ -1,0 +1,96 @@
+//! Sessions and holds: lives of clients, and inodes kept for them.
+
+use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::ids::{ClientId, Incarnation, InodeId};
+use dfs_proto::v1::{EndSessionOp, ForgetSessionsOp, HoldOp, OpenSessionOp, ReleaseHoldOp};
+
+use super::Context;
+use crate::namenode::blocks::BlockEvent;
+use crate::namenode::namespace::{Namespace, Session};
+use crate::namenode::outcome::Outcome;
+
+/// Longest name of a session, bytes: host and mount point.
+const SESSION_NAME_MAX: usize = 4_352;
+
+impl Namespace {
+    /// A new life of a client ends the one before it.
+    pub(super) fn apply_open_session(&mut self, context: &mut Context<'_>, op: &OpenSessionOp) -> Result<Outcome> {
+        let client = client_id(&op.client_id)?;
+        if op.name.len() > SESSION_NAME_MAX {
+            return Err(DfsError::new(ErrorKind::InvalidArgument, "the session's name is too long"));
+        }
+        self.release_all(client, context.events);
+        let previous = self.sessions.get(&client).map_or(Incarnation(0), |session| session.incarnation);
+        let session = Session {
+            incarnation: previous.next(),
+            name: op.name.clone(),
+            last_op_ns: context.now_ns,
+            ..Session::default()
+        };
+        let incarnation = session.incarnation;
+        self.sessions.insert(client, session);
+        Ok(Outcome::Session(incarnation))
+    }
+
+    pub(super) fn apply_end_session(&mut self, context: &mut Context<'_>, op: &EndSessionOp) -> Result<Outcome> {
+        let client = client_id(&op.client_id)?;
+        let Some(session) = self.sessions.get_mut(&client) else { return Ok(Outcome::Done) };
+        if op.incarnation != 0 && session.incarnation.0 != op.incarnation {
+            return Ok(Outcome::Done);
+        }
+        session.ended = true;
+        self.release_all(client, context.events);
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn apply_forget_sessions(&mut self, op: &ForgetSessionsOp) -> Result<Outcome> {
+        let leased: std::collections::BTreeSet<ClientId> = self.leases.values().map(|lease| lease.client).collect();
+        let holding: std::collections::BTreeSet<ClientId> = self.holds.iter().map(|(_, client)| *client).collect();
+        self.sessions.retain(|client, session| {
+            session.last_op_ns >= op.idle_since_ns || leased.contains(client) || holding.contains(client)
+        });
+        Ok(Outcome::Done)
+    }
+
+    /// Leases and holds of a client go. A file whose last block is still open stays leased until it is recovered.
+    fn release_all(&mut self, client: ClientId, events: &mut Vec<BlockEvent>) {
+        let leased: Vec<InodeId> =
+            self.leases.iter().filter(|(_, lease)| lease.client == client).map(|(id, _)| *id).collect();
+        for id in leased {
+            let Some(lease) = self.leases.get_mut(&id) else { continue };
+            if lease.open_block.is_some() {
+                lease.needs_recovery = true;
+            } else {
+                self.leases.remove(&id);
+                self.reap(id, events);
+            }
+        }
+        let held: Vec<InodeId> =
+            self.holds.iter().filter(|(_, holder)| *holder == client).map(|(id, _)| *id).collect();
+        for id in held {
+            self.holds.remove(&(id, client));
+            self.reap(id, events);
+        }
+    }
+
+    pub(super) fn apply_hold(&mut self, context: &mut Context<'_>, op: &HoldOp) -> Result<Outcome> {
+        let (client, _) = context.client()?;
+        let id = InodeId(op.inode);
+        self.inode(id)?;
+        self.holds.insert((id, client));
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn apply_release_hold(&mut self, context: &mut Context<'_>, op: &ReleaseHoldOp) -> Result<Outcome> {
+        let (client, _) = context.client()?;
+        let id = InodeId(op.inode);
+        if self.holds.remove(&(id, client)) {
+            self.reap(id, context.events);
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+fn client_id(bytes: &[u8]) -> Result<ClientId> {
+    ClientId::from_bytes(bytes).ok_or_else(|| DfsError::new(ErrorKind::InvalidArgument, "a client id has 16 bytes"))
+}
