@@ -1,1 +1,33 @@
-//! x
+//! The client library: what a program, the `dfs` command and the mount use to reach a cluster.
+//!
+//! A [`DfsClient`] is a cheap handle. Metadata calls go to the NameNode, one RPC each, named as HDFS names them and
+//! speaking inode ids; [`DfsClient::resolve`] walks paths for those who have paths. Bytes go straight to and from the
+//! DataNodes through [`FileWriter`] and [`FileReader`].
+//!
+//! ```text
+//! client/    DfsClient: one method per RPC, path walk, opening of files
+//! rpc/       the way to the NameNode: dialling, failover, sessions, retry ids
+//! datanode/  connections to DataNodes: pool of data connections, gRPC channels, which nodes failed lately
+//! write/     FileWriter -> pipeline -> packets           read/   FileReader -> prefetch -> block reader
+//! ```
+//!
+//! Everything runs on the tokio runtime that the caller is in. Dropping the last handle stops the background work; only
+//! [`DfsClient::close`] also ends the session at the NameNode, and so frees leases at once.
+
+mod caller;
+mod client;
+mod config;
+mod datanode;
+mod lease_renewer;
+mod read;
+mod rpc;
+mod write;
+
+pub use caller::Caller;
+pub use client::{
+    ContentSummary, CreateOptions, DatanodeReport, DatanodeState, DfsClient, DirEntry, FsStats, Listing, RenameFlag,
+    SafeModeAction, SafeModeStatus, ServerDefaults, SetAttr, TimeSet, VolumeReport, XAttrSetFlag,
+};
+pub use config::ClientConfig;
+pub use read::{FileReader, ReplicaLocation};
+pub use write::FileWriter;

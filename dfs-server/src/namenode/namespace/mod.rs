@@ -204,6 +204,11 @@ impl Namespace {
         self.sessions.iter().map(|(id, session)| (*id, session))
     }
 
+    /// A client's current life.
+    pub fn session(&self, client: ClientId) -> Option<&Session> {
+        self.sessions.get(&client)
+    }
+
     /// The outcome of a call that has been applied already.
     pub fn recorded_outcome(
         &self,

@@ -1,0 +1,14 @@
+//! The way to the NameNode: who is dialled, what is tried again, and under which session and call id.
+//!
+//! A call goes to the NameNode that answered last. When that one does not lead, the one it names is asked; when it does
+//! not answer, the next one of the list; after a round without success, again with growing pauses, until the
+//! caller's patience ends. A call that changes something carries the same call id at each try, so that the NameNode does
+//! it once however often it arrives.
+
+mod dial;
+mod namenode_link;
+mod session;
+
+pub(crate) use dial::{dial_data, grpc_channel};
+pub(crate) use namenode_link::{NamenodeClient, NamenodeLink, Patience};
+pub(crate) use session::{Session, Sessions};

@@ -1,0 +1,332 @@
+//! The namespace as records of an image and back: the two directions side by side, section by section.
+//!
+//! Reading trusts nothing: an image that breaks an invariant of the namespace is refused with the record that does.
+
+use std::path::Path;
+
+use dfs_common::attr::FileKind;
+use dfs_common::block::Block;
+use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::ids::{BlockId, CallId, ClientId, FIRST_INODE, GenerationStamp, Incarnation, InodeId, ROOT_INODE, TxId};
+use dfs_common::name::Name;
+use dfs_proto::v1::outcome_record::Outcome as WireOutcome;
+use dfs_proto::v1::{
+    AppendedRecord, CountersRecord, CreatedRecord, DentryRecord, DoneRecord, ErrorDetail, FileEntry, HoldRecord,
+    InodeRecord, LeaseRecord, OutcomeRecord, SessionRecord, XAttrRecord, file_entry,
+};
+use prost::Message;
+
+use super::format::{ImageHeader, ImageReader, ImageWriter, Section};
+use crate::namenode::namespace::directory::{Dentry, Directory, HashKey};
+use crate::namenode::namespace::inode::{BlockList, Content, FileBlock, Inode, XAttrs};
+use crate::namenode::namespace::{Counters, Lease, Namespace, RecordedError, Session};
+use crate::namenode::outcome::Outcome;
+
+/// Writes the whole namespace to a new image file, durably.
+///
+/// # Errors
+/// Of writing.
+pub fn save(namespace: &Namespace, path: &Path, header: &ImageHeader) -> Result<()> {
+    let mut image = ImageWriter::create(path, header)?;
+    image.begin_section(Section::Counters)?;
+    image.record(&counters_record(namespace))?;
+    image.begin_section(Section::Sessions)?;
+    for (client, session) in namespace.sessions() {
+        image.record(&session_record(client, session))?;
+    }
+    image.begin_section(Section::Inodes)?;
+    for (id, inode) in namespace.all_inodes() {
+        image.record(&inode_record(id, inode))?;
+    }
+    image.begin_section(Section::Dentries)?;
+    for (id, inode) in namespace.all_inodes() {
+        let Some(directory) = inode.directory() else { continue };
+        for (cookie, dentry) in directory.after(0) {
+            let name = dentry.name.as_bytes().to_vec().into();
+            image.record(&DentryRecord { parent: id.0, cookie, name, inode: dentry.inode.0 })?;
+        }
+    }
+    image.begin_section(Section::Leases)?;
+    for (id, lease) in namespace.leases() {
+        image.record(&lease_record(id, lease))?;
+    }
+    image.begin_section(Section::Holds)?;
+    for (id, client) in &namespace.holds {
+        image.record(&HoldRecord { inode: id.0, client_id: client.0.to_vec().into() })?;
+    }
+    image.finish()?;
+    Ok(())
+}
+
+/// Reads an image into a namespace.
+///
+/// # Errors
+/// `Corrupt` naming the file and what is wrong in it.
+pub fn load(path: &Path) -> Result<(ImageHeader, Namespace)> {
+    let mut image = ImageReader::open(path)?;
+    let header = image.header().clone();
+    let bad = |error: DfsError| {
+        DfsError::new(ErrorKind::Corrupt, format!("image {} cannot be used", path.display())).with_source(error)
+    };
+    let mut namespace = Namespace::new(HashKey(0, 0), 0);
+    while let Some((section, bytes)) = image.next_record()? {
+        load_record(&mut namespace, section, &bytes).map_err(bad)?;
+    }
+    Ok((header, namespace))
+}
+
+fn load_record(namespace: &mut Namespace, section: Section, bytes: &[u8]) -> Result<()> {
+    match section {
+        Section::Counters => load_counters(namespace, &decode(bytes)?),
+        Section::Sessions => load_session(namespace, &decode(bytes)?),
+        Section::Inodes => load_inode(namespace, &decode(bytes)?),
+        Section::Dentries => load_dentry(namespace, &decode(bytes)?),
+        Section::Leases => load_lease(namespace, &decode(bytes)?),
+        Section::Holds => {
+            let record: HoldRecord = decode(bytes)?;
+            namespace.inode(InodeId(record.inode))?;
+            namespace.holds.insert((InodeId(record.inode), client_id(&record.client_id)?));
+            Ok(())
+        }
+    }
+}
+
+fn decode<M: Message + Default>(bytes: &[u8]) -> Result<M> {
+    M::decode(bytes).map_err(|error| corrupt("a record is not valid protobuf").with_source(error))
+}
+
+fn corrupt(what: impl Into<String>) -> DfsError {
+    DfsError::new(ErrorKind::Corrupt, what)
+}
+
+fn client_id(bytes: &[u8]) -> Result<ClientId> {
+    ClientId::from_bytes(bytes).ok_or_else(|| corrupt("a client id has not 16 bytes"))
+}
+
+fn counters_record(namespace: &Namespace) -> CountersRecord {
+    let counters = namespace.counters();
+    CountersRecord {
+        last_txid: counters.last_txid.0,
+        next_inode: counters.next_inode.0,
+        next_block: counters.next_block.0,
+        next_generation_stamp: counters.next_generation_stamp.0,
+        hash_key_0: namespace.hash_key.0,
+        hash_key_1: namespace.hash_key.1,
+    }
+}
+
+fn load_counters(namespace: &mut Namespace, record: &CountersRecord) -> Result<()> {
+    namespace.counters = Counters {
+        last_txid: TxId(record.last_txid),
+        next_inode: InodeId(record.next_inode),
+        next_block: BlockId(record.next_block),
+        next_generation_stamp: GenerationStamp(record.next_generation_stamp),
+    };
+    namespace.hash_key = HashKey(record.hash_key_0, record.hash_key_1);
+    Ok(())
+}
+
+fn inode_record(id: InodeId, inode: &Inode) -> InodeRecord {
+    let mut record = InodeRecord {
+        id: id.0,
+        mode: inode.mode,
+        uid: inode.uid,
+        gid: inode.gid,
+        nlink: inode.nlink,
+        atime_ns: inode.atime_ns,
+        mtime_ns: inode.mtime_ns,
+        ctime_ns: inode.ctime_ns,
+        ..InodeRecord::default()
+    };
+    match &inode.content {
+        Content::Directory(directory) => record.parent = directory.parent.0,
+        Content::File { blocks, block_size_sectors, replication } => {
+            record.replication = u32::from(*replication);
+            record.block_size = u64::from(*block_size_sectors) * 512;
+            let whole = |block: &FileBlock| file_entry::Entry::WholeBlock(Block::from(*block).into());
+            record.entries = blocks.as_slice().iter().map(|block| FileEntry { entry: Some(whole(block)) }).collect();
+        }
+        Content::Symlink(target) => record.target = target.to_vec().into(),
+        Content::Special { rdev } => record.rdev = *rdev,
+    }
+    let xattr_record = |(name, value): (&Box<[u8]>, &Box<[u8]>)| XAttrRecord {
+        name: name.to_vec().into(),
+        value: value.to_vec().into(),
+    };
+    record.xattrs = inode.xattrs.iter().flat_map(|xattrs| xattrs.iter()).map(xattr_record).collect();
+    record
+}
+
+fn load_inode(namespace: &mut Namespace, record: &InodeRecord) -> Result<()> {
+    let id = InodeId(record.id);
+    let kind = FileKind::from_mode(record.mode).ok_or_else(|| corrupt(format!("inode {id} has no type")))?;
+    let content = match kind {
+        FileKind::Directory => Content::Directory(Box::new(Directory::new(InodeId(record.parent)))),
+        FileKind::File => load_file(namespace, id, record)?,
+        FileKind::Symlink => Content::Symlink(record.target.to_vec().into()),
+        FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice => {
+            Content::Special { rdev: record.rdev }
+        }
+    };
+    let xattrs: XAttrs =
+        record.xattrs.iter().map(|xattr| (xattr.name.to_vec().into(), xattr.value.to_vec().into())).collect();
+    let inode = Inode {
+        mode: record.mode,
+        uid: record.uid,
+        gid: record.gid,
+        nlink: record.nlink,
+        atime_ns: record.atime_ns,
+        mtime_ns: record.mtime_ns,
+        ctime_ns: record.ctime_ns,
+        content,
+        xattrs: (!xattrs.is_empty()).then(|| Box::new(xattrs)),
+    };
+    if id == ROOT_INODE {
+        if kind != FileKind::Directory {
+            return Err(corrupt("the root is not a directory"));
+        }
+        namespace.root = inode;
+        return Ok(());
+    }
+    if id < FIRST_INODE || id >= namespace.counters.next_inode {
+        return Err(corrupt(format!("inode {id} was never given out")));
+    }
+    match kind {
+        FileKind::Directory => namespace.directory_count += 1,
+        _ => namespace.file_count += 1,
+    }
+    match namespace.inodes.insert(id.0, inode) {
+        None => Ok(()),
+        Some(_) => Err(corrupt(format!("inode {id} stands twice"))),
+    }
+}
+
+fn load_file(namespace: &mut Namespace, id: InodeId, record: &InodeRecord) -> Result<Content> {
+    let out_of_range = |_| corrupt(format!("file {id} has an impossible layout"));
+    let mut blocks = BlockList::default();
+    for entry in &record.entries {
+        let Some(file_entry::Entry::WholeBlock(block)) = &entry.entry else {
+            return Err(corrupt(format!("file {id} has an entry of an unknown kind")));
+        };
+        let block = Block::from(block);
+        if block.id >= namespace.counters.next_block {
+            return Err(corrupt(format!("{block} of file {id} was never given out")));
+        }
+        blocks.push(FileBlock { id: block.id, generation_stamp: block.generation_stamp, length: block.length });
+        namespace.block_count += 1;
+    }
+    Ok(Content::File {
+        blocks,
+        block_size_sectors: u32::try_from(record.block_size / 512).map_err(out_of_range)?,
+        replication: u16::try_from(record.replication).map_err(out_of_range)?,
+    })
+}
+
+fn load_dentry(namespace: &mut Namespace, record: &DentryRecord) -> Result<()> {
+    let name = Name::new(&record.name)?;
+    let inode = InodeId(record.inode);
+    namespace.inode(inode)?;
+    let directory = namespace.directory_mut(InodeId(record.parent))?;
+    if directory.restore(record.cookie, Dentry { name, inode }) {
+        Ok(())
+    } else {
+        Err(corrupt(format!("cookie {} stands twice in directory {}", record.cookie, record.parent)))
+    }
+}
+
+fn lease_record(id: InodeId, lease: &Lease) -> LeaseRecord {
+    LeaseRecord {
+        inode: id.0,
+        client_id: lease.client.0.to_vec().into(),
+        incarnation: lease.incarnation.0,
+        open_block: lease.open_block.map_or(0, |block| block.0),
+        needs_recovery: lease.needs_recovery,
+    }
+}
+
+fn load_lease(namespace: &mut Namespace, record: &LeaseRecord) -> Result<()> {
+    let lease = Lease {
+        client: client_id(&record.client_id)?,
+        incarnation: Incarnation(record.incarnation),
+        open_block: (record.open_block != 0).then_some(BlockId(record.open_block)),
+        targets: Vec::new(),
+        needs_recovery: record.needs_recovery,
+    };
+    namespace.inode(InodeId(record.inode))?;
+    namespace.leases.insert(InodeId(record.inode), lease);
+    Ok(())
+}
+
+fn session_record(client: ClientId, session: &Session) -> SessionRecord {
+    let outcome_record = |(call, outcome): (&CallId, &Result<Outcome, RecordedError>)| OutcomeRecord {
+        call_id: call.0,
+        outcome: Some(wire_outcome(outcome)),
+    };
+    SessionRecord {
+        client_id: client.0.to_vec().into(),
+        incarnation: session.incarnation.0,
+        name: session.name.clone(),
+        last_op_ns: session.last_op_ns,
+        lowest_pending_call_id: session.lowest_pending.0,
+        outcomes: session.outcomes.iter().map(outcome_record).collect(),
+        ended: session.ended,
+    }
+}
+
+fn load_session(namespace: &mut Namespace, record: &SessionRecord) -> Result<()> {
+    let mut session = Session {
+        incarnation: Incarnation(record.incarnation),
+        name: record.name.clone(),
+        last_op_ns: record.last_op_ns,
+        lowest_pending: CallId(record.lowest_pending_call_id),
+        outcomes: std::collections::BTreeMap::new(),
+        ended: record.ended,
+    };
+    for outcome in &record.outcomes {
+        let recorded = outcome.outcome.as_ref().ok_or_else(|| corrupt("an outcome of an unknown kind"))?;
+        session.outcomes.insert(CallId(outcome.call_id), domain_outcome(recorded)?);
+    }
+    namespace.sessions.insert(client_id(&record.client_id)?, session);
+    Ok(())
+}
+
+fn wire_outcome(outcome: &Result<Outcome, RecordedError>) -> WireOutcome {
+    match outcome {
+        Err(error) => WireOutcome::Error(ErrorDetail {
+            kind: error.kind as u32,
+            message: error.message.clone(),
+            leader: String::new(),
+        }),
+        Ok(Outcome::Done) => WireOutcome::Done(DoneRecord {}),
+        Ok(Outcome::Inode(inode)) => WireOutcome::Inode(inode.0),
+        Ok(Outcome::Created { inode, created }) => {
+            WireOutcome::Created(CreatedRecord { inode: inode.0, created: *created })
+        }
+        Ok(Outcome::Session(incarnation)) => WireOutcome::Session(incarnation.0),
+        Ok(Outcome::Block(block)) => WireOutcome::Block((*block).into()),
+        Ok(Outcome::GenerationStamp(stamp)) => WireOutcome::GenerationStamp(stamp.0),
+        Ok(Outcome::Appended { inode, last }) => {
+            WireOutcome::Appended(AppendedRecord { inode: inode.0, last: last.map(Into::into) })
+        }
+        Ok(Outcome::Closed(closed)) => WireOutcome::Closed(*closed),
+    }
+}
+
+fn domain_outcome(outcome: &WireOutcome) -> Result<Result<Outcome, RecordedError>> {
+    Ok(Ok(match outcome {
+        WireOutcome::Error(error) => {
+            let kind = ErrorKind::from_number(error.kind).ok_or_else(|| corrupt("an error of an unknown kind"))?;
+            return Ok(Err(RecordedError { kind, message: error.message.clone() }));
+        }
+        WireOutcome::Done(_) => Outcome::Done,
+        WireOutcome::Inode(inode) => Outcome::Inode(InodeId(*inode)),
+        WireOutcome::Created(record) => Outcome::Created { inode: InodeId(record.inode), created: record.created },
+        WireOutcome::Session(incarnation) => Outcome::Session(Incarnation(*incarnation)),
+        WireOutcome::Block(block) => Outcome::Block(block.into()),
+        WireOutcome::GenerationStamp(stamp) => Outcome::GenerationStamp(GenerationStamp(*stamp)),
+        WireOutcome::Appended(record) => {
+            Outcome::Appended { inode: InodeId(record.inode), last: record.last.as_ref().map(Block::from) }
+        }
+        WireOutcome::Closed(closed) => Outcome::Closed(*closed),
+    }))
+}

@@ -1,0 +1,44 @@
+//! What the journal applies committed ops to: the namespace, and through it the block manager.
+
+use std::sync::Arc;
+
+use dfs_common::error::Result;
+use dfs_common::ids::TxId;
+use dfs_proto::v1::EditOp;
+use parking_lot::RwLock;
+
+use super::blocks::BlockManager;
+use super::journal;
+use super::namespace::Namespace;
+use super::outcome::Outcome;
+
+/// The NameNode's state machine.
+pub struct Machine {
+    /// The durable state; written only here.
+    pub namespace: Arc<RwLock<Namespace>>,
+    /// Soft state, told of every change of blocks in order.
+    pub blocks: Arc<BlockManager>,
+}
+
+impl journal::Machine for Machine {
+    type Outcome = Outcome;
+
+    fn apply(&self, first_txid: TxId, ops: &[EditOp]) -> Vec<Result<Outcome>> {
+        let mut events = Vec::new();
+        let outcomes = {
+            let mut namespace = self.namespace.write();
+            assert_eq!(
+                namespace.counters().last_txid.next(),
+                first_txid,
+                "the log and the namespace disagree on the next transaction"
+            );
+            ops.iter().map(|op| namespace.apply(op, &mut events)).collect()
+        };
+        self.blocks.on_events(events);
+        outcomes
+    }
+
+    fn last_applied_txid(&self) -> TxId {
+        self.namespace.read().counters().last_txid
+    }
+}

@@ -1,0 +1,452 @@
+//! The leader's side of every client call: refuse what can be refused, fix what is undetermined (time, targets) into an edit
+//! op, have it logged and applied, and read the answer from the state.
+//!
+//! A mutation's road: service -> here (`mutate`: retry cache, check) -> journal (batch, log, sync) -> `apply` -> back here
+//! (`attr`, locations) -> service. A read takes the namespace's shared lock and answers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use dfs_common::attr::FileAttr;
+use dfs_common::block::Block;
+use dfs_common::clock::Clock;
+use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::ids::{BlockId, ClientId, Incarnation, InodeId, TxId};
+use dfs_proto::v1::edit_op::Op;
+use dfs_proto::v1::{
+    self, AddBlockOp, CreateOp, EditOp, EndSessionOp, ForgetSessionsOp, OpenForAppendOp, RequestHeader,
+};
+use parking_lot::{Mutex, RwLock};
+
+use super::apply::CallKey;
+use super::blocks::{BlockManager, TargetRequest};
+use super::journal::Journal;
+use super::machine::Machine;
+use super::namespace::Namespace;
+use super::namespace::permission::{Identity, READ};
+use super::outcome::Outcome;
+
+/// A writer not heard of for this long may lose its lease to another one (design D12).
+const LEASE_SOFT_LIMIT: Duration = Duration::from_secs(30);
+/// A client not heard of for this long loses its session.
+const LEASE_HARD_LIMIT: Duration = Duration::from_secs(120);
+/// A session that ended or fell silent is remembered this long, to refuse late calls of it.
+const SESSION_MEMORY: Duration = Duration::from_secs(600);
+/// Most blocks in one answer of get_block_locations.
+const LOCATED_BLOCKS_MAX: usize = 1_000;
+
+/// What a file may be.
+#[derive(Clone, Copy, Debug)]
+pub struct FileLimits {
+    /// Block size of files that ask for none, bytes.
+    pub default_block_size: u64,
+    /// Smallest block size, bytes.
+    pub min_block_size: u64,
+    /// Replication of files that ask for none.
+    pub default_replication: u32,
+    /// Highest replication.
+    pub max_replication: u32,
+    /// Blocks a file may have.
+    pub max_blocks_per_file: usize,
+}
+
+/// The serving NameNode.
+pub struct Namesystem {
+    namespace: Arc<RwLock<Namespace>>,
+    blocks: Arc<BlockManager>,
+    journal: Journal<Machine>,
+    limits: FileLimits,
+    info: v1::NamespaceInfo,
+    clock: Arc<dyn Clock>,
+    /// When each client was last heard of by this leader. Soft: a new leader gives everybody the full limits again.
+    renewals: Mutex<HashMap<ClientId, Instant>>,
+}
+
+impl Namesystem {
+    /// Puts the parts together; the journal has replayed the log.
+    pub fn new(
+        namespace: Arc<RwLock<Namespace>>,
+        blocks: Arc<BlockManager>,
+        journal: Journal<Machine>,
+        limits: FileLimits,
+        info: v1::NamespaceInfo,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self { namespace, blocks, journal, limits, info, clock, renewals: Mutex::new(HashMap::new()) }
+    }
+
+    /// The namespace, to be read.
+    pub fn namespace(&self) -> &RwLock<Namespace> {
+        &self.namespace
+    }
+
+    /// The block manager.
+    pub fn blocks(&self) -> &Arc<BlockManager> {
+        &self.blocks
+    }
+
+    /// The journal.
+    pub fn journal(&self) -> &Journal<Machine> {
+        &self.journal
+    }
+
+    /// Limits and defaults of files.
+    pub fn limits(&self) -> &FileLimits {
+        &self.limits
+    }
+
+    /// Which cluster this is.
+    pub fn info(&self) -> &v1::NamespaceInfo {
+        &self.info
+    }
+
+    /// Transaction applied last: what an answer was read at.
+    pub fn txid(&self) -> TxId {
+        self.namespace.read().counters().last_txid
+    }
+
+    /// Attributes of an inode.
+    ///
+    /// # Errors
+    /// `Stale`.
+    pub fn attr(&self, id: InodeId) -> Result<FileAttr> {
+        self.namespace.read().attr(id)
+    }
+
+    /// Logs and applies a client's op, or answers from the retry cache.
+    ///
+    /// # Errors
+    /// The refusal; `ReadOnly` in safe mode by command; `Unavailable` when the log cannot take more.
+    pub async fn mutate(&self, header: Option<RequestHeader>, op: Op) -> Result<Outcome> {
+        let header = header.unwrap_or_default();
+        let retry = header
+            .retry
+            .ok_or_else(|| DfsError::new(ErrorKind::InvalidArgument, "a mutating call needs a session and a call id"))?;
+        let key = CallKey::try_from(&retry)?;
+        self.touch(key.client);
+        let op = self.edit_op(Some(retry), header.caller, op);
+        {
+            let namespace = self.namespace.read();
+            if let Some(outcome) = namespace.recorded_outcome(key.client, key.incarnation, key.call) {
+                return outcome.map_err(|error| error.to_error());
+            }
+            self.check_writable()?;
+            namespace.check(&op)?;
+        }
+        self.journal.submit(op).await
+    }
+
+    /// Logs and applies an op of the NameNode itself.
+    ///
+    /// # Errors
+    /// The refusal, or `Unavailable`.
+    pub async fn mutate_internally(&self, op: Op) -> Result<Outcome> {
+        self.journal.submit(self.edit_op(None, Some(v1::Caller::default()), op)).await
+    }
+
+    fn edit_op(&self, retry: Option<v1::RetryId>, caller: Option<v1::Caller>, op: Op) -> EditOp {
+        EditOp { retry, caller, time_ns: self.clock.now_ns(), op: Some(op) }
+    }
+
+    fn check_writable(&self) -> Result<()> {
+        if self.blocks.is_read_only() {
+            return Err(DfsError::new(
+                ErrorKind::ReadOnly,
+                "the NameNode is in safe mode by command; leave it with: dfs admin safemode leave",
+            ));
+        }
+        Ok(())
+    }
+
+    /// The time of the leader's clock, nanoseconds since the epoch.
+    pub fn now_ns(&self) -> i64 {
+        self.clock.now_ns()
+    }
+
+    // --- sessions ---
+
+    /// Starts a life of a client.
+    ///
+    /// # Errors
+    /// As `mutate`.
+    pub async fn open_session(&self, client_id: &[u8], name: String) -> Result<Incarnation> {
+        let client = ClientId::from_bytes(client_id)
+            .ok_or_else(|| DfsError::new(ErrorKind::InvalidArgument, "a client id has 16 bytes"))?;
+        self.touch(client);
+        let op = v1::OpenSessionOp { client_id: client.0.to_vec().into(), name };
+        match self.mutate_internally(Op::OpenSession(op)).await? {
+            Outcome::Session(incarnation) => Ok(incarnation),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Keeps a session alive.
+    ///
+    /// # Errors
+    /// `LeaseLost` when the session is not (or no more) known.
+    pub fn renew_lease(&self, client_id: &[u8], incarnation: Incarnation) -> Result<()> {
+        let client = ClientId::from_bytes(client_id)
+            .ok_or_else(|| DfsError::new(ErrorKind::InvalidArgument, "a client id has 16 bytes"))?;
+        let known = self
+            .namespace
+            .read()
+            .session(client)
+            .is_some_and(|session| session.incarnation == incarnation && !session.ended);
+        if !known {
+            return Err(DfsError::new(ErrorKind::LeaseLost, "the session has ended"));
+        }
+        self.touch(client);
+        Ok(())
+    }
+
+    fn touch(&self, client: ClientId) {
+        self.renewals.lock().insert(client, self.clock.instant());
+    }
+
+    fn silent_for(&self, client: ClientId) -> Duration {
+        let now = self.clock.instant();
+        now.saturating_duration_since(*self.renewals.lock().entry(client).or_insert(now))
+    }
+
+    /// Ends sessions past the hard limit and forgets those long gone. Called every few seconds.
+    ///
+    /// # Errors
+    /// Of logging.
+    pub async fn expire_sessions(&self) -> Result<()> {
+        let sessions: Vec<(ClientId, Incarnation, bool)> =
+            self.namespace.read().sessions().map(|(id, session)| (id, session.incarnation, session.ended)).collect();
+        for (client, incarnation, ended) in &sessions {
+            if !ended && self.silent_for(*client) > LEASE_HARD_LIMIT {
+                tracing::warn!(%client, "the client is silent: its session ends");
+                self.end_session(*client, *incarnation).await?;
+            }
+        }
+        let idle_since_ns = self.clock.now_ns() - i64::try_from(SESSION_MEMORY.as_nanos()).unwrap_or(i64::MAX);
+        let forgettable = self
+            .namespace
+            .read()
+            .sessions()
+            .any(|(_, session)| session.ended && session.last_op_ns < idle_since_ns);
+        if forgettable {
+            self.mutate_internally(Op::ForgetSessions(ForgetSessionsOp { idle_since_ns })).await?;
+            let namespace = self.namespace.read();
+            let known: std::collections::BTreeSet<ClientId> = namespace.sessions().map(|(id, _)| id).collect();
+            self.renewals.lock().retain(|client, _| known.contains(client));
+        }
+        Ok(())
+    }
+
+    /// Ends one life of a client.
+    ///
+    /// # Errors
+    /// Of logging.
+    pub async fn end_session(&self, client: ClientId, incarnation: Incarnation) -> Result<()> {
+        let op = EndSessionOp { client_id: client.0.to_vec().into(), incarnation: incarnation.0 };
+        self.mutate_internally(Op::EndSession(op)).await.map(drop)
+    }
+
+    // --- files ---
+
+    /// Makes a file with the server's defaults where the request has none.
+    ///
+    /// # Errors
+    /// As `mutate`; `InvalidArgument` for a layout outside the limits.
+    pub async fn create(&self, header: Option<RequestHeader>, mut op: CreateOp) -> Result<Outcome> {
+        (op.replication, op.block_size) = self.layout(op.replication, op.block_size)?;
+        self.mutate(header, Op::Create(op)).await
+    }
+
+    /// Replication and block size as asked for, checked, or the defaults.
+    ///
+    /// # Errors
+    /// `InvalidArgument` outside the limits.
+    pub fn layout(&self, replication: u32, block_size: u64) -> Result<(u32, u64)> {
+        let limits = &self.limits;
+        let replication = if replication == 0 { limits.default_replication } else { replication };
+        let block_size = if block_size == 0 { limits.default_block_size } else { block_size };
+        if replication > limits.max_replication {
+            return Err(DfsError::new(
+                ErrorKind::InvalidArgument,
+                format!("replication {replication} is above dfs.replication.max, {}", limits.max_replication),
+            ));
+        }
+        if block_size < limits.min_block_size {
+            return Err(DfsError::new(
+                ErrorKind::InvalidArgument,
+                format!(
+                    "block size {block_size} is below dfs.namenode.fs-limits.min-block-size, {}",
+                    limits.min_block_size
+                ),
+            ));
+        }
+        Ok((replication, block_size))
+    }
+
+    /// Takes the lease of an existing file. A holder past the soft limit loses it first.
+    ///
+    /// # Errors
+    /// `Busy` while another client writes.
+    pub async fn append(&self, header: Option<RequestHeader>, op: OpenForAppendOp) -> Result<Outcome> {
+        let holder = self.namespace.read().lease(InodeId(op.inode)).map(|lease| (lease.client, lease.incarnation));
+        if let Some((client, incarnation)) = holder
+            && self.silent_for(client) > LEASE_SOFT_LIMIT
+        {
+            self.end_session(client, incarnation).await?;
+        }
+        self.mutate(header, Op::OpenForAppend(op)).await
+    }
+
+    /// Commits the previous block and allocates the next one on DataNodes chosen for the writer at `writer_ip`.
+    ///
+    /// # Errors
+    /// `NoSpace` when no DataNode can take it, `FileTooLarge`, `LeaseLost`.
+    pub async fn add_block(
+        &self,
+        header: Option<RequestHeader>,
+        request: v1::AddBlockRequest,
+        writer_ip: Option<&str>,
+    ) -> Result<v1::LocatedBlock> {
+        let id = InodeId(request.inode);
+        let attr = self.attr(id)?;
+        if attr.block_count as usize >= self.limits.max_blocks_per_file {
+            return Err(DfsError::new(
+                ErrorKind::FileTooLarge,
+                format!(
+                    "the file has {} blocks, as many as dfs.namenode.fs-limits.max-blocks-per-file allows",
+                    attr.block_count
+                ),
+            ));
+        }
+        let targets = self.blocks.choose_targets(&TargetRequest {
+            replication: attr.replication,
+            writer: writer_ip,
+            exclude: &request.exclude,
+            chosen: &[],
+            block_size: attr.block_size,
+        })?;
+        let op = AddBlockOp {
+            inode: id.0,
+            previous: request.previous,
+            offset: request.offset,
+            target_datanodes: targets.iter().map(|target| target.datanode.uuid.clone()).collect(),
+            target_storages: targets.iter().map(|target| target.storage_uuid.clone()).collect(),
+        };
+        match self.mutate(header, Op::AddBlock(op)).await? {
+            Outcome::Block(block) => Ok(self.located(block, request.offset, true, None)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// A block with its replicas, nearest to `reader_ip` first.
+    pub fn located(&self, block: Block, offset: u64, open: bool, reader_ip: Option<&str>) -> v1::LocatedBlock {
+        let locations = self.blocks.locate(block.id, reader_ip);
+        v1::LocatedBlock {
+            block: Some(block.into()),
+            offset,
+            locations: locations.datanodes,
+            storage_uuids: locations.storage_uuids,
+            corrupt: locations.corrupt,
+            under_construction: open,
+            token: bytes::Bytes::new(),
+        }
+    }
+
+    /// The blocks of a file that meet a range.
+    ///
+    /// # Errors
+    /// `PermissionDenied`, `IsADirectory`, `Stale`.
+    pub fn block_locations(
+        &self,
+        who: &Identity,
+        id: InodeId,
+        range: (u64, u64),
+        reader_ip: Option<&str>,
+    ) -> Result<(v1::LocatedBlocks, FileAttr)> {
+        let (start, end) = (range.0, range.0.saturating_add(range.1));
+        let (found, open, attr) = {
+            let namespace = self.namespace.read();
+            let inode = namespace.inode(id)?;
+            let Some(blocks) = inode.blocks() else {
+                return Err(DfsError::new(ErrorKind::InvalidArgument, format!("inode {id} is not a regular file")));
+            };
+            who.check(inode, READ)?;
+            let open = namespace.lease(id).and_then(|lease| lease.open_block);
+            let mut offset = 0;
+            let mut found: Vec<(Block, u64)> = Vec::new();
+            for block in blocks.as_slice() {
+                let block_end = offset + block.length;
+                // An open block may be longer than its recorded length: it is always of interest at the end.
+                let meets = (offset < end && block_end > start) || (Some(block.id) == open && end > offset);
+                if meets && found.len() < LOCATED_BLOCKS_MAX {
+                    found.push((Block::from(*block), offset));
+                }
+                offset = block_end;
+            }
+            (found, open, namespace.attr(id)?)
+        };
+        let located = |(block, offset): (Block, u64)| self.located(block, offset, Some(block.id) == open, reader_ip);
+        let blocks = v1::LocatedBlocks {
+            file_length: attr.length,
+            blocks: found.into_iter().map(located).collect(),
+            under_construction: attr.under_construction,
+            block_pool_id: self.info.block_pool_id.clone(),
+        };
+        Ok((blocks, attr))
+    }
+
+    /// A generation stamp and the current locations for a pipeline that is to be rebuilt or reopened.
+    ///
+    /// # Errors
+    /// `LeaseLost`, `InvalidArgument`.
+    pub async fn update_block_for_pipeline(
+        &self,
+        header: Option<RequestHeader>,
+        id: InodeId,
+        block: Block,
+    ) -> Result<v1::LocatedBlock> {
+        let op = v1::NewGenerationStampOp { inode: id.0, block_id: block.id.0 };
+        match self.mutate(header, Op::NewGenerationStamp(op)).await? {
+            Outcome::GenerationStamp(generation_stamp) => {
+                Ok(self.located(Block { generation_stamp, ..block }, 0, true, None))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// More DataNodes for a pipeline that lost some.
+    ///
+    /// # Errors
+    /// `NoSpace` when there are none.
+    pub fn additional_datanodes(
+        &self,
+        request: &v1::GetAdditionalDatanodeRequest,
+        writer_ip: Option<&str>,
+    ) -> Result<v1::LocatedBlock> {
+        let attr = self.attr(InodeId(request.inode))?;
+        let targets = self.blocks.choose_targets(&TargetRequest {
+            replication: request.count,
+            writer: writer_ip,
+            exclude: &request.exclude,
+            chosen: &request.existing,
+            block_size: attr.block_size,
+        })?;
+        Ok(v1::LocatedBlock {
+            block: request.block,
+            storage_uuids: targets.iter().map(|target| target.storage_uuid.clone()).collect(),
+            locations: targets.into_iter().map(|target| target.datanode).collect(),
+            under_construction: true,
+            ..v1::LocatedBlock::default()
+        })
+    }
+
+    /// Whether a block is the open one of its file, for tests of recovery and reports.
+    pub fn open_block(&self, id: InodeId) -> Option<BlockId> {
+        self.namespace.read().lease(id).and_then(|lease| lease.open_block)
+    }
+}
+
+/// An outcome of another op than the one submitted: a bug.
+pub fn unexpected(outcome: &Outcome) -> DfsError {
+    DfsError::new(ErrorKind::Internal, format!("the op gave an outcome of another kind: {outcome:?}"))
+}

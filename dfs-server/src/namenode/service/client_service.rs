@@ -1,0 +1,527 @@
+//! ClientProtocol: the calls of `client_namenode.proto`, each turned into one call of the namesystem.
+
+use std::sync::Arc;
+
+use dfs_common::block::Block;
+use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::ids::{ClientId, Incarnation, InodeId, TxId};
+use dfs_proto::convert::required;
+use dfs_proto::v1::client_namenode_server::ClientNamenode;
+use dfs_proto::v1::edit_op::Op;
+use dfs_proto::v1::*;
+use tonic::{Request, Response, Status};
+
+use super::{peer_ip, reply};
+use crate::namenode::namespace::permission::Identity;
+use crate::namenode::namesystem::{Namesystem, unexpected};
+use crate::namenode::outcome::Outcome;
+
+type Reply<T> = Result<Response<T>, Status>;
+
+/// Serves clients.
+pub struct ClientService {
+    namesystem: Arc<Namesystem>,
+}
+
+impl ClientService {
+    /// A service over `namesystem`.
+    pub fn new(namesystem: Arc<Namesystem>) -> Self {
+        Self { namesystem }
+    }
+
+    fn txid(&self) -> u64 {
+        self.namesystem.txid().0
+    }
+
+    fn empty(&self) -> EmptyResponse {
+        EmptyResponse { txid: self.txid() }
+    }
+
+    async fn change(&self, header: Option<RequestHeader>, op: Op) -> Reply<EmptyResponse> {
+        reply(self.namesystem.mutate(header, op).await.map(|_| self.empty()))
+    }
+
+    async fn change_inode(&self, header: Option<RequestHeader>, op: Op) -> Reply<AttrResponse> {
+        reply(self.namesystem.mutate(header, op).await.and_then(|outcome| self.attr_response(inode_of(&outcome)?)))
+    }
+
+    fn attr_response(&self, id: InodeId) -> Result<AttrResponse> {
+        let namespace = self.namesystem.namespace().read();
+        let TxId(txid) = namespace.counters().last_txid;
+        Ok(AttrResponse { attr: Some((&namespace.attr(id)?).into()), txid })
+    }
+}
+
+fn inode_of(outcome: &Outcome) -> Result<InodeId> {
+    match outcome {
+        Outcome::Inode(inode) | Outcome::Created { inode, .. } | Outcome::Appended { inode, .. } => Ok(*inode),
+        other => Err(unexpected(other)),
+    }
+}
+
+fn identity(header: Option<&RequestHeader>) -> Identity {
+    Identity::of(header.and_then(|header| header.caller.as_ref()))
+}
+
+fn require_root(header: Option<&RequestHeader>) -> Result<()> {
+    if identity(header).is_root() {
+        Ok(())
+    } else {
+        Err(DfsError::new(ErrorKind::NotPermitted, "only root administers the cluster"))
+    }
+}
+
+#[tonic::async_trait]
+impl ClientNamenode for ClientService {
+    async fn get_server_defaults(&self, _: Request<GetServerDefaultsRequest>) -> Reply<GetServerDefaultsResponse> {
+        let limits = self.namesystem.limits();
+        reply(Ok(GetServerDefaultsResponse {
+            block_size: limits.default_block_size,
+            replication: limits.default_replication,
+            bytes_per_checksum: 512,
+            packet_size: 64 * 1024,
+            namespace: Some(self.namesystem.info().clone()),
+            min_block_size: limits.min_block_size,
+            max_blocks_per_file: u32::try_from(limits.max_blocks_per_file).unwrap_or(u32::MAX),
+            txid: self.txid(),
+        }))
+    }
+
+    async fn open_session(&self, request: Request<OpenSessionRequest>) -> Reply<OpenSessionResponse> {
+        let request = request.into_inner();
+        let opened = self.namesystem.open_session(&request.client_id, request.name).await;
+        reply(opened.map(|incarnation| OpenSessionResponse { incarnation: incarnation.0, txid: self.txid() }))
+    }
+
+    async fn close_session(&self, request: Request<CloseSessionRequest>) -> Reply<EmptyResponse> {
+        let retry = request.into_inner().header.and_then(|header| header.retry);
+        let close = async {
+            let retry = required(retry, "session")?;
+            let client = required(ClientId::from_bytes(&retry.client_id), "client id of 16 bytes")?;
+            self.namesystem.end_session(client, Incarnation(retry.incarnation)).await
+        };
+        reply(close.await.map(|()| self.empty()))
+    }
+
+    async fn renew_lease(&self, request: Request<RenewLeaseRequest>) -> Reply<EmptyResponse> {
+        let request = request.into_inner();
+        let renewed = self.namesystem.renew_lease(&request.client_id, Incarnation(request.incarnation));
+        reply(renewed.map(|()| self.empty()))
+    }
+
+    async fn lookup(&self, request: Request<LookupRequest>) -> Reply<AttrResponse> {
+        let request = request.into_inner();
+        let who = identity(request.header.as_ref());
+        let namespace = self.namesystem.namespace().read();
+        let answer = namespace.lookup(&who, InodeId(request.parent), &request.name).and_then(|id| {
+            Ok(AttrResponse { attr: Some((&namespace.attr(id)?).into()), txid: namespace.counters().last_txid.0 })
+        });
+        reply(answer)
+    }
+
+    async fn get_file_info(&self, request: Request<InodeRequest>) -> Reply<AttrResponse> {
+        reply(self.attr_response(InodeId(request.into_inner().inode)))
+    }
+
+    async fn get_listing(&self, request: Request<GetListingRequest>) -> Reply<GetListingResponse> {
+        let request = request.into_inner();
+        let who = identity(request.header.as_ref());
+        let namespace = self.namesystem.namespace().read();
+        let max = request.max_entries as usize;
+        let page = namespace.listing(&who, InodeId(request.inode), request.cookie, max);
+        reply(page.map(|page| GetListingResponse {
+            entries: page
+                .entries
+                .into_iter()
+                .map(|entry| DirEntry {
+                    name: entry.name.as_bytes().to_vec().into(),
+                    inode: entry.attr.inode.0,
+                    cookie: entry.cookie,
+                    file_type: entry.attr.kind as u32,
+                    attr: request.with_attrs.then(|| (&entry.attr).into()),
+                })
+                .collect(),
+            at_end: page.at_end,
+            parent: page.parent.0,
+            txid: namespace.counters().last_txid.0,
+        }))
+    }
+
+    async fn get_link_target(&self, request: Request<InodeRequest>) -> Reply<GetLinkTargetResponse> {
+        let namespace = self.namesystem.namespace().read();
+        let target = namespace.link_target(InodeId(request.into_inner().inode));
+        let txid = namespace.counters().last_txid.0;
+        reply(target.map(|target| GetLinkTargetResponse { target: target.to_vec().into(), txid }))
+    }
+
+    async fn get_block_locations(
+        &self,
+        request: Request<GetBlockLocationsRequest>,
+    ) -> Reply<GetBlockLocationsResponse> {
+        let reader = peer_ip(&request);
+        let request = request.into_inner();
+        let who = identity(request.header.as_ref());
+        let range = (request.offset, request.length);
+        let found = self.namesystem.block_locations(&who, InodeId(request.inode), range, reader.as_deref());
+        reply(found.map(|(blocks, attr)| GetBlockLocationsResponse {
+            blocks: Some(blocks),
+            attr: Some((&attr).into()),
+            txid: self.txid(),
+        }))
+    }
+
+    async fn get_fs_stats(&self, _: Request<GetFsStatsRequest>) -> Reply<GetFsStatsResponse> {
+        let stats = self.namesystem.blocks().fs_stats();
+        let limits = self.namesystem.limits();
+        let (files, directories, blocks) = self.namesystem.namespace().read().counts();
+        reply(Ok(GetFsStatsResponse {
+            capacity: stats.capacity,
+            used: stats.used,
+            remaining: stats.remaining,
+            under_replicated_blocks: stats.under_replicated_blocks,
+            corrupt_blocks: stats.corrupt_blocks,
+            missing_blocks: stats.missing_blocks,
+            files: files + directories,
+            blocks,
+            default_replication: limits.default_replication,
+            block_size: limits.default_block_size,
+            live_datanodes: stats.live_datanodes,
+            dead_datanodes: stats.dead_datanodes,
+            txid: self.txid(),
+        }))
+    }
+
+    async fn get_content_summary(&self, request: Request<InodeRequest>) -> Reply<GetContentSummaryResponse> {
+        let request = request.into_inner();
+        let who = identity(request.header.as_ref());
+        let namespace = self.namesystem.namespace().read();
+        let summary = namespace.content_summary(&who, InodeId(request.inode));
+        reply(summary.map(|summary| GetContentSummaryResponse {
+            length: summary.length,
+            file_count: summary.file_count,
+            directory_count: summary.directory_count,
+            space_consumed: summary.space_consumed,
+            txid: namespace.counters().last_txid.0,
+        }))
+    }
+
+    async fn get_x_attr(&self, request: Request<XAttrRequest>) -> Reply<GetXAttrResponse> {
+        let request = request.into_inner();
+        let who = identity(request.header.as_ref());
+        let namespace = self.namesystem.namespace().read();
+        let value = namespace.xattr(&who, InodeId(request.inode), &request.name);
+        let txid = namespace.counters().last_txid.0;
+        reply(value.map(|value| GetXAttrResponse { value: value.to_vec().into(), txid }))
+    }
+
+    async fn list_x_attrs(&self, request: Request<InodeRequest>) -> Reply<ListXAttrsResponse> {
+        let request = request.into_inner();
+        let who = identity(request.header.as_ref());
+        let namespace = self.namesystem.namespace().read();
+        let names = namespace.xattr_names(&who, InodeId(request.inode));
+        let txid = namespace.counters().last_txid.0;
+        reply(names.map(|names| ListXAttrsResponse { names: names.into_iter().map(Into::into).collect(), txid }))
+    }
+
+    async fn create(&self, request: Request<CreateRequest>) -> Reply<CreateResponse> {
+        let request = request.into_inner();
+        let op = CreateOp {
+            parent: request.parent,
+            name: request.name,
+            mode: request.mode,
+            replication: request.replication,
+            block_size: request.block_size,
+            open_for_write: request.open_for_write,
+            exclusive: request.exclusive,
+        };
+        let outcome = self.namesystem.create(request.header, op).await;
+        reply(outcome.and_then(|outcome| {
+            let answer = self.attr_response(inode_of(&outcome)?)?;
+            let created = !matches!(outcome, Outcome::Created { created: false, .. });
+            Ok(CreateResponse { attr: answer.attr, created, txid: answer.txid })
+        }))
+    }
+
+    async fn append(&self, request: Request<AppendRequest>) -> Reply<AppendResponse> {
+        let reader = peer_ip(&request);
+        let request = request.into_inner();
+        let op = OpenForAppendOp { inode: request.inode, truncate: request.truncate };
+        let outcome = self.namesystem.append(request.header, op).await;
+        reply(outcome.and_then(|outcome| {
+            let Outcome::Appended { inode, last } = outcome else { return Err(unexpected(&outcome)) };
+            let answer = self.attr_response(inode)?;
+            let length = answer.attr.as_ref().map_or(0, |attr| attr.length);
+            let located = |block: Block| {
+                self.namesystem.located(block, length.saturating_sub(block.length), false, reader.as_deref())
+            };
+            Ok(AppendResponse {
+                attr: answer.attr,
+                last_block: last.map(located),
+                block_pool_id: self.namesystem.info().block_pool_id.clone(),
+                txid: answer.txid,
+            })
+        }))
+    }
+
+    async fn add_block(&self, request: Request<AddBlockRequest>) -> Reply<AddBlockResponse> {
+        let writer = peer_ip(&request);
+        let mut request = request.into_inner();
+        let header = request.header.take();
+        let located = self.namesystem.add_block(header, request, writer.as_deref()).await;
+        reply(located.map(|block| AddBlockResponse {
+            block: Some(block),
+            block_pool_id: self.namesystem.info().block_pool_id.clone(),
+            txid: self.txid(),
+        }))
+    }
+
+    async fn abandon_block(&self, request: Request<AbandonBlockRequest>) -> Reply<EmptyResponse> {
+        let request = request.into_inner();
+        let op = AbandonBlockOp { inode: request.inode, block: request.block };
+        self.change(request.header, Op::AbandonBlock(op)).await
+    }
+
+    async fn complete(&self, request: Request<CompleteRequest>) -> Reply<CompleteResponse> {
+        let request = request.into_inner();
+        let op = CompleteOp { inode: request.inode, last: request.last, keep_open: request.keep_open };
+        let outcome = self.namesystem.mutate(request.header, Op::Complete(op)).await;
+        reply(outcome.and_then(|outcome| {
+            // A file without names is gone with its lease: there are no attributes to give.
+            let attr = match self.namesystem.attr(inode_of(&outcome)?) {
+                Ok(attr) => Some((&attr).into()),
+                Err(error) if error.kind() == ErrorKind::Stale => None,
+                Err(error) => return Err(error),
+            };
+            Ok(CompleteResponse { done: true, attr, txid: self.txid() })
+        }))
+    }
+
+    async fn fsync(&self, request: Request<FsyncRequest>) -> Reply<EmptyResponse> {
+        let request = request.into_inner();
+        let op = RecordLengthOp { inode: request.inode, last: request.last };
+        self.change(request.header, Op::RecordLength(op)).await
+    }
+
+    async fn update_block_for_pipeline(
+        &self,
+        request: Request<UpdateBlockForPipelineRequest>,
+    ) -> Reply<UpdateBlockForPipelineResponse> {
+        let request = request.into_inner();
+        let update = async {
+            let block = Block::from(required(request.block, "block")?);
+            let id = InodeId(request.inode);
+            let located = self.namesystem.update_block_for_pipeline(request.header, id, block).await?;
+            Ok(UpdateBlockForPipelineResponse { block: Some(located), txid: self.txid() })
+        };
+        reply(update.await)
+    }
+
+    async fn update_pipeline(&self, request: Request<UpdatePipelineRequest>) -> Reply<EmptyResponse> {
+        let request = request.into_inner();
+        let op = UpdatePipelineOp {
+            inode: request.inode,
+            old_block: request.old_block,
+            new_block: request.new_block,
+            target_datanodes: request.datanode_uuids,
+            target_storages: request.storage_uuids,
+        };
+        self.change(request.header, Op::UpdatePipeline(op)).await
+    }
+
+    async fn get_additional_datanode(
+        &self,
+        request: Request<GetAdditionalDatanodeRequest>,
+    ) -> Reply<GetAdditionalDatanodeResponse> {
+        let writer = peer_ip(&request);
+        let found = self.namesystem.additional_datanodes(&request.into_inner(), writer.as_deref());
+        reply(found.map(|block| GetAdditionalDatanodeResponse { block: Some(block), txid: self.txid() }))
+    }
+
+    async fn recover_lease(&self, request: Request<InodeMutation>) -> Reply<RecoverLeaseResponse> {
+        let id = InodeId(request.into_inner().inode);
+        let recover = async {
+            let holder = self.namesystem.namespace().read().lease(id).map(|lease| (lease.client, lease.incarnation));
+            if let Some((client, incarnation)) = holder {
+                self.namesystem.end_session(client, incarnation).await?;
+            }
+            let closed = self.namesystem.namespace().read().lease(id).is_none();
+            Ok(RecoverLeaseResponse { closed, txid: self.txid() })
+        };
+        reply(recover.await)
+    }
+
+    async fn mkdir(&self, request: Request<MkdirRequest>) -> Reply<AttrResponse> {
+        let request = request.into_inner();
+        let mode = dfs_common::attr::FileKind::Directory as u32 | request.mode & dfs_common::attr::PERMISSION_MASK;
+        let op = MakeNodeOp { parent: request.parent, name: request.name, mode, ..MakeNodeOp::default() };
+        self.change_inode(request.header, Op::MakeNode(op)).await
+    }
+
+    async fn mknod(&self, request: Request<MknodRequest>) -> Reply<AttrResponse> {
+        let request = request.into_inner();
+        let (replication, block_size) = match self.namesystem.layout(0, 0) {
+            Ok(layout) => layout,
+            Err(error) => return reply(Err(error)),
+        };
+        let op = MakeNodeOp {
+            parent: request.parent,
+            name: request.name,
+            mode: request.mode,
+            rdev: request.rdev,
+            target: bytes::Bytes::new(),
+            replication,
+            block_size,
+        };
+        self.change_inode(request.header, Op::MakeNode(op)).await
+    }
+
+    async fn create_symlink(&self, request: Request<CreateSymlinkRequest>) -> Reply<AttrResponse> {
+        let request = request.into_inner();
+        let op = MakeNodeOp {
+            parent: request.parent,
+            name: request.name,
+            mode: dfs_common::attr::FileKind::Symlink as u32 | 0o777,
+            target: request.target,
+            ..MakeNodeOp::default()
+        };
+        self.change_inode(request.header, Op::MakeNode(op)).await
+    }
+
+    async fn link(&self, request: Request<LinkRequest>) -> Reply<AttrResponse> {
+        let request = request.into_inner();
+        let op = LinkOp { inode: request.inode, new_parent: request.new_parent, new_name: request.new_name };
+        self.change_inode(request.header, Op::Link(op)).await
+    }
+
+    async fn unlink(&self, request: Request<DentryMutation>) -> Reply<EmptyResponse> {
+        let request = request.into_inner();
+        let op = remove_op(request.parent, request.name, RemoveKind::RemoveUnlink);
+        self.change(request.header, op).await
+    }
+
+    async fn rmdir(&self, request: Request<DentryMutation>) -> Reply<EmptyResponse> {
+        let request = request.into_inner();
+        let op = remove_op(request.parent, request.name, RemoveKind::RemoveRmdir);
+        self.change(request.header, op).await
+    }
+
+    async fn delete(&self, request: Request<DentryMutation>) -> Reply<EmptyResponse> {
+        let request = request.into_inner();
+        let op = remove_op(request.parent, request.name, RemoveKind::RemoveRecursive);
+        self.change(request.header, op).await
+    }
+
+    async fn rename(&self, request: Request<RenameRequest>) -> Reply<EmptyResponse> {
+        let request = request.into_inner();
+        let op = RenameOp {
+            src_parent: request.src_parent,
+            src_name: request.src_name,
+            dst_parent: request.dst_parent,
+            dst_name: request.dst_name,
+            flag: request.flag,
+        };
+        self.change(request.header, Op::Rename(op)).await
+    }
+
+    async fn set_attr(&self, request: Request<SetAttrRequest>) -> Reply<AttrResponse> {
+        let request = request.into_inner();
+        let now = self.namesystem.now_ns();
+        let op = SetAttrOp {
+            inode: request.inode,
+            mode: request.mode,
+            uid: request.uid,
+            gid: request.gid,
+            atime_ns: if request.atime_now { Some(now) } else { request.atime_ns },
+            mtime_ns: if request.mtime_now { Some(now) } else { request.mtime_ns },
+            explicit_times: (request.atime_ns.is_some() && !request.atime_now)
+                || (request.mtime_ns.is_some() && !request.mtime_now),
+            kill_privileges: request.kill_privileges,
+        };
+        self.change_inode(request.header, Op::SetAttr(op)).await
+    }
+
+    async fn truncate(&self, request: Request<TruncateRequest>) -> Reply<AttrResponse> {
+        let request = request.into_inner();
+        let op = TruncateOp { inode: request.inode, length: request.length };
+        self.change_inode(request.header, Op::Truncate(op)).await
+    }
+
+    async fn set_replication(&self, request: Request<SetReplicationRequest>) -> Reply<AttrResponse> {
+        let request = request.into_inner();
+        if let Err(error) = self.namesystem.layout(request.replication, 0) {
+            return reply(Err(error));
+        }
+        let op = SetReplicationOp { inode: request.inode, replication: request.replication };
+        self.change_inode(request.header, Op::SetReplication(op)).await
+    }
+
+    async fn set_x_attr(&self, request: Request<SetXAttrRequest>) -> Reply<EmptyResponse> {
+        let request = request.into_inner();
+        let op = SetXAttrOp { inode: request.inode, flag: request.flag, name: request.name, value: request.value };
+        self.change(request.header, Op::SetXattr(op)).await
+    }
+
+    async fn remove_x_attr(&self, request: Request<XAttrMutation>) -> Reply<EmptyResponse> {
+        let request = request.into_inner();
+        let op = RemoveXAttrOp { inode: request.inode, name: request.name };
+        self.change(request.header, Op::RemoveXattr(op)).await
+    }
+
+    async fn hold(&self, request: Request<InodeMutation>) -> Reply<EmptyResponse> {
+        let request = request.into_inner();
+        self.change(request.header, Op::Hold(HoldOp { inode: request.inode })).await
+    }
+
+    async fn release_hold(&self, request: Request<InodeMutation>) -> Reply<EmptyResponse> {
+        let request = request.into_inner();
+        self.change(request.header, Op::ReleaseHold(ReleaseHoldOp { inode: request.inode })).await
+    }
+
+    async fn report_bad_blocks(&self, request: Request<ReportBadBlocksRequest>) -> Reply<EmptyResponse> {
+        for replica in &request.into_inner().replicas {
+            let block = Block::from(replica.block.as_ref().unwrap_or(&dfs_proto::v1::Block::default()));
+            self.namesystem.blocks().report_bad_replica(block, &replica.datanode_uuid, &replica.storage_uuid);
+        }
+        reply(Ok(self.empty()))
+    }
+
+    async fn get_datanode_report(
+        &self,
+        _: Request<GetDatanodeReportRequest>,
+    ) -> Reply<GetDatanodeReportResponse> {
+        let datanodes = self.namesystem.blocks().datanode_report();
+        reply(Ok(GetDatanodeReportResponse { datanodes, txid: self.txid() }))
+    }
+
+    async fn set_safe_mode(&self, request: Request<SetSafeModeRequest>) -> Reply<SetSafeModeResponse> {
+        let request = request.into_inner();
+        let blocks = self.namesystem.blocks();
+        let change = match request.action() {
+            SafeModeAction::SafeModeGet => Ok(()),
+            SafeModeAction::SafeModeEnter => {
+                require_root(request.header.as_ref()).map(|()| blocks.enter_safe_mode())
+            }
+            SafeModeAction::SafeModeLeave => {
+                require_root(request.header.as_ref()).map(|()| blocks.leave_safe_mode())
+            }
+        };
+        reply(change.map(|()| {
+            let (is_on, status) = blocks.safe_mode_status();
+            SetSafeModeResponse { is_on, status, txid: self.txid() }
+        }))
+    }
+
+    async fn save_namespace(&self, request: Request<SaveNamespaceRequest>) -> Reply<SaveNamespaceResponse> {
+        let request = request.into_inner();
+        let save = async {
+            require_root(request.header.as_ref())?;
+            let TxId(checkpoint_txid) = self.namesystem.journal().checkpoint().await?;
+            Ok(SaveNamespaceResponse { checkpoint_txid, txid: self.txid() })
+        };
+        reply(save.await)
+    }
+}
+
+fn remove_op(parent: u64, name: bytes::Bytes, kind: RemoveKind) -> Op {
+    Op::Remove(RemoveOp { parent, name, kind: kind.into() })
+}

@@ -1,0 +1,173 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2034 # what is set here is used by those who source it
+# Shared by the scripts here: where things are, messages, waiting by condition, daemons by pid, loop devices, ports.
+#
+# A daemon is known by its pid file, "pid start-time boot-id": a pid alone may have been given to someone else since.
+# Everything of a cluster lies in one directory:
+#
+#   cluster.conf          shape and ports, written at the first start, sourced at the next ones
+#   cluster.env           what is running now, for people and programs
+#   conf/<daemon>.toml    configuration of each daemon
+#   run/<daemon>.pid      who runs        logs/<daemon>.log  what it said
+#   <daemon>/             its storage (with loop devices: the mount point of <daemon>.img)
+
+REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+BIN=${DFS_BIN_DIR:-${CARGO_TARGET_DIR:-$REPO/target}/release}
+DEFAULT_DIR=/var/tmp/dfs-$(id -un)
+BOOT_ID=$(cat /proc/sys/kernel/random/boot_id)
+
+say() { printf '%s\n' "$*"; }
+warn() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
+die() {
+  warn "$*"
+  exit 1
+}
+usage_error() {
+  warn "$*"
+  warn "see: $0 --help"
+  exit 2
+}
+
+# Prints the comment block at the top of the calling script.
+print_help() { sed -n '2,/^[^#]/{/^#/!d;s/^# \{0,1\}//;p}' "$0"; }
+
+require_root() { [[ $(id -u) == 0 ]] || die "$1 needs root: run it with sudo"; }
+
+# wait_until SECONDS COMMAND...: polls until the command succeeds; false when the time is over.
+wait_until() {
+  local deadline=$((SECONDS + $1))
+  shift
+  until "$@"; do
+    ((SECONDS < deadline)) || return 1
+    sleep 0.05
+  done
+}
+
+# --- processes ---------------------------------------------------------------------------------------------------
+
+# Start time of a process in clock ticks since boot; the command name before it may hold spaces and brackets.
+start_time() {
+  local stat
+  stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
+  local -a fields
+  read -ra fields <<<"${stat##*) }"
+  [[ ${fields[0]} != [ZX] ]] || return 1
+  printf '%s' "${fields[19]}"
+}
+
+write_pid_file() { printf '%s %s %s\n' "$2" "$(start_time "$2")" "$BOOT_ID" >"$1"; }
+
+# Pid in a pid file when that very process still runs.
+live_pid() {
+  local pid start boot
+  [[ -r $1 ]] && read -r pid start boot <"$1" || return 1
+  [[ $boot == "$BOOT_ID" && $(start_time "$pid") == "$start" ]] || return 1
+  printf '%s' "$pid"
+}
+
+is_gone() { ! live_pid "$1" >/dev/null; }
+
+# stop_daemon PID_FILE SECONDS: asks with SIGTERM (and SIGCONT, it may be stopped), insists with SIGKILL.
+stop_daemon() {
+  local pid
+  if pid=$(live_pid "$1"); then
+    kill -TERM "$pid" 2>/dev/null || true
+    kill -CONT "$pid" 2>/dev/null || true
+    if ! wait_until "$2" is_gone "$1"; then
+      warn "process $pid ($(basename "$1" .pid)) did not stop within $2 s: killed"
+      kill -KILL "$pid" 2>/dev/null || true
+      wait_until 10 is_gone "$1" || warn "process $pid does not die"
+    fi
+  fi
+  rm -f "$1"
+}
+
+# start_daemon DIR NAME COMMAND...: in a session of its own, with its log, and its pid stored.
+start_daemon() {
+  local dir=$1 name=$2 pid
+  shift 2
+  printf -- '---- started %s: %s\n' "$(date -Is)" "$*" >>"$dir/logs/$name.log"
+  setsid nohup "$@" >>"$dir/logs/$name.log" 2>&1 </dev/null 8>&- 9>&- &
+  pid=$!
+  write_pid_file "$dir/run/$name.pid" "$pid" 2>/dev/null || true
+}
+
+# --- network -----------------------------------------------------------------------------------------------------
+
+port_is_free() { [[ -z $(ss -Hltn "sport = :$1") ]]; }
+
+port_owner() { ss -Hltnp "sport = :$1" | sed 's/.*users:((//; s/)).*//'; }
+
+# free_port PREFERRED FIRST: the preferred one, or the next free one from FIRST up that was not handed out before.
+HANDED_OUT=" "
+free_port() {
+  local port
+  for port in "$1" $(seq "$2" "$(($2 + 2000))"); do
+    if [[ $HANDED_OUT != *" $port "* ]] && port_is_free "$port"; then
+      HANDED_OUT+="$port "
+      PORT=$port
+      return
+    fi
+  done
+  die "no free TCP port from $2 to $(($2 + 2000))"
+}
+
+# http_ok HOST PORT PATH: whether the server answers 200.
+http_ok() {
+  # shellcheck disable=SC2016
+  timeout 5 bash -c '
+    exec 3<>"/dev/tcp/$0/$1" || exit 1
+    printf "GET %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n" "$2" "$0" >&3
+    read -r _ status _ <&3 && [[ $status == 200 ]]' "$1" "$2" "$3" 2>/dev/null
+}
+
+# --- mounts and devices ------------------------------------------------------------------------------------------
+
+is_mounted() { awk -v path="$1" '$5 == path { found = 1 } END { exit !found }' <(sed 's/\\040/ /g' /proc/self/mountinfo); }
+
+answers() { timeout 10 stat "$1" >/dev/null 2>&1; }
+
+# Unmounts whatever is there, lazily when it is busy or dead; several layers too.
+unmount() {
+  local _
+  for _ in 1 2 3 4 5; do
+    is_mounted "$1" || return 0
+    timeout 20 umount "$1" 2>/dev/null || umount -l "$1" 2>/dev/null || true
+  done
+  ! is_mounted "$1"
+}
+
+# attach_device IMAGE MOUNT_DIR SIZE: makes the image when it is new, sets up the loop device, mounts it.
+attach_device() {
+  local image=$1 dir=$2 size=$3 loop
+  if is_mounted "$dir"; then
+    ! answers "$dir" || return 0
+    unmount "$dir" || die "cannot unmount the failed device at $dir"
+  fi
+  mkdir -p "$dir"
+  if [[ ! -e $image ]]; then
+    truncate -s "$size" "$image.new"
+    mkfs.xfs -q "$image.new"
+    mv "$image.new" "$image"
+  fi
+  detach_image "$image"
+  loop=$(losetup --direct-io=on --find --show "$image") || die "cannot attach a loop device to $image"
+  mount -t xfs -o noatime "$loop" "$dir" || {
+    losetup -d "$loop"
+    die "cannot mount $image at $dir"
+  }
+}
+
+# Frees every loop device of an image file.
+detach_image() {
+  local loop
+  for loop in $(losetup -n -O NAME -j "$1" 2>/dev/null); do
+    losetup -d "$loop" 2>/dev/null || warn "loop device $loop of $1 is busy"
+  done
+}
+
+# Builds what a cluster runs, unless binaries were given by DFS_BIN_DIR.
+build_binaries() {
+  [[ -z ${DFS_BIN_DIR:-} ]] || return 0
+  (cd "$REPO" && cargo build --release --locked -p dfs-server -p dfs-fuse -p dfs-client --bins) 8>&- 9>&-
+}
