@@ -156,6 +156,8 @@ attach_device() {
     losetup -d "$loop"
     die "cannot mount $image at $dir"
   }
+  # From here on the mount alone holds the device: it goes with the last unmount, however that comes.
+  losetup -d "$loop"
 }
 
 # Frees every loop device of an image file.

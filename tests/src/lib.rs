@@ -1,1 +1,29 @@
-//! x
+//! The test house: real clusters of real processes, real mounts, faults, and the models and checkers that judge them.
+//!
+//! ```text
+//! suite      cases that share one cluster, torn down after the last one
+//! cluster    NameNode and DataNodes as processes, on folders or on XFS loop devices     process, device, ports
+//! mount      a dfs-fuse process and its mount point
+//! wait       conditions with deadlines: nothing here sleeps a fixed time
+//! workload   deterministic bytes and trees, random file system operations
+//! model      what must be true of a file system, given what it acknowledged
+//! fault      what goes wrong: kills, stops, dead devices, flipped bits
+//! checkers   one invariant each
+//! bench      the same work on several mounted directories
+//! ```
+//!
+//! Nothing survives a test: children die with it (parent-death signal), `Drop` unmounts and frees devices, and whatever
+//! a killed test leaves carries the name of its directory, which `scripts/test` looks for.
+
+pub mod bench;
+pub mod checkers;
+pub mod cluster;
+pub mod device;
+pub mod fault;
+pub mod model;
+pub mod mount;
+pub mod ports;
+pub mod process;
+pub mod suite;
+pub mod wait;
+pub mod workload;

@@ -10,6 +10,8 @@ mod attributes;
 mod entries;
 mod files;
 mod sessions;
+#[cfg(test)]
+mod tests;
 
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{CallId, ClientId, Incarnation, InodeId};

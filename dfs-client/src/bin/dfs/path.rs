@@ -1,0 +1,207 @@
+//! A path in the file system: absolute, normalised, bytes.
+//!
+//! There are no home directories, so a relative path starts at `/`. `.`, empty components and `..` are resolved by text,
+//! as HDFS does: `..` after a symbolic link leads to the link's own parent. `..` above the root stays at the root.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use dfs_common::{DfsError, ErrorKind, Result};
+
+/// Longest path that is taken from a user, Linux's PATH_MAX.
+pub(crate) const PATH_MAX: usize = 4096;
+
+/// An absolute path; the root is `/`, no other path ends in a slash.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct DfsPath(Vec<u8>);
+
+impl DfsPath {
+    /// The root directory.
+    pub(crate) fn root() -> Self {
+        Self(b"/".to_vec())
+    }
+
+    /// Normalises what a user wrote.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for an empty path or one with a NUL, `NameTooLong` above [`PATH_MAX`].
+    pub(crate) fn parse(text: &[u8]) -> Result<Self> {
+        let invalid = |what| Err(DfsError::new(ErrorKind::InvalidArgument, what));
+        if text.is_empty() {
+            return invalid("the path is empty; the root directory is /");
+        }
+        if text.contains(&0) {
+            return invalid("the path contains a NUL byte");
+        }
+        if text.len() > PATH_MAX {
+            let what = format!("the path has {} bytes, at most {PATH_MAX} are allowed", text.len());
+            return Err(DfsError::new(ErrorKind::NameTooLong, what));
+        }
+        let mut components: Vec<&[u8]> = Vec::new();
+        for component in text.split(|byte| *byte == b'/') {
+            match component {
+                b"" | b"." => {}
+                b".." => drop(components.pop()),
+                name => components.push(name),
+            }
+        }
+        Ok(components.into_iter().fold(Self::root(), |path, name| path.join(name)))
+    }
+
+    /// Normalises an argument of the command line.
+    ///
+    /// # Errors
+    /// Those of [`DfsPath::parse`].
+    pub(crate) fn from_arg(arg: &OsStr) -> Result<Self> {
+        Self::parse(arg.as_bytes())
+    }
+
+    /// The path of `name` in this directory. `name` is one component, as a listing gives it.
+    #[must_use]
+    pub(crate) fn join(&self, name: &[u8]) -> Self {
+        let mut bytes = Vec::with_capacity(self.0.len() + 1 + name.len());
+        bytes.extend_from_slice(&self.0);
+        if !self.is_root() {
+            bytes.push(b'/');
+        }
+        bytes.extend_from_slice(name);
+        Self(bytes)
+    }
+
+    /// Whether it is `/`.
+    pub(crate) fn is_root(&self) -> bool {
+        self.0 == b"/"
+    }
+
+    /// The last component; none for the root.
+    pub(crate) fn file_name(&self) -> Option<&[u8]> {
+        self.components().next_back()
+    }
+
+    /// The directory that holds it; none for the root.
+    pub(crate) fn parent(&self) -> Option<Self> {
+        let slash = self.0.iter().rposition(|byte| *byte == b'/')?;
+        match (self.is_root(), slash) {
+            (true, _) => None,
+            (false, 0) => Some(Self::root()),
+            (false, slash) => Some(Self(self.0[..slash].to_vec())),
+        }
+    }
+
+    /// The names from the root down.
+    pub(crate) fn components(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
+        self.0.split(|byte| *byte == b'/').filter(|component| !component.is_empty())
+    }
+
+    /// Whether it is `other` or lies below it.
+    pub(crate) fn is_within(&self, other: &Self) -> bool {
+        other.is_root()
+            || self.0.strip_prefix(other.0.as_slice()).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+    }
+
+    /// The bytes.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// As the standard library's type.
+    pub(crate) fn as_path(&self) -> &Path {
+        Path::new(OsStr::from_bytes(&self.0))
+    }
+}
+
+impl fmt::Display for DfsPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        String::from_utf8_lossy(&self.0).fmt(f)
+    }
+}
+
+impl fmt::Debug for DfsPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", String::from_utf8_lossy(&self.0))
+    }
+}
+
+/// Whether an argument ends in a slash: it then names a directory, never a file to be made.
+pub(crate) fn names_directory(arg: &OsStr) -> bool {
+    arg.as_bytes().ends_with(b"/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> String {
+        DfsPath::parse(text.as_bytes()).unwrap().to_string()
+    }
+
+    #[test]
+    fn parse_normalises() {
+        for (text, expected) in [
+            ("/", "/"),
+            ("//", "/"),
+            (".", "/"),
+            ("a", "/a"),
+            ("a/b", "/a/b"),
+            ("/a//b/", "/a/b"),
+            ("/a/./b", "/a/b"),
+            ("/a/../b", "/b"),
+            ("/../../b", "/b"),
+            ("/a/b/..", "/a"),
+            ("/...", "/..."),
+        ] {
+            assert_eq!(parse(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn parse_refuses_what_is_no_path() {
+        for (text, kind) in [
+            (&b""[..], ErrorKind::InvalidArgument),
+            (b"/a\0", ErrorKind::InvalidArgument),
+            (&[b'x'; PATH_MAX + 1], ErrorKind::NameTooLong),
+        ] {
+            assert_eq!(DfsPath::parse(text).unwrap_err().kind(), kind);
+        }
+    }
+
+    #[test]
+    fn parse_keeps_bytes_that_are_no_text() {
+        let path = DfsPath::parse(b"/a/\xff\xfe").unwrap();
+        assert_eq!(path.file_name(), Some(&b"\xff\xfe"[..]));
+        assert_eq!(path.as_bytes(), b"/a/\xff\xfe");
+        assert!(path.to_string().starts_with("/a/"));
+    }
+
+    #[test]
+    fn parent_and_file_name_take_a_path_apart() {
+        let path = DfsPath::parse(b"/a/b").unwrap();
+        assert_eq!(path.file_name(), Some(&b"b"[..]));
+        assert_eq!(path.parent().unwrap().to_string(), "/a");
+        assert_eq!(path.parent().unwrap().parent(), Some(DfsPath::root()));
+        assert_eq!(DfsPath::root().parent(), None);
+        assert_eq!(DfsPath::root().file_name(), None);
+    }
+
+    #[test]
+    fn is_within_compares_whole_components() {
+        let at = |text: &str| DfsPath::parse(text.as_bytes()).unwrap();
+        assert!(at("/a/b").is_within(&at("/a")));
+        assert!(at("/a").is_within(&at("/a")));
+        assert!(at("/a").is_within(&at("/")));
+        assert!(!at("/ab").is_within(&at("/a")));
+        assert!(!at("/a").is_within(&at("/a/b")));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn parse_of_any_bytes_is_stable(text in proptest::collection::vec(1u8.., 1..40)) {
+            let once = DfsPath::parse(&text).unwrap();
+            assert_eq!(DfsPath::parse(once.as_bytes()).unwrap(), once);
+            let rebuilt = once.components().fold(DfsPath::root(), |path, name| path.join(name));
+            assert_eq!(rebuilt, once);
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Opening files: from the NameNode's answer to a reader or a writer.
+
+use std::sync::Arc;
+
+use dfs_common::attr::FileAttr;
+use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::ids::InodeId;
+use dfs_proto::v1;
+
+use super::{DfsClient, attr_of, rpc};
+use crate::caller::Caller;
+use crate::read::FileReader;
+use crate::write::{FileWriter, LastBlock};
+
+impl DfsClient {
+    /// A writer for a file just made with `open_for_write`. Asks nobody anything.
+    ///
+    /// # Errors
+    /// `LeaseLost` when the session of the creation has already ended.
+    pub async fn open_writer(&self, caller: &Caller, attr: &FileAttr) -> Result<Arc<FileWriter>> {
+        let session = self
+            .core
+            .sessions
+            .live()
+            .ok_or_else(|| DfsError::new(ErrorKind::LeaseLost, "the session that created the file has ended"))?;
+        FileWriter::open(&self.core, session, caller, attr, None)
+    }
+
+    /// Opens an existing file to add to its end, or with `truncate` to write it anew.
+    ///
+    /// # Errors
+    /// `Busy` while another client writes it.
+    pub async fn append(&self, caller: &Caller, inode: InodeId, truncate: bool) -> Result<Arc<FileWriter>> {
+        let mut session = self.core.session().await?;
+        let build = |header| v1::AppendRequest { header: Some(header), inode: inode.0, truncate };
+        let call = rpc!(append);
+        let answer = match self.core.mutate_in(&session, caller, &build, &call).await {
+            Err(_) if session.is_dead() => {
+                session = self.core.session().await?;
+                self.core.mutate_in(&session, caller, &build, &call).await?
+            }
+            outcome => outcome?,
+        };
+        let attr = attr_of(answer.attr)?;
+        let last = answer.last_block.map(|located| LastBlock::new(located, &answer.block_pool_id)).transpose()?;
+        FileWriter::open(&self.core, session, caller, &attr, last)
+    }
+
+    /// Opens a file for reading, with its length as of now.
+    ///
+    /// # Errors
+    /// `IsADirectory` or `InvalidArgument` for what has no content, `NotFound`, `PermissionDenied`.
+    pub async fn open_reader(&self, caller: &Caller, inode: InodeId) -> Result<Arc<FileReader>> {
+        FileReader::open(&self.core, caller, inode).await
+    }
+}

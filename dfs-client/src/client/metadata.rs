@@ -1,0 +1,277 @@
+//! One method per RPC of ClientProtocol that reads or changes the namespace.
+//!
+//! Errors are the NameNode's (`NotFound`, `PermissionDenied`, ...), or `Unavailable` and `TimedOut` once
+//! [`retry_timeout`](crate::ClientConfig::retry_timeout) has passed without an answer.
+
+use bytes::Bytes;
+use dfs_common::attr::FileAttr;
+use dfs_common::error::Result;
+use dfs_common::ids::InodeId;
+use dfs_proto::v1;
+
+use super::answers::{
+    ContentSummary, CreateOptions, DirEntry, FsStats, Listing, RenameFlag, SetAttr, TimeSet, XAttrSetFlag,
+};
+use super::{DfsClient, attr_of, rpc};
+use crate::caller::Caller;
+
+/// The header of a call that changes nothing.
+fn reading(caller: &Caller) -> Option<v1::RequestHeader> {
+    Some(v1::RequestHeader { caller: Some(caller.into()), retry: None })
+}
+
+fn inode_request(caller: &Caller, inode: InodeId) -> v1::InodeRequest {
+    v1::InodeRequest { header: reading(caller), inode: inode.0 }
+}
+
+impl DfsClient {
+    /// The inode that `name` stands for in `parent`.
+    pub async fn lookup(&self, caller: &Caller, parent: InodeId, name: &[u8]) -> Result<FileAttr> {
+        let name = Bytes::copy_from_slice(name);
+        let request = v1::LookupRequest { header: reading(caller), parent: parent.0, name };
+        attr_of(self.core.query(request, rpc!(lookup)).await?.attr)
+    }
+
+    /// Attributes of an inode.
+    pub async fn get_file_info(&self, caller: &Caller, inode: InodeId) -> Result<FileAttr> {
+        attr_of(self.core.query(inode_request(caller, inode), rpc!(get_file_info)).await?.attr)
+    }
+
+    /// A page of at most `max` entries after `cookie` (0: from the start).
+    pub async fn get_listing(
+        &self,
+        caller: &Caller,
+        directory: InodeId,
+        cookie: u64,
+        max: u32,
+        with_attrs: bool,
+    ) -> Result<Listing> {
+        let request = v1::GetListingRequest {
+            header: reading(caller),
+            inode: directory.0,
+            cookie,
+            max_entries: max,
+            with_attrs,
+        };
+        let answer = self.core.query(request, rpc!(get_listing)).await?;
+        let entries = answer.entries.into_iter().map(DirEntry::try_from).collect::<Result<_>>()?;
+        Ok(Listing { entries, at_end: answer.at_end, parent: InodeId(answer.parent) })
+    }
+
+    /// Where a symlink points.
+    pub async fn get_link_target(&self, caller: &Caller, link: InodeId) -> Result<Vec<u8>> {
+        Ok(self.core.query(inode_request(caller, link), rpc!(get_link_target)).await?.target.into())
+    }
+
+    /// Totals of the file system.
+    pub async fn get_fs_stats(&self, caller: &Caller) -> Result<FsStats> {
+        let request = v1::GetFsStatsRequest { header: reading(caller) };
+        Ok(self.core.query(request, rpc!(get_fs_stats)).await?.into())
+    }
+
+    /// Totals of what lies below an inode.
+    pub async fn get_content_summary(&self, caller: &Caller, inode: InodeId) -> Result<ContentSummary> {
+        let answer = self.core.query(inode_request(caller, inode), rpc!(get_content_summary)).await?;
+        Ok(ContentSummary {
+            length: answer.length,
+            file_count: answer.file_count,
+            directory_count: answer.directory_count,
+            space_consumed: answer.space_consumed,
+        })
+    }
+
+    /// The value of an extended attribute; `NoAttribute` when there is none of that name.
+    pub async fn get_xattr(&self, caller: &Caller, inode: InodeId, name: &[u8]) -> Result<Vec<u8>> {
+        let name = Bytes::copy_from_slice(name);
+        let request = v1::XAttrRequest { header: reading(caller), inode: inode.0, name };
+        Ok(self.core.query(request, rpc!(get_x_attr)).await?.value.into())
+    }
+
+    /// Names of all extended attributes.
+    pub async fn list_xattrs(&self, caller: &Caller, inode: InodeId) -> Result<Vec<Vec<u8>>> {
+        let answer = self.core.query(inode_request(caller, inode), rpc!(list_x_attrs)).await?;
+        Ok(answer.names.into_iter().map(Into::into).collect())
+    }
+
+    /// Makes a regular file. The flag is false when the file was there before (never with `exclusive`); then it has not
+    /// been opened.
+    pub async fn create(&self, caller: &Caller, options: CreateOptions<'_>) -> Result<(FileAttr, bool)> {
+        let name = Bytes::copy_from_slice(options.name);
+        let build = |header| v1::CreateRequest {
+            header: Some(header),
+            parent: options.parent.0,
+            name: name.clone(),
+            mode: options.mode,
+            replication: options.replication,
+            block_size: options.block_size,
+            open_for_write: options.open_for_write,
+            exclusive: options.exclusive,
+        };
+        let answer = self.core.mutate(caller, build, rpc!(create)).await?;
+        Ok((attr_of(answer.attr)?, answer.created))
+    }
+
+    /// Makes a directory with these permission bits.
+    pub async fn mkdir(&self, caller: &Caller, parent: InodeId, name: &[u8], mode: u32) -> Result<FileAttr> {
+        let name = Bytes::copy_from_slice(name);
+        let build =
+            |header| v1::MkdirRequest { header: Some(header), parent: parent.0, name: name.clone(), mode };
+        attr_of(self.core.mutate(caller, build, rpc!(mkdir)).await?.attr)
+    }
+
+    /// Makes a fifo, socket, device node or regular file, by the type bits of `mode`.
+    pub async fn mknod(&self, caller: &Caller, parent: InodeId, name: &[u8], mode: u32, rdev: u32) -> Result<FileAttr> {
+        let name = Bytes::copy_from_slice(name);
+        let build =
+            |header| v1::MknodRequest { header: Some(header), parent: parent.0, name: name.clone(), mode, rdev };
+        attr_of(self.core.mutate(caller, build, rpc!(mknod)).await?.attr)
+    }
+
+    /// Makes a symlink to `target`.
+    pub async fn create_symlink(
+        &self,
+        caller: &Caller,
+        parent: InodeId,
+        name: &[u8],
+        target: &[u8],
+    ) -> Result<FileAttr> {
+        let (name, target) = (Bytes::copy_from_slice(name), Bytes::copy_from_slice(target));
+        let build = |header| v1::CreateSymlinkRequest {
+            header: Some(header),
+            parent: parent.0,
+            name: name.clone(),
+            target: target.clone(),
+        };
+        attr_of(self.core.mutate(caller, build, rpc!(create_symlink)).await?.attr)
+    }
+
+    /// Gives `inode` another name.
+    pub async fn link(&self, caller: &Caller, inode: InodeId, parent: InodeId, name: &[u8]) -> Result<FileAttr> {
+        let new_name = Bytes::copy_from_slice(name);
+        let build = |header| v1::LinkRequest {
+            header: Some(header),
+            inode: inode.0,
+            new_parent: parent.0,
+            new_name: new_name.clone(),
+        };
+        attr_of(self.core.mutate(caller, build, rpc!(link)).await?.attr)
+    }
+
+    /// Removes a name that is not a directory's.
+    pub async fn unlink(&self, caller: &Caller, parent: InodeId, name: &[u8]) -> Result<()> {
+        self.core.mutate(caller, dentry_mutation(parent, name), rpc!(unlink)).await.map(|_| ())
+    }
+
+    /// Removes an empty directory.
+    pub async fn rmdir(&self, caller: &Caller, parent: InodeId, name: &[u8]) -> Result<()> {
+        self.core.mutate(caller, dentry_mutation(parent, name), rpc!(rmdir)).await.map(|_| ())
+    }
+
+    /// Removes a name and all below it, atomically.
+    pub async fn delete(&self, caller: &Caller, parent: InodeId, name: &[u8]) -> Result<()> {
+        self.core.mutate(caller, dentry_mutation(parent, name), rpc!(delete)).await.map(|_| ())
+    }
+
+    /// Moves the entry `from` to `to`.
+    pub async fn rename(
+        &self,
+        caller: &Caller,
+        from: (InodeId, &[u8]),
+        to: (InodeId, &[u8]),
+        flag: RenameFlag,
+    ) -> Result<()> {
+        let (src_name, dst_name) = (Bytes::copy_from_slice(from.1), Bytes::copy_from_slice(to.1));
+        let build = |header| v1::RenameRequest {
+            header: Some(header),
+            src_parent: from.0.0,
+            src_name: src_name.clone(),
+            dst_parent: to.0.0,
+            dst_name: dst_name.clone(),
+            flag: v1::RenameFlag::from(flag).into(),
+        };
+        self.core.mutate(caller, build, rpc!(rename)).await.map(|_| ())
+    }
+
+    /// Changes attributes and gives the new ones.
+    pub async fn set_attr(&self, caller: &Caller, inode: InodeId, change: SetAttr) -> Result<FileAttr> {
+        let explicit = |time| match time {
+            Some(TimeSet::At(ns)) => Some(ns),
+            Some(TimeSet::Now) | None => None,
+        };
+        let build = |header| v1::SetAttrRequest {
+            header: Some(header),
+            inode: inode.0,
+            mode: change.mode,
+            uid: change.uid,
+            gid: change.gid,
+            atime_ns: explicit(change.atime),
+            mtime_ns: explicit(change.mtime),
+            atime_now: change.atime == Some(TimeSet::Now),
+            mtime_now: change.mtime == Some(TimeSet::Now),
+            kill_privileges: change.kill_privileges,
+        };
+        attr_of(self.core.mutate(caller, build, rpc!(set_attr)).await?.attr)
+    }
+
+    /// Cuts a file that nobody writes to `length`.
+    pub async fn truncate(&self, caller: &Caller, inode: InodeId, length: u64) -> Result<FileAttr> {
+        let build = |header| v1::TruncateRequest { header: Some(header), inode: inode.0, length };
+        attr_of(self.core.mutate(caller, build, rpc!(truncate)).await?.attr)
+    }
+
+    /// Changes how many replicas a file should have.
+    pub async fn set_replication(&self, caller: &Caller, inode: InodeId, replication: u32) -> Result<FileAttr> {
+        let build = |header| v1::SetReplicationRequest { header: Some(header), inode: inode.0, replication };
+        attr_of(self.core.mutate(caller, build, rpc!(set_replication)).await?.attr)
+    }
+
+    /// Sets an extended attribute.
+    pub async fn set_xattr(
+        &self,
+        caller: &Caller,
+        inode: InodeId,
+        name: &[u8],
+        value: &[u8],
+        flag: XAttrSetFlag,
+    ) -> Result<()> {
+        let (name, value) = (Bytes::copy_from_slice(name), Bytes::copy_from_slice(value));
+        let build = |header| v1::SetXAttrRequest {
+            header: Some(header),
+            inode: inode.0,
+            name: name.clone(),
+            value: value.clone(),
+            flag: v1::XAttrSetFlag::from(flag).into(),
+        };
+        self.core.mutate(caller, build, rpc!(set_x_attr)).await.map(|_| ())
+    }
+
+    /// Removes an extended attribute.
+    pub async fn remove_xattr(&self, caller: &Caller, inode: InodeId, name: &[u8]) -> Result<()> {
+        let name = Bytes::copy_from_slice(name);
+        let build = |header| v1::XAttrMutation { header: Some(header), inode: inode.0, name: name.clone() };
+        self.core.mutate(caller, build, rpc!(remove_x_attr)).await.map(|_| ())
+    }
+
+    /// Keeps an inode alive past its last link.
+    pub async fn hold(&self, caller: &Caller, inode: InodeId) -> Result<()> {
+        let build = |header| v1::InodeMutation { header: Some(header), inode: inode.0 };
+        self.core.mutate(caller, build, rpc!(hold)).await.map(|_| ())
+    }
+
+    /// Ends a [`hold`](Self::hold).
+    pub async fn release_hold(&self, caller: &Caller, inode: InodeId) -> Result<()> {
+        let build = |header| v1::InodeMutation { header: Some(header), inode: inode.0 };
+        self.core.mutate(caller, build, rpc!(release_hold)).await.map(|_| ())
+    }
+
+    /// Starts to close the file of a writer that is gone; true when it is closed now.
+    pub async fn recover_lease(&self, caller: &Caller, inode: InodeId) -> Result<bool> {
+        let build = |header| v1::InodeMutation { header: Some(header), inode: inode.0 };
+        Ok(self.core.mutate(caller, build, rpc!(recover_lease)).await?.closed)
+    }
+}
+
+fn dentry_mutation(parent: InodeId, name: &[u8]) -> impl Fn(v1::RequestHeader) -> v1::DentryMutation {
+    let name = Bytes::copy_from_slice(name);
+    move |header| v1::DentryMutation { header: Some(header), parent: parent.0, name: name.clone() }
+}

@@ -1,0 +1,87 @@
+//! Block devices for daemons: sparse image files on loop devices, with XFS, that can be made to fail.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use dfs_common::units::ByteCount;
+use rustix::mount::{UnmountFlags, unmount};
+
+/// Smallest file system that mkfs.xfs makes, and enough for the tests' files.
+pub const SMALL_DEVICE: ByteCount = ByteCount(512 << 20);
+
+/// An image file, mounted.
+#[derive(Debug)]
+pub struct LoopDevice {
+    image: PathBuf,
+    mount_dir: PathBuf,
+}
+
+impl LoopDevice {
+    /// Makes `<path>.img`, an XFS on it, and mounts that at `path`.
+    ///
+    /// # Panics
+    /// When any step fails.
+    pub fn create(path: &Path, size: ByteCount) -> Self {
+        let image = path.with_extension("img");
+        File::create_new(&image).and_then(|file| file.set_len(size.0)).expect("make image file");
+        run(Command::new("mkfs.xfs").arg("-q").arg(&image));
+        std::fs::create_dir_all(path).expect("make mount point");
+        let device = Self { image, mount_dir: path.to_owned() };
+        device.mount();
+        device
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        &self.mount_dir
+    }
+
+    /// Attaches and mounts. The mount alone then holds the loop device, so that both go together.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn mount(&self) {
+        let attach = Command::new("losetup").args(["--direct-io=on", "--find", "--show"]).arg(&self.image).output();
+        let attach = attach.expect("run losetup");
+        assert!(attach.status.success(), "losetup: {}", String::from_utf8_lossy(&attach.stderr));
+        let device = String::from_utf8_lossy(&attach.stdout).trim().to_owned();
+        run(Command::new("mount").args(["-t", "xfs", "-o", "noatime", &device]).arg(&self.mount_dir));
+        run(Command::new("losetup").args(["-d", &device]));
+    }
+
+    /// Takes the mount away, even when someone uses it.
+    pub fn unmount(&self) {
+        // An error means that it is not mounted.
+        let _ = unmount(&self.mount_dir, UnmountFlags::DETACH);
+    }
+
+    /// The device fails at once, as if its power was cut: what was not flushed is lost, every later access is EIO.
+    ///
+    /// # Panics
+    /// When xfs_io cannot do it.
+    pub fn shut_down(&self) {
+        run(Command::new("xfs_io").args(["-x", "-c", "shutdown"]).arg(&self.mount_dir));
+    }
+
+    /// After a shutdown: what is on the device, and nothing else. Its users must be gone.
+    ///
+    /// # Panics
+    /// When it cannot be mounted.
+    pub fn remount(&self) {
+        run(Command::new("umount").arg(&self.mount_dir));
+        self.mount();
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        self.unmount();
+    }
+}
+
+/// Runs a tool that must succeed.
+fn run(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("run {command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
