@@ -112,14 +112,17 @@ free_port() {
   die "no free TCP port from $2 to $(($2 + 2000))"
 }
 
-# http_ok HOST PORT PATH: whether the server answers 200.
-http_ok() {
+# http_get PORT PATH: prints what a daemon of this machine answers, heading and body.
+http_get() {
   # shellcheck disable=SC2016
   timeout 5 bash -c '
-    exec 3<>"/dev/tcp/$0/$1" || exit 1
-    printf "GET %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n" "$2" "$0" >&3
-    read -r _ status _ <&3 && [[ $status == 200 ]]' "$1" "$2" "$3" 2>/dev/null
+    exec 3<>"/dev/tcp/127.0.0.1/$0" || exit 1
+    printf "GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n" "$1" >&3
+    cat <&3' "$1" "$2" 2>/dev/null
 }
+
+# Whether the daemon behind this HTTP port serves.
+is_healthy() { [[ $(http_get "$1" /health) == "HTTP/1.1 200 "* ]]; }
 
 # --- mounts and devices ------------------------------------------------------------------------------------------
 

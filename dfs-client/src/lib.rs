@@ -23,11 +23,16 @@ mod read;
 mod rpc;
 mod write;
 
+#[cfg(test)]
+mod cluster_tests;
+#[cfg(test)]
+mod fake_cluster;
+
 pub use caller::Caller;
 pub use client::{
     ContentSummary, CreateOptions, DatanodeReport, DatanodeState, DfsClient, DirEntry, FsStats, Listing, RenameFlag,
     SafeModeAction, SafeModeStatus, ServerDefaults, SetAttr, TimeSet, VolumeReport, XAttrSetFlag,
 };
 pub use config::ClientConfig;
-pub use read::{FileReader, ReplicaLocation};
+pub use read::{BlockLocation, FileReader, ReplicaLocation};
 pub use write::FileWriter;

@@ -178,6 +178,11 @@ impl Config {
         DfsError::new(ErrorKind::InvalidArgument, format!("configuration ({place}): {what}"))
     }
 
+    /// Whether file or flag has the key: what is left to a default may be somebody else's to decide.
+    pub fn is_set(&self, name: &str) -> bool {
+        self.values.contains_key(name)
+    }
+
     /// The text of a key: file or flag, else default.
     ///
     /// # Panics

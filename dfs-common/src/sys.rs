@@ -19,6 +19,19 @@ pub fn start_writeback(file: &File, offset: u64, length: u64) -> io::Result<()> 
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Closes a descriptor and returns what close(2) says. Dropping throws that away, and with it the last word of a file
+/// system on what was written.
+///
+/// # Errors
+/// Of the call; the descriptor is closed all the same.
+#[allow(unsafe_code)]
+pub fn close(descriptor: impl Into<std::os::fd::OwnedFd>) -> io::Result<()> {
+    use std::os::fd::IntoRawFd;
+    let raw = descriptor.into().into_raw_fd();
+    // SAFETY: the descriptor was owned, and into_raw_fd gave it up: nobody else closes or uses it.
+    if unsafe { libc::close(raw) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Tells systemd that the service is ready (sd_notify), when it started us with a notification socket.
 ///
 /// # Errors

@@ -3,5 +3,7 @@
 
 #[cfg(feature = "datanode")]
 pub mod datanode;
-#[cfg(any(feature = "namenode", feature = "nn-blocks", feature = "nn-journal", feature = "nn-core"))]
+#[cfg(feature = "namenode")]
 pub mod namenode;
+#[cfg(feature = "namenode")]
+pub mod secondary;

@@ -1,2 +1,146 @@
-//! x
-fn main() {}
+//! `dfs-server <role>`: one binary, one role a process. In the foreground, logs to stderr, SIGTERM stops it cleanly.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use dfs_common::config_file::Config;
+use dfs_common::shutdown::{self, Shutdown};
+use dfs_common::sys::notify_ready;
+use dfs_common::{DfsError, logging};
+
+/// Returns memory to the system and fragments little under millions of small inodes.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Daemons of the distributed filesystem.
+#[derive(Parser)]
+#[command(name = "dfs-server", version)]
+struct Cli {
+    #[command(subcommand)]
+    role: Role,
+}
+
+#[derive(Args, Clone)]
+struct Settings {
+    /// Configuration file (TOML, HDFS's property names as quoted keys).
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Sets one key, over the file; may be repeated.
+    #[arg(short = 'D', value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+impl Settings {
+    fn load(&self) -> Result<Config, DfsError> {
+        let mut config = Config::load(self.config.as_deref())?;
+        for assignment in &self.set {
+            config.set(assignment)?;
+        }
+        Ok(config)
+    }
+}
+
+#[derive(Subcommand)]
+enum Role {
+    /// Serves the namespace.
+    #[cfg(feature = "namenode")]
+    Namenode(Settings),
+    /// Serves blocks.
+    #[cfg(feature = "datanode")]
+    Datanode(Settings),
+    /// Makes checkpoints for a NameNode.
+    #[cfg(feature = "namenode")]
+    SecondaryNamenode(Settings),
+    /// Prepares an empty NameNode directory.
+    #[cfg(feature = "namenode")]
+    Format {
+        #[command(flatten)]
+        settings: Settings,
+        /// Cluster to join; a new one by default.
+        #[arg(long, value_name = "CID")]
+        cluster_id: Option<String>,
+    },
+    /// Measures the NameNode alone: operations per second, bytes of memory per file.
+    #[cfg(feature = "namenode")]
+    BenchNamenode(dfs_server::namenode::bench::BenchArgs),
+}
+
+fn main() -> ExitCode {
+    logging::init(std::env::var("DFS_LOG").ok().as_deref());
+    match run(Cli::parse().role) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("dfs-server: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(role: Role) -> anyhow::Result<()> {
+    match role {
+        #[cfg(feature = "namenode")]
+        Role::Format { settings, cluster_id } => {
+            let config = settings.load().map_err(describe)?;
+            let formatted = dfs_server::namenode::format(&config, cluster_id).map_err(describe)?;
+            println!("{formatted}");
+            Ok(())
+        }
+        #[cfg(feature = "namenode")]
+        Role::Namenode(settings) => {
+            let config = settings.load().map_err(describe)?;
+            serve(|stop| async move {
+                dfs_server::namenode::run(&config, stop, |addresses| ready("NameNode", &addresses.to_string())).await
+            })
+        }
+        #[cfg(feature = "datanode")]
+        Role::Datanode(settings) => {
+            let config = settings.load().map_err(describe)?;
+            serve(|stop| async move {
+                dfs_server::datanode::run(&config, stop, |addresses| ready("DataNode", &format!("{addresses:?}"))).await
+            })
+        }
+        #[cfg(feature = "namenode")]
+        Role::SecondaryNamenode(settings) => {
+            let config = settings.load().map_err(describe)?;
+            serve(|stop| async move { dfs_server::secondary::run(&config, stop, || ready("SecondaryNameNode", "")).await })
+        }
+        #[cfg(feature = "namenode")]
+        Role::BenchNamenode(args) => dfs_server::namenode::bench::run(&args).map_err(describe),
+    }
+}
+
+/// Runs a daemon until it ends by itself or a signal asks for it. One thread: the daemons' calls are short, and wake-ups
+/// between threads cost more than they do; blocking work has threads of its own.
+fn serve<F, D>(daemon: F) -> anyhow::Result<()>
+where
+    F: FnOnce(Shutdown) -> D,
+    D: Future<Output = dfs_common::Result<()>>,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    runtime.block_on(async {
+        let (trigger, stop) = shutdown::channel();
+        let daemon = daemon(stop);
+        tokio::pin!(daemon);
+        tokio::select! {
+            result = &mut daemon => return result.map_err(describe),
+            signal = shutdown::termination_signal() => signal.context("listen for signals")?,
+        }
+        tracing::info!("stopping");
+        trigger.trigger();
+        daemon.await.map_err(describe)
+    })
+}
+
+fn ready(role: &str, addresses: &str) {
+    tracing::info!("{role} is ready {addresses}");
+    if let Err(error) = notify_ready(std::env::var_os("NOTIFY_SOCKET").as_deref()) {
+        tracing::warn!("the service manager could not be told: {error}");
+    }
+}
+
+/// The whole chain, for a person at a terminal.
+fn describe(error: DfsError) -> anyhow::Error {
+    anyhow::anyhow!("{}", error.chain())
+}

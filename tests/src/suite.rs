@@ -28,6 +28,11 @@ macro_rules! cases {
 /// Runs the cases that the command line asks for.
 pub fn run<S: Shared>(cases: impl IntoIterator<Item = Case<S>>) -> ExitCode {
     let arguments = Arguments::from_args();
+    // A case's story is its message and its line; twenty frames of harness would hide both.
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map_or_else(|| "somewhere".to_owned(), ToString::to_string);
+        eprintln!("panicked at {place}: {}", describe_panic(panic.payload()));
+    }));
     let shared: Arc<OnceLock<Result<S, String>>> = Arc::default();
     let trials = cases.into_iter().map(|(name, body)| {
         let shared = shared.clone();

@@ -36,7 +36,10 @@ impl TryFrom<v1::GetServerDefaultsResponse> for ServerDefaults {
     fn try_from(answer: v1::GetServerDefaultsResponse) -> Result<Self> {
         let namespace = answer.namespace.unwrap_or_default();
         if answer.block_size == 0 || answer.bytes_per_checksum == 0 || namespace.block_pool_id.is_empty() {
-            return Err(DfsError::new(ErrorKind::Protocol, "server defaults lack block size, checksum size or block pool"));
+            return Err(DfsError::new(
+                ErrorKind::Protocol,
+                "server defaults lack block size, checksum size or block pool",
+            ));
         }
         Ok(Self {
             block_size: answer.block_size,

@@ -9,8 +9,9 @@ use dfs_proto::v1;
 
 use super::{DfsClient, attr_of, rpc};
 use crate::caller::Caller;
+use crate::datanode::Located;
 use crate::read::FileReader;
-use crate::write::{FileWriter, LastBlock};
+use crate::write::FileWriter;
 
 impl DfsClient {
     /// A writer for a file just made with `open_for_write`. Asks nobody anything.
@@ -42,7 +43,8 @@ impl DfsClient {
             outcome => outcome?,
         };
         let attr = attr_of(answer.attr)?;
-        let last = answer.last_block.map(|located| LastBlock::new(located, &answer.block_pool_id)).transpose()?;
+        let last = answer.last_block.map(|last| Located::new(&self.core.datanodes, last, &answer.block_pool_id));
+        let last = last.transpose()?;
         FileWriter::open(&self.core, session, caller, &attr, last)
     }
 

@@ -46,13 +46,8 @@ impl DfsClient {
         max: u32,
         with_attrs: bool,
     ) -> Result<Listing> {
-        let request = v1::GetListingRequest {
-            header: reading(caller),
-            inode: directory.0,
-            cookie,
-            max_entries: max,
-            with_attrs,
-        };
+        let request =
+            v1::GetListingRequest { header: reading(caller), inode: directory.0, cookie, max_entries: max, with_attrs };
         let answer = self.core.query(request, rpc!(get_listing)).await?;
         let entries = answer.entries.into_iter().map(DirEntry::try_from).collect::<Result<_>>()?;
         Ok(Listing { entries, at_end: answer.at_end, parent: InodeId(answer.parent) })
@@ -114,8 +109,7 @@ impl DfsClient {
     /// Makes a directory with these permission bits.
     pub async fn mkdir(&self, caller: &Caller, parent: InodeId, name: &[u8], mode: u32) -> Result<FileAttr> {
         let name = Bytes::copy_from_slice(name);
-        let build =
-            |header| v1::MkdirRequest { header: Some(header), parent: parent.0, name: name.clone(), mode };
+        let build = |header| v1::MkdirRequest { header: Some(header), parent: parent.0, name: name.clone(), mode };
         attr_of(self.core.mutate(caller, build, rpc!(mkdir)).await?.attr)
     }
 

@@ -45,6 +45,8 @@ pub struct DfsClient {
 /// What all clones, readers and writers of a client share.
 pub(crate) struct ClientCore {
     pub(crate) config: ClientConfig,
+    /// How this client is known to DataNodes.
+    pub(crate) client_name: String,
     pub(crate) defaults: ServerDefaults,
     pub(crate) namenode: NamenodeLink,
     pub(crate) sessions: Sessions,
@@ -65,6 +67,7 @@ impl DfsClient {
         let request = v1::GetServerDefaultsRequest { header: None };
         let answer = namenode.call(patience, request, rpc!(get_server_defaults)).await?;
         let core = Arc::new(ClientCore {
+            client_name: format!("DFSClient_{}", config.client_id),
             defaults: answer.try_into()?,
             namenode,
             sessions: Sessions::default(),
@@ -220,6 +223,7 @@ impl ClientCore {
 
 /// The attributes in an answer that must have them.
 pub(crate) fn attr_of(attr: Option<v1::FileAttr>) -> Result<dfs_common::attr::FileAttr> {
-    let attr = attr.ok_or_else(|| DfsError::new(ErrorKind::Protocol, "NameNode's answer lacks the file's attributes"))?;
+    let attr =
+        attr.ok_or_else(|| DfsError::new(ErrorKind::Protocol, "NameNode's answer lacks the file's attributes"))?;
     (&attr).try_into()
 }

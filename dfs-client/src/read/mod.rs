@@ -1,34 +1,26 @@
-//! skeleton
-#![allow(clippy::unimplemented)]
-use std::sync::Arc;
+//! Reading: from a byte range of a file to verified bytes.
+//!
+//! ```text
+//! FileReader::read_at
+//!   prefetch        which bytes to fetch ahead, by the pattern of reads so far (pure)
+//!   locations       which block holds a byte, and where its replicas are; asks the NameNode when it must
+//!   replica_choice  in which order to ask the replicas (pure)
+//!   block_reader    READ_BLOCK on one replica: every chunk verified before a byte leaves
+//! ```
+//!
+//! Promises:
+//! - No byte is returned that its checksum does not vouch for. A replica that fails is reported to the NameNode and
+//!   another one asked within the same read.
+//! - Every wait has a bound: a silent node costs [`read_timeout`](crate::ClientConfig::read_timeout), then it is left.
+//! - A random read fetches what was asked for, rounded to chunks, and nothing else.
 
-use bytes::Bytes;
-use dfs_common::error::Result;
-use dfs_common::ids::InodeId;
+mod block_reader;
+mod file_reader;
+mod locations;
+mod part;
+mod prefetch;
+mod replica_choice;
 
-use crate::caller::Caller;
-use crate::client::ClientCore;
-pub(crate) const BUDGET_UNIT: usize = 64 << 10;
-pub(crate) const PREFETCH_UNITS_MAX: usize = 1 << 20;
-/// Where a byte range of a file lies.
-#[derive(Clone, Debug)]
-pub struct ReplicaLocation {}
-/// Reads one file.
-pub struct FileReader {}
-impl FileReader {
-    pub(crate) async fn open(_core: &Arc<ClientCore>, _caller: &Caller, _inode: InodeId) -> Result<Arc<Self>> {
-        unimplemented!()
-    }
-    /// Reads up to `len` bytes at `offset`; short only at the end of the file.
-    pub async fn read_at(&self, _offset: u64, _len: usize) -> Result<Bytes> {
-        unimplemented!()
-    }
-    /// Bytes, as last known.
-    pub fn length(&self) -> u64 {
-        unimplemented!()
-    }
-    /// Asks again.
-    pub async fn refresh_length(&self) -> Result<u64> {
-        unimplemented!()
-    }
-}
+pub use file_reader::FileReader;
+pub use locations::{BlockLocation, ReplicaLocation};
+pub(crate) use part::{BUDGET_UNIT, PREFETCH_UNITS_MAX};

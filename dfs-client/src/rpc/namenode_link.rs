@@ -79,10 +79,9 @@ impl NamenodeLink {
             let error = match outcome {
                 Ok(Ok(response)) => return Ok(response.into_inner()),
                 Ok(Err(status)) => error_of(&status),
-                Err(_) => DfsError::new(
-                    ErrorKind::TimedOut,
-                    format!("no answer within {} s", patience.per_try.as_secs_f32()),
-                ),
+                Err(_) => {
+                    DfsError::new(ErrorKind::TimedOut, format!("no answer within {} s", patience.per_try.as_secs_f32()))
+                }
             };
             if error.kind().retry_class() == RetryClass::Never {
                 return Err(error);

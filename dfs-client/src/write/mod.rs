@@ -1,64 +1,34 @@
-//! skeleton
-#![allow(clippy::unimplemented)]
-use std::sync::Arc;
-use std::time::Instant;
+//! Writing: from bytes given to a file's end to bytes acknowledged by every node of a pipeline.
+//!
+//! ```text
+//! FileWriter       one file being written: blocks one after another, flush, sync, complete; every failure sticks
+//!   block_output   its blocks: packets queued, blocks begun and ended
+//!   block_setup    pipelines opened, and replaced when they fail
+//!   questions      what a writer asks of the NameNode and, beside the pipeline, of DataNodes
+//!   packet         bytes cut into packets, with their checksums (pure)
+//!   pipeline       one block under way: a connection to the first DataNode, which passes everything on
+//!   pipeline_state which packets are sent and not acknowledged; what to do when a pipeline fails (pure)
+//! ```
+//!
+//! There is no task per file. Whoever writes or flushes drives the connection himself: sends what is queued and takes in the
+//! acks that have come, and waits only when he must (the window is full, or he wants acks). That saves two thread
+//! wake-ups per packet. When nobody is there, the client's upkeep task looks in: it sends what has waited for
+//! too long, takes in acks, and keeps an idle pipeline alive.
+//!
+//! Promises:
+//! - [`FileWriter::position`] counts every byte accepted, [`FileWriter::acked_len`] those that every node of the pipeline has.
+//! - A packet is kept until it is acknowledged; at most `dfs.client.write.max-in-flight` bytes are.
+//! - A call that is dropped before it ends leaves the writer usable, unless it was in the middle of a question to the
+//!   NameNode whose answer is then unknown: that fails the writer.
 
-use dfs_common::attr::FileAttr;
-use dfs_common::error::Result;
-use dfs_proto::v1;
+mod block_output;
+mod block_setup;
+mod file_writer;
+mod packet;
+mod pipeline;
+mod pipeline_state;
+mod questions;
+mod registry;
 
-use crate::caller::Caller;
-use crate::client::ClientCore;
-use crate::rpc::Session;
-#[derive(Default)]
-pub(crate) struct WriterRegistry {}
-impl WriterRegistry {
-    pub(crate) fn look_after(&self, _now: Instant) {}
-}
-pub(crate) struct LastBlock {}
-impl LastBlock {
-    pub(crate) fn new(_located: v1::LocatedBlock, _pool: &str) -> Result<Self> {
-        unimplemented!()
-    }
-}
-/// Writes one file.
-pub struct FileWriter {}
-impl FileWriter {
-    pub(crate) fn open(
-        _core: &Arc<ClientCore>,
-        _session: Arc<Session>,
-        _caller: &Caller,
-        _attr: &FileAttr,
-        _last: Option<LastBlock>,
-    ) -> Result<Arc<Self>> {
-        unimplemented!()
-    }
-    /// Appends.
-    pub async fn write(&self, _data: &[u8]) -> Result<()> {
-        unimplemented!()
-    }
-    /// All accepted bytes.
-    pub fn position(&self) -> u64 {
-        unimplemented!()
-    }
-    /// Acknowledged.
-    pub fn acked_len(&self) -> u64 {
-        unimplemented!()
-    }
-    /// Visible.
-    pub async fn hflush(&self) -> Result<()> {
-        unimplemented!()
-    }
-    /// Durable.
-    pub async fn hsync(&self) -> Result<()> {
-        unimplemented!()
-    }
-    /// Closes, or with `keep_open` records the length.
-    pub async fn complete(&self, _keep_open: bool) -> Result<FileAttr> {
-        unimplemented!()
-    }
-    /// Gives up.
-    pub async fn abort(&self) {
-        unimplemented!()
-    }
-}
+pub use file_writer::FileWriter;
+pub(crate) use registry::WriterRegistry;

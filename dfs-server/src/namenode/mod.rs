@@ -1,37 +1,29 @@
-//! The NameNode.
+//! The NameNode: the namespace in memory, every change of it in a replicated log first, and what DataNodes tell about
+//! replicas.
+//!
+//! ```text
+//!   service/*  ->  namesystem  ->  journal  ->  machine  ->  apply  ->  namespace      durable
+//!                       |                          |
+//!                       +-------> blocks <---------+  block events                     soft: rebuilt from reports
+//! ```
+//!
+//! `daemon` puts the parts together. Lock order: the namespace's, then the block manager's; neither is held across an await.
 
-#[cfg(feature = "nn-blocks")]
+pub mod apply;
+pub mod bench;
 pub mod blocks;
-#[cfg(feature = "nn-blocks")]
+pub mod checkpoint;
+pub mod daemon;
 pub mod datanodes;
-#[cfg(feature = "nn-blocks")]
-pub mod safe_mode;
-
-#[cfg(feature = "nn-journal")]
+pub mod http;
 pub mod image;
-#[cfg(feature = "nn-journal")]
 pub mod journal;
-#[cfg(feature = "nn-journal")]
+pub mod machine;
+pub mod namespace;
+pub mod namesystem;
+pub mod outcome;
+pub mod safe_mode;
+pub mod service;
 pub mod storage_dir;
 
-#[cfg(feature = "nn-core")]
-pub mod apply;
-#[cfg(feature = "nn-core")]
-pub mod machine;
-#[cfg(feature = "nn-core")]
-pub mod namespace;
-#[cfg(feature = "nn-core")]
-pub mod namesystem;
-#[cfg(feature = "nn-core")]
-pub mod outcome;
-#[cfg(feature = "nn-core")]
-pub mod service;
-#[cfg(all(feature = "nn-core", not(feature = "nn-blocks")))]
-#[path = "/tmp/stub/blocks.rs"]
-pub mod blocks;
-#[cfg(all(feature = "nn-core", not(feature = "nn-journal")))]
-#[path = "/tmp/stub/journal.rs"]
-pub mod journal;
-#[cfg(all(feature = "nn-core", not(feature = "nn-journal")))]
-#[path = "/tmp/stub/image.rs"]
-pub mod image;
+pub use daemon::{format, run};

@@ -26,6 +26,7 @@ use super::machine::Machine;
 use super::namespace::Namespace;
 use super::namespace::permission::{Identity, READ};
 use super::outcome::Outcome;
+use super::storage_dir::NameDir;
 
 /// A writer not heard of for this long may lose its lease to another one (design D12).
 const LEASE_SOFT_LIMIT: Duration = Duration::from_secs(30);
@@ -56,6 +57,7 @@ pub struct Namesystem {
     namespace: Arc<RwLock<Namespace>>,
     blocks: Arc<BlockManager>,
     journal: Journal<Machine>,
+    name_dir: Arc<NameDir>,
     limits: FileLimits,
     info: v1::NamespaceInfo,
     clock: Arc<dyn Clock>,
@@ -69,11 +71,12 @@ impl Namesystem {
         namespace: Arc<RwLock<Namespace>>,
         blocks: Arc<BlockManager>,
         journal: Journal<Machine>,
+        name_dir: Arc<NameDir>,
         limits: FileLimits,
         info: v1::NamespaceInfo,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { namespace, blocks, journal, limits, info, clock, renewals: Mutex::new(HashMap::new()) }
+        Self { namespace, blocks, journal, name_dir, limits, info, clock, renewals: Mutex::new(HashMap::new()) }
     }
 
     /// The namespace, to be read.
@@ -89,6 +92,19 @@ impl Namesystem {
     /// The journal.
     pub fn journal(&self) -> &Journal<Machine> {
         &self.journal
+    }
+
+    /// The directory of images and edits.
+    pub fn name_dir(&self) -> &NameDir {
+        &self.name_dir
+    }
+
+    /// The transaction that the newest image ends with.
+    ///
+    /// # Errors
+    /// Of reading the directory.
+    pub fn checkpoint_txid(&self) -> Result<TxId> {
+        Ok(self.name_dir.images()?.first().map_or(TxId(0), |image| image.txid))
     }
 
     /// Limits and defaults of files.

@@ -53,9 +53,8 @@ pub(crate) fn kind_name(kind: FileKind) -> &'static str {
 
 /// Nine letters of permission, with set-id and sticky bits as `ls` shows them.
 pub(crate) fn permission_letters(permissions: u32) -> String {
-    let mut letters: Vec<u8> = (0..9)
-        .map(|bit| if permissions & (0o400 >> bit) != 0 { b"rwx"[bit % 3] } else { b'-' })
-        .collect();
+    let mut letters: Vec<u8> =
+        (0..9).map(|bit| if permissions & (0o400 >> bit) != 0 { b"rwx"[bit % 3] } else { b'-' }).collect();
     for (mask, position, set) in [(0o4000, 2, b's'), (0o2000, 5, b's'), (0o1000, 8, b't')] {
         if permissions & mask != 0 {
             letters[position] = if letters[position] == b'x' { set } else { set.to_ascii_uppercase() };
@@ -86,7 +85,11 @@ pub(crate) fn exact(ns: i64) -> String {
 
 /// Share in percent, rounded; 0 of 0 is 0.
 pub(crate) fn percent(part: u64, whole: u64) -> u64 {
-    if whole == 0 { 0 } else { u64::try_from((u128::from(part) * 100 + u128::from(whole) / 2) / u128::from(whole)).unwrap_or(u64::MAX) }
+    if whole == 0 {
+        0
+    } else {
+        u64::try_from((u128::from(part) * 100 + u128::from(whole) / 2) / u128::from(whole)).unwrap_or(u64::MAX)
+    }
 }
 
 /// `1 item`, `2 items`

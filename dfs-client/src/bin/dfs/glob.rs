@@ -53,9 +53,8 @@ pub(crate) fn spell_out(text: &[u8]) -> Result<Vec<Vec<u8>>> {
         match choices_with_slash(&next) {
             None => done.push(next),
             // Pushed in reverse, so that they come out in the order written.
-            Some((range, choices)) => pending.extend(
-                choices.iter().rev().map(|choice| [&next[..range.start], choice, &next[range.end..]].concat()),
-            ),
+            Some((range, choices)) => pending
+                .extend(choices.iter().rev().map(|choice| [&next[..range.start], choice, &next[range.end..]].concat())),
         }
         if done.len() + pending.len() > SPELLINGS_MAX {
             let what = format!("the pattern stands for more than {SPELLINGS_MAX} paths; split it up");

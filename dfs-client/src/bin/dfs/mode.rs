@@ -34,9 +34,11 @@ impl ModeChange {
                 _ => Err(format!("{text:?} is not an octal mode; write it like 0644 or u+x")),
             };
         }
-        text.split(',').map(Clause::parse).collect::<Option<Vec<_>>>().map(Self::Symbolic).ok_or_else(|| {
-            format!("{text:?} is not a mode; write it like 0644, u+x or go-w,a=r")
-        })
+        text.split(',')
+            .map(Clause::parse)
+            .collect::<Option<Vec<_>>>()
+            .map(Self::Symbolic)
+            .ok_or_else(|| format!("{text:?} is not a mode; write it like 0644, u+x or go-w,a=r"))
     }
 
     /// The mode after the change. `X` gives execute where someone has it, and to directories.
@@ -79,7 +81,9 @@ impl Clause {
                 'w' => 0o222 & self.who,
                 'x' => 0o111 & self.who,
                 'X' if is_directory || mode & 0o111 != 0 => 0o111 & self.who,
-                's' => (if self.who & 0o700 != 0 { 0o4000 } else { 0 }) | (if self.who & 0o070 != 0 { 0o2000 } else { 0 }),
+                's' => {
+                    (if self.who & 0o700 != 0 { 0o4000 } else { 0 }) | (if self.who & 0o070 != 0 { 0o2000 } else { 0 })
+                }
                 't' => 0o1000,
                 _ => 0,
             };

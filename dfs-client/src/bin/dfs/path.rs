@@ -6,7 +6,6 @@
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
 use dfs_common::{DfsError, ErrorKind, Result};
 
@@ -104,11 +103,6 @@ impl DfsPath {
     /// The bytes.
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.0
-    }
-
-    /// As the standard library's type.
-    pub(crate) fn as_path(&self) -> &Path {
-        Path::new(OsStr::from_bytes(&self.0))
     }
 }
 

@@ -11,7 +11,7 @@ mod entries;
 mod files;
 mod sessions;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{CallId, ClientId, Incarnation, InodeId};

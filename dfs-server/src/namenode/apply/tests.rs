@@ -20,16 +20,16 @@ use crate::namenode::outcome::Outcome;
 const CLIENT: ClientId = ClientId([7; 16]);
 
 /// A namespace, a client with a session, and a clock that ticks with each op.
-struct Fixture {
-    namespace: Namespace,
+pub(crate) struct Fixture {
+    pub(crate) namespace: Namespace,
     events: Vec<BlockEvent>,
-    log: Vec<EditOp>,
+    pub(crate) log: Vec<EditOp>,
     call: u64,
     caller: v1::Caller,
 }
 
 impl Fixture {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut fixture = Self {
             namespace: Namespace::new(HashKey(1, 2), 0),
             events: Vec::new(),
@@ -149,8 +149,11 @@ fn complete(id: InodeId, last: Option<v1::Block>) -> Op {
     Op::Complete(v1::CompleteOp { inode: id.0, last, keep_open: false })
 }
 
+/// Attributes and entries of every inode.
+type Dump = Vec<(FileAttr, Vec<(u64, String, InodeId)>)>;
+
 /// Everything visible: attributes and entries of every inode. Access by sessions is left out.
-fn dump(namespace: &Namespace) -> Vec<(FileAttr, Vec<(u64, String, InodeId)>)> {
+pub(crate) fn dump(namespace: &Namespace) -> Dump {
     let entries = |id: InodeId| {
         let listed = namespace.directory(id).into_iter().flat_map(|directory| directory.after(0));
         listed.map(|(cookie, dentry)| (cookie, dentry.name.to_string(), dentry.inode)).collect()
@@ -367,7 +370,7 @@ fn remove_recursive_takes_the_whole_tree_and_its_blocks() {
 }
 
 /// A random op over a handful of names and directories.
-fn any_op() -> impl Strategy<Value = (u8, u8, u8, u8, u8)> {
+pub(crate) fn any_op() -> impl Strategy<Value = (u8, u8, u8, u8, u8)> {
     (0..9u8, 0..4u8, 0..6u8, 0..4u8, 0..6u8)
 }
 
@@ -377,7 +380,7 @@ fn directory(fixture: &Fixture, index: u8) -> InodeId {
     all[usize::from(index) % all.len()]
 }
 
-fn run_random(fixture: &mut Fixture, (what, dir1, name1, dir2, name2): (u8, u8, u8, u8, u8)) {
+pub(crate) fn run_random(fixture: &mut Fixture, (what, dir1, name1, dir2, name2): (u8, u8, u8, u8, u8)) {
     let (parent1, parent2) = (directory(fixture, dir1), directory(fixture, dir2));
     let (name1, name2) = (format!("n{name1}"), format!("n{name2}"));
     let found = fixture.lookup(parent1, &name1).unwrap_or(ROOT_INODE);

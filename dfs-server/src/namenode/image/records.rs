@@ -81,6 +81,7 @@ fn load_record(namespace: &mut Namespace, section: Section, bytes: &[u8]) -> Res
         Section::Sessions => load_session(namespace, &decode(bytes)?),
         Section::Inodes => load_inode(namespace, &decode(bytes)?),
         Section::Dentries => load_dentry(namespace, &decode(bytes)?),
+        Section::XAttrs => Err(corrupt("it has a section of a later version")),
         Section::Leases => load_lease(namespace, &decode(bytes)?),
         Section::Holds => {
             let record: HoldRecord = decode(bytes)?;
@@ -329,4 +330,60 @@ fn domain_outcome(outcome: &WireOutcome) -> Result<Result<Outcome, RecordedError
         }
         WireOutcome::Closed(closed) => Outcome::Closed(*closed),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::namenode::apply::tests::{Fixture, any_op, dump, run_random};
+
+    fn header(namespace: &Namespace) -> ImageHeader {
+        ImageHeader { last_txid: namespace.counters().last_txid.0, ..ImageHeader::default() }
+    }
+
+    #[test]
+    fn load_refuses_a_dentry_of_an_unknown_inode() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image");
+        let mut image = ImageWriter::create(&path, &ImageHeader::default()).unwrap();
+        image.begin_section(Section::Dentries).unwrap();
+        let name = bytes::Bytes::from_static(b"a");
+        image.record(&DentryRecord { parent: 1, cookie: 5, name, inode: 99_999 }).unwrap();
+        image.finish().unwrap();
+        assert_eq!(load(&path).err().map(|error| error.kind()), Some(ErrorKind::Corrupt));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+        #[test]
+        fn image_plus_later_edits_equals_live(
+            before in proptest::collection::vec(any_op(), 1..80),
+            after in proptest::collection::vec(any_op(), 0..40),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("image");
+            let mut fixture = Fixture::new();
+            for op in before {
+                run_random(&mut fixture, op);
+            }
+            save(&fixture.namespace, &path, &header(&fixture.namespace)).unwrap();
+            let saved_ops = fixture.log.len();
+            for op in after {
+                run_random(&mut fixture, op);
+            }
+            let (_, mut loaded) = load(&path).unwrap();
+            for op in &fixture.log[saved_ops..] {
+                let _ = loaded.apply(op, &mut Vec::new());
+            }
+            prop_assert_eq!(dump(&loaded), dump(&fixture.namespace));
+            prop_assert_eq!(loaded.counters(), fixture.namespace.counters());
+            prop_assert_eq!(loaded.counts(), fixture.namespace.counts());
+            prop_assert_eq!(format!("{:?}", loaded.sessions), format!("{:?}", fixture.namespace.sessions));
+            prop_assert_eq!(format!("{:?}", loaded.leases), format!("{:?}", fixture.namespace.leases));
+            prop_assert_eq!(loaded.holds, fixture.namespace.holds);
+        }
+    }
 }

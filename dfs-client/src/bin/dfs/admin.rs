@@ -1,0 +1,127 @@
+//! `dfs admin`: what those who run the cluster ask for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use dfs_client::{SafeModeAction, SafeModeStatus};
+use serde::Serialize;
+
+use crate::admin_report::{self, ReportArgs};
+use crate::context::Context;
+use crate::failure::{Failure, Outcome};
+
+/// Time between looks of `safemode wait`.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Looks after the cluster.
+#[derive(Debug, Args)]
+pub(crate) struct AdminArgs {
+    #[command(subcommand)]
+    command: AdminCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum AdminCommand {
+    /// Shows the cluster's space and blocks, and every DataNode with its volumes
+    Report(ReportArgs),
+    /// Tells whether safe mode is on, enters it, leaves it, or waits for its end
+    Safemode(SafemodeArgs),
+    /// Makes a checkpoint of the namespace now
+    SaveNamespace,
+}
+
+#[derive(Debug, Args)]
+struct SafemodeArgs {
+    /// What to do
+    #[arg(value_enum, default_value_t = SafemodeRequest::Get)]
+    action: SafemodeRequest,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum SafemodeRequest {
+    /// Tell whether it is on
+    Get,
+    /// Make the namespace read-only
+    Enter,
+    /// Let changes go on
+    Leave,
+    /// Return once it is off
+    Wait,
+}
+
+#[derive(Serialize)]
+struct SafeModeJson {
+    is_on: bool,
+    status: String,
+}
+
+#[derive(Serialize)]
+struct CheckpointJson {
+    checkpoint_txid: u64,
+}
+
+impl AdminArgs {
+    /// The command's full name, for complaints.
+    pub(crate) fn name(&self) -> &'static str {
+        match self.command {
+            AdminCommand::Report(_) => "admin report",
+            AdminCommand::Safemode(_) => "admin safemode",
+            AdminCommand::SaveNamespace => "admin save-namespace",
+        }
+    }
+}
+
+/// Runs the command.
+pub(crate) async fn run(ctx: &Arc<Context>, args: AdminArgs) -> Outcome {
+    match args.command {
+        AdminCommand::Report(args) => admin_report::run(ctx, args).await,
+        AdminCommand::Safemode(args) => safemode(ctx, args.action).await,
+        AdminCommand::SaveNamespace => save_namespace(ctx).await,
+    }
+}
+
+async fn safemode(ctx: &Context, request: SafemodeRequest) -> Outcome {
+    let action = match request {
+        SafemodeRequest::Get | SafemodeRequest::Wait => SafeModeAction::Get,
+        SafemodeRequest::Enter => SafeModeAction::Enter,
+        SafemodeRequest::Leave => SafeModeAction::Leave,
+    };
+    let mut status = ctx.client.set_safe_mode(&ctx.caller, action).await.map_err(Failure::cluster)?;
+    while request == SafemodeRequest::Wait && status.is_on {
+        tokio::time::sleep(LOOK_INTERVAL).await;
+        status = ctx.client.set_safe_mode(&ctx.caller, action).await.map_err(Failure::cluster)?;
+    }
+    if ctx.json() {
+        return ctx.output.json(&SafeModeJson { is_on: status.is_on, status: status.status });
+    }
+    ctx.output.line(in_words(&status))
+}
+
+fn in_words(status: &SafeModeStatus) -> String {
+    let state = if status.is_on { "ON" } else { "OFF" };
+    match status.status.as_str() {
+        "" => format!("Safe mode is {state}"),
+        words => format!("Safe mode is {state}: {words}"),
+    }
+}
+
+async fn save_namespace(ctx: &Context) -> Outcome {
+    let txid = ctx.client.save_namespace(&ctx.caller).await.map_err(Failure::cluster)?;
+    if ctx.json() {
+        return ctx.output.json(&CheckpointJson { checkpoint_txid: txid.0 });
+    }
+    ctx.output.line(format!("Save namespace successful: the image holds everything up to transaction {txid}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn in_words_starts_as_hdfs_does() {
+        let words = |is_on, status: &str| in_words(&SafeModeStatus { is_on, status: status.into() });
+        assert_eq!(words(true, ""), "Safe mode is ON");
+        assert_eq!(words(false, "left by command"), "Safe mode is OFF: left by command");
+    }
+}

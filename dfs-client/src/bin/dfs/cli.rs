@@ -1,0 +1,199 @@
+//! The command line: what is common to all commands, and their list.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::{ArgAction, Parser, Subcommand};
+
+use crate::context::Context;
+use crate::failure::Outcome;
+use crate::{
+    admin, cat, checksum, chmod, chown, count, cp, df, du, get, ls, mkdir, mv, put, rm, setrep, stat, tail, touchz,
+    truncate,
+};
+
+/// Works with the files of a DFS cluster, as `hdfs dfs` does.
+///
+/// Paths are absolute: there are no home directories, and a relative path starts at /. Patterns (* ? [a-c] {a,b}) are
+/// matched in the cluster: quote them, so that the shell leaves them alone.
+#[derive(Debug, Parser)]
+#[command(name = "dfs", version, disable_help_flag = true, arg_required_else_help = true, max_term_width = 100)]
+#[command(
+    after_help = "The NameNode comes from --namenode, else DFS_NAMENODES, else the key \"dfs.namenode.address\" of the \
+                        configuration file. The exit status is 0 only when everything asked for was done."
+)]
+pub(crate) struct Cli {
+    /// NameNodes of the cluster, host:port[,host:port...]
+    #[arg(long, global = true, value_name = "ADDRESSES")]
+    pub(crate) namenode: Option<String>,
+    /// Configuration file
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// A configuration key in place of the file's, like dfs.replication=2
+    #[arg(short = 'D', global = true, value_name = "KEY=VALUE")]
+    pub(crate) define: Vec<String>,
+    /// Results as one JSON document
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Print help (-h is taken: sizes for people)
+    #[arg(long, global = true, action = ArgAction::Help)]
+    help: Option<bool>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+macro_rules! commands {
+    ($($module:ident $name:ident $args:ident $word:literal,)*) => {
+        /// What to do.
+        #[derive(Debug, Subcommand)]
+        pub(crate) enum Command {
+            $(#[allow(missing_docs, reason = "the arguments' own documentation is the help")] $name($module::$args),)*
+        }
+
+        impl Command {
+            /// Its name, for complaints.
+            pub(crate) fn name(&self) -> &'static str {
+                match self {
+                    Self::Admin(args) => args.name(),
+                    $(#[allow(unreachable_patterns, reason = "admin has names of its own")] Self::$name(_) => $word,)*
+                }
+            }
+
+            /// Does it.
+            pub(crate) async fn run(self, ctx: &Arc<Context>) -> Outcome {
+                match self {
+                    $(Self::$name(args) => $module::run(ctx, args).await,)*
+                }
+            }
+        }
+    };
+}
+
+commands! {
+    ls Ls LsArgs "ls",
+    cat Cat CatArgs "cat",
+    put Put PutArgs "put",
+    get Get GetArgs "get",
+    cp Cp CpArgs "cp",
+    mv Mv MvArgs "mv",
+    rm Rm RmArgs "rm",
+    mkdir Mkdir MkdirArgs "mkdir",
+    stat Stat StatArgs "stat",
+    du Du DuArgs "du",
+    df Df DfArgs "df",
+    tail Tail TailArgs "tail",
+    setrep Setrep SetrepArgs "setrep",
+    checksum Checksum ChecksumArgs "checksum",
+    count Count CountArgs "count",
+    truncate Truncate TruncateArgs "truncate",
+    touchz Touchz TouchzArgs "touchz",
+    chmod Chmod ChmodArgs "chmod",
+    chown Chown ChownArgs "chown",
+    admin Admin AdminArgs "admin",
+}
+
+/// The arguments as clap takes them: who is used to `hdfs dfs` types `dfs -ls`.
+pub(crate) fn without_hdfs_dash(mut args: Vec<OsString>) -> Vec<OsString> {
+    use clap::CommandFactory;
+    if let Some(first) = args.get(1).and_then(|first| first.to_str())
+        && let Some(word) = first.strip_prefix('-')
+        && Cli::command().find_subcommand(word).is_some()
+    {
+        args[1] = word.into();
+    }
+    args
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        let args = std::iter::once("dfs").chain(line.split_whitespace()).map(OsString::from).collect();
+        Cli::try_parse_from(without_hdfs_dash(args))
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_parses() {
+        for line in [
+            "ls",
+            "ls -l -R -h /a /b",
+            "ls -lRh /a",
+            "-ls /a",
+            "ls -C -t -r",
+            "cat /a",
+            "put -f -p a b /d",
+            "put - /a",
+            "put -t 8 a /a",
+            "get /a -",
+            "get -f -p /a /b .",
+            "cp -f /a /b",
+            "mv /a /b",
+            "rm -r -f /a",
+            "rm -rf /a",
+            "mkdir -p /a",
+            "stat -c %b /a",
+            "stat %b /a",
+            "du -s -h /a",
+            "df -h",
+            "tail -f /a",
+            "setrep -w -R 2 /a",
+            "checksum --composite /a",
+            "count -h -v /a",
+            "truncate -w 64MiB /a",
+            "touchz /a",
+            "chmod -R u+x /a",
+            "chmod -x /a",
+            "chown -R 0:0 /a",
+            "admin report --live",
+            "admin safemode wait",
+            "admin safemode",
+            "admin save-namespace",
+            "--json --namenode h:1 ls /",
+            "ls / --json --config f -D dfs.replication=2",
+        ] {
+            if let Err(error) = parse(line) {
+                panic!("{line}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for line in [
+            "",
+            "nonsense",
+            "put a",
+            "put -t 0 a /a",
+            "get /a",
+            "mv /a",
+            "rm",
+            "setrep 0 /a",
+            "setrep x /a",
+            "truncate -1 /a",
+            "chmod 999 /a",
+            "chown : /a",
+            "ls -C -l",
+            "admin",
+            "admin safemode now",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn help_is_long_only() {
+        assert_eq!(parse("ls --help").unwrap_err().kind(), clap::error::ErrorKind::DisplayHelp);
+        assert!(parse("ls -h").is_ok());
+        assert_eq!(parse("admin report --live").unwrap().command.name(), "admin report");
+        assert_eq!(parse("-du -s /").unwrap().command.name(), "du");
+    }
+}

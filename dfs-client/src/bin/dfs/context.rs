@@ -1,0 +1,101 @@
+//! What every command works with: the client, who asks, where results and complaints go.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use dfs_client::{Caller, DfsClient};
+
+use crate::failure::{Failure, Outcome};
+use crate::leftovers::Leftovers;
+use crate::output::Output;
+use crate::owner::Owners;
+use crate::progress::Progress;
+
+/// What new files ask for; 0 leaves it to the cluster.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct FileDefaults {
+    /// Replicas.
+    pub(crate) replication: u32,
+    /// Bytes per block.
+    pub(crate) block_size: u64,
+}
+
+/// What `main` knows when it starts a command.
+pub(crate) struct Settings {
+    /// The command's name, for complaints.
+    pub(crate) command: &'static str,
+    /// Results are for a program.
+    pub(crate) json: bool,
+    /// Permission bits that new files and directories do not get.
+    pub(crate) umask: u32,
+    /// What new files ask for.
+    pub(crate) file_defaults: FileDefaults,
+}
+
+/// Shared by a command and its tasks.
+pub(crate) struct Context {
+    /// The cluster.
+    pub(crate) client: DfsClient,
+    /// Whoever started us.
+    pub(crate) caller: Caller,
+    /// Standard output.
+    pub(crate) output: Output,
+    /// Names of owners and groups.
+    pub(crate) owners: Owners,
+    /// The bar of a long transfer.
+    pub(crate) progress: Progress,
+    /// Half-written files to be removed if we do not finish.
+    pub(crate) leftovers: Leftovers,
+    /// What `main` knew.
+    pub(crate) settings: Settings,
+    failed: AtomicBool,
+}
+
+impl Context {
+    /// A context without a failure yet.
+    pub(crate) fn new(client: DfsClient, caller: Caller, settings: Settings) -> Arc<Self> {
+        Arc::new(Self {
+            client,
+            caller,
+            output: Output::new(),
+            owners: Owners::default(),
+            progress: Progress::new(!settings.json),
+            leftovers: Leftovers::default(),
+            settings,
+            failed: AtomicBool::new(false),
+        })
+    }
+
+    /// Whether results are for a program.
+    pub(crate) fn json(&self) -> bool {
+        self.settings.json
+    }
+
+    /// Tells the user about a failure, and remembers that there was one.
+    pub(crate) fn report(&self, failure: &Failure) {
+        self.failed.store(true, Ordering::Relaxed);
+        if !failure.is_broken_pipe() {
+            self.progress.say(&format!("dfs: {}: {failure}", self.settings.command));
+        }
+    }
+
+    /// Whether anything failed so far.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Reports a failure that leaves the other operands alone; passes on one that would meet them all.
+    ///
+    /// # Errors
+    /// The failure, when going on is pointless.
+    pub(crate) fn tolerate<T>(&self, outcome: Outcome<T>) -> Outcome<Option<T>> {
+        match outcome {
+            Ok(value) => Ok(Some(value)),
+            Err(failure) if failure.is_fatal() => Err(failure),
+            Err(failure) => {
+                self.report(&failure);
+                Ok(None)
+            }
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! `dfs cp`: copies within the cluster, through this machine.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::sync::Arc;
+
+use clap::Args;
+use dfs_client::{SetAttr, TimeSet};
+use dfs_common::ErrorKind;
+use dfs_common::attr::{FileAttr, FileKind};
+use dfs_common::ids::InodeId;
+
+use crate::cat;
+use crate::content;
+use crate::context::Context;
+use crate::crew::{self, Crew};
+use crate::destination::{self, Destination, Target};
+use crate::failure::{Failure, Outcome};
+use crate::make_dir;
+use crate::new_file::{self, NewFile};
+use crate::path::DfsPath;
+use crate::tree::{self, Links, Node, Walk};
+
+/// Copies files and directories within the cluster.
+///
+/// A file is written as NAME._COPYING_ and renamed once it is whole. Links inside a directory are copied as links.
+#[derive(Debug, Args)]
+pub(crate) struct CpArgs {
+    /// Replace files that are there
+    #[arg(short = 'f', long)]
+    force: bool,
+    /// Keep times, mode, and as superuser the owner
+    #[arg(short = 'p', long)]
+    preserve: bool,
+    /// Files copied at once
+    #[arg(short = 't', long, value_name = "N", default_value_t = crew::TRANSFERS_DEFAULT, value_parser = crew::parse_limit)]
+    threads: usize,
+    /// Sources, which may be patterns, then the destination
+    #[arg(required = true, num_args = 2.., value_names = ["SOURCE", "DESTINATION"])]
+    paths: Vec<OsString>,
+}
+
+/// Runs the command.
+pub(crate) async fn run(ctx: &Arc<Context>, args: CpArgs) -> Outcome {
+    let (sources, destination) = destination::split_arguments(args.paths)?;
+    let nodes = tree::operands(ctx, &sources, Links::Follow).await?;
+    if nodes.is_empty() {
+        return Ok(());
+    }
+    let destination = Destination::look_up(ctx, &destination, nodes.len() > 1).await?;
+    let mut cp = Cp {
+        ctx: Arc::clone(ctx),
+        force: args.force,
+        preserve: args.preserve,
+        crew: Crew::new(ctx, args.threads),
+        directories: HashMap::new(),
+        unfinished: Vec::new(),
+    };
+    for node in nodes {
+        if ctx.tolerate(cp.tree(node, &destination).await)?.is_none() {
+            cp.crew.count_failed();
+        }
+    }
+    cp.crew.finish().await
+}
+
+struct Cp {
+    ctx: Arc<Context>,
+    force: bool,
+    preserve: bool,
+    crew: Crew,
+    /// Copies of directories by their source: which, where, and whether new.
+    directories: HashMap<DfsPath, (InodeId, DfsPath, bool)>,
+    /// Directories that get their attributes once everything is in them.
+    unfinished: Vec<(DfsPath, InodeId, SetAttr)>,
+}
+
+impl Cp {
+    async fn tree(&mut self, top: Node, destination: &Destination) -> Outcome {
+        let Some(name) = top.path.file_name() else {
+            return Err(Failure::refused(&top.path, "the root cannot be copied into itself"));
+        };
+        let target = destination.target(name);
+        if top.is_directory() && target.path.is_within(&top.path) {
+            let words = format!("{} lies in it: a directory cannot be copied into itself", target.path);
+            return Err(Failure::refused(&top.path, words));
+        }
+        let is_single = !top.is_directory();
+        let mut top_target = Some(target);
+        let ctx = Arc::clone(&self.ctx);
+        let mut walk = Walk::new(&ctx, top);
+        while let Some(node) = walk.next().await? {
+            let place = match top_target.take() {
+                Some(target) => Some((target, false)),
+                None => self.place_of(&node),
+            };
+            // Without a place, its directory could not be made, which has been reported.
+            let Some((target, is_surely_new)) = place else { continue };
+            let outcome = self.node(&node, target, is_surely_new).await;
+            if is_single {
+                outcome?;
+            } else if ctx.tolerate(outcome)?.is_none() {
+                self.crew.count_failed();
+            }
+        }
+        self.crew.wait().await?;
+        self.finish_directories().await
+    }
+
+    fn place_of(&self, node: &Node) -> Option<(Target, bool)> {
+        let (parent, path, is_new) = self.directories.get(&node.path.parent()?)?;
+        let name = node.path.file_name()?;
+        Some((Target { parent: *parent, name: name.to_vec(), path: path.join(name) }, *is_new))
+    }
+
+    async fn node(&mut self, node: &Node, target: Target, is_surely_new: bool) -> Outcome {
+        match node.attr.kind {
+            FileKind::Directory => self.directory(node, target).await,
+            FileKind::File => self.file(node, target, is_surely_new).await,
+            FileKind::Symlink => self.link(node, &target).await,
+            FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice => {
+                Err(Failure::refused(&node.path, "not a file, directory or symbolic link; left out"))
+            }
+        }
+    }
+
+    async fn directory(&mut self, node: &Node, target: Target) -> Outcome {
+        let mode = node.attr.permissions & 0o777 & !self.ctx.settings.umask;
+        // Whatever mode it is to get, we have to write into it first.
+        let made = make_dir::make(&self.ctx, &target, mode | 0o700).await?;
+        if made.is_new {
+            self.crew.count_directory();
+        }
+        let mut attributes = if self.preserve { attributes_of(&node.attr) } else { SetAttr::default() };
+        if made.is_new && attributes.mode.is_none() && mode | 0o700 != mode {
+            attributes.mode = Some(mode);
+        }
+        if attributes != SetAttr::default() {
+            self.unfinished.push((target.path.clone(), made.inode, attributes));
+        }
+        self.directories.insert(node.path.clone(), (made.inode, target.path, made.is_new));
+        Ok(())
+    }
+
+    async fn file(&mut self, node: &Node, target: Target, is_surely_new: bool) -> Outcome {
+        if let Ok(there) = self.ctx.client.lookup(&self.ctx.caller, target.parent, &target.name).await
+            && there.inode == node.attr.inode
+        {
+            return Err(Failure::refused(&node.path, format!("{} is the same file", target.path)));
+        }
+        let new = NewFile {
+            parent: target.parent,
+            name: target.name,
+            path: target.path,
+            mode: node.attr.permissions & 0o777 & !self.ctx.settings.umask,
+            attributes: if self.preserve { attributes_of(&node.attr) } else { SetAttr::default() },
+            replace: self.force,
+            is_surely_new,
+        };
+        self.ctx.progress.expect(node.attr.length);
+        let (ctx, node) = (Arc::clone(&self.ctx), node.clone());
+        self.crew
+            .start(async move {
+                let reader = cat::open(&ctx, &node).await?;
+                let content = content::of_remote(&node.path, &reader, 0..reader.length());
+                new_file::store(&ctx, &new, content).await
+            })
+            .await
+    }
+
+    async fn link(&mut self, node: &Node, target: &Target) -> Outcome {
+        let ctx = &self.ctx;
+        let points_to = ctx.client.get_link_target(&ctx.caller, node.attr.inode).await;
+        let points_to = points_to.map_err(|error| Failure::dfs(&node.path, error))?;
+        make_link(ctx, target, &points_to, self.force).await?;
+        self.crew.count_link();
+        Ok(())
+    }
+
+    /// Deepest first: giving a directory its time must come after whatever changes it.
+    async fn finish_directories(&mut self) -> Outcome {
+        let ctx = &self.ctx;
+        while let Some((path, inode, attributes)) = self.unfinished.pop() {
+            let set = ctx.client.set_attr(&ctx.caller, inode, attributes).await;
+            ctx.tolerate(set.map_err(|error| Failure::dfs(&path, error)))?;
+        }
+        self.directories.clear();
+        Ok(())
+    }
+}
+
+/// Makes a symbolic link, with `force` in place of what has the name.
+///
+/// # Errors
+/// Those of symlink and unlink.
+pub(crate) async fn make_link(ctx: &Context, target: &Target, points_to: &[u8], force: bool) -> Outcome {
+    let failed = |error| Failure::dfs(&target.path, error);
+    let make = || ctx.client.create_symlink(&ctx.caller, target.parent, &target.name, points_to);
+    let made = match make().await {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && force => {
+            ctx.client.unlink(&ctx.caller, target.parent, &target.name).await.map_err(failed)?;
+            make().await
+        }
+        made => made,
+    };
+    made.map(|_| ()).map_err(failed)
+}
+
+/// What `-p` keeps. Only the superuser can give files away, so nobody else tries.
+fn attributes_of(attr: &FileAttr) -> SetAttr {
+    let is_superuser = rustix::process::geteuid().is_root();
+    SetAttr {
+        mode: Some(attr.permissions),
+        uid: is_superuser.then_some(attr.uid),
+        gid: is_superuser.then_some(attr.gid),
+        atime: Some(TimeSet::At(attr.atime_ns)),
+        mtime: Some(TimeSet::At(attr.mtime_ns)),
+        kill_privileges: false,
+    }
+}

@@ -1,0 +1,140 @@
+//! A bounded number of transfers at once, and what they came to.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::Serialize;
+use tokio::task::JoinSet;
+
+use crate::context::Context;
+use crate::failure::{Failure, Outcome};
+use crate::format;
+
+/// Files copied at once unless told otherwise. Small files wait for round trips rather than for bytes, so a few at once
+/// are several times faster; large ones fill the network with one or two.
+pub(crate) const TRANSFERS_DEFAULT: usize = 4;
+/// Most files copied at once: each may hold its pipeline's bytes in flight.
+pub(crate) const TRANSFERS_MAX: usize = 64;
+
+/// What a command has moved: the document of `put`, `get` and `cp`.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Totals {
+    /// Files, links included.
+    pub(crate) files: u64,
+    /// Directories made.
+    pub(crate) directories: u64,
+    /// Bytes of the files.
+    pub(crate) bytes: u64,
+    /// Files that failed; each is reported.
+    pub(crate) failed: u64,
+    /// From the first to the last.
+    pub(crate) seconds: f64,
+}
+
+/// The transfers of a command.
+pub(crate) struct Crew {
+    ctx: Arc<Context>,
+    tasks: JoinSet<Outcome<u64>>,
+    limit: usize,
+    totals: Totals,
+    started: Instant,
+}
+
+impl Crew {
+    /// Nobody works yet.
+    pub(crate) fn new(ctx: &Arc<Context>, limit: usize) -> Self {
+        let ctx = Arc::clone(ctx);
+        Self { ctx, tasks: JoinSet::new(), limit, totals: Totals::default(), started: Instant::now() }
+    }
+
+    /// Starts a transfer that returns its bytes, once there is room for it.
+    ///
+    /// # Errors
+    /// A failure of an earlier transfer that would meet all others too.
+    pub(crate) async fn start(&mut self, transfer: impl Future<Output = Outcome<u64>> + Send + 'static) -> Outcome {
+        while self.tasks.len() >= self.limit {
+            self.take_one().await?;
+        }
+        self.tasks.spawn(transfer);
+        Ok(())
+    }
+
+    /// Counts a directory that was made.
+    pub(crate) fn count_directory(&mut self) {
+        self.totals.directories += 1;
+    }
+
+    /// Counts a link that was made.
+    pub(crate) fn count_link(&mut self) {
+        self.totals.files += 1;
+    }
+
+    /// Counts something that was not copied.
+    pub(crate) fn count_failed(&mut self) {
+        self.totals.failed += 1;
+    }
+
+    /// Waits until nothing is under way.
+    ///
+    /// # Errors
+    /// As [`Crew::start`].
+    pub(crate) async fn wait(&mut self) -> Outcome {
+        while !self.tasks.is_empty() {
+            self.take_one().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the rest and prints the document, when one is wanted.
+    ///
+    /// # Errors
+    /// As [`Crew::start`].
+    pub(crate) async fn finish(mut self) -> Outcome {
+        self.wait().await?;
+        self.totals.seconds = self.started.elapsed().as_secs_f64();
+        self.ctx.progress.finish();
+        if self.ctx.json() {
+            self.ctx.output.json(&self.totals)?;
+        }
+        Ok(())
+    }
+
+    async fn take_one(&mut self) -> Outcome {
+        let Some(joined) = self.tasks.join_next().await else { return Ok(()) };
+        let outcome = joined.unwrap_or_else(|error| Err(Failure::refused("transfer", error.to_string())));
+        match self.ctx.tolerate(outcome)? {
+            Some(bytes) => {
+                self.totals.files += 1;
+                self.totals.bytes += bytes;
+            }
+            None => self.totals.failed += 1,
+        }
+        Ok(())
+    }
+}
+
+/// Parses the number of transfers.
+///
+/// # Errors
+/// A sentence with the limits.
+pub(crate) fn parse_limit(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(limit) if (1..=TRANSFERS_MAX).contains(&limit) => Ok(limit),
+        _ => Err(format!("not a number from 1 to {}", format::counted(TRANSFERS_MAX as u64, "transfer"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parse_limit_knows_its_bounds() {
+        assert_eq!(parse_limit("1"), Ok(1));
+        assert_eq!(parse_limit("64"), Ok(64));
+        for bad in ["0", "65", "-1", "x"] {
+            assert!(parse_limit(bad).is_err(), "{bad}");
+        }
+    }
+}

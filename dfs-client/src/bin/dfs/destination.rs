@@ -1,0 +1,95 @@
+//! Where copies and moves go: into a directory under the source's own name, or to the name given.
+
+use std::ffi::{OsStr, OsString};
+
+use dfs_common::ErrorKind;
+use dfs_common::attr::FileKind;
+use dfs_common::ids::InodeId;
+
+use crate::context::Context;
+use crate::failure::{Failure, Outcome};
+use crate::path::{self, DfsPath};
+use crate::tree::{self, Links};
+
+/// The last argument of `put`, `cp` and `mv`, looked up.
+#[derive(Debug)]
+pub(crate) enum Destination {
+    /// A directory: sources keep their names.
+    Into {
+        /// The directory.
+        inode: InodeId,
+        /// Its path.
+        path: DfsPath,
+    },
+    /// A name, taken or free.
+    As(Target),
+}
+
+/// A place in the namespace, taken or free.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    /// The directory.
+    pub(crate) parent: InodeId,
+    /// The name in it.
+    pub(crate) name: Vec<u8>,
+    /// Both.
+    pub(crate) path: DfsPath,
+}
+
+impl Destination {
+    /// Looks the argument up. It must be a directory when there are `several` sources, or when it ends in a slash.
+    ///
+    /// # Errors
+    /// `NotFound` for a missing parent or directory, `NotADirectory`.
+    pub(crate) async fn look_up(ctx: &Context, arg: &OsStr, several: bool) -> Outcome<Self> {
+        let refused = |error: dfs_common::DfsError| Failure::refused(arg.display(), error.message().to_owned());
+        let path = DfsPath::from_arg(arg).map_err(refused)?;
+        let must_be_directory = several || path::names_directory(arg);
+        match tree::found(tree::resolve(ctx, path.clone(), Links::Follow).await)? {
+            Some(node) if node.attr.kind == FileKind::Directory => Ok(Self::Into { inode: node.attr.inode, path }),
+            Some(_) if must_be_directory => Err(Failure::kind(&path, ErrorKind::NotADirectory)),
+            None if must_be_directory => {
+                Err(Failure::kind(&path, ErrorKind::NotFound).with_hint("make the directory with `dfs mkdir -p`"))
+            }
+            Some(_) | None => Ok(Self::As(Target::look_up(ctx, path).await?)),
+        }
+    }
+
+    /// Where a source of this name goes.
+    pub(crate) fn target(&self, source_name: &[u8]) -> Target {
+        match self {
+            Self::Into { inode, path } => {
+                Target { parent: *inode, name: source_name.to_vec(), path: path.join(source_name) }
+            }
+            Self::As(target) => target.clone(),
+        }
+    }
+}
+
+impl Target {
+    /// The place at a path; its directory must exist.
+    ///
+    /// # Errors
+    /// `NotFound`, `NotADirectory`.
+    pub(crate) async fn look_up(ctx: &Context, path: DfsPath) -> Outcome<Self> {
+        match ctx.client.resolve_parent(&ctx.caller, path.as_bytes()).await {
+            Ok((parent, name)) => Ok(Self { parent, name, path }),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let parent = path.parent().unwrap_or_else(DfsPath::root);
+                Err(Failure::dfs(&parent, error).with_hint("make the directory with `dfs mkdir -p`"))
+            }
+            Err(error) => Err(Failure::dfs(&path, error)),
+        }
+    }
+}
+
+/// Splits the arguments of a command that takes sources and a destination.
+///
+/// # Errors
+/// When there are fewer than two; the command line's parser has refused that already.
+pub(crate) fn split_arguments(mut args: Vec<OsString>) -> Outcome<(Vec<OsString>, OsString)> {
+    match args.pop() {
+        Some(destination) if !args.is_empty() => Ok((args, destination)),
+        _ => Err(Failure::refused("arguments", "a source and a destination are needed")),
+    }
+}

@@ -1,0 +1,224 @@
+//! `dfs get`: files and trees of the cluster to this machine.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, Permissions};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use dfs_common::ErrorKind;
+use dfs_common::attr::{FileAttr, FileKind};
+use futures::TryStreamExt;
+
+use crate::cat;
+use crate::content;
+use crate::context::Context;
+use crate::crew::{self, Crew};
+use crate::destination;
+use crate::failure::{Failure, Outcome};
+use crate::local_file::{self, LocalFile};
+use crate::path;
+use crate::tree::{self, Links, Node, Walk};
+
+/// Copies files and directories of the cluster to this machine.
+///
+/// A file is written as NAME._COPYING_ and renamed once it is whole. Every byte is checked against its checksum.
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    /// Replace files that are there
+    #[arg(short = 'f', long)]
+    force: bool,
+    /// Keep times and mode, and as superuser the owner
+    #[arg(short = 'p', long)]
+    preserve: bool,
+    /// Files copied at once
+    #[arg(short = 't', long, value_name = "N", default_value_t = crew::TRANSFERS_DEFAULT, value_parser = crew::parse_limit)]
+    threads: usize,
+    /// Sources, which may be patterns, then the local destination (`-` is standard output)
+    #[arg(required = true, num_args = 2.., value_names = ["SOURCE", "DESTINATION"])]
+    paths: Vec<OsString>,
+}
+
+/// Runs the command.
+pub(crate) async fn run(ctx: &Arc<Context>, args: GetArgs) -> Outcome {
+    let (sources, destination) = destination::split_arguments(args.paths)?;
+    let nodes = tree::operands(ctx, &sources, Links::Follow).await?;
+    if destination == "-" {
+        return cat::print_all(ctx, &nodes).await;
+    }
+    if nodes.is_empty() {
+        return Ok(());
+    }
+    let destination = LocalDestination::look_up(&destination, nodes.len() > 1)?;
+    let crew = Crew::new(ctx, args.threads);
+    let mut get =
+        Get { ctx: Arc::clone(ctx), force: args.force, preserve: args.preserve, crew, unfinished: Vec::new() };
+    for node in nodes {
+        let path = destination.path_for(&node);
+        if ctx.tolerate(get.tree(node, path).await)?.is_none() {
+            get.crew.count_failed();
+        }
+    }
+    get.crew.finish().await
+}
+
+/// Where local copies go.
+enum LocalDestination {
+    Into(PathBuf),
+    As(PathBuf),
+}
+
+impl LocalDestination {
+    fn look_up(arg: &OsStr, several: bool) -> Outcome<Self> {
+        let path = PathBuf::from(arg);
+        let must_be_directory = several || path::names_directory(arg);
+        match std::fs::metadata(&path) {
+            Ok(there) if there.is_dir() => Ok(Self::Into(path)),
+            Ok(_) if must_be_directory => Err(Failure::refused(path.display(), "not a directory")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && must_be_directory => {
+                Err(Failure::local(&path, error).with_hint("make the directory with `mkdir -p`"))
+            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Failure::local(&path, error)),
+            Ok(_) | Err(_) => Ok(Self::As(path)),
+        }
+    }
+
+    fn path_for(&self, node: &Node) -> PathBuf {
+        match self {
+            // The root has no name of its own: its entries are what is copied.
+            Self::Into(directory) => match node.path.file_name() {
+                Some(name) => directory.join(OsStr::from_bytes(name)),
+                None => directory.clone(),
+            },
+            Self::As(path) => path.clone(),
+        }
+    }
+}
+
+struct Get {
+    ctx: Arc<Context>,
+    force: bool,
+    preserve: bool,
+    crew: Crew,
+    /// Directories that get their attributes once everything is in them.
+    unfinished: Vec<(PathBuf, FileAttr, bool)>,
+}
+
+impl Get {
+    async fn tree(&mut self, top: Node, path: PathBuf) -> Outcome {
+        let prefix = top.path.components().count();
+        let is_single = !top.is_directory();
+        let ctx = Arc::clone(&self.ctx);
+        let mut walk = Walk::new(&ctx, top);
+        while let Some(node) = walk.next().await? {
+            let mut local = path.clone();
+            local.extend(node.path.components().skip(prefix).map(OsStr::from_bytes));
+            let outcome = self.node(&node, local).await;
+            if is_single {
+                outcome?;
+            } else if ctx.tolerate(outcome)?.is_none() {
+                self.crew.count_failed();
+            }
+        }
+        self.crew.wait().await?;
+        self.finish_directories();
+        Ok(())
+    }
+
+    async fn node(&mut self, node: &Node, local: PathBuf) -> Outcome {
+        match node.attr.kind {
+            FileKind::Directory => self.directory(node, local),
+            FileKind::File => self.file(node, local).await,
+            FileKind::Symlink => self.link(node, &local).await,
+            FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice => {
+                Err(Failure::refused(&node.path, "not a file, directory or symbolic link; left out"))
+            }
+        }
+    }
+
+    fn directory(&mut self, node: &Node, local: PathBuf) -> Outcome {
+        let is_new = match std::fs::create_dir(&local) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && local.is_dir() => false,
+            Err(error) => return Err(Failure::local(&local, error)),
+        };
+        if is_new {
+            self.crew.count_directory();
+        }
+        if is_new || self.preserve {
+            self.unfinished.push((local, node.attr.clone(), is_new));
+        }
+        Ok(())
+    }
+
+    async fn file(&mut self, node: &Node, path: PathBuf) -> Outcome {
+        let new = LocalFile { path, attr: node.attr.clone(), replace: self.force, preserve: self.preserve };
+        self.ctx.progress.expect(node.attr.length);
+        let (ctx, node) = (Arc::clone(&self.ctx), node.clone());
+        self.crew
+            .start(async move {
+                let reader = cat::open(&ctx, &node).await?;
+                let length = reader.length();
+                let progress = &ctx.progress;
+                let content = content::of_remote(&node.path, &reader, 0..length);
+                let content = content.inspect_ok(|piece| progress.moved(piece.len() as u64));
+                local_file::store(&ctx, &new, length, content).await
+            })
+            .await
+    }
+
+    async fn link(&mut self, node: &Node, local: &Path) -> Outcome {
+        let target = self.ctx.client.get_link_target(&self.ctx.caller, node.attr.inode).await;
+        let target = target.map_err(|error| Failure::dfs(&node.path, error))?;
+        let make = || std::os::unix::fs::symlink(OsStr::from_bytes(&target), local);
+        let made = match make() {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && self.force => {
+                std::fs::remove_file(local).and_then(|()| make())
+            }
+            made => made,
+        };
+        made.map_err(|error| Failure::local(local, error))?;
+        self.crew.count_link();
+        Ok(())
+    }
+
+    /// Deepest first: giving a directory its time must come after whatever changes it.
+    fn finish_directories(&mut self) {
+        while let Some((path, attr, is_new)) = self.unfinished.pop() {
+            let finished = File::open(&path).and_then(|directory| {
+                if self.preserve {
+                    if rustix::process::geteuid().is_root() {
+                        std::os::unix::fs::fchown(&directory, Some(attr.uid), Some(attr.gid))?;
+                    }
+                    directory.set_permissions(Permissions::from_mode(attr.permissions))?;
+                    directory.set_times(local_file::times_of(&attr))
+                } else if is_new {
+                    directory
+                        .set_permissions(Permissions::from_mode(attr.permissions & 0o777 & !self.ctx.settings.umask))
+                } else {
+                    Ok(())
+                }
+            });
+            if let Err(error) = finished {
+                self.ctx.report(&Failure::local(&path, error));
+            }
+        }
+    }
+}
+
+/// What a file cannot be read as.
+pub(crate) fn not_a_file(node: &Node) -> Option<Failure> {
+    match node.attr.kind {
+        FileKind::File => None,
+        FileKind::Directory => {
+            Some(Failure::kind(&node.path, ErrorKind::IsADirectory).with_hint("`dfs get` copies directories"))
+        }
+        FileKind::Symlink => Some(Failure::refused(&node.path, "the symbolic link leads nowhere")),
+        FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice => {
+            Some(Failure::refused(&node.path, "not a regular file"))
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! `dfs ls`: directories and what is in them, in HDFS's long lines.
+
+use std::cmp::Reverse;
+use std::ffi::OsString;
+use std::sync::Arc;
+
+use clap::Args;
+use dfs_common::attr::FileKind;
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::failure::Outcome;
+use crate::format;
+use crate::json::StatusJson;
+use crate::tree::{self, Links, Node};
+
+/// Lists directories and files.
+///
+/// A line holds mode, replicas, owner, group, length, time of the last change and path, as in HDFS.
+#[derive(Debug, Args)]
+pub(crate) struct LsArgs {
+    /// Long lines: what is printed anyway, accepted because hands type it
+    #[arg(short = 'l')]
+    _long: bool,
+    /// Paths only
+    #[arg(short = 'C', conflicts_with = "_long")]
+    paths_only: bool,
+    /// Directories themselves rather than their entries
+    #[arg(short = 'd')]
+    directory: bool,
+    /// Sizes for people: 1.5 K, 128 M
+    #[arg(short = 'h')]
+    human: bool,
+    /// Everything below, too
+    #[arg(short = 'R', conflicts_with = "directory")]
+    recursive: bool,
+    /// Newest first
+    #[arg(short = 't')]
+    by_time: bool,
+    /// Largest first
+    #[arg(short = 'S', conflicts_with = "by_time")]
+    by_size: bool,
+    /// The other way round
+    #[arg(short = 'r')]
+    reverse: bool,
+    /// Paths, which may be patterns; the root when there are none
+    #[arg(value_name = "PATH")]
+    paths: Vec<OsString>,
+}
+
+#[derive(Serialize)]
+struct EntriesJson {
+    entries: Vec<StatusJson>,
+}
+
+/// A node, and where it points if it is a link.
+struct Entry {
+    node: Node,
+    link_target: Option<Vec<u8>>,
+}
+
+/// Runs the command.
+pub(crate) async fn run(ctx: &Arc<Context>, args: LsArgs) -> Outcome {
+    let paths = if args.paths.is_empty() { vec![OsString::from("/")] } else { args.paths.clone() };
+    let links = if args.directory { Links::Keep } else { Links::Follow };
+    let nodes = tree::operands(ctx, &paths, links).await?;
+    let mut listing = Listing { ctx, args: &args, entries: Vec::new() };
+    for node in nodes {
+        if node.is_directory() && !args.directory {
+            listing.directory(node).await?;
+        } else {
+            let entries = listing.read_links(vec![node]).await?;
+            listing.show(entries)?;
+        }
+    }
+    match ctx.json() {
+        true => ctx.output.json(&EntriesJson { entries: listing.entries }),
+        false => Ok(()),
+    }
+}
+
+struct Listing<'a> {
+    ctx: &'a Context,
+    args: &'a LsArgs,
+    /// For JSON: everything, in order.
+    entries: Vec<StatusJson>,
+}
+
+impl Listing<'_> {
+    /// The entries of a directory, and with `-R` of those below, each directory's together.
+    async fn directory(&mut self, top: Node) -> Outcome {
+        let mut pending = vec![top];
+        while let Some(directory) = pending.pop() {
+            let Some(mut children) = self.ctx.tolerate(tree::list(self.ctx, &directory).await)? else { continue };
+            self.sort(&mut children);
+            if !self.args.paths_only && !self.args.recursive && !self.ctx.json() && !children.is_empty() {
+                self.ctx.output.line(format!("Found {}", format::counted(children.len() as u64, "item")))?;
+            }
+            if self.args.recursive {
+                pending.extend(children.iter().rev().filter(|child| child.is_directory()).cloned());
+            }
+            let entries = self.read_links(children).await?;
+            self.show(entries)?;
+        }
+        Ok(())
+    }
+
+    fn sort(&self, nodes: &mut [Node]) {
+        if self.args.by_time {
+            nodes.sort_by_key(|node| Reverse(node.attr.mtime_ns));
+        } else if self.args.by_size {
+            nodes.sort_by_key(|node| Reverse(node.attr.length));
+        }
+        if self.args.reverse {
+            nodes.reverse();
+        }
+    }
+
+    async fn read_links(&self, nodes: Vec<Node>) -> Outcome<Vec<Entry>> {
+        let mut entries = Vec::with_capacity(nodes.len());
+        for node in nodes {
+            let link_target = match node.attr.kind {
+                FileKind::Symlink => self.ctx.client.get_link_target(&self.ctx.caller, node.attr.inode).await.ok(),
+                _ => None,
+            };
+            entries.push(Entry { node, link_target });
+        }
+        Ok(entries)
+    }
+
+    fn show(&mut self, entries: Vec<Entry>) -> Outcome {
+        if self.ctx.json() {
+            let json = |entry: &Entry| {
+                let status = StatusJson::new(&entry.node.path, &entry.node.attr, &self.ctx.owners);
+                status.with_link_target(entry.link_target.as_deref())
+            };
+            self.entries.extend(entries.iter().map(json));
+            return Ok(());
+        }
+        if self.args.paths_only {
+            return entries.iter().try_for_each(|entry| self.ctx.output.line(entry.node.path.as_bytes()));
+        }
+        let rows: Vec<Row> = entries.iter().map(|entry| Row::new(entry, self.ctx, self.args.human)).collect();
+        let widths = Widths::of(&rows);
+        rows.iter().try_for_each(|row| self.ctx.output.line(row.line(&widths)))
+    }
+}
+
+/// A line's columns before they are aligned.
+struct Row {
+    mode: String,
+    replication: String,
+    owner: String,
+    group: String,
+    length: String,
+    time: String,
+    path: Vec<u8>,
+}
+
+#[derive(Default)]
+struct Widths {
+    replication: usize,
+    owner: usize,
+    group: usize,
+    length: usize,
+}
+
+impl Row {
+    fn new(entry: &Entry, ctx: &Context, human: bool) -> Self {
+        let attr = &entry.node.attr;
+        let mut path = entry.node.path.as_bytes().to_vec();
+        if let Some(target) = &entry.link_target {
+            path.extend_from_slice(b" -> ");
+            path.extend_from_slice(target);
+        }
+        Self {
+            mode: format::mode_letters(attr.kind, attr.permissions),
+            // What has no replicas shows none, as in HDFS.
+            replication: if attr.kind == FileKind::File { attr.replication.to_string() } else { "-".to_owned() },
+            owner: ctx.owners.user(attr.uid),
+            group: ctx.owners.group(attr.gid),
+            length: if entry.node.is_directory() { "0".to_owned() } else { format::size(attr.length, human) },
+            time: format::minute(attr.mtime_ns),
+            path,
+        }
+    }
+
+    fn line(&self, widths: &Widths) -> Vec<u8> {
+        let mut line = format!(
+            "{} {:>rw$} {:<ow$} {:<gw$} {:>lw$} {} ",
+            self.mode,
+            self.replication,
+            self.owner,
+            self.group,
+            self.length,
+            self.time,
+            rw = widths.replication,
+            ow = widths.owner,
+            gw = widths.group,
+            lw = widths.length,
+        )
+        .into_bytes();
+        line.extend_from_slice(&self.path);
+        line
+    }
+}
+
+impl Widths {
+    fn of(rows: &[Row]) -> Self {
+        rows.iter().fold(Self { replication: 3, ..Self::default() }, |widths, row| Self {
+            replication: widths.replication.max(row.replication.len()),
+            owner: widths.owner.max(row.owner.len()),
+            group: widths.group.max(row.group.len()),
+            length: widths.length.max(row.length.len()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn line_has_hdfs_columns() {
+        let row = |length: &str, path: &[u8]| Row {
+            mode: "-rw-r--r--".into(),
+            replication: "3".into(),
+            owner: "root".into(),
+            group: "wheel".into(),
+            length: length.into(),
+            time: "2026-01-31 12:00".into(),
+            path: path.to_vec(),
+        };
+        let rows = [row("5", b"/a"), row("12345", b"/b\xff")];
+        let widths = Widths::of(&rows);
+        assert_eq!(rows[0].line(&widths), b"-rw-r--r--   3 root wheel     5 2026-01-31 12:00 /a");
+        assert_eq!(rows[1].line(&widths), b"-rw-r--r--   3 root wheel 12345 2026-01-31 12:00 /b\xff");
+    }
+}

@@ -1,0 +1,40 @@
+//! Making a directory that may be there already, for `mkdir -p` and for trees that are copied.
+
+use dfs_common::ErrorKind;
+use dfs_common::attr::FileKind;
+use dfs_common::ids::InodeId;
+
+use crate::context::Context;
+use crate::destination::Target;
+use crate::failure::{Failure, Outcome};
+use crate::tree::{self, Links};
+
+/// A directory that is there now.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Made {
+    /// Which.
+    pub(crate) inode: InodeId,
+    /// We made it: it was not there before.
+    pub(crate) is_new: bool,
+}
+
+/// Makes the directory, or finds it, or a link to one.
+///
+/// # Errors
+/// `NotADirectory` when something else has the name; those of mkdir.
+pub(crate) async fn make(ctx: &Context, target: &Target, mode: u32) -> Outcome<Made> {
+    let refused = match ctx.client.mkdir(&ctx.caller, target.parent, &target.name, mode).await {
+        Ok(attr) => return Ok(Made { inode: attr.inode, is_new: true }),
+        Err(error) => error,
+    };
+    // In a directory that we may not write to, or that nobody may, the one we want can be there all the same.
+    if !matches!(refused.kind(), ErrorKind::AlreadyExists | ErrorKind::PermissionDenied | ErrorKind::ReadOnly) {
+        return Err(Failure::dfs(&target.path, refused));
+    }
+    let there = tree::found(tree::resolve(ctx, target.path.clone(), Links::Follow).await)?;
+    match there.map(|there| there.attr) {
+        Some(attr) if attr.kind == FileKind::Directory => Ok(Made { inode: attr.inode, is_new: false }),
+        Some(_) => Err(Failure::kind(&target.path, ErrorKind::NotADirectory)),
+        None => Err(Failure::dfs(&target.path, refused)),
+    }
+}

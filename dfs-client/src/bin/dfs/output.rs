@@ -1,0 +1,76 @@
+//! Standard output: buffered, bytes as they are, and a reader that goes away is no error worth a word.
+//!
+//! Text goes out from wherever it is made: a command that prints has nothing better to do than wait for its reader. The
+//! bytes of files take another way, through a thread of their own (`content`).
+
+use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
+use std::sync::Mutex;
+
+use serde::Serialize;
+
+use crate::failure::{Failure, Outcome};
+
+/// Where results go.
+pub(crate) struct Output {
+    stdout: Mutex<BufWriter<Stdout>>,
+    is_terminal: bool,
+}
+
+impl Output {
+    /// This process's standard output.
+    pub(crate) fn new() -> Self {
+        let stdout = io::stdout();
+        let is_terminal = stdout.is_terminal();
+        Self { stdout: Mutex::new(BufWriter::with_capacity(64 << 10, stdout)), is_terminal }
+    }
+
+    /// A line of text.
+    ///
+    /// # Errors
+    /// When standard output cannot be written; a broken pipe is told apart.
+    pub(crate) fn line(&self, text: impl AsRef<[u8]>) -> Outcome {
+        let mut stdout = self.stdout.lock().expect("no holder panics");
+        let written = if self.is_terminal {
+            stdout.write_all(&printable(text.as_ref()))
+        } else {
+            stdout.write_all(text.as_ref())
+        };
+        written.and_then(|()| stdout.write_all(b"\n")).map_err(Failure::stdout)
+    }
+
+    /// One JSON document.
+    ///
+    /// # Errors
+    /// As [`Output::line`].
+    pub(crate) fn json(&self, document: &impl Serialize) -> Outcome {
+        let mut stdout = self.stdout.lock().expect("no holder panics");
+        serde_json::to_writer_pretty(&mut *stdout, document)
+            .map_err(io::Error::from)
+            .and_then(|()| stdout.write_all(b"\n"))
+            .map_err(Failure::stdout)
+    }
+
+    /// Hands everything to the operating system.
+    ///
+    /// # Errors
+    /// As [`Output::line`].
+    pub(crate) fn flush(&self) -> Outcome {
+        self.stdout.lock().expect("no holder panics").flush().map_err(Failure::stdout)
+    }
+}
+
+/// Names may hold control characters, with which a file could move the reader's cursor or worse: on a terminal they
+/// are shown as question marks.
+fn printable(text: &[u8]) -> Vec<u8> {
+    text.iter().map(|byte| if byte.is_ascii_control() && *byte != b'\t' { b'?' } else { *byte }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn printable_hides_control_characters_only() {
+        assert_eq!(printable(b"a\x1b[2J\nb\t\xc3\xa9\x7f"), b"a?[2J?b\t\xc3\xa9?");
+    }
+}

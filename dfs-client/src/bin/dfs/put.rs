@@ -1,0 +1,260 @@
+//! `dfs put`: local files and trees into the cluster.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs::{File, Metadata};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use dfs_client::{SetAttr, TimeSet};
+use dfs_common::attr::PERMISSION_MASK;
+use dfs_common::ids::InodeId;
+
+use crate::content;
+use crate::context::Context;
+use crate::cp;
+use crate::crew::{self, Crew};
+use crate::destination::{self, Destination, Target};
+use crate::failure::{Failure, Outcome};
+use crate::local_tree::{self, LocalEntry};
+use crate::make_dir;
+use crate::new_file::{self, NewFile};
+
+/// Mode of a file that comes from standard input, before the umask.
+const STDIN_MODE: u32 = 0o666;
+const NS_PER_S: i64 = 1_000_000_000;
+
+/// Copies local files and directories into the cluster.
+///
+/// A file is written as NAME._COPYING_ and renamed once it is whole. Links inside a directory are copied as links.
+#[derive(Debug, Args)]
+pub(crate) struct PutArgs {
+    /// Replace files that are there
+    #[arg(short = 'f', long)]
+    force: bool,
+    /// Keep times and mode, and as superuser the owner
+    #[arg(short = 'p', long)]
+    preserve: bool,
+    /// Files copied at once
+    #[arg(short = 't', long, value_name = "N", default_value_t = crew::TRANSFERS_DEFAULT, value_parser = crew::parse_limit)]
+    threads: usize,
+    /// Local sources (`-` is standard input), then the destination
+    #[arg(required = true, num_args = 2.., value_names = ["SOURCE", "DESTINATION"])]
+    paths: Vec<OsString>,
+}
+
+/// Runs the command.
+pub(crate) async fn run(ctx: &Arc<Context>, args: PutArgs) -> Outcome {
+    let (sources, destination) = destination::split_arguments(args.paths)?;
+    let destination = Destination::look_up(ctx, &destination, sources.len() > 1).await?;
+    let mut put = Put {
+        ctx: Arc::clone(ctx),
+        force: args.force,
+        preserve: args.preserve,
+        crew: Crew::new(ctx, args.threads),
+        directories: HashMap::new(),
+        unfinished: Vec::new(),
+    };
+    for source in sources {
+        let outcome = put.source(Path::new(&source), &destination).await;
+        if ctx.tolerate(outcome)?.is_none() {
+            put.crew.count_failed();
+        }
+    }
+    put.crew.finish().await
+}
+
+struct Put {
+    ctx: Arc<Context>,
+    force: bool,
+    preserve: bool,
+    crew: Crew,
+    /// Directories of the tree being copied, by their path in it.
+    directories: HashMap<PathBuf, Place>,
+    /// Directories that get their attributes once everything is in them.
+    unfinished: Vec<(Target, InodeId, SetAttr)>,
+}
+
+/// A directory in the cluster.
+#[derive(Clone, Debug)]
+struct Place {
+    inode: InodeId,
+    path: crate::path::DfsPath,
+    is_new: bool,
+}
+
+impl Put {
+    async fn source(&mut self, source: &Path, destination: &Destination) -> Outcome {
+        if source.as_os_str() == "-" {
+            return self.standard_input(destination).await;
+        }
+        let target = destination.target(name_of(source)?.as_bytes());
+        let mut entries = local_tree::walk(source.to_owned());
+        let mut top = Some(target);
+        while let Some(entry) = entries.recv().await {
+            let outcome = match (entry, top.take()) {
+                (Ok(entry), Some(target)) => self.entry(&entry, target, false).await.map_err(|failure| (true, failure)),
+                (Ok(entry), None) => match self.place_of(&entry) {
+                    Some((target, is_new)) => {
+                        self.entry(&entry, target, is_new).await.map_err(|failure| (false, failure))
+                    }
+                    // Its directory could not be made, which has been reported.
+                    None => Ok(()),
+                },
+                (Err(failure), top) => Err((top.is_some(), failure)),
+            };
+            match outcome {
+                Ok(()) => {}
+                Err((true, failure)) => return Err(failure),
+                Err((false, failure)) => {
+                    self.ctx.tolerate::<()>(Err(failure))?;
+                    self.crew.count_failed();
+                }
+            }
+        }
+        self.crew.wait().await?;
+        self.finish_directories().await
+    }
+
+    /// Where an entry below the top goes, and whether its directory is new.
+    fn place_of(&self, entry: &LocalEntry) -> Option<(Target, bool)> {
+        let directory = self.directories.get(entry.relative.parent()?)?;
+        let name = entry.relative.file_name()?.as_bytes();
+        let target = Target { parent: directory.inode, name: name.to_vec(), path: directory.path.join(name) };
+        Some((target, directory.is_new))
+    }
+
+    async fn entry(&mut self, entry: &LocalEntry, target: Target, is_surely_new: bool) -> Outcome {
+        let kind = entry.metadata.file_type();
+        if kind.is_dir() {
+            self.directory(entry, target).await
+        } else if kind.is_symlink() {
+            self.link(entry, &target).await
+        } else if kind.is_file() {
+            self.file(entry, target, is_surely_new).await
+        } else {
+            Err(Failure::refused(entry.path.display(), "not a file, directory or symbolic link; left out"))
+        }
+    }
+
+    async fn directory(&mut self, entry: &LocalEntry, target: Target) -> Outcome {
+        let mode = entry.metadata.mode() & 0o777 & !self.ctx.settings.umask;
+        // Whatever mode it is to get, we have to write into it first.
+        let made = make_dir::make(&self.ctx, &target, mode | 0o700).await?;
+        if made.is_new {
+            self.crew.count_directory();
+        }
+        let mut attributes = if self.preserve { attributes_of(&entry.metadata) } else { SetAttr::default() };
+        if made.is_new && attributes.mode.is_none() && mode | 0o700 != mode {
+            attributes.mode = Some(mode);
+        }
+        if attributes != SetAttr::default() {
+            self.unfinished.push((target.clone(), made.inode, attributes));
+        }
+        let place = Place { inode: made.inode, path: target.path, is_new: made.is_new };
+        self.directories.insert(entry.relative.clone(), place);
+        Ok(())
+    }
+
+    async fn link(&mut self, entry: &LocalEntry, target: &Target) -> Outcome {
+        let points_to = std::fs::read_link(&entry.path).map_err(|error| Failure::local(&entry.path, error))?;
+        cp::make_link(&self.ctx, target, points_to.as_os_str().as_bytes(), self.force).await?;
+        self.crew.count_link();
+        Ok(())
+    }
+
+    async fn file(&mut self, entry: &LocalEntry, target: Target, is_surely_new: bool) -> Outcome {
+        let new = NewFile {
+            parent: target.parent,
+            name: target.name,
+            path: target.path,
+            mode: entry.metadata.mode() & 0o777 & !self.ctx.settings.umask,
+            attributes: if self.preserve { attributes_of(&entry.metadata) } else { SetAttr::default() },
+            replace: self.force,
+            is_surely_new,
+        };
+        self.ctx.progress.expect(entry.metadata.len());
+        let (ctx, path) = (Arc::clone(&self.ctx), entry.path.clone());
+        self.crew.start(async move { store_local(&ctx, &new, path).await }).await
+    }
+
+    async fn standard_input(&mut self, destination: &Destination) -> Outcome {
+        let Destination::As(target) = destination else {
+            let words = "standard input has no name: the destination must name a file";
+            return Err(Failure::refused("-", words));
+        };
+        let new = NewFile {
+            parent: target.parent,
+            name: target.name.clone(),
+            path: target.path.clone(),
+            mode: STDIN_MODE & !self.ctx.settings.umask,
+            attributes: SetAttr::default(),
+            replace: self.force,
+            is_surely_new: false,
+        };
+        let ctx = Arc::clone(&self.ctx);
+        self.crew
+            .start(async move { new_file::store(&ctx, &new, content::of_local(std::io::stdin(), "-".into())).await })
+            .await
+    }
+
+    /// Deepest first: giving a directory its time must come after whatever changes it.
+    async fn finish_directories(&mut self) -> Outcome {
+        let ctx = &self.ctx;
+        while let Some((target, inode, attributes)) = self.unfinished.pop() {
+            let set = ctx.client.set_attr(&ctx.caller, inode, attributes).await;
+            ctx.tolerate(set.map_err(|error| Failure::dfs(&target.path, error)))?;
+        }
+        self.directories.clear();
+        Ok(())
+    }
+}
+
+async fn store_local(ctx: &Context, new: &NewFile, path: PathBuf) -> Outcome<u64> {
+    let opened = path.clone();
+    let file = tokio::task::spawn_blocking(move || File::open(opened)).await;
+    let file = file.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+    let file = file.map_err(|error| Failure::local(&path, error))?;
+    new_file::store(ctx, new, content::of_local(file, path)).await
+}
+
+/// The name that a source has in a directory: `.` and `a/..` are named by what they lead to.
+fn name_of(source: &Path) -> Outcome<OsString> {
+    if let Some(name) = source.file_name() {
+        return Ok(name.to_owned());
+    }
+    let real = source.canonicalize().map_err(|error| Failure::local(source, error))?;
+    Ok(real.file_name().map_or_else(|| OsString::from("root"), ToOwned::to_owned))
+}
+
+/// What `-p` keeps. Only the superuser can give files away, so nobody else tries.
+fn attributes_of(metadata: &Metadata) -> SetAttr {
+    let is_superuser = rustix::process::geteuid().is_root();
+    let time = |seconds: i64, ns: i64| Some(TimeSet::At(seconds.saturating_mul(NS_PER_S).saturating_add(ns)));
+    SetAttr {
+        mode: Some(metadata.mode() & PERMISSION_MASK),
+        uid: is_superuser.then(|| metadata.uid()),
+        gid: is_superuser.then(|| metadata.gid()),
+        atime: time(metadata.atime(), metadata.atime_nsec()),
+        mtime: time(metadata.mtime(), metadata.mtime_nsec()),
+        kill_privileges: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_of_any_source_is_a_name() {
+        assert_eq!(name_of(Path::new("/a/b")).unwrap(), "b");
+        assert_eq!(name_of(Path::new("a/b/")).unwrap(), "b");
+        assert_eq!(name_of(Path::new("/")).unwrap(), "root");
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(name_of(Path::new(".")).unwrap(), here.file_name().unwrap());
+        assert!(name_of(Path::new("/no/such/..")).is_err());
+    }
+}

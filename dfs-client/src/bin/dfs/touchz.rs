@@ -1,0 +1,75 @@
+//! `dfs touchz`: empty files.
+
+use std::ffi::{OsStr, OsString};
+use std::sync::Arc;
+
+use clap::Args;
+use dfs_client::{CreateOptions, SetAttr, TimeSet};
+use dfs_common::ErrorKind;
+use dfs_common::attr::FileKind;
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::destination::Target;
+use crate::failure::{Failure, Outcome};
+use crate::json::PathJson;
+use crate::path::DfsPath;
+
+/// Mode of a new file, before the umask.
+const FILE_MODE: u32 = 0o666;
+
+/// Makes empty files; an empty one that is there gets the time of now.
+#[derive(Debug, Args)]
+pub(crate) struct TouchzArgs {
+    /// Files to make
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<OsString>,
+}
+
+#[derive(Serialize)]
+struct TouchedJson {
+    touched: Vec<PathJson>,
+}
+
+/// Runs the command.
+pub(crate) async fn run(ctx: &Arc<Context>, args: TouchzArgs) -> Outcome {
+    let mut touched = Vec::new();
+    for arg in &args.paths {
+        touched.extend(ctx.tolerate(touch(ctx, arg).await)?.as_ref().map(PathJson::from));
+    }
+    if ctx.json() { ctx.output.json(&TouchedJson { touched }) } else { Ok(()) }
+}
+
+async fn touch(ctx: &Context, arg: &OsStr) -> Outcome<DfsPath> {
+    let path = DfsPath::from_arg(arg).map_err(|error| Failure::refused(arg.display(), error.message().to_owned()))?;
+    if path.is_root() {
+        return Err(Failure::kind(&path, ErrorKind::IsADirectory));
+    }
+    let target = Target::look_up(ctx, path).await?;
+    let failed = |error| Failure::dfs(&target.path, error);
+    let options = CreateOptions {
+        parent: target.parent,
+        name: &target.name,
+        mode: FILE_MODE & !ctx.settings.umask,
+        replication: ctx.settings.file_defaults.replication,
+        block_size: ctx.settings.file_defaults.block_size,
+        open_for_write: false,
+        exclusive: false,
+    };
+    let (attr, is_new) = ctx.client.create(&ctx.caller, options).await.map_err(failed)?;
+    if is_new {
+        return Ok(target.path);
+    }
+    match attr.kind {
+        FileKind::Directory => return Err(Failure::kind(&target.path, ErrorKind::IsADirectory)),
+        _ if attr.length > 0 => {
+            return Err(
+                Failure::refused(&target.path, "not a file of zero length").with_hint("`dfs truncate 0` empties it")
+            );
+        }
+        _ => {}
+    }
+    let now = SetAttr { atime: Some(TimeSet::Now), mtime: Some(TimeSet::Now), ..SetAttr::default() };
+    ctx.client.set_attr(&ctx.caller, attr.inode, now).await.map_err(failed)?;
+    Ok(target.path)
+}

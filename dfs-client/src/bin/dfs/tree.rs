@@ -1,0 +1,200 @@
+//! The namespace as commands walk it: operands with their patterns, listings in order of name, whole trees.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+
+use dfs_common::attr::{FileAttr, FileKind};
+use dfs_common::name::Name;
+use dfs_common::{DfsError, ErrorKind};
+
+use crate::context::Context;
+use crate::failure::{Failure, Outcome};
+use crate::glob::{self, NamePattern};
+use crate::path::DfsPath;
+
+/// Entries asked for at once: the most that a page of the NameNode holds.
+const LISTING_PAGE: u32 = 1000;
+
+/// Something in the namespace.
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    /// Where it was found.
+    pub(crate) path: DfsPath,
+    /// What it is.
+    pub(crate) attr: FileAttr,
+}
+
+impl Node {
+    /// Whether it may have children.
+    pub(crate) fn is_directory(&self) -> bool {
+        self.attr.kind == FileKind::Directory
+    }
+}
+
+/// Whether a symbolic link at the end of a path stands for what it points to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Links {
+    /// It does.
+    Follow,
+    /// It stands for itself.
+    Keep,
+}
+
+/// Everything the operands stand for. What does not exist is reported, and the others are returned.
+///
+/// # Errors
+/// A failure that would meet every operand.
+pub(crate) async fn operands(ctx: &Context, args: &[OsString], links: Links) -> Outcome<Vec<Node>> {
+    let mut nodes = Vec::new();
+    for arg in args {
+        nodes.extend(ctx.tolerate(expand(ctx, arg, links).await)?.unwrap_or_default());
+    }
+    Ok(nodes)
+}
+
+/// What one operand stands for: at least one node.
+///
+/// # Errors
+/// `NotFound` when there is nothing of that name or pattern.
+pub(crate) async fn expand(ctx: &Context, arg: &OsStr, links: Links) -> Outcome<Vec<Node>> {
+    let bad = |error| Failure::refused(arg.display(), DfsError::message(&error).to_owned());
+    let whole = DfsPath::from_arg(arg).map_err(bad)?;
+    if !glob::is_pattern(arg.as_bytes()) {
+        return Ok(vec![resolve(ctx, whole, links).await?]);
+    }
+    let mut nodes = Vec::new();
+    for text in glob::spell_out(arg.as_bytes()).map_err(bad)? {
+        let path = DfsPath::parse(&text).map_err(bad)?;
+        match glob::split_at_pattern(&path) {
+            Some((above, components)) => nodes.extend(matching(ctx, above, &components, links).await?),
+            None => nodes.extend(found(resolve(ctx, path, links).await)?),
+        }
+    }
+    if nodes.is_empty() {
+        // Spelled like a pattern, but perhaps meant as it stands.
+        nodes.push(resolve(ctx, whole, links).await?);
+    }
+    Ok(nodes)
+}
+
+/// The node at a path.
+///
+/// # Errors
+/// Of the walk, with the path.
+pub(crate) async fn resolve(ctx: &Context, path: DfsPath, links: Links) -> Outcome<Node> {
+    match ctx.client.resolve(&ctx.caller, path.as_bytes(), links == Links::Follow).await {
+        Ok(attr) => Ok(Node { path, attr }),
+        Err(error) => Err(Failure::dfs(&path, error)),
+    }
+}
+
+/// `None` for what is not there.
+///
+/// # Errors
+/// Any other failure.
+pub(crate) fn found<T>(outcome: Outcome<T>) -> Outcome<Option<T>> {
+    match outcome {
+        Ok(value) => Ok(Some(value)),
+        Err(failure) if matches!(failure.error_kind(), Some(ErrorKind::NotFound | ErrorKind::NotADirectory)) => {
+            Ok(None)
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Everything below `above` that matches the components, in order of name.
+async fn matching(ctx: &Context, above: DfsPath, components: &[Vec<u8>], links: Links) -> Outcome<Vec<Node>> {
+    let mut nodes: Vec<Node> = found(resolve(ctx, above, Links::Follow).await)?.into_iter().collect();
+    for component in components {
+        let mut next = Vec::new();
+        for node in nodes {
+            let Some(directory) = as_directory(ctx, node).await? else { continue };
+            match NamePattern::new(component) {
+                Some(pattern) => {
+                    let children = list(ctx, &directory).await?;
+                    next.extend(
+                        children
+                            .into_iter()
+                            .filter(|child| child.path.file_name().is_some_and(|name| pattern.matches(name))),
+                    );
+                }
+                None => next.extend(found(resolve(ctx, directory.path.join(component), Links::Keep).await)?),
+            }
+        }
+        nodes = next;
+    }
+    if links == Links::Follow {
+        for node in nodes.iter_mut().filter(|node| node.attr.kind == FileKind::Symlink) {
+            // A link that leads nowhere stays itself: the command says what is wrong with it.
+            if let Some(target) = found(resolve(ctx, node.path.clone(), Links::Follow).await)? {
+                *node = target;
+            }
+        }
+    }
+    Ok(nodes)
+}
+
+/// The node if it is a directory, or a link to one.
+async fn as_directory(ctx: &Context, node: Node) -> Outcome<Option<Node>> {
+    let node = match node.attr.kind {
+        FileKind::Symlink => found(resolve(ctx, node.path, Links::Follow).await)?,
+        _ => Some(node),
+    };
+    Ok(node.filter(Node::is_directory))
+}
+
+/// The entries of a directory, in order of name.
+///
+/// # Errors
+/// Of the listing, with the directory's path.
+pub(crate) async fn list(ctx: &Context, directory: &Node) -> Outcome<Vec<Node>> {
+    let failed = |error| Failure::dfs(&directory.path, error);
+    let mut nodes = Vec::new();
+    let mut cookie = 0;
+    loop {
+        let inode = directory.attr.inode;
+        let page = ctx.client.get_listing(&ctx.caller, inode, cookie, LISTING_PAGE, true).await.map_err(failed)?;
+        for entry in &page.entries {
+            // A name with a slash in it would lead `get` out of its directory: not even the NameNode is believed here.
+            Name::new(&entry.name).map_err(failed)?;
+            let attr = entry.attr.clone().ok_or_else(|| {
+                failed(DfsError::new(ErrorKind::Protocol, "NameNode's listing lacks the attributes asked for"))
+            })?;
+            nodes.push(Node { path: directory.path.join(&entry.name), attr });
+        }
+        match page.entries.last() {
+            Some(last) if !page.at_end && last.cookie > cookie => cookie = last.cookie,
+            _ => break,
+        }
+    }
+    nodes.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+    Ok(nodes)
+}
+
+/// A tree from the top down, each directory before its entries, entries in order of name. Links are not followed.
+pub(crate) struct Walk<'a> {
+    ctx: &'a Context,
+    /// What is still to come, next one last.
+    pending: Vec<Node>,
+}
+
+impl<'a> Walk<'a> {
+    /// Starts at `top`, which comes first.
+    pub(crate) fn new(ctx: &'a Context, top: Node) -> Self {
+        Self { ctx, pending: vec![top] }
+    }
+
+    /// The next node. A directory that cannot be listed is reported and passed over.
+    ///
+    /// # Errors
+    /// A failure that would meet every directory.
+    pub(crate) async fn next(&mut self) -> Outcome<Option<Node>> {
+        let Some(node) = self.pending.pop() else { return Ok(None) };
+        if node.is_directory()
+            && let Some(children) = self.ctx.tolerate(list(self.ctx, &node).await)?
+        {
+            self.pending.extend(children.into_iter().rev());
+        }
+        Ok(Some(node))
+    }
+}

@@ -1,0 +1,66 @@
+//! `dfs truncate`: makes files shorter.
+
+use std::ffi::OsString;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use dfs_common::units::ByteCount;
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::failure::{Failure, Outcome};
+use crate::get;
+use crate::json::PathJson;
+use crate::tree::{self, Links, Node};
+
+/// Time between looks with `-w`.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Cuts files to a length.
+#[derive(Debug, Args)]
+pub(crate) struct TruncateArgs {
+    /// Wait until the files are closed again
+    #[arg(short = 'w', long)]
+    wait: bool,
+    /// Bytes that stay, like 0 or 64MiB
+    #[arg(value_name = "LENGTH")]
+    length: ByteCount,
+    /// Files, which may be patterns
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<OsString>,
+}
+
+#[derive(Serialize)]
+struct TruncatedJson {
+    length: u64,
+    truncated: Vec<PathJson>,
+}
+
+/// Runs the command.
+pub(crate) async fn run(ctx: &Arc<Context>, args: TruncateArgs) -> Outcome {
+    let mut truncated = Vec::new();
+    for node in tree::operands(ctx, &args.paths, Links::Follow).await? {
+        if ctx.tolerate(truncate(ctx, &node, &args).await)?.is_some() {
+            if !ctx.json() {
+                let words = format!(" truncated to {}", args.length.0);
+                ctx.output.line([node.path.as_bytes(), words.as_bytes()].concat())?;
+            }
+            truncated.push(PathJson::from(&node.path));
+        }
+    }
+    if ctx.json() { ctx.output.json(&TruncatedJson { length: args.length.0, truncated }) } else { Ok(()) }
+}
+
+async fn truncate(ctx: &Context, node: &Node, args: &TruncateArgs) -> Outcome {
+    if let Some(failure) = get::not_a_file(node) {
+        return Err(failure);
+    }
+    let failed = |error| Failure::dfs(&node.path, error);
+    let mut attr = ctx.client.truncate(&ctx.caller, node.attr.inode, args.length.0).await.map_err(failed)?;
+    while args.wait && attr.under_construction {
+        tokio::time::sleep(LOOK_INTERVAL).await;
+        attr = ctx.client.get_file_info(&ctx.caller, node.attr.inode).await.map_err(failed)?;
+    }
+    Ok(())
+}

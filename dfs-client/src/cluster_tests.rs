@@ -1,0 +1,443 @@
+//! The whole client against a cluster in this process: what is written is read, and faults are met as promised.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dfs_common::attr::FileAttr;
+use dfs_common::error::ErrorKind;
+use dfs_common::ids::{InodeId, ROOT_INODE};
+
+use crate::fake_cluster::{FakeCluster, Fault};
+use crate::{Caller, CreateOptions, DfsClient, FileWriter};
+
+const BLOCK: usize = 16_384;
+
+fn caller() -> Caller {
+    Caller::root()
+}
+
+fn bytes(len: usize) -> Vec<u8> {
+    (0..len as u32).map(|index| (index.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
+}
+
+async fn create(client: &DfsClient) -> (FileAttr, Arc<FileWriter>) {
+    let options = CreateOptions {
+        parent: ROOT_INODE,
+        name: b"file",
+        mode: 0o644,
+        replication: 0,
+        block_size: 0,
+        open_for_write: true,
+        exclusive: true,
+    };
+    let (attr, created) = client.create(&caller(), options).await.unwrap();
+    assert!(created);
+    let writer = client.open_writer(&caller(), &attr).await.unwrap();
+    (attr, writer)
+}
+
+async fn write_file(client: &DfsClient, data: &[u8]) -> InodeId {
+    let (attr, writer) = create(client).await;
+    writer.write(data).await.unwrap();
+    assert_eq!(writer.complete(false).await.unwrap().length, data.len() as u64);
+    attr.inode
+}
+
+async fn read_all(client: &DfsClient, inode: InodeId) -> Vec<u8> {
+    let reader = client.open_reader(&caller(), inode).await.unwrap();
+    reader.read_at(0, usize::MAX >> 1).await.unwrap().to_vec()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn write_then_read_files_of_all_sizes() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client().await;
+    for len in [0, 1, 511, 512, 2047, 2048, 2049, BLOCK - 1, BLOCK, BLOCK + 1, 5 * BLOCK + 777] {
+        let data = bytes(len);
+        let inode = write_file(&client, &data).await;
+        assert_eq!(read_all(&client, inode).await, data, "{len} bytes");
+        for node in 0..3 {
+            assert_eq!(cluster.content(inode.0, node), data, "{len} bytes on node {node}");
+        }
+    }
+    assert_eq!(cluster.calls("open_session"), 1);
+    assert_eq!(cluster.calls("abandon_block"), 0);
+    client.close().await;
+    assert_eq!(cluster.calls("close_session"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_files_reuse_one_connection() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client().await;
+    for _ in 0..20 {
+        write_file(&client, &bytes(1000)).await;
+    }
+    assert_eq!(cluster.world.lock().connections, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_of_any_sizes_with_flushes_give_the_same_bytes() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client().await;
+    let data = bytes(3 * BLOCK + 100);
+    let (attr, writer) = create(&client).await;
+    let mut at = 0;
+    for step in (0..).map(|turn: usize| turn * 37 % 1500 + 1) {
+        let end = data.len().min(at + step);
+        writer.write(&data[at..end]).await.unwrap();
+        at = end;
+        assert_eq!(writer.position(), at as u64);
+        match step % 4 {
+            0 => writer.hflush().await.unwrap(),
+            1 => writer.hsync().await.unwrap(),
+            2 => assert!(writer.complete(true).await.unwrap().length >= at as u64),
+            _ => continue,
+        }
+        assert_eq!(writer.acked_len(), at as u64);
+        if at == data.len() {
+            break;
+        }
+    }
+    writer.complete(false).await.unwrap();
+    assert_eq!(cluster.content(attr.inode.0, 2), data);
+    assert_eq!(read_all(&client, attr.inode).await, data);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hsync_reaches_every_block_and_records_each_once() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client().await;
+    let (attr, writer) = create(&client).await;
+    writer.write(&bytes(2 * BLOCK + 100)).await.unwrap();
+    writer.hsync().await.unwrap();
+    assert_eq!(cluster.calls("sync_replica"), 3, "all nodes of the finished blocks");
+    assert_eq!(cluster.calls("fsync"), 1);
+    for _ in 0..5 {
+        writer.write(&bytes(10)).await.unwrap();
+        writer.hsync().await.unwrap();
+    }
+    assert_eq!((cluster.calls("sync_replica"), cluster.calls("fsync")), (3, 1), "the replicas know the rest");
+    let world = cluster.world.lock();
+    assert!(world.replicas.values().all(|replica| replica.synced == replica.data.len()));
+    assert_eq!(world.files[&attr.inode.0].blocks.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hsync_after_hflush_sends_an_empty_sync_packet() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client().await;
+    let (_, writer) = create(&client).await;
+    writer.write(b"words").await.unwrap();
+    writer.hflush().await.unwrap();
+    assert!(cluster.world.lock().replicas.values().all(|replica| replica.synced == 0));
+    writer.hsync().await.unwrap();
+    assert!(cluster.world.lock().replicas.values().all(|replica| replica.synced == 5));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partial_packet_leaves_without_a_call() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client().await;
+    let (_, writer) = create(&client).await;
+    writer.write(b"words").await.unwrap();
+    assert_eq!(writer.acked_len(), 0);
+    let acked = async {
+        while writer.acked_len() < 5 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_millis(1500), acked).await.expect("sent in the background");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn append_extends_the_last_block_in_place() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client().await;
+    let data = bytes(BLOCK + 3000);
+    let inode = write_file(&client, &data[..700]).await;
+    let mut at = 700;
+    for step in [1, 323, 1, 5000, 10_000] {
+        let writer = client.append(&caller(), inode, false).await.unwrap();
+        assert_eq!(writer.position(), at as u64);
+        writer.write(&data[at..at + step]).await.unwrap();
+        at += step;
+        assert_eq!(writer.complete(false).await.unwrap().length, at as u64);
+    }
+    let writer = client.append(&caller(), inode, false).await.unwrap();
+    writer.write(&data[at..]).await.unwrap();
+    writer.complete(false).await.unwrap();
+    assert_eq!(cluster.content(inode.0, 1), data);
+    assert_eq!(cluster.world.lock().files[&inode.0].blocks.len(), 2);
+    assert_eq!(read_all(&client, inode).await, data);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn append_to_nodes_that_refuse_goes_on_in_a_new_block() {
+    let cluster = FakeCluster::start(4).await;
+    let client = cluster.client().await;
+    let data = bytes(3000);
+    let inode = write_file(&client, &data[..700]).await;
+    cluster.set_fault(1, Fault::RefusesSetup);
+    let writer = client.append(&caller(), inode, false).await.unwrap();
+    writer.write(&data[700..]).await.unwrap();
+    writer.complete(false).await.unwrap();
+    assert_eq!(read_all(&client, inode).await, data);
+    let blocks = cluster.world.lock().files[&inode.0].blocks.clone();
+    assert_eq!(blocks.iter().map(|block| block.length).collect::<Vec<_>>(), [700, 2300]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn append_to_an_open_file_is_busy_and_truncate_empties() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client().await;
+    let (attr, writer) = create(&client).await;
+    let refused = client.append(&caller(), attr.inode, false).await.err().unwrap();
+    assert_eq!(refused.kind(), ErrorKind::Busy);
+    writer.write(b"old words").await.unwrap();
+    writer.complete(false).await.unwrap();
+    let writer = client.append(&caller(), attr.inode, true).await.unwrap();
+    writer.write(b"new").await.unwrap();
+    writer.complete(false).await.unwrap();
+    assert_eq!(read_all(&client, attr.inode).await, b"new");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn node_that_fails_at_setup_is_replaced() {
+    for fault in [Fault::RefusesSetup, Fault::HangsUp, Fault::HangsUpAfter(0)] {
+        for node in [0, 1] {
+            let cluster = FakeCluster::start(4).await;
+            let client = cluster.client().await;
+            cluster.set_fault(node, fault);
+            let data = bytes(BLOCK + 5000);
+            let inode = write_file(&client, &data).await;
+            assert_eq!(cluster.content(inode.0, 3), data, "{fault:?} of node {node}");
+            if node == 0 || fault == Fault::RefusesSetup {
+                assert_eq!(cluster.content(inode.0, node), b"", "not used again");
+                assert_eq!(cluster.calls("abandon_block"), 1);
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_pipeline_without_acks_is_replaced() {
+    let cluster = FakeCluster::start(4).await;
+    let client = cluster.client_with(|config| config.ack_timeout = Duration::from_millis(200)).await;
+    cluster.set_fault(0, Fault::Silent);
+    let data = bytes(5000);
+    let (attr, writer) = create(&client).await;
+    writer.write(&data).await.unwrap();
+    writer.hsync().await.unwrap();
+    writer.complete(false).await.unwrap();
+    assert_eq!(cluster.content(attr.inode.0, 3), data);
+    assert!(cluster.world.lock().replicas.values().all(|replica| replica.synced == replica.data.len()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failure_after_acks_sticks_and_names_the_node() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client().await;
+    cluster.set_fault(0, Fault::HangsUpAfter(1));
+    let (_, writer) = create(&client).await;
+    writer.write(b"one").await.unwrap();
+    writer.hflush().await.unwrap();
+    writer.write(b"two").await.unwrap();
+    let first = writer.hflush().await.unwrap_err();
+    let address = format!("127.0.0.1:{}", cluster.world.lock().nodes[0].data_port);
+    assert!(first.kind() == ErrorKind::Io && first.message().contains(&address), "{first:?}");
+    for again in [writer.write(b"x").await.unwrap_err(), writer.complete(false).await.unwrap_err()] {
+        assert_eq!((again.kind(), again.message()), (first.kind(), first.message()));
+    }
+    assert_eq!((writer.position(), writer.acked_len()), (6, 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_node_left_tells_why() {
+    let cluster = FakeCluster::start(2).await;
+    let client = cluster.client().await;
+    cluster.set_fault(0, Fault::RefusesSetup);
+    cluster.set_fault(1, Fault::RefusesSetup);
+    let (_, writer) = create(&client).await;
+    writer.write(b"words").await.unwrap();
+    let error = writer.hflush().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io, "{error:?}");
+    assert!(error.message().contains("refused") && error.message().contains("no other DataNode"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connection_closed_in_the_pool_is_replaced_silently() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client().await;
+    for node in 0..3 {
+        cluster.set_fault(node, Fault::ClosesAfterOperation);
+    }
+    for _ in 0..5 {
+        let inode = write_file(&client, &bytes(3000)).await;
+        assert_eq!(read_all(&client, inode).await, bytes(3000));
+    }
+    assert_eq!(cluster.calls("abandon_block"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_session_fails_its_writers_and_later_calls_open_a_new_one() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client().await;
+    let (_, writer) = create(&client).await;
+    writer.write(b"words").await.unwrap();
+    cluster.world.lock().is_session_dead = true;
+    let error = writer.hflush().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LeaseLost);
+    assert_eq!(writer.complete(false).await.unwrap_err().kind(), ErrorKind::LeaseLost);
+    write_file(&client, b"later").await;
+    assert_eq!(cluster.calls("open_session"), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn abort_closes_the_file_without_what_was_not_acknowledged() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client().await;
+    let (attr, writer) = create(&client).await;
+    writer.write(&bytes(BLOCK)).await.unwrap();
+    writer.hflush().await.unwrap();
+    writer.write(&bytes(1)).await.unwrap();
+    writer.abort().await;
+    assert_eq!(writer.write(b"x").await.unwrap_err().kind(), ErrorKind::Cancelled);
+    let world = cluster.world.lock();
+    assert!(!world.files[&attr.inode.0].is_open);
+    assert_eq!(world.files[&attr.inode.0].blocks.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_file_is_read_up_to_what_was_flushed() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client().await;
+    let data = bytes(2 * BLOCK);
+    let (attr, writer) = create(&client).await;
+    let reader = client.open_reader(&caller(), attr.inode).await.unwrap();
+    assert_eq!(reader.length(), 0);
+    let mut at = 0;
+    for step in [100, 1, 4000, BLOCK, 2000] {
+        writer.write(&data[at..at + step]).await.unwrap();
+        writer.hflush().await.unwrap();
+        at += step;
+        assert_eq!(reader.refresh_length().await.unwrap(), at as u64);
+        assert_eq!(reader.read_at(0, at + 1000).await.unwrap(), data[..at]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn corrupt_replica_is_reported_and_another_one_read() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client().await;
+    let inode = write_file(&client, &bytes(10_000)).await;
+    cluster.set_fault(0, Fault::Corrupt);
+    assert_eq!(read_all(&client, inode).await, bytes(10_000));
+    assert_eq!(cluster.world.lock().bad_replicas, ["node-0"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unreachable_replicas_are_left_for_good_ones() {
+    for fault in [Fault::HangsUp, Fault::Silent] {
+        let cluster = FakeCluster::start(3).await;
+        let client = cluster.client_with(|config| config.read_timeout = Duration::from_millis(200)).await;
+        let inode = write_file(&client, &bytes(10_000)).await;
+        cluster.set_fault(0, fault);
+        cluster.set_fault(1, fault);
+        assert_eq!(read_all(&client, inode).await, bytes(10_000), "{fault:?}");
+        assert!(cluster.world.lock().bad_replicas.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn read_without_a_good_replica_says_why() {
+    let cluster = FakeCluster::start(2).await;
+    let client = cluster.client().await;
+    let inode = write_file(&client, &bytes(1000)).await;
+    cluster.set_fault(0, Fault::Corrupt);
+    cluster.set_fault(1, Fault::Corrupt);
+    let reader = client.open_reader(&caller(), inode).await.unwrap();
+    assert_eq!(reader.read_at(0, 1000).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    cluster.set_fault(1, Fault::HangsUp);
+    let error = reader.read_at(0, 1000).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Io && error.message().contains("checksum"), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_reads_fetch_what_they_need() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client_with(|config| config.packet_size = 65_536).await;
+    let data = bytes(64 * BLOCK);
+    let inode = write_file(&client, &data).await;
+    let reader = client.open_reader(&caller(), inode).await.unwrap();
+    cluster.world.lock().read_bytes = 0;
+    for turn in 0..50usize {
+        let at = turn * 7_654_321 % (data.len() - 4096);
+        assert_eq!(reader.read_at(at as u64, 4096).await.unwrap(), data[at..at + 4096]);
+    }
+    let fetched = cluster.world.lock().read_bytes;
+    assert!(fetched <= 50 * (4096 + 1024), "{fetched} bytes fetched for {}", 50 * 4096);
+    assert!(reader.read_at(data.len() as u64, 10).await.unwrap().is_empty());
+    assert_eq!(reader.read_at(data.len() as u64 - 5, 10).await.unwrap().len(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sequential_reads_in_and_out_of_order_fetch_each_byte_about_once() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client_with(|config| config.packet_size = 65_536).await;
+    let data = bytes(4 << 20);
+    let inode = {
+        let options = CreateOptions {
+            parent: ROOT_INODE,
+            name: b"big",
+            mode: 0o644,
+            replication: 0,
+            block_size: 1 << 20,
+            open_for_write: true,
+            exclusive: true,
+        };
+        let (attr, _) = client.create(&caller(), options).await.unwrap();
+        let writer = client.open_writer(&caller(), &attr).await.unwrap();
+        writer.write(&data).await.unwrap();
+        writer.complete(false).await.unwrap();
+        attr.inode
+    };
+    const STEP: usize = 100_000;
+    for order in [[0, 1, 2, 3], [0, 2, 1, 3], [1, 0, 3, 2]] {
+        let reader = client.open_reader(&caller(), inode).await.unwrap();
+        cluster.world.lock().read_bytes = 0;
+        for group in 0..data.len().div_ceil(4 * STEP) {
+            let reads = order.map(|place| {
+                let at = ((group * 4 + place) * STEP).min(data.len());
+                let reader = &reader;
+                async move { (at, reader.read_at(at as u64, STEP).await.unwrap()) }
+            });
+            for (at, read) in futures::future::join_all(reads).await {
+                assert_eq!(read, data[at..data.len().min(at + STEP)]);
+            }
+        }
+        let fetched = cluster.world.lock().read_bytes;
+        assert!(fetched < data.len() as u64 * 5 / 4, "{order:?}: {fetched} bytes fetched");
+    }
+}
+
+/// Calls run in tasks: their futures must be `Send`.
+#[allow(dead_code)]
+fn futures_are_send(client: &DfsClient, writer: &FileWriter, reader: &crate::FileReader, attr: &FileAttr) {
+    fn check(_: impl Send) {}
+    let who = caller();
+    check(DfsClient::connect(client.config().clone()));
+    check(client.lookup(&who, ROOT_INODE, b"x"));
+    check(client.mkdir(&who, ROOT_INODE, b"x", 0));
+    check(client.resolve(&who, b"/", true));
+    check(client.append(&who, ROOT_INODE, false));
+    check(client.open_writer(&who, attr));
+    check(client.open_reader(&who, ROOT_INODE));
+    check(writer.write(b""));
+    check(writer.hsync());
+    check(writer.complete(false));
+    check(writer.abort());
+    check(reader.read_at(0, 0));
+    check(reader.refresh_length());
+    check(client.clone().close());
+}

@@ -1,0 +1,647 @@
+//! A cluster in one process for this crate's tests: a NameNode that knows one directory's worth of files, and DataNodes that
+//! keep replicas in memory. The first node of a pipeline stands for all of it. Faults are switched on per node.
+
+use std::collections::{HashMap, HashSet};
+use std::io::{BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dfs_common::attr::FileKind;
+use dfs_common::error::{DfsError, ErrorKind};
+use dfs_proto::data_transfer::packet::{PACKET_LENGTHS_LEN, PacketLengths};
+use dfs_proto::data_transfer::{
+    DataChecksum, PacketFrame, PacketHeader, PipelineAck, Reply, Request as DataRequest, encode_delimited,
+    read_delimited, read_request,
+};
+use dfs_proto::hadoop::op_write_block_proto::BlockConstructionStage;
+use dfs_proto::hadoop::{
+    BlockOpResponseProto, ClientReadStatusProto, OpReadBlockProto, OpWriteBlockProto, ReadOpChecksumInfoProto,
+    Status as DataStatus,
+};
+use dfs_proto::status::to_status;
+use dfs_proto::v1;
+use dfs_proto::v1::client_datanode_server::{ClientDatanode, ClientDatanodeServer};
+use dfs_proto::v1::client_namenode_server::{ClientNamenode, ClientNamenodeServer};
+use parking_lot::Mutex;
+use tonic::{Request, Response, Status};
+
+use crate::{ClientConfig, DfsClient};
+
+pub(crate) const POOL: &str = "BP-1-127.0.0.1-1";
+/// Data in the packets that fake nodes send, so that reads see several.
+const READ_PACKET: usize = 4096;
+
+/// What a node does wrong.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Fault {
+    #[default]
+    None,
+    /// As the first of a pipeline: refuses; as a later one: is the bad link.
+    RefusesSetup,
+    /// Closes the connection at once after a request.
+    HangsUp,
+    /// Takes so many packets, then closes the connection.
+    HangsUpAfter(usize),
+    /// Takes everything, answers nothing.
+    Silent,
+    /// Sends a flipped bit in each read.
+    Corrupt,
+    /// Closes each connection after one operation, saying nothing.
+    ClosesAfterOperation,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FakeReplica {
+    pub(crate) data: Vec<u8>,
+    pub(crate) stamp: u64,
+    pub(crate) is_finalized: bool,
+    pub(crate) synced: usize,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FakeFile {
+    pub(crate) blocks: Vec<v1::Block>,
+    pub(crate) is_open: bool,
+    block_size: u64,
+}
+
+#[derive(Default)]
+pub(crate) struct World {
+    pub(crate) files: HashMap<u64, FakeFile>,
+    pub(crate) replicas: HashMap<(usize, u64), FakeReplica>,
+    pub(crate) faults: HashMap<usize, Fault>,
+    /// How often each call came.
+    pub(crate) calls: HashMap<&'static str, usize>,
+    pub(crate) bad_replicas: Vec<String>,
+    pub(crate) seen_call_ids: HashSet<u64>,
+    pub(crate) connections: usize,
+    pub(crate) read_bytes: u64,
+    next_block: u64,
+    next_stamp: u64,
+    incarnation: u64,
+    pub(crate) is_session_dead: bool,
+    pub(crate) nodes: Vec<v1::DatanodeId>,
+}
+
+type Shared = Arc<Mutex<World>>;
+
+/// The cluster; its servers end with the test's runtime, its node threads when their connections do.
+pub(crate) struct FakeCluster {
+    pub(crate) world: Shared,
+    address: String,
+}
+
+impl FakeCluster {
+    pub(crate) async fn start(nodes: usize) -> Self {
+        let world = Shared::default();
+        let incoming = tonic::transport::server::TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = incoming.local_addr().unwrap();
+        let server = tonic::transport::Server::builder()
+            .add_service(ClientNamenodeServer::new(Fake(Arc::clone(&world))))
+            .add_service(ClientDatanodeServer::new(Fake(Arc::clone(&world))));
+        tokio::spawn(server.serve_with_incoming(incoming));
+        for index in 0..nodes {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            world.lock().nodes.push(v1::DatanodeId {
+                uuid: format!("node-{index}"),
+                host: "127.0.0.1".into(),
+                data_port: listener.local_addr().unwrap().port().into(),
+                grpc_port: address.port().into(),
+                ..Default::default()
+            });
+            let world = Arc::clone(&world);
+            std::thread::spawn(move || {
+                for stream in listener.incoming() {
+                    let world = Arc::clone(&world);
+                    world.lock().connections += 1;
+                    std::thread::spawn(move || serve(index, stream.unwrap(), &world));
+                }
+            });
+        }
+        Self { world, address: address.to_string() }
+    }
+
+    pub(crate) async fn client(&self) -> DfsClient {
+        self.client_with(|_| {}).await
+    }
+
+    pub(crate) async fn client_with(&self, change: impl FnOnce(&mut ClientConfig)) -> DfsClient {
+        let mut config = ClientConfig::new(vec![self.address.clone()]);
+        config.packet_size = 2048;
+        config.ack_timeout = Duration::from_secs(2);
+        config.read_timeout = Duration::from_secs(2);
+        change(&mut config);
+        DfsClient::connect(config).await.unwrap()
+    }
+
+    pub(crate) fn set_fault(&self, node: usize, fault: Fault) {
+        self.world.lock().faults.insert(node, fault);
+    }
+
+    pub(crate) fn calls(&self, name: &str) -> usize {
+        self.world.lock().calls.get(name).copied().unwrap_or(0)
+    }
+
+    /// Content of a file as `node` has it.
+    pub(crate) fn content(&self, inode: u64, node: usize) -> Vec<u8> {
+        let world = self.world.lock();
+        let replica = |block: &v1::Block| world.replicas.get(&(node, block.id)).map(|replica| replica.data.clone());
+        world.files[&inode].blocks.iter().filter_map(replica).flatten().collect()
+    }
+}
+
+/// One connection of one node.
+fn serve(node: usize, stream: TcpStream, world: &Shared) {
+    stream.set_nodelay(true).unwrap();
+    let mut input = BufReader::new(stream.try_clone().unwrap());
+    let mut output = stream;
+    while let Ok(Some(request)) = read_request(&mut input) {
+        let fault = world.lock().faults.get(&node).copied().unwrap_or_default();
+        let goes_on = match request {
+            _ if fault == Fault::HangsUp => None,
+            DataRequest::WriteBlock(request) => take_block(node, fault, &request, &mut input, &mut output, world),
+            DataRequest::ReadBlock(request) => send_block(node, fault, &request, &mut input, &mut output, world),
+            _ => None,
+        };
+        if goes_on.is_none() || fault == Fault::ClosesAfterOperation {
+            let _ = output.shutdown(std::net::Shutdown::Both);
+            return;
+        }
+    }
+}
+
+fn respond(output: &mut TcpStream, status: DataStatus, bad_link: &str) -> Option<()> {
+    let mut bytes = Vec::new();
+    let response =
+        BlockOpResponseProto { status: status.into(), first_bad_link: Some(bad_link.to_owned()), ..Default::default() };
+    encode_delimited(&response, &mut bytes).unwrap();
+    output.write_all(&bytes).ok()
+}
+
+fn read_packet(input: &mut impl Read) -> Option<(PacketFrame, Vec<u8>)> {
+    let mut lengths = [0; PACKET_LENGTHS_LEN];
+    input.read_exact(&mut lengths).ok()?;
+    let mut bytes = lengths.to_vec();
+    bytes.resize(PacketLengths::decode(lengths).unwrap().total_len(), 0);
+    input.read_exact(&mut bytes[PACKET_LENGTHS_LEN..]).ok()?;
+    let frame = PacketFrame::decode(&bytes).unwrap().unwrap();
+    DataChecksum::DEFAULT.verify(&bytes[frame.data()], &bytes[frame.checksums()]).expect("checksums fit");
+    Some((frame, bytes))
+}
+
+/// The place of each node of a pipeline in the world, or the address of one that cannot be reached.
+fn pipeline_of(node: usize, request: &OpWriteBlockProto, world: &World) -> Result<Vec<usize>, String> {
+    let mut pipeline = vec![node];
+    for target in &request.targets {
+        let place = world.nodes.iter().position(|node| node.uuid == target.id.datanode_uuid).unwrap();
+        if world.faults.get(&place).is_some_and(|fault| *fault == Fault::RefusesSetup) {
+            return Err(format!("{}:{}", target.id.ip_addr, target.id.xfer_port));
+        }
+        pipeline.push(place);
+    }
+    Ok(pipeline)
+}
+
+fn take_block(
+    node: usize,
+    fault: Fault,
+    request: &OpWriteBlockProto,
+    input: &mut impl Read,
+    output: &mut TcpStream,
+    world: &Shared,
+) -> Option<()> {
+    let block = &request.header.base_header.block;
+    let pipeline = pipeline_of(node, request, &world.lock());
+    let pipeline = match pipeline {
+        Ok(pipeline) if fault != Fault::RefusesSetup => pipeline,
+        Ok(_) => return respond(output, DataStatus::Error, "").and(None),
+        Err(bad_link) => return respond(output, DataStatus::Error, &bad_link).and(None),
+    };
+    let is_append = request.stage() == BlockConstructionStage::PipelineSetupAppend;
+    for place in &pipeline {
+        let mut world = world.lock();
+        let replica = world.replicas.entry((*place, block.block_id)).or_default();
+        if is_append {
+            assert!(replica.is_finalized && replica.data.len() as u64 == block.num_bytes(), "append to what is there");
+        } else if !replica.data.is_empty() {
+            return respond(output, DataStatus::ErrorExists, "").and(None);
+        }
+        replica.stamp = request.latest_generation_stamp;
+        replica.is_finalized = false;
+    }
+    if fault != Fault::Silent {
+        respond(output, DataStatus::Success, "")?;
+    }
+    let mut expected_seqno = 0;
+    loop {
+        if fault == Fault::HangsUpAfter(expected_seqno as usize) {
+            return None;
+        }
+        let (frame, bytes) = read_packet(input)?;
+        if !frame.header.is_heartbeat() {
+            assert_eq!(frame.header.seqno, expected_seqno);
+            expected_seqno += 1;
+            for place in &pipeline {
+                let mut world = world.lock();
+                let replica = world.replicas.get_mut(&(*place, block.block_id)).unwrap();
+                store(replica, &frame.header, &bytes[frame.data()]);
+            }
+        }
+        if fault == Fault::Silent {
+            continue;
+        }
+        let replies = vec![Reply::new(DataStatus::Success); pipeline.len()];
+        let mut ack = Vec::new();
+        let answer = PipelineAck { seqno: frame.header.seqno, replies, downstream_ack_time_nanos: 0 };
+        answer.encode(&mut ack).unwrap();
+        output.write_all(&ack).ok()?;
+        if frame.header.last_packet_in_block {
+            return Some(());
+        }
+    }
+}
+
+fn store(replica: &mut FakeReplica, header: &PacketHeader, data: &[u8]) {
+    let offset = header.offset_in_block as usize;
+    assert_eq!(offset, replica.data.len(), "packets follow each other");
+    let completes_chunk = offset % 512 == 0 || data.len() <= 512 - offset % 512;
+    assert!(completes_chunk, "behind a partial chunk comes only its rest");
+    replica.data.extend_from_slice(data);
+    if header.sync_block {
+        replica.synced = replica.data.len();
+    }
+    replica.is_finalized |= header.last_packet_in_block;
+}
+
+fn send_block(
+    node: usize,
+    fault: Fault,
+    request: &OpReadBlockProto,
+    input: &mut impl Read,
+    output: &mut TcpStream,
+    world: &Shared,
+) -> Option<()> {
+    let block = &request.header.base_header.block;
+    let replica = world.lock().replicas.get(&(node, block.block_id)).cloned();
+    if fault == Fault::Silent {
+        std::thread::sleep(Duration::from_secs(30));
+    }
+    let Some(replica) = replica else { return respond(output, DataStatus::Error, "").and(None) };
+    let start = request.offset / 512 * 512;
+    let end = (request.offset + request.len).next_multiple_of(512).min(replica.data.len() as u64);
+    let info = ReadOpChecksumInfoProto { checksum: DataChecksum::DEFAULT.to_proto(), chunk_offset: start };
+    let mut bytes = Vec::new();
+    let response = BlockOpResponseProto {
+        status: DataStatus::Success.into(),
+        read_op_checksum_info: Some(info),
+        ..Default::default()
+    };
+    encode_delimited(&response, &mut bytes).unwrap();
+    let mut at = start;
+    for (seqno, data) in replica.data[start as usize..end as usize].chunks(READ_PACKET).chain([&[][..]]).enumerate() {
+        let mut sums = vec![0; DataChecksum::DEFAULT.checksums_len(data.len())];
+        DataChecksum::DEFAULT.compute(data, &mut sums);
+        let header = PacketHeader {
+            offset_in_block: at as i64,
+            seqno: seqno as i64,
+            last_packet_in_block: data.is_empty(),
+            data_len: data.len() as u32,
+            sync_block: false,
+        };
+        bytes.extend_from_slice(&header.encode(sums.len()));
+        bytes.extend_from_slice(&sums);
+        bytes.extend_from_slice(data);
+        if let (Fault::Corrupt, Some(last)) = (fault, bytes.last_mut().filter(|_| !data.is_empty())) {
+            *last ^= 1;
+        }
+        at += data.len() as u64;
+    }
+    world.lock().read_bytes += end - start;
+    output.write_all(&bytes).ok()?;
+    read_delimited::<ClientReadStatusProto>(input).ok().map(|_| ())
+}
+
+struct Fake(Shared);
+
+impl Fake {
+    fn call(&self, name: &'static str) -> parking_lot::MutexGuard<'_, World> {
+        let mut world = self.0.lock();
+        *world.calls.entry(name).or_default() += 1;
+        world
+    }
+
+    /// As `call`, for one that changes something.
+    fn mutate(
+        &self,
+        name: &'static str,
+        header: Option<&v1::RequestHeader>,
+    ) -> Result<parking_lot::MutexGuard<'_, World>, Status> {
+        let mut world = self.call(name);
+        let retry = header.and_then(|header| header.retry.as_ref()).expect("a retry id");
+        if world.is_session_dead || retry.incarnation != world.incarnation {
+            return Err(to_status(&DfsError::new(ErrorKind::LeaseLost, "the session has ended")));
+        }
+        world.seen_call_ids.insert(retry.call_id);
+        Ok(world)
+    }
+}
+
+impl World {
+    fn attr(&self, inode: u64) -> Result<v1::FileAttr, Status> {
+        let gone = || to_status(&DfsError::new(ErrorKind::Stale, "no such inode"));
+        let file = self.files.get(&inode).ok_or_else(gone)?;
+        Ok(v1::FileAttr {
+            inode,
+            mode: FileKind::File as u32 | 0o644,
+            nlink: 1,
+            length: file.blocks.iter().map(|block| block.length).sum(),
+            replication: 3,
+            block_size: file.block_size,
+            under_construction: file.is_open,
+            block_count: file.blocks.len() as u32,
+            ..Default::default()
+        })
+    }
+
+    fn located(&self, block: &v1::Block, offset: u64, open: bool) -> v1::LocatedBlock {
+        let has = |node: &usize| self.replicas.contains_key(&(*node, block.id));
+        let nodes: Vec<usize> = (0..self.nodes.len()).filter(has).collect();
+        v1::LocatedBlock {
+            block: Some(*block),
+            offset,
+            locations: nodes.iter().map(|node| self.nodes[*node].clone()).collect(),
+            storage_uuids: nodes.iter().map(|node| format!("volume-{node}")).collect(),
+            under_construction: open,
+            ..Default::default()
+        }
+    }
+
+    fn commit(&mut self, inode: u64, last: Option<&v1::Block>) {
+        let Some(given) = last else { return };
+        let known = self.files.get_mut(&inode).unwrap().blocks.last_mut().unwrap();
+        assert_eq!((known.id, known.generation_stamp), (given.id, given.generation_stamp), "the last block is meant");
+        known.length = given.length;
+    }
+}
+
+macro_rules! unsupported {
+    ($($name:ident($request:ty) -> $answer:ty;)*) => {
+        $(fn $name<'life0, 'async_trait>(
+            &'life0 self,
+            _: Request<$request>,
+        ) -> Pin<Box<dyn Future<Output = Result<Response<$answer>, Status>> + Send + 'async_trait>>
+        where
+            'life0: 'async_trait,
+            Self: 'async_trait,
+        {
+            Box::pin(async { Err(Status::unimplemented(stringify!($name))) })
+        })*
+    };
+}
+
+#[tonic::async_trait]
+impl ClientNamenode for Fake {
+    async fn get_server_defaults(
+        &self,
+        _: Request<v1::GetServerDefaultsRequest>,
+    ) -> Result<Response<v1::GetServerDefaultsResponse>, Status> {
+        let namespace = v1::NamespaceInfo { block_pool_id: POOL.into(), ..Default::default() };
+        Ok(Response::new(v1::GetServerDefaultsResponse {
+            block_size: 16_384,
+            replication: 3,
+            bytes_per_checksum: 512,
+            packet_size: 65_536,
+            namespace: Some(namespace),
+            ..Default::default()
+        }))
+    }
+
+    async fn open_session(
+        &self,
+        _: Request<v1::OpenSessionRequest>,
+    ) -> Result<Response<v1::OpenSessionResponse>, Status> {
+        let mut world = self.call("open_session");
+        world.incarnation += 1;
+        world.is_session_dead = false;
+        Ok(Response::new(v1::OpenSessionResponse { incarnation: world.incarnation, txid: 0 }))
+    }
+
+    async fn renew_lease(
+        &self,
+        request: Request<v1::RenewLeaseRequest>,
+    ) -> Result<Response<v1::EmptyResponse>, Status> {
+        let world = self.call("renew_lease");
+        if world.is_session_dead || request.into_inner().incarnation != world.incarnation {
+            return Err(to_status(&DfsError::new(ErrorKind::LeaseLost, "the session has ended")));
+        }
+        Ok(Response::new(v1::EmptyResponse::default()))
+    }
+
+    async fn close_session(&self, _: Request<v1::CloseSessionRequest>) -> Result<Response<v1::EmptyResponse>, Status> {
+        self.call("close_session").is_session_dead = true;
+        Ok(Response::new(v1::EmptyResponse::default()))
+    }
+
+    async fn get_file_info(&self, request: Request<v1::InodeRequest>) -> Result<Response<v1::AttrResponse>, Status> {
+        let attr = self.call("get_file_info").attr(request.into_inner().inode)?;
+        Ok(Response::new(v1::AttrResponse { attr: Some(attr), txid: 0 }))
+    }
+
+    async fn create(&self, request: Request<v1::CreateRequest>) -> Result<Response<v1::CreateResponse>, Status> {
+        let request = request.into_inner();
+        let mut world = self.mutate("create", request.header.as_ref())?;
+        let inode = 20_000 + world.files.len() as u64;
+        let block_size = if request.block_size == 0 { 16_384 } else { request.block_size };
+        world.files.insert(inode, FakeFile { is_open: request.open_for_write, block_size, ..FakeFile::default() });
+        Ok(Response::new(v1::CreateResponse { attr: Some(world.attr(inode)?), created: true, txid: 0 }))
+    }
+
+    async fn append(&self, request: Request<v1::AppendRequest>) -> Result<Response<v1::AppendResponse>, Status> {
+        let request = request.into_inner();
+        let mut world = self.mutate("append", request.header.as_ref())?;
+        let file = world.files.get_mut(&request.inode).unwrap();
+        if std::mem::replace(&mut file.is_open, true) {
+            return Err(to_status(&DfsError::new(ErrorKind::Busy, "another client writes it")));
+        }
+        if request.truncate {
+            file.blocks.clear();
+        }
+        let block_size = file.block_size;
+        let last = file.blocks.last().filter(|last| last.length < block_size).copied();
+        let attr = world.attr(request.inode)?;
+        let last_block = last.map(|last| world.located(&last, attr.length - last.length, false));
+        Ok(Response::new(v1::AppendResponse { attr: Some(attr), last_block, block_pool_id: POOL.into(), txid: 0 }))
+    }
+
+    async fn add_block(&self, request: Request<v1::AddBlockRequest>) -> Result<Response<v1::AddBlockResponse>, Status> {
+        let request = request.into_inner();
+        let mut world = self.mutate("add_block", request.header.as_ref())?;
+        world.commit(request.inode, request.previous.as_ref());
+        assert_eq!(world.attr(request.inode)?.length, request.offset, "the new block follows");
+        let nodes = world.nodes.iter().filter(|node| !request.exclude.contains(&node.uuid));
+        let locations: Vec<_> = nodes.take(3).cloned().collect();
+        if locations.is_empty() {
+            return Err(to_status(&DfsError::new(ErrorKind::NoSpace, "no DataNode")));
+        }
+        world.next_block += 1;
+        world.next_stamp += 1;
+        let block = v1::Block { id: world.next_block, generation_stamp: world.next_stamp, length: 0 };
+        world.files.get_mut(&request.inode).unwrap().blocks.push(block);
+        let located = v1::LocatedBlock { block: Some(block), offset: request.offset, locations, ..Default::default() };
+        Ok(Response::new(v1::AddBlockResponse { block: Some(located), block_pool_id: POOL.into(), txid: 0 }))
+    }
+
+    async fn abandon_block(
+        &self,
+        request: Request<v1::AbandonBlockRequest>,
+    ) -> Result<Response<v1::EmptyResponse>, Status> {
+        let request = request.into_inner();
+        let mut world = self.mutate("abandon_block", request.header.as_ref())?;
+        let popped = world.files.get_mut(&request.inode).unwrap().blocks.pop().unwrap();
+        assert_eq!(popped.id, request.block.unwrap().id);
+        world.replicas.retain(|(_, id), _| *id != popped.id);
+        Ok(Response::new(v1::EmptyResponse::default()))
+    }
+
+    async fn complete(&self, request: Request<v1::CompleteRequest>) -> Result<Response<v1::CompleteResponse>, Status> {
+        let request = request.into_inner();
+        let mut world = self.mutate("complete", request.header.as_ref())?;
+        world.commit(request.inode, request.last.as_ref());
+        world.files.get_mut(&request.inode).unwrap().is_open = false;
+        // The first question comes too early, as when the DataNodes' reports are under way.
+        let done = world.calls["complete"] > 1;
+        Ok(Response::new(v1::CompleteResponse { done, attr: Some(world.attr(request.inode)?), txid: 0 }))
+    }
+
+    async fn fsync(&self, request: Request<v1::FsyncRequest>) -> Result<Response<v1::EmptyResponse>, Status> {
+        let request = request.into_inner();
+        let mut world = self.mutate("fsync", request.header.as_ref())?;
+        world.commit(request.inode, request.last.as_ref());
+        Ok(Response::new(v1::EmptyResponse::default()))
+    }
+
+    async fn update_block_for_pipeline(
+        &self,
+        request: Request<v1::UpdateBlockForPipelineRequest>,
+    ) -> Result<Response<v1::UpdateBlockForPipelineResponse>, Status> {
+        let request = request.into_inner();
+        let mut world = self.mutate("update_block_for_pipeline", request.header.as_ref())?;
+        world.next_stamp += 1;
+        let block = v1::Block { generation_stamp: world.next_stamp, ..request.block.unwrap() };
+        let block = Some(v1::LocatedBlock { block: Some(block), ..Default::default() });
+        Ok(Response::new(v1::UpdateBlockForPipelineResponse { block, txid: 0 }))
+    }
+
+    async fn update_pipeline(
+        &self,
+        request: Request<v1::UpdatePipelineRequest>,
+    ) -> Result<Response<v1::EmptyResponse>, Status> {
+        let request = request.into_inner();
+        let mut world = self.mutate("update_pipeline", request.header.as_ref())?;
+        let last = world.files.get_mut(&request.inode).unwrap().blocks.last_mut().unwrap();
+        assert_eq!(Some(*last), request.old_block);
+        *last = request.new_block.unwrap();
+        Ok(Response::new(v1::EmptyResponse::default()))
+    }
+
+    async fn get_block_locations(
+        &self,
+        request: Request<v1::GetBlockLocationsRequest>,
+    ) -> Result<Response<v1::GetBlockLocationsResponse>, Status> {
+        let request = request.into_inner();
+        let world = self.call("get_block_locations");
+        let attr = world.attr(request.inode)?;
+        let file = &world.files[&request.inode];
+        let (mut at, end) = (0, request.offset.saturating_add(request.length));
+        let mut blocks = Vec::new();
+        for (index, block) in file.blocks.iter().enumerate() {
+            let open = file.is_open && index + 1 == file.blocks.len();
+            if at < end && (at + block.length > request.offset || open) {
+                blocks.push(world.located(block, at, open));
+            }
+            at += block.length;
+        }
+        let blocks = v1::LocatedBlocks {
+            file_length: attr.length,
+            blocks,
+            under_construction: file.is_open,
+            block_pool_id: POOL.into(),
+        };
+        Ok(Response::new(v1::GetBlockLocationsResponse { blocks: Some(blocks), attr: Some(attr), txid: 0 }))
+    }
+
+    async fn report_bad_blocks(
+        &self,
+        request: Request<v1::ReportBadBlocksRequest>,
+    ) -> Result<Response<v1::EmptyResponse>, Status> {
+        let reported = request.into_inner().replicas.into_iter().map(|replica| replica.datanode_uuid);
+        self.call("report_bad_blocks").bad_replicas.extend(reported);
+        Ok(Response::new(v1::EmptyResponse::default()))
+    }
+
+    unsupported! {
+        lookup(v1::LookupRequest) -> v1::AttrResponse;
+        get_listing(v1::GetListingRequest) -> v1::GetListingResponse;
+        get_link_target(v1::InodeRequest) -> v1::GetLinkTargetResponse;
+        get_fs_stats(v1::GetFsStatsRequest) -> v1::GetFsStatsResponse;
+        get_content_summary(v1::InodeRequest) -> v1::GetContentSummaryResponse;
+        get_x_attr(v1::XAttrRequest) -> v1::GetXAttrResponse;
+        list_x_attrs(v1::InodeRequest) -> v1::ListXAttrsResponse;
+        get_additional_datanode(v1::GetAdditionalDatanodeRequest) -> v1::GetAdditionalDatanodeResponse;
+        recover_lease(v1::InodeMutation) -> v1::RecoverLeaseResponse;
+        mkdir(v1::MkdirRequest) -> v1::AttrResponse;
+        mknod(v1::MknodRequest) -> v1::AttrResponse;
+        create_symlink(v1::CreateSymlinkRequest) -> v1::AttrResponse;
+        link(v1::LinkRequest) -> v1::AttrResponse;
+        unlink(v1::DentryMutation) -> v1::EmptyResponse;
+        rmdir(v1::DentryMutation) -> v1::EmptyResponse;
+        delete(v1::DentryMutation) -> v1::EmptyResponse;
+        rename(v1::RenameRequest) -> v1::EmptyResponse;
+        set_attr(v1::SetAttrRequest) -> v1::AttrResponse;
+        truncate(v1::TruncateRequest) -> v1::AttrResponse;
+        set_replication(v1::SetReplicationRequest) -> v1::AttrResponse;
+        set_x_attr(v1::SetXAttrRequest) -> v1::EmptyResponse;
+        remove_x_attr(v1::XAttrMutation) -> v1::EmptyResponse;
+        hold(v1::InodeMutation) -> v1::EmptyResponse;
+        release_hold(v1::InodeMutation) -> v1::EmptyResponse;
+        get_datanode_report(v1::GetDatanodeReportRequest) -> v1::GetDatanodeReportResponse;
+        set_safe_mode(v1::SetSafeModeRequest) -> v1::SetSafeModeResponse;
+        save_namespace(v1::SaveNamespaceRequest) -> v1::SaveNamespaceResponse;
+    }
+}
+
+#[tonic::async_trait]
+impl ClientDatanode for Fake {
+    async fn get_replica_visible_length(
+        &self,
+        request: Request<v1::GetReplicaVisibleLengthRequest>,
+    ) -> Result<Response<v1::GetReplicaVisibleLengthResponse>, Status> {
+        let block = request.into_inner().block.unwrap();
+        let world = self.call("get_replica_visible_length");
+        let replica = world.replicas.iter().find(|((_, id), _)| *id == block.id);
+        let length = replica.map_or(0, |(_, replica)| replica.data.len() as u64);
+        Ok(Response::new(v1::GetReplicaVisibleLengthResponse { length }))
+    }
+
+    async fn sync_replica(
+        &self,
+        request: Request<v1::SyncReplicaRequest>,
+    ) -> Result<Response<v1::SyncReplicaResponse>, Status> {
+        let mut world = self.call("sync_replica");
+        for block in request.into_inner().blocks {
+            for ((_, id), replica) in &mut world.replicas {
+                if *id == block.id {
+                    assert_eq!(replica.stamp, block.generation_stamp);
+                    replica.synced = replica.data.len();
+                }
+            }
+        }
+        Ok(Response::new(v1::SyncReplicaResponse {}))
+    }
+
+    unsupported! {
+        trigger_block_report(v1::TriggerBlockReportRequest) -> v1::TriggerBlockReportResponse;
+    }
+}

@@ -1,0 +1,266 @@
+//! [`FileReader`]: one open file, read at any offset by any number of callers at once.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::ids::InodeId;
+use dfs_common::retry::Backoff;
+use futures::{StreamExt, TryStreamExt};
+use parking_lot::Mutex;
+use tracing::{debug, warn};
+
+use super::block_reader::{BlockRange, ReadFailure, read_range};
+use super::locations::Locations;
+use super::part::Part;
+use super::prefetch::{Streams, split};
+use super::replica_choice::choose_order;
+use crate::caller::Caller;
+use crate::client::ClientCore;
+use crate::datanode::{Located, Node, Replica};
+
+/// Rounds over all replicas of a block, each with locations asked for anew: what HDFS does before it gives up.
+const ROUNDS_MAX: u32 = 3;
+/// Pause between rounds: a DataNode that restarts, or a replica about to be reported, needs a moment.
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(200), max: Duration::from_secs(1) };
+/// Pieces of one read that are fetched side by side.
+const PIECES_AT_ONCE: usize = 4;
+/// A read longer than this is cut into pieces.
+const PIECE_WHOLE_MAX: u64 = 4 * 1024 * 1024;
+/// How often the last chunk of a replica being written is read again when its checksum does not fit yet: data and
+/// checksum are two writes at the DataNode, microseconds apart.
+const LAST_CHUNK_TRIES: u32 = 4;
+const LAST_CHUNK_PAUSE: Duration = Duration::from_millis(5);
+
+/// Reads one file. Bytes up to [`length`](Self::length) are there; what is added later needs
+/// [`refresh_length`](Self::refresh_length).
+pub struct FileReader {
+    source: Arc<Source>,
+    /// Protects pattern and parts; never held across an await.
+    ahead: Mutex<Ahead>,
+}
+
+struct Ahead {
+    streams: Streams,
+    /// In file order, without overlap.
+    parts: Vec<Arc<Part>>,
+}
+
+impl FileReader {
+    pub(crate) async fn open(core: &Arc<ClientCore>, caller: &Caller, inode: InodeId) -> Result<Arc<Self>> {
+        let locations = Locations::open(core, caller, inode).await?;
+        let streams = Streams::new(core.config.prefetch_window as u64);
+        let source = Arc::new(Source { core: Arc::clone(core), locations });
+        Ok(Arc::new(Self { source, ahead: Mutex::new(Ahead { streams, parts: Vec::new() }) }))
+    }
+
+    /// Bytes in the file, as last known.
+    pub fn length(&self) -> u64 {
+        self.source.locations.length()
+    }
+
+    /// Asks for the length again; for a file that is being written, what readers may see of it by now.
+    ///
+    /// # Errors
+    /// The NameNode's.
+    pub async fn refresh_length(&self) -> Result<u64> {
+        self.source.locations.refresh_length().await
+    }
+
+    /// Reads `len` bytes at `offset`; fewer only at the end of the file.
+    ///
+    /// # Errors
+    /// `Corrupt` when no replica has the bytes with good checksums, `Io` or `TimedOut` when none could be reached, `Stale`
+    /// when the file has been replaced.
+    pub async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes> {
+        let file_len = self.length();
+        let end = offset.saturating_add(len as u64).min(file_len);
+        if offset >= end {
+            return Ok(Bytes::new());
+        }
+        let parts = self.plan(offset..end, file_len);
+        let mut pieces = pieces_of(offset..end, &parts);
+        if pieces.len() == 1
+            && let Some(piece) = pieces.pop()
+        {
+            return self.source.fetch_piece(piece).await;
+        }
+        let fetches = pieces.into_iter().map(|piece| self.source.fetch_piece(piece));
+        let mut whole = BytesMut::with_capacity((end - offset) as usize);
+        let mut fetched = futures::stream::iter(fetches).buffered(PIECES_AT_ONCE);
+        while let Some(bytes) = fetched.try_next().await? {
+            whole.extend_from_slice(&bytes);
+        }
+        Ok(whole.freeze())
+    }
+
+    /// Notes the read, starts fetching ahead of it, and gives the parts that have some of its bytes.
+    fn plan(&self, range: Range<u64>, file_len: u64) -> Vec<Arc<Part>> {
+        let mut ahead = self.ahead.lock();
+        let to_fetch = ahead.streams.on_read(range.clone(), file_len);
+        if !ahead.parts.is_empty() {
+            let Ahead { streams, parts } = &mut *ahead;
+            parts.retain(|part| !part.is_used_up() && streams.is_wanted(&part.range));
+        }
+        if !to_fetch.is_empty() {
+            self.start_parts(&mut ahead.parts, to_fetch);
+        }
+        let overlaps = |part: &&Arc<Part>| part.range.start < range.end && part.range.end > range.start;
+        ahead.parts.iter().filter(overlaps).cloned().collect()
+    }
+
+    fn start_parts(&self, parts: &mut Vec<Arc<Part>>, to_fetch: Range<u64>) {
+        for range in split(to_fetch) {
+            let taken = parts.iter().any(|part| part.range.start < range.end && part.range.end > range.start);
+            let budget = Arc::clone(&self.source.core.prefetch_budget);
+            let Ok(permit) = budget.try_acquire_many_owned(Part::budget_units(&range)) else { return };
+            if taken {
+                continue;
+            }
+            let source = Arc::clone(&self.source);
+            let part = Part::start(range.clone(), permit, async move { source.fetch(range).await });
+            let at = parts.partition_point(|other| other.range.start < part.range.start);
+            parts.insert(at, Arc::new(part));
+        }
+    }
+}
+
+/// A piece of a read: on its way in a part, or still to be fetched.
+struct Piece {
+    range: Range<u64>,
+    part: Option<Arc<Part>>,
+}
+
+/// Cuts `range` at the borders of `parts` (in file order, without overlap); long gaps into several pieces.
+fn pieces_of(range: Range<u64>, parts: &[Arc<Part>]) -> Vec<Piece> {
+    let mut pieces = Vec::with_capacity(2 * parts.len() + 1);
+    let gap = |gap: Range<u64>, pieces: &mut Vec<Piece>| {
+        if gap.end - gap.start > PIECE_WHOLE_MAX {
+            pieces.extend(split(gap).map(|range| Piece { range, part: None }));
+        } else if !gap.is_empty() {
+            pieces.push(Piece { range: gap, part: None });
+        }
+    };
+    let mut at = range.start;
+    for part in parts {
+        let (start, end) = (part.range.start.max(at), part.range.end.min(range.end));
+        gap(at..start, &mut pieces);
+        pieces.push(Piece { range: start..end, part: Some(Arc::clone(part)) });
+        at = end;
+    }
+    gap(at..range.end, &mut pieces);
+    pieces
+}
+
+/// Where bytes come from, for the foreground and for parts.
+struct Source {
+    core: Arc<ClientCore>,
+    locations: Locations,
+}
+
+impl Source {
+    async fn fetch_piece(&self, piece: Piece) -> Result<Bytes> {
+        if let Some(part) = &piece.part
+            && let Some(bytes) = part.bytes(piece.range.clone()).await
+        {
+            return Ok(bytes);
+        }
+        self.fetch(piece.range).await
+    }
+
+    /// All bytes of a range that is not empty and within the file.
+    async fn fetch(&self, range: Range<u64>) -> Result<Bytes> {
+        let len = (range.end - range.start) as usize;
+        let first = self.fetch_in_block(range.clone()).await?;
+        if first.len() == len {
+            return Ok(first);
+        }
+        let mut whole = BytesMut::with_capacity(len);
+        whole.extend_from_slice(&first);
+        while whole.len() < len {
+            let at = range.start + whole.len() as u64;
+            whole.extend_from_slice(&self.fetch_in_block(at..range.end).await?);
+        }
+        Ok(whole.freeze())
+    }
+
+    /// Bytes from the start of `range` to its end or the end of the block they are in.
+    async fn fetch_in_block(&self, range: Range<u64>) -> Result<Bytes> {
+        let mut last = None;
+        for round in 0..ROUNDS_MAX {
+            if round > 0 {
+                let pause = BACKOFF.delay(round - 1, &mut rand::rng());
+                tokio::time::sleep(pause).await;
+            }
+            let located = self.locations.locate(range.start, round > 0).await?;
+            let in_block = range.start - located.offset..range.end.min(located.end()) - located.offset;
+            match self.read_from_any(&located, in_block).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| DfsError::new(ErrorKind::Internal, "no round was made")))
+    }
+
+    /// One round over the replicas.
+    async fn read_from_any(&self, located: &Located, range: Range<u64>) -> Result<Bytes> {
+        if located.replicas.is_empty() {
+            let words = format!("no DataNode has {}: its replicas are lost or not reported yet", located.block);
+            return Err(DfsError::new(ErrorKind::Corrupt, words));
+        }
+        let mut failures: Vec<String> = Vec::new();
+        let mut all_corrupt = true;
+        for index in choose_order(&located.replicas, |node| self.core.datanodes.is_suspect(node), |_| false) {
+            let replica = &located.replicas[index];
+            match self.read_from(located, replica, range.clone()).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(ReadFailure::Checksum { offset }) => {
+                    warn!(block = %located.block, datanode = %replica.node.data_address, offset, "corrupt replica");
+                    failures.push(format!("{}: bad checksum at offset {offset}", replica.node.data_address));
+                }
+                Err(ReadFailure::Node(error)) => {
+                    debug!(block = %located.block, datanode = %replica.node.data_address, error = %error.chain());
+                    self.on_node_failure(&replica.node, &error);
+                    all_corrupt = false;
+                    failures.push(format!("{}: {}", replica.node.data_address, error.chain()));
+                }
+            }
+        }
+        let kind = if all_corrupt { ErrorKind::Corrupt } else { ErrorKind::Io };
+        Err(DfsError::new(kind, format!("no replica of {} could be read ({})", located.block, failures.join("; "))))
+    }
+
+    /// A node that could not be reached or was silent is asked last for a while; one that refused this replica is not.
+    fn on_node_failure(&self, node: &Node, error: &DfsError) {
+        if std::error::Error::source(error).is_some() || error.kind() == ErrorKind::TimedOut {
+            self.core.datanodes.suspect(node);
+        }
+    }
+
+    async fn read_from(&self, located: &Located, replica: &Replica, range: Range<u64>) -> Result<Bytes, ReadFailure> {
+        let wanted = BlockRange { block: &located.block, offset: range.start, len: (range.end - range.start) as usize };
+        let silence = self.core.config.read_timeout;
+        for _ in 1..LAST_CHUNK_TRIES {
+            match read_range(&self.core.datanodes, &replica.node, wanted, &self.core.client_name, silence).await {
+                Err(ReadFailure::Checksum { offset }) if self.may_be_in_motion(located, offset) => {
+                    tokio::time::sleep(LAST_CHUNK_PAUSE).await;
+                }
+                Err(ReadFailure::Checksum { offset }) => {
+                    let (block, storage) = (located.block.block, replica.storage_uuid.as_str());
+                    self.locations.report_bad(block, &replica.node, storage).await;
+                    return Err(ReadFailure::Checksum { offset });
+                }
+                outcome => return outcome,
+            }
+        }
+        read_range(&self.core.datanodes, &replica.node, wanted, &self.core.client_name, silence).await
+    }
+
+    /// Whether the chunk at `offset` is the last one of a replica being written: its checksum is about to follow.
+    fn may_be_in_motion(&self, located: &Located, offset: u64) -> bool {
+        let chunk = u64::from(self.core.defaults.bytes_per_checksum);
+        located.is_under_construction && offset + chunk >= located.block.block.length
+    }
+}

@@ -1,0 +1,291 @@
+//! Where the bytes of one file are: its blocks as far as they were asked for, and its length.
+//!
+//! The length of a closed file is the NameNode's. While a file is being written, its last block's length is known to the
+//! replicas only: one of them is asked for the bytes that every node of the pipeline has acknowledged.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dfs_common::block::{Block, ExtendedBlock};
+use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::ids::InodeId;
+use dfs_proto::v1;
+use parking_lot::Mutex;
+use tracing::debug;
+
+use crate::caller::Caller;
+use crate::client::{ClientCore, DfsClient, rpc};
+use crate::datanode::{Located, Node};
+
+/// Blocks asked for at once, HDFS's number: one call serves a gigabyte.
+const BLOCKS_PER_CALL: u64 = 10;
+/// Blocks remembered per file; beyond it the oldest in file order go. A hundred bytes each.
+const BLOCKS_MAX: usize = 20_000;
+/// How long a replica may take to tell its visible length before the next one is asked.
+const VISIBLE_LENGTH_DEADLINE: Duration = Duration::from_secs(3);
+
+/// One copy of a block, for those who want to know.
+#[derive(Clone, Debug)]
+pub struct ReplicaLocation {
+    /// Identity of the DataNode.
+    pub datanode_uuid: String,
+    /// Its data transfer address.
+    pub data_address: String,
+    /// Its gRPC address.
+    pub grpc_address: String,
+    /// Its network location.
+    pub rack: String,
+    /// The volume there; empty when not known.
+    pub storage_uuid: String,
+}
+
+/// A block of a file, for those who want to know.
+#[derive(Clone, Debug)]
+pub struct BlockLocation {
+    /// The block in its pool.
+    pub block: ExtendedBlock,
+    /// Where its first byte lies in the file.
+    pub offset: u64,
+    /// Its copies, nearest first.
+    pub replicas: Vec<ReplicaLocation>,
+    /// All known copies are corrupt.
+    pub is_corrupt: bool,
+    /// It is still being written.
+    pub is_under_construction: bool,
+}
+
+impl From<&Located> for BlockLocation {
+    fn from(located: &Located) -> Self {
+        let replicas = located.replicas.iter().map(|replica| ReplicaLocation {
+            datanode_uuid: replica.node.uuid.clone(),
+            data_address: replica.node.data_address.clone(),
+            grpc_address: replica.node.grpc_address.clone(),
+            rack: replica.node.id.rack.clone(),
+            storage_uuid: replica.storage_uuid.clone(),
+        });
+        Self {
+            block: located.block.clone(),
+            offset: located.offset,
+            replicas: replicas.collect(),
+            is_corrupt: located.is_corrupt,
+            is_under_construction: located.is_under_construction,
+        }
+    }
+}
+
+impl DfsClient {
+    /// The blocks that hold bytes of `[offset, offset + length)`, at most 1,000 of them.
+    pub async fn get_block_locations(
+        &self,
+        caller: &Caller,
+        inode: InodeId,
+        offset: u64,
+        length: u64,
+    ) -> Result<Vec<BlockLocation>> {
+        let page = fetch(&self.core, caller, inode, offset, length).await?;
+        Ok(page.blocks.iter().map(BlockLocation::from).collect())
+    }
+}
+
+/// What the NameNode says of a range of a file.
+struct Page {
+    blocks: Vec<Located>,
+    file_length: u64,
+    is_under_construction: bool,
+    block_size: u64,
+}
+
+async fn fetch(core: &ClientCore, caller: &Caller, inode: InodeId, offset: u64, length: u64) -> Result<Page> {
+    let header = Some(v1::RequestHeader { caller: Some(caller.into()), retry: None });
+    let request = v1::GetBlockLocationsRequest { header, inode: inode.0, offset, length };
+    let answer = core.query(request, rpc!(get_block_locations)).await?;
+    let attr = crate::client::attr_of(answer.attr)?;
+    let located = answer.blocks.unwrap_or_default();
+    let pool = located.block_pool_id;
+    let blocks = located.blocks.into_iter().map(|block| Located::new(&core.datanodes, block, &pool));
+    Ok(Page {
+        blocks: blocks.collect::<Result<_>>()?,
+        file_length: located.file_length,
+        is_under_construction: located.under_construction,
+        block_size: attr.block_size.max(1),
+    })
+}
+
+/// The blocks of one file, as far as known.
+pub(crate) struct Locations {
+    core: Arc<ClientCore>,
+    caller: Caller,
+    inode: InodeId,
+    /// Protects what is known; never held across an await.
+    known: Mutex<Known>,
+}
+
+struct Known {
+    /// By offset in the file; blocks without bytes are left out.
+    blocks: BTreeMap<u64, Arc<Located>>,
+    length: u64,
+    block_size: u64,
+}
+
+impl Locations {
+    /// Asks for the first blocks and the length.
+    pub(crate) async fn open(core: &Arc<ClientCore>, caller: &Caller, inode: InodeId) -> Result<Self> {
+        let block_size = core.defaults.block_size;
+        let known = Known { blocks: BTreeMap::new(), length: 0, block_size };
+        let locations = Self { core: Arc::clone(core), caller: caller.clone(), inode, known: Mutex::new(known) };
+        let page = locations.fetch(0, block_size.saturating_mul(BLOCKS_PER_CALL)).await?;
+        locations.learn(page).await?;
+        Ok(locations)
+    }
+
+    /// Bytes, as last known.
+    pub(crate) fn length(&self) -> u64 {
+        self.known.lock().length
+    }
+
+    /// Asks for the length again.
+    pub(crate) async fn refresh_length(&self) -> Result<u64> {
+        let page = self.fetch(self.length().saturating_sub(1), u64::MAX / 2).await?;
+        self.learn(page).await?;
+        Ok(self.length())
+    }
+
+    /// The block that holds the byte at `offset`, which must be below the length; with `again`, asked for anew.
+    pub(crate) async fn locate(&self, offset: u64, again: bool) -> Result<Arc<Located>> {
+        if !again && let Some(located) = self.known.lock().find(offset) {
+            return Ok(located);
+        }
+        let length = self.known.lock().block_size.saturating_mul(BLOCKS_PER_CALL);
+        let page = self.fetch(offset, length).await?;
+        let lengths = self.visible_last_length(&page).await;
+        let mut known = self.known.lock();
+        known.insert(page, lengths);
+        known.find(offset).ok_or_else(|| {
+            // The file was cut, or its blocks replaced, after it was opened.
+            let words = format!("inode {} no longer has a byte at offset {offset}", self.inode);
+            DfsError::new(ErrorKind::Stale, words)
+        })
+    }
+
+    async fn fetch(&self, offset: u64, length: u64) -> Result<Page> {
+        fetch(&self.core, &self.caller, self.inode, offset, length).await
+    }
+
+    /// Takes in a page from which the length of the file can be told.
+    async fn learn(&self, mut page: Page) -> Result<()> {
+        let reaches_end = |page: &Page| page.blocks.last().is_some_and(|last| last.is_under_construction);
+        if page.is_under_construction && !reaches_end(&page) && page.file_length > 0 {
+            // The last block is beyond this page.
+            let tail = self.fetch(page.file_length - 1, u64::MAX / 2).await?;
+            page.file_length = tail.file_length;
+            page.blocks.extend(tail.blocks);
+        }
+        let visible = self.visible_last_length(&page).await;
+        let length = match (page.blocks.last(), visible) {
+            (Some(last), Some(visible)) => last.offset + visible,
+            _ => page.file_length,
+        };
+        let mut known = self.known.lock();
+        known.block_size = page.block_size;
+        known.insert(page, visible);
+        known.length = length;
+        Ok(())
+    }
+
+    /// Bytes that readers may see of the last block of `page`, when it is being written.
+    async fn visible_last_length(&self, page: &Page) -> Option<u64> {
+        let last = page.blocks.last().filter(|last| last.is_under_construction)?;
+        for replica in &last.replicas {
+            match self.visible_length(&replica.node, &last.block).await {
+                // What the NameNode has logged is on the replicas, whichever is asked.
+                Ok(length) => return Some(length.max(last.block.block.length)),
+                Err(error) => debug!(block = %last.block, error = %error.chain(), "no visible length"),
+            }
+        }
+        Some(last.block.block.length)
+    }
+
+    async fn visible_length(&self, node: &Node, block: &ExtendedBlock) -> Result<u64> {
+        let request =
+            v1::GetReplicaVisibleLengthRequest { block_pool_id: block.pool.clone(), block: Some(block.block.into()) };
+        let ask = |mut datanode: crate::datanode::DatanodeClient, request| async move {
+            datanode.get_replica_visible_length(request).await
+        };
+        Ok(self.core.datanodes.call(node, VISIBLE_LENGTH_DEADLINE, request, ask).await?.length)
+    }
+
+    /// Tells the NameNode that a replica is bad. Best effort: the reader has another one.
+    pub(crate) async fn report_bad(&self, block: Block, node: &Node, storage_uuid: &str) {
+        let replica = v1::BadReplica {
+            block: Some(block.into()),
+            datanode_uuid: node.uuid.clone(),
+            storage_uuid: storage_uuid.to_owned(),
+        };
+        let header = Some(v1::RequestHeader { caller: Some((&self.caller).into()), retry: None });
+        let request = v1::ReportBadBlocksRequest { header, replicas: vec![replica] };
+        let patience = crate::rpc::Patience { total: VISIBLE_LENGTH_DEADLINE, ..self.core.patience() };
+        if let Err(error) = self.core.namenode.call(patience, request, rpc!(report_bad_blocks)).await {
+            debug!(%block, error = %error.chain(), "bad replica not reported");
+        }
+    }
+}
+
+impl Known {
+    fn find(&self, offset: u64) -> Option<Arc<Located>> {
+        let (_, located) = self.blocks.range(..=offset).next_back()?;
+        (offset < located.end()).then(|| Arc::clone(located))
+    }
+
+    /// Takes in blocks; the last one with the length that readers may see, when that was asked.
+    fn insert(&mut self, page: Page, visible: Option<u64>) {
+        let count = page.blocks.len();
+        for (index, mut located) in page.blocks.into_iter().enumerate() {
+            if let (true, Some(visible)) = (index + 1 == count, visible) {
+                located.block.block.length = visible;
+            }
+            if located.block.block.length > 0 {
+                self.blocks.insert(located.offset, Arc::new(located));
+            }
+        }
+        while self.blocks.len() > BLOCKS_MAX {
+            self.blocks.pop_first();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dfs_common::ids::{BlockId, GenerationStamp};
+
+    use super::*;
+
+    fn located(offset: u64, length: u64, is_under_construction: bool) -> Located {
+        let block = Block { id: BlockId(offset + 1), generation_stamp: GenerationStamp(1), length };
+        let block = ExtendedBlock { pool: "BP-1".into(), block };
+        Located { block, offset, replicas: Vec::new(), is_corrupt: false, is_under_construction }
+    }
+
+    fn page(blocks: Vec<Located>) -> Page {
+        Page { blocks, file_length: 0, is_under_construction: false, block_size: 10 }
+    }
+
+    #[test]
+    fn find_knows_blocks_of_any_length() {
+        let mut known = Known { blocks: BTreeMap::new(), length: 0, block_size: 10 };
+        known.insert(page(vec![located(0, 10, false), located(10, 3, false), located(13, 10, false)]), None);
+        let offset = |at| known.find(at).map(|found| found.offset);
+        assert_eq!([0, 9, 10, 12, 13, 22].map(offset), [Some(0), Some(0), Some(10), Some(10), Some(13), Some(13)]);
+        assert_eq!(offset(23), None);
+    }
+
+    #[test]
+    fn insert_gives_the_last_block_its_visible_length() {
+        let mut known = Known { blocks: BTreeMap::new(), length: 0, block_size: 10 };
+        known.insert(page(vec![located(0, 10, false), located(10, 0, true)]), Some(0));
+        assert!(known.find(10).is_none(), "no byte is visible yet");
+        known.insert(page(vec![located(10, 0, true)]), Some(7));
+        assert_eq!(known.find(16).unwrap().end(), 17);
+        assert!(known.find(17).is_none());
+    }
+}

@@ -1,0 +1,307 @@
+//! The blocks of a file being written, one after another: allocation, the pipeline of the current one, its end, and what
+//! happens when a pipeline fails.
+//!
+//! ```text
+//!            first packet                   full, or file completed
+//! no block --------------> block under way -------------------------> no block
+//!   ^      AddBlock (or the last block      last packet, all acks       |
+//!   |      reopened), connect                                           |
+//!   +-------------------------------------------------------------------+
+//! ```
+//!
+//! A block whose pipeline fails before anything was acknowledged is given up, and its bytes, all still here, go to a new
+//! block on other nodes. After that the failure is the caller's.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use dfs_common::attr::FileAttr;
+use dfs_common::block::{Block, ExtendedBlock};
+use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::ids::BlockId;
+use dfs_proto::data_transfer::DataChecksum;
+
+use super::file_writer::Status;
+use super::packet::{PacketBuilder, PacketKind, packet_capacity};
+use super::pipeline::{Goal, Pipeline};
+use super::pipeline_state::Origin;
+use super::questions::Questions;
+use crate::datanode::{Located, Replica};
+
+/// The block under way.
+pub(super) struct Current {
+    pub(super) pipeline: Pipeline,
+    pub(super) origin: Origin,
+    /// Bytes of the block that are on the nodes' disks, or were no concern of this writer.
+    pub(super) synced: u64,
+}
+
+/// A finished block, to be synced by the next hsync.
+pub(super) struct Finished {
+    pub(super) block: ExtendedBlock,
+    pub(super) replicas: Vec<Replica>,
+}
+
+/// See the module.
+pub(super) struct BlockOutput {
+    pub(super) questions: Questions,
+    pub(super) status: Arc<Status>,
+    block_size: u64,
+    packet_size: usize,
+    max_in_flight: usize,
+    /// The packet that takes bytes, and since when.
+    pub(super) builder: Option<(PacketBuilder, Instant)>,
+    pub(super) current: Option<Current>,
+    /// Where the current or next block starts in the file.
+    pub(super) block_start: u64,
+    /// Bytes accepted into it.
+    pub(super) block_len: u64,
+    /// A last block with room, to be reopened by the first packet.
+    pub(super) reopen: Option<Located>,
+    /// The block before the current one with its final length, when this writer wrote or left it.
+    pub(super) previous: Option<Block>,
+    /// The block that was allocated and not finished.
+    pub(super) open_block: Option<Block>,
+    /// Bytes of it were acknowledged, or it had some before.
+    pub(super) may_hold_bytes: bool,
+    /// The block whose length this writer has last made the NameNode log, and the file's length then.
+    recorded: Option<(BlockId, u64)>,
+    unsynced: Vec<Finished>,
+    /// Nodes that failed this writer, by uuid.
+    pub(super) excluded: Vec<String>,
+    /// Blocks that failed in a row.
+    pub(super) tries: u32,
+    /// The last failure of a node, told when no other node is left.
+    pub(super) last_blame: Option<DfsError>,
+}
+
+impl BlockOutput {
+    /// For a file of `length` bytes whose last block, if it has room, is `reopen`.
+    pub(super) fn new(
+        questions: Questions,
+        status: Arc<Status>,
+        block_size: u64,
+        length: u64,
+        reopen: Option<Located>,
+    ) -> Self {
+        let block_len = reopen.as_ref().map_or(0, |last| last.block.block.length);
+        let config = &questions.core.config;
+        Self {
+            block_size,
+            packet_size: config.packet_size,
+            max_in_flight: config.max_in_flight,
+            questions,
+            status,
+            builder: None,
+            current: None,
+            block_start: length - block_len,
+            block_len,
+            reopen,
+            previous: None,
+            open_block: None,
+            may_hold_bytes: false,
+            recorded: None,
+            unsynced: Vec::new(),
+            excluded: Vec::new(),
+            tries: 0,
+            last_blame: None,
+        }
+    }
+
+    /// Since when bytes have waited without anybody driving the pipeline.
+    pub(super) fn unflushed_since(&self) -> Option<Instant> {
+        let in_flight = self.current.as_ref().filter(|current| !current.pipeline.state.is_all_acked());
+        let sent = in_flight.map(|current| current.pipeline.last_sent);
+        self.builder.as_ref().map(|(_, since)| *since).or(sent)
+    }
+
+    pub(super) fn pipeline_last_sent(&self) -> Option<Instant> {
+        self.current.as_ref().map(|current| current.pipeline.last_sent)
+    }
+
+    /// Drops the connection: the writer has failed.
+    pub(super) fn hang_up(&mut self) {
+        self.current = None;
+        self.builder = None;
+    }
+
+    /// Closes the file without what was not acknowledged, if no node holds more than that; otherwise the file waits for the
+    /// recovery of its last block.
+    pub(super) async fn abort(&mut self) -> Result<()> {
+        self.hang_up();
+        if self.may_hold_bytes {
+            let words = "the file stays open until its last block is recovered";
+            return Err(DfsError::new(ErrorKind::Busy, words));
+        }
+        if let Some(block) = self.open_block.take() {
+            self.questions.abandon_block(block).await?;
+        }
+        self.questions.complete(self.previous, self.block_start).await.map(|_| ())
+    }
+
+    pub(super) async fn write(&mut self, mut data: &[u8]) -> Result<()> {
+        while !data.is_empty() {
+            self.send_full_packet().await?;
+            let is_ending = self.current.as_ref().is_some_and(|current| current.pipeline.is_ending());
+            if self.block_len >= self.block_size || is_ending {
+                self.finish_block().await?;
+            }
+            let taken = self.accept(data);
+            data = &data[taken..];
+            self.status.accept(taken as u64);
+        }
+        self.send_full_packet().await
+    }
+
+    /// hflush, or hsync.
+    pub(super) async fn flush(&mut self, sync: bool) -> Result<()> {
+        if self.builder.is_some() {
+            self.queue_packet(sync).await?;
+        } else if let Some(current) = &mut self.current
+            && sync
+            && current.synced < self.block_len
+        {
+            current.pipeline.enqueue_empty(self.block_len, PacketKind { sync_block: true, last_in_block: false });
+        }
+        self.run(Goal::Acked).await?;
+        if !sync {
+            return Ok(());
+        }
+        if let Some(current) = &mut self.current {
+            current.synced = self.block_len;
+        }
+        if !self.unsynced.is_empty() {
+            self.questions.sync_replicas(&self.unsynced).await?;
+            self.unsynced.clear();
+        }
+        // Later syncs of the same block are on record at the replicas.
+        match self.last_block() {
+            Some(block) if self.recorded.is_none_or(|(id, _)| id != block.id) => self.record(block).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Flushes, and tells the NameNode the length.
+    pub(super) async fn record_length(&mut self) -> Result<()> {
+        self.flush(false).await?;
+        let recorded = self.recorded.map(|(_, length)| length);
+        match self.last_block() {
+            Some(block) if recorded != Some(self.block_start + self.block_len) => self.record(block).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Sends everything, ends the block, closes the file.
+    pub(super) async fn complete(&mut self) -> Result<FileAttr> {
+        if self.builder.is_some() || self.current.is_some() {
+            self.finish_block().await?;
+        }
+        let uncertain = self.status.uncertain();
+        let outcome = self.questions.complete(self.previous, self.block_start + self.block_len).await;
+        uncertain.settle();
+        outcome
+    }
+
+    /// The block under way, or else the one before it, with its length.
+    fn last_block(&self) -> Option<Block> {
+        self.current.as_ref().map(|current| current.pipeline.block(self.block_len)).or(self.previous)
+    }
+
+    async fn record(&mut self, block: Block) -> Result<()> {
+        self.questions.fsync(block).await?;
+        self.recorded = Some((block.id, self.block_start + self.block_len));
+        Ok(())
+    }
+
+    pub(super) async fn heartbeat(&mut self) -> Result<()> {
+        if let Some(current) = &mut self.current {
+            current.pipeline.enqueue_heartbeat();
+        }
+        self.run(Goal::Sent).await
+    }
+
+    /// Takes bytes into the packet under way.
+    pub(super) fn accept(&mut self, data: &[u8]) -> usize {
+        let (offset, remaining) = (self.block_len, self.block_size - self.block_len);
+        let packet_size = self.packet_size;
+        let current = &mut self.current;
+        let (builder, _) = self.builder.get_or_insert_with(|| {
+            let chunk = DataChecksum::DEFAULT.bytes_per_checksum();
+            let capacity = packet_capacity(offset, packet_size, remaining, chunk);
+            let buffer = current.as_mut().map(|current| current.pipeline.state.take_spare()).unwrap_or_default();
+            (PacketBuilder::new(offset, capacity, buffer), Instant::now())
+        });
+        let taken = builder.push(data);
+        self.block_len += taken as u64;
+        taken
+    }
+
+    async fn send_full_packet(&mut self) -> Result<()> {
+        if self.is_packet_full() {
+            self.queue_packet(false).await?;
+            self.run(Goal::Sent).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_packet_full(&self) -> bool {
+        self.builder.as_ref().is_some_and(|(builder, _)| builder.is_full())
+    }
+
+    /// Puts the packet under way into the pipeline's queue, once there is a pipeline with room.
+    async fn queue_packet(&mut self, sync: bool) -> Result<()> {
+        self.ensure_pipeline().await?;
+        self.run(Goal::Room(self.max_in_flight)).await?;
+        self.enqueue_builder(sync);
+        Ok(())
+    }
+
+    pub(super) fn enqueue_builder(&mut self, sync: bool) {
+        if let (Some(current), Some((builder, _))) = (&mut self.current, self.builder.take()) {
+            let seqno = current.pipeline.state.next_seqno();
+            current.pipeline.enqueue(builder.seal(seqno, sync, DataChecksum::DEFAULT));
+        }
+    }
+
+    /// Ends the block under way: all its bytes and the last packet acknowledged.
+    async fn finish_block(&mut self) -> Result<()> {
+        if self.builder.is_some() {
+            self.queue_packet(false).await?;
+        }
+        if let Some(current) = &mut self.current
+            && !current.pipeline.is_ending()
+        {
+            current.pipeline.enqueue_empty(self.block_len, PacketKind { sync_block: false, last_in_block: true });
+        }
+        self.run(Goal::Acked).await?;
+        if let Some(Current { pipeline, synced, .. }) = self.current.take() {
+            let block = pipeline.block(self.block_len);
+            self.previous = Some(block);
+            if synced < self.block_len {
+                let block = ExtendedBlock { pool: pipeline.target.block.pool.clone(), block };
+                self.unsynced.push(Finished { block, replicas: pipeline.target.replicas.clone() });
+            }
+            pipeline.finish();
+        }
+        self.block_start += self.block_len;
+        self.block_len = 0;
+        self.open_block = None;
+        self.may_hold_bytes = false;
+        self.tries = 0;
+        Ok(())
+    }
+
+    /// Drives the pipeline, if there is one, to `goal`; replaces it when it fails and can be replaced.
+    pub(super) async fn run(&mut self, goal: Goal) -> Result<()> {
+        while let Some(current) = &mut self.current {
+            let outcome = current.pipeline.pump(goal).await;
+            self.status.set_acked(self.block_start + current.pipeline.state.acked());
+            self.may_hold_bytes |= current.pipeline.state.has_acks();
+            match outcome {
+                Ok(()) => break,
+                Err(failure) => self.recover(failure).await?,
+            }
+        }
+        Ok(())
+    }
+}

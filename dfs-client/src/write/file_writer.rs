@@ -1,0 +1,274 @@
+//! [`FileWriter`]: the one writer of a file. Shared freely; calls on it take turns.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use dfs_common::attr::FileAttr;
+use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::ids::InodeId;
+use parking_lot::Mutex;
+use tracing::{debug, warn};
+
+use super::block_output::BlockOutput;
+use super::questions::Questions;
+use crate::caller::Caller;
+use crate::client::{ClientCore, DfsClient};
+use crate::datanode::Located;
+use crate::rpc::Session;
+
+/// How long a partial packet may wait for more bytes. With the upkeep's interval on top it leaves within a second.
+const PARTIAL_PACKET_AGE: Duration = Duration::from_millis(700);
+/// Silence of ours after which an idle pipeline gets a heartbeat: half of the shortest time after which anyone would
+/// take us for dead.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Writes one file, at its end. From [`open_writer`](DfsClient::open_writer) or [`append`](DfsClient::append).
+///
+/// Every failure sticks: each later call returns it again.
+pub struct FileWriter {
+    core: Arc<ClientCore>,
+    caller: Caller,
+    inode: InodeId,
+    status: Arc<Status>,
+    /// Whoever holds it drives the pipeline; held across awaits, by one call at a time.
+    output: tokio::sync::Mutex<BlockOutput>,
+}
+
+/// What can be asked of a writer without waiting for its turn.
+#[derive(Default)]
+pub(super) struct Status {
+    position: AtomicU64,
+    acked: AtomicU64,
+    /// Protects how the writer ended; never held across an await.
+    end: Mutex<Option<End>>,
+}
+
+enum End {
+    Completed(FileAttr),
+    Failed(DfsError),
+}
+
+/// What upkeep can do for a writer that nobody is driving.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Chore {
+    /// Send the partial packet, take in acks.
+    Flush,
+    /// Keep the pipeline alive.
+    Heartbeat,
+}
+
+impl Status {
+    pub(super) fn accept(&self, bytes: u64) {
+        self.position.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    pub(super) fn set_acked(&self, length: u64) {
+        self.acked.fetch_max(length, Ordering::AcqRel);
+    }
+
+    /// The first failure counts.
+    fn fail(&self, error: &DfsError) {
+        let mut end = self.end.lock();
+        if end.is_none() {
+            *end = Some(End::Failed(error.duplicate()));
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        match &*self.end.lock() {
+            None => Ok(()),
+            Some(End::Failed(error)) => Err(error.duplicate()),
+            Some(End::Completed(_)) => Err(DfsError::new(ErrorKind::InvalidArgument, "the file has been completed")),
+        }
+    }
+
+    /// For the time of a question whose answer changes what is true: being dropped before
+    /// [`settle`](Uncertain::settle) fails the writer.
+    pub(super) fn uncertain(self: &Arc<Self>) -> Uncertain {
+        Uncertain { status: Arc::clone(self), is_settled: false }
+    }
+}
+
+/// See [`Status::uncertain`].
+pub(super) struct Uncertain {
+    status: Arc<Status>,
+    is_settled: bool,
+}
+
+impl Uncertain {
+    pub(super) fn settle(mut self) {
+        self.is_settled = true;
+    }
+}
+
+impl Drop for Uncertain {
+    fn drop(&mut self) {
+        if !self.is_settled {
+            let words = "a write was given up in the middle of a question to the NameNode";
+            self.status.fail(&DfsError::new(ErrorKind::Cancelled, words));
+        }
+    }
+}
+
+impl FileWriter {
+    pub(crate) fn open(
+        core: &Arc<ClientCore>,
+        session: Arc<Session>,
+        caller: &Caller,
+        attr: &FileAttr,
+        last: Option<Located>,
+    ) -> Result<Arc<Self>> {
+        if attr.block_size == 0 || attr.block_size % u64::from(core.defaults.bytes_per_checksum) != 0 {
+            let words = format!("block size {} is not a multiple of the checksum's chunk", attr.block_size);
+            return Err(DfsError::new(ErrorKind::InvalidArgument, words));
+        }
+        let length = last.as_ref().map_or(attr.length, Located::end);
+        let status = Arc::new(Status::default());
+        status.accept(length);
+        status.set_acked(length);
+        let questions = Questions {
+            core: Arc::clone(core),
+            session,
+            caller: caller.clone(),
+            inode: attr.inode,
+            opened: attr.clone(),
+        };
+        let output = BlockOutput::new(questions, Arc::clone(&status), attr.block_size, length, last);
+        let writer = Arc::new(Self {
+            core: Arc::clone(core),
+            caller: caller.clone(),
+            inode: attr.inode,
+            status,
+            output: tokio::sync::Mutex::new(output),
+        });
+        core.writers.add(&writer);
+        Ok(writer)
+    }
+
+    /// The file being written.
+    pub fn inode(&self) -> InodeId {
+        self.inode
+    }
+
+    /// Adds `data` to the end. Returns when all of it is taken and whole packets are on their way.
+    ///
+    /// # Errors
+    /// `NoSpace`, `FileTooLarge`, `LeaseLost`, `Io` naming the DataNode; the same from then on.
+    pub async fn write(&self, data: &[u8]) -> Result<()> {
+        self.drive(async |output| output.write(data).await).await
+    }
+
+    /// Length of the file with all accepted bytes.
+    pub fn position(&self) -> u64 {
+        self.status.position.load(Ordering::Acquire)
+    }
+
+    /// Length of the file as far as every node of the pipeline has acknowledged it.
+    pub fn acked_len(&self) -> u64 {
+        self.status.acked.load(Ordering::Acquire)
+    }
+
+    /// Returns when every accepted byte is with every node of the pipeline: new readers see it.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub async fn hflush(&self) -> Result<()> {
+        self.drive(async |output| output.flush(false).await).await
+    }
+
+    /// As [`hflush`](Self::hflush), and the bytes are on the disks of those nodes, over all blocks since the last call.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub async fn hsync(&self) -> Result<()> {
+        self.drive(async |output| output.flush(true).await).await
+    }
+
+    /// Ends the file: everything is sent, acknowledged, and the file closed at the NameNode. With `keep_open` everything is
+    /// sent and acknowledged, the NameNode knows the length, and writing may go on. Completing again gives the same answer.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub async fn complete(&self, keep_open: bool) -> Result<FileAttr> {
+        if keep_open {
+            self.drive(async |output| output.record_length().await).await?;
+            let client = DfsClient { core: Arc::clone(&self.core) };
+            let attr = client.get_file_info(&self.caller, self.inode).await?;
+            return Ok(FileAttr { length: attr.length.max(self.acked_len()), ..attr });
+        }
+        let mut output = self.output.lock().await;
+        if let Some(End::Completed(attr)) = &*self.status.end.lock() {
+            return Ok(attr.clone());
+        }
+        let attr = self.drive_locked(&mut output, async |output| output.complete().await).await?;
+        *self.status.end.lock() = Some(End::Completed(attr.clone()));
+        Ok(attr)
+    }
+
+    /// Gives the file up: what was not acknowledged is lost, and the file is closed if that is possible without recovery.
+    pub async fn abort(&self) {
+        let mut output = self.output.lock().await;
+        if matches!(&*self.status.end.lock(), Some(End::Completed(_))) {
+            return;
+        }
+        self.status.fail(&DfsError::new(ErrorKind::Cancelled, "the writer was aborted"));
+        if let Err(error) = output.abort().await {
+            debug!(inode = %self.inode, error = %error.chain(), "file not closed after its writer was aborted");
+        }
+    }
+
+    /// Takes its turn, unless the writer has ended; a failure ends it.
+    async fn drive<T>(&self, step: impl AsyncFnOnce(&mut BlockOutput) -> Result<T>) -> Result<T> {
+        let mut output = self.output.lock().await;
+        self.drive_locked(&mut output, step).await
+    }
+
+    async fn drive_locked<T>(
+        &self,
+        output: &mut BlockOutput,
+        step: impl AsyncFnOnce(&mut BlockOutput) -> Result<T>,
+    ) -> Result<T> {
+        self.status.check()?;
+        let outcome = step(output).await;
+        if let Err(error) = &outcome {
+            self.status.fail(error);
+            output.hang_up();
+        }
+        outcome
+    }
+
+    /// Neither completed nor failed.
+    pub(super) fn is_open(&self) -> bool {
+        self.status.end.lock().is_none()
+    }
+
+    /// What upkeep should do; nothing while somebody is driving.
+    pub(super) fn choose_chore(&self, now: Instant) -> Option<Chore> {
+        let output = self.output.try_lock().ok()?;
+        let age = |since: Instant| now.saturating_duration_since(since);
+        if output.unflushed_since().is_some_and(|since| age(since) >= PARTIAL_PACKET_AGE) {
+            return Some(Chore::Flush);
+        }
+        let is_quiet = output.pipeline_last_sent().is_some_and(|since| age(since) >= HEARTBEAT_INTERVAL);
+        is_quiet.then_some(Chore::Heartbeat)
+    }
+
+    pub(super) async fn do_chore(&self, chore: Chore) {
+        let outcome = match chore {
+            Chore::Flush => self.hflush().await,
+            Chore::Heartbeat => self.drive(async |output| output.heartbeat().await).await,
+        };
+        if let Err(error) = outcome {
+            debug!(inode = %self.inode, ?chore, error = %error.chain(), "writer failed in the background");
+        }
+    }
+}
+
+impl Drop for FileWriter {
+    fn drop(&mut self) {
+        if self.is_open() && self.position() > self.acked_len() {
+            warn!(inode = %self.inode, lost = self.position() - self.acked_len(), "writer dropped with unsent bytes");
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! One block under way to its DataNodes: the connection to the first of them, and the packets on it.
+//!
+//! ```text
+//! client --request, packets--> node 0 --same--> node 1 --same--> node 2
+//!        <--response, acks----        <-------        <-------
+//! ```
+//!
+//! The request, and the packets that are there already, leave without waiting for the response: a small file goes out in
+//! one message. [`Pipeline::pump`] does all input and output; it sends and receives in turns, so that a node that waits
+//! for us to read its acks never waits in vain.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, BytesMut};
+use dfs_common::block::{Block, ExtendedBlock};
+use dfs_common::error::{DfsError, ErrorKind};
+use dfs_common::ids::GenerationStamp;
+use dfs_proto::data_transfer::{DataChecksum, PipelineAck, WireError, decode_delimited, encode_request};
+use dfs_proto::hadoop::op_write_block_proto::BlockConstructionStage;
+use dfs_proto::hadoop::{
+    BlockOpResponseProto, ClientOperationHeaderProto, OpWriteBlockProto, Status, StorageTypeProto,
+};
+use tokio::io::Interest;
+
+use super::packet::{Packet, PacketKind};
+use super::pipeline_state::{AckOutcome, PipelineState};
+use crate::datanode::{DataConnection, Datanodes, Replica, closed_error};
+
+/// Room for acks: one is about 30 bytes.
+const INBOUND_LEN: usize = 4096;
+
+/// What a pipeline is for.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    /// The block as the nodes know it before this pipeline.
+    pub(crate) block: ExtendedBlock,
+    /// The stamp it is written under; the block's own when it is new.
+    pub(crate) generation_stamp: GenerationStamp,
+    /// In pipeline order; never empty.
+    pub(crate) replicas: Vec<Replica>,
+    pub(crate) stage: BlockConstructionStage,
+}
+
+/// A pipeline that failed.
+#[derive(Debug)]
+pub(crate) struct PipelineFailure {
+    /// Place of the node to blame.
+    pub(crate) node: usize,
+    pub(crate) error: DfsError,
+    /// The connection ended, as one does that was closed while it lay in the pool.
+    is_disconnect: bool,
+}
+
+/// What to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Goal {
+    /// All nodes answered the request.
+    SetUp,
+    /// Another packet may be queued: fewer than so many bytes are kept.
+    Room(usize),
+    /// Everything queued is with the kernel.
+    Sent,
+    /// Everything queued is acknowledged by every node.
+    Acked,
+}
+
+/// A block under way.
+pub(crate) struct Pipeline {
+    pub(crate) target: Target,
+    pub(crate) state: PipelineState,
+    datanodes: Arc<Datanodes>,
+    connection: DataConnection,
+    request: Vec<u8>,
+    /// Bytes that go before any packet: the request, a heartbeat.
+    urgent: Vec<u8>,
+    urgent_sent: usize,
+    inbound: BytesMut,
+    is_set_up: bool,
+    /// A last packet was queued: the peer may close once it is acknowledged.
+    is_ending: bool,
+    is_closed_by_peer: bool,
+    last_heard: Instant,
+    pub(crate) last_sent: Instant,
+    ack_timeout: Duration,
+}
+
+impl PipelineFailure {
+    fn new(node: usize, error: DfsError) -> Self {
+        Self { node, error, is_disconnect: false }
+    }
+
+    fn protocol(error: WireError) -> Self {
+        Self::new(0, DfsError::new(ErrorKind::Protocol, "answer in a write pipeline").with_source(error))
+    }
+
+    fn broken(doing: &str, error: io::Error) -> Self {
+        Self { node: 0, error: DfsError::io(doing, error), is_disconnect: true }
+    }
+}
+
+impl Target {
+    fn encode_request(&self, client_name: &str) -> Result<Vec<u8>, PipelineFailure> {
+        let rest = &self.replicas[1..];
+        let length = self.block.block.length;
+        let request = OpWriteBlockProto {
+            header: ClientOperationHeaderProto::new(&self.block, None, client_name),
+            targets: rest.iter().map(|replica| replica.node.to_info()).collect(),
+            stage: self.stage.into(),
+            pipeline_size: self.replicas.len() as u32,
+            min_bytes_rcvd: length,
+            max_bytes_rcvd: length,
+            latest_generation_stamp: self.generation_stamp.0,
+            requested_checksum: DataChecksum::DEFAULT.to_proto(),
+            storage_type: Some(StorageTypeProto::Disk.into()),
+            target_storage_types: vec![StorageTypeProto::Disk.into(); rest.len()],
+            target_pinnings: vec![false; rest.len()],
+            storage_id: Some(self.replicas[0].storage_uuid.clone()),
+            target_storage_ids: rest.iter().map(|replica| replica.storage_uuid.clone()).collect(),
+            ..Default::default()
+        };
+        let mut bytes = Vec::with_capacity(512);
+        encode_request(&request, &mut bytes).map_err(PipelineFailure::protocol)?;
+        Ok(bytes)
+    }
+}
+
+impl Pipeline {
+    /// Connects to the first node. Nothing is sent before [`pump`](Self::pump).
+    pub(crate) async fn connect(
+        datanodes: &Arc<Datanodes>,
+        target: Target,
+        client_name: &str,
+        ack_timeout: Duration,
+    ) -> Result<Self, PipelineFailure> {
+        let request = target.encode_request(client_name)?;
+        let first = &target.replicas[0].node;
+        let connection = datanodes.connection(first).await.map_err(|error| PipelineFailure::new(0, error))?;
+        let now = Instant::now();
+        Ok(Self {
+            state: PipelineState::new(target.block.block.length),
+            target,
+            datanodes: Arc::clone(datanodes),
+            connection,
+            urgent: request.clone(),
+            request,
+            urgent_sent: 0,
+            inbound: BytesMut::with_capacity(INBOUND_LEN),
+            is_set_up: false,
+            is_ending: false,
+            is_closed_by_peer: false,
+            last_heard: now,
+            last_sent: now,
+            ack_timeout,
+        })
+    }
+
+    /// Queues a packet.
+    pub(crate) fn enqueue(&mut self, packet: Packet) {
+        if self.state.is_all_acked() {
+            // The silence before was ours.
+            self.last_heard = Instant::now();
+        }
+        self.is_ending |= packet.kind.last_in_block;
+        self.state.enqueue(packet);
+    }
+
+    /// Queues a packet without data, behind `length` bytes of the block.
+    pub(crate) fn enqueue_empty(&mut self, length: u64, kind: PacketKind) {
+        self.enqueue(Packet::empty(length, self.state.next_seqno(), kind));
+    }
+
+    /// Whether the block's last packet was queued: nothing may follow.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.is_ending
+    }
+
+    /// Queues a heartbeat, if nothing else is under way.
+    pub(crate) fn enqueue_heartbeat(&mut self) {
+        if self.urgent_sent == self.urgent.len() && self.state.is_all_acked() {
+            self.urgent = Packet::heartbeat();
+            self.urgent_sent = 0;
+            self.last_heard = Instant::now();
+        }
+    }
+
+    /// Sends and receives until `goal` is reached.
+    pub(crate) async fn pump(&mut self, goal: Goal) -> Result<(), PipelineFailure> {
+        loop {
+            match self.pump_connection(goal).await {
+                Err(failure) if self.is_stale_connection(&failure) => self.reconnect().await?,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// The block as it will be named once everything queued is on the nodes.
+    pub(crate) fn block(&self, length: u64) -> Block {
+        Block { id: self.target.block.block.id, generation_stamp: self.target.generation_stamp, length }
+    }
+
+    /// Ends the pipeline after its last packet was acknowledged; the connection serves the next operation.
+    pub(crate) fn finish(self) {
+        if self.is_set_up && !self.is_closed_by_peer && self.state.is_all_acked() && self.inbound.is_empty() {
+            self.datanodes.give_back(&self.target.replicas[0].node, self.connection);
+        }
+    }
+
+    async fn pump_connection(&mut self, goal: Goal) -> Result<(), PipelineFailure> {
+        loop {
+            self.send_ready()?;
+            self.receive_ready()?;
+            if self.has_reached(goal) {
+                return Ok(());
+            }
+            self.wait().await?;
+        }
+    }
+
+    fn has_reached(&self, goal: Goal) -> bool {
+        let is_sent = self.urgent_sent == self.urgent.len() && self.state.is_all_sent();
+        match goal {
+            Goal::SetUp => self.is_set_up,
+            Goal::Room(max_in_flight) => self.state.has_room(max_in_flight),
+            Goal::Sent => is_sent,
+            Goal::Acked => is_sent && self.is_set_up && self.state.is_all_acked(),
+        }
+    }
+
+    /// Gives the kernel what it takes now.
+    fn send_ready(&mut self) -> Result<(), PipelineFailure> {
+        loop {
+            let urgent_left = self.urgent.len() - self.urgent_sent;
+            if urgent_left == 0 && self.state.is_all_sent() {
+                return Ok(());
+            }
+            let mut slices = Vec::with_capacity(8);
+            if urgent_left > 0 {
+                slices.push(io::IoSlice::new(&self.urgent[self.urgent_sent..]));
+            }
+            self.state.unsent(&mut slices);
+            match self.connection.stream.try_write_vectored(&slices) {
+                Ok(len) => {
+                    let urgent = len.min(urgent_left);
+                    self.urgent_sent += urgent;
+                    self.state.on_sent(len - urgent);
+                    self.last_sent = Instant::now();
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(PipelineFailure::broken("send to a DataNode", error)),
+            }
+        }
+    }
+
+    /// Takes in what has come.
+    fn receive_ready(&mut self) -> Result<(), PipelineFailure> {
+        loop {
+            self.inbound.reserve(INBOUND_LEN / 4);
+            match self.connection.stream.try_read_buf(&mut self.inbound) {
+                Ok(0) if self.is_ending && self.state.is_all_acked() => {
+                    self.is_closed_by_peer = true;
+                    return Ok(());
+                }
+                Ok(0) => return Err(PipelineFailure { node: 0, error: closed_error(), is_disconnect: true }),
+                Ok(_) => {
+                    self.last_heard = Instant::now();
+                    self.take_in()?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(PipelineFailure::broken("read from a DataNode", error)),
+            }
+        }
+    }
+
+    /// Understands what has been received: the response first, then acks.
+    fn take_in(&mut self) -> Result<(), PipelineFailure> {
+        if !self.is_set_up {
+            let response = decode_delimited::<BlockOpResponseProto>(&self.inbound);
+            let Some((response, used)) = response.map_err(PipelineFailure::protocol)? else { return Ok(()) };
+            self.inbound.advance(used);
+            self.check_response(&response)?;
+            self.is_set_up = true;
+        }
+        while let Some((ack, used)) = PipelineAck::decode(&self.inbound).map_err(PipelineFailure::protocol)? {
+            self.inbound.advance(used);
+            match self.state.on_ack(&ack, self.target.replicas.len()) {
+                AckOutcome::Acknowledged | AckOutcome::Alive => {}
+                AckOutcome::NodeFailed(place, status) => {
+                    let words = format!("a packet of {} failed there with {status:?}", self.target.block);
+                    return Err(PipelineFailure::new(place, DfsError::new(ErrorKind::Io, words)));
+                }
+                AckOutcome::OutOfStep => {
+                    let words = format!("unexpected ack {} of {} nodes", ack.seqno, ack.replies.len());
+                    return Err(PipelineFailure::new(0, DfsError::new(ErrorKind::Protocol, words)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_response(&self, response: &BlockOpResponseProto) -> Result<(), PipelineFailure> {
+        let bad_link = response.first_bad_link();
+        if response.status() == Status::Success && bad_link.is_empty() {
+            return Ok(());
+        }
+        let node = self.place_of(bad_link).unwrap_or(0);
+        let words = format!("set-up of {} refused: {:?} {}", self.target.block, response.status(), response.message());
+        Err(PipelineFailure::new(node, DfsError::new(ErrorKind::Io, words)))
+    }
+
+    /// Which node is meant by an address or uuid in a response.
+    fn place_of(&self, name: &str) -> Option<usize> {
+        let is_meant = |replica: &Replica| {
+            let node = &replica.node;
+            !name.is_empty() && (node.data_address == name || node.uuid == name || name.ends_with(&node.data_address))
+        };
+        self.target.replicas.iter().position(is_meant)
+    }
+
+    /// Sleeps until the connection can do something.
+    async fn wait(&mut self) -> Result<(), PipelineFailure> {
+        let has_unsent = self.urgent_sent < self.urgent.len() || !self.state.is_all_sent();
+        let interest = if has_unsent { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        let patience = self.ack_timeout.saturating_sub(self.last_heard.elapsed());
+        match tokio::time::timeout(patience, self.connection.stream.ready(interest)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(PipelineFailure::broken("wait for a DataNode", error)),
+            Err(_) => {
+                let words = format!("no ack for {} within {} s", self.target.block, self.ack_timeout.as_secs_f32());
+                Err(PipelineFailure::new(0, DfsError::new(ErrorKind::TimedOut, words)))
+            }
+        }
+    }
+
+    /// Whether the node closed the connection while it lay in the pool: then nothing has happened yet.
+    fn is_stale_connection(&self, failure: &PipelineFailure) -> bool {
+        failure.is_disconnect && self.connection.is_reused && !self.is_set_up && self.inbound.is_empty()
+    }
+
+    /// Starts over on a connection of its own.
+    async fn reconnect(&mut self) -> Result<(), PipelineFailure> {
+        let first = &self.target.replicas[0].node;
+        let connection = self.datanodes.fresh_connection(first).await;
+        self.connection = connection.map_err(|error| PipelineFailure::new(0, error))?;
+        self.urgent = self.request.clone();
+        self.urgent_sent = 0;
+        self.state.rewind();
+        self.last_heard = Instant::now();
+        Ok(())
+    }
+}

@@ -1,0 +1,217 @@
+//! Reading directories: offsets, and entries fetched ahead of the kernel.
+//!
+//! The kernel reads a directory in buffers of a page or a few, each from the offset that the last entry carried. An offset
+//! is the NameNode's cookie of that entry, so it means the same on every handle, after every change of the directory and
+//! after a restart of the mount: a listing never skips or repeats an entry that was there throughout. Cookies start at 3;
+//! 1 and 2 are the offsets after `.` and `..`.
+//!
+//! One buffer takes some twenty entries with attributes, so a handle fetches more than that and answers the next buffers
+//! from it, as long as nothing was changed through this mount since the fetch began and the page is young: attributes that
+//! a program here has just changed must never be told to the kernel in their old state.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use dfs_client::{DirEntry, Listing};
+use dfs_common::ids::InodeId;
+
+/// Offset after `.`.
+pub(crate) const OFFSET_DOT: u64 = 1;
+/// Offset after `..`.
+pub(crate) const OFFSET_DOTDOT: u64 = 2;
+
+/// Entries of the first fetch: what fits into a buffer of one page, and some more.
+const FETCH_MIN: u32 = 64;
+/// Entries of a fetch once a listing goes on undisturbed: the NameNode's own page.
+const FETCH_MAX: u32 = 1_000;
+/// Age at which a page is not used any more; with the attributes' own second it bounds how old a listing's attributes are.
+const PAGE_AGE_MAX: Duration = Duration::from_secs(1);
+
+/// Where a listing is to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Position {
+    pub(crate) with_dot: bool,
+    pub(crate) with_dotdot: bool,
+    /// Cookie after which the NameNode's entries go on.
+    pub(crate) cookie: u64,
+}
+
+impl Position {
+    pub(crate) fn at(offset: u64) -> Self {
+        Self {
+            with_dot: offset < OFFSET_DOT,
+            with_dotdot: offset < OFFSET_DOTDOT,
+            cookie: if offset <= OFFSET_DOTDOT { 0 } else { offset },
+        }
+    }
+}
+
+/// Entries fetched by one call.
+pub(crate) struct Page {
+    after: u64,
+    entries: Arc<[DirEntry]>,
+    at_end: bool,
+    parent: InodeId,
+    with_attrs: bool,
+    fetched_at: Instant,
+    /// Count of changes through this mount when the fetch began.
+    changes: u64,
+}
+
+/// Entries that answer a buffer: as many of them as fit.
+pub(crate) struct Entries {
+    all: Arc<[DirEntry]>,
+    start: usize,
+    pub(crate) parent: InodeId,
+    /// How long ago they were fetched.
+    pub(crate) age: Duration,
+}
+
+impl Entries {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &DirEntry> {
+        self.all[self.start..].iter()
+    }
+}
+
+/// What a handle has fetched ahead.
+pub(crate) struct DirPages {
+    page: Option<Page>,
+    fetch: u32,
+}
+
+impl DirPages {
+    pub(crate) fn new() -> Self {
+        Self { page: None, fetch: FETCH_MIN }
+    }
+
+    /// Entries after `cookie` from the page at hand, if it may be used.
+    pub(crate) fn take(&mut self, cookie: u64, with_attrs: bool, changes: u64) -> Option<Entries> {
+        let page = self.page.as_ref()?;
+        let age = page.fetched_at.elapsed();
+        let usable = page.changes == changes && age < PAGE_AGE_MAX && (page.with_attrs || !with_attrs);
+        if !usable {
+            self.page = None;
+            self.fetch = FETCH_MIN;
+            return None;
+        }
+        let covers = cookie == page.after || page.entries.binary_search_by_key(&cookie, |entry| entry.cookie).is_ok();
+        let start = page.entries.partition_point(|entry| entry.cookie <= cookie);
+        // A start of the listing is always asked anew: rewinddir must show what is there now.
+        if !covers || cookie == 0 || (start == page.entries.len() && !page.at_end) {
+            return None;
+        }
+        Some(Entries { all: Arc::clone(&page.entries), start, parent: page.parent, age })
+    }
+
+    /// How many entries to ask for next.
+    pub(crate) fn next_fetch(&mut self) -> u32 {
+        let fetch = self.fetch;
+        self.fetch = (fetch * 4).min(FETCH_MAX);
+        fetch
+    }
+
+    /// Keeps what was fetched after `after` and gives what answers the buffer.
+    pub(crate) fn put(&mut self, after: u64, listing: Listing, with_attrs: bool, changes: u64) -> Entries {
+        let all: Arc<[DirEntry]> = listing.entries.into();
+        let entries = Entries { all: Arc::clone(&all), start: 0, parent: listing.parent, age: Duration::ZERO };
+        self.page = Some(Page {
+            after,
+            entries: all,
+            at_end: listing.at_end,
+            parent: entries.parent,
+            with_attrs,
+            fetched_at: Instant::now(),
+            changes,
+        });
+        entries
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dfs_common::attr::FileKind;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn entry(cookie: u64) -> DirEntry {
+        let name = cookie.to_string().into_bytes();
+        DirEntry { name, inode: InodeId(cookie), cookie, kind: FileKind::File, attr: None }
+    }
+
+    fn listing(all: &[u64], after: u64, max: usize) -> Listing {
+        let rest: Vec<u64> = all.iter().copied().filter(|cookie| *cookie > after).collect();
+        let entries = rest.iter().take(max).map(|cookie| entry(*cookie)).collect();
+        Listing { entries, at_end: rest.len() <= max, parent: InodeId(1) }
+    }
+
+    #[test]
+    fn position_maps_small_offsets_to_the_dots() {
+        assert_eq!(Position::at(0), Position { with_dot: true, with_dotdot: true, cookie: 0 });
+        assert_eq!(Position::at(1), Position { with_dot: false, with_dotdot: true, cookie: 0 });
+        assert_eq!(Position::at(2), Position { with_dot: false, with_dotdot: false, cookie: 0 });
+        assert_eq!(Position::at(3), Position { with_dot: false, with_dotdot: false, cookie: 3 });
+        assert_eq!(Position::at(i64::MAX as u64).cookie, i64::MAX as u64);
+    }
+
+    #[test]
+    fn take_refuses_a_page_older_than_a_change() {
+        let mut pages = DirPages::new();
+        pages.put(0, listing(&[3, 4, 5], 0, 10), true, 7);
+        assert_eq!(pages.take(3, true, 7).unwrap().iter().count(), 2);
+        assert!(pages.take(3, true, 8).is_none());
+        assert!(pages.take(3, true, 7).is_none(), "a page once doubted is gone");
+    }
+
+    #[test]
+    fn take_refuses_a_page_without_the_attributes_asked_for() {
+        let mut pages = DirPages::new();
+        pages.put(0, listing(&[3, 4], 0, 10), false, 0);
+        assert!(pages.take(3, false, 0).is_some());
+        assert!(pages.take(3, true, 0).is_none());
+    }
+
+    #[test]
+    fn take_never_answers_a_rewind_or_a_foreign_offset() {
+        let mut pages = DirPages::new();
+        pages.put(0, listing(&[3, 9], 0, 10), true, 0);
+        assert!(pages.take(0, true, 0).is_none());
+        assert!(pages.take(5, true, 0).is_none());
+    }
+
+    proptest! {
+        /// However the kernel's buffers cut the listing, every entry comes once, in order.
+        #[test]
+        fn a_listing_is_complete(
+            all in prop::collection::btree_set(3u64..10_000, 0..300),
+            buffers in prop::collection::vec(1usize..40, 1..10),
+            disturbed in prop::collection::vec(any::<bool>(), 1..10),
+        ) {
+            let all: Vec<u64> = all.into_iter().collect();
+            let mut pages = DirPages::new();
+            let (mut seen, mut offset, mut changes, mut round) = (Vec::new(), 0, 0, 0);
+            loop {
+                changes += u64::from(disturbed[round % disturbed.len()]);
+                let cookie = Position::at(offset).cookie;
+                let entries = match pages.take(cookie, true, changes) {
+                    Some(entries) => entries,
+                    None => {
+                        let fetch = pages.next_fetch() as usize;
+                        pages.put(cookie, listing(&all, cookie, fetch), true, changes)
+                    }
+                };
+                let taken = entries.iter().take(buffers[round % buffers.len()]);
+                let before = seen.len();
+                for entry in taken {
+                    seen.push(entry.cookie);
+                    offset = entry.cookie;
+                }
+                if seen.len() == before {
+                    break;
+                }
+                round += 1;
+            }
+            prop_assert_eq!(seen, all);
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! Names and attributes.
+
+use dfs_client::{Caller, CreateOptions, RenameFlag, SetAttr, TimeSet};
+use dfs_common::attr::{FileAttr, FileKind, PERMISSION_MASK};
+use dfs_common::ids::InodeId;
+use fuser::Errno;
+use tracing::debug;
+
+use super::{Entry, FileSystem};
+use crate::errno::FsResult;
+use crate::flags::new_permissions;
+use crate::handles::HandleId;
+
+/// How often attributes are asked for again when this mount's writer opened or completed the file meanwhile.
+const ATTR_TRIES: u32 = 3;
+
+/// What to make under a name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewInode<'a> {
+    pub(crate) parent: InodeId,
+    pub(crate) name: &'a [u8],
+    /// As the program gave it, type bits included where the call has them.
+    pub(crate) mode: u32,
+    pub(crate) umask: u32,
+}
+
+/// Attributes to change.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct AttrChange {
+    pub(crate) mode: Option<u32>,
+    pub(crate) uid: Option<u32>,
+    pub(crate) gid: Option<u32>,
+    pub(crate) length: Option<u64>,
+    pub(crate) atime: Option<TimeSet>,
+    pub(crate) mtime: Option<TimeSet>,
+}
+
+impl FileSystem {
+    /// The inode a name stands for.
+    pub(crate) async fn lookup(&self, caller: &Caller, parent: InodeId, name: &[u8]) -> FsResult<Entry> {
+        let attr = self.client.lookup(caller, parent, name).await?;
+        Ok(self.entry(attr))
+    }
+
+    /// Attributes of an inode.
+    pub(crate) async fn getattr(&self, caller: &Caller, inode: InodeId) -> FsResult<Entry> {
+        let attr = self.attributes(caller, inode).await?;
+        Ok(self.entry(attr))
+    }
+
+    /// Attributes with the length that is true now. An answer that crossed a completion of our own writer is of neither side
+    /// of it and is asked for again.
+    pub(super) async fn attributes(&self, caller: &Caller, inode: InodeId) -> FsResult<FileAttr> {
+        let mut tries = ATTR_TRIES;
+        loop {
+            let before = self.inodes.writer(inode).map(|writer| writer.view());
+            let mut attr = self.client.get_file_info(caller, inode).await?;
+            let after = self.inodes.writer(inode).map(|writer| writer.view());
+            tries -= 1;
+            let crossed = before.map(|view| view.changes) != after.map(|view| view.changes);
+            if crossed && tries > 0 {
+                continue;
+            }
+            if let Some(length) = after.and_then(|view| view.open_length) {
+                attr.length = length;
+            } else if attr.under_construction && attr.kind == FileKind::File {
+                attr.length = self.visible_length(&attr).await;
+            }
+            return Ok(attr);
+        }
+    }
+
+    /// What readers may see of a file that is being written elsewhere.
+    async fn visible_length(&self, attr: &FileAttr) -> u64 {
+        match self.client.open_reader(&Caller::root(), attr.inode).await {
+            Ok(reader) => reader.length().max(attr.length),
+            Err(error) => {
+                debug!(inode = %attr.inode, error = %error.chain(), "no visible length; the recorded one is told");
+                attr.length
+            }
+        }
+    }
+
+    /// Where a symlink points.
+    pub(crate) async fn readlink(&self, caller: &Caller, inode: InodeId) -> FsResult<Vec<u8>> {
+        Ok(self.client.get_link_target(caller, inode).await?)
+    }
+
+    /// Makes a directory.
+    pub(crate) async fn mkdir(&self, caller: &Caller, new: NewInode<'_>) -> FsResult<Entry> {
+        let mode = new_permissions(new.mode, new.umask);
+        let made = self.client.mkdir(caller, new.parent, new.name, mode).await;
+        self.changed();
+        Ok(self.entry(made?))
+    }
+
+    /// Makes a regular file, fifo, socket or device node.
+    pub(crate) async fn mknod(&self, caller: &Caller, new: NewInode<'_>, rdev: u32) -> FsResult<Entry> {
+        let mode = new_permissions(new.mode, new.umask);
+        let made = match FileKind::from_mode(new.mode) {
+            // mknod(2): no type bits mean a regular file.
+            None if new.mode & !PERMISSION_MASK == 0 => self.make_file(caller, new, mode).await,
+            Some(FileKind::File) => self.make_file(caller, new, mode).await,
+            None | Some(FileKind::Directory | FileKind::Symlink) => return Err(Errno::EINVAL.into()),
+            Some(kind) => self.client.mknod(caller, new.parent, new.name, kind as u32 | mode, rdev).await,
+        };
+        self.changed();
+        Ok(self.entry(made?))
+    }
+
+    async fn make_file(&self, caller: &Caller, new: NewInode<'_>, mode: u32) -> dfs_common::Result<FileAttr> {
+        let options = CreateOptions {
+            parent: new.parent,
+            name: new.name,
+            mode,
+            replication: 0,
+            block_size: 0,
+            open_for_write: false,
+            exclusive: true,
+        };
+        Ok(self.client.create(caller, options).await?.0)
+    }
+
+    /// Makes a symlink.
+    pub(crate) async fn symlink(
+        &self,
+        caller: &Caller,
+        parent: InodeId,
+        name: &[u8],
+        target: &[u8],
+    ) -> FsResult<Entry> {
+        let made = self.client.create_symlink(caller, parent, name, target).await;
+        self.changed();
+        Ok(self.entry(made?))
+    }
+
+    /// Gives an inode another name.
+    pub(crate) async fn link(&self, caller: &Caller, inode: InodeId, parent: InodeId, name: &[u8]) -> FsResult<Entry> {
+        let linked = self.client.link(caller, inode, parent, name).await;
+        self.changed();
+        Ok(self.entry(linked?))
+    }
+
+    /// Removes a name that is not a directory's.
+    pub(crate) async fn unlink(&self, caller: &Caller, parent: InodeId, name: &[u8]) -> FsResult<()> {
+        let _held = self.hold_if_open(parent, name).await?;
+        let outcome = self.client.unlink(caller, parent, name).await;
+        self.changed();
+        Ok(outcome?)
+    }
+
+    /// Removes an empty directory.
+    pub(crate) async fn rmdir(&self, caller: &Caller, parent: InodeId, name: &[u8]) -> FsResult<()> {
+        let outcome = self.client.rmdir(caller, parent, name).await;
+        self.changed();
+        Ok(outcome?)
+    }
+
+    /// Moves an entry.
+    pub(crate) async fn rename(
+        &self,
+        caller: &Caller,
+        from: (InodeId, &[u8]),
+        to: (InodeId, &[u8]),
+        flag: RenameFlag,
+    ) -> FsResult<()> {
+        let _held = match flag {
+            RenameFlag::Replace => self.hold_if_open(to.0, to.1).await?,
+            RenameFlag::NoReplace | RenameFlag::Exchange => None,
+        };
+        let outcome = self.client.rename(caller, from, to, flag).await;
+        self.changed();
+        Ok(outcome?)
+    }
+
+    /// A name is about to go. If it is that of a file open on this mount, the file stays until it is closed. Costs nothing
+    /// while no file is open; the entry stays in the table at least as long as the result.
+    async fn hold_if_open(&self, parent: InodeId, name: &[u8]) -> FsResult<Option<crate::inodes::OpenRef>> {
+        if self.inodes.is_empty() {
+            return Ok(None);
+        }
+        // A name that cannot be looked up cannot be removed either: the call that follows says why.
+        let Ok(attr) = self.client.lookup(&Caller::root(), parent, name).await else { return Ok(None) };
+        if attr.kind != FileKind::File || attr.nlink > 1 {
+            return Ok(None);
+        }
+        let Some(open) = self.inodes.find(attr.inode) else { return Ok(None) };
+        open.hold(&self.client).await?;
+        Ok(Some(open))
+    }
+
+    /// Changes attributes; the length first, because the times of a call that sets both are meant to last.
+    pub(crate) async fn setattr(
+        &self,
+        caller: &Caller,
+        inode: InodeId,
+        handle: Option<HandleId>,
+        change: AttrChange,
+    ) -> FsResult<Entry> {
+        if let Some(length) = change.length {
+            self.set_length(caller, inode, handle, length).await?;
+        }
+        if change.mtime.is_some()
+            && let Some(writer) = self.inodes.writer(inode)
+        {
+            // Completing later would set the time that is being set now.
+            writer.settle().await?;
+        }
+        let rest = SetAttr {
+            mode: change.mode.map(|mode| mode & PERMISSION_MASK),
+            uid: change.uid,
+            gid: change.gid,
+            atime: change.atime,
+            mtime: change.mtime,
+            kill_privileges: false,
+        };
+        if rest == SetAttr::default() {
+            self.changed();
+            return self.getattr(caller, inode).await;
+        }
+        let changed = self.client.set_attr(caller, inode, rest).await;
+        self.changed();
+        let mut attr = changed?;
+        if attr.under_construction && self.inodes.writer(inode).is_none() {
+            attr.length = self.visible_length(&attr).await;
+        }
+        Ok(self.entry(attr))
+    }
+
+    async fn set_length(
+        &self,
+        caller: &Caller,
+        inode: InodeId,
+        handle: Option<HandleId>,
+        length: u64,
+    ) -> FsResult<()> {
+        self.check_not_stopping()?;
+        // ftruncate was authorised by the open, truncate is the caller's.
+        let handle = handle.map(|id| self.handles.file(id)).transpose()?;
+        if let Some(handle) = &handle {
+            handle.check()?;
+        }
+        let Some(open) = self.inodes.find(inode) else {
+            self.client.truncate(caller, inode, length).await?;
+            return Ok(());
+        };
+        let writing = open.writing.lock().await;
+        let dropped = match open.writer() {
+            Some(writer) => writer.set_length(length).await?,
+            None => {
+                let who = if handle.is_some() { Caller::root() } else { caller.clone() };
+                self.client.truncate(&who, inode, length).await?;
+                true
+            }
+        };
+        drop(writing);
+        if dropped {
+            open.content_dropped();
+            if caller.uid != 0 {
+                self.clear_set_id(&open).await?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,170 @@
+//! POSIX semantics over the client library: what each call of the kernel means. Knows nothing of requests and replies, so it
+//! can be driven without a mount.
+//!
+//! ```text
+//! metadata.rs     names and attributes      directories.rs  reading directories
+//! files.rs        open, create, release     data.rs         read, write, flush, fsync
+//! xattrs.rs       extended attributes
+//! ```
+//!
+//! What holds in all of it:
+//! - The NameNode decides; nothing about a name is cached here. The kernel caches for the time-to-live that an answer gives.
+//! - A file that this mount writes has the length its writer has accepted; one written elsewhere has the length its replicas
+//!   show, and that is not to be cached.
+//! - An inode's number is the NameNode's, the generation always 0: numbers are never used twice.
+
+mod data;
+mod directories;
+mod files;
+mod metadata;
+mod xattrs;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use dfs_client::{Caller, DfsClient, FsStats};
+use dfs_common::attr::{FileAttr, FileKind};
+use dfs_common::error::{DfsError, ErrorKind};
+use futures::future::join_all;
+use tracing::{error, warn};
+
+use crate::cache::{KernelView, StatsCache};
+use crate::errno::FsResult;
+use crate::handles::Handles;
+use crate::inodes::Inodes;
+use crate::kernel::KernelCaches;
+use crate::writer::SyncLevel;
+
+pub(crate) use data::Write;
+pub(crate) use directories::Listed;
+pub(crate) use files::{Created, Opened};
+pub(crate) use metadata::{AttrChange, NewInode};
+
+/// How long `df` waits for totals before it gets the last known ones.
+const STATS_PATIENCE: Duration = Duration::from_millis(500);
+
+/// What the mount was asked to be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FsOptions {
+    /// How long the kernel may believe attributes.
+    pub(crate) attr_ttl: Duration,
+    /// How long the kernel may believe names.
+    pub(crate) entry_ttl: Duration,
+    /// What fsync promises.
+    pub(crate) sync: SyncLevel,
+}
+
+/// Attributes with the time the kernel may believe them and their name.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) attr: FileAttr,
+    pub(crate) attr_ttl: Duration,
+    pub(crate) entry_ttl: Duration,
+}
+
+/// The mounted file system.
+pub(crate) struct FileSystem {
+    client: DfsClient,
+    options: FsOptions,
+    inodes: Arc<Inodes>,
+    handles: Handles,
+    seen: KernelView,
+    kernel: KernelCaches,
+    stats: StatsCache,
+    /// Counts changes made through this mount: entries fetched ahead are not used after one.
+    changes: AtomicU64,
+    is_stopping: AtomicBool,
+}
+
+impl FileSystem {
+    /// Asks the cluster for its totals: without an answer there is nothing to mount.
+    ///
+    /// # Errors
+    /// The NameNode's.
+    pub(crate) async fn new(client: DfsClient, options: FsOptions) -> Result<Arc<Self>, DfsError> {
+        let stats = client.get_fs_stats(&Caller::root()).await?;
+        Ok(Arc::new(Self {
+            inodes: Inodes::new(client.clone()),
+            client,
+            options,
+            handles: Handles::new(),
+            seen: KernelView::new(),
+            kernel: KernelCaches::new(),
+            stats: StatsCache::new(stats),
+            changes: AtomicU64::new(0),
+            is_stopping: AtomicBool::new(false),
+        }))
+    }
+
+    /// The way to the kernel's caches, to be connected once there is a mount.
+    pub(crate) fn kernel(&self) -> &KernelCaches {
+        &self.kernel
+    }
+
+    /// Totals; the last known ones when the NameNode does not answer at once.
+    pub(crate) async fn statfs(&self) -> FsStats {
+        if let Some(stats) = self.stats.fresh() {
+            return stats;
+        }
+        match tokio::time::timeout(STATS_PATIENCE, self.client.get_fs_stats(&Caller::root())).await {
+            Ok(Ok(stats)) => self.stats.set(stats),
+            Ok(Err(error)) => warn!(error = %error.chain(), "statfs answers with old totals"),
+            Err(_) => warn!("statfs answers with old totals: no answer within {STATS_PATIENCE:?}"),
+        }
+        self.stats.any()
+    }
+
+    /// Completes every file that is being written; afterwards nothing can be written any more.
+    pub(crate) async fn stop(&self) {
+        self.is_stopping.store(true, Ordering::Release);
+        let writers = self.inodes.writers();
+        for outcome in join_all(writers.iter().map(|writer| writer.finish())).await {
+            if let Err(failure) = outcome {
+                error!(?failure, "a file open at the end of the mount could not be completed");
+            }
+        }
+    }
+
+    /// Ends the session at the NameNode; leases and holds that are left go with it.
+    pub(crate) async fn close_session(&self) {
+        self.client.clone().close().await;
+    }
+
+    fn check_not_stopping(&self) -> FsResult<()> {
+        if self.is_stopping.load(Ordering::Acquire) {
+            return Err(DfsError::new(ErrorKind::Cancelled, "the mount is being stopped").into());
+        }
+        Ok(())
+    }
+
+    fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// Attributes as an answer, with what this mount knows better, and noted as told.
+    fn entry(&self, attr: FileAttr) -> Entry {
+        let entry = self.entry_unnoted(attr);
+        self.seen.told(&entry.attr);
+        entry
+    }
+
+    fn entry_unnoted(&self, mut attr: FileAttr) -> Entry {
+        let mut attr_ttl = self.options.attr_ttl;
+        if attr.kind == FileKind::File {
+            self.inodes.learn_permissions(&attr);
+            let local = self.inodes.writer(attr.inode).and_then(|writer| writer.view().open_length);
+            match local {
+                Some(length) => attr.length = length,
+                // Its length changes without our knowing.
+                None if attr.under_construction => attr_ttl = Duration::ZERO,
+                None => {}
+            }
+        }
+        Entry { attr, attr_ttl, entry_ttl: self.options.entry_ttl }
+    }
+}

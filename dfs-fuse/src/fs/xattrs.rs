@@ -1,0 +1,94 @@
+//! Extended attributes: `user.`, `trusted.` and `security.`; the kernel checks who may touch which, and so does the NameNode.
+
+use dfs_client::Caller;
+use dfs_common::ids::InodeId;
+use fuser::Errno;
+
+use super::FileSystem;
+use crate::errno::FsResult;
+use crate::flags::xattr_flag;
+
+/// Longest name, bytes (XATTR_NAME_MAX).
+const NAME_MAX: usize = 255;
+
+/// Name spaces that the NameNode keeps. Anything else, ACLs above all, is refused here: `ls -l` asks for the ACL of every
+/// file until it hears EOPNOTSUPP once.
+const NAME_SPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
+
+fn check_name(name: &[u8]) -> FsResult<()> {
+    if name.len() > NAME_MAX {
+        return Err(Errno::ERANGE.into());
+    }
+    let Some(space) = NAME_SPACES.iter().find(|space| name.starts_with(space)) else {
+        return Err(Errno::EOPNOTSUPP.into());
+    };
+    if name.len() == space.len() {
+        return Err(Errno::EINVAL.into());
+    }
+    Ok(())
+}
+
+/// All names, each ended by a NUL, as listxattr gives them.
+fn joined(names: &[Vec<u8>]) -> Vec<u8> {
+    names.iter().flat_map(|name| name.iter().copied().chain([0])).collect()
+}
+
+impl FileSystem {
+    /// The value of an attribute.
+    pub(crate) async fn getxattr(&self, caller: &Caller, inode: InodeId, name: &[u8]) -> FsResult<Vec<u8>> {
+        check_name(name)?;
+        Ok(self.client.get_xattr(caller, inode, name).await?)
+    }
+
+    /// The names of all attributes, each ended by a NUL.
+    pub(crate) async fn listxattr(&self, caller: &Caller, inode: InodeId) -> FsResult<Vec<u8>> {
+        Ok(joined(&self.client.list_xattrs(caller, inode).await?))
+    }
+
+    /// Sets an attribute; `flags` as setxattr(2) has them.
+    pub(crate) async fn setxattr(
+        &self,
+        caller: &Caller,
+        inode: InodeId,
+        name: &[u8],
+        value: &[u8],
+        flags: i32,
+    ) -> FsResult<()> {
+        check_name(name)?;
+        let flag = xattr_flag(flags)?;
+        let outcome = self.client.set_xattr(caller, inode, name, value, flag).await;
+        self.changed();
+        Ok(outcome?)
+    }
+
+    /// Removes an attribute.
+    pub(crate) async fn removexattr(&self, caller: &Caller, inode: InodeId, name: &[u8]) -> FsResult<()> {
+        check_name(name)?;
+        let outcome = self.client.remove_xattr(caller, inode, name).await;
+        self.changed();
+        Ok(outcome?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn check_name_takes_the_name_spaces_we_keep() {
+        for good in [&b"user.a"[..], b"trusted.x", b"security.capability"] {
+            assert!(check_name(good).is_ok());
+        }
+        let errno = |name: &[u8]| check_name(name).unwrap_err().errno();
+        assert_eq!(errno(b"system.posix_acl_access"), Errno::EOPNOTSUPP);
+        assert_eq!(errno(b"user."), Errno::EINVAL);
+        assert_eq!(errno(b"plain"), Errno::EOPNOTSUPP);
+        assert_eq!(errno(&[b"user.".as_slice(), &[b'x'; 251]].concat()), Errno::ERANGE);
+    }
+
+    #[test]
+    fn joined_ends_each_name_with_a_nul() {
+        assert_eq!(joined(&[b"user.a".to_vec(), b"user.b".to_vec()]), b"user.a\0user.b\0");
+        assert!(joined(&[]).is_empty());
+    }
+}

@@ -1,0 +1,166 @@
+//! Open files and directories, by the plain numbers that the kernel knows them by.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use dfs_client::{Caller, DfsClient, FileReader};
+use dfs_common::ids::InodeId;
+use fuser::Errno;
+use parking_lot::Mutex;
+
+use crate::dirs::DirPages;
+use crate::errno::FsResult;
+use crate::inodes::OpenRef;
+use crate::writer::SharedWriter;
+
+/// Number of a handle, from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct HandleId(pub(crate) u64);
+
+/// Handles of one mount: what a million descriptors on one host need is beyond its own limits.
+const HANDLES_MAX: usize = 1 << 20;
+
+/// A file open on this mount.
+pub(crate) struct FileHandle {
+    pub(crate) inode: OpenRef,
+    /// May read; the kernel checks each call, this is for the reader we keep.
+    pub(crate) reads: bool,
+    /// Present when opened for writing, for good: also after it has failed.
+    pub(crate) writer: Option<Arc<SharedWriter>>,
+    /// With the inode's content epoch it was opened at.
+    reader: tokio::sync::Mutex<Option<(u64, Arc<FileReader>)>>,
+}
+
+impl FileHandle {
+    pub(crate) fn new(
+        inode: OpenRef,
+        reads: bool,
+        writer: Option<Arc<SharedWriter>>,
+        reader: Option<(u64, Arc<FileReader>)>,
+    ) -> Self {
+        Self { inode, reads, writer, reader: tokio::sync::Mutex::new(reader) }
+    }
+
+    /// The reader, opened if there is none or its file's content was thrown away. The right to read was proven at open.
+    pub(crate) async fn reader(&self, client: &DfsClient) -> FsResult<Arc<FileReader>> {
+        let mut reader = self.reader.lock().await;
+        let epoch = self.inode.content_epoch();
+        if let Some((opened_at, reader)) = &*reader
+            && *opened_at == epoch
+        {
+            return Ok(Arc::clone(reader));
+        }
+        let opened = client.open_reader(&Caller::root(), self.inode.id).await?;
+        *reader = Some((epoch, Arc::clone(&opened)));
+        Ok(opened)
+    }
+
+    /// Drops `stale`, so that the next read asks for locations anew.
+    pub(crate) async fn forget_reader(&self, stale: &Arc<FileReader>) {
+        let mut reader = self.reader.lock().await;
+        if reader.as_ref().is_some_and(|(_, reader)| Arc::ptr_eq(reader, stale)) {
+            *reader = None;
+        }
+    }
+
+    /// The error that ended this handle's writer.
+    ///
+    /// # Errors
+    /// That one.
+    pub(crate) fn check(&self) -> FsResult<()> {
+        self.writer.as_ref().map_or(Ok(()), |writer| writer.check())
+    }
+}
+
+/// A directory open on this mount.
+pub(crate) struct DirHandle {
+    pub(crate) inode: InodeId,
+    /// Who opened it: reading on is authorised by that.
+    pub(crate) caller: Caller,
+    /// Entries fetched ahead of the kernel; never held across an await.
+    pub(crate) pages: Mutex<DirPages>,
+}
+
+enum Handle {
+    File(Arc<FileHandle>),
+    Dir(Arc<DirHandle>),
+}
+
+/// The table.
+pub(crate) struct Handles {
+    /// Never held across an await.
+    table: Mutex<Table>,
+}
+
+struct Table {
+    next: u64,
+    handles: HashMap<HandleId, Handle>,
+}
+
+impl Handles {
+    pub(crate) fn new() -> Self {
+        Self { table: Mutex::new(Table { next: 1, handles: HashMap::new() }) }
+    }
+
+    /// Enters a file.
+    ///
+    /// # Errors
+    /// `ENFILE` when there are too many handles.
+    pub(crate) fn add_file(&self, handle: FileHandle) -> FsResult<HandleId> {
+        self.add(Handle::File(Arc::new(handle)))
+    }
+
+    /// Enters a directory.
+    ///
+    /// # Errors
+    /// As above.
+    pub(crate) fn add_dir(&self, handle: DirHandle) -> FsResult<HandleId> {
+        self.add(Handle::Dir(Arc::new(handle)))
+    }
+
+    fn add(&self, handle: Handle) -> FsResult<HandleId> {
+        let mut table = self.table.lock();
+        if table.handles.len() >= HANDLES_MAX {
+            return Err(Errno::ENFILE.into());
+        }
+        let id = HandleId(table.next);
+        table.next += 1;
+        table.handles.insert(id, handle);
+        Ok(id)
+    }
+
+    /// A file by its number.
+    ///
+    /// # Errors
+    /// `EBADF`.
+    pub(crate) fn file(&self, id: HandleId) -> FsResult<Arc<FileHandle>> {
+        match self.table.lock().handles.get(&id) {
+            Some(Handle::File(file)) => Ok(Arc::clone(file)),
+            Some(Handle::Dir(_)) | None => Err(Errno::EBADF.into()),
+        }
+    }
+
+    /// A directory by its number.
+    ///
+    /// # Errors
+    /// `EBADF`.
+    pub(crate) fn dir(&self, id: HandleId) -> FsResult<Arc<DirHandle>> {
+        match self.table.lock().handles.get(&id) {
+            Some(Handle::Dir(dir)) => Ok(Arc::clone(dir)),
+            Some(Handle::File(_)) | None => Err(Errno::EBADF.into()),
+        }
+    }
+
+    /// Takes a file out.
+    pub(crate) fn remove_file(&self, id: HandleId) -> Option<Arc<FileHandle>> {
+        match self.table.lock().handles.remove(&id) {
+            Some(Handle::File(file)) => Some(file),
+            Some(Handle::Dir(_)) | None => None,
+        }
+    }
+
+    /// Takes a directory out.
+    pub(crate) fn remove_dir(&self, id: HandleId) {
+        self.table.lock().handles.remove(&id);
+    }
+}

@@ -1,0 +1,204 @@
+//! The inodes that handles of this mount have open: who writes them, whether they are held past their last name.
+//!
+//! The kernel's lookup counts are not kept: an inode's number means the same at the NameNode for ever, so there is nothing
+//! to free when the kernel forgets one.
+//!
+//! An entry is made before the cluster is asked to open the file, so that an unlink that overtakes the open finds it; it goes
+//! with its last [`OpenRef`].
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use dfs_client::{Caller, DfsClient};
+use dfs_common::attr::FileAttr;
+use dfs_common::ids::InodeId;
+use parking_lot::Mutex;
+use tracing::warn;
+
+use crate::errno::FsResult;
+use crate::writer::SharedWriter;
+
+/// Set-id bits in permissions.
+const SET_ID: u32 = 0o6000;
+
+/// Whether a file has set-user-id or set-group-id bits, as far as known. Saves a question per write by a user without
+/// privilege, whose writes have to clear them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SetId {
+    Unknown,
+    No,
+    Maybe,
+}
+
+/// One inode with handles.
+pub(crate) struct OpenInode {
+    pub(crate) id: InodeId,
+    /// Serialises taking and giving back the lease. Taken before the writer's own turn; held across calls to the cluster.
+    pub(crate) writing: tokio::sync::Mutex<()>,
+    /// The writer that new handles join; never held across an await.
+    writer: Mutex<Option<Arc<SharedWriter>>>,
+    /// Raised when content was thrown away: readers must ask for locations anew.
+    content_epoch: AtomicU64,
+    is_held: AtomicBool,
+    set_id: Mutex<SetId>,
+    count: AtomicU64,
+}
+
+impl OpenInode {
+    fn new(id: InodeId) -> Self {
+        Self {
+            id,
+            writing: tokio::sync::Mutex::new(()),
+            writer: Mutex::new(None),
+            content_epoch: AtomicU64::new(0),
+            is_held: AtomicBool::new(false),
+            set_id: Mutex::new(SetId::Unknown),
+            count: AtomicU64::new(0),
+        }
+    }
+
+    /// The writer of this mount, unless it has failed.
+    pub(crate) fn writer(&self) -> Option<Arc<SharedWriter>> {
+        self.writer.lock().as_ref().filter(|writer| !writer.has_failed()).cloned()
+    }
+
+    /// To be called with `writing` held.
+    pub(crate) fn set_writer(&self, writer: Option<Arc<SharedWriter>>) {
+        *self.writer.lock() = writer;
+    }
+
+    /// Forgets `writer`, unless another one has taken its place. To be called with `writing` held.
+    pub(crate) fn forget_writer(&self, writer: &Arc<SharedWriter>) {
+        let mut current = self.writer.lock();
+        if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, writer)) {
+            *current = None;
+        }
+    }
+
+    pub(crate) fn content_epoch(&self) -> u64 {
+        self.content_epoch.load(Ordering::Acquire)
+    }
+
+    /// Bytes of the file went.
+    pub(crate) fn content_dropped(&self) {
+        self.content_epoch.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Notes the permissions that the file has.
+    pub(crate) fn learn_permissions(&self, permissions: u32) {
+        *self.set_id.lock() = if permissions & SET_ID == 0 { SetId::No } else { SetId::Maybe };
+    }
+
+    /// Whether a write may have to clear set-id bits; `None` when that must be asked.
+    pub(crate) fn may_have_set_id(&self) -> Option<bool> {
+        match *self.set_id.lock() {
+            SetId::Unknown => None,
+            SetId::No => Some(false),
+            SetId::Maybe => Some(true),
+        }
+    }
+
+    /// Keeps the inode alive at the NameNode past its last name, until the last handle is closed.
+    pub(crate) async fn hold(&self, client: &DfsClient) -> FsResult<()> {
+        if !self.is_held.load(Ordering::Acquire) {
+            client.hold(&Caller::root(), self.id).await?;
+            self.is_held.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+}
+
+/// Keeps an entry of the table.
+pub(crate) struct OpenRef {
+    inode: Arc<OpenInode>,
+    table: Arc<Inodes>,
+}
+
+impl std::ops::Deref for OpenRef {
+    type Target = OpenInode;
+
+    fn deref(&self) -> &OpenInode {
+        &self.inode
+    }
+}
+
+impl Drop for OpenRef {
+    fn drop(&mut self) {
+        if self.table.close(&self.inode) && self.inode.is_held.load(Ordering::Acquire) {
+            self.table.release_hold(self.inode.id);
+        }
+    }
+}
+
+/// The table.
+pub(crate) struct Inodes {
+    client: DfsClient,
+    /// Never held across an await.
+    open: Mutex<HashMap<InodeId, Arc<OpenInode>>>,
+}
+
+impl Inodes {
+    pub(crate) fn new(client: DfsClient) -> Arc<Self> {
+        Arc::new(Self { client, open: Mutex::new(HashMap::new()) })
+    }
+
+    /// Enters an inode, or counts one more user of it.
+    pub(crate) fn open(self: &Arc<Self>, id: InodeId) -> OpenRef {
+        let mut open = self.open.lock();
+        let inode = Arc::clone(open.entry(id).or_insert_with(|| Arc::new(OpenInode::new(id))));
+        inode.count.fetch_add(1, Ordering::AcqRel);
+        OpenRef { inode, table: Arc::clone(self) }
+    }
+
+    /// Counts one more user of an inode that is open.
+    pub(crate) fn find(self: &Arc<Self>, id: InodeId) -> Option<OpenRef> {
+        let open = self.open.lock();
+        let inode = Arc::clone(open.get(&id)?);
+        inode.count.fetch_add(1, Ordering::AcqRel);
+        Some(OpenRef { inode, table: Arc::clone(self) })
+    }
+
+    /// The writer of an inode, if this mount has one.
+    pub(crate) fn writer(&self, id: InodeId) -> Option<Arc<SharedWriter>> {
+        self.open.lock().get(&id)?.writer()
+    }
+
+    /// Whether nothing is open: then no name that goes can be an open file's.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.open.lock().is_empty()
+    }
+
+    /// Every writer there is.
+    pub(crate) fn writers(&self) -> Vec<Arc<SharedWriter>> {
+        self.open.lock().values().filter_map(|inode| inode.writer()).collect()
+    }
+
+    /// Notes permissions that were told to or set by a program.
+    pub(crate) fn learn_permissions(&self, attr: &FileAttr) {
+        if let Some(inode) = self.open.lock().get(&attr.inode) {
+            inode.learn_permissions(attr.permissions);
+        }
+    }
+
+    /// True when that was the last user.
+    fn close(&self, inode: &Arc<OpenInode>) -> bool {
+        let mut open = self.open.lock();
+        let is_last = inode.count.fetch_sub(1, Ordering::AcqRel) == 1;
+        if is_last {
+            open.remove(&inode.id);
+        }
+        is_last
+    }
+
+    /// Lets go of an inode without names, in the background: nobody waits for it. If it fails, the end of the session does it.
+    fn release_hold(&self, id: InodeId) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let client = self.client.clone();
+        runtime.spawn(async move {
+            if let Err(error) = client.release_hold(&Caller::root(), id).await {
+                warn!(inode = %id, error = %error.chain(), "hold not released; it ends with the mount's session");
+            }
+        });
+    }
+}

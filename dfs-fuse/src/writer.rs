@@ -1,0 +1,380 @@
+//! The one writer of a file on this mount, shared by all handles that have it open for writing.
+//!
+//! Operations run one at a time, in the order they arrive: a write while another one is being taken waits its turn, and so
+//! does a flush. [`write_order`](crate::write_order) says where a write goes, [`write_phase`](crate::write_phase) when the
+//! file is completed.
+//!
+//! Promises:
+//! - A failure is final: every later call of every handle of this writer gets the same error. Bytes that were accepted and
+//!   could not be stored are never followed by others.
+//! - An operation that is given up (its deadline passed) is such a failure too: nobody knows how much of it was done.
+//! - `end` only moves when bytes were accepted; what `length` says was accepted.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use dfs_client::{Caller, DfsClient, FileWriter};
+use dfs_common::error::{DfsError, ErrorKind};
+use dfs_common::ids::InodeId;
+use fuser::Errno;
+use parking_lot::Mutex;
+use tokio::sync::{MutexGuard, Notify};
+use tokio::time::{Instant, timeout_at};
+use tracing::{error, warn};
+
+use crate::errno::{FsError, FsResult};
+use crate::write_order::{Place, REORDER_PATIENCE, place};
+use crate::write_phase::{FlushAction, WritePhase};
+
+/// How much a sync promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SyncLevel {
+    /// At every node of the pipeline, visible to all.
+    Hflush,
+    /// On disk at every node of the pipeline.
+    Hsync,
+}
+
+/// A write as the kernel asks for it.
+pub(crate) struct WriteRequest<'a> {
+    pub(crate) offset: u64,
+    pub(crate) data: &'a [u8],
+    pub(crate) appends: bool,
+    /// To be as durable as this before it is answered.
+    pub(crate) sync: Option<SyncLevel>,
+}
+
+/// Writer of one file, from the first open for writing to the last release.
+pub(crate) struct SharedWriter {
+    client: DfsClient,
+    inode: InodeId,
+    /// Makes operations take turns; held across the calls to the cluster.
+    state: tokio::sync::Mutex<State>,
+    /// What is known without waiting for a turn; never held across an await.
+    view: Mutex<View>,
+    failure: OnceLock<DfsError>,
+    /// Told after each write, for those ahead of the end.
+    moved: Notify,
+    handles: AtomicUsize,
+    has_warned: AtomicBool,
+}
+
+struct State {
+    writer: Arc<FileWriter>,
+    phase: WritePhase,
+}
+
+struct View {
+    /// While the lease is held.
+    open: Option<Arc<FileWriter>>,
+    /// Bytes, while it is not.
+    closed_length: u64,
+    /// Bytes that readers may see.
+    visible: u64,
+    /// Counts openings, completions and truncations.
+    changes: u64,
+}
+
+/// A writer's state at an instant, to see whether it changed around a question to the NameNode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct WriterView {
+    pub(crate) changes: u64,
+    /// Bytes accepted, while the lease is held.
+    pub(crate) open_length: Option<u64>,
+}
+
+impl SharedWriter {
+    /// Takes over a writer that was just opened, with one handle.
+    pub(crate) fn new(client: DfsClient, inode: InodeId, writer: Arc<FileWriter>) -> Arc<Self> {
+        let end = writer.position();
+        let view = View { open: Some(Arc::clone(&writer)), closed_length: end, visible: end, changes: 0 };
+        Arc::new(Self {
+            client,
+            inode,
+            state: tokio::sync::Mutex::new(State { writer, phase: WritePhase::opened() }),
+            view: Mutex::new(view),
+            failure: OnceLock::new(),
+            moved: Notify::new(),
+            handles: AtomicUsize::new(1),
+            has_warned: AtomicBool::new(false),
+        })
+    }
+
+    /// Another handle joins; the lease is taken again if it was given back.
+    ///
+    /// # Errors
+    /// `Busy` when another client has taken it meanwhile.
+    pub(crate) async fn join(&self, truncates: bool) -> FsResult<()> {
+        let mut state = self.turn().await?;
+        if truncates {
+            self.empty(&mut state).await?;
+        } else if state.phase.is_closed() {
+            self.reopen(&mut state, false).await?;
+        }
+        self.handles.fetch_add(1, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// A handle is gone; true for the last one, after which [`finish`](Self::finish) is due.
+    pub(crate) fn leave(&self) -> bool {
+        self.handles.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    /// The error that ended this writer.
+    ///
+    /// # Errors
+    /// That one.
+    pub(crate) fn check(&self) -> FsResult<()> {
+        self.failure.get().map_or(Ok(()), |failure| Err(failure.duplicate().into()))
+    }
+
+    /// Whether it has failed for good.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failure.get().is_some()
+    }
+
+    /// Bytes in the file as far as this mount knows.
+    pub(crate) fn length(&self) -> u64 {
+        let view = self.view.lock();
+        view.open.as_ref().map_or(view.closed_length, |writer| writer.position())
+    }
+
+    /// What is to be known without waiting.
+    pub(crate) fn view(&self) -> WriterView {
+        let view = self.view.lock();
+        WriterView { changes: view.changes, open_length: view.open.as_ref().map(|writer| writer.position()) }
+    }
+
+    /// Writes at the end, waiting for its turn and for bytes that belong before it.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` anywhere else, nothing changed.
+    pub(crate) async fn write(&self, request: WriteRequest<'_>) -> FsResult<WriteDone> {
+        let mut state = self.turn().await?;
+        let mut patience = None;
+        let end = loop {
+            let end = self.length();
+            match place(request.offset, end, request.appends) {
+                Place::AtEnd if state.phase.is_closed() => self.reopen(&mut state, false).await?,
+                Place::AtEnd => break end,
+                Place::Elsewhere => return Err(self.refuse(&request, end)),
+                Place::Ahead => {
+                    let until = *patience.get_or_insert_with(|| Instant::now() + REORDER_PATIENCE);
+                    state = self.wait_for_gap(state, until).await?.ok_or_else(|| self.refuse(&request, end))?;
+                }
+            }
+        };
+        let writer = Arc::clone(&state.writer);
+        state.phase.written();
+        self.guarded(writer.write(request.data)).await?;
+        if let Some(level) = request.sync {
+            self.sync_in_turn(&writer, level).await?;
+        }
+        drop(state);
+        self.moved.notify_waiters();
+        Ok(WriteDone { at: end })
+    }
+
+    /// Gives up the turn until another write was made; `None` when that takes too long.
+    async fn wait_for_gap<'a>(
+        &'a self,
+        turn: MutexGuard<'a, State>,
+        until: Instant,
+    ) -> FsResult<Option<MutexGuard<'a, State>>> {
+        let moved = self.moved.notified();
+        tokio::pin!(moved);
+        moved.as_mut().enable();
+        drop(turn);
+        if timeout_at(until, moved).await.is_err() {
+            return Ok(None);
+        }
+        self.turn().await.map(Some)
+    }
+
+    /// What `close` of a descriptor does.
+    pub(crate) async fn flush(&self) -> FsResult<()> {
+        let mut state = self.turn().await?;
+        match state.phase.on_flush() {
+            FlushAction::Nothing => Ok(()),
+            FlushAction::Complete => self.complete(&mut state).await,
+            FlushAction::Record => {
+                let writer = Arc::clone(&state.writer);
+                let end = writer.position();
+                self.guarded(writer.complete(true)).await?;
+                state.phase.recorded();
+                self.saw(end);
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes what was written so far visible or durable.
+    pub(crate) async fn sync(&self, level: SyncLevel) -> FsResult<()> {
+        let state = self.turn().await?;
+        let writer = Arc::clone(&state.writer);
+        self.sync_in_turn(&writer, level).await
+    }
+
+    /// Lets readers see the bytes up to `end`, as far as they were written.
+    pub(crate) async fn make_visible(&self, end: u64) -> FsResult<()> {
+        {
+            let view = self.view.lock();
+            let Some(writer) = &view.open else { return Ok(()) };
+            if view.visible >= end.min(writer.position()) {
+                return Ok(());
+            }
+        }
+        let state = self.turn().await?;
+        if state.phase.is_closed() {
+            return Ok(());
+        }
+        let writer = Arc::clone(&state.writer);
+        self.sync_in_turn(&writer, SyncLevel::Hflush).await
+    }
+
+    /// Completes the file now, so that a later completion does not change its times.
+    pub(crate) async fn settle(&self) -> FsResult<()> {
+        let mut state = self.turn().await?;
+        if state.phase.must_complete() { self.complete(&mut state).await } else { Ok(()) }
+    }
+
+    /// Cuts the file to `length`; true when bytes went.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` for anything but 0 and the length it has.
+    pub(crate) async fn set_length(&self, length: u64) -> FsResult<bool> {
+        let mut state = self.turn().await?;
+        if state.phase.is_closed() && length != 0 {
+            // Others may have changed it since: the NameNode knows.
+            self.client.truncate(&Caller::root(), self.inode, length).await?;
+            return Ok(false);
+        }
+        if !state.phase.is_closed() && length == self.length() {
+            return Ok(false);
+        }
+        if length != 0 {
+            return Err(Errno::EOPNOTSUPP.into());
+        }
+        self.empty(&mut state).await?;
+        Ok(true)
+    }
+
+    /// The last handle is gone, or the mount is: completes what is not completed.
+    pub(crate) async fn finish(&self) -> FsResult<()> {
+        let mut state = self.state.lock().await;
+        if let Err(error) = self.check() {
+            state.writer.abort().await;
+            return Err(error);
+        }
+        if state.phase.must_complete() { self.complete(&mut state).await } else { Ok(()) }
+    }
+
+    /// Waits for this operation's turn.
+    async fn turn(&self) -> FsResult<MutexGuard<'_, State>> {
+        self.check()?;
+        let state = self.state.lock().await;
+        self.check()?;
+        Ok(state)
+    }
+
+    async fn sync_in_turn(&self, writer: &FileWriter, level: SyncLevel) -> FsResult<()> {
+        let end = writer.position();
+        match level {
+            SyncLevel::Hflush => self.guarded(writer.hflush()).await?,
+            SyncLevel::Hsync => self.guarded(writer.hsync()).await?,
+        }
+        self.saw(end);
+        Ok(())
+    }
+
+    async fn complete(&self, state: &mut State) -> FsResult<()> {
+        let writer = Arc::clone(&state.writer);
+        let attr = self.guarded(writer.complete(false)).await?;
+        state.phase.completed();
+        let mut view = self.view.lock();
+        view.open = None;
+        view.closed_length = attr.length;
+        view.visible = attr.length;
+        view.changes += 1;
+        Ok(())
+    }
+
+    /// Takes the lease again. A refusal changes nothing: no byte was accepted that depends on it. The right to write was
+    /// proven at open (design D10), so it is not asked for again.
+    async fn reopen(&self, state: &mut State, truncates: bool) -> FsResult<()> {
+        let writer = self.client.append(&Caller::root(), self.inode, truncates).await?;
+        state.writer = Arc::clone(&writer);
+        state.phase.reopened();
+        let mut view = self.view.lock();
+        view.visible = writer.position();
+        view.open = Some(writer);
+        view.changes += 1;
+        Ok(())
+    }
+
+    async fn empty(&self, state: &mut State) -> FsResult<()> {
+        if !state.phase.is_closed() {
+            if self.length() == 0 {
+                return Ok(());
+            }
+            self.complete(state).await?;
+        }
+        self.reopen(state, true).await?;
+        // A file written anew: its first flush completes it.
+        state.phase = WritePhase::opened();
+        Ok(())
+    }
+
+    fn saw(&self, end: u64) {
+        let mut view = self.view.lock();
+        view.visible = view.visible.max(end);
+    }
+
+    /// Runs a step of the writer; its failure, or its being given up, ends this writer.
+    async fn guarded<T>(&self, step: impl Future<Output = Result<T, DfsError>>) -> FsResult<T> {
+        let mut fuse = Fuse { writer: self, is_lit: true };
+        let outcome = step.await;
+        fuse.is_lit = false;
+        outcome.map_err(|error| self.fail(error))
+    }
+
+    fn fail(&self, error: DfsError) -> FsError {
+        if self.failure.set(error.duplicate()).is_ok() {
+            error!(inode = %self.inode, error = %error.chain(), "writing failed; all handles of the file get this error");
+        }
+        self.moved.notify_waiters();
+        error.into()
+    }
+
+    fn refuse(&self, request: &WriteRequest<'_>, end: u64) -> FsError {
+        if !self.has_warned.swap(true, Ordering::Relaxed) {
+            warn!(
+                inode = %self.inode, offset = request.offset, bytes = request.data.len(), end,
+                "write refused: files grow at their end only (said once per open file)"
+            );
+        }
+        Errno::EOPNOTSUPP.into()
+    }
+}
+
+/// What a write did.
+pub(crate) struct WriteDone {
+    /// Where its first byte went.
+    pub(crate) at: u64,
+}
+
+/// Ends the writer when dropped lit: the step it guards was given up half-way.
+struct Fuse<'a> {
+    writer: &'a SharedWriter,
+    is_lit: bool,
+}
+
+impl Drop for Fuse<'_> {
+    fn drop(&mut self) {
+        if self.is_lit {
+            let words = "a write or flush was not finished within its deadline and was given up";
+            self.writer.fail(DfsError::new(ErrorKind::TimedOut, words));
+        }
+    }
+}

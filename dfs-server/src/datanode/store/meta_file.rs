@@ -1,0 +1,71 @@
+//! Reading and writing a replica's `.meta` file; its format is `dfs_proto::data_transfer::meta_file`'s.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use dfs_proto::data_transfer::meta_file::{META_HEADER_LEN, MetaHeader};
+use dfs_proto::data_transfer::{DataChecksum, WireError};
+
+/// A `.meta` file and how its checksums are made.
+#[derive(Debug)]
+pub(super) struct MetaFile {
+    file: File,
+    header: MetaHeader,
+}
+
+impl MetaFile {
+    /// A new file with its header; what was at `path` is gone.
+    pub(super) fn create(path: &Path, checksum: DataChecksum) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+        let header = MetaHeader { checksum };
+        file.write_all_at(&header.encode(), 0)?;
+        Ok(Self { file, header })
+    }
+
+    /// An existing file. A header that cannot be read is `InvalidData`.
+    pub(super) fn open(path: &Path, writable: bool) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(writable).open(path)?;
+        let mut bytes = [0; META_HEADER_LEN];
+        file.read_exact_at(&mut bytes, 0)?;
+        let header = MetaHeader::decode(&bytes).map_err(invalid)?;
+        Ok(Self { file, header })
+    }
+
+    /// How its checksums are made.
+    pub(super) fn checksum(&self) -> DataChecksum {
+        self.header.checksum
+    }
+
+    /// Its header.
+    pub(super) fn header(&self) -> MetaHeader {
+        self.header
+    }
+
+    /// The file.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Fills `out` with the checksums of the chunks from the one with the byte at `data_offset` on.
+    pub(super) fn read_checksums(&self, data_offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(out, self.header.checksum_offset(data_offset))
+    }
+
+    /// Writes the checksums of the chunks from the one with the byte at `data_offset` on.
+    pub(super) fn write_checksums(&self, data_offset: u64, checksums: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(checksums, self.header.checksum_offset(data_offset))
+    }
+
+    /// The CRC of the chunk with the byte at `data_offset`.
+    pub(super) fn read_crc(&self, data_offset: u64) -> io::Result<u32> {
+        let mut bytes = [0; 4];
+        self.read_checksums(data_offset, &mut bytes)?;
+        Ok(u32::from_be_bytes(bytes))
+    }
+}
+
+fn invalid(error: WireError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}

@@ -1,0 +1,234 @@
+//! The replica store: every block replica of this node, on its volumes.
+//!
+//! Nouns: a *volume* is one directory on one device; a *pool* is the set of blocks of one namespace; a *replica* is one
+//! block's pair of files on one volume (`replica` tells its states). The map of replicas is in memory, rebuilt from the
+//! directories at start (`scan`, `recovery`); the files are the truth.
+//!
+//! Callers: `block_receiver` creates, extends and finalizes; `block_sender` reads; `orders` deletes; `namenode_link` asks
+//! for reports. All calls block and must not be made on a runtime's worker.
+//!
+//! Promises:
+//! - A finalized replica's bytes never change; appending extends the file under a new generation stamp.
+//! - After a crash of this process every acknowledged byte is there; after a loss of power every synced one.
+//! - A volume that fails takes only its own replicas with it: they are reported as deleted, the others are served.
+//! - Every change is published to the NameNode links in the order it happened (`events`).
+
+mod append_plan;
+mod events;
+mod layout;
+mod meta_file;
+mod pool;
+mod reader;
+mod recovery;
+mod replica;
+mod report;
+mod scan;
+mod volume;
+mod volumes;
+mod writer;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use dfs_common::block::{Block, ExtendedBlock};
+use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::ids::GenerationStamp;
+use dfs_common::units::ByteCount;
+use dfs_proto::data_transfer::DataChecksum;
+use parking_lot::RwLock;
+
+pub(crate) use events::{Event, EventHub, EventKind, EventQueue};
+pub(crate) use reader::ReplicaReader;
+pub(crate) use replica::OpenKind;
+pub(crate) use report::{PageItem, ReportPage};
+pub(crate) use volumes::{Identity, VolumeReport, Volumes};
+pub(crate) use writer::ReplicaWriter;
+
+use pool::Pool;
+
+/// Block pools of one node: one per namespace it serves, and a federation has few.
+const POOLS_MAX: usize = 64;
+
+/// What the store is told at start.
+#[derive(Clone, Debug)]
+pub(crate) struct StoreSettings {
+    /// One directory per volume.
+    pub(crate) data_dirs: Vec<PathBuf>,
+    /// Bytes that blocks leave free on each.
+    pub(crate) reserved: ByteCount,
+    /// Whether every finalized replica is synced.
+    pub(crate) sync_on_close: bool,
+}
+
+/// All replicas of this node.
+#[derive(Debug)]
+pub(crate) struct ReplicaStore {
+    volumes: Volumes,
+    pools: RwLock<HashMap<Arc<str>, Arc<Pool>>>,
+    events: Arc<EventHub>,
+    sync_on_close: bool,
+}
+
+impl ReplicaStore {
+    /// Takes the volumes and loads the replicas of every pool on them.
+    ///
+    /// # Errors
+    /// When no volume is usable, or two volumes belong to different clusters or DataNodes.
+    pub(crate) fn open(settings: &StoreSettings) -> Result<Self> {
+        let volumes = Volumes::open(&settings.data_dirs, settings.reserved)?;
+        let store = Self {
+            pools: RwLock::default(),
+            events: Arc::default(),
+            sync_on_close: settings.sync_on_close,
+            volumes,
+        };
+        for pool in store.volumes.pools_on_disk()? {
+            store.load_pool(&pool)?;
+        }
+        Ok(store)
+    }
+
+    /// Meets a namespace: checks that the volumes are its cluster's, formats empty ones, loads its pool.
+    ///
+    /// # Errors
+    /// `WrongCluster` when a volume belongs to another cluster.
+    pub(crate) fn adopt(&self, identity: &Identity) -> Result<()> {
+        if !identity.block_pool_id.starts_with(layout::POOL_PREFIX) || identity.block_pool_id.contains('/') {
+            return Err(DfsError::new(
+                ErrorKind::Protocol,
+                format!("block pool {:?} cannot be the name of a directory", identity.block_pool_id),
+            ));
+        }
+        self.volumes.adopt(identity)?;
+        self.load_pool(&identity.block_pool_id)
+    }
+
+    fn load_pool(&self, pool: &str) -> Result<()> {
+        let mut pools = self.pools.write();
+        if pools.contains_key(pool) {
+            return Ok(());
+        }
+        if pools.len() >= POOLS_MAX {
+            return Err(DfsError::new(ErrorKind::Unsupported, format!("more than {POOLS_MAX} block pools")));
+        }
+        let loaded = Pool::load(pool, &self.volumes, Arc::clone(&self.events))?;
+        pools.insert(loaded.name(), Arc::new(loaded));
+        Ok(())
+    }
+
+    fn pool(&self, name: &str) -> Result<Arc<Pool>> {
+        self.pools.read().get(name).cloned().ok_or_else(|| {
+            DfsError::new(ErrorKind::NotFound, format!("block pool {name} is not served here (yet)"))
+        })
+    }
+
+    /// The volumes.
+    pub(crate) fn volumes(&self) -> &Volumes {
+        &self.volumes
+    }
+
+    /// A queue of all changes from now on.
+    pub(crate) fn subscribe(&self) -> Arc<EventQueue> {
+        self.events.subscribe()
+    }
+
+    /// Begins a new replica on a volume with room.
+    ///
+    /// # Errors
+    /// `AlreadyExists`, `NoSpace`, `Io`.
+    pub(crate) fn create(
+        &self,
+        block: &ExtendedBlock,
+        kind: OpenKind,
+        checksum: DataChecksum,
+        storage_hint: Option<&str>,
+    ) -> Result<ReplicaWriter> {
+        let pool = self.pool(&block.pool)?;
+        pool.create(block.block, kind, checksum, |dirs| self.volumes.choose(storage_hint, dirs))
+    }
+
+    /// Reopens a finalized replica to extend it under a new generation stamp.
+    ///
+    /// # Errors
+    /// `NotFound`, `StaleGeneration`, `InvalidArgument` when it has another length, `Corrupt`, `Io`.
+    pub(crate) fn append(&self, block: &ExtendedBlock, new_stamp: GenerationStamp) -> Result<ReplicaWriter> {
+        self.pool(&block.pool)?.append(block.block, new_stamp)
+    }
+
+    /// Tells the NameNodes that a replica is being written; worth it only for writes that take their time.
+    pub(crate) fn announce(&self, pool: &str, writer: &ReplicaWriter) -> Result<()> {
+        self.pool(pool)?.announce(writer);
+        Ok(())
+    }
+
+    /// Ends writing: the replica is finalized, on disk too when `sync` or an earlier promise asks for it.
+    ///
+    /// # Errors
+    /// `Io`, `Cancelled` when its deletion was ordered meanwhile.
+    pub(crate) fn finalize(&self, pool: &str, writer: ReplicaWriter, sync: bool) -> Result<Block> {
+        self.pool(pool)?.finalize(writer, sync || self.sync_on_close)
+    }
+
+    /// Gives up a replica that nobody was promised anything about: a copy, or a set-up that failed.
+    pub(crate) fn discard(&self, pool: &str, writer: ReplicaWriter) -> Result<()> {
+        self.pool(pool)?.discard(writer);
+        Ok(())
+    }
+
+    /// Opens a replica for reading at least `wanted_end` bytes, for which a writer in flight is given a moment.
+    ///
+    /// # Errors
+    /// `NotFound`, `StaleGeneration`, `Corrupt`, `Io`.
+    pub(crate) fn open_reader(&self, block: &ExtendedBlock, wanted_end: u64) -> Result<ReplicaReader> {
+        self.pool(&block.pool)?.open_reader(block.block, wanted_end)
+    }
+
+    /// Bytes of a replica that may be read.
+    ///
+    /// # Errors
+    /// `NotFound`, `StaleGeneration`.
+    pub(crate) fn visible_length(&self, block: &ExtendedBlock) -> Result<u64> {
+        self.pool(&block.pool)?.visible_length(block.block)
+    }
+
+    /// Makes a replica survive a loss of power: data, checksums, directory entry.
+    ///
+    /// # Errors
+    /// `NotFound`, `StaleGeneration`, `Io`.
+    pub(crate) fn sync(&self, block: &ExtendedBlock) -> Result<()> {
+        self.pool(&block.pool)?.sync(block.block)
+    }
+
+    /// Deletes a replica of exactly this generation stamp. One that is not there is reported as deleted.
+    ///
+    /// # Errors
+    /// `StaleGeneration`, `Io`.
+    pub(crate) fn invalidate(&self, block: &ExtendedBlock) -> Result<()> {
+        self.pool(&block.pool)?.invalidate(block.block)
+    }
+
+    /// The next page of a full report.
+    pub(crate) fn report_page(&self, pool: &str, cursor: report::Cursor) -> Result<ReportPage> {
+        Ok(self.pool(pool)?.report_page(cursor))
+    }
+
+    /// Replicas of all pools.
+    pub(crate) fn replica_count(&self) -> usize {
+        self.pools.read().values().map(|pool| pool.len()).sum()
+    }
+
+    /// Checks the volumes that met errors and takes out those that fail: their replicas are gone and reported so. Returns
+    /// whether any was taken out.
+    pub(crate) fn check_volumes(&self, all: bool) -> bool {
+        let failed = self.volumes.probe_suspects(all);
+        for &index in &failed {
+            for pool in self.pools.read().values() {
+                pool.drop_volume(index);
+            }
+        }
+        !failed.is_empty()
+    }
+}
+
+pub(crate) use report::Cursor;

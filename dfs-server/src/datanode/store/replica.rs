@@ -1,0 +1,178 @@
+//! What the store remembers about a replica.
+//!
+//! ```text
+//!             create            last packet
+//!   (nothing) ──────▶ RBW ───────────────────▶ finalized ──▶ (deleted)
+//!       │              │  ▲        append          │ ▲
+//!       │   restart    │  └────────────────────────┘ │
+//!       │              ▼                             │
+//!       │             RWR (waits for recovery)       │
+//!       └──────────▶ temporary ──────────────────────┘
+//!          copy          restart: dropped
+//! ```
+//!
+//! A finalized replica takes 24 bytes in the map; the others are few, and shared with whoever writes or reads them.
+//!
+//! Positions of an open replica, each a promise: `synced <= on_disk`, `acked <= on_disk`. Bytes below `acked` are
+//! visible to readers: every node behind this one has them. Bytes below `synced` survive a loss of power.
+//!
+//! Locks, in this order: `OpenReplica::writing` (held while files grow), `OpenReplica::state` (held for moments, and while
+//! files are renamed), the pool's map. A report takes the map's lock and then `state`'s, so nobody takes the map's
+//! while holding `state`'s.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use dfs_common::block::Block;
+use dfs_common::ids::{BlockId, GenerationStamp};
+use dfs_proto::data_transfer::DataChecksum;
+use parking_lot::{Condvar, Mutex};
+
+use super::layout;
+use super::volume::{PoolDirs, Volume, VolumeIndex};
+
+/// A finalized replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Finalized {
+    /// Version.
+    pub(crate) generation_stamp: GenerationStamp,
+    /// Bytes.
+    pub(crate) length: u64,
+    /// Where.
+    pub(crate) volume: VolumeIndex,
+    /// False only when it is known that nobody was promised that it survives a loss of power.
+    pub(crate) maybe_synced: bool,
+}
+
+/// State of a replica that is not finalized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OpenKind {
+    /// A client's pipeline writes it.
+    Rbw,
+    /// It waits for recovery: its writer did not live through a restart of this node.
+    Waiting,
+    /// A copy from another node.
+    Temporary,
+}
+
+/// An entry of the replica map.
+#[derive(Clone, Debug)]
+pub(super) enum Entry {
+    Finalized(Finalized),
+    Open(Arc<OpenReplica>),
+    /// Its files are being removed; until they are gone no other replica of the block may come.
+    Deleting(VolumeIndex),
+}
+
+/// The directory that holds a replica's files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Tmp,
+    Rbw,
+    Finalized,
+}
+
+/// A replica that is not finalized.
+#[derive(Debug)]
+pub(crate) struct OpenReplica {
+    pub(super) id: BlockId,
+    pub(super) kind: OpenKind,
+    pub(super) checksum: DataChecksum,
+    pub(super) volume: Arc<Volume>,
+    pub(super) dirs: Arc<PoolDirs>,
+    /// Held while data and checksums are written.
+    pub(super) writing: Mutex<()>,
+    pub(super) state: Mutex<OpenState>,
+    grown: Condvar,
+}
+
+/// What changes while a replica is open.
+#[derive(Clone, Debug)]
+pub(super) struct OpenState {
+    pub(super) generation_stamp: GenerationStamp,
+    /// Bytes that data file and checksums have: also the bytes received, since each packet is written before the next
+    /// one is looked at.
+    pub(super) on_disk: u64,
+    /// Bytes that this node and all behind it have.
+    pub(super) acked: u64,
+    /// Bytes that were promised to survive a loss of power, or are about to be.
+    pub(super) synced: u64,
+    /// CRC of the last chunk's bytes when `on_disk` ends inside it.
+    pub(super) tail_crc: u32,
+    pub(super) place: Place,
+    /// Its deletion was ordered: its writer must stop.
+    pub(super) doomed: bool,
+}
+
+impl OpenReplica {
+    pub(super) fn new(
+        id: BlockId,
+        kind: OpenKind,
+        checksum: DataChecksum,
+        home: (Arc<Volume>, Arc<PoolDirs>),
+        state: OpenState,
+    ) -> Self {
+        let (volume, dirs) = home;
+        Self { id, kind, checksum, volume, dirs, writing: Mutex::new(()), state: Mutex::new(state), grown: Condvar::new() }
+    }
+
+    /// The block as it is now, with the bytes on disk as its length.
+    pub(super) fn block(&self) -> Block {
+        let state = self.state.lock();
+        Block { id: self.id, generation_stamp: state.generation_stamp, length: state.on_disk }
+    }
+
+    /// Bytes that may be read. A replica that waits for recovery shows all it could verify: nobody is left to say what
+    /// of it was acknowledged, and all that was is among it.
+    pub(super) fn visible(&self, state: &OpenState) -> u64 {
+        match self.kind {
+            OpenKind::Rbw => state.acked,
+            OpenKind::Waiting => state.on_disk,
+            OpenKind::Temporary => 0,
+        }
+    }
+
+    /// Waits until `length` bytes are visible, the replica has left its writer, or `patience` is over.
+    pub(super) fn wait_visible(&self, length: u64, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        let mut state = self.state.lock();
+        while self.kind == OpenKind::Rbw && state.acked < length && state.place == Place::Rbw && !state.doomed {
+            if self.grown.wait_until(&mut state, deadline).timed_out() {
+                return;
+            }
+        }
+    }
+
+    /// Tells those who wait for more bytes.
+    pub(super) fn notify(&self) {
+        self.grown.notify_all();
+    }
+
+    pub(super) fn data_path(&self, place: Place) -> PathBuf {
+        self.dir(place).join(layout::data_name(self.id))
+    }
+
+    pub(super) fn meta_path(&self, place: Place, stamp: GenerationStamp) -> PathBuf {
+        self.dir(place).join(layout::meta_name(self.id, stamp))
+    }
+
+    pub(super) fn dir(&self, place: Place) -> PathBuf {
+        let paths = &self.dirs.paths;
+        match place {
+            Place::Tmp => paths.tmp.clone(),
+            Place::Rbw => paths.rbw.clone(),
+            Place::Finalized => paths.finalized_dir(self.id),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn map_entry_stays_small() {
+        assert!(size_of::<Entry>() <= 24, "{}", size_of::<Entry>());
+    }
+}

@@ -1,0 +1,366 @@
+//! One volume: a directory on a device of its own.
+//!
+//! ```text
+//!              VERSION absent          first NameNode seen
+//! directory ──────────────────▶ empty ────────────────────▶ good ──▶ failed
+//!     │        VERSION of our cluster                         ▲        ▲
+//!     ├───────────────────────────────────────────────────────┘        │
+//!     └── missing, unwritable, locked ─────────────────────────────────┘
+//! ```
+//!
+//! A failed volume stays failed until the daemon starts again: a device that comes and goes must not be trusted.
+//! Whoever meets an I/O error on a volume reports it through [`Volume::check`]; the store's checker then writes a probe
+//! and decides.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use dfs_common::durable;
+use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::ids::BlockId;
+use dfs_common::storage_info::StorageInfo;
+use dfs_common::units::ByteCount;
+use parking_lot::{Condvar, Mutex};
+use rustix::fs::FlockOperation;
+
+use super::layout::{CURRENT, LOCK_FILE, PoolPaths, SUBDIRS, VERSION_FILE, subdirs};
+
+/// Name of the file that a check writes; the suffix makes it recognisable as left-over.
+const PROBE_FILE: &str = "probe.tmp";
+/// What a new file system has in its root before we touch it.
+const HARMLESS_ENTRIES: [&str; 2] = ["lost+found", LOCK_FILE];
+
+/// Place of a volume in the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct VolumeIndex(pub(crate) u16);
+
+/// Wakes the checker when a volume is suspected.
+#[derive(Debug, Default)]
+pub(super) struct Suspicion {
+    pub(super) raised: Mutex<bool>,
+    pub(super) changed: Condvar,
+}
+
+impl Suspicion {
+    fn raise(&self) {
+        *self.raised.lock() = true;
+        self.changed.notify_all();
+    }
+}
+
+/// Bytes of a volume as the NameNode hears them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Space {
+    /// Of the file system, without what is reserved.
+    pub(crate) capacity: u64,
+    /// By replicas and their checksums.
+    pub(crate) used: u64,
+    /// Left for replicas.
+    pub(crate) remaining: u64,
+}
+
+/// One directory of `dfs.datanode.data.dir`.
+#[derive(Debug)]
+pub(crate) struct Volume {
+    index: VolumeIndex,
+    root: PathBuf,
+    /// Set once VERSION is read or written.
+    storage_uuid: OnceLock<Arc<str>>,
+    failed: AtomicBool,
+    suspected: AtomicBool,
+    used: AtomicU64,
+    reserved: ByteCount,
+    suspicion: Arc<Suspicion>,
+    /// Keeps the flock; `None` when the volume was bad from the start.
+    _lock: Option<File>,
+}
+
+impl Volume {
+    /// Takes a directory: lock, probe, VERSION. One that cannot be used comes back failed, with the reason.
+    pub(super) fn open(
+        index: VolumeIndex,
+        root: &Path,
+        reserved: ByteCount,
+        suspicion: Arc<Suspicion>,
+    ) -> (Self, Result<Option<StorageInfo>>) {
+        let opened = lock(root).and_then(|lock| {
+            let info = StorageInfo::load(&root.join(CURRENT).join(VERSION_FILE))?;
+            if info.is_none() {
+                refuse_foreign_entries(root)?;
+            }
+            probe(root).map_err(|error| DfsError::io(format!("write to volume {}", root.display()), error))?;
+            Ok((lock, info))
+        });
+        let (lock, info) = match opened {
+            Ok((lock, info)) => (Some(lock), Ok(info)),
+            Err(error) => (None, Err(error)),
+        };
+        let volume = Self {
+            index,
+            root: root.to_owned(),
+            storage_uuid: OnceLock::new(),
+            failed: AtomicBool::new(info.is_err()),
+            suspected: AtomicBool::new(false),
+            used: AtomicU64::new(0),
+            reserved,
+            suspicion,
+            _lock: lock,
+        };
+        if let Ok(Some(StorageInfo { storage_uuid: Some(uuid), .. })) = &info {
+            volume.set_storage_uuid(uuid);
+        }
+        (volume, info)
+    }
+
+    /// Writes VERSION into an empty volume.
+    pub(super) fn format(&self, info: &StorageInfo) -> Result<()> {
+        let current = self.root.join(CURRENT);
+        durable::create_dir_all(&current)
+            .map_err(|error| DfsError::io(format!("create {}", current.display()), error))?;
+        info.store(&current.join(VERSION_FILE))?;
+        if let Some(uuid) = &info.storage_uuid {
+            self.set_storage_uuid(uuid);
+        }
+        Ok(())
+    }
+
+    fn set_storage_uuid(&self, uuid: &str) {
+        // Set at most once: by open, or by the format that open made necessary.
+        let _ = self.storage_uuid.set(uuid.into());
+    }
+
+    /// Its place in the configuration.
+    pub(crate) fn index(&self) -> VolumeIndex {
+        self.index
+    }
+
+    /// Its directory.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// `DS-...`; empty until a NameNode was seen.
+    pub(crate) fn storage_uuid(&self) -> Arc<str> {
+        self.storage_uuid.get().cloned().unwrap_or_else(|| "".into())
+    }
+
+    /// Whether VERSION has been written.
+    pub(super) fn is_formatted(&self) -> bool {
+        self.storage_uuid.get().is_some()
+    }
+
+    /// Whether it was taken out.
+    pub(crate) fn is_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    /// Takes it out; false when it was out already.
+    pub(super) fn fail(&self) -> bool {
+        !self.failed.swap(true, Ordering::AcqRel)
+    }
+
+    /// Whether an error was met since the last check; the question clears it.
+    pub(super) fn take_suspicion(&self) -> bool {
+        self.suspected.swap(false, Ordering::AcqRel)
+    }
+
+    /// Names what was being done when a call failed, and has the device checked when it may be to blame.
+    pub(crate) fn check<T>(&self, result: io::Result<T>, doing: impl FnOnce() -> String) -> Result<T> {
+        result.map_err(|error| {
+            if blames_device(&error) {
+                self.suspected.store(true, Ordering::Release);
+                self.suspicion.raise();
+            }
+            DfsError::io(doing(), error)
+        })
+    }
+
+    /// Writes, syncs and removes a small file.
+    pub(super) fn probe(&self) -> io::Result<()> {
+        probe(&self.root)
+    }
+
+    /// Bytes now.
+    pub(crate) fn space(&self) -> io::Result<Space> {
+        let status = rustix::fs::statvfs(&self.root)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(status.f_frsize);
+        Ok(Space {
+            capacity: bytes(status.f_blocks).saturating_sub(self.reserved.0),
+            used: self.used.load(Ordering::Relaxed),
+            remaining: bytes(status.f_bavail).saturating_sub(self.reserved.0),
+        })
+    }
+
+    /// Fails with `NoSpace` unless `wanted` bytes fit beside what is reserved.
+    pub(super) fn require_space(&self, wanted: ByteCount) -> Result<()> {
+        let space = self.check(self.space(), || format!("ask the free space of {}", self.root.display()))?;
+        if space.remaining >= wanted.0 {
+            return Ok(());
+        }
+        Err(DfsError::new(
+            ErrorKind::NoSpace,
+            format!(
+                "volume {} has {} left beside the {} reserved by dfs.datanode.du.reserved",
+                self.root.display(),
+                ByteCount(space.remaining),
+                self.reserved
+            ),
+        ))
+    }
+
+    /// Counts bytes of replicas, in files that grew.
+    pub(super) fn add_used(&self, bytes: ByteCount) {
+        self.used.fetch_add(bytes.0, Ordering::Relaxed);
+    }
+
+    /// Counts bytes of replicas, in files that are gone or were cut.
+    pub(super) fn subtract_used(&self, bytes: ByteCount) {
+        let _ = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| Some(used.saturating_sub(bytes.0)));
+    }
+}
+
+/// Whether an error says something about the device rather than about one file.
+fn blames_device(error: &io::Error) -> bool {
+    !matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::NotFound
+            | io::ErrorKind::AlreadyExists
+            | io::ErrorKind::Interrupted
+            | io::ErrorKind::UnexpectedEof
+    ) && !matches!(rustix::io::Errno::from_io_error(error), Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE))
+}
+
+fn lock(root: &Path) -> Result<File> {
+    let path = root.join(LOCK_FILE);
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|error| DfsError::io(format!("open {}", path.display()), error))?;
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
+        DfsError::new(ErrorKind::Busy, format!("{} is locked: another DataNode uses this directory", path.display()))
+            .with_source(io::Error::from(error))
+    })?;
+    Ok(file)
+}
+
+/// A directory without VERSION must be empty: what lies in it may be someone's data.
+fn refuse_foreign_entries(root: &Path) -> Result<()> {
+    let list = || -> io::Result<Option<String>> {
+        for entry in fs::read_dir(root)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            // `current` without VERSION: a format that did not get to its end.
+            if name == CURRENT {
+                let mut inside = fs::read_dir(root.join(CURRENT))?;
+                if inside.all(|entry| entry.is_ok_and(|entry| entry.file_name().to_string_lossy().ends_with(".tmp"))) {
+                    continue;
+                }
+            }
+            if !HARMLESS_ENTRIES.contains(&name.as_str()) {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
+    };
+    match list() {
+        Ok(None) => Ok(()),
+        Ok(Some(name)) => Err(DfsError::new(
+            ErrorKind::InvalidArgument,
+            format!("{} has no VERSION but holds {name:?}; a new volume must be an empty directory", root.display()),
+        )),
+        Err(error) => Err(DfsError::io(format!("list {}", root.display()), error)),
+    }
+}
+
+fn probe(root: &Path) -> io::Result<()> {
+    let path = root.join(PROBE_FILE);
+    let mut file = OpenOptions::new().create(true).truncate(true).write(true).open(&path)?;
+    file.write_all(b"probe")?;
+    file.sync_data()?;
+    fs::remove_file(&path)
+}
+
+/// Directories of one pool on one volume, made as they are needed.
+#[derive(Debug)]
+pub(super) struct PoolDirs {
+    pub(super) paths: PoolPaths,
+    /// Bit per second-level subdirectory known to exist.
+    made: [AtomicU32; SUBDIRS],
+}
+
+impl PoolDirs {
+    /// Makes the directories that every pool has; `tmp` starts empty.
+    pub(super) fn open(root: &Path, pool: &str) -> io::Result<Self> {
+        let paths = PoolPaths::new(root, pool);
+        match fs::remove_dir_all(&paths.tmp) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        for dir in [&paths.tmp, &paths.rbw, &paths.finalized] {
+            durable::create_dir_all(dir)?;
+        }
+        Ok(Self { paths, made: [const { AtomicU32::new(0) }; SUBDIRS] })
+    }
+
+    /// Directory of a finalized replica, which exists durably when this returns.
+    pub(super) fn make_finalized_dir(&self, id: BlockId) -> io::Result<PathBuf> {
+        let (first, second) = subdirs(id);
+        let dir = self.paths.finalized_dir(id);
+        let bit = 1u32 << second;
+        if self.made[first].load(Ordering::Acquire) & bit == 0 {
+            durable::create_dir_all(&dir)?;
+            self.made[first].fetch_or(bit, Ordering::AcqRel);
+        }
+        Ok(dir)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(root: &Path) -> (Volume, Result<Option<StorageInfo>>) {
+        Volume::open(VolumeIndex(0), root, ByteCount(0), Arc::default())
+    }
+
+    #[test]
+    fn open_twice_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (first, info) = open(dir.path());
+        assert!(info.unwrap().is_none() && !first.is_failed());
+        let (second, info) = open(dir.path());
+        assert_eq!(info.unwrap_err().kind(), ErrorKind::Busy);
+        assert!(second.is_failed());
+    }
+
+    #[test]
+    fn open_refuses_a_directory_with_other_files() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("thesis.tex"), "years").unwrap();
+        let error = open(dir.path()).1.unwrap_err();
+        assert!(error.message().contains("thesis.tex"), "{error}");
+    }
+
+    #[test]
+    fn open_missing_directory_is_a_failed_volume() {
+        let dir = tempfile::tempdir().unwrap();
+        let (volume, info) = open(&dir.path().join("absent"));
+        assert_eq!(info.unwrap_err().kind(), ErrorKind::Io);
+        assert!(volume.is_failed());
+    }
+
+    #[test]
+    fn require_space_respects_what_is_reserved() {
+        let dir = tempfile::tempdir().unwrap();
+        let (volume, _) = Volume::open(VolumeIndex(0), dir.path(), ByteCount(u64::MAX / 2), Arc::default());
+        let error = volume.require_space(ByteCount(1)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NoSpace);
+        assert!(error.message().contains("dfs.datanode.du.reserved"));
+    }
+}

@@ -1,0 +1,281 @@
+//! The node's volumes together: whose they are, which one takes the next replica, which ones still work.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::storage_info::{LAYOUT_VERSION, StorageInfo, StorageType};
+use dfs_common::units::ByteCount;
+use parking_lot::Mutex;
+use tracing::{error, info, warn};
+
+use super::layout::{CURRENT, POOL_PREFIX};
+use super::volume::{Space, Suspicion, Volume, VolumeIndex};
+
+/// Room a volume must have to take a new replica. A block's length is not known when it begins, so this only keeps nearly
+/// full volumes from being chosen; growing replicas look again every few MiB.
+const ROOM_FOR_NEW_REPLICA: ByteCount = ByteCount(1 << 20);
+/// Volumes of one DataNode.
+const VOLUMES_MAX: usize = 256;
+
+/// Whose blocks these are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// `CID-...`
+    pub(crate) cluster_id: String,
+    /// The namespace.
+    pub(crate) namespace_id: u32,
+    /// `BP-...`
+    pub(crate) block_pool_id: String,
+}
+
+/// A volume as heartbeats tell of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct VolumeReport {
+    /// `DS-...`; empty for one that failed before its VERSION could be read.
+    pub(crate) storage_uuid: Arc<str>,
+    /// Its directory.
+    pub(crate) path: PathBuf,
+    /// Bytes; zeros when failed.
+    pub(crate) space: Space,
+    /// Taken out.
+    pub(crate) failed: bool,
+}
+
+/// All volumes.
+#[derive(Debug)]
+pub(crate) struct Volumes {
+    all: Vec<Arc<Volume>>,
+    datanode_uuid: String,
+    /// What the VERSION files say; set by the first volume that has one.
+    identity: Mutex<Option<(String, u32)>>,
+    next: AtomicUsize,
+    suspicion: Arc<Suspicion>,
+}
+
+impl Volumes {
+    /// Takes every directory; one that cannot be used becomes a failed volume.
+    ///
+    /// # Errors
+    /// When none can be used, or they do not belong together.
+    pub(super) fn open(dirs: &[PathBuf], reserved: ByteCount) -> Result<Self> {
+        if dirs.len() > VOLUMES_MAX {
+            return Err(DfsError::new(
+                ErrorKind::InvalidArgument,
+                format!("dfs.datanode.data.dir names {} volumes, the limit is {VOLUMES_MAX}", dirs.len()),
+            ));
+        }
+        let suspicion = Arc::new(Suspicion::default());
+        let mut all = Vec::new();
+        let mut first: Option<(PathBuf, StorageInfo)> = None;
+        for (index, dir) in dirs.iter().enumerate() {
+            let index = VolumeIndex(u16::try_from(index).expect("VOLUMES_MAX fits"));
+            let (volume, info) = Volume::open(index, dir, reserved, Arc::clone(&suspicion));
+            match info {
+                Ok(Some(info)) => {
+                    check_version(dir, &info, first.as_ref())?;
+                    first.get_or_insert_with(|| (dir.clone(), info));
+                }
+                Ok(None) => info!(volume = %dir.display(), "empty volume, to be taken into use"),
+                Err(cause) if cause.kind() == ErrorKind::WrongCluster => return Err(cause),
+                Err(cause) => error!(volume = %dir.display(), "volume cannot be used: {}", cause.chain()),
+            }
+            all.push(Arc::new(volume));
+        }
+        if all.iter().all(|volume| volume.is_failed()) {
+            return Err(DfsError::new(
+                ErrorKind::Io,
+                "none of the directories in dfs.datanode.data.dir can be used; the log above says why for each",
+            ));
+        }
+        let datanode_uuid = first.as_ref().and_then(|(_, info)| info.datanode_uuid.clone());
+        Ok(Self {
+            all,
+            datanode_uuid: datanode_uuid.unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
+            identity: Mutex::new(first.map(|(_, info)| (info.cluster_id, info.namespace_id))),
+            next: AtomicUsize::new(0),
+            suspicion,
+        })
+    }
+
+    /// Names of the pools that lie on the volumes.
+    pub(super) fn pools_on_disk(&self) -> Result<BTreeSet<String>> {
+        let mut pools = BTreeSet::new();
+        for volume in self.good().filter(|volume| volume.is_formatted()) {
+            let current = volume.root().join(CURRENT);
+            let entries = volume.check(std::fs::read_dir(&current), || format!("list {}", current.display()))?;
+            let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+            pools.extend(names.filter(|name| name.starts_with(POOL_PREFIX)));
+        }
+        Ok(pools)
+    }
+
+    /// Checks that the volumes are this cluster's, and formats empty ones.
+    ///
+    /// # Errors
+    /// `WrongCluster`.
+    pub(super) fn adopt(&self, identity: &Identity) -> Result<()> {
+        let mut known = self.identity.lock();
+        if let Some((cluster_id, _)) = known.as_ref()
+            && *cluster_id != identity.cluster_id
+        {
+            return Err(DfsError::new(
+                ErrorKind::WrongCluster,
+                format!(
+                    "the volumes belong to cluster {cluster_id}, the NameNode to {}; \
+                     point dfs.datanode.data.dir or dfs.namenode.address elsewhere",
+                    identity.cluster_id
+                ),
+            ));
+        }
+        for volume in self.good().filter(|volume| !volume.is_formatted()) {
+            let formatted = volume.format(&StorageInfo {
+                storage_type: StorageType::DataNode,
+                cluster_id: identity.cluster_id.clone(),
+                namespace_id: identity.namespace_id,
+                block_pool_id: identity.block_pool_id.clone(),
+                layout_version: LAYOUT_VERSION,
+                storage_uuid: Some(format!("DS-{}", uuid::Uuid::new_v4())),
+                datanode_uuid: Some(self.datanode_uuid.clone()),
+            });
+            match formatted {
+                Ok(()) => info!(volume = %volume.root().display(), cluster = identity.cluster_id, "volume taken into use"),
+                Err(cause) => {
+                    error!(volume = %volume.root().display(), "volume failed while formatting: {}", cause.chain());
+                    volume.fail();
+                }
+            }
+        }
+        *known = Some((identity.cluster_id.clone(), identity.namespace_id));
+        Ok(())
+    }
+
+    /// Identity of this DataNode, the same on all volumes.
+    pub(crate) fn datanode_uuid(&self) -> &str {
+        &self.datanode_uuid
+    }
+
+    /// The volume at a place of the configuration.
+    pub(super) fn get(&self, index: VolumeIndex) -> &Arc<Volume> {
+        &self.all[usize::from(index.0)]
+    }
+
+    /// All volumes, failed ones too.
+    pub(crate) fn all(&self) -> &[Arc<Volume>] {
+        &self.all
+    }
+
+    /// Volumes that work.
+    pub(crate) fn good(&self) -> impl Iterator<Item = &Arc<Volume>> {
+        self.all.iter().filter(|volume| !volume.is_failed())
+    }
+
+    /// The volume of a new replica: the one asked for if it has room, else the next in turn that has. `usable` says
+    /// which volumes have the pool.
+    ///
+    /// # Errors
+    /// `NoSpace` with the last volume's reason.
+    pub(super) fn choose(&self, hint: Option<&str>, usable: impl Fn(VolumeIndex) -> bool) -> Result<Arc<Volume>> {
+        let candidates: Vec<_> = self.good().filter(|volume| usable(volume.index())).collect();
+        let hinted = hint.and_then(|hint| candidates.iter().find(|volume| &*volume.storage_uuid() == hint));
+        let first = self.next.fetch_add(1, Ordering::Relaxed);
+        let in_turn = (0..candidates.len()).map(|step| &candidates[(first.wrapping_add(step)) % candidates.len()]);
+        let mut refusal = DfsError::new(ErrorKind::NoSpace, "no volume of this DataNode works");
+        for volume in hinted.into_iter().chain(in_turn) {
+            match volume.require_space(ROOM_FOR_NEW_REPLICA) {
+                Ok(()) => return Ok(Arc::clone(volume)),
+                Err(cause) => refusal = cause,
+            }
+        }
+        Err(refusal)
+    }
+
+    /// Every volume as heartbeats tell of it.
+    pub(crate) fn reports(&self) -> Vec<VolumeReport> {
+        let report = |volume: &Arc<Volume>| {
+            let space = if volume.is_failed() {
+                None
+            } else {
+                volume.check(volume.space(), || format!("ask the space of {}", volume.root().display())).ok()
+            };
+            VolumeReport {
+                storage_uuid: volume.storage_uuid(),
+                path: volume.root().to_owned(),
+                failed: volume.is_failed(),
+                space: space.unwrap_or_default(),
+            }
+        };
+        self.all.iter().map(report).collect()
+    }
+
+    /// Blocks until an error was met on a volume, or `patience` is over; true when one was.
+    pub(super) fn wait_suspicion(&self, patience: Duration) -> bool {
+        let mut raised = self.suspicion.raised.lock();
+        if !*raised {
+            self.suspicion.changed.wait_for(&mut raised, patience);
+        }
+        std::mem::take(&mut *raised)
+    }
+
+    /// Ends a wait for suspicions.
+    pub(super) fn end_wait(&self) {
+        *self.suspicion.raised.lock() = true;
+        self.suspicion.changed.notify_all();
+    }
+
+    /// Writes a probe to the volumes that met errors, or to `all`; returns those that failed it.
+    pub(super) fn probe_suspects(&self, all: bool) -> Vec<VolumeIndex> {
+        let mut failed = Vec::new();
+        for volume in self.good() {
+            if !volume.take_suspicion() && !all {
+                continue;
+            }
+            match volume.probe() {
+                Ok(()) => {}
+                // A full volume is no broken one.
+                Err(cause) if cause.kind() == std::io::ErrorKind::StorageFull => {}
+                Err(cause) => {
+                    error!(volume = %volume.root().display(), %cause, "volume failed, taking it out");
+                    if volume.fail() {
+                        failed.push(volume.index());
+                    }
+                }
+            }
+        }
+        if !failed.is_empty() && self.good().next().is_none() {
+            warn!("no volume is left");
+        }
+        failed
+    }
+}
+
+/// Volumes of one node belong to one cluster and one DataNode.
+fn check_version(dir: &Path, info: &StorageInfo, first: Option<&(PathBuf, StorageInfo)>) -> Result<()> {
+    let wrong = |what: String| Err(DfsError::new(ErrorKind::WrongCluster, what));
+    if info.storage_type != StorageType::DataNode {
+        return wrong(format!("{} belongs to a NameNode, not to a DataNode", dir.display()));
+    }
+    if info.storage_uuid.is_none() || info.datanode_uuid.is_none() {
+        return wrong(format!("VERSION in {} lacks storageID or datanodeUuid", dir.display()));
+    }
+    let Some((first_dir, first)) = first else { return Ok(()) };
+    if info.cluster_id != first.cluster_id {
+        return wrong(format!(
+            "{} belongs to cluster {}, but {} to {}",
+            dir.display(),
+            info.cluster_id,
+            first_dir.display(),
+            first.cluster_id
+        ));
+    }
+    if info.datanode_uuid != first.datanode_uuid {
+        return wrong(format!("{} and {} belong to different DataNodes", dir.display(), first_dir.display()));
+    }
+    if info.storage_uuid == first.storage_uuid {
+        return wrong(format!("{} is a copy of {}", dir.display(), first_dir.display()));
+    }
+    Ok(())
+}

@@ -1,0 +1,219 @@
+//! The one writer of an open replica.
+//!
+//! Each packet goes to the data file, then to the checksums, then into the replica's state, whence readers take it; the
+//! caller acknowledges after that, so whatever is acknowledged survives the death of this process.
+//!
+//! **An hsynced partial chunk stays provable.** The checksum of a chunk that is still growing lies in one place of the
+//! `.meta` file, and each packet overwrites it. After a sync at length L inside chunk k, the device holds CRC(chunk k up
+//! to L). Were it overwritten at once by CRC(up to M), a loss of power could leave the new CRC with the old data: nothing
+//! would prove the synced bytes. So, before the entry of a chunk whose head was promised is overwritten, the data that
+//! the new CRC speaks of is synced. Then on every possible state of the device, entry k is the CRC of some prefix of
+//! chunk k that is at least as long as promised and whose bytes are all there; recovery looks for that prefix
+//! (`recovery::verified_prefix`). The price is one fdatasync when an unsynced packet follows a synced one inside the same
+//! chunk; a synced packet costs nothing more, since it syncs its data anyway.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use dfs_common::block::Block;
+use dfs_common::durable;
+use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::sys;
+use dfs_common::units::ByteCount;
+
+use super::append_plan::{Refusal, Tail, plan_append};
+use super::meta_file::MetaFile;
+use super::replica::{Finalized, OpenReplica, Place};
+
+/// Dirty bytes after which the kernel is asked to start writing: large enough for long device writes, small enough that
+/// an fsync at any time finds little left.
+const WRITEBACK_STEP: u64 = 8 << 20;
+/// Bytes written between two looks at the volume's free space; so much less is `dfs.datanode.du.reserved` exact.
+const SPACE_CHECK_STEP: u64 = 4 << 20;
+
+/// Writes one open replica. Dropped without `finish`, it leaves the replica as it is: waiting for recovery, or for the
+/// deletion of its block.
+#[derive(Debug)]
+pub(crate) struct ReplicaWriter {
+    replica: Arc<OpenReplica>,
+    data: File,
+    meta: MetaFile,
+    writeback_from: u64,
+    space_checked_at: u64,
+    directory_synced: bool,
+    /// The finalized replica that this writer extends.
+    appended_to: Option<Finalized>,
+}
+
+impl ReplicaWriter {
+    /// Opens a replica's files, which `create` makes new.
+    pub(super) fn open(replica: Arc<OpenReplica>, create: bool) -> io::Result<Self> {
+        let state = replica.state.lock();
+        let data_path = replica.data_path(state.place);
+        let meta_path = replica.meta_path(state.place, state.generation_stamp);
+        let (data, meta) = if create {
+            let data = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(data_path)?;
+            (data, MetaFile::create(&meta_path, replica.checksum)?)
+        } else {
+            let data = OpenOptions::new().read(true).write(true).open(data_path)?;
+            (data, MetaFile::open(&meta_path, true)?)
+        };
+        let length = state.on_disk;
+        drop(state);
+        Ok(Self {
+            replica,
+            data,
+            meta,
+            writeback_from: length,
+            space_checked_at: length,
+            directory_synced: false,
+            appended_to: None,
+        })
+    }
+
+    /// Remembers what to go back to when nothing is written.
+    pub(super) fn set_appended_to(&mut self, old: Finalized) {
+        self.appended_to = Some(old);
+    }
+
+    /// The finalized replica that this writer extends.
+    pub(super) fn appended_to(&self) -> Option<Finalized> {
+        self.appended_to
+    }
+
+    /// The replica being written.
+    pub(super) fn replica(&self) -> &Arc<OpenReplica> {
+        &self.replica
+    }
+
+    /// The block with the bytes it has now.
+    pub(crate) fn block(&self) -> Block {
+        self.replica.block()
+    }
+
+    /// Writes what is new of a packet's data, and its checksums, which the caller has verified whenever `offset` is not
+    /// the start of a chunk.
+    ///
+    /// # Errors
+    /// `Protocol` or `Corrupt` when the packet does not fit what is there, `NoSpace`, `Io`, `Cancelled` when the block's
+    /// deletion was ordered. The replica is then as before.
+    pub(crate) fn append(&mut self, offset: u64, data: &[u8], checksums: &[u8]) -> Result<()> {
+        let replica = Arc::clone(&self.replica);
+        let _writing = replica.writing.lock();
+        let (tail, synced) = {
+            let state = replica.state.lock();
+            if state.doomed {
+                return Err(DfsError::new(ErrorKind::Cancelled, "the deletion of this block was ordered"));
+            }
+            (Tail { length: state.on_disk, crc: state.tail_crc }, state.synced)
+        };
+        let plan = plan_append(tail, replica.checksum, offset, data, checksums).map_err(|refusal| {
+            let kind = if matches!(refusal, Refusal::Changed { .. }) { ErrorKind::Corrupt } else { ErrorKind::Protocol };
+            DfsError::new(kind, refusal.to_string())
+        })?;
+        if plan.data.is_empty() {
+            return Ok(());
+        }
+        self.check_space(plan.tail.length)?;
+        let chunk = replica.checksum.bytes_per_checksum() as u64;
+        let chunk_start = tail.length - tail.length % chunk;
+        let promised = tail.length > chunk_start && synced > chunk_start;
+        let written = self.write(tail.length, plan.data, &plan.checksums, promised);
+        if written.is_err() {
+            // Keep the files no longer than the state says; a failure here leaves a tail that recovery cuts.
+            let _ = self.data.set_len(tail.length);
+        }
+        replica.volume.check(written, || format!("write {}", replica.block()))?;
+        replica.volume.add_used(ByteCount(plan.data.len() as u64));
+        let mut state = replica.state.lock();
+        state.on_disk = plan.tail.length;
+        state.tail_crc = plan.tail.crc;
+        drop(state);
+        self.start_writeback(plan.tail.length);
+        Ok(())
+    }
+
+    fn write(&self, at: u64, data: &[u8], checksums: &[u8], promised: bool) -> io::Result<()> {
+        self.data.write_all_at(data, at)?;
+        if promised {
+            self.data.sync_data()?;
+        }
+        self.meta.write_checksums(at, checksums)
+    }
+
+    fn check_space(&mut self, length: u64) -> Result<()> {
+        if length < self.space_checked_at + SPACE_CHECK_STEP {
+            return Ok(());
+        }
+        self.space_checked_at = length;
+        self.replica.volume.require_space(ByteCount(SPACE_CHECK_STEP))
+    }
+
+    fn start_writeback(&mut self, length: u64) {
+        let dirty = length - self.writeback_from;
+        if dirty >= WRITEBACK_STEP {
+            // Only an early start: whoever needs the bytes on disk syncs, and gets the error then.
+            let _ = sys::start_writeback(&self.data, self.writeback_from, dirty);
+            self.writeback_from = length;
+        }
+    }
+
+    /// Makes everything written so far survive a loss of power: data, checksums, and the first time the directory.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(crate) fn sync(&mut self) -> Result<()> {
+        let replica = &self.replica;
+        let (length, place) = {
+            let mut state = replica.state.lock();
+            state.synced = state.on_disk;
+            (state.on_disk, state.place)
+        };
+        let synced = self.data.sync_data().and_then(|()| self.meta.file().sync_data()).and_then(|()| {
+            if self.directory_synced { Ok(()) } else { durable::sync_dir(&replica.dir(place)) }
+        });
+        replica.volume.check(synced, || format!("sync {} bytes of {}", length, replica.block()))?;
+        self.directory_synced = true;
+        Ok(())
+    }
+
+    /// Makes bytes visible to readers: this node and all behind it have them.
+    pub(crate) fn set_acked(&self, length: u64) {
+        let mut state = self.replica.state.lock();
+        state.acked = state.acked.max(length.min(state.on_disk));
+        drop(state);
+        self.replica.notify();
+    }
+
+    /// Moves the files into the finalized directory, durably when `sync` asks for it or bytes of the replica were
+    /// promised before. The caller then changes the map.
+    pub(super) fn move_to_finalized(&mut self, sync: bool) -> Result<bool> {
+        let durable = sync || self.replica.state.lock().synced > 0;
+        if durable {
+            self.directory_synced = true;
+            self.sync()?;
+        }
+        let replica = &self.replica;
+        let moved = (|| {
+            let dir = replica.dirs.make_finalized_dir(replica.id)?;
+            let mut state = replica.state.lock();
+            if state.doomed {
+                return Err(io::Error::new(io::ErrorKind::NotFound, "the deletion of this block was ordered"));
+            }
+            let (from, stamp) = (state.place, state.generation_stamp);
+            // Checksums first: a replica cut in two by a crash then has its data still in rbw or tmp, where recovery
+            // knows what to make of it.
+            std::fs::rename(replica.meta_path(from, stamp), replica.meta_path(Place::Finalized, stamp))?;
+            std::fs::rename(replica.data_path(from), replica.data_path(Place::Finalized))?;
+            state.place = Place::Finalized;
+            state.acked = state.on_disk;
+            drop(state);
+            if durable { durable::sync_dir(&dir) } else { Ok(()) }
+        })();
+        replica.volume.check(moved, || format!("finalize {}", replica.block()))?;
+        replica.notify();
+        Ok(durable)
+    }
+}

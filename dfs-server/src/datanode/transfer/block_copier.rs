@@ -1,0 +1,96 @@
+//! A finalized replica goes to other DataNodes, by the same protocol by which a client writes: request, packets, acks. The
+//! first target passes it on to the next, as in any pipeline.
+
+use std::io;
+use std::time::Instant;
+
+use dfs_common::block::ExtendedBlock;
+use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_proto::data_transfer::{PipelineAck, encode_request};
+use dfs_proto::hadoop::op_write_block_proto::BlockConstructionStage;
+use dfs_proto::hadoop::{BlockOpResponseProto, ClientOperationHeaderProto, DatanodeInfoProto, OpWriteBlockProto, Status};
+
+use super::DataPlane;
+use super::block_sender::Sender;
+use super::connection::Connection;
+use super::mirror::data_address;
+use super::reply::protocol_error;
+
+/// Copies a replica to `targets`, and returns when all of them have finalized it.
+///
+/// # Errors
+/// Of reading it here, or of what the targets say; then the NameNode orders it again.
+pub(crate) fn copy_block(
+    plane: &DataPlane,
+    block: &ExtendedBlock,
+    targets: &[DatanodeInfoProto],
+    target_storage_uuids: &[String],
+) -> Result<()> {
+    let Some(first) = targets.first() else {
+        return Err(DfsError::new(ErrorKind::InvalidArgument, "a transfer without targets"));
+    };
+    let reader = plane.store.open_reader(block, 0)?;
+    let found = ExtendedBlock { pool: block.pool.clone(), block: reader.block() };
+    let stamp = found.block.generation_stamp.0;
+    let request = OpWriteBlockProto {
+        header: ClientOperationHeaderProto::new(&found, None, ""),
+        targets: targets[1..].to_vec(),
+        stage: BlockConstructionStage::TransferFinalized.into(),
+        pipeline_size: u32::try_from(targets.len()).unwrap_or(u32::MAX),
+        latest_generation_stamp: stamp,
+        requested_checksum: reader.checksum().to_proto(),
+        storage_id: target_storage_uuids.first().cloned(),
+        target_storage_ids: target_storage_uuids.iter().skip(1).cloned().collect(),
+        ..Default::default()
+    };
+    let address = data_address(first);
+    let mut peer = plane
+        .peers
+        .take(&address)
+        .map_err(|error| DfsError::new(ErrorKind::Unavailable, format!("connect to {address}")).with_source(error))?;
+    let mut head = Vec::with_capacity(1024);
+    encode_request(&request, &mut head).map_err(protocol_error)?;
+    let mut packets = 0;
+    Sender::whole(reader).send_packets(head, |bytes| {
+        packets += 1;
+        peer.send_all(bytes, plane.timeout).map_err(|error| DfsError::io(format!("send to {address}"), error))
+    })?;
+    // One packet per call, but for the empty last one, which rides with the one before it (alone for an empty block).
+    let packets = if found.block.length == 0 { 1 } else { packets + 1 };
+    read_answers(plane, &mut peer, &address, packets)?;
+    plane.peers.put(address, peer);
+    Ok(())
+}
+
+fn read_answers(plane: &DataPlane, peer: &mut Connection, address: &str, packets: usize) -> Result<()> {
+    let response: BlockOpResponseProto = peer.read_message(Instant::now() + plane.timeout).map_err(protocol_error)?;
+    if response.status() != Status::Success {
+        return Err(DfsError::new(
+            if response.status() == Status::ErrorExists { ErrorKind::AlreadyExists } else { ErrorKind::Unavailable },
+            format!("{address} refused ({:?}): {}", response.status(), response.message()),
+        ));
+    }
+    for _ in 0..packets {
+        let ack = read_ack(peer, Instant::now() + plane.timeout)?;
+        if let Some(at) = ack.first_failure() {
+            return Err(DfsError::new(
+                ErrorKind::Unavailable,
+                format!("target {} answered packet {} with {:?}", at + 1, ack.seqno, ack.replies[at].status),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn read_ack(peer: &mut Connection, deadline: Instant) -> Result<PipelineAck> {
+    loop {
+        if let Some((ack, len)) = PipelineAck::decode(peer.filled()).map_err(protocol_error)? {
+            peer.consume(len);
+            return Ok(ack);
+        }
+        let more = peer.receive_by(deadline).map_err(|error| DfsError::io("wait for acks", error))?;
+        if !more {
+            return Err(DfsError::io("wait for acks", io::ErrorKind::UnexpectedEof.into()));
+        }
+    }
+}

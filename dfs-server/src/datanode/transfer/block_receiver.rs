@@ -1,0 +1,538 @@
+//! WRITE_BLOCK: a block comes in, is passed on to the next node, and is written down.
+//!
+//! ```text
+//!            packets                     packets
+//!   writer ──────────▶ this node's thread ──────────▶ next node
+//!          ◀──────────   │ write        ◀──────────
+//!            acks        ▼                  acks
+//!                     replica
+//! ```
+//!
+//! One thread does it all, in rounds: take what has arrived, forward every whole packet, write them, hear what the next
+//! node says, answer what can be answered, and only when nothing moves wait for any of the sockets. A packet lies in one
+//! buffer from receive to forward to write. Everything at hand in a round leaves in one call: a small block that comes as
+//! one message (request, data, last packet) is forwarded as one message, and answered by one (response and acks).
+//!
+//! What an ack promises: the bytes are with the operating system of this node (written, not necessarily synced) and of
+//! every node behind; with `sync_block` they are on disk; after the last packet the replica is finalized. Bytes become
+//! visible to readers just before their ack is sent.
+//!
+//! Who verifies: the last node always, and copies; the others where it is cheap (short packets) or where they must
+//! compute checksums of their own. What fails here is answered at once with this node's status and ends the pipeline; the
+//! loss of the next node is answered with [success, error]. The replica stays as it is (RBW) for the writer's recovery.
+//!
+//! Not yet: the stages of pipeline recovery (`Stage::of`), which resume an RBW replica under a new generation stamp.
+
+use std::collections::VecDeque;
+use std::io;
+use std::io::IoSlice;
+use std::time::{Duration, Instant};
+
+use dfs_common::block::ExtendedBlock;
+use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::ids::GenerationStamp;
+use dfs_proto::data_transfer::checksum::BYTES_PER_CHECKSUM_DEFAULT;
+use dfs_proto::data_transfer::{ChecksumKind, DataChecksum, PacketFrame};
+use dfs_proto::hadoop::op_write_block_proto::BlockConstructionStage;
+use dfs_proto::hadoop::{BlockOpResponseProto, OpWriteBlockProto, Status};
+use tracing::{debug, info, warn};
+
+use super::DataPlane;
+use super::acks::{AckQueue, Behind, Pending};
+use super::connection::{Connection, Watch, wait};
+use super::mirror::{Heard, Mirror};
+use super::reply::{encoded, error_response, protocol_error, status_of};
+use crate::datanode::store::{OpenKind, ReplicaWriter};
+
+/// Packets received and not answered; beyond it the writer is made to wait. Far above what a writer keeps in flight.
+const PENDING_MAX: usize = 16 * 1024;
+/// Bytes of answers that the writer has not taken; beyond it nothing more is received.
+const OUT_MAX: usize = 1 << 20;
+/// Packets of at most this many bytes are verified by every node: costs a few microseconds.
+const VERIFY_ALWAYS_MAX: usize = 64 * 1024;
+/// How much longer a node waits for the next one per node behind it, so that the node before a dead one is the first to
+/// notice; Hadoop's value, less when the timeout itself is short.
+const EXTENSION_PER_NODE: Duration = Duration::from_secs(5);
+
+/// What becomes of the connection after an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum After {
+    /// It serves the next request.
+    Serve,
+    /// Its peer must read our last words; then it is closed.
+    Linger,
+    /// It is of no more use.
+    Close,
+}
+
+/// How a replica comes into being or grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Create,
+    Append,
+    Copy,
+}
+
+impl Stage {
+    fn of(request: &OpWriteBlockProto) -> Result<Self> {
+        use BlockConstructionStage as Wire;
+        let is_client = !request.header.client_name.is_empty();
+        match request.stage() {
+            Wire::TransferRbw | Wire::TransferFinalized => Ok(Self::Copy),
+            Wire::PipelineSetupCreate | Wire::DataStreaming if !is_client => Ok(Self::Copy),
+            Wire::PipelineSetupCreate => Ok(Self::Create),
+            Wire::PipelineSetupAppend => Ok(Self::Append),
+            stage @ (Wire::PipelineSetupAppendRecovery
+            | Wire::PipelineSetupStreamingRecovery
+            | Wire::PipelineCloseRecovery
+            | Wire::PipelineClose
+            | Wire::DataStreaming) => {
+                Err(DfsError::new(ErrorKind::Unsupported, format!("write stage {stage:?} is not supported yet")))
+            }
+        }
+    }
+}
+
+/// Serves one WRITE_BLOCK.
+pub(super) fn receive_block(plane: &DataPlane, up: &mut Connection, request: OpWriteBlockProto) -> After {
+    let (stage, block, checksum) = match checked(&request) {
+        Ok(checked) => checked,
+        Err(error) => return refuse(plane, up, &error),
+    };
+    let mirror = if request.targets.is_empty() {
+        None
+    } else {
+        match Mirror::open(&plane.peers, &request) {
+            Ok(mirror) => Some(mirror),
+            Err(error) => return refuse_link(plane, up, &super::mirror::data_address(&request.targets[0]), &error),
+        }
+    };
+    let extension = EXTENSION_PER_NODE.min(plane.timeout / 12) * u32::try_from(request.targets.len()).unwrap_or(1);
+    let mut receiver = Receiver {
+        plane,
+        up,
+        block,
+        stage,
+        checksum,
+        mirror,
+        mirror_lost: false,
+        writer: None,
+        frames: VecDeque::new(),
+        scanned: 0,
+        forwarded: 0,
+        written: 0,
+        last_scanned: false,
+        failed_here: false,
+        set_up: false,
+        announced: false,
+        acks: AckQueue::default(),
+        out: Vec::new(),
+        mirror_heard: Instant::now(),
+        mirror_patience: plane.timeout + extension,
+        finished: None,
+    };
+    let after = receiver.run(&request);
+    receiver.clean_up(after);
+    after
+}
+
+fn checked(request: &OpWriteBlockProto) -> Result<(Stage, ExtendedBlock, DataChecksum)> {
+    let stage = Stage::of(request)?;
+    let mut block = ExtendedBlock::try_from(&request.header.base_header.block).map_err(protocol_error)?;
+    let checksum = DataChecksum::from_proto(&request.requested_checksum).map_err(protocol_error)?;
+    // Restart recovery compares the lengths of files without reading them, by the one chunk size that the cluster uses.
+    if checksum.kind() != ChecksumKind::Crc32c || checksum.bytes_per_checksum() != BYTES_PER_CHECKSUM_DEFAULT as usize {
+        return Err(DfsError::new(
+            ErrorKind::Unsupported,
+            format!("blocks are written with CRC32C of {BYTES_PER_CHECKSUM_DEFAULT} bytes, not {checksum:?}"),
+        ));
+    }
+    if stage == Stage::Append && request.min_bytes_rcvd > 0 {
+        // Hadoop's clients put the block size into the block and the length to append at here.
+        block.block.length = request.min_bytes_rcvd;
+    }
+    Ok((stage, block, checksum))
+}
+
+fn refuse(plane: &DataPlane, up: &Connection, error: &DfsError) -> After {
+    warn!(peer = ?up.peer_address(), "refusing to write: {}", error.chain());
+    answer_refusal(plane, up, &error_response(error))
+}
+
+fn refuse_link(plane: &DataPlane, up: &Connection, link: &str, error: &DfsError) -> After {
+    warn!(peer = ?up.peer_address(), link, "pipeline cannot be set up: {}", error.chain());
+    let response = BlockOpResponseProto { first_bad_link: Some(link.to_owned()), ..error_response(error) };
+    answer_refusal(plane, up, &response)
+}
+
+fn answer_refusal(plane: &DataPlane, up: &Connection, response: &BlockOpResponseProto) -> After {
+    plane.metrics.operations_failed.inc();
+    match up.send_all(&encoded(response), plane.timeout) {
+        Ok(()) => After::Linger,
+        Err(_) => After::Close,
+    }
+}
+
+struct Receiver<'a> {
+    plane: &'a DataPlane,
+    up: &'a mut Connection,
+    block: ExtendedBlock,
+    stage: Stage,
+    checksum: DataChecksum,
+    mirror: Option<Mirror>,
+    mirror_lost: bool,
+    /// `None` before set-up and after finalizing.
+    writer: Option<ReplicaWriter>,
+    /// Whole packets in the buffer that are not written yet.
+    frames: VecDeque<PacketFrame>,
+    /// Positions in the receive buffer: whole packets seen, sent on, written.
+    scanned: usize,
+    forwarded: usize,
+    written: usize,
+    last_scanned: bool,
+    failed_here: bool,
+    /// The set-up was answered.
+    set_up: bool,
+    announced: bool,
+    acks: AckQueue,
+    /// Bytes for the writer.
+    out: Vec<u8>,
+    /// When the next node last said something, or was first asked.
+    mirror_heard: Instant,
+    mirror_patience: Duration,
+    finished: Option<After>,
+}
+
+impl Receiver<'_> {
+    fn run(&mut self, request: &OpWriteBlockProto) -> After {
+        match self.rounds(request) {
+            Ok(after) => after,
+            Err(error) => {
+                self.plane.metrics.operations_failed.inc();
+                info!(block = %self.block, peer = ?self.up.peer_address(), "write broken off: {}", error.chain());
+                After::Close
+            }
+        }
+    }
+
+    fn rounds(&mut self, request: &OpWriteBlockProto) -> Result<After> {
+        self.scan()?;
+        self.forward();
+        self.open_replica(request);
+        loop {
+            self.store();
+            self.hear_mirror();
+            self.acknowledge()?;
+            self.flush()?;
+            if let Some(after) = self.finished
+                && self.out.is_empty()
+            {
+                return Ok(after);
+            }
+            self.advance()?;
+            self.scan()?;
+            self.forward();
+        }
+    }
+
+    fn open_replica(&mut self, request: &OpWriteBlockProto) {
+        let store = &self.plane.store;
+        let hint = request.storage_id.as_deref();
+        let opened = match self.stage {
+            Stage::Create => store.create(&self.block, OpenKind::Rbw, self.checksum, hint),
+            Stage::Copy => store.create(&self.block, OpenKind::Temporary, self.checksum, hint),
+            Stage::Append => store.append(&self.block, GenerationStamp(request.latest_generation_stamp)),
+        };
+        match opened {
+            Ok(writer) => {
+                self.writer = Some(writer);
+                if self.mirror.is_none() {
+                    self.answer_set_up();
+                }
+            }
+            Err(error) => {
+                self.finished = Some(refuse(self.plane, self.up, &error));
+                self.set_up = true;
+            }
+        }
+    }
+
+    fn answer_set_up(&mut self) {
+        let response = BlockOpResponseProto {
+            status: Status::Success.into(),
+            first_bad_link: Some(String::new()),
+            ..Default::default()
+        };
+        self.out.extend_from_slice(&encoded(&response));
+        self.set_up = true;
+    }
+
+    /// Finds the whole packets that have arrived.
+    fn scan(&mut self) -> Result<()> {
+        while !self.last_scanned && self.acks.len() + self.frames.len() < PENDING_MAX {
+            let rest = &self.up.filled()[self.scanned..];
+            let Some(frame) = PacketFrame::decode(rest).map_err(protocol_error)? else { break };
+            if rest.len() < frame.total_len() {
+                break;
+            }
+            frame.check_checksums_len(self.checksum).map_err(protocol_error)?;
+            self.last_scanned = frame.header.last_packet_in_block;
+            self.scanned += frame.total_len();
+            self.frames.push_back(frame);
+        }
+        Ok(())
+    }
+
+    /// Sends the request and whole packets on, as far as the next node takes them now.
+    fn forward(&mut self) {
+        let Some(mirror) = self.mirror.as_mut().filter(|_| !self.mirror_lost) else { return };
+        let unsent = &self.up.filled()[self.forwarded..self.scanned];
+        if unsent.is_empty() && !mirror.has_request() {
+            return;
+        }
+        match mirror.send(unsent) {
+            Ok(sent) => self.forwarded += sent,
+            Err(error) => self.lose_mirror(&error.to_string()),
+        }
+    }
+
+    fn lose_mirror(&mut self, why: &str) {
+        let Some(mirror) = &self.mirror else { return };
+        warn!(block = %self.block, next = mirror.address(), "lost the next node of the pipeline: {why}");
+        self.mirror_lost = true;
+        if !self.set_up && self.finished.is_none() {
+            let error = DfsError::new(ErrorKind::Unavailable, format!("lost {}: {why}", mirror.address()));
+            let link = mirror.address().to_owned();
+            self.finished = Some(refuse_link(self.plane, self.up, &link, &error));
+        }
+    }
+
+    /// Writes the packets that were found, up to the first that fails.
+    fn store(&mut self) {
+        while let Some(frame) = self.frames.pop_front() {
+            if self.failed_here || self.finished.is_some() {
+                self.written = self.scanned;
+                self.frames.clear();
+                break;
+            }
+            let status = match self.store_packet(&frame) {
+                Ok(()) => Status::Success,
+                Err(error) => {
+                    warn!(block = %self.block, peer = ?self.up.peer_address(), "packet {} failed: {}",
+                        frame.header.seqno, error.chain());
+                    self.plane.metrics.operations_failed.inc();
+                    self.failed_here = true;
+                    status_of(error.kind())
+                }
+            };
+            if self.acks.is_empty() {
+                self.mirror_heard = Instant::now();
+            }
+            let header = &frame.header;
+            self.acks.push(Pending {
+                seqno: header.seqno,
+                end: header.offset_in_block.unsigned_abs() + u64::from(header.data_len),
+                status,
+                last: header.last_packet_in_block,
+            });
+            self.written += frame.total_len();
+        }
+        self.consume();
+    }
+
+    /// Gives buffer space free that is both written and sent on.
+    fn consume(&mut self) {
+        let done = if self.mirror.is_some() && !self.mirror_lost { self.written.min(self.forwarded) } else { self.written };
+        self.up.consume(done);
+        self.scanned -= done;
+        self.written -= done;
+        self.forwarded = self.forwarded.saturating_sub(done);
+    }
+
+    fn store_packet(&mut self, frame: &PacketFrame) -> Result<()> {
+        let header = &frame.header;
+        if header.is_heartbeat() {
+            return Ok(());
+        }
+        let Some(writer) = self.writer.as_mut() else {
+            return Err(DfsError::new(ErrorKind::Protocol, "packet after the last one"));
+        };
+        let packet = &self.up.filled()[self.written..self.written + frame.total_len()];
+        let (data, sums) = (&packet[frame.data()], &packet[frame.checksums()]);
+        let offset = header.offset_in_block.unsigned_abs();
+        let must_verify = self.mirror.is_none()
+            || self.stage == Stage::Copy
+            || data.len() <= VERIFY_ALWAYS_MAX
+            || !offset.is_multiple_of(self.checksum.bytes_per_checksum() as u64);
+        if must_verify && let Err(at) = self.checksum.verify(data, sums) {
+            self.plane.metrics.corrupt_packets.inc();
+            return Err(DfsError::new(
+                ErrorKind::Corrupt,
+                format!("checksum error at byte {} of the block", offset.saturating_add(at as u64)),
+            ));
+        }
+        writer.append(offset, data, sums)?;
+        self.plane.metrics.bytes_written.inc_by(data.len() as u64);
+        if header.last_packet_in_block {
+            let writer = self.writer.take().expect("checked above");
+            self.plane.store.finalize(&self.block.pool, writer, header.sync_block)?;
+            self.plane.metrics.blocks_written.inc();
+        } else if header.sync_block {
+            writer.sync()?;
+        }
+        Ok(())
+    }
+
+    fn hear_mirror(&mut self) {
+        while !self.mirror_lost && self.finished.is_none() {
+            let Some(mirror) = self.mirror.as_mut() else { return };
+            let heard = mirror.hear();
+            match heard {
+                Ok(Heard::Nothing) => return,
+                Ok(Heard::Ready) => self.answer_set_up(),
+                Ok(Heard::Refused { bad_link, status, message }) => {
+                    warn!(block = %self.block, bad_link, ?status, message, "pipeline cannot be set up");
+                    let message = Some(format!("{bad_link}: {message}"));
+                    let response = BlockOpResponseProto {
+                        status: status.into(),
+                        first_bad_link: Some(bad_link),
+                        message,
+                        ..Default::default()
+                    };
+                    self.finished = Some(answer_refusal(self.plane, self.up, &response));
+                    return;
+                }
+                Ok(Heard::Ack(ack)) => self.answer(Behind::Answered(ack)),
+                Err(error) => self.lose_mirror(&protocol_error(error).chain()),
+            }
+            self.mirror_heard = Instant::now();
+        }
+    }
+
+    /// Answers what needs no word from the next node.
+    fn acknowledge(&mut self) -> Result<()> {
+        while self.set_up && self.finished.is_none() && !self.acks.is_empty() {
+            let before = self.acks.len();
+            self.answer(match (&self.mirror, self.mirror_lost) {
+                (None, _) => Behind::Nobody,
+                (Some(_), true) => Behind::Lost,
+                (Some(_), false) => Behind::Silent,
+            });
+            if self.acks.len() == before {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, behind: Behind) {
+        let answer = match self.acks.answer(behind) {
+            Ok(Some(answer)) => answer,
+            Ok(None) => return,
+            Err(out_of_step) => {
+                self.lose_mirror(&out_of_step.to_string());
+                return;
+            }
+        };
+        if answer.ack.is_success()
+            && let Some(writer) = &self.writer
+        {
+            writer.set_acked(answer.packet.end);
+        }
+        if answer.ack.encode(&mut self.out).is_err() {
+            self.lose_mirror("an ack with too many replies");
+            return;
+        }
+        if answer.ends {
+            self.finished = Some(if answer.ack.is_success() { After::Serve } else { After::Linger });
+        }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if !self.out.is_empty() {
+            let sent = self
+                .up
+                .send(&[IoSlice::new(&self.out)])
+                .map_err(|error| DfsError::io("answer the writer", error))?;
+            self.out.drain(..sent);
+        }
+        Ok(())
+    }
+
+    fn has_unsent(&self) -> bool {
+        self.mirror.as_ref().is_some_and(|mirror| mirror.has_request() || self.forwarded < self.scanned)
+            && !self.mirror_lost
+    }
+
+    /// Takes more from the writer, or waits until anything can move.
+    fn advance(&mut self) -> Result<()> {
+        let wants_more = !self.last_scanned
+            && !self.failed_here
+            && self.finished.is_none()
+            && !self.has_unsent()
+            && self.acks.len() < PENDING_MAX
+            && self.out.len() < OUT_MAX;
+        if wants_more {
+            let limit = self.up.packet_read_limit(self.scanned);
+            match self.up.receive(limit).map_err(|error| DfsError::io("receive from the writer", error))? {
+                Some(0) => return Err(DfsError::io("receive from the writer", io::ErrorKind::UnexpectedEof.into())),
+                Some(_) => return Ok(()),
+                None => {}
+            }
+            self.announce()?;
+        }
+        self.wait_for_any(wants_more)
+    }
+
+    /// Tells the NameNodes of a write that takes its time.
+    fn announce(&mut self) -> Result<()> {
+        if let Some(writer) = self.writer.as_ref().filter(|_| !self.announced && self.stage != Stage::Copy) {
+            self.plane.store.announce(&self.block.pool, writer)?;
+            self.announced = true;
+        }
+        Ok(())
+    }
+
+    fn wait_for_any(&mut self, wants_more: bool) -> Result<()> {
+        let now = Instant::now();
+        let mirror = self.mirror.as_ref().filter(|_| !self.mirror_lost && self.finished.is_none());
+        let mirror_due = mirror
+            .filter(|mirror| !mirror.is_ready() || !self.acks.is_empty() || self.has_unsent())
+            .map(|_| self.mirror_heard + self.mirror_patience);
+        let deadline = mirror_due.unwrap_or(now + self.plane.timeout).min(now + self.plane.timeout);
+        let mut watches = vec![Watch::either(self.up.socket(), wants_more, !self.out.is_empty())];
+        if let Some(mirror) = mirror {
+            watches.push(Watch::either(mirror.connection().socket(), true, self.has_unsent()));
+        }
+        let moved = wait(&mut watches, deadline).map_err(|error| DfsError::io("wait for the pipeline", error))?;
+        if moved {
+            return Ok(());
+        }
+        match mirror_due {
+            Some(due) if due <= Instant::now() => {
+                self.lose_mirror("it did not answer in time");
+                Ok(())
+            }
+            // Every wait is cut at the timeout; this one was cut before the next node's time was over.
+            Some(_) => Ok(()),
+            None => Err(DfsError::new(ErrorKind::TimedOut, "the writer is silent")),
+        }
+    }
+
+    fn clean_up(&mut self, after: After) {
+        if let Some(mirror) = self.mirror.take()
+            && after == After::Serve
+        {
+            mirror.release(&self.plane.peers);
+        }
+        // Nobody was promised anything about a copy, or a replica whose pipeline never stood.
+        if let Some(writer) = self.writer.take()
+            && (self.stage == Stage::Copy || !self.set_up)
+        {
+            debug!(block = %self.block, "discarding an unfinished replica");
+            if let Err(error) = self.plane.store.discard(&self.block.pool, writer) {
+                warn!(block = %self.block, "could not discard: {}", error.chain());
+            }
+        }
+    }
+}

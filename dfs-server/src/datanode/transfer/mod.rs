@@ -1,0 +1,42 @@
+//! The data plane: blocks in and out over plain TCP, by Hadoop's data transfer protocol.
+//!
+//! One thread serves one connection, one operation after another (`data_service`). A write is the busiest of them: its
+//! thread receives packets, forwards them to the next node, writes them, and passes acks back, all by itself
+//! (`block_receiver`); reads are `block_sender`'s, copies to other nodes `block_copier`'s. `connection` and `peer_pool` are
+//! what they stand on.
+
+mod acks;
+mod block_checksum;
+mod block_copier;
+mod block_receiver;
+mod block_sender;
+mod connection;
+pub(crate) mod data_service;
+mod mirror;
+mod peer_pool;
+mod reply;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::metrics::Metrics;
+use super::store::ReplicaStore;
+
+pub(crate) use block_copier::copy_block;
+pub(crate) use peer_pool::PeerPool;
+
+/// What every operation needs.
+#[derive(Debug)]
+pub(crate) struct DataPlane {
+    /// The replicas.
+    pub(crate) store: Arc<ReplicaStore>,
+    /// Idle connections to other DataNodes.
+    pub(crate) peers: PeerPool,
+    /// Counters.
+    pub(crate) metrics: Arc<Metrics>,
+    /// Silence after which a transfer is given up.
+    pub(crate) timeout: Duration,
+}

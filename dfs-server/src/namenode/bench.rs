@@ -1,0 +1,268 @@
+//! `dfs-server bench-namenode`: what a NameNode does per second and takes per file, without RPC, mount or DataNodes, so that
+//! a change of the core can be judged by itself.
+//!
+//! - *memory*: growth of resident memory over N files of one block with three reported replicas, 16-byte names, directories
+//!   of 1,000 files;
+//! - *operations*: mkdir and create through the whole road of a change (check, batch, log with sync, apply) with 1 and with
+//!   64 callers at once, in a scratch directory on the device to be measured; lookups from the namespace.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::Args;
+use dfs_common::attr::FileKind;
+use dfs_common::clock::SystemClock;
+use dfs_common::config_file::Config;
+use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::ids::{ClientId, InodeId, ROOT_INODE};
+use dfs_proto::v1::edit_op::Op;
+use dfs_proto::v1::{self, EditOp, RequestHeader, RetryId};
+
+use super::blocks::{BlockEvent, BlockManager};
+use super::namespace::Namespace;
+use super::namespace::directory::HashKey;
+use super::namespace::permission::Identity;
+use super::namesystem::Namesystem;
+use super::outcome::Outcome;
+
+/// Files in a directory of the memory measurement.
+const FILES_PER_DIRECTORY: u64 = 1_000;
+/// Replicas of each block.
+const REPLICAS: usize = 3;
+/// Replicas in a page of a simulated report.
+const REPORT_PAGE: usize = 10_000;
+
+/// Arguments of the measurement.
+#[derive(Args)]
+pub struct BenchArgs {
+    /// Files in the memory measurement; 0 leaves it out.
+    #[arg(long, default_value_t = 1_000_000)]
+    files: u64,
+    /// Operations of each kind; 0 leaves them out.
+    #[arg(long, default_value_t = 20_000)]
+    operations: u64,
+    /// Scratch directory for the log, on the device to be measured; it must be empty or missing.
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+/// Runs the measurements and prints them.
+///
+/// # Errors
+/// Of the scratch directory or a broken core.
+pub fn run(args: &BenchArgs) -> Result<()> {
+    if args.files > 0 {
+        measure_memory(args.files)?;
+    }
+    if args.operations > 0 {
+        let dir = args.dir.clone().ok_or_else(|| {
+            DfsError::new(ErrorKind::InvalidArgument, "give --dir for the log, or --operations 0 to leave them out")
+        })?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| DfsError::io("start the runtime", error))?;
+        runtime.block_on(measure_operations(&dir, args.operations))?;
+    }
+    Ok(())
+}
+
+fn resident_bytes() -> Result<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").map_err(|error| DfsError::io("read statm", error))?;
+    let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    Ok(pages * rustix::param::page_size() as u64)
+}
+
+fn measure_memory(files: u64) -> Result<()> {
+    let mut namespace = Namespace::new(HashKey(1, 2), 0);
+    let blocks = BlockManager::new(&Config::default(), Arc::new(SystemClock), 1);
+    let registrations = register_datanodes(&blocks)?;
+    let before = resident_bytes()?;
+    let started = Instant::now();
+    let created = create_files(&mut namespace, &blocks, files)?;
+    let filled = started.elapsed();
+    let started = Instant::now();
+    report_all(&blocks, &registrations, &created)?;
+    let reported = started.elapsed();
+    drop(created);
+    let after = resident_bytes()?;
+    println!("files                    {files}");
+    println!("bytes per file           {}", (after.saturating_sub(before)) / files);
+    println!("creates applied per s    {:.0}", files as f64 / filled.as_secs_f64());
+    println!("replicas reported per s  {:.0}", (files * REPLICAS as u64) as f64 / reported.as_secs_f64());
+    let started = Instant::now();
+    let attr = (0..files).filter(|i| namespace.attr(InodeId(dfs_common::ids::FIRST_INODE.0 + i)).is_ok()).count();
+    println!("attributes read per s    {:.0}", attr as f64 / started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn register_datanodes(blocks: &BlockManager) -> Result<Vec<v1::RegisterDatanodeResponse>> {
+    (0..REPLICAS)
+        .map(|i| {
+            let request = v1::RegisterDatanodeRequest {
+                id: Some(v1::DatanodeId {
+                    uuid: format!("datanode-{i}"),
+                    host: "127.0.0.1".into(),
+                    data_port: 9866 + i as u32,
+                    rack: "/default-rack".into(),
+                    ..v1::DatanodeId::default()
+                }),
+                namespace: None,
+                storages: vec![v1::StorageReport {
+                    storage_uuid: format!("storage-{i}"),
+                    capacity: 1 << 50,
+                    remaining: 1 << 50,
+                    ..v1::StorageReport::default()
+                }],
+            };
+            blocks.register_datanode(&request, "127.0.0.1")
+        })
+        .collect()
+}
+
+fn create_files(namespace: &mut Namespace, blocks: &BlockManager, files: u64) -> Result<Vec<v1::Block>> {
+    let client = ClientId([1; 16]);
+    let mut events = Vec::new();
+    let open = v1::OpenSessionOp { client_id: client.0.to_vec().into(), name: "bench".into() };
+    namespace.apply(&EditOp { op: Some(Op::OpenSession(open)), ..EditOp::default() }, &mut events)?;
+    let mut call = 0;
+    let mut apply = |namespace: &mut Namespace, events: &mut Vec<BlockEvent>, op: Op| {
+        call += 1;
+        namespace.apply(&EditOp { retry: Some(retry(client, 1, call)), ..root_op(op) }, events)
+    };
+    let mut created = Vec::with_capacity(usize::try_from(files).unwrap_or(0));
+    let mut parent = ROOT_INODE;
+    for i in 0..files {
+        if i % FILES_PER_DIRECTORY == 0 {
+            parent = inode(apply(namespace, &mut events, mkdir(&format!("directory-{i:06}")))?)?;
+        }
+        let id = inode(apply(namespace, &mut events, create(parent, &format!("file-{i:011}")))?)?;
+        let add = v1::AddBlockOp { inode: id.0, ..v1::AddBlockOp::default() };
+        let Outcome::Block(block) = apply(namespace, &mut events, Op::AddBlock(add))? else {
+            return Err(DfsError::new(ErrorKind::Internal, "add_block gave no block"));
+        };
+        let last = v1::Block { length: 4096, ..block.into() };
+        let complete = v1::CompleteOp { inode: id.0, last: Some(last), keep_open: false };
+        apply(namespace, &mut events, Op::Complete(complete))?;
+        blocks.on_events(events.drain(..));
+        created.push(last);
+    }
+    Ok(created)
+}
+
+fn report_all(
+    blocks: &BlockManager,
+    registrations: &[v1::RegisterDatanodeResponse],
+    created: &[v1::Block],
+) -> Result<()> {
+    for (i, registration) in registrations.iter().enumerate() {
+        let pages = created.chunks(REPORT_PAGE);
+        let last = pages.len() - 1;
+        for (number, page) in pages.enumerate() {
+            blocks.block_report_page(&v1::BlockReportPage {
+                datanode_uuid: format!("datanode-{i}"),
+                registration_id: registration.registration_id,
+                report_number: 1,
+                storage_uuid: format!("storage-{i}"),
+                ids: page.iter().map(|block| block.id).collect(),
+                generation_stamps: page.iter().map(|block| block.generation_stamp).collect(),
+                lengths: page.iter().map(|block| block.length).collect(),
+                last_of_storage: number == last,
+                last: number == last,
+                ..v1::BlockReportPage::default()
+            })?;
+        }
+    }
+    Ok(())
+}
+
+async fn measure_operations(dir: &std::path::Path, operations: u64) -> Result<()> {
+    let mut config = Config::default();
+    config.set(&format!("dfs.namenode.name.dir={}", dir.display()))?;
+    super::format(&config, None)?;
+    let namesystem = super::daemon::start(&config).await?;
+    let mut client = 1;
+    for (name, callers) in [("1 caller", 1), ("64 callers", 64)] {
+        type MakeOp = fn(&str) -> Op;
+        let kinds: [(&str, MakeOp); 2] = [("mkdir", mkdir), ("create", |name| create(ROOT_INODE, name))];
+        for (kind, make) in kinds {
+            let rate = measure_rate(&namesystem, client, callers, operations, make).await?;
+            println!("{kind:8} {name:12} {rate:.0} per s, each logged and synced");
+            client += 1;
+        }
+    }
+    Ok(())
+}
+
+async fn measure_rate(
+    namesystem: &Arc<Namesystem>,
+    client: u8,
+    callers: u64,
+    operations: u64,
+    make: fn(&str) -> Op,
+) -> Result<f64> {
+    // A lone caller waits for each sync: fewer operations say as much.
+    let each = if callers == 1 { operations.min(3_000) } else { operations / callers };
+    let started = Instant::now();
+    let tasks = (0..callers).map(|caller| {
+        let namesystem = Arc::clone(namesystem);
+        async move {
+            let mut id = [client; 16];
+            id[0] = u8::try_from(caller).unwrap_or(u8::MAX);
+            let session = namesystem.open_session(&id, "bench".into()).await?;
+            for call in 1..=each {
+                let op = make(&format!("{client}-{caller}-{call}"));
+                let header = RequestHeader {
+                    caller: Some(v1::Caller::default()),
+                    retry: Some(retry(ClientId(id), session.0, call)),
+                };
+                match op {
+                    Op::Create(op) => namesystem.create(Some(header), op).await?,
+                    op => namesystem.mutate(Some(header), op).await?,
+                };
+            }
+            Ok::<(), DfsError>(())
+        }
+    });
+    futures::future::try_join_all(tasks).await?;
+    let lookup = namesystem.namespace().read().lookup(&Identity::root(), ROOT_INODE, b".");
+    debug_assert!(lookup.is_ok());
+    Ok((callers * each) as f64 / started.elapsed().as_secs_f64())
+}
+
+fn retry(client: ClientId, incarnation: u64, call: u64) -> RetryId {
+    RetryId { client_id: client.0.to_vec().into(), incarnation, call_id: call, lowest_pending_call_id: call }
+}
+
+fn root_op(op: Op) -> EditOp {
+    EditOp { retry: None, caller: Some(v1::Caller::default()), time_ns: 1, op: Some(op) }
+}
+
+fn mkdir(name: &str) -> Op {
+    Op::MakeNode(v1::MakeNodeOp {
+        parent: ROOT_INODE.0,
+        name: name.as_bytes().to_vec().into(),
+        mode: FileKind::Directory as u32 | 0o755,
+        ..v1::MakeNodeOp::default()
+    })
+}
+
+fn create(parent: InodeId, name: &str) -> Op {
+    Op::Create(v1::CreateOp {
+        parent: parent.0,
+        name: name.as_bytes().to_vec().into(),
+        mode: 0o644,
+        replication: REPLICAS as u32,
+        block_size: 128 << 20,
+        open_for_write: true,
+        exclusive: true,
+    })
+}
+
+fn inode(outcome: Outcome) -> Result<InodeId> {
+    match outcome {
+        Outcome::Inode(id) | Outcome::Created { inode: id, .. } => Ok(id),
+        other => Err(super::namesystem::unexpected(&other)),
+    }
+}

@@ -1,0 +1,266 @@
+//! What the durable namespace tells the block manager, in the order in which its ops are applied.
+
+use dfs_common::block::Block;
+use dfs_common::ids::{BlockId, InodeId};
+use dfs_proto::v1::ReplicaState;
+use smallvec::SmallVec;
+
+use super::block_map::{BlockInfo, BlockState};
+use super::report::ReportedReplica;
+use super::state::{OpenBlock, SoftState};
+use crate::namenode::datanodes::StorageIndex;
+
+/// A change of a block in the durable namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BlockEvent {
+    /// A block was allocated (under construction).
+    Allocated {
+        /// Its name; the length is zero.
+        block: Block,
+        /// The file.
+        inode: InodeId,
+        /// Replicas that the file asks for.
+        replication: u16,
+        /// The pipeline: uuid of DataNode and of storage.
+        targets: Vec<(String, String)>,
+    },
+    /// The writer said: this is its final length, and the pipeline acknowledged it. The replicas arrive by reports.
+    Committed {
+        /// Its name with the final length.
+        block: Block,
+    },
+    /// Reopened for append, or a pipeline was rebuilt under a new generation stamp.
+    Reopened {
+        /// Its name with the new generation stamp.
+        block: Block,
+        /// The pipeline; empty: as before.
+        targets: Vec<(String, String)>,
+    },
+    /// An fsync logged the length of an open block.
+    LengthRecorded {
+        /// Its name with that length.
+        block: Block,
+    },
+    /// The file asks for another number of replicas.
+    ReplicationChanged {
+        /// The block.
+        id: BlockId,
+        /// Replicas from now on.
+        replication: u16,
+    },
+    /// No file has it any more: its replicas are to be deleted.
+    Removed {
+        /// The block.
+        id: BlockId,
+    },
+    /// It stands in the image that the NameNode starts from.
+    Loaded {
+        /// Its name.
+        block: Block,
+        /// The file.
+        inode: InodeId,
+        /// Replicas that the file asks for.
+        replication: u16,
+        /// Its file was being written and this is the open block.
+        under_construction: bool,
+    },
+}
+
+impl SoftState {
+    /// Takes in one event.
+    pub(crate) fn on_event(&mut self, event: BlockEvent) {
+        match event {
+            BlockEvent::Allocated { block, inode, replication, targets } => {
+                self.on_new_block(block, inode, replication, BlockState::UnderConstruction);
+                self.set_targets(block.id, &targets);
+            }
+            BlockEvent::Loaded { block, inode, replication, under_construction } => {
+                let state =
+                    if under_construction { BlockState::UnderConstruction } else { BlockState::Complete };
+                self.on_new_block(block, inode, replication, state);
+            }
+            BlockEvent::Committed { block } => self.on_committed(block),
+            BlockEvent::Reopened { block, targets } => self.on_reopened(block, &targets),
+            BlockEvent::LengthRecorded { block } => {
+                let info = self.map.get_mut(block.id);
+                if let Some(info) = info.filter(|info| info.state() == BlockState::UnderConstruction) {
+                    info.length = block.length;
+                }
+            }
+            BlockEvent::ReplicationChanged { id, replication } => {
+                if let Some(info) = self.map.get_mut(id) {
+                    info.replication = replication;
+                    self.recheck(id);
+                }
+            }
+            BlockEvent::Removed { id } => self.on_removed(id),
+        }
+    }
+
+    fn on_new_block(&mut self, block: Block, inode: InodeId, replication: u16, state: BlockState) {
+        let id = block.id;
+        self.allocated_limit = self.allocated_limit.max(id.next());
+        if self.map.get(id).is_some() {
+            tracing::error!(block = %id, "a block was allocated twice; the newer one counts");
+            self.on_removed(id);
+        }
+        self.change(id, |map| map.insert(id, BlockInfo::new(block, inode, replication, state)));
+        if state == BlockState::UnderConstruction {
+            self.open.insert(id, Box::default());
+        }
+        self.judge_set_aside(id);
+        if state == BlockState::Complete {
+            self.recheck(id);
+        }
+    }
+
+    fn judge_set_aside(&mut self, id: BlockId) {
+        for (storage, reported) in self.take_set_aside(id) {
+            self.nodes.storage_mut(storage).blocks.remove(id.0);
+            if self.map.has_replica(id, storage) {
+                self.nodes.storage_mut(storage).blocks.insert(id.0);
+            }
+            self.take_replica(id, storage, reported);
+        }
+    }
+
+    /// Puts the pipeline of an open block in place of the one before.
+    fn set_targets(&mut self, id: BlockId, targets: &[(String, String)]) {
+        let now = self.now;
+        let resolved: SmallVec<[StorageIndex; 3]> =
+            targets.iter().filter_map(|(node, storage)| self.nodes.intern(node, storage, now)).collect();
+        self.put_targets(id, resolved);
+    }
+
+    fn put_targets(&mut self, id: BlockId, targets: SmallVec<[StorageIndex; 3]>) {
+        for &storage in &targets {
+            self.reserve_unit(storage);
+        }
+        let Some(open) = self.open.get_mut(&id) else { return };
+        for storage in std::mem::replace(&mut open.targets, targets) {
+            self.release_unit(storage);
+        }
+    }
+
+    fn on_committed(&mut self, block: Block) {
+        let id = block.id;
+        let Some(info) = self.map.get_mut(id) else {
+            tracing::error!(%block, "a block was committed that is not known");
+            return;
+        };
+        if info.state() != BlockState::UnderConstruction {
+            if info.generation_stamp == block.generation_stamp {
+                info.length = block.length;
+                self.recheck(id);
+                return;
+            }
+            self.on_reopened(block, &[]);
+        }
+        let Some(info) = self.map.get_mut(id) else { return };
+        info.generation_stamp = block.generation_stamp;
+        info.length = block.length;
+        info.set_state(BlockState::Committed);
+        let reported = self.open.get_mut(&id).map(|open| std::mem::take(&mut open.reported));
+        for (storage, replica) in reported.into_iter().flatten() {
+            self.nodes.storage_mut(storage).blocks.remove(id.0);
+            self.take_replica(id, storage, replica);
+        }
+        self.judge_set_aside(id);
+        self.forget_dead_targets(id);
+        // The replay of a log, or a follower: the leader of the time answers for the replicas, reports tell here later.
+        let is_committed = self.map.get(id).is_some_and(|info| info.state() == BlockState::Committed);
+        if is_committed && !self.is_active {
+            self.complete(id);
+        }
+    }
+
+    /// Of a committed block, only members of its pipeline that live can still report. Without any (as in the replay of a
+    /// log, when nobody has registered) nothing is kept beside the block's slot.
+    fn forget_dead_targets(&mut self, id: BlockId) {
+        let Some(open) = self.open.get_mut(&id) else { return };
+        let (live, dead): (SmallVec<_>, SmallVec<[_; 3]>) =
+            std::mem::take(&mut open.targets).into_iter().partition(|&target| self.nodes.is_usable(target));
+        if live.is_empty() {
+            self.open.remove(&id);
+        } else {
+            open.targets = live;
+        }
+        for storage in dead {
+            self.release_unit(storage);
+        }
+    }
+
+    fn on_reopened(&mut self, block: Block, targets: &[(String, String)]) {
+        let id = block.id;
+        let Some(&info) = self.map.get(id) else {
+            tracing::error!(%block, "a block was reopened that is not known");
+            return;
+        };
+        if info.state() != BlockState::UnderConstruction {
+            self.begin_construction(id, &info);
+        }
+        if let Some(info) = self.map.get_mut(id) {
+            info.generation_stamp = block.generation_stamp;
+            info.length = block.length;
+        }
+        if !targets.is_empty() {
+            self.set_targets(id, targets);
+        }
+        self.judge_set_aside(id);
+    }
+
+    /// A block with a final length gets a writer again: what its replicas are worth is open until it is committed.
+    fn begin_construction(&mut self, id: BlockId, info: &BlockInfo) {
+        let replicas = self.map.replicas(id);
+        self.drop_pending(id);
+        self.set_queue(id, None);
+        self.excess.remove(&id);
+        self.change(id, |map| {
+            for &storage in &replicas {
+                map.remove_replica(id, storage);
+            }
+            if let Some(info) = map.get_mut(id) {
+                info.set_state(BlockState::UnderConstruction);
+            }
+        });
+        let known = ReportedReplica {
+            state: ReplicaState::Finalized,
+            generation_stamp: info.generation_stamp,
+            length: info.length,
+        };
+        let mut open = self.open.remove(&id).unwrap_or_else(|| Box::new(OpenBlock::default()));
+        open.reported.extend(replicas.iter().map(|&storage| (storage, known)));
+        let is_without_pipeline = open.targets.is_empty();
+        self.open.insert(id, open);
+        if is_without_pipeline {
+            self.put_targets(id, replicas.into_iter().collect());
+        }
+    }
+
+    fn on_removed(&mut self, id: BlockId) {
+        let Some(info) = self.map.get(id).copied() else { return };
+        self.drop_pending(id);
+        self.set_queue(id, None);
+        self.excess.remove(&id);
+        let set_aside = self.take_set_aside(id);
+        let replicas = self.change(id, |map| map.remove(id)).map(|(_, replicas)| replicas).unwrap_or_default();
+        for storage in replicas {
+            self.doom(id, storage, info.generation_stamp);
+        }
+        if let Some(open) = self.open.remove(&id) {
+            for storage in open.targets {
+                self.release_unit(storage);
+            }
+            for (storage, replica) in open.reported {
+                self.doom(id, storage, replica.generation_stamp);
+            }
+        }
+        for bad in self.bad.remove(&id).into_iter().flatten() {
+            self.doom(id, bad.storage, bad.generation_stamp);
+        }
+        // After the good replicas: where both are recorded, the newer generation is what lies on the volume.
+        for (storage, replica) in set_aside {
+            self.doom(id, storage, replica.generation_stamp);
+        }
+    }
+}

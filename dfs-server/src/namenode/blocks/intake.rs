@@ -1,0 +1,361 @@
+//! Taking in registrations, heartbeats and reports: from messages to steps of the soft state.
+
+use std::net::IpAddr;
+
+use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::ids::{BlockId, GenerationStamp};
+use dfs_proto::v1;
+use dfs_proto::v1::order::Order;
+use roaring::RoaringTreemap;
+
+use super::report::{
+    BadReason, EventsVerdict, PageVerdict, ReportNumber, ReportedReplica, StoragePass,
+};
+use super::state::{BadReplica, SoftState};
+use crate::namenode::datanodes::{NodeIndex, RegistrationId, StorageIndex};
+
+/// Deletions ordered with one heartbeat, HDFS's limit: a DataNode deletes that many in well under a heartbeat's time.
+const INVALIDATIONS_PER_HEARTBEAT: usize = 1000;
+
+/// Full reports asked for that run at the same time, HDFS's number of report leases: a new leader wants one of everybody.
+const ORDERED_REPORTS_AT_ONCE: usize = 6;
+
+/// Finalized replicas of a page, as columns of equal length.
+#[derive(Clone, Copy)]
+pub(crate) struct Columns<'a> {
+    pub ids: &'a [u64],
+    pub generation_stamps: &'a [u64],
+    pub lengths: &'a [u64],
+}
+
+/// Which page of which report of whom.
+#[derive(Clone, Copy)]
+pub(crate) struct PageOrigin<'a> {
+    pub datanode_uuid: &'a str,
+    pub registration: RegistrationId,
+    pub number: ReportNumber,
+}
+
+/// Replicas that a full report does not name any more.
+pub(crate) struct Vanished {
+    pub storage: StorageIndex,
+    pub ids: RoaringTreemap,
+}
+
+impl SoftState {
+    pub(crate) fn register(
+        &mut self,
+        request: &v1::RegisterDatanodeRequest,
+        peer: Option<IpAddr>,
+    ) -> Result<v1::RegisterDatanodeResponse> {
+        let registration = RegistrationId(self.next_registration);
+        let registered = self.nodes.register(request, peer, registration, self.now)?;
+        self.next_registration += 1;
+        for storage in registered.gone {
+            self.start_draining(storage);
+        }
+        let node = self.nodes.node(registered.node);
+        if let Some(old) = registered.displaced {
+            tracing::warn!(
+                uuid = node.id.uuid,
+                old,
+                new = node.address(),
+                "two DataNodes have one uuid; the newer one counts. If the older one still runs, stop one of them and \
+                 give it an empty data directory"
+            );
+        }
+        tracing::info!(uuid = node.id.uuid, address = node.address(), rack = node.id.rack, "a DataNode has registered");
+        let response = v1::RegisterDatanodeResponse {
+            registration_id: registration.0,
+            id: Some(node.id.clone()),
+            heartbeat_interval_ms: u32::try_from(self.config.heartbeat_interval.as_millis()).unwrap_or(u32::MAX),
+        };
+        if registered.became_multi_rack && self.safe_mode.has_started_up() {
+            // Placement that was right on one rack may not be any more.
+            self.scan = Some(BlockId(0));
+        }
+        Ok(response)
+    }
+
+    /// The live node of a registration.
+    fn registered(&self, uuid: &str, registration: RegistrationId) -> Result<NodeIndex> {
+        self.nodes
+            .by_uuid(uuid)
+            .filter(|&index| {
+                let node = self.nodes.node(index);
+                node.is_live && node.registration == Some(registration)
+            })
+            .ok_or_else(|| {
+                DfsError::new(
+                    ErrorKind::Stale,
+                    format!("registration {} of DataNode {uuid} is not known (any more); register again", registration.0),
+                )
+            })
+    }
+
+    pub(crate) fn heartbeat(&mut self, request: &v1::SendHeartbeatRequest) -> Result<Vec<Order>> {
+        let registration = RegistrationId(request.registration_id);
+        let Ok(index) = self.registered(&request.datanode_uuid, registration) else {
+            return Ok(vec![Order::Register(v1::RegisterOrder {})]);
+        };
+        self.nodes.on_heartbeat(index, request.active_transfers, self.now);
+        if !request.storages.is_empty() {
+            let changes = self.nodes.take_storage_reports(index, &request.storages)?;
+            for storage in changes.gone {
+                let (node, volume) = (self.nodes.node(index).address(), &self.nodes.storage(storage).path);
+                tracing::warn!(datanode = node, volume, "a volume has failed; its replicas are copied from elsewhere");
+                self.start_draining(storage);
+            }
+            if changes.has_new {
+                self.nodes.node_mut(index).reports.request_full();
+            }
+        }
+        Ok(self.orders_for(index))
+    }
+
+    fn orders_for(&mut self, index: NodeIndex) -> Vec<Order> {
+        let now = self.now;
+        let mut orders = Vec::new();
+        if self.nodes.node(index).reports.is_full_due(now) {
+            let under_way = self.nodes.registered().filter(|(_, node)| node.reports.is_full_under_way(now)).count();
+            if under_way < ORDERED_REPORTS_AT_ONCE {
+                self.nodes.node_mut(index).reports.on_full_ordered(now);
+                orders.push(Order::BlockReport(v1::BlockReportOrder {}));
+            }
+        }
+        if !self.may_repair() {
+            return orders;
+        }
+        orders.extend(self.nodes.node_mut(index).transfers.drain(..).map(Order::Transfer));
+        let blocks = self.take_invalidations(index);
+        if !blocks.is_empty() {
+            orders.push(Order::Invalidate(v1::InvalidateOrder { block_pool_id: String::new(), blocks }));
+        }
+        orders
+    }
+
+    /// The next deletions of a node, from its volumes in turn so that none waits for another.
+    fn take_invalidations(&mut self, index: NodeIndex) -> Vec<v1::Block> {
+        let mut blocks = Vec::new();
+        let storages = self.nodes.node(index).storages.clone();
+        let waiting = storages.iter().filter(|&&storage| self.nodes.storage(storage).invalidation_count() > 0).count();
+        if waiting == 0 {
+            return blocks;
+        }
+        let share = (INVALIDATIONS_PER_HEARTBEAT / waiting).max(1);
+        for storage in storages {
+            for _ in 0..share {
+                let Some((id, generation_stamp)) = self.nodes.storage_mut(storage).next_invalidation() else { break };
+                blocks.push(v1::Block { id: id.0, generation_stamp: generation_stamp.0, length: 0 });
+            }
+        }
+        blocks
+    }
+
+    /// Numbered events of one registration.
+    pub(crate) fn take_events(&mut self, request: &v1::BlockReceivedAndDeletedRequest) -> Result<()> {
+        let index = self.registered(&request.datanode_uuid, RegistrationId(request.registration_id))?;
+        self.apply_events(index, ReportNumber(request.report_number), &request.events);
+        Ok(())
+    }
+
+    pub(crate) fn apply_events(&mut self, index: NodeIndex, first: ReportNumber, events: &[v1::ReplicaEvent]) {
+        if events.is_empty() {
+            return;
+        }
+        let reports = &mut self.nodes.node_mut(index).reports;
+        match reports.on_events(first, events.len()) {
+            EventsVerdict::Ignore => {}
+            EventsVerdict::Queue => reports.queue(first, events.to_vec()),
+            EventsVerdict::Apply { skip } => {
+                for event in events.iter().skip(skip) {
+                    self.apply_replica_event(index, event);
+                }
+            }
+        }
+    }
+
+    fn apply_replica_event(&mut self, index: NodeIndex, event: &v1::ReplicaEvent) {
+        let Some(block) = &event.block else { return };
+        let Some(storage) = self.nodes.find_storage(index, &event.storage_uuid) else {
+            // A volume that no heartbeat has named yet; a full report will tell.
+            self.nodes.node_mut(index).reports.request_full();
+            return;
+        };
+        let id = BlockId(block.id);
+        let state = match event.kind() {
+            v1::ReplicaEventKind::ReplicaReceiving => v1::ReplicaState::Rbw,
+            v1::ReplicaEventKind::ReplicaReceived => v1::ReplicaState::Finalized,
+            v1::ReplicaEventKind::ReplicaDeleted => {
+                self.nodes.storage_mut(storage).on_deleted(id);
+                self.forget_replica(id, storage);
+                return;
+            }
+        };
+        let generation_stamp = GenerationStamp(block.generation_stamp);
+        self.take_replica(id, storage, ReportedReplica { state, generation_stamp, length: block.length });
+    }
+
+    /// Begins or goes on with a full report; false when its pages are to be ignored.
+    pub(crate) fn begin_page(&mut self, origin: PageOrigin<'_>) -> Result<bool> {
+        let index = self.registered(origin.datanode_uuid, origin.registration)?;
+        let now = self.now;
+        Ok(self.nodes.node_mut(index).reports.on_full_page(origin.number, now) == PageVerdict::Proceed)
+    }
+
+    /// The volume's part of the full report, taken out to be worked on. The caller puts it back before the lock is free.
+    fn take_pass(&mut self, origin: PageOrigin<'_>, storage_uuid: &str) -> Result<(NodeIndex, StoragePass)> {
+        let index = self.registered(origin.datanode_uuid, origin.registration)?;
+        let storage = self.nodes.find_storage(index, storage_uuid).ok_or_else(|| {
+            DfsError::new(
+                ErrorKind::InvalidArgument,
+                format!("a block report names volume {storage_uuid}, which its DataNode has not registered"),
+            )
+        })?;
+        let superseded = || DfsError::new(ErrorKind::Cancelled, "another full report has taken this one's place");
+        let full = self.nodes.node_mut(index).reports.full_report(origin.number).ok_or_else(superseded)?;
+        let pass = match full.pass.take() {
+            Some(pass) if pass.storage == storage => pass,
+            // The last volume's end was not marked: its replicas are not diffed, nothing is forgotten by mistake.
+            _ => StoragePass::new(storage),
+        };
+        Ok((index, pass))
+    }
+
+    /// Takes in finalized replicas; their ids must rise through the whole volume.
+    pub(crate) fn take_columns(
+        &mut self,
+        origin: PageOrigin<'_>,
+        storage_uuid: &str,
+        columns: Columns<'_>,
+    ) -> Result<()> {
+        let (index, mut pass) = self.take_pass(origin, storage_uuid)?;
+        let storage = pass.storage;
+        let mut news = Vec::new();
+        let mut is_sorted = true;
+        let rows = columns.ids.iter().zip(columns.generation_stamps).zip(columns.lengths);
+        for ((&id, &generation_stamp), &length) in rows {
+            is_sorted &= pass.seen.try_push(id).is_ok();
+            let generation_stamp = GenerationStamp(generation_stamp);
+            let known = self.map.get(BlockId(id));
+            if !known.is_some_and(|info| info.is_settled_on(storage, generation_stamp, length)) {
+                news.push((BlockId(id), generation_stamp, length));
+            }
+        }
+        if let Some(full) = self.nodes.node_mut(index).reports.full_report(origin.number) {
+            full.pass = Some(pass);
+        }
+        if !is_sorted {
+            return Err(DfsError::new(ErrorKind::Protocol, "the ids of a block report must rise within a volume"));
+        }
+        for (id, generation_stamp, length) in news {
+            let state = v1::ReplicaState::Finalized;
+            self.take_replica(id, storage, ReportedReplica { state, generation_stamp, length });
+        }
+        Ok(())
+    }
+
+    /// Takes in replicas that are being written or wait for recovery.
+    pub(crate) fn take_open_replicas(
+        &mut self,
+        origin: PageOrigin<'_>,
+        storage_uuid: &str,
+        replicas: &[v1::ReplicaUnderConstruction],
+    ) -> Result<()> {
+        let (index, mut pass) = self.take_pass(origin, storage_uuid)?;
+        let storage = pass.storage;
+        let named = replicas.iter().filter_map(|replica| Some((replica.block.as_ref()?, replica.state())));
+        for (block, _) in named.clone() {
+            pass.seen_open.insert(block.id);
+        }
+        if let Some(full) = self.nodes.node_mut(index).reports.full_report(origin.number) {
+            full.pass = Some(pass);
+        }
+        for (block, state) in named {
+            let generation_stamp = GenerationStamp(block.generation_stamp);
+            let reported = ReportedReplica { state, generation_stamp, length: block.length };
+            self.take_replica(BlockId(block.id), storage, reported);
+        }
+        Ok(())
+    }
+
+    /// The volume's last page is in: what it had and did not name has vanished.
+    pub(crate) fn end_storage(&mut self, origin: PageOrigin<'_>, storage_uuid: &str) -> Result<Vanished> {
+        let (index, pass) = self.take_pass(origin, storage_uuid)?;
+        let storage = pass.storage;
+        if let Some(full) = self.nodes.node_mut(index).reports.full_report(origin.number) {
+            full.done.push(storage);
+        }
+        let volume = self.nodes.storage_mut(storage);
+        let named = &pass.seen | &pass.seen_open;
+        let deleted = &volume.doomed - &named;
+        for id in &deleted {
+            volume.on_deleted(BlockId(id));
+        }
+        Ok(Vanished { storage, ids: &volume.blocks - &named })
+    }
+
+    /// The report is over: volumes it did not name are empty, events that waited are applied.
+    pub(crate) fn end_report(&mut self, origin: PageOrigin<'_>) -> Result<Vec<Vanished>> {
+        let index = self.registered(origin.datanode_uuid, origin.registration)?;
+        let reports = &mut self.nodes.node_mut(index).reports;
+        if reports.full_report(origin.number).is_none() {
+            return Ok(Vec::new());
+        }
+        let Some(end) = reports.on_full_end() else { return Ok(Vec::new()) };
+        let mut vanished = Vec::new();
+        for storage in self.nodes.node(index).storages.clone() {
+            let volume = self.nodes.storage_mut(storage);
+            if end.is_fresh {
+                volume.is_content_stale = false;
+            }
+            if !end.storages.contains(&storage) && !volume.blocks.is_empty() {
+                tracing::warn!(storage = volume.uuid, "a full report does not name a volume; it counts as empty");
+                vanished.push(Vanished { storage, ids: volume.blocks.clone() });
+            }
+        }
+        for (first, events) in end.queued {
+            self.apply_events(index, first, &events);
+        }
+        Ok(vanished)
+    }
+
+    /// The stream of a full report broke.
+    pub(crate) fn abort_report(&mut self, index: NodeIndex) {
+        let queued = self.nodes.node_mut(index).reports.abort_full();
+        for (first, events) in queued {
+            self.apply_events(index, first, &events);
+        }
+    }
+
+    pub(crate) fn abort_report_of(&mut self, uuid: &str, registration: RegistrationId) {
+        if let Ok(index) = self.registered(uuid, registration) {
+            self.abort_report(index);
+        }
+    }
+
+    /// A reader or a scanner found a replica that does not match its checksums.
+    pub(crate) fn on_corrupt_replica(
+        &mut self,
+        id: BlockId,
+        generation_stamp: GenerationStamp,
+        datanode_uuid: &str,
+        storage_uuid: &str,
+    ) {
+        let Some(node) = self.nodes.by_uuid(datanode_uuid) else { return };
+        let Some(&info) = self.map.get(id) else { return };
+        // Another version of the block: what was wrong with it says nothing of this one.
+        if generation_stamp != info.generation_stamp {
+            return;
+        }
+        let replicas = self.map.replicas(id);
+        let named = replicas.into_iter().find(|&storage| {
+            let storage = self.nodes.storage(storage);
+            storage.node == node && (storage_uuid.is_empty() || storage.uuid == storage_uuid)
+        });
+        if let Some(storage) = named {
+            let length = info.length;
+            self.mark_bad(id, BadReplica { storage, reason: BadReason::Corrupt, generation_stamp, length });
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Where to read a block: its replicas, nearest to the reader first.
+
+use std::net::IpAddr;
+
+use dfs_common::ids::BlockId;
+use dfs_proto::v1;
+use rand::Rng;
+use smallvec::SmallVec;
+
+use super::block_map::{BlockState, StorageList};
+use super::state::SoftState;
+use crate::namenode::datanodes::{RackIndex, StorageIndex};
+
+/// The replicas of a block for one reader.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Locations {
+    /// Who has it, best first.
+    pub datanodes: Vec<v1::DatanodeId>,
+    /// The volume of each, same order.
+    pub storage_uuids: Vec<String>,
+    /// No good replica is known, only corrupt ones: these are listed.
+    pub corrupt: bool,
+    /// It is being written, or its replicas have not been reported yet: the locations are its pipeline.
+    pub under_construction: bool,
+}
+
+/// How far a replica is from a reader; less is better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Distance {
+    SameHost,
+    SameRack,
+    Elsewhere,
+}
+
+impl SoftState {
+    /// The replicas of a block. Without a reader an open block's pipeline keeps its order, the writer's.
+    pub(crate) fn locate(&mut self, id: BlockId, reader: Option<IpAddr>) -> Locations {
+        let Some(&info) = self.map.get(id) else { return Locations::default() };
+        let (mut storages, is_open) = match info.state() {
+            BlockState::UnderConstruction => (self.open_locations(id), true),
+            BlockState::Committed | BlockState::Complete => (self.reported_locations(id), false),
+        };
+        let mut corrupt = false;
+        if storages.is_empty() && !is_open {
+            let bad = self.bad.get(&id).into_iter().flatten().map(|bad| bad.storage);
+            storages = bad.filter(|&storage| self.nodes.is_usable(storage)).collect();
+            corrupt = !storages.is_empty();
+        }
+        if reader.is_some() || !is_open {
+            self.sort_for(&mut storages, reader);
+        }
+        Locations {
+            datanodes: storages.iter().map(|&storage| self.nodes.node_of(storage).id.clone()).collect(),
+            storage_uuids: storages.iter().map(|&storage| self.nodes.storage(storage).uuid.clone()).collect(),
+            corrupt,
+            under_construction: is_open,
+        }
+    }
+
+    /// The pipeline of an open block; where it is not known (after a restart), what DataNodes say they have.
+    fn open_locations(&self, id: BlockId) -> StorageList {
+        let Some(open) = self.open.get(&id) else { return StorageList::new() };
+        let is_live = |storage: &StorageIndex| {
+            let storage = self.nodes.storage(*storage);
+            self.nodes.node(storage.node).is_live
+        };
+        let pipeline: StorageList = open.targets.iter().copied().filter(is_live).collect();
+        if !pipeline.is_empty() {
+            return pipeline;
+        }
+        let newest = open.reported.iter().map(|(_, replica)| replica.generation_stamp).max();
+        let newest = open.reported.iter().filter(|(_, replica)| Some(replica.generation_stamp) == newest);
+        newest.map(|(storage, _)| *storage).filter(is_live).collect()
+    }
+
+    /// Good replicas, and the members of the pipeline that acknowledged the block and have not reported it yet.
+    fn reported_locations(&self, id: BlockId) -> StorageList {
+        let mut storages = self.usable_replicas(id);
+        let awaited = self.pending.get(&id).filter(|pending| pending.source.is_none()).map(|pending| &pending.targets);
+        let hinted = self.open.get(&id).map(|open| &open.targets);
+        for &storage in awaited.into_iter().chain(hinted).flatten() {
+            let node = self.nodes.storage(storage).node;
+            let is_there = storages.iter().any(|&other| self.nodes.storage(other).node == node);
+            let is_bad = self.bad.get(&id).is_some_and(|bad| bad.iter().any(|bad| bad.storage == storage));
+            if !is_there && !is_bad && self.nodes.is_usable(storage) {
+                storages.push(storage);
+            }
+        }
+        storages
+    }
+
+    /// Nearest first, at random among equals, silent nodes last.
+    fn sort_for(&mut self, storages: &mut StorageList, reader: Option<IpAddr>) {
+        if storages.len() < 2 {
+            return;
+        }
+        let racks: SmallVec<[RackIndex; 2]> = reader
+            .map_or(&[][..], |ip| self.nodes.at_ip(ip))
+            .iter()
+            .map(|&node| self.nodes.node(node).rack)
+            .collect();
+        let mut keyed: SmallVec<[(bool, Distance, u32, StorageIndex); 4]> = SmallVec::new();
+        for &storage in storages.iter() {
+            let node = self.nodes.node_of(storage);
+            let distance = if reader.is_some_and(|ip| node.addresses.contains(&ip)) {
+                Distance::SameHost
+            } else if racks.contains(&node.rack) {
+                Distance::SameRack
+            } else {
+                Distance::Elsewhere
+            };
+            let is_stale = node.silent_for(self.now) >= self.config.stale_after;
+            keyed.push((is_stale, distance, self.random.random(), storage));
+        }
+        keyed.sort_unstable();
+        for (place, (_, _, _, storage)) in storages.iter_mut().zip(keyed) {
+            *place = storage;
+        }
+    }
+}

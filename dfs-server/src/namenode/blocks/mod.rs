@@ -1,0 +1,508 @@
+//! The NameNode's soft state: which DataNodes live, which replicas of which block they hold, and what must be copied or
+//! deleted. Never logged; rebuilt from reports (design D3).
+//!
+//! ```text
+//!  namespace --BlockEvent--> +--------------+ <--register, heartbeat, reports-- DataNodes
+//!                            | BlockManager |
+//!  services --choose_targets,+--------------+ --orders in heartbeat replies---> DataNodes
+//!             locate, stats->       ^
+//!                                 tick, once a second
+//! ```
+//!
+//! One lock guards everything (`state::SoftState`); what it decides is pure and lies in modules of its own: what a
+//! reported replica means (`report`), where replicas go (`placement`), which block is repaired first and which replica is
+//! too many (`replication`). Nothing here waits, sleeps, or knows of sockets; time and the seed of chance are arguments.
+//!
+//! Promises:
+//!
+//! - a replica is ordered to be deleted only by the active leader outside safe mode, and only when its block was removed
+//!   from the namespace, when enough good replicas are known from reports since this leader began, or when it is bad and a
+//!   good one is there;
+//! - a replica of a block that was never allocated here is kept;
+//! - a call holds the lock for milliseconds at most: long work (reports, dead nodes, walks over all blocks) goes in slices.
+
+mod block_map;
+mod events;
+mod intake;
+mod locate;
+mod placement;
+mod replication;
+pub(crate) mod report;
+mod state;
+mod stats;
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dfs_common::block::Block;
+use dfs_common::clock::Clock;
+use dfs_common::config_file::Config;
+use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::ids::{BlockId, InodeId};
+use dfs_proto::v1;
+use parking_lot::{Mutex, MutexGuard};
+use smallvec::SmallVec;
+
+use self::block_map::BlockState;
+use self::intake::{Columns, PageOrigin, Vanished};
+use self::placement::{Placement, Purpose};
+use self::report::ReportNumber;
+use self::state::SoftState;
+use super::datanodes::{NodeIndex, RegistrationId};
+
+pub use self::events::BlockEvent;
+pub use self::locate::Locations;
+pub use self::stats::FsStats;
+
+/// Replicas or blocks handled per hold of the lock: about a millisecond's work.
+const SLICE: usize = 4096;
+
+/// Replicas in a page of a report. More would not fit a message anyway.
+const PAGE_REPLICAS_MAX: usize = 100_000;
+
+/// Blocks that one tick walks over when the repair queues are filled: bounds the tick, a hundred million blocks take a
+/// minute and a half.
+const SCANNED_PER_TICK: usize = 1 << 20;
+
+/// Events applied per hold of the lock.
+const EVENTS_SLICE: usize = 4096;
+
+/// Settings of the block manager.
+#[derive(Clone, Debug)]
+struct Settings {
+    /// Time between heartbeats, told to DataNodes.
+    heartbeat_interval: Duration,
+    /// Silence after which a node is used last.
+    stale_after: Duration,
+    /// Silence after which a node is dead.
+    dead_after: Duration,
+    /// Replicas that make a block complete.
+    replication_min: usize,
+    /// Share of the blocks that must have them before repair begins.
+    safe_mode_threshold: f64,
+    /// Time after that.
+    safe_mode_extension: Duration,
+}
+
+impl From<&Config> for Settings {
+    fn from(config: &Config) -> Self {
+        Self {
+            heartbeat_interval: config.duration("dfs.heartbeat.interval"),
+            stale_after: config.duration("dfs.namenode.stale.datanode.interval"),
+            dead_after: config.duration("dfs.namenode.dead.interval"),
+            replication_min: usize::try_from(config.count("dfs.namenode.replication.min")).unwrap_or(1),
+            safe_mode_threshold: config.fraction("dfs.namenode.safemode.threshold-pct"),
+            safe_mode_extension: config.duration("dfs.namenode.safemode.extension"),
+        }
+    }
+}
+
+/// What targets are asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct TargetRequest<'a> {
+    /// Replicas to place.
+    pub replication: u32,
+    /// Address of the writer; its own DataNode comes first.
+    pub writer: Option<&'a str>,
+    /// Uuids of DataNodes that failed this writer.
+    pub exclude: &'a [String],
+    /// Uuids of DataNodes that have the block already.
+    pub chosen: &'a [String],
+    /// Bytes that the block may come to.
+    pub block_size: u64,
+}
+
+/// A chosen place for a replica.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Target {
+    /// The DataNode.
+    pub datanode: v1::DatanodeId,
+    /// Its volume.
+    pub storage_uuid: String,
+}
+
+/// The block manager. Shared by services, the journal's machine and the monitor.
+pub struct BlockManager {
+    /// Taken for one slice of work; no other lock is taken under it.
+    state: Mutex<SoftState>,
+    clock: Arc<dyn Clock>,
+}
+
+impl BlockManager {
+    /// A block manager that knows no block and no DataNode yet. `seed` feeds every random choice and the numbers of
+    /// registrations: it must differ from run to run, but for tests.
+    pub fn new(config: &Config, clock: Arc<dyn Clock>, seed: u64) -> Self {
+        let state = Mutex::new(SoftState::new(Settings::from(config), seed, clock.instant()));
+        Self { state, clock }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, SoftState> {
+        let mut state = self.state.lock();
+        state.now = self.clock.instant();
+        state
+    }
+
+    // --- from the namespace ---
+
+    /// Takes in changes of the namespace, in the order of the ops that made them. One caller at a time.
+    pub fn on_events(&self, events: impl IntoIterator<Item = BlockEvent>) {
+        let mut events = events.into_iter().peekable();
+        while events.peek().is_some() {
+            let mut state = self.lock();
+            for event in events.by_ref().take(EVENTS_SLICE) {
+                state.on_event(event);
+            }
+        }
+    }
+
+    /// Every block id below `limit` was allocated at some time. The events keep this current; needed once after an image
+    /// was loaded, whose last blocks may have been removed.
+    pub fn set_allocated_limit(&self, limit: BlockId) {
+        let mut state = self.lock();
+        state.allocated_limit = state.allocated_limit.max(limit);
+    }
+
+    /// The whole namespace has been told: safe mode begins to count. Leading implies it.
+    pub fn on_loaded(&self) {
+        self.lock().safe_mode.on_loaded();
+    }
+
+    /// This NameNode leads and has applied an entry of its own term, or it does not any more.
+    pub fn set_active(&self, is_active: bool) {
+        self.lock().set_active(is_active);
+    }
+
+    /// Whether `set_active(true)` was the last word.
+    pub fn is_active(&self) -> bool {
+        self.lock().is_active
+    }
+
+    // --- from DataNodes ---
+
+    /// Enters a DataNode that connects from `peer_ip`, which becomes its host when it names none.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for an identity that cannot be used.
+    pub fn register_datanode(
+        &self,
+        request: &v1::RegisterDatanodeRequest,
+        peer_ip: &str,
+    ) -> Result<v1::RegisterDatanodeResponse> {
+        self.lock().register(request, parse_ip(peer_ip))
+    }
+
+    /// Takes in a heartbeat; the answer carries the orders, without the block pool's name: the service knows that.
+    ///
+    /// # Errors
+    /// `Unavailable` at the bound of volumes.
+    pub fn heartbeat(&self, request: &v1::SendHeartbeatRequest) -> Result<v1::SendHeartbeatResponse> {
+        let mut state = self.lock();
+        let orders = state.heartbeat(request)?;
+        let orders = orders.into_iter().map(|order| v1::Order { order: Some(order) }).collect();
+        Ok(v1::SendHeartbeatResponse { orders, is_active: state.is_active })
+    }
+
+    /// Takes in a page of a full report. Pages of one report come one after the other.
+    ///
+    /// # Errors
+    /// `Stale` for an unknown registration, `Protocol` for a malformed page: the report is given up.
+    pub fn block_report_page(&self, page: &v1::BlockReportPage) -> Result<()> {
+        let result = self.take_page(page);
+        if result.is_err() {
+            self.abort_report(&page.datanode_uuid, page.registration_id);
+        }
+        result
+    }
+
+    fn take_page(&self, page: &v1::BlockReportPage) -> Result<()> {
+        let count = page.ids.len();
+        if page.generation_stamps.len() != count || page.lengths.len() != count {
+            return Err(DfsError::new(ErrorKind::Protocol, "the columns of a block report differ in length"));
+        }
+        if count + page.under_construction.len() > PAGE_REPLICAS_MAX {
+            return Err(DfsError::new(ErrorKind::Protocol, format!("a page above {PAGE_REPLICAS_MAX} replicas")));
+        }
+        let origin = PageOrigin {
+            datanode_uuid: &page.datanode_uuid,
+            registration: RegistrationId(page.registration_id),
+            number: ReportNumber(page.report_number),
+        };
+        if !self.lock().begin_page(origin)? {
+            return Ok(());
+        }
+        for start in (0..count).step_by(SLICE) {
+            let slice = start..(start + SLICE).min(count);
+            let columns = Columns {
+                ids: &page.ids[slice.clone()],
+                generation_stamps: &page.generation_stamps[slice.clone()],
+                lengths: &page.lengths[slice],
+            };
+            self.lock().take_columns(origin, &page.storage_uuid, columns)?;
+        }
+        for replicas in page.under_construction.chunks(SLICE) {
+            self.lock().take_open_replicas(origin, &page.storage_uuid, replicas)?;
+        }
+        // The end of an empty report may name no volume.
+        if (page.last_of_storage || page.last) && !page.storage_uuid.is_empty() {
+            let vanished = self.lock().end_storage(origin, &page.storage_uuid)?;
+            self.forget(&vanished);
+        }
+        if page.last {
+            let vanished = self.lock().end_report(origin)?;
+            vanished.iter().for_each(|vanished| self.forget(vanished));
+        }
+        Ok(())
+    }
+
+    fn forget(&self, vanished: &Vanished) {
+        let mut ids = vanished.ids.iter().peekable();
+        while ids.peek().is_some() {
+            let mut state = self.lock();
+            for id in ids.by_ref().take(SLICE) {
+                state.forget_replica(BlockId(id), vanished.storage);
+            }
+        }
+    }
+
+    /// The stream of a full report broke: what came of it stays, another one is asked for.
+    pub fn abort_report(&self, datanode_uuid: &str, registration_id: u64) {
+        self.lock().abort_report_of(datanode_uuid, RegistrationId(registration_id));
+    }
+
+    /// Takes in numbered events: replicas being received, received, deleted.
+    ///
+    /// # Errors
+    /// `Stale` for an unknown registration.
+    pub fn incremental_report(&self, request: &v1::BlockReceivedAndDeletedRequest) -> Result<()> {
+        if request.events.len() > PAGE_REPLICAS_MAX {
+            return Err(DfsError::new(ErrorKind::Protocol, format!("more than {PAGE_REPLICAS_MAX} events")));
+        }
+        self.lock().take_events(request)
+    }
+
+    /// A replica does not match its checksums: it is not read any more while another is there, and replaced. An empty
+    /// storage uuid stands for the DataNode's only replica.
+    pub fn report_bad_replica(&self, block: Block, datanode_uuid: &str, storage_uuid: &str) {
+        self.lock().on_corrupt_replica(block.id, block.generation_stamp, datanode_uuid, storage_uuid);
+    }
+
+    /// A DataNode's own finding of bad replicas.
+    pub fn report_bad_replicas(&self, request: &v1::ReportBadReplicasRequest) {
+        let none = String::new();
+        for (at, block) in request.blocks.iter().enumerate() {
+            let storage_uuid = request.storage_uuids.get(at).unwrap_or(&none);
+            self.report_bad_replica(block.into(), &request.datanode_uuid, storage_uuid);
+        }
+    }
+
+    // --- once a second ---
+
+    /// Liveness, safe mode, repair and deletion: to be called once a second, from a thread that may work for a while.
+    pub fn tick(&self) {
+        {
+            let mut state = self.lock();
+            state.check_liveness();
+            state.update_safe_mode();
+            state.expire_pending();
+        }
+        while self.lock().drain_some(SLICE) {}
+        for _ in 0..SCANNED_PER_TICK / SLICE {
+            if !self.lock().scan_some(SLICE) {
+                break;
+            }
+        }
+        if self.lock().may_repair() {
+            self.repair();
+        }
+    }
+
+    fn repair(&self) {
+        let (plan, mut budget) = self.lock().plan_repairs();
+        for slice in plan.chunks(SLICE / 8) {
+            let mut state = self.lock();
+            for &(id, priority) in slice {
+                if budget == 0 || !state.may_repair() {
+                    return;
+                }
+                budget = budget.saturating_sub(state.repair(id, priority));
+            }
+        }
+        self.lock().drop_bad_replicas();
+        let excess = self.lock().plan_excess();
+        for slice in excess.chunks(SLICE / 8) {
+            let mut state = self.lock();
+            slice.iter().for_each(|&id| state.drop_excess(id));
+        }
+    }
+
+    // --- for services ---
+
+    /// Places for the replicas of a block, in the order of its pipeline; fewer than asked for when the cluster is small.
+    ///
+    /// # Errors
+    /// `NoSpace` when there is none (or fewer than the minimum), `Unavailable` when no DataNode lives; the message counts
+    /// the nodes by why they were refused.
+    pub fn choose_targets(&self, request: &TargetRequest<'_>) -> Result<Vec<Target>> {
+        self.lock().choose_targets(request)
+    }
+
+    /// The replicas of a block, nearest to the reader first. Without a reader, the pipeline of an open block in its order.
+    pub fn locate(&self, id: BlockId, reader_ip: Option<&str>) -> Locations {
+        let reader = reader_ip.and_then(parse_ip);
+        self.lock().locate(id, reader)
+    }
+
+    /// Whether the block has its final length and had its minimum of replicas once.
+    pub fn is_complete(&self, id: BlockId) -> bool {
+        self.lock().map.get(id).is_some_and(|info| info.state() == BlockState::Complete)
+    }
+
+    /// Good replicas known, also on nodes that have died a moment ago.
+    pub fn replica_count(&self, id: BlockId) -> usize {
+        self.lock().map.replica_count(id)
+    }
+
+    /// Totals over nodes and blocks.
+    pub fn fs_stats(&self) -> FsStats {
+        self.lock().fs_stats()
+    }
+
+    /// Every DataNode that has registered, with its volumes.
+    pub fn datanode_report(&self) -> Vec<v1::DatanodeReport> {
+        self.lock().datanode_report()
+    }
+
+    /// Up to `limit` blocks of which no good replica is known, with their files.
+    pub fn missing_blocks(&self, limit: usize) -> Vec<(BlockId, InodeId)> {
+        self.lock().missing_blocks(limit)
+    }
+
+    /// Blocks with fewer replicas than they should have, as far as the walk after safe mode has come.
+    pub fn under_replicated_count(&self) -> u64 {
+        self.lock().under_replicated()
+    }
+
+    /// Copies that were ordered, or are awaited from pipelines.
+    pub fn pending_count(&self) -> usize {
+        self.lock().pending.len()
+    }
+
+    /// Repair and deletion are allowed: this NameNode is active and not in safe mode.
+    pub fn may_repair(&self) -> bool {
+        self.lock().may_repair()
+    }
+
+    /// Safe mode by command: the namespace must not be changed.
+    pub fn is_read_only(&self) -> bool {
+        self.lock().safe_mode.is_manual()
+    }
+
+    /// Whether safe mode is on, and a line for people.
+    pub fn safe_mode_status(&self) -> (bool, String) {
+        let state = self.lock();
+        let status = state.safe_mode.status(state.counts.with_minimum, state.counts.complete, state.now);
+        (!state.safe_mode.is_off(), status)
+    }
+
+    /// Enters safe mode by command.
+    pub fn enter_safe_mode(&self) {
+        self.lock().safe_mode.enter();
+    }
+
+    /// Leaves safe mode, by command or not yet over.
+    pub fn leave_safe_mode(&self) {
+        let mut state = self.lock();
+        let was_starting = !state.safe_mode.has_started_up();
+        state.safe_mode.leave();
+        if was_starting {
+            state.scan = Some(BlockId(0));
+        }
+    }
+}
+
+fn parse_ip(text: &str) -> Option<IpAddr> {
+    text.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
+}
+
+impl SoftState {
+    fn set_active(&mut self, is_active: bool) {
+        if is_active {
+            self.safe_mode.on_loaded();
+        }
+        if self.is_active == is_active {
+            return;
+        }
+        self.is_active = is_active;
+        let nodes: Vec<NodeIndex> = self.nodes.registered().map(|(index, _)| index).collect();
+        for index in nodes {
+            let node = self.nodes.node_mut(index);
+            node.transfers.clear();
+            if is_active {
+                node.reports.on_activated();
+            }
+            for storage in node.storages.clone() {
+                self.nodes.storage_mut(storage).is_content_stale |= is_active;
+            }
+        }
+        let ordered: Vec<BlockId> =
+            self.pending.iter().filter(|(_, pending)| pending.source.is_some()).map(|(&id, _)| id).collect();
+        for id in ordered {
+            self.drop_pending(id);
+            self.recheck(id);
+        }
+    }
+
+    fn check_liveness(&mut self) {
+        for index in self.nodes.silent_nodes(self.now, self.config.dead_after) {
+            let node = self.nodes.node(index);
+            let silent_ms = u64::try_from(node.silent_for(self.now).as_millis()).unwrap_or(u64::MAX);
+            tracing::warn!(uuid = node.id.uuid, address = node.address(), silent_ms, "a DataNode is dead");
+            self.nodes.retire(index);
+            self.abort_report(index);
+            for storage in self.nodes.node(index).storages.clone() {
+                self.start_draining(storage);
+            }
+        }
+        let stalled: Vec<NodeIndex> =
+            self.nodes.registered().filter(|(_, node)| node.reports.has_stalled(self.now)).map(|(at, _)| at).collect();
+        for index in stalled {
+            self.abort_report(index);
+        }
+    }
+
+    fn choose_targets(&mut self, request: &TargetRequest<'_>) -> Result<Vec<Target>> {
+        let resolve = |uuids: &[String]| -> SmallVec<[NodeIndex; 4]> {
+            uuids.iter().filter_map(|uuid| self.nodes.by_uuid(uuid)).collect()
+        };
+        let (chosen, excluded) = (resolve(request.chosen), resolve(request.exclude));
+        let writer = request.writer.and_then(parse_ip);
+        let placement = Placement {
+            nodes: &self.nodes,
+            now: self.now,
+            stale_after: self.config.stale_after,
+            block_size: request.block_size,
+            wanted: request.replication as usize,
+            writer: writer.map_or(&[], |ip| self.nodes.at_ip(ip)),
+            chosen: &chosen,
+            excluded: &excluded,
+            purpose: Purpose::NewBlock,
+        };
+        let storages = placement.choose(&mut self.random);
+        let minimum = if chosen.is_empty() { self.config.replication_min } else { 1 };
+        if storages.len() < minimum {
+            return Err(placement.explain(storages.len()));
+        }
+        let target = |&storage| Target {
+            datanode: self.nodes.node_of(storage).id.clone(),
+            storage_uuid: self.nodes.storage(storage).uuid.clone(),
+        };
+        let targets = storages.iter().map(target).collect();
+        for storage in storages {
+            self.nodes.end_turn(storage);
+        }
+        Ok(targets)
+    }
+}

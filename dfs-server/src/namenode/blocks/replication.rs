@@ -1,0 +1,433 @@
+//! Repair: which blocks need copies, in what order they are made, and which replicas are too many.
+//!
+//! Blocks that need work stand in queues by how near they are to being lost. Each tick takes a bounded number of them,
+//! chooses a source and targets, and hands the order to the source's next heartbeat; the block is then *pending* until the
+//! targets report, or for a minute. Replicas that are too many or bad go to their storage's deletions. Everything here
+//! waits for `may_repair`, except the queues themselves, which are kept once the start-up part of safe mode is over.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use dfs_common::block::Block;
+use dfs_common::ids::BlockId;
+use dfs_proto::v1;
+use rand::seq::IndexedRandom;
+use smallvec::SmallVec;
+
+use super::block_map::{BlockState, StorageList};
+use super::placement::{Placement, Purpose};
+use super::report::BadReason;
+use super::state::SoftState;
+use crate::namenode::datanodes::{NodeIndex, RackIndex, StorageIndex};
+
+/// Cost of one stream that copies a large block. Small blocks cost less, so that a node full of them is repaired at the
+/// speed of its disks and not at two blocks per second.
+const STREAM_COST: u32 = 32;
+
+/// Bytes up to which a block costs one unit.
+const SMALL_BLOCK: u64 = 1 << 20;
+
+/// Streams that each live node adds to what one tick may order, HDFS's default.
+const STREAMS_PER_NODE_AND_TICK: usize = 2;
+
+/// Streams a source may send at a time, HDFS's default, and when the last copy of a block is at stake.
+const STREAMS_PER_SOURCE: u32 = 2;
+const STREAMS_PER_SOURCE_URGENT: u32 = 4;
+
+/// Time after which an ordered copy counts as lost.
+const PENDING_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Blocks looked at per tick and kind of work; the rest comes with the next tick.
+const EXAMINED_PER_TICK: usize = 4096;
+
+/// How urgent a block is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum Priority {
+    /// One replica is left.
+    OneLeft = 0,
+    /// Fewer than a third of what it should have.
+    VeryLow = 1,
+    /// Fewer than it should have.
+    Low = 2,
+    /// Enough, but all on one rack.
+    Misplaced = 3,
+    /// None: nothing can be done until a node comes back.
+    NoneLeft = 4,
+}
+
+const PRIORITIES: usize = 5;
+
+/// Priorities that copying can help, most urgent first.
+const WORKABLE: [Priority; 4] = [Priority::OneLeft, Priority::VeryLow, Priority::Low, Priority::Misplaced];
+
+/// Copies that are on their way.
+pub(crate) struct Pending {
+    /// Where they will be.
+    pub targets: SmallVec<[StorageIndex; 3]>,
+    /// Who sends them and what that costs; none while a writer's pipeline reports.
+    pub source: Option<(NodeIndex, u32)>,
+    pub since: Instant,
+}
+
+/// Blocks that need work.
+#[derive(Default)]
+pub(crate) struct RepairQueues {
+    queues: [BTreeSet<BlockId>; PRIORITIES],
+    cursors: [BlockId; PRIORITIES],
+}
+
+impl RepairQueues {
+    /// Blocks in a queue.
+    pub(crate) fn len(&self, priority: Priority) -> usize {
+        self.queues[priority as usize].len()
+    }
+
+    /// The first blocks of a queue.
+    pub(crate) fn first(&self, priority: Priority, limit: usize) -> Vec<BlockId> {
+        self.queues[priority as usize].iter().copied().take(limit).collect()
+    }
+
+    /// The next blocks to look at, most urgent first. No queue takes more than half of what is left, so that blocks
+    /// which cannot be helped now do not keep others waiting for ever.
+    fn next(&mut self, limit: usize) -> Vec<(BlockId, Priority)> {
+        let mut found = Vec::new();
+        for priority in WORKABLE {
+            let share = (limit - found.len()).div_ceil(2);
+            let queue = &self.queues[priority as usize];
+            let cursor = &mut self.cursors[priority as usize];
+            take_round(queue, cursor, share, |id| found.push((id, priority)));
+        }
+        found
+    }
+}
+
+/// Visits up to `limit` ids from the cursor on; at the end the next round starts from the beginning.
+fn take_round(ids: &BTreeSet<BlockId>, cursor: &mut BlockId, limit: usize, mut visit: impl FnMut(BlockId)) {
+    let mut last = None;
+    let mut count = 0;
+    for &id in ids.range(*cursor..).take(limit) {
+        visit(id);
+        last = Some(id);
+        count += 1;
+    }
+    *cursor = match last {
+        Some(last) if count == limit => last.next(),
+        _ => BlockId(0),
+    };
+}
+
+/// How urgent a complete block is, by its good replicas on distinct nodes, copies on their way, and wanted replicas.
+pub(crate) fn choose_priority(live: usize, pending: usize, wanted: usize, is_well_placed: bool) -> Option<Priority> {
+    if live == 0 {
+        Some(Priority::NoneLeft)
+    } else if live + pending >= wanted {
+        (!is_well_placed && pending == 0).then_some(Priority::Misplaced)
+    } else if live == 1 {
+        Some(Priority::OneLeft)
+    } else if live * 3 < wanted {
+        Some(Priority::VeryLow)
+    } else {
+        Some(Priority::Low)
+    }
+}
+
+/// What copying a block of this length costs its source.
+fn stream_cost(length: u64) -> u32 {
+    let units = length.div_ceil(SMALL_BLOCK).max(1);
+    u32::try_from(units).unwrap_or(u32::MAX).min(STREAM_COST)
+}
+
+/// A replica as the choice of the one to delete sees it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReplicaPlace {
+    pub storage: StorageIndex,
+    pub node: NodeIndex,
+    pub rack: RackIndex,
+    pub is_stale: bool,
+    /// Bytes free on its volume.
+    pub remaining: u64,
+}
+
+/// Chooses the replica to delete of a block that has too many: a second one on the same node first, then one from a rack
+/// that has several; among those one on a node that has fallen silent, else where least space is free. None when only one
+/// replica is there.
+pub(crate) fn choose_excess(places: &[ReplicaPlace]) -> Option<StorageIndex> {
+    if places.len() < 2 {
+        return None;
+    }
+    let count = |test: &dyn Fn(&ReplicaPlace) -> bool| places.iter().filter(|place| test(place)).count();
+    let shares_node = |place: &ReplicaPlace| count(&|other| other.node == place.node) > 1;
+    let shares_rack = |place: &ReplicaPlace| count(&|other| other.rack == place.rack) > 1;
+    let worst = places.iter().min_by_key(|place| {
+        (!shares_node(place), !shares_rack(place), !place.is_stale, place.remaining, place.storage)
+    })?;
+    Some(worst.storage)
+}
+
+/// Whether a bad replica may go now. `good` are replicas known to be there since this NameNode leads.
+pub(crate) fn may_drop_bad(reason: BadReason, good: usize, bad: usize, wanted: usize, minimum: usize) -> bool {
+    if good == 0 || good < minimum {
+        return false;
+    }
+    good >= wanted || good + bad > wanted || reason == BadReason::StaleGeneration
+}
+
+impl SoftState {
+    /// Puts a block into the queue that is right for it now.
+    pub(crate) fn recheck(&mut self, id: BlockId) {
+        if !self.safe_mode.has_started_up() {
+            return;
+        }
+        let Some(&info) = self.map.get(id) else { return };
+        if info.state() != BlockState::Complete {
+            return;
+        }
+        let replicas = self.map.replicas(id);
+        let wanted = usize::from(info.replication);
+        let nodes = self.distinct_nodes(&replicas);
+        let pending = self.pending.get(&id).map_or(0, |pending| pending.targets.len());
+        let priority = choose_priority(nodes, pending, wanted, self.is_well_placed(&replicas));
+        self.set_queue(id, priority);
+        if replicas.len() > wanted || replicas.len() > nodes {
+            self.excess.insert(id);
+        } else if !self.excess.is_empty() {
+            self.excess.remove(&id);
+        }
+    }
+
+    /// Moves a block between the queues.
+    pub(crate) fn set_queue(&mut self, id: BlockId, priority: Option<Priority>) {
+        let Some(info) = self.map.get_mut(id) else { return };
+        let (before, after) = (info.queue(), priority.map(|priority| priority as usize));
+        if before == after {
+            return;
+        }
+        info.set_queue(after);
+        if let Some(queue) = before {
+            self.queues.queues[queue].remove(&id);
+        }
+        if let Some(queue) = after {
+            self.queues.queues[queue].insert(id);
+        }
+    }
+
+    fn distinct_nodes(&self, replicas: &StorageList) -> usize {
+        let node = |storage| self.nodes.storage(storage).node;
+        let is_first = |at: usize| !replicas[..at].iter().any(|&other| node(other) == node(replicas[at]));
+        (0..replicas.len()).filter(|&at| is_first(at)).count()
+    }
+
+    /// Replicas on two racks at least, as far as there are as many.
+    fn is_well_placed(&self, replicas: &StorageList) -> bool {
+        let Some((&first, others)) = replicas.split_first() else { return true };
+        if others.is_empty() || self.nodes.topology().live_rack_count() < 2 {
+            return true;
+        }
+        let rack = self.nodes.rack_of(first);
+        others.iter().any(|&storage| self.nodes.rack_of(storage) != rack)
+    }
+
+    /// Gives up copies that have not come in time, or cannot come: their blocks are queued again.
+    pub(crate) fn expire_pending(&mut self) {
+        let now = self.now;
+        let mut examined = 0;
+        let mut given_up = Vec::new();
+        let mut last = None;
+        for (&id, pending) in self.pending.range(self.cursors.pending..).take(EXAMINED_PER_TICK) {
+            examined += 1;
+            last = Some(id);
+            let is_late = now.saturating_duration_since(pending.since) >= PENDING_TIMEOUT;
+            let source_is_dead = pending.source.is_some_and(|(node, _)| !self.nodes.node(node).is_live);
+            let target_is_dead = pending.targets.iter().any(|&target| !self.nodes.is_usable(target));
+            if is_late || source_is_dead || target_is_dead {
+                given_up.push(id);
+            }
+        }
+        self.cursors.pending = last.filter(|_| examined == EXAMINED_PER_TICK).map_or(BlockId(0), BlockId::next);
+        for id in given_up {
+            self.drop_pending(id);
+            self.recheck(id);
+        }
+    }
+
+    /// The blocks that this tick looks at, and what it may spend on them.
+    pub(crate) fn plan_repairs(&mut self) -> (Vec<(BlockId, Priority)>, u32) {
+        let live = self.nodes.topology().live().len();
+        let budget = u32::try_from(live * STREAMS_PER_NODE_AND_TICK).unwrap_or(u32::MAX).saturating_mul(STREAM_COST);
+        (self.queues.next(EXAMINED_PER_TICK), budget)
+    }
+
+    /// Orders the copies that a block lacks, if it can be helped now; gives what was spent.
+    pub(crate) fn repair(&mut self, id: BlockId, priority: Priority) -> u32 {
+        let Some(&info) = self.map.get(id) else { return 0 };
+        if info.queue() != Some(priority as usize) || self.pending.contains_key(&id) {
+            return 0;
+        }
+        let replicas = self.usable_replicas(id);
+        let cost = stream_cost(info.length);
+        let streams = if priority == Priority::OneLeft { STREAMS_PER_SOURCE_URGENT } else { STREAMS_PER_SOURCE };
+        let Some(source) = self.choose_source(&replicas, cost, streams * STREAM_COST) else { return 0 };
+        let wanted = usize::from(info.replication);
+        let missing = if priority == Priority::Misplaced { 1 } else { wanted.saturating_sub(replicas.len()) };
+        let targets = self.choose_copies(id, info.length, &replicas, missing, priority);
+        if targets.is_empty() {
+            self.make_room(id);
+            return 0;
+        }
+        let block = Block { id, generation_stamp: info.generation_stamp, length: info.length };
+        self.order_transfer(block, source, cost, &targets);
+        let pending = Pending { targets, source: Some((source, cost)), since: self.now };
+        self.pending.insert(id, Box::new(pending));
+        self.recheck(id);
+        cost
+    }
+
+    fn choose_source(&mut self, replicas: &StorageList, cost: u32, limit: u32) -> Option<NodeIndex> {
+        let (now, stale_after) = (self.now, self.config.stale_after);
+        let able: SmallVec<[NodeIndex; 4]> = replicas
+            .iter()
+            .map(|&storage| self.nodes.storage(storage).node)
+            .filter(|&index| {
+                let node = self.nodes.node(index);
+                node.silent_for(now) < stale_after && node.outgoing_cost + cost <= limit
+            })
+            .collect();
+        able.choose(&mut self.random).copied()
+    }
+
+    /// Storages for more copies: never on a node that has anything of the block, not even what is to be deleted.
+    fn choose_copies(
+        &mut self,
+        id: BlockId,
+        length: u64,
+        replicas: &StorageList,
+        missing: usize,
+        priority: Priority,
+    ) -> SmallVec<[StorageIndex; 3]> {
+        let chosen: SmallVec<[NodeIndex; 4]> =
+            replicas.iter().map(|&storage| self.nodes.storage(storage).node).collect();
+        let bad = self.bad.get(&id).into_iter().flatten().map(|bad| bad.storage);
+        let excluded: SmallVec<[NodeIndex; 4]> = bad.map(|storage| self.nodes.storage(storage).node).collect();
+        let placement = Placement {
+            nodes: &self.nodes,
+            now: self.now,
+            stale_after: self.config.stale_after,
+            block_size: length,
+            wanted: missing,
+            writer: &[],
+            chosen: &chosen,
+            excluded: &excluded,
+            purpose: if priority == Priority::Misplaced { Purpose::AnotherRack } else { Purpose::Copy(id) },
+        };
+        placement.choose(&mut self.random).into_iter().collect()
+    }
+
+    fn order_transfer(&mut self, block: Block, source: NodeIndex, cost: u32, targets: &[StorageIndex]) {
+        for &target in targets {
+            self.reserve_unit(target);
+        }
+        let order = v1::TransferOrder {
+            block_pool_id: String::new(),
+            block: Some(block.into()),
+            targets: targets.iter().map(|&target| self.nodes.node_of(target).id.clone()).collect(),
+            target_storage_uuids: targets.iter().map(|&target| self.nodes.storage(target).uuid.clone()).collect(),
+        };
+        let node = self.nodes.node_mut(source);
+        node.outgoing_cost += cost;
+        node.transfers.push_back(order);
+    }
+
+    /// No node can take another copy. If that is because the only ones left hold bad replicas, one of those is given up:
+    /// a small cluster could never be repaired otherwise. One at a time, and only beside a good replica.
+    fn make_room(&mut self, id: BlockId) {
+        if self.fresh_replicas(id) == 0 {
+            return;
+        }
+        let Some(bad) = self.bad.get(&id) else { return };
+        let Some(&bad) = bad.iter().find(|bad| self.nodes.is_usable(bad.storage)) else { return };
+        self.drop_bad(id, bad.storage);
+        self.doom(id, bad.storage, bad.generation_stamp);
+    }
+
+    /// Good replicas of which a full report has told since this NameNode leads.
+    fn fresh_replicas(&self, id: BlockId) -> usize {
+        let replicas = self.usable_replicas(id);
+        replicas.iter().filter(|&&storage| !self.nodes.storage(storage).is_content_stale).count()
+    }
+
+    /// The next bad replicas that may be deleted are.
+    pub(crate) fn drop_bad_replicas(&mut self) {
+        let ids: Vec<BlockId> =
+            self.bad.range(self.cursors.bad..).map(|(&id, _)| id).take(EXAMINED_PER_TICK).collect();
+        let is_end = ids.len() < EXAMINED_PER_TICK;
+        self.cursors.bad = ids.last().filter(|_| !is_end).map_or(BlockId(0), |id| id.next());
+        for id in ids {
+            let Some(&info) = self.map.get(id) else { continue };
+            if info.state() != BlockState::Complete {
+                continue;
+            }
+            let good = self.fresh_replicas(id);
+            let (wanted, minimum) = (usize::from(info.replication), self.config.replication_min);
+            let bad = self.bad.get(&id).cloned().unwrap_or_default();
+            let mut left = bad.len();
+            for replica in bad {
+                if may_drop_bad(replica.reason, good, left, wanted, minimum) {
+                    self.drop_bad(id, replica.storage);
+                    self.doom(id, replica.storage, replica.generation_stamp);
+                    left -= 1;
+                }
+            }
+        }
+    }
+
+    /// The next blocks with too many replicas to look at.
+    pub(crate) fn plan_excess(&mut self) -> Vec<BlockId> {
+        let mut ids = Vec::new();
+        take_round(&self.excess, &mut self.cursors.excess, EXAMINED_PER_TICK, |id| ids.push(id));
+        ids
+    }
+
+    /// Deletes what a block has too much of. Waits for volumes of which no full report has come since this NameNode
+    /// leads: their replicas may be gone already by an earlier leader's orders.
+    pub(crate) fn drop_excess(&mut self, id: BlockId) {
+        let Some(&info) = self.map.get(id) else { return };
+        let mut replicas = self.map.replicas(id);
+        let is_uncertain = |storage| !self.nodes.is_usable(storage) || self.nodes.storage(storage).is_content_stale;
+        if info.state() != BlockState::Complete || replicas.iter().any(|&storage| is_uncertain(storage)) {
+            return;
+        }
+        let wanted = usize::from(info.replication).max(self.config.replication_min);
+        while replicas.len() > wanted || replicas.len() > self.distinct_nodes(&replicas) {
+            let places: SmallVec<[ReplicaPlace; 4]> = replicas.iter().map(|&storage| self.place(storage)).collect();
+            let Some(victim) = choose_excess(&places) else { break };
+            replicas.retain(|storage| *storage != victim);
+            self.change(id, |map| map.remove_replica(id, victim));
+            self.doom(id, victim, info.generation_stamp);
+        }
+        self.recheck(id);
+    }
+
+    fn place(&self, storage: StorageIndex) -> ReplicaPlace {
+        let node = self.nodes.node_of(storage);
+        let volume = self.nodes.storage(storage);
+        ReplicaPlace {
+            storage,
+            node: volume.node,
+            rack: node.rack,
+            is_stale: node.silent_for(self.now) >= self.config.stale_after,
+            remaining: volume.remaining,
+        }
+    }
+
+    /// Goes on with the walk over all blocks that fills the queues; false when it is over.
+    pub(crate) fn scan_some(&mut self, limit: usize) -> bool {
+        let Some(first) = self.scan else { return false };
+        let ids = self.map.ids_from(first, limit);
+        self.scan = ids.last().filter(|_| ids.len() == limit).map(|id| id.next());
+        for id in ids {
+            self.recheck(id);
+        }
+        self.scan.is_some()
+    }
+}

@@ -1,0 +1,295 @@
+//! Reports of DataNodes: in which order they count, and what each reported replica means.
+//!
+//! Full reports and incremental events of one registration carry numbers from one sequence and are applied in its order.
+//! A full report states everything up to its number; events that arrive while it streams in wait until it is done. After a
+//! gap the events at hand are applied (they are true) and a full report is asked for.
+//!
+//! What a replica means depends on the block it claims to be a copy of: [`choose_disposition`] is that table.
+
+use std::time::{Duration, Instant};
+
+use dfs_common::ids::GenerationStamp;
+use dfs_proto::v1::{ReplicaEvent, ReplicaState};
+use roaring::RoaringTreemap;
+
+use super::block_map::{BlockInfo, BlockState};
+use crate::namenode::datanodes::StorageIndex;
+
+/// Events that wait while a full report streams in; beyond it they are dropped and another full report is asked for.
+const QUEUED_EVENTS_MAX: usize = 100_000;
+
+/// Silence after which a report that streams in is given up.
+const FULL_REPORT_STALL: Duration = Duration::from_secs(60);
+
+/// A DataNode reports by itself after registering; this long after it, it is asked to.
+const FIRST_REPORT_GRACE: Duration = Duration::from_secs(30);
+
+/// A report that was asked for and has not begun is asked for again after this.
+const FULL_REPORT_ORDER_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Position in a registration's one sequence of reports and events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ReportNumber(pub u64);
+
+impl ReportNumber {
+    fn plus(self, count: usize) -> Self {
+        Self(self.0.saturating_add(count as u64))
+    }
+}
+
+/// What to do with a batch of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EventsVerdict {
+    /// Apply all but the first `skip`, which were applied before.
+    Apply { skip: usize },
+    /// All were applied before.
+    Ignore,
+    /// A full report streams in: keep them for later.
+    Queue,
+}
+
+/// What to do with a page of a full report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PageVerdict {
+    Proceed,
+    /// It states what was true before events that have been applied.
+    Ignore,
+}
+
+/// One volume's part of a full report.
+pub(crate) struct StoragePass {
+    pub storage: StorageIndex,
+    /// Finalized replicas so far: their ids rise.
+    pub seen: RoaringTreemap,
+    /// Other replicas so far.
+    pub seen_open: RoaringTreemap,
+}
+
+impl StoragePass {
+    pub(crate) fn new(storage: StorageIndex) -> Self {
+        Self { storage, seen: RoaringTreemap::new(), seen_open: RoaringTreemap::new() }
+    }
+}
+
+/// A full report that streams in.
+pub(crate) struct FullReport {
+    number: ReportNumber,
+    last_page_at: Instant,
+    /// The volume whose pages are coming.
+    pub pass: Option<StoragePass>,
+    /// Volumes that are done.
+    pub done: Vec<StorageIndex>,
+    /// It began before this NameNode began to lead: another leader's deletions may be missing from it.
+    predates_activation: bool,
+    queued: Vec<(ReportNumber, Vec<ReplicaEvent>)>,
+    queued_events: usize,
+}
+
+/// What is to be done when a full report has ended.
+pub(crate) struct FullReportEnd {
+    /// Volumes that it named.
+    pub storages: Vec<StorageIndex>,
+    /// Whether it tells what the volumes hold since this NameNode leads.
+    pub is_fresh: bool,
+    /// Events that waited for it.
+    pub queued: Vec<(ReportNumber, Vec<ReplicaEvent>)>,
+}
+
+/// Where the sequence of one registration stands.
+pub(crate) struct ReportSequence {
+    /// Number of the next event; none before the first.
+    next: Option<ReportNumber>,
+    full: Option<FullReport>,
+    had_full: bool,
+    wants_full: bool,
+    ordered_at: Option<Instant>,
+    registered_at: Instant,
+}
+
+impl ReportSequence {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { next: None, full: None, had_full: false, wants_full: false, ordered_at: None, registered_at: now }
+    }
+
+    /// `count` events from `first` on have arrived.
+    pub(crate) fn on_events(&mut self, first: ReportNumber, count: usize) -> EventsVerdict {
+        let end = first.plus(count);
+        if let Some(full) = &self.full {
+            return if end <= full.number { EventsVerdict::Ignore } else { EventsVerdict::Queue };
+        }
+        let next = self.next.unwrap_or(first);
+        if end <= next {
+            return EventsVerdict::Ignore;
+        }
+        self.next = Some(end);
+        if first > next {
+            self.wants_full = true;
+        }
+        EventsVerdict::Apply { skip: usize::try_from(next.0.saturating_sub(first.0)).unwrap_or(count) }
+    }
+
+    /// Keeps events until the full report that streams in has ended.
+    pub(crate) fn queue(&mut self, first: ReportNumber, events: Vec<ReplicaEvent>) {
+        let Some(full) = &mut self.full else { return };
+        if full.queued_events + events.len() > QUEUED_EVENTS_MAX {
+            self.wants_full = true;
+            return;
+        }
+        full.queued_events += events.len();
+        full.queued.push((first, events));
+    }
+
+    /// A page of full report `number` has arrived. Also right for a DataNode whose report bears the number of the last
+    /// event that it includes.
+    pub(crate) fn on_full_page(&mut self, number: ReportNumber, now: Instant) -> PageVerdict {
+        if let Some(full) = &mut self.full
+            && full.number == number
+        {
+            full.last_page_at = now;
+            return PageVerdict::Proceed;
+        }
+        if self.next.is_some_and(|next| number.plus(1) < next) {
+            self.wants_full = true;
+            return PageVerdict::Ignore;
+        }
+        let (queued, queued_events) =
+            self.full.take().map_or((Vec::new(), 0), |abandoned| (abandoned.queued, abandoned.queued_events));
+        self.full = Some(FullReport {
+            number,
+            last_page_at: now,
+            pass: None,
+            done: Vec::new(),
+            predates_activation: false,
+            queued,
+            queued_events,
+        });
+        PageVerdict::Proceed
+    }
+
+    /// The report that streams in, if it is this one.
+    pub(crate) fn full_report(&mut self, number: ReportNumber) -> Option<&mut FullReport> {
+        self.full.as_mut().filter(|full| full.number == number)
+    }
+
+    /// The last page has been taken in.
+    pub(crate) fn on_full_end(&mut self) -> Option<FullReportEnd> {
+        let full = self.full.take()?;
+        let after = full.number.plus(1);
+        self.next = Some(self.next.map_or(after, |next| next.max(after)));
+        self.had_full = true;
+        self.wants_full = full.predates_activation;
+        self.ordered_at = None;
+        Some(FullReportEnd { storages: full.done, is_fresh: !full.predates_activation, queued: full.queued })
+    }
+
+    /// The stream broke or stalled: a new full report is needed. Gives the events that waited for the end.
+    pub(crate) fn abort_full(&mut self) -> Vec<(ReportNumber, Vec<ReplicaEvent>)> {
+        let Some(full) = self.full.take() else { return Vec::new() };
+        self.wants_full = true;
+        self.ordered_at = None;
+        full.queued
+    }
+
+    pub(crate) fn has_stalled(&self, now: Instant) -> bool {
+        self.full.as_ref().is_some_and(|full| now.saturating_duration_since(full.last_page_at) > FULL_REPORT_STALL)
+    }
+
+    /// Asks for a full report with the next heartbeat.
+    pub(crate) fn request_full(&mut self) {
+        self.wants_full = true;
+    }
+
+    /// This NameNode begins to lead: what streams in now is not new enough.
+    pub(crate) fn on_activated(&mut self) {
+        self.wants_full = true;
+        if let Some(full) = &mut self.full {
+            full.predates_activation = true;
+        }
+    }
+
+    /// Whether a full report is on its way: it streams in, or was ordered just now.
+    pub(crate) fn is_full_under_way(&self, now: Instant) -> bool {
+        self.full.is_some() || self.ordered_at.is_some_and(|at| !is_over(at, FULL_REPORT_ORDER_INTERVAL, now))
+    }
+
+    /// Whether a full report is to be ordered.
+    pub(crate) fn is_full_due(&self, now: Instant) -> bool {
+        let is_late = !self.had_full && is_over(self.registered_at, FIRST_REPORT_GRACE, now);
+        (self.wants_full || is_late) && !self.is_full_under_way(now)
+    }
+
+    /// The order is on its way.
+    pub(crate) fn on_full_ordered(&mut self, now: Instant) {
+        self.ordered_at = Some(now);
+    }
+}
+
+fn is_over(since: Instant, interval: Duration, now: Instant) -> bool {
+    now.saturating_duration_since(since) >= interval
+}
+
+/// A replica as its DataNode describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ReportedReplica {
+    pub state: ReplicaState,
+    pub generation_stamp: GenerationStamp,
+    /// Bytes.
+    pub length: u64,
+}
+
+/// What makes a replica bad.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BadReason {
+    /// Its bytes do not match their checksums: a reader or a scanner said so.
+    Corrupt,
+    /// It missed an append or a pipeline recovery.
+    StaleGeneration,
+    /// Its length is not the block's.
+    WrongLength,
+    /// The block is complete, but this copy was left unfinished by a restart.
+    NotFinalized,
+}
+
+/// What a reported replica means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Disposition {
+    /// A good replica.
+    Accept,
+    /// One of a block being written: judged when the block is committed.
+    RecordOpen,
+    /// A bad replica, to be replaced and then deleted.
+    MarkBad(BadReason),
+    /// Nobody's: the block was allocated once and is gone.
+    Invalidate,
+    /// Of the future: the log that explains it has not been applied here yet, or never will. Kept, never deleted.
+    SetAside,
+    /// Says nothing new: a later report follows.
+    Ignore,
+}
+
+/// Judges a replica. `known` is the block in the map; `was_allocated` whether its id lies below the allocation counter.
+pub(crate) fn choose_disposition(
+    reported: &ReportedReplica,
+    known: Option<&BlockInfo>,
+    was_allocated: bool,
+) -> Disposition {
+    let Some(block) = known else {
+        return if was_allocated { Disposition::Invalidate } else { Disposition::SetAside };
+    };
+    if block.state() == BlockState::UnderConstruction {
+        return Disposition::RecordOpen;
+    }
+    if reported.generation_stamp > block.generation_stamp {
+        return Disposition::SetAside;
+    }
+    if reported.generation_stamp < block.generation_stamp {
+        return Disposition::MarkBad(BadReason::StaleGeneration);
+    }
+    match reported.state {
+        ReplicaState::Finalized if reported.length == block.length => Disposition::Accept,
+        ReplicaState::Finalized => Disposition::MarkBad(BadReason::WrongLength),
+        ReplicaState::Rwr => Disposition::MarkBad(BadReason::NotFinalized),
+        // Sent before the replica was finalized; the event that says so follows.
+        ReplicaState::Rbw | ReplicaState::Rur | ReplicaState::Temporary => Disposition::Ignore,
+    }
+}

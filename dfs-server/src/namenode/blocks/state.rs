@@ -1,0 +1,416 @@
+//! The soft state under the block manager's lock, and the elementary steps by which it changes.
+//!
+//! Every replica that is known stands in exactly one of these places:
+//!
+//! - in the block map: a good replica of a committed or complete block;
+//! - in `open`: reported for a block that is being written;
+//! - in `bad`: to be replaced, then deleted;
+//! - in `set_aside`: of a block or generation that the log applied here does not explain (a storage may be in the block map
+//!   for the generation before at the same time);
+//!
+//! and then its storage's `blocks` has the id. Replicas whose deletion was decided are in the storage's `doomed` instead.
+//! Further invariants: a block under construction has no good replicas and has an entry in `open`; each target in `open` or
+//! `pending` holds one unit of its storage's `scheduled_blocks`; the queue named in a block's slot is the one it stands in.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Instant;
+
+use dfs_common::ids::{BlockId, GenerationStamp};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use smallvec::SmallVec;
+
+use super::Settings;
+use super::block_map::{BlockMap, BlockState, StorageList};
+use super::replication::{Pending, RepairQueues};
+use super::report::{BadReason, Disposition, ReportedReplica, choose_disposition};
+use crate::namenode::datanodes::{Datanodes, NodeIndex, StorageIndex};
+use crate::namenode::safe_mode::SafeMode;
+
+/// Reported replicas of the future that are kept in mind. A follower that lags sees many; a full report brings back what
+/// does not fit.
+const SET_ASIDE_MAX: usize = 1_000_000;
+
+/// What is known of a block while it is being written, and until its minimum of replicas has been reported.
+#[derive(Default)]
+pub(crate) struct OpenBlock {
+    /// The pipeline, in its order.
+    pub targets: SmallVec<[StorageIndex; 3]>,
+    /// What DataNodes said they have of it.
+    pub reported: SmallVec<[(StorageIndex, ReportedReplica); 3]>,
+}
+
+/// A replica that must not be used.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BadReplica {
+    pub storage: StorageIndex,
+    pub reason: BadReason,
+    pub generation_stamp: GenerationStamp,
+    pub length: u64,
+}
+
+/// Blocks by how many good replicas they have. Complete blocks only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub complete: u64,
+    /// At least the minimum.
+    pub with_minimum: u64,
+    /// At least one.
+    pub with_any: u64,
+}
+
+/// Everything the block manager knows.
+pub(crate) struct SoftState {
+    pub config: Settings,
+    pub random: SmallRng,
+    pub map: BlockMap,
+    pub open: BTreeMap<BlockId, Box<OpenBlock>>,
+    pub bad: BTreeMap<BlockId, SmallVec<[BadReplica; 1]>>,
+    pub set_aside: BTreeMap<(BlockId, StorageIndex), ReportedReplica>,
+    pub pending: BTreeMap<BlockId, Box<Pending>>,
+    pub queues: RepairQueues,
+    /// Blocks with more replicas than they need.
+    pub excess: BTreeSet<BlockId>,
+    pub nodes: Datanodes,
+    pub safe_mode: SafeMode,
+    pub counts: Counts,
+    /// Ids below were allocated at some time.
+    pub allocated_limit: BlockId,
+    /// This NameNode leads and has applied an entry of its own term.
+    pub is_active: bool,
+    /// Dead or failed storages whose replicas are being forgotten.
+    pub draining: VecDeque<StorageIndex>,
+    /// Where the walk over all blocks that fills the repair queues stands.
+    pub scan: Option<BlockId>,
+    /// Where the walks over `pending`, `bad` and `excess` stand.
+    pub cursors: Cursors,
+    pub next_registration: u64,
+    /// Time of the call that holds the lock.
+    pub now: Instant,
+}
+
+/// Walks that go on with the next tick.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Cursors {
+    pub pending: BlockId,
+    pub bad: BlockId,
+    pub excess: BlockId,
+}
+
+impl SoftState {
+    pub(crate) fn new(config: Settings, seed: u64, now: Instant) -> Self {
+        let mut random = SmallRng::seed_from_u64(seed);
+        // Registrations of an earlier run must not be taken for this one's; half the range leaves room to count up.
+        let next_registration = rand::Rng::random::<u64>(&mut random) >> 1;
+        Self {
+            random,
+            map: BlockMap::default(),
+            open: BTreeMap::new(),
+            bad: BTreeMap::new(),
+            set_aside: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            queues: RepairQueues::default(),
+            excess: BTreeSet::new(),
+            nodes: Datanodes::default(),
+            safe_mode: SafeMode::new(config.safe_mode_threshold, config.safe_mode_extension),
+            counts: Counts::default(),
+            allocated_limit: BlockId(0),
+            is_active: false,
+            draining: VecDeque::new(),
+            scan: None,
+            cursors: Cursors::default(),
+            next_registration,
+            now,
+            config,
+        }
+    }
+
+    /// Repair and deletion are allowed.
+    pub(crate) fn may_repair(&self) -> bool {
+        self.is_active && self.safe_mode.is_off()
+    }
+
+    fn standing(&self, id: BlockId) -> Counts {
+        if self.map.get(id).is_none_or(|info| info.state() != BlockState::Complete) {
+            return Counts::default();
+        }
+        let replicas = self.map.replica_count(id);
+        Counts {
+            complete: 1,
+            with_minimum: u64::from(replicas >= self.config.replication_min),
+            with_any: u64::from(replicas > 0),
+        }
+    }
+
+    /// Changes a block in the map and keeps the counts right.
+    pub(crate) fn change<R>(&mut self, id: BlockId, step: impl FnOnce(&mut BlockMap) -> R) -> R {
+        let before = self.standing(id);
+        let result = step(&mut self.map);
+        let after = self.standing(id);
+        let counts = &mut self.counts;
+        counts.complete = counts.complete + after.complete - before.complete;
+        counts.with_minimum = counts.with_minimum + after.with_minimum - before.with_minimum;
+        counts.with_any = counts.with_any + after.with_any - before.with_any;
+        result
+    }
+
+    /// Takes in one reported replica.
+    pub(crate) fn take_replica(&mut self, id: BlockId, storage: StorageIndex, reported: ReportedReplica) {
+        if !self.nodes.is_usable(storage) || self.is_known_doomed(id, storage, &reported) {
+            return;
+        }
+        if self.is_known_bad(id, storage, &reported) {
+            return;
+        }
+        if !self.set_aside.is_empty() {
+            self.set_aside.remove(&(id, storage));
+        }
+        let was_allocated = id < self.allocated_limit;
+        match choose_disposition(&reported, self.map.get(id), was_allocated) {
+            Disposition::Accept => self.accept(id, storage),
+            Disposition::RecordOpen => self.record_open(id, storage, reported),
+            Disposition::MarkBad(reason) => {
+                let ReportedReplica { generation_stamp, length, .. } = reported;
+                self.mark_bad(id, BadReplica { storage, reason, generation_stamp, length });
+            }
+            Disposition::Invalidate => self.doom(id, storage, reported.generation_stamp),
+            Disposition::SetAside => self.put_aside(id, storage, reported),
+            Disposition::Ignore => {}
+        }
+    }
+
+    /// A replica that is to be deleted stays so, unless a writer has taken it up again since.
+    fn is_known_doomed(&mut self, id: BlockId, storage: StorageIndex, reported: &ReportedReplica) -> bool {
+        if !self.nodes.storage(storage).doomed.contains(id.0) {
+            return false;
+        }
+        let is_open = self.map.get(id).is_some_and(|info| info.state() == BlockState::UnderConstruction);
+        let target = self.nodes.storage_mut(storage);
+        if is_open {
+            target.on_deleted(id);
+        } else {
+            // Still there: the order was lost, or is being carried out.
+            target.doom(id, reported.generation_stamp);
+        }
+        !is_open
+    }
+
+    fn is_known_bad(&mut self, id: BlockId, storage: StorageIndex, reported: &ReportedReplica) -> bool {
+        if self.bad.is_empty() {
+            return false;
+        }
+        let Some(bad) = self.bad.get(&id).and_then(|bad| bad.iter().find(|bad| bad.storage == storage)) else {
+            return false;
+        };
+        let is_same = bad.generation_stamp == reported.generation_stamp
+            && (bad.length == reported.length || bad.reason == BadReason::Corrupt)
+            && (reported.state != dfs_proto::v1::ReplicaState::Finalized || bad.reason != BadReason::NotFinalized);
+        if !is_same {
+            self.drop_bad(id, storage);
+        }
+        is_same
+    }
+
+    pub(crate) fn drop_bad(&mut self, id: BlockId, storage: StorageIndex) {
+        if let Some(bad) = self.bad.get_mut(&id) {
+            bad.retain(|bad| bad.storage != storage);
+            if bad.is_empty() {
+                self.bad.remove(&id);
+            }
+        }
+    }
+
+    fn accept(&mut self, id: BlockId, storage: StorageIndex) {
+        if !self.change(id, |map| map.add_replica(id, storage)) {
+            return;
+        }
+        self.nodes.storage_mut(storage).blocks.insert(id.0);
+        self.settle_pending(id, storage);
+        let is_committed = self.map.get(id).is_some_and(|info| info.state() == BlockState::Committed);
+        if is_committed && self.map.replica_count(id) >= self.config.replication_min {
+            self.complete(id);
+        } else {
+            self.recheck(id);
+        }
+    }
+
+    /// A committed block has its minimum of replicas. The rest of its pipeline will report: nothing is copied meanwhile.
+    pub(crate) fn complete(&mut self, id: BlockId) {
+        self.change(id, |map| {
+            if let Some(info) = map.get_mut(id) {
+                info.set_state(BlockState::Complete);
+            }
+        });
+        if let Some(open) = self.open.remove(&id) {
+            let there: SmallVec<[NodeIndex; 4]> =
+                self.map.replicas(id).iter().map(|&storage| self.nodes.storage(storage).node).collect();
+            let mut awaited = SmallVec::new();
+            for storage in open.targets {
+                let is_there = there.contains(&self.nodes.storage(storage).node);
+                if !is_there && self.nodes.is_usable(storage) {
+                    awaited.push(storage);
+                } else {
+                    self.release_unit(storage);
+                }
+            }
+            if !awaited.is_empty() {
+                let pending = Pending { targets: awaited, source: None, since: self.now };
+                self.pending.insert(id, Box::new(pending));
+            }
+        }
+        self.recheck(id);
+    }
+
+    fn record_open(&mut self, id: BlockId, storage: StorageIndex, reported: ReportedReplica) {
+        let Some(open) = self.open.get_mut(&id) else { return };
+        match open.reported.iter_mut().find(|(other, _)| *other == storage) {
+            Some((_, known)) => *known = reported,
+            None => open.reported.push((storage, reported)),
+        }
+        self.nodes.storage_mut(storage).blocks.insert(id.0);
+    }
+
+    fn put_aside(&mut self, id: BlockId, storage: StorageIndex, reported: ReportedReplica) {
+        if self.set_aside.len() >= SET_ASIDE_MAX {
+            return;
+        }
+        if self.set_aside.insert((id, storage), reported).is_none() && id >= self.allocated_limit {
+            let node = self.nodes.node_of(storage).address();
+            tracing::debug!(block = %id, datanode = node, "a replica of a block not allocated here is set aside");
+        }
+        self.nodes.storage_mut(storage).blocks.insert(id.0);
+    }
+
+    pub(crate) fn mark_bad(&mut self, id: BlockId, bad: BadReplica) {
+        let storage = bad.storage;
+        self.change(id, |map| map.remove_replica(id, storage));
+        self.bad.entry(id).or_default().push(bad);
+        self.nodes.storage_mut(storage).blocks.insert(id.0);
+        self.settle_pending(id, storage);
+        let node = self.nodes.node_of(storage).address();
+        tracing::warn!(block = %id, datanode = node, reason = ?bad.reason, "a bad replica is to be replaced");
+        self.recheck(id);
+    }
+
+    /// The storage has nothing of the block any more.
+    pub(crate) fn forget_replica(&mut self, id: BlockId, storage: StorageIndex) {
+        self.nodes.storage_mut(storage).blocks.remove(id.0);
+        self.change(id, |map| map.remove_replica(id, storage));
+        if let Some(open) = self.open.get_mut(&id) {
+            open.reported.retain(|(other, _)| *other != storage);
+        }
+        self.drop_bad(id, storage);
+        if !self.set_aside.is_empty() {
+            self.set_aside.remove(&(id, storage));
+        }
+        self.recheck(id);
+    }
+
+    /// Decides the deletion of a replica, which has been taken from wherever it stood.
+    pub(crate) fn doom(&mut self, id: BlockId, storage: StorageIndex, generation_stamp: GenerationStamp) {
+        let is_usable = self.nodes.is_usable(storage);
+        let storage = self.nodes.storage_mut(storage);
+        storage.blocks.remove(id.0);
+        if is_usable {
+            storage.doom(id, generation_stamp);
+        }
+    }
+
+    /// Everything set aside for a block, to be judged again.
+    pub(crate) fn take_set_aside(&mut self, id: BlockId) -> SmallVec<[(StorageIndex, ReportedReplica); 3]> {
+        if self.set_aside.is_empty() {
+            return SmallVec::new();
+        }
+        let range = (id, StorageIndex(0))..=(id, StorageIndex(u32::MAX));
+        let found: SmallVec<[_; 3]> =
+            self.set_aside.range(range).map(|(&(_, storage), &replica)| (storage, replica)).collect();
+        for (storage, _) in &found {
+            self.set_aside.remove(&(id, *storage));
+        }
+        found
+    }
+
+    pub(crate) fn reserve_unit(&mut self, storage: StorageIndex) {
+        self.nodes.storage_mut(storage).scheduled_blocks += 1;
+    }
+
+    pub(crate) fn release_unit(&mut self, storage: StorageIndex) {
+        let storage = self.nodes.storage_mut(storage);
+        storage.scheduled_blocks = storage.scheduled_blocks.saturating_sub(1);
+    }
+
+    /// A replica that was awaited on this storage's node has come.
+    fn settle_pending(&mut self, id: BlockId, storage: StorageIndex) {
+        if self.pending.is_empty() {
+            return;
+        }
+        let node = self.nodes.storage(storage).node;
+        let Some(pending) = self.pending.get_mut(&id) else { return };
+        let Some(at) = pending.targets.iter().position(|&target| self.nodes.storage(target).node == node) else {
+            return;
+        };
+        let target = pending.targets.remove(at);
+        let is_over = pending.targets.is_empty();
+        self.release_unit(target);
+        if is_over {
+            self.drop_pending(id);
+        }
+    }
+
+    /// Nothing is awaited for the block any more.
+    pub(crate) fn drop_pending(&mut self, id: BlockId) {
+        let Some(pending) = self.pending.remove(&id) else { return };
+        for storage in pending.targets {
+            self.release_unit(storage);
+        }
+        if let Some((node, cost)) = pending.source {
+            let node = self.nodes.node_mut(node);
+            node.outgoing_cost = node.outgoing_cost.saturating_sub(cost);
+        }
+    }
+
+    /// The node is dead or gone: its volumes are emptied bit by bit.
+    pub(crate) fn start_draining(&mut self, storage: StorageIndex) {
+        let target = self.nodes.storage_mut(storage);
+        target.forget_doomed();
+        target.is_content_stale = true;
+        if !self.draining.contains(&storage) {
+            self.draining.push_back(storage);
+        }
+    }
+
+    /// Forgets up to `limit` replicas of unusable volumes; false when there is nothing (more) to do.
+    pub(crate) fn drain_some(&mut self, limit: usize) -> bool {
+        let Some(&storage) = self.draining.front() else { return false };
+        let ids: Vec<u64> = if self.nodes.is_usable(storage) {
+            // It came back meanwhile; its full report tells what it holds.
+            Vec::new()
+        } else {
+            self.nodes.storage(storage).blocks.iter().take(limit).collect()
+        };
+        if ids.is_empty() {
+            self.draining.pop_front();
+        }
+        for id in ids {
+            self.forget_replica(BlockId(id), storage);
+        }
+        !self.draining.is_empty()
+    }
+
+    /// Good replicas on nodes that live.
+    pub(crate) fn usable_replicas(&self, id: BlockId) -> StorageList {
+        self.map.replicas(id).into_iter().filter(|&storage| self.nodes.is_usable(storage)).collect()
+    }
+
+    /// Moves the counting of safe mode on; when its automatic part ends, the walk that fills the queues begins.
+    pub(crate) fn update_safe_mode(&mut self) {
+        if self.safe_mode.has_started_up() {
+            return;
+        }
+        self.safe_mode.on_counts(self.counts.with_minimum, self.counts.complete, self.now);
+        if self.safe_mode.has_started_up() {
+            tracing::info!(blocks = self.counts.complete, "safe mode is off");
+            self.scan = Some(BlockId(0));
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Numbers for people and for statfs.
+
+use dfs_common::ids::{BlockId, InodeId};
+use dfs_proto::v1;
+
+use super::replication::Priority;
+use super::report::BadReason;
+use super::state::SoftState;
+use crate::namenode::datanodes::{Datanode, StorageState};
+
+/// Totals over live nodes and over all blocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FsStats {
+    /// Bytes of all working volumes of live nodes, and what of them is used and free.
+    pub capacity: u64,
+    /// Bytes that replicas take.
+    pub used: u64,
+    /// Bytes that blocks may still take.
+    pub remaining: u64,
+    /// Blocks with fewer replicas than they should have, but at least one.
+    pub under_replicated_blocks: u64,
+    /// Blocks with a replica that is corrupt.
+    pub corrupt_blocks: u64,
+    /// Blocks of which no good replica is known.
+    pub missing_blocks: u64,
+    /// Blocks in the namespace.
+    pub blocks: u64,
+    /// DataNodes that live.
+    pub live_datanodes: u32,
+    /// DataNodes that registered once and are silent now.
+    pub dead_datanodes: u32,
+    /// Replicas whose deletion is decided and not ordered yet.
+    pub pending_deletions: u64,
+}
+
+impl SoftState {
+    pub(crate) fn fs_stats(&self) -> FsStats {
+        let is_corrupt = |reason| reason != BadReason::StaleGeneration;
+        let corrupt = self.bad.values().filter(|bad| bad.iter().any(|bad| is_corrupt(bad.reason))).count();
+        let mut stats = FsStats {
+            under_replicated_blocks: self.under_replicated(),
+            corrupt_blocks: corrupt as u64,
+            missing_blocks: self.counts.complete - self.counts.with_any,
+            blocks: self.map.len() as u64,
+            ..FsStats::default()
+        };
+        for (_, node) in self.nodes.registered() {
+            if node.is_live {
+                stats.live_datanodes += 1;
+            } else {
+                stats.dead_datanodes += 1;
+            }
+        }
+        for (index, storage) in self.nodes.all_storages() {
+            stats.pending_deletions += storage.invalidation_count() as u64;
+            if self.nodes.is_usable(index) {
+                stats.capacity = stats.capacity.saturating_add(storage.capacity);
+                stats.used = stats.used.saturating_add(storage.used);
+                stats.remaining = stats.remaining.saturating_add(storage.remaining);
+            }
+        }
+        stats
+    }
+
+    pub(crate) fn under_replicated(&self) -> u64 {
+        let queues = [Priority::OneLeft, Priority::VeryLow, Priority::Low];
+        queues.iter().map(|&priority| self.queues.len(priority) as u64).sum()
+    }
+
+    /// Blocks of which nothing is left, known once the start-up part of safe mode is over.
+    pub(crate) fn missing_blocks(&self, limit: usize) -> Vec<(BlockId, InodeId)> {
+        let ids = self.queues.first(Priority::NoneLeft, limit);
+        ids.into_iter().filter_map(|id| Some((id, self.map.get(id)?.inode))).collect()
+    }
+
+    pub(crate) fn datanode_report(&self) -> Vec<v1::DatanodeReport> {
+        self.nodes.registered().map(|(_, node)| self.report_of(node)).collect()
+    }
+
+    fn report_of(&self, node: &Datanode) -> v1::DatanodeReport {
+        let silent_for = node.silent_for(self.now);
+        let state = if !node.is_live {
+            v1::DatanodeState::DatanodeDead
+        } else if silent_for >= self.config.stale_after {
+            v1::DatanodeState::DatanodeStale
+        } else {
+            v1::DatanodeState::DatanodeLive
+        };
+        let volumes = node.storages.iter().map(|&index| {
+            let storage = self.nodes.storage(index);
+            v1::VolumeReport {
+                storage_uuid: storage.uuid.clone(),
+                path: storage.path.clone(),
+                capacity: storage.capacity,
+                used: storage.used,
+                remaining: storage.remaining,
+                failed: storage.state == StorageState::Failed,
+                blocks: storage.blocks.len(),
+            }
+        });
+        v1::DatanodeReport {
+            id: Some(node.id.clone()),
+            state: state.into(),
+            last_heartbeat_ms_ago: u64::try_from(silent_for.as_millis()).unwrap_or(u64::MAX),
+            volumes: volumes.collect(),
+            active_transfers: node.active_transfers,
+            software_version: node.software_version.clone(),
+        }
+    }
+}

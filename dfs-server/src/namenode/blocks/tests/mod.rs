@@ -1,0 +1,363 @@
+//! Tests of the block manager as a whole: DataNodes that exist only as maps, a clock that moves only when told.
+
+mod bench;
+mod model;
+mod placement;
+mod repair;
+mod reports;
+mod safe_mode;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dfs_common::block::Block;
+use dfs_common::clock::ManualClock;
+use dfs_common::config_file::Config;
+use dfs_common::ids::{BlockId, GenerationStamp, InodeId};
+use dfs_proto::v1;
+use dfs_proto::v1::order::Order;
+
+use super::block_map::BlockState;
+use super::state::{Counts, SoftState};
+use super::{BlockEvent, BlockManager, TargetRequest};
+use crate::namenode::datanodes::StorageIndex;
+
+/// Bytes free on each volume at first.
+const ROOM: u64 = 100 << 30;
+
+/// A replica on a pretended DataNode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Copy {
+    pub state: v1::ReplicaState,
+    pub generation_stamp: u64,
+    pub length: u64,
+    pub is_intact: bool,
+}
+
+/// A pretended DataNode with one volume.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Node {
+    pub uuid: String,
+    pub storage: String,
+    pub ip: String,
+    pub rack: String,
+    pub registration: u64,
+    /// Number of the next report or event.
+    pub next_number: u64,
+    pub copies: BTreeMap<u64, Copy>,
+    pub remaining: u64,
+    pub active_transfers: u32,
+    pub is_up: bool,
+}
+
+/// A block manager and its DataNodes.
+pub(super) struct Cluster {
+    pub blocks: BlockManager,
+    pub clock: Arc<ManualClock>,
+    pub nodes: Vec<Node>,
+}
+
+pub(super) fn block(id: u64, generation_stamp: u64, length: u64) -> Block {
+    Block { id: BlockId(id), generation_stamp: GenerationStamp(generation_stamp), length }
+}
+
+pub(super) fn finalized(generation_stamp: u64, length: u64) -> Copy {
+    Copy { state: v1::ReplicaState::Finalized, generation_stamp, length, is_intact: true }
+}
+
+impl Cluster {
+    /// One DataNode per name of a rack; nothing has registered yet.
+    pub fn unregistered(racks: &[&str], settings: &[&str]) -> Self {
+        let clock = Arc::new(ManualClock::new());
+        let mut config = Config::default();
+        for setting in settings {
+            config.set(setting).unwrap();
+        }
+        let blocks = BlockManager::new(&config, clock.clone(), 7);
+        let nodes = racks.iter().enumerate().map(|(at, rack)| Node {
+            uuid: format!("dn{at}"),
+            storage: format!("s{at}"),
+            ip: format!("10.0.0.{}", at + 1),
+            rack: (*rack).to_owned(),
+            next_number: 1,
+            remaining: ROOM,
+            ..Node::default()
+        });
+        let nodes = nodes.collect();
+        Self { blocks, clock, nodes }
+    }
+
+    /// All registered and reported, active, out of safe mode.
+    pub fn new(racks: &[&str]) -> Self {
+        let mut cluster = Self::unregistered(racks, &[]);
+        cluster.blocks.set_active(true);
+        for at in 0..cluster.nodes.len() {
+            cluster.register(at);
+        }
+        cluster.blocks.tick();
+        assert!(cluster.blocks.may_repair());
+        cluster
+    }
+
+    fn storage_report(node: &Node) -> v1::StorageReport {
+        v1::StorageReport {
+            storage_uuid: node.storage.clone(),
+            path: "/data".into(),
+            capacity: ROOM,
+            used: ROOM - node.remaining,
+            remaining: node.remaining,
+            failed: false,
+        }
+    }
+
+    /// Registers and reports in full.
+    pub fn register(&mut self, at: usize) {
+        self.register_only(at);
+        self.report(at);
+    }
+
+    pub fn register_only(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        let request = v1::RegisterDatanodeRequest {
+            id: Some(v1::DatanodeId {
+                uuid: node.uuid.clone(),
+                data_port: 9866,
+                rack: node.rack.clone(),
+                ..v1::DatanodeId::default()
+            }),
+            namespace: None,
+            storages: vec![Self::storage_report(node)],
+        };
+        let response = self.blocks.register_datanode(&request, &node.ip).unwrap();
+        assert_eq!(response.id.unwrap().host, node.ip);
+        node.registration = response.registration_id;
+        node.next_number = 1;
+        node.is_up = true;
+    }
+
+    /// A full report in one page.
+    pub fn report(&mut self, at: usize) {
+        let page = self.page(at);
+        self.nodes[at].next_number += 1;
+        self.blocks.block_report_page(&page).unwrap();
+    }
+
+    pub fn page(&self, at: usize) -> v1::BlockReportPage {
+        let node = &self.nodes[at];
+        let is_finalized = |copy: &&Copy| copy.state == v1::ReplicaState::Finalized;
+        let done: Vec<_> = node.copies.iter().filter(|(_, copy)| is_finalized(copy)).collect();
+        let open = node.copies.iter().filter(|(_, copy)| !is_finalized(copy));
+        v1::BlockReportPage {
+            datanode_uuid: node.uuid.clone(),
+            registration_id: node.registration,
+            report_number: node.next_number,
+            storage_uuid: node.storage.clone(),
+            ids: done.iter().map(|(id, _)| **id).collect(),
+            generation_stamps: done.iter().map(|(_, copy)| copy.generation_stamp).collect(),
+            lengths: done.iter().map(|(_, copy)| copy.length).collect(),
+            under_construction: open
+                .map(|(&id, copy)| v1::ReplicaUnderConstruction {
+                    block: Some(block(id, copy.generation_stamp, copy.length).into()),
+                    state: copy.state.into(),
+                })
+                .collect(),
+            last_of_storage: true,
+            last: true,
+            block_pool_id: String::new(),
+        }
+    }
+
+    /// Sends one event, or loses it on the way.
+    pub fn event(&mut self, at: usize, kind: v1::ReplicaEventKind, block: Block, is_lost: bool) {
+        let node = &mut self.nodes[at];
+        let request = v1::BlockReceivedAndDeletedRequest {
+            datanode_uuid: node.uuid.clone(),
+            registration_id: node.registration,
+            report_number: node.next_number,
+            events: vec![v1::ReplicaEvent {
+                kind: kind.into(),
+                block: Some(block.into()),
+                storage_uuid: node.storage.clone(),
+            }],
+            block_pool_id: String::new(),
+        };
+        node.next_number += 1;
+        if !is_lost {
+            // A node that is taken for dead is refused, and learns of it by its next heartbeat.
+            let _ = self.blocks.incremental_report(&request);
+        }
+    }
+
+    /// The DataNode has a replica now, and says so.
+    pub fn put(&mut self, at: usize, id: u64, copy: Copy) {
+        self.nodes[at].copies.insert(id, copy);
+        let kind = if copy.state == v1::ReplicaState::Finalized {
+            v1::ReplicaEventKind::ReplicaReceived
+        } else {
+            v1::ReplicaEventKind::ReplicaReceiving
+        };
+        self.event(at, kind, block(id, copy.generation_stamp, copy.length), false);
+    }
+
+    pub fn heartbeat(&mut self, at: usize) -> Vec<Order> {
+        let node = &self.nodes[at];
+        let request = v1::SendHeartbeatRequest {
+            datanode_uuid: node.uuid.clone(),
+            registration_id: node.registration,
+            storages: vec![Self::storage_report(node)],
+            active_transfers: node.active_transfers,
+        };
+        let response = self.blocks.heartbeat(&request).unwrap();
+        response.orders.into_iter().filter_map(|order| order.order).collect()
+    }
+
+    pub fn node_at(&self, uuid: &str) -> usize {
+        self.nodes.iter().position(|node| node.uuid == uuid).unwrap()
+    }
+
+    /// Does what the NameNode ordered.
+    pub fn obey(&mut self, at: usize, order: Order) {
+        match order {
+            Order::Register(_) => self.register(at),
+            Order::BlockReport(_) => self.report(at),
+            Order::Transfer(order) => {
+                let wanted = Block::from(order.block.unwrap());
+                let Some(&copy) = self.nodes[at].copies.get(&wanted.id.0) else { return };
+                let is_right = copy.generation_stamp == wanted.generation_stamp.0 && copy.length == wanted.length;
+                for target in order.targets {
+                    let to = self.node_at(&target.uuid);
+                    if is_right && copy.is_intact && self.nodes[to].is_up {
+                        assert!(!self.nodes[to].copies.contains_key(&wanted.id.0), "dn{to} has {wanted} already");
+                        self.put(to, wanted.id.0, copy);
+                    }
+                }
+            }
+            Order::Invalidate(order) => {
+                for doomed in order.blocks {
+                    let has = self.nodes[at].copies.get(&doomed.id);
+                    if has.is_some_and(|copy| copy.generation_stamp == doomed.generation_stamp) {
+                        self.nodes[at].copies.remove(&doomed.id);
+                        let gone = Block::from(doomed);
+                        self.event(at, v1::ReplicaEventKind::ReplicaDeleted, gone, false);
+                    }
+                }
+            }
+            Order::Recover(_) | Order::Verify(_) => panic!("not ordered by this version"),
+        }
+    }
+
+    /// A second passes: all nodes that are up beat and obey, then the NameNode ticks.
+    pub fn second(&mut self) {
+        self.clock.advance(Duration::from_secs(1));
+        for at in 0..self.nodes.len() {
+            if self.nodes[at].is_up {
+                for order in self.heartbeat(at) {
+                    self.obey(at, order);
+                }
+            }
+        }
+        self.blocks.tick();
+    }
+
+    pub fn seconds(&mut self, count: usize) {
+        for _ in 0..count {
+            self.second();
+        }
+    }
+
+    pub fn allocate(&self, id: u64, generation_stamp: u64, replication: u16, targets: &[usize]) {
+        let targets = targets.iter().map(|&at| (self.nodes[at].uuid.clone(), self.nodes[at].storage.clone()));
+        self.blocks.on_events([BlockEvent::Allocated {
+            block: block(id, generation_stamp, 0),
+            inode: InodeId(id),
+            replication,
+            targets: targets.collect(),
+        }]);
+    }
+
+    pub fn commit(&self, id: u64, generation_stamp: u64, length: u64) {
+        self.blocks.on_events([BlockEvent::Committed { block: block(id, generation_stamp, length) }]);
+    }
+
+    /// A whole block on these nodes.
+    pub fn write(&mut self, id: u64, replication: u16, targets: &[usize]) {
+        self.allocate(id, 1, replication, targets);
+        for &at in targets {
+            self.put(at, id, finalized(1, 10));
+        }
+        self.commit(id, 1, 10);
+    }
+
+    pub fn located(&self, id: u64) -> Vec<String> {
+        let mut uuids: Vec<String> =
+            self.blocks.locate(BlockId(id), None).datanodes.into_iter().map(|node| node.uuid).collect();
+        uuids.sort();
+        uuids
+    }
+
+    pub fn targets(&self, replication: u32, writer: Option<&str>, exclude: &[String]) -> Vec<String> {
+        let request = TargetRequest { replication, writer, exclude, chosen: &[], block_size: 1 << 20 };
+        let targets = self.blocks.choose_targets(&request).unwrap();
+        targets.into_iter().map(|target| target.datanode.uuid).collect()
+    }
+
+    /// The nodes that have a good replica, truly.
+    pub fn holders(&self, id: u64, generation_stamp: u64, length: u64) -> Vec<usize> {
+        let good = |node: &Node| {
+            node.copies.get(&id).is_some_and(|&copy| copy == finalized(generation_stamp, length))
+        };
+        (0..self.nodes.len()).filter(|&at| good(&self.nodes[at])).collect()
+    }
+
+    /// Compares everything that is kept twice.
+    pub fn check(&self) {
+        check_state(&self.blocks.lock());
+    }
+}
+
+/// The invariants of the soft state, recounted.
+fn check_state(state: &SoftState) {
+    let mut counts = Counts::default();
+    let mut on_storage: BTreeMap<StorageIndex, roaring::RoaringTreemap> = BTreeMap::new();
+    let mut note = |storage: StorageIndex, id: BlockId| {
+        on_storage.entry(storage).or_default().insert(id.0);
+    };
+    for id in state.map.ids_from(BlockId(0), usize::MAX) {
+        let info = state.map.get(id).unwrap();
+        let replicas = state.map.replicas(id);
+        if info.state() == BlockState::Complete {
+            counts.complete += 1;
+            counts.with_minimum += u64::from(replicas.len() >= state.config.replication_min);
+            counts.with_any += u64::from(!replicas.is_empty());
+        }
+        let is_open = info.state() == BlockState::UnderConstruction;
+        assert!(!is_open || replicas.is_empty() && state.open.contains_key(&id), "{id}: open");
+        replicas.iter().for_each(|&storage| note(storage, id));
+    }
+    assert_eq!(counts, state.counts);
+    for (id, open) in &state.open {
+        open.reported.iter().for_each(|(storage, _)| note(*storage, *id));
+    }
+    for (id, bad) in &state.bad {
+        bad.iter().for_each(|bad| note(bad.storage, *id));
+    }
+    state.set_aside.keys().for_each(|(id, storage)| note(*storage, *id));
+    let mut units: BTreeMap<StorageIndex, u32> = BTreeMap::new();
+    let open = state.open.values().flat_map(|open| &open.targets);
+    for &target in open.chain(state.pending.values().flat_map(|pending| &pending.targets)) {
+        *units.entry(target).or_default() += 1;
+    }
+    for (index, storage) in state.nodes.all_storages() {
+        assert_eq!(storage.scheduled_blocks, units.get(&index).copied().unwrap_or(0), "units of {}", storage.uuid);
+        assert_eq!(storage.blocks, on_storage.remove(&index).unwrap_or_default(), "blocks of {}", storage.uuid);
+        assert!(storage.blocks.is_disjoint(&storage.doomed), "{}: doomed and counted", storage.uuid);
+    }
+    let mut costs: BTreeMap<_, u32> = BTreeMap::new();
+    for (node, cost) in state.pending.values().filter_map(|pending| pending.source) {
+        *costs.entry(node).or_default() += cost;
+    }
+    for (index, node) in state.nodes.registered() {
+        assert_eq!(node.outgoing_cost, costs.get(&index).copied().unwrap_or(0), "streams of {}", node.id.uuid);
+    }
+}

@@ -1,0 +1,273 @@
+//! Repair, deletion and corrupt replicas, from the outside.
+
+use std::time::Duration;
+
+use dfs_common::ids::BlockId;
+
+use super::super::BlockEvent;
+use super::super::replication::{Priority, ReplicaPlace, choose_excess, choose_priority, may_drop_bad};
+use super::super::report::BadReason;
+use super::super::stats::FsStats;
+use super::{Cluster, block, finalized};
+use crate::namenode::datanodes::{Datanodes, NodeIndex, StorageIndex};
+
+#[test]
+fn choose_priority_is_this_table() {
+    use Priority::{Low, Misplaced, NoneLeft, OneLeft, VeryLow};
+    // (live, pending, wanted, well placed, expected)
+    for (live, pending, wanted, placed, expected) in [
+        (0, 0, 3, true, Some(NoneLeft)),
+        (0, 1, 3, true, Some(NoneLeft)),
+        (1, 0, 3, true, Some(OneLeft)),
+        (1, 2, 3, true, None),
+        (1, 0, 1, true, None),
+        (2, 0, 3, true, Some(Low)),
+        (2, 1, 3, false, None),
+        (2, 0, 10, true, Some(VeryLow)),
+        (4, 0, 10, true, Some(Low)),
+        (3, 0, 3, true, None),
+        (3, 0, 3, false, Some(Misplaced)),
+        (5, 0, 3, true, None),
+    ] {
+        assert_eq!(choose_priority(live, pending, wanted, placed), expected, "{live}+{pending} of {wanted}");
+    }
+}
+
+#[test]
+fn choose_excess_keeps_racks_and_nodes() {
+    let mut nodes = Datanodes::default();
+    let mut rack = |name: &str| {
+        let id = dfs_proto::v1::DatanodeId { uuid: name.into(), rack: name.into(), ..Default::default() };
+        let request = dfs_proto::v1::RegisterDatanodeRequest { id: Some(id), ..Default::default() };
+        let registration = crate::namenode::datanodes::RegistrationId(1);
+        let peer = Some([10, 0, 0, 1].into());
+        let node = nodes.register(&request, peer, registration, std::time::Instant::now()).unwrap().node;
+        nodes.node(node).rack
+    };
+    let (a, b) = (rack("/a"), rack("/b"));
+    let place = |storage, node, rack, is_stale, remaining| ReplicaPlace {
+        storage: StorageIndex(storage),
+        node: NodeIndex(node),
+        rack,
+        is_stale,
+        remaining,
+    };
+    // (replicas, storage to delete)
+    for (places, expected) in [
+        (vec![], None),
+        (vec![place(1, 1, a, false, 5)], None),
+        // Two on one rack: of these the fuller volume, though the other rack's is fuller still.
+        (vec![place(1, 1, a, false, 9), place(2, 2, a, false, 5), place(3, 3, b, false, 1)], Some(2)),
+        // A silent node first.
+        (vec![place(1, 1, a, true, 9), place(2, 2, a, false, 5), place(3, 3, b, false, 1)], Some(1)),
+        // Twice on one node before all.
+        (vec![place(1, 1, a, true, 9), place(2, 2, a, false, 5), place(3, 3, b, false, 1), place(4, 3, b, false, 2)], Some(3)),
+        (vec![place(1, 1, a, false, 2), place(2, 2, b, false, 1)], Some(2)),
+    ] {
+        assert_eq!(choose_excess(&places), expected.map(StorageIndex), "{places:?}");
+    }
+}
+
+#[test]
+fn may_drop_bad_is_this_table() {
+    use BadReason::{Corrupt, StaleGeneration};
+    // (reason, good, bad, wanted, minimum, expected)
+    for (reason, good, bad, wanted, minimum, expected) in [
+        (Corrupt, 0, 3, 3, 1, false),
+        (StaleGeneration, 0, 3, 3, 1, false),
+        (Corrupt, 2, 1, 3, 1, false),
+        (Corrupt, 3, 1, 3, 1, true),
+        (Corrupt, 2, 2, 3, 1, true),
+        (Corrupt, 1, 3, 3, 2, false),
+        (StaleGeneration, 1, 1, 3, 1, true),
+    ] {
+        assert_eq!(may_drop_bad(reason, good, bad, wanted, minimum), expected, "{reason:?} {good} good {bad} bad");
+    }
+}
+
+#[test]
+fn a_dead_node_is_replaced_and_its_return_undone() {
+    let mut cluster = Cluster::new(&["/a"; 4]);
+    for id in 1..=100 {
+        cluster.write(id, 3, &[0, 1, 2]);
+    }
+    cluster.nodes[2].is_up = false;
+    cluster.seconds(60);
+    assert_eq!(cluster.blocks.fs_stats().dead_datanodes, 0, "silent, not dead yet");
+    cluster.seconds(10);
+    let stats = cluster.blocks.fs_stats();
+    assert_eq!((stats.live_datanodes, stats.dead_datanodes), (3, 1));
+    assert_eq!((stats.under_replicated_blocks, stats.missing_blocks), (0, 0));
+    for id in 1..=100 {
+        assert_eq!(cluster.located(id), ["dn0", "dn1", "dn3"]);
+    }
+    cluster.check();
+    // Back, still full: the heartbeat is refused, the report brings too many replicas.
+    cluster.nodes[2].is_up = true;
+    cluster.seconds(5);
+    for id in 1..=100 {
+        assert_eq!(cluster.holders(id, 1, 10).len(), 3, "block {id}");
+        assert_eq!(cluster.located(id).len(), 3, "block {id}");
+    }
+    cluster.check();
+}
+
+#[test]
+fn repair_is_bounded_per_source_and_retried() {
+    let mut cluster = Cluster::new(&["/a"; 2]);
+    for id in 1..=10 {
+        cluster.allocate(id, 1, 1, &[0]);
+        cluster.put(0, id, finalized(1, 128 << 20));
+        cluster.commit(id, 1, 128 << 20);
+        cluster.blocks.on_events([BlockEvent::ReplicationChanged { id: BlockId(id), replication: 2 }]);
+    }
+    cluster.blocks.tick();
+    // The last replica is at stake: four streams. The orders are lost.
+    assert_eq!(cluster.heartbeat(0).len(), 4);
+    assert_eq!(cluster.blocks.pending_count(), 4);
+    cluster.second();
+    assert_eq!(cluster.blocks.pending_count(), 4);
+    for _ in 0..8 {
+        cluster.clock.advance(Duration::from_secs(8));
+        cluster.second();
+    }
+    cluster.seconds(5);
+    assert_eq!((cluster.blocks.pending_count(), cluster.blocks.under_replicated_count()), (0, 0));
+    cluster.check();
+}
+
+#[test]
+fn setrep_raises_and_lowers() {
+    let mut cluster = Cluster::new(&["/a", "/a", "/b", "/b"]);
+    cluster.write(1, 2, &[0, 2]);
+    for (replication, expected) in [(4, 4), (3, 3), (1, 1), (2, 2)] {
+        cluster.blocks.on_events([BlockEvent::ReplicationChanged { id: BlockId(1), replication }]);
+        cluster.seconds(4);
+        let holders = cluster.holders(1, 1, 10);
+        assert_eq!(holders.len(), expected);
+        let has = |rack: &str| holders.iter().any(|&at| cluster.nodes[at].rack == rack);
+        assert!(expected == 1 || has("/a") && has("/b"), "{holders:?}");
+        cluster.check();
+    }
+}
+
+#[test]
+fn a_block_on_one_rack_gets_a_copy_on_another() {
+    let mut cluster = Cluster::new(&["/a", "/a", "/a", "/a"]);
+    cluster.write(1, 3, &[0, 1, 2]);
+    cluster.seconds(2);
+    cluster.nodes[3].rack = "/b".into();
+    cluster.register(3);
+    cluster.seconds(5);
+    let holders = cluster.holders(1, 1, 10);
+    assert!(holders.len() == 3 && holders.contains(&3), "{holders:?}");
+    cluster.check();
+}
+
+#[test]
+fn a_corrupt_replica_is_not_served_and_replaced_elsewhere() {
+    let mut cluster = Cluster::new(&["/a"; 4]);
+    cluster.write(1, 3, &[0, 1, 2]);
+    cluster.nodes[1].copies.get_mut(&1).unwrap().is_intact = false;
+    cluster.blocks.report_bad_replica(block(1, 1, 10), "dn1", "");
+    assert_eq!(cluster.located(1), ["dn0", "dn2"]);
+    assert_eq!(cluster.blocks.fs_stats().corrupt_blocks, 1);
+    // Reported as present again: still bad.
+    cluster.report(1);
+    assert_eq!(cluster.located(1), ["dn0", "dn2"]);
+    cluster.seconds(4);
+    assert_eq!(cluster.located(1), ["dn0", "dn2", "dn3"]);
+    assert!(!cluster.nodes[1].copies.contains_key(&1), "deleted once it was replaced");
+    let FsStats { corrupt_blocks, under_replicated_blocks, .. } = cluster.blocks.fs_stats();
+    assert_eq!((corrupt_blocks, under_replicated_blocks), (0, 0));
+    cluster.check();
+}
+
+#[test]
+fn corrupt_replicas_are_replaced_in_place_when_there_is_no_other_node() {
+    let mut cluster = Cluster::new(&["/a"; 3]);
+    cluster.write(1, 3, &[0, 1, 2]);
+    for at in [1, 2] {
+        cluster.nodes[at].copies.get_mut(&1).unwrap().is_intact = false;
+        cluster.blocks.report_bad_replica(block(1, 1, 10), &format!("dn{at}"), &format!("s{at}"));
+    }
+    cluster.seconds(10);
+    assert_eq!(cluster.holders(1, 1, 10), [0, 1, 2]);
+    cluster.check();
+}
+
+#[test]
+fn a_block_with_only_corrupt_replicas_keeps_and_shows_them() {
+    let mut cluster = Cluster::new(&["/a"; 3]);
+    cluster.write(1, 2, &[0, 1]);
+    for at in [0, 1] {
+        cluster.blocks.report_bad_replica(block(1, 1, 10), &format!("dn{at}"), "");
+    }
+    cluster.seconds(100);
+    let located = cluster.blocks.locate(BlockId(1), None);
+    assert_eq!((located.datanodes.len(), located.corrupt), (2, true));
+    assert_eq!(cluster.holders(1, 1, 10), [0, 1], "they may be all that is left");
+    assert_eq!(cluster.blocks.fs_stats().missing_blocks, 1);
+    cluster.check();
+}
+
+#[test]
+fn a_failed_volume_is_repaired_from_elsewhere() {
+    let mut cluster = Cluster::new(&["/a"; 4]);
+    cluster.write(1, 3, &[0, 1, 2]);
+    let mut failed = Cluster::storage_report(&cluster.nodes[1]);
+    failed.failed = true;
+    let request = dfs_proto::v1::SendHeartbeatRequest {
+        datanode_uuid: "dn1".into(),
+        registration_id: cluster.nodes[1].registration,
+        storages: vec![failed],
+        active_transfers: 0,
+    };
+    cluster.blocks.heartbeat(&request).unwrap();
+    assert_eq!(cluster.located(1), ["dn0", "dn2"]);
+    cluster.nodes[1].is_up = false;
+    cluster.seconds(3);
+    assert_eq!(cluster.located(1), ["dn0", "dn2", "dn3"]);
+    // The volume works again: what it holds is asked for, and is one too many.
+    cluster.nodes[1].is_up = true;
+    cluster.seconds(5);
+    assert_eq!(cluster.holders(1, 1, 10).len(), 3);
+    cluster.check();
+}
+
+#[test]
+fn excess_waits_for_reports_since_this_leader_began() {
+    let mut cluster = Cluster::new(&["/a"; 4]);
+    cluster.seconds(1);
+    cluster.blocks.set_active(false);
+    for id in 1..=10 {
+        cluster.write(id, 1, &[0, 1, 2]);
+    }
+    cluster.blocks.set_active(true);
+    // No heartbeats, so no orders to report: nothing is known for sure.
+    cluster.blocks.tick();
+    for at in 0..3 {
+        let orders = cluster.heartbeat(at);
+        assert!(matches!(orders[..], [dfs_proto::v1::order::Order::BlockReport(_)]), "{orders:?}");
+        cluster.report(at);
+    }
+    cluster.seconds(3);
+    for id in 1..=10 {
+        assert_eq!(cluster.holders(id, 1, 10).len(), 1);
+    }
+    cluster.check();
+}
+
+#[test]
+fn deletions_go_out_at_most_a_thousand_per_heartbeat() {
+    let mut cluster = Cluster::new(&["/a"]);
+    for id in 1..=2_500 {
+        cluster.write(id, 1, &[0]);
+    }
+    cluster.blocks.on_events((1..=2_500).map(|id| BlockEvent::Removed { id: BlockId(id) }));
+    for expected in [1_500, 500, 0] {
+        cluster.second();
+        assert_eq!(cluster.nodes[0].copies.len(), expected);
+    }
+    cluster.check();
+}

@@ -1,0 +1,289 @@
+//! What reports do: the table of dispositions, the sequence of numbers, and the diff of full reports.
+
+use std::time::{Duration, Instant};
+
+use dfs_common::block::Block;
+use dfs_common::error::ErrorKind;
+use dfs_common::ids::{BlockId, GenerationStamp, InodeId};
+use dfs_proto::v1::ReplicaState::{Finalized, Rbw, Rur, Rwr, Temporary};
+use dfs_proto::v1::order::Order;
+use dfs_proto::v1::{self, ReplicaEventKind};
+
+use super::super::BlockEvent;
+use super::super::block_map::{BlockInfo, BlockState};
+use super::super::report::{
+    BadReason, Disposition, EventsVerdict, PageVerdict, ReportNumber, ReportSequence, ReportedReplica,
+    choose_disposition,
+};
+use super::{Cluster, Copy, block, finalized};
+
+#[test]
+fn choose_disposition_is_this_table() {
+    use BlockState::{Committed, Complete, UnderConstruction};
+    use Disposition::{Accept, Ignore, Invalidate, MarkBad, RecordOpen, SetAside};
+    let known = |state| {
+        let block = Block { id: BlockId(1), generation_stamp: GenerationStamp(5), length: 10 };
+        Some(BlockInfo::new(block, InodeId(1), 3, state))
+    };
+    // (known, allocated, reported state, generation stamp, length, expected)
+    for (known, was_allocated, state, stamp, length, expected) in [
+        (None, true, Finalized, 5, 10, Invalidate),
+        (None, true, Rbw, 5, 10, Invalidate),
+        (None, false, Finalized, 5, 10, SetAside),
+        (None, false, Rwr, 5, 10, SetAside),
+        (known(UnderConstruction), true, Finalized, 4, 3, RecordOpen),
+        (known(UnderConstruction), true, Rbw, 6, 3, RecordOpen),
+        (known(Committed), true, Finalized, 5, 10, Accept),
+        (known(Complete), true, Finalized, 5, 10, Accept),
+        (known(Complete), true, Finalized, 5, 9, MarkBad(BadReason::WrongLength)),
+        (known(Complete), true, Finalized, 5, 11, MarkBad(BadReason::WrongLength)),
+        (known(Complete), true, Finalized, 4, 10, MarkBad(BadReason::StaleGeneration)),
+        (known(Complete), true, Rbw, 4, 10, MarkBad(BadReason::StaleGeneration)),
+        (known(Complete), true, Finalized, 6, 10, SetAside),
+        (known(Complete), true, Rbw, 6, 10, SetAside),
+        (known(Complete), true, Rbw, 5, 10, Ignore),
+        (known(Complete), true, Rur, 5, 10, Ignore),
+        (known(Complete), true, Temporary, 5, 10, Ignore),
+        (known(Complete), true, Rwr, 5, 10, MarkBad(BadReason::NotFinalized)),
+        (known(Committed), true, Rwr, 5, 10, MarkBad(BadReason::NotFinalized)),
+    ] {
+        let reported = ReportedReplica { state, generation_stamp: GenerationStamp(stamp), length };
+        let state = known.as_ref().map(BlockInfo::state);
+        assert_eq!(
+            choose_disposition(&reported, known.as_ref(), was_allocated),
+            expected,
+            "{state:?} {was_allocated} {reported:?}"
+        );
+    }
+}
+
+#[test]
+fn sequence_applies_each_event_once_and_in_order() {
+    let now = Instant::now();
+    let mut sequence = ReportSequence::new(now);
+    let number = ReportNumber;
+    assert_eq!(sequence.on_full_page(number(1), now), PageVerdict::Proceed);
+    assert_eq!(sequence.on_events(number(2), 3), EventsVerdict::Queue);
+    sequence.queue(number(2), vec![v1::ReplicaEvent::default(); 3]);
+    assert_eq!(sequence.on_full_page(number(1), now), PageVerdict::Proceed);
+    assert_eq!(sequence.on_full_end().unwrap().queued.len(), 1);
+    // (first, count, expected)
+    for (first, count, expected) in [
+        (2, 3, EventsVerdict::Apply { skip: 0 }),
+        (2, 3, EventsVerdict::Ignore),
+        (4, 3, EventsVerdict::Apply { skip: 1 }),
+        (7, 1, EventsVerdict::Apply { skip: 0 }),
+    ] {
+        assert_eq!(sequence.on_events(number(first), count), expected, "{first}+{count}");
+    }
+    assert!(!sequence.is_full_due(now));
+    assert_eq!(sequence.on_events(number(10), 1), EventsVerdict::Apply { skip: 0 });
+    assert!(sequence.is_full_due(now), "a gap asks for a full report");
+    sequence.on_full_ordered(now);
+    assert!(!sequence.is_full_due(now));
+    assert!(sequence.is_full_due(now + Duration::from_secs(10)), "and asks again");
+    assert_eq!(sequence.on_full_page(number(9), now), PageVerdict::Ignore, "older than what was applied");
+    // Both ways of numbering a full report: its own number, or that of the last event it includes.
+    for named in [10, 11] {
+        assert_eq!(sequence.on_full_page(number(named), now), PageVerdict::Proceed);
+        assert!(sequence.on_full_end().is_some());
+        assert!(!sequence.is_full_due(now));
+    }
+}
+
+#[test]
+fn sequence_gives_up_a_stalled_report_and_asks_again() {
+    let now = Instant::now();
+    let mut sequence = ReportSequence::new(now);
+    assert!(!sequence.is_full_due(now + Duration::from_secs(29)));
+    assert!(sequence.is_full_due(now + Duration::from_secs(30)), "the first report is late");
+    sequence.on_full_page(ReportNumber(1), now);
+    assert!(!sequence.has_stalled(now + Duration::from_secs(60)));
+    assert!(sequence.has_stalled(now + Duration::from_secs(61)));
+    sequence.abort_full();
+    assert!(sequence.is_full_due(now));
+}
+
+#[test]
+fn full_report_adds_and_forgets() {
+    let mut cluster = Cluster::new(&["/a"; 2]);
+    for id in 1..=10 {
+        cluster.write(id, 1, &[0]);
+    }
+    for id in 1..=5 {
+        cluster.nodes[0].copies.remove(&id);
+    }
+    cluster.report(0);
+    assert!(cluster.located(3).is_empty());
+    assert_eq!(cluster.located(7), ["dn0"]);
+    assert_eq!(cluster.blocks.fs_stats().missing_blocks, 5);
+    assert_eq!(cluster.blocks.missing_blocks(2), [(BlockId(1), InodeId(1)), (BlockId(2), InodeId(2))]);
+    cluster.nodes[0].copies.insert(3, finalized(1, 10));
+    cluster.report(0);
+    assert_eq!(cluster.located(3), ["dn0"]);
+    cluster.check();
+}
+
+#[test]
+fn full_report_in_pages_equals_one_page() {
+    let mut cluster = Cluster::new(&["/a"; 1]);
+    for id in 1..=100 {
+        cluster.allocate(id, 1, 1, &[]);
+        cluster.commit(id, 1, 10);
+        cluster.nodes[0].copies.insert(id, finalized(1, 10));
+    }
+    let whole = cluster.page(0);
+    for (at, ids) in whole.ids.chunks(7).enumerate() {
+        let is_last = (at + 1) * 7 >= 100;
+        let page = v1::BlockReportPage {
+            ids: ids.to_vec(),
+            generation_stamps: vec![1; ids.len()],
+            lengths: vec![10; ids.len()],
+            last_of_storage: is_last,
+            last: is_last,
+            ..whole.clone()
+        };
+        cluster.blocks.block_report_page(&page).unwrap();
+    }
+    assert_eq!(cluster.blocks.fs_stats().missing_blocks, 0);
+    cluster.check();
+}
+
+#[test]
+fn full_report_of_a_malformed_page_is_given_up_and_asked_for_again() {
+    let mut cluster = Cluster::new(&["/a"; 1]);
+    cluster.seconds(1);
+    cluster.write(1, 1, &[0]);
+    let good = cluster.page(0);
+    type Damage = fn(&mut v1::BlockReportPage);
+    let damages: [(Damage, ErrorKind); 5] = [
+        (|page| page.lengths.clear(), ErrorKind::Protocol),
+        (|page| page.ids = vec![2, 1], ErrorKind::Protocol),
+        (|page| page.storage_uuid = "other".into(), ErrorKind::InvalidArgument),
+        (|page| page.registration_id += 1, ErrorKind::Stale),
+        (|page| page.datanode_uuid = "other".into(), ErrorKind::Stale),
+    ];
+    for (damage, kind) in damages {
+        let mut page = good.clone();
+        page.ids = vec![1, 2];
+        page.generation_stamps = vec![1, 1];
+        page.lengths = vec![10, 10];
+        damage(&mut page);
+        let result = cluster.blocks.block_report_page(&page);
+        assert_eq!(result.unwrap_err().kind(), kind);
+        assert_eq!(cluster.located(1), ["dn0"]);
+    }
+    assert!(cluster.heartbeat(0).iter().any(|order| matches!(order, Order::BlockReport(_))));
+    cluster.check();
+}
+
+#[test]
+fn replicas_of_removed_blocks_go_and_of_unknown_ones_stay() {
+    let mut cluster = Cluster::new(&["/a"; 1]);
+    cluster.allocate(5, 1, 1, &[]);
+    cluster.blocks.on_events([BlockEvent::Removed { id: BlockId(5) }]);
+    for id in [3, 5, 6, 1_000] {
+        cluster.nodes[0].copies.insert(id, finalized(1, 10));
+    }
+    cluster.report(0);
+    cluster.seconds(3);
+    let left: Vec<u64> = cluster.nodes[0].copies.keys().copied().collect();
+    assert_eq!(left, [6, 1_000], "ids from 6 on were never allocated");
+    // The log catches up: what was set aside counts.
+    cluster.allocate(6, 1, 1, &[]);
+    cluster.commit(6, 1, 10);
+    assert_eq!(cluster.located(6), ["dn0"]);
+    cluster.blocks.set_allocated_limit(BlockId(2_000));
+    cluster.report(0);
+    cluster.seconds(3);
+    assert_eq!(cluster.nodes[0].copies.keys().copied().collect::<Vec<_>>(), [6]);
+    cluster.check();
+}
+
+#[test]
+fn append_makes_replicas_of_the_old_generation_stale() {
+    let mut cluster = Cluster::new(&["/a"; 3]);
+    cluster.write(1, 3, &[0, 1, 2]);
+    // dn2 drops out of the pipeline that appends; the reports of the others come before the log's entry.
+    for at in [0, 1] {
+        cluster.put(at, 1, Copy { state: Rbw, ..finalized(2, 10) });
+    }
+    assert_eq!(cluster.located(1), ["dn0", "dn1", "dn2"]);
+    let targets = [0, 1].map(|at: usize| (format!("dn{at}"), format!("s{at}"))).to_vec();
+    cluster.blocks.on_events([BlockEvent::Reopened { block: block(1, 2, 10), targets }]);
+    assert!(!cluster.blocks.is_complete(BlockId(1)));
+    assert_eq!(cluster.located(1), ["dn0", "dn1"]);
+    for at in [0, 1] {
+        cluster.put(at, 1, finalized(2, 15));
+    }
+    cluster.commit(1, 2, 15);
+    assert!(cluster.blocks.is_complete(BlockId(1)));
+    cluster.check();
+    cluster.seconds(5);
+    assert_eq!(cluster.holders(1, 2, 15), [0, 1, 2], "the stale replica is deleted, then a new one copied there");
+    cluster.check();
+}
+
+#[test]
+fn complete_waits_for_the_minimum_of_replicas() {
+    let mut cluster = Cluster::new(&["/a"; 3]);
+    cluster.allocate(1, 1, 3, &[0, 1, 2]);
+    cluster.commit(1, 1, 10);
+    assert!(!cluster.blocks.is_complete(BlockId(1)));
+    cluster.put(1, 1, finalized(1, 10));
+    assert!(cluster.blocks.is_complete(BlockId(1)));
+    cluster.second();
+    assert_eq!(cluster.blocks.under_replicated_count(), 0, "the rest of the pipeline will report");
+    assert_eq!(cluster.blocks.pending_count(), 1);
+    cluster.put(0, 1, finalized(1, 10));
+    cluster.put(2, 1, finalized(1, 10));
+    assert_eq!((cluster.blocks.pending_count(), cluster.blocks.replica_count(BlockId(1))), (0, 3));
+    cluster.check();
+}
+
+#[test]
+fn lost_events_are_made_good_by_a_full_report() {
+    let mut cluster = Cluster::new(&["/a"; 2]);
+    cluster.seconds(1);
+    cluster.write(1, 1, &[0]);
+    cluster.nodes[0].copies.remove(&1);
+    cluster.event(0, ReplicaEventKind::ReplicaDeleted, block(1, 1, 10), true);
+    assert_eq!(cluster.located(1), ["dn0"]);
+    cluster.put(0, 999, finalized(1, 1));
+    cluster.second();
+    assert!(cluster.located(1).is_empty());
+    cluster.check();
+}
+
+#[test]
+fn registration_of_a_uuid_replaces_the_one_before() {
+    let mut cluster = Cluster::new(&["/a"; 2]);
+    cluster.write(1, 1, &[0]);
+    let old = cluster.nodes[0].clone();
+    cluster.nodes[0].ip = "10.0.0.77".into();
+    cluster.register(0);
+    assert_ne!(cluster.nodes[0].registration, old.registration);
+    assert_eq!(cluster.blocks.datanode_report().len(), 2);
+    assert_eq!(cluster.located(1), ["dn0"]);
+    let new = std::mem::replace(&mut cluster.nodes[0], old);
+    assert!(matches!(cluster.heartbeat(0)[..], [Order::Register(_)]));
+    let error = cluster.blocks.block_report_page(&cluster.page(0)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Stale);
+    cluster.nodes[0] = new;
+    assert_eq!(cluster.targets(1, Some("10.0.0.77"), &[]), ["dn0"]);
+    cluster.check();
+}
+
+#[test]
+fn registration_ids_differ_between_runs() {
+    let config = dfs_common::config_file::Config::default();
+    let mut ids = std::collections::BTreeSet::new();
+    for seed in 0..100 {
+        let blocks =
+            super::BlockManager::new(&config, std::sync::Arc::new(dfs_common::clock::ManualClock::new()), seed);
+        let id = v1::DatanodeId { uuid: "dn".into(), ..Default::default() };
+        let request = v1::RegisterDatanodeRequest { id: Some(id), ..Default::default() };
+        ids.insert(blocks.register_datanode(&request, "10.0.0.1").unwrap().registration_id);
+    }
+    assert_eq!(ids.len(), 100);
+}

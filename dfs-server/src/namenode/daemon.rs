@@ -1,0 +1,273 @@
+//! Puts a NameNode together and runs it: directory, image, journal, services, monitors.
+//!
+//! Order of a start: listeners are bound (a port in use ends it before anything is touched), the directory is locked, the
+//! image is loaded, the journal replays what follows, the block manager is told of every block, then calls are answered.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use dfs_common::clock::{Clock, SystemClock};
+use dfs_common::config_file::Config;
+use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::ids::TxId;
+use dfs_common::shutdown::{self, Shutdown};
+use dfs_proto::GRPC_MESSAGE_MAX;
+use dfs_proto::v1;
+use dfs_proto::v1::client_namenode_server::ClientNamenodeServer;
+use dfs_proto::v1::datanode_server::DatanodeServer;
+use dfs_proto::v1::namenode_server::NamenodeServer;
+use parking_lot::RwLock;
+use tokio::net::TcpListener;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+
+use super::blocks::{BlockEvent, BlockManager};
+use super::image::format::ImageHeader;
+use super::image::records;
+use super::checkpoint::NamespaceFolder;
+use super::journal::{Journal, JournalOptions};
+use super::machine::Machine;
+use super::namespace::Namespace;
+use super::namespace::directory::HashKey;
+use super::namesystem::{FileLimits, Namesystem};
+use super::service::client_service::ClientService;
+use super::service::datanode_service::DatanodeService;
+use super::service::namenode_service::NamenodeService;
+use super::storage_dir::{FormatOptions, NameDir, image_path};
+
+/// How often the block manager looks at liveness and repairs.
+const BLOCKS_TICK: Duration = Duration::from_secs(1);
+/// How often silent sessions are looked for.
+const SESSIONS_TICK: Duration = Duration::from_secs(5);
+/// How often it is asked whether a checkpoint is due.
+const CHECKPOINT_TICK: Duration = Duration::from_secs(5);
+/// Blocks of one file list handed to the block manager at once while loading.
+const LOAD_BATCH: usize = 10_000;
+
+/// Where the daemon listens.
+#[derive(Debug, Clone, Copy)]
+pub struct Addresses {
+    /// gRPC.
+    pub rpc: SocketAddr,
+    /// HTTP.
+    pub http: SocketAddr,
+}
+
+impl fmt::Display for Addresses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "(gRPC {}, HTTP {})", self.rpc, self.http)
+    }
+}
+
+/// Runs a NameNode until told to stop.
+///
+/// # Errors
+/// With what to do about it: port in use, directory not formatted, damaged or in use, log not writable.
+pub async fn run(config: &Config, stop: Shutdown, on_ready: impl FnOnce(&Addresses)) -> Result<()> {
+    let rpc = bind(config, "dfs.namenode.rpc-address").await?;
+    let http = bind(config, "dfs.namenode.http-address").await?;
+    let local = |listener: &TcpListener| listener.local_addr().map_err(|error| DfsError::io("ask the port", error));
+    let addresses = Addresses { rpc: local(&rpc)?, http: local(&http)? };
+    let namesystem = start(config).await?;
+    on_ready(&addresses);
+    // A service that ends takes the others with it.
+    let (trigger, inner_stop) = shutdown::channel();
+    let mut outer_stop = stop;
+    let result = tokio::select! {
+        result = serve_grpc(rpc, Arc::clone(&namesystem), inner_stop.clone()) => result,
+        result = super::http::serve(http, Arc::clone(&namesystem), inner_stop.clone()) => result,
+        result = watch_blocks(&namesystem) => result,
+        result = watch_sessions(&namesystem) => result,
+        result = watch_checkpoints(&namesystem, config) => result,
+        () = outer_stop.wait() => Ok(()),
+    };
+    trigger.trigger();
+    result.and(namesystem.journal().shutdown().await)
+}
+
+async fn bind(config: &Config, key: &str) -> Result<TcpListener> {
+    let address = config.text(key);
+    TcpListener::bind(&address).await.map_err(|error| {
+        let what = match error.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                format!("address {address} is in use; stop what uses it or set {key} to another port")
+            }
+            _ => format!("cannot listen on {address} ({key})"),
+        };
+        DfsError::io(what, error)
+    })
+}
+
+fn name_dir(config: &Config) -> Result<PathBuf> {
+    match config.list("dfs.namenode.name.dir").as_slice() {
+        [dir] => Ok(PathBuf::from(dir)),
+        [] => Err(DfsError::new(ErrorKind::InvalidArgument, "set dfs.namenode.name.dir to the NameNode's directory")),
+        _ => Err(DfsError::new(
+            ErrorKind::InvalidArgument,
+            "dfs.namenode.name.dir takes one directory; copies of the log are what more NameNodes are for",
+        )),
+    }
+}
+
+/// Prepares an empty directory for a new namespace: VERSION and an image with nothing but the root.
+///
+/// # Errors
+/// When the directory is in use or not empty; of writing.
+pub fn format(config: &Config, cluster_id: Option<String>) -> Result<String> {
+    let dir = name_dir(config)?;
+    let info = NameDir::format(&dir, &FormatOptions { cluster_id, force: false })?;
+    let namespace = Namespace::new(HashKey(rand::random(), rand::random()), SystemClock.now_ns());
+    let header = ImageHeader {
+        cluster_id: info.cluster_id.clone(),
+        namespace_id: info.namespace_id,
+        block_pool_id: info.block_pool_id.clone(),
+        ..ImageHeader::default()
+    };
+    records::save(&namespace, &image_path(&dir.join("current"), TxId(0)), &header)?;
+    Ok(format!("formatted {} for cluster {}, block pool {}", dir.display(), info.cluster_id, info.block_pool_id))
+}
+
+/// Loads the state and takes up service, without listening anywhere.
+///
+/// # Errors
+/// As `run`.
+pub async fn start(config: &Config) -> Result<Arc<Namesystem>> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let storage = NameDir::open(&name_dir(config)?)?;
+    let started = Instant::now();
+    let loaded = storage.load_newest(|path| records::load(path))?;
+    let (header, namespace) = loaded.ok_or_else(|| {
+        DfsError::new(
+            ErrorKind::Corrupt,
+            format!("{} has no image; restore one from the SecondaryNameNode", storage.current().display()),
+        )
+    })?;
+    let namespace = Arc::new(RwLock::new(namespace));
+    let blocks = Arc::new(BlockManager::new(config, Arc::clone(&clock), rand::random()));
+    tell_blocks(&namespace.read(), &blocks);
+    let info = namespace_info(&storage);
+    let machine = Arc::new(Machine { namespace: Arc::clone(&namespace), blocks: Arc::clone(&blocks) });
+    let retained = small(config, "dfs.namenode.num.checkpoints.retained") as usize;
+    let options = JournalOptions::new(config.text("dfs.namenode.rpc-address"), retained, Arc::new(NamespaceFolder));
+    let storage = Arc::new(storage);
+    let journal = Journal::start(Arc::clone(&storage), machine, Some(header), options).await?;
+    journal.wait_ready().await?;
+    let (files, directories, block_count) = namespace.read().counts();
+    let TxId(txid) = namespace.read().counters().last_txid;
+    tracing::info!(files, directories, blocks = block_count, txid, elapsed = ?started.elapsed(), "namespace loaded");
+    blocks.set_active(true);
+    let limits = FileLimits {
+        default_block_size: config.bytes("dfs.blocksize"),
+        min_block_size: config.bytes("dfs.namenode.fs-limits.min-block-size"),
+        default_replication: small(config, "dfs.replication"),
+        max_replication: small(config, "dfs.replication.max"),
+        max_blocks_per_file: small(config, "dfs.namenode.fs-limits.max-blocks-per-file") as usize,
+    };
+    if limits.default_block_size % 512 != 0 || limits.default_block_size < limits.min_block_size {
+        return Err(DfsError::new(
+            ErrorKind::InvalidArgument,
+            "dfs.blocksize must be a multiple of 512, not below dfs.namenode.fs-limits.min-block-size",
+        ));
+    }
+    Ok(Arc::new(Namesystem::new(namespace, blocks, journal, storage, limits, info, clock)))
+}
+
+fn small(config: &Config, key: &str) -> u32 {
+    u32::try_from(config.count(key)).unwrap_or(u32::MAX)
+}
+
+fn namespace_info(storage: &NameDir) -> v1::NamespaceInfo {
+    let info = storage.info();
+    v1::NamespaceInfo {
+        cluster_id: info.cluster_id.clone(),
+        namespace_id: info.namespace_id,
+        block_pool_id: info.block_pool_id.clone(),
+        layout_version: info.layout_version,
+        software_version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+/// Tells the block manager of every block of the image, before the log adds to it.
+fn tell_blocks(namespace: &Namespace, blocks: &BlockManager) {
+    let mut batch = Vec::with_capacity(LOAD_BATCH);
+    for (id, inode) in namespace.all_inodes() {
+        let super::namespace::inode::Content::File { blocks: list, replication, .. } = &inode.content else { continue };
+        let open = namespace.lease(id).and_then(|lease| lease.open_block);
+        batch.extend(list.as_slice().iter().map(|block| BlockEvent::Loaded {
+            block: (*block).into(),
+            inode: id,
+            replication: *replication,
+            under_construction: Some(block.id) == open,
+        }));
+        if batch.len() >= LOAD_BATCH {
+            blocks.on_events(batch.drain(..));
+        }
+    }
+    blocks.on_events(batch);
+    blocks.set_allocated_limit(namespace.counters().next_block);
+}
+
+async fn serve_grpc(listener: TcpListener, namesystem: Arc<Namesystem>, mut stop: Shutdown) -> Result<()> {
+    let client = ClientNamenodeServer::new(ClientService::new(Arc::clone(&namesystem)));
+    let datanode = DatanodeService::new(Arc::clone(namesystem.blocks()), namesystem.info().clone());
+    let datanode = DatanodeServer::new(datanode);
+    let namenode = NamenodeServer::new(NamenodeService::new(namesystem));
+    Server::builder()
+        // Dead peers are noticed, and their connections freed.
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+        .initial_stream_window_size(Some(1 << 20))
+        .initial_connection_window_size(Some(4 << 20))
+        .add_service(client.max_decoding_message_size(GRPC_MESSAGE_MAX).max_encoding_message_size(GRPC_MESSAGE_MAX))
+        .add_service(datanode.max_decoding_message_size(GRPC_MESSAGE_MAX))
+        .add_service(namenode.max_decoding_message_size(GRPC_MESSAGE_MAX))
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
+            stop.wait().await;
+        })
+        .await
+        .map_err(|error| DfsError::new(ErrorKind::Io, "serve gRPC").with_source(error))
+}
+
+async fn watch_blocks(namesystem: &Namesystem) -> Result<()> {
+    let mut ticks = tokio::time::interval(BLOCKS_TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        namesystem.blocks().tick();
+    }
+}
+
+async fn watch_sessions(namesystem: &Namesystem) -> Result<()> {
+    let mut ticks = tokio::time::interval(SESSIONS_TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = namesystem.expire_sessions().await {
+            tracing::warn!("ending silent sessions: {}", error.chain());
+        }
+    }
+}
+
+/// Checkpoints by time and by transactions; a failed one is tried again a period later.
+async fn watch_checkpoints(namesystem: &Namesystem, config: &Config) -> Result<()> {
+    let period = config.duration("dfs.namenode.checkpoint.period");
+    let txns = config.count("dfs.namenode.checkpoint.txns");
+    let mut ticks = tokio::time::interval(CHECKPOINT_TICK.min(period));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut last = Instant::now();
+    loop {
+        ticks.tick().await;
+        let since = namesystem.txid().0.saturating_sub(namesystem.checkpoint_txid()?.0);
+        if since == 0 || (last.elapsed() < period && since < txns) {
+            continue;
+        }
+        last = Instant::now();
+        match namesystem.journal().checkpoint().await {
+            Ok(TxId(txid)) => tracing::info!(txid, elapsed = ?last.elapsed(), "checkpoint written"),
+            Err(error) => tracing::error!("checkpoint: {}; the edits are kept", error.chain()),
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! The DataNodes that have registered, their volumes, and where they stand in the network.
+//!
+//! A DataNode is known by its uuid and numbered here by a [`NodeIndex`]; each of its volumes is a storage with a
+//! [`StorageIndex`] of its own, the four bytes by which the block map names a replica's place. Indexes are never used
+//! again within one run of the NameNode. A node that was named by an op (the targets of an open block) before it
+//! registered is entered as a placeholder that is not alive.
+//!
+//! A node is *live* from its registration until it has been silent for the dead interval; silent for the stale interval
+//! it is used last. All of this is soft state, kept under the block manager's lock.
+
+mod node;
+mod storage;
+mod topology;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_proto::v1;
+use smallvec::SmallVec;
+
+pub(crate) use node::{Datanode, RegistrationId};
+pub(crate) use storage::{Storage, StorageState};
+pub(crate) use topology::{RackIndex, Topology};
+
+/// Most DataNodes one NameNode keeps: ten times the largest HDFS cluster known. Beyond it registrations are refused.
+const DATANODES_MAX: usize = 100_000;
+
+/// Most volumes of all DataNodes together.
+const STORAGES_MAX: usize = 4_000_000;
+
+/// Number of a DataNode in this run of the NameNode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeIndex(pub(crate) u32);
+
+/// Number of a DataNode's volume in this run of the NameNode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StorageIndex(pub(crate) u32);
+
+/// Nodes that share an address.
+type NodeList = SmallVec<[NodeIndex; 2]>;
+
+/// All DataNodes.
+#[derive(Default)]
+pub(crate) struct Datanodes {
+    nodes: Vec<Datanode>,
+    storages: Vec<Storage>,
+    by_uuid: BTreeMap<String, NodeIndex>,
+    by_ip: BTreeMap<IpAddr, NodeList>,
+    topology: Topology,
+    /// Transfers that run on the live nodes, for their average.
+    transfers_of_live: u64,
+}
+
+/// How a registration changed what was known.
+pub(crate) struct Registered {
+    pub node: NodeIndex,
+    /// Volumes that the node had and does not name any more, or names as failed.
+    pub gone: Vec<StorageIndex>,
+    /// Address of a live node that had this uuid.
+    pub displaced: Option<String>,
+    /// The cluster has racks now and had none before.
+    pub became_multi_rack: bool,
+}
+
+/// How a report of a node's volumes changed what was known.
+#[derive(Default)]
+pub(crate) struct StorageChanges {
+    /// Volumes that cannot be used any more and could before.
+    pub gone: Vec<StorageIndex>,
+    /// A volume is there that was not: what it holds is not known.
+    pub has_new: bool,
+}
+
+impl Datanodes {
+    pub(crate) fn node(&self, index: NodeIndex) -> &Datanode {
+        &self.nodes[index.0 as usize]
+    }
+
+    pub(crate) fn node_mut(&mut self, index: NodeIndex) -> &mut Datanode {
+        &mut self.nodes[index.0 as usize]
+    }
+
+    pub(crate) fn storage(&self, index: StorageIndex) -> &Storage {
+        &self.storages[index.0 as usize]
+    }
+
+    pub(crate) fn storage_mut(&mut self, index: StorageIndex) -> &mut Storage {
+        &mut self.storages[index.0 as usize]
+    }
+
+    pub(crate) fn node_of(&self, index: StorageIndex) -> &Datanode {
+        self.node(self.storage(index).node)
+    }
+
+    pub(crate) fn rack_of(&self, index: StorageIndex) -> RackIndex {
+        self.node_of(index).rack
+    }
+
+    pub(crate) fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// Nodes that have registered at some time, in the order of their first appearance.
+    pub(crate) fn registered(&self) -> impl Iterator<Item = (NodeIndex, &Datanode)> {
+        (0u32..).map(NodeIndex).zip(&self.nodes).filter(|(_, node)| node.registration.is_some())
+    }
+
+    pub(crate) fn all_storages(&self) -> impl Iterator<Item = (StorageIndex, &Storage)> {
+        (0u32..).map(StorageIndex).zip(&self.storages)
+    }
+
+    pub(crate) fn by_uuid(&self, uuid: &str) -> Option<NodeIndex> {
+        self.by_uuid.get(uuid).copied()
+    }
+
+    /// The nodes at an address.
+    pub(crate) fn at_ip(&self, ip: IpAddr) -> &[NodeIndex] {
+        self.by_ip.get(&ip).map_or(&[], |nodes| nodes.as_slice())
+    }
+
+    /// The volume of a node by its uuid.
+    pub(crate) fn find_storage(&self, node: NodeIndex, storage_uuid: &str) -> Option<StorageIndex> {
+        self.node(node).storages.iter().copied().find(|&index| self.storage(index).uuid == storage_uuid)
+    }
+
+    /// Whether replicas on this volume can be used: its node is live, the volume is not failed.
+    pub(crate) fn is_usable(&self, index: StorageIndex) -> bool {
+        let storage = self.storage(index);
+        storage.state == StorageState::Normal && self.node(storage.node).is_live
+    }
+
+    /// Mean of the transfers that run on the live nodes, times a hundred.
+    pub(crate) fn mean_transfers_percent(&self) -> u64 {
+        let live = self.topology.live().len() as u64;
+        (self.transfers_of_live * 100).checked_div(live).unwrap_or(0)
+    }
+
+    /// The node and volume with these uuids, entered as placeholders when they are not known. None at the bounds.
+    pub(crate) fn intern(&mut self, node_uuid: &str, storage_uuid: &str, now: Instant) -> Option<StorageIndex> {
+        let node = match self.by_uuid(node_uuid) {
+            Some(node) => node,
+            None => self.add_node(node_uuid, now)?,
+        };
+        match self.find_storage(node, storage_uuid) {
+            Some(storage) => Some(storage),
+            None => self.add_storage(node, storage_uuid, StorageState::Failed),
+        }
+    }
+
+    fn add_node(&mut self, uuid: &str, now: Instant) -> Option<NodeIndex> {
+        if self.nodes.len() >= DATANODES_MAX {
+            return None;
+        }
+        let index = NodeIndex(u32::try_from(self.nodes.len()).ok()?);
+        let rack = self.topology.rack("");
+        self.nodes.push(Datanode::placeholder(uuid, rack, now));
+        self.by_uuid.insert(uuid.to_owned(), index);
+        Some(index)
+    }
+
+    fn add_storage(&mut self, node: NodeIndex, uuid: &str, state: StorageState) -> Option<StorageIndex> {
+        if self.storages.len() >= STORAGES_MAX {
+            return None;
+        }
+        let index = StorageIndex(u32::try_from(self.storages.len()).ok()?);
+        self.storages.push(Storage::new(uuid.to_owned(), node, state));
+        self.node_mut(node).storages.push(index);
+        Some(index)
+    }
+
+    /// Enters a registration. The one before it under the same uuid is gone with it.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for an identity that cannot be used, `Unavailable` at the bounds.
+    pub(crate) fn register(
+        &mut self,
+        request: &v1::RegisterDatanodeRequest,
+        peer: Option<IpAddr>,
+        registration: RegistrationId,
+        now: Instant,
+    ) -> Result<Registered> {
+        let mut id = request.id.clone().unwrap_or_default();
+        if id.uuid.is_empty() {
+            return Err(DfsError::new(ErrorKind::InvalidArgument, "a DataNode registers with its uuid"));
+        }
+        if id.host.is_empty() {
+            id.host = peer.map(|ip| ip.to_string()).ok_or_else(|| {
+                DfsError::new(ErrorKind::InvalidArgument, "set dfs.datanode.hostname: the peer's address is unknown")
+            })?;
+        }
+        let index = match self.by_uuid(&id.uuid) {
+            Some(index) => index,
+            None => self.add_node(&id.uuid, now).ok_or_else(|| {
+                DfsError::new(ErrorKind::Unavailable, format!("there are {DATANODES_MAX} DataNodes already"))
+            })?,
+        };
+        let racks_before = self.topology.live_rack_count();
+        let old = self.node(index);
+        let moved = (&old.id.host, old.id.data_port) != (&id.host, id.data_port);
+        let displaced = (old.is_live && moved).then(|| old.address());
+        self.retire(index);
+        self.forget_addresses(index);
+        let rack = self.topology.rack(topology::normalized(&id.rack));
+        id.rack = self.topology.name(rack).to_owned();
+        let addresses = addresses_of(&id, peer);
+        for &ip in &addresses {
+            self.by_ip.entry(ip).or_default().push(index);
+        }
+        let software = request.namespace.as_ref().map_or(String::new(), |info| info.software_version.clone());
+        self.node_mut(index).on_registered(id, rack, addresses, registration, software, now);
+        self.topology.add_live(index, rack);
+        let gone = self.take_storage_reports(index, &request.storages)?.gone;
+        let became_multi_rack = racks_before < 2 && self.topology.live_rack_count() >= 2;
+        Ok(Registered { node: index, gone, displaced, became_multi_rack })
+    }
+
+    /// Takes in the state of a node's volumes: all of them, in every report.
+    ///
+    /// # Errors
+    /// `Unavailable` at the bound of volumes.
+    pub(crate) fn take_storage_reports(
+        &mut self,
+        node: NodeIndex,
+        reports: &[v1::StorageReport],
+    ) -> Result<StorageChanges> {
+        let mut named: SmallVec<[StorageIndex; 8]> = SmallVec::new();
+        let mut changes = StorageChanges::default();
+        for report in reports {
+            let known = self.find_storage(node, &report.storage_uuid);
+            let index = known.or_else(|| self.add_storage(node, &report.storage_uuid, StorageState::Failed));
+            let index = index.ok_or_else(|| {
+                DfsError::new(ErrorKind::Unavailable, format!("there are {STORAGES_MAX} volumes already"))
+            })?;
+            named.push(index);
+            match self.storage_mut(index).on_report(report) {
+                (StorageState::Normal, StorageState::Failed) => changes.gone.push(index),
+                (StorageState::Failed, StorageState::Normal) => changes.has_new = true,
+                _ => {}
+            }
+        }
+        for index in self.node(node).storages.clone() {
+            let storage = self.storage_mut(index);
+            if !named.contains(&index) && storage.state == StorageState::Normal {
+                storage.state = StorageState::Failed;
+                changes.gone.push(index);
+            }
+        }
+        Ok(changes)
+    }
+
+    /// A volume has been chosen for a block: the next one of its node has its turn.
+    pub(crate) fn end_turn(&mut self, storage: StorageIndex) {
+        let node = self.storage(storage).node;
+        let node = self.node_mut(node);
+        if let Some(at) = node.storages.iter().position(|&other| other == storage) {
+            node.next_volume = at + 1;
+        }
+    }
+
+    pub(crate) fn on_heartbeat(&mut self, index: NodeIndex, active_transfers: u32, now: Instant) {
+        let node = self.node_mut(index);
+        let before = std::mem::replace(&mut node.active_transfers, active_transfers);
+        node.last_heartbeat = now;
+        if node.is_live {
+            self.transfers_of_live = self.transfers_of_live - u64::from(before) + u64::from(active_transfers);
+        }
+    }
+
+    /// Nodes silent for longer than `dead_after`.
+    pub(crate) fn silent_nodes(&self, now: Instant, dead_after: Duration) -> Vec<NodeIndex> {
+        let live = self.topology.live().iter().copied();
+        live.filter(|&index| self.node(index).silent_for(now) > dead_after).collect()
+    }
+
+    /// Takes a node from the live ones; its volumes stay, with what they hold.
+    pub(crate) fn retire(&mut self, index: NodeIndex) {
+        let node = self.node_mut(index);
+        if !std::mem::replace(&mut node.is_live, false) {
+            return;
+        }
+        let (rack, transfers) = (node.rack, std::mem::take(&mut node.active_transfers));
+        self.transfers_of_live -= u64::from(transfers);
+        self.topology.remove_live(index, rack);
+    }
+
+    fn forget_addresses(&mut self, index: NodeIndex) {
+        for ip in std::mem::take(&mut self.node_mut(index).addresses) {
+            if let Some(nodes) = self.by_ip.get_mut(&ip) {
+                nodes.retain(|other| *other != index);
+                if nodes.is_empty() {
+                    self.by_ip.remove(&ip);
+                }
+            }
+        }
+    }
+}
+
+fn addresses_of(id: &v1::DatanodeId, peer: Option<IpAddr>) -> SmallVec<[IpAddr; 2]> {
+    let mut addresses: SmallVec<[IpAddr; 2]> = peer.map(|ip| ip.to_canonical()).into_iter().collect();
+    if let Ok(ip) = id.host.parse::<IpAddr>()
+        && !addresses.contains(&ip.to_canonical())
+    {
+        addresses.push(ip.to_canonical());
+    }
+    addresses
+}

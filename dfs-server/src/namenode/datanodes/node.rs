@@ -1,0 +1,93 @@
+//! One DataNode.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use dfs_proto::v1;
+use smallvec::SmallVec;
+
+use super::{RackIndex, StorageIndex};
+use crate::namenode::blocks::report::ReportSequence;
+
+/// Names one registration of one DataNode; never given twice, also not by the NameNode's next run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RegistrationId(pub u64);
+
+/// A DataNode as the NameNode knows it.
+pub(crate) struct Datanode {
+    /// How others reach it; `rack` is filled in.
+    pub id: v1::DatanodeId,
+    pub rack: RackIndex,
+    /// Where it connects from and what it calls itself, for telling who is local to it.
+    pub addresses: SmallVec<[IpAddr; 2]>,
+    /// None for a placeholder: it was named but never heard of.
+    pub registration: Option<RegistrationId>,
+    /// Registered, and not silent for too long.
+    pub is_live: bool,
+    pub last_heartbeat: Instant,
+    /// Data transfers it runs, as of its last heartbeat.
+    pub active_transfers: u32,
+    pub software_version: String,
+    pub storages: Vec<StorageIndex>,
+    /// Where the round over its volumes goes on.
+    pub next_volume: usize,
+    pub reports: ReportSequence,
+    /// Copies to be ordered with its next heartbeat; bounded by the repair scheduler's limit per source.
+    pub transfers: VecDeque<v1::TransferOrder>,
+    /// Repair streams that it was told to send and that have not ended, in the scheduler's unit of cost.
+    pub outgoing_cost: u32,
+}
+
+impl Datanode {
+    /// A node of which only the uuid is known.
+    pub(super) fn placeholder(uuid: &str, rack: RackIndex, now: Instant) -> Self {
+        Self {
+            id: v1::DatanodeId { uuid: uuid.to_owned(), ..v1::DatanodeId::default() },
+            rack,
+            addresses: SmallVec::new(),
+            registration: None,
+            is_live: false,
+            last_heartbeat: now,
+            active_transfers: 0,
+            software_version: String::new(),
+            storages: Vec::new(),
+            next_volume: 0,
+            reports: ReportSequence::new(now),
+            transfers: VecDeque::new(),
+            outgoing_cost: 0,
+        }
+    }
+
+    pub(super) fn on_registered(
+        &mut self,
+        id: v1::DatanodeId,
+        rack: RackIndex,
+        addresses: SmallVec<[IpAddr; 2]>,
+        registration: RegistrationId,
+        software_version: String,
+        now: Instant,
+    ) {
+        self.id = id;
+        self.rack = rack;
+        self.addresses = addresses;
+        self.registration = Some(registration);
+        self.is_live = true;
+        self.last_heartbeat = now;
+        self.active_transfers = 0;
+        self.software_version = software_version;
+        self.reports = ReportSequence::new(now);
+        // Copies it was told to make before are not made any more; they time out and are ordered anew.
+        self.transfers.clear();
+    }
+
+    /// Time since it was last heard of.
+    pub(crate) fn silent_for(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.last_heartbeat)
+    }
+
+    /// `host:port` of its data transfers, for people.
+    pub(crate) fn address(&self) -> String {
+        format!("{}:{}", self.id.host, self.id.data_port)
+    }
+}

@@ -1,0 +1,112 @@
+//! One volume of a DataNode.
+
+use std::collections::BTreeMap;
+
+use dfs_common::ids::{BlockId, GenerationStamp};
+use dfs_proto::v1;
+use roaring::RoaringTreemap;
+
+use super::NodeIndex;
+
+/// Deletions that wait for one volume. What does not fit is found again by the next full report, so nothing is lost but
+/// time; the bound keeps the removal of a huge tree from filling memory (about 30 bytes each).
+const INVALIDATIONS_MAX: usize = 1_000_000;
+
+/// Whether a volume can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StorageState {
+    Normal,
+    /// Its device failed, its node does not name it any more, or it was never reported.
+    Failed,
+}
+
+/// A volume and what it holds.
+pub(crate) struct Storage {
+    pub uuid: String,
+    pub node: NodeIndex,
+    /// Directory on its node, for people.
+    pub path: String,
+    /// Bytes, as last reported.
+    pub capacity: u64,
+    pub used: u64,
+    /// Bytes that blocks may still take; the node has taken off what it keeps in reserve.
+    pub remaining: u64,
+    pub state: StorageState,
+    /// Blocks of which any record names this volume: good, bad, being written or set aside.
+    pub blocks: RoaringTreemap,
+    /// Replicas whose deletion was decided and not yet confirmed. They count for nothing, whatever reports say.
+    pub doomed: RoaringTreemap,
+    /// The part of `doomed` to be ordered, with the generation stamps of the replicas.
+    invalidations: BTreeMap<BlockId, GenerationStamp>,
+    /// Blocks being written or copied here, not yet seen in `remaining`.
+    pub scheduled_blocks: u32,
+    /// No full report has come since this NameNode began to lead: another leader may have ordered deletions that are
+    /// not known here.
+    pub is_content_stale: bool,
+}
+
+impl Storage {
+    pub(super) fn new(uuid: String, node: NodeIndex, state: StorageState) -> Self {
+        Self {
+            uuid,
+            node,
+            path: String::new(),
+            capacity: 0,
+            used: 0,
+            remaining: 0,
+            state,
+            blocks: RoaringTreemap::new(),
+            doomed: RoaringTreemap::new(),
+            invalidations: BTreeMap::new(),
+            scheduled_blocks: 0,
+            is_content_stale: true,
+        }
+    }
+
+    /// Takes in a report; gives the state before and after.
+    pub(super) fn on_report(&mut self, report: &v1::StorageReport) -> (StorageState, StorageState) {
+        self.path.clone_from(&report.path);
+        self.capacity = report.capacity;
+        self.used = report.used;
+        self.remaining = report.remaining;
+        let before = self.state;
+        self.state = if report.failed { StorageState::Failed } else { StorageState::Normal };
+        (before, self.state)
+    }
+
+    /// Bytes free when all that is being written here has taken a whole block.
+    pub(crate) fn unscheduled(&self, block_size: u64) -> u64 {
+        self.remaining.saturating_sub(u64::from(self.scheduled_blocks).saturating_mul(block_size))
+    }
+
+    /// Decides the deletion of a replica.
+    pub(crate) fn doom(&mut self, id: BlockId, generation_stamp: GenerationStamp) {
+        if self.invalidations.len() >= INVALIDATIONS_MAX {
+            return;
+        }
+        self.doomed.insert(id.0);
+        self.invalidations.insert(id, generation_stamp);
+    }
+
+    /// The replica is gone from the volume.
+    pub(crate) fn on_deleted(&mut self, id: BlockId) {
+        self.doomed.remove(id.0);
+        self.invalidations.remove(&id);
+    }
+
+    /// The node died or the volume failed: what was to be deleted will be reported again if it still exists.
+    pub(crate) fn forget_doomed(&mut self) {
+        self.doomed.clear();
+        self.invalidations.clear();
+    }
+
+    /// Deletions that wait.
+    pub(crate) fn invalidation_count(&self) -> usize {
+        self.invalidations.len()
+    }
+
+    /// Takes the next deletion to be ordered.
+    pub(crate) fn next_invalidation(&mut self) -> Option<(BlockId, GenerationStamp)> {
+        self.invalidations.pop_first()
+    }
+}

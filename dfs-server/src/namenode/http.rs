@@ -1,0 +1,84 @@
+//! HTTP for people and monitoring: `/health`, `/metrics` (Prometheus text), `/status` (JSON).
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::routing::get;
+use axum::{Json, Router};
+use dfs_common::error::{DfsError, Result};
+use dfs_common::shutdown::Shutdown;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::{Registry, Unit};
+use tokio::net::TcpListener;
+
+use super::namesystem::Namesystem;
+
+/// Serves until told to stop.
+///
+/// # Errors
+/// Of the listener.
+pub async fn serve(listener: TcpListener, namesystem: Arc<Namesystem>, mut stop: Shutdown) -> Result<()> {
+    let router = Router::new()
+        .route("/health", get(|| async { "ok\n" }))
+        .route("/status", get(status))
+        .route("/metrics", get(metrics))
+        .with_state(namesystem);
+    axum::serve(listener, router)
+        .with_graceful_shutdown(async move { stop.wait().await })
+        .await
+        .map_err(|error| DfsError::io("serve HTTP", error))
+}
+
+async fn status(State(namesystem): State<Arc<Namesystem>>) -> Json<serde_json::Value> {
+    let (files, directories, blocks) = namesystem.namespace().read().counts();
+    let stats = namesystem.blocks().fs_stats();
+    let (safe_mode, safe_mode_status) = namesystem.blocks().safe_mode_status();
+    Json(serde_json::json!({
+        "cluster_id": namesystem.info().cluster_id,
+        "block_pool_id": namesystem.info().block_pool_id,
+        "last_txid": namesystem.txid().0,
+        "files": files,
+        "directories": directories,
+        "blocks": blocks,
+        "capacity_bytes": stats.capacity,
+        "used_bytes": stats.used,
+        "remaining_bytes": stats.remaining,
+        "live_datanodes": stats.live_datanodes,
+        "dead_datanodes": stats.dead_datanodes,
+        "under_replicated_blocks": stats.under_replicated_blocks,
+        "corrupt_blocks": stats.corrupt_blocks,
+        "missing_blocks": stats.missing_blocks,
+        "safe_mode": safe_mode,
+        "safe_mode_status": safe_mode_status,
+    }))
+}
+
+async fn metrics(State(namesystem): State<Arc<Namesystem>>) -> String {
+    let (files, directories, blocks) = namesystem.namespace().read().counts();
+    let stats = namesystem.blocks().fs_stats();
+    let mut registry = Registry::with_prefix("dfs_namenode");
+    let mut gauge = |name: &str, help: &str, unit: Option<Unit>, value: u64| {
+        let value = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+        match unit {
+            Some(unit) => registry.register_with_unit(name, help, unit, value),
+            None => registry.register(name, help, value),
+        }
+    };
+    gauge("last_txid", "Transaction applied last", None, namesystem.txid().0);
+    gauge("files", "Files and other leaves", None, files);
+    gauge("directories", "Directories", None, directories);
+    gauge("blocks", "Blocks", None, blocks);
+    gauge("capacity", "Raw capacity of live volumes", Some(Unit::Bytes), stats.capacity);
+    gauge("used", "Raw bytes used by blocks", Some(Unit::Bytes), stats.used);
+    gauge("remaining", "Raw bytes left", Some(Unit::Bytes), stats.remaining);
+    gauge("live_datanodes", "DataNodes heard of recently", None, u64::from(stats.live_datanodes));
+    gauge("dead_datanodes", "DataNodes given up", None, u64::from(stats.dead_datanodes));
+    gauge("under_replicated_blocks", "Blocks with too few replicas", None, stats.under_replicated_blocks);
+    gauge("corrupt_blocks", "Blocks with a corrupt replica", None, stats.corrupt_blocks);
+    gauge("missing_blocks", "Blocks without a good replica", None, stats.missing_blocks);
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = encode(&mut text, &registry);
+    text
+}

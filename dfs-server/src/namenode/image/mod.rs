@@ -1,0 +1,5 @@
+//! The fsimage: the durable state as one file. `format` is the container, `records` is what is in it.
+
+pub mod format;
+
+pub mod records;

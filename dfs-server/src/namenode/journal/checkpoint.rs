@@ -1,0 +1,190 @@
+//! A checkpoint: image + edits -> image, off the serving path (design D2).
+//!
+//! ```text
+//! 1. finish the current segment; note the last applied entry X and transaction T
+//! 2. fold the newest image and the edits after it, up to X, into fsimage_T.tmp    a thread of its own, no lock
+//! 3. sync, rename to fsimage_T                                                      the image exists
+//! 4. tell openraft of it                                                            a follower far behind gets it
+//! 5. delete all but the newest images; purge edits that the oldest kept does not need
+//! ```
+//!
+//! A crash between any two steps leaves a directory that starts: left-overs are removed at the next open, edits are deleted
+//! last. The SecondaryNameNode does step 2 elsewhere, and `adopt_image` the rest.
+
+use std::path::Path;
+
+use dfs_common::durable;
+use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::ids::TxId;
+use openraft::SnapshotMeta;
+use tracing::{info, warn};
+
+use super::edit_reader::{EditReader, decode_membership, encode_membership};
+use super::raft_types::{log_id_of, position_of};
+use super::state_machine::CurrentImage;
+use super::{Folder, Journal, Machine};
+use crate::namenode::image::format::{ImageHeader, ImageReader};
+use crate::namenode::storage_dir::ImageFile;
+
+impl<M: Machine> Journal<M> {
+    /// Makes an image of everything applied so far; returns its last transaction. Without new transactions the newest image
+    /// is already that.
+    ///
+    /// # Errors
+    /// Of folding and writing; the images and edits there were are untouched then.
+    pub async fn checkpoint(&self) -> Result<TxId> {
+        let _alone = self.checkpointing.lock().await;
+        let applied = self.state.applied.lock().clone();
+        let images = self.dir.images()?;
+        if images.first().is_some_and(|newest| newest.txid >= applied.txid) {
+            return Ok(applied.txid);
+        }
+        let Some(log_id) = applied.log_id else { return Ok(applied.txid) };
+        self.io.roll().await?;
+        let header = ImageHeader {
+            last_txid: applied.txid.0,
+            last_log: Some(position_of(&log_id)),
+            membership: encode_membership(&applied.membership),
+            ..self.dir.image_header()
+        };
+        let out = self.dir.image_path(applied.txid);
+        let log = self.index.lock().clone();
+        let folder = self.options.folder.clone();
+        let folded = {
+            let (header, out) = (header.clone(), out.clone());
+            let edits = move |image: &ImageHeader| {
+                EditReader::of_index(&log, image.last_log, image.txid(), log_id.index + 1)
+            };
+            on_own_thread(move || fold_newest(&*folder, &images, &edits, &header, &out)).await?
+        };
+        folded?;
+        self.publish(&header, &out).await?;
+        Ok(applied.txid)
+    }
+
+    /// Takes an image made elsewhere of this journal's own edits, from the file `received` in the NameNode's directory.
+    ///
+    /// # Errors
+    /// `Corrupt` when it is damaged; `WrongCluster`; `InvalidArgument` when it is not newer than the newest image or not of
+    /// this log; the file is left to the caller then.
+    pub async fn adopt_image(&self, received: &Path) -> Result<TxId> {
+        let _alone = self.checkpointing.lock().await;
+        let path = received.to_owned();
+        let header = on_own_thread(move || ImageReader::open(&path).and_then(ImageReader::verify)).await??;
+        self.dir.check_identity(&header, received)?;
+        let refuse = |why: String| {
+            DfsError::new(ErrorKind::InvalidArgument, format!("image {} is not taken: {why}", received.display()))
+        };
+        let newest = self.dir.images()?.first().map_or(TxId(0), |image| image.txid);
+        if header.txid() <= newest {
+            return Err(refuse(format!("it ends at transaction {}, ours at {newest}", header.txid())));
+        }
+        let position = header.last_log.ok_or_else(|| refuse("it names no log entry".into()))?;
+        let applied = self.state.applied.lock().clone();
+        if applied.log_id.is_none_or(|log_id| log_id.index < position.index) || applied.txid < header.txid() {
+            return Err(refuse(format!("it ends at transaction {}, we have applied {}", header.txid(), applied.txid)));
+        }
+        let log = self.index.lock().clone();
+        let ours = log.entries(position.index, position.index + 1).next_entry()?;
+        if ours.map(|entry| position_of(&entry.log_id)) != Some(position) {
+            return Err(refuse(format!("its last entry {} is another one in our log", position.index)));
+        }
+        let path = self.dir.image_path(header.txid());
+        durable::rename(received, &path).map_err(|error| DfsError::io(format!("adopt {}", path.display()), error))?;
+        self.publish(&header, &path).await?;
+        Ok(header.txid())
+    }
+
+    /// Steps 4 and 5.
+    async fn publish(&self, header: &ImageHeader, path: &Path) -> Result<()> {
+        let Some(position) = header.last_log else { return Ok(()) };
+        let log_id = log_id_of(&position);
+        let image = CurrentImage {
+            meta: SnapshotMeta {
+                last_log_id: Some(log_id),
+                last_membership: decode_membership(header)?,
+                snapshot_id: header.last_txid.to_string(),
+            },
+            path: path.to_owned(),
+        };
+        *self.state.image.lock() = Some(image);
+        let stopped = |error| DfsError::new(ErrorKind::Unavailable, "the journal has stopped").with_source(error);
+        self.raft.trigger().snapshot().await.map_err(stopped)?;
+        self.wait_metrics(|metrics| metrics.snapshot >= Some(log_id)).await?;
+        info!(image = %path.display(), txid = header.last_txid, entry = position.index, "checkpoint");
+        let Some(oldest) = self.dir.retire_images(self.options.images_retained)? else { return Ok(()) };
+        let oldest_log = ImageReader::open(&oldest.path)?.header().last_log;
+        if let Some(needed_after) = oldest_log {
+            let upto = needed_after.index;
+            self.raft.trigger().purge_log(upto).await.map_err(stopped)?;
+            self.wait_metrics(|metrics| metrics.purged.is_some_and(|purged| purged.index >= upto)).await?;
+        }
+        Ok(())
+    }
+
+    async fn wait_metrics(
+        &self,
+        mut reached: impl FnMut(&openraft::RaftMetrics<super::NodeId, openraft::BasicNode>) -> bool,
+    ) -> Result<()> {
+        let mut metrics = self.metrics.clone();
+        let seen = metrics.wait_for(|metrics| metrics.running_state.is_err() || reached(metrics)).await;
+        match seen {
+            Ok(metrics) if metrics.running_state.is_ok() => Ok(()),
+            _ => Err(DfsError::new(ErrorKind::Unavailable, "the journal has stopped")),
+        }
+    }
+}
+
+/// Folds from the newest image that is not damaged.
+fn fold_newest(
+    folder: &dyn Folder,
+    images: &[ImageFile],
+    edits: &dyn Fn(&ImageHeader) -> EditReader,
+    header: &ImageHeader,
+    out: &Path,
+) -> Result<()> {
+    for image in images {
+        let folded = ImageReader::open(&image.path).and_then(|reader| {
+            let base = reader.header().clone();
+            drop(reader);
+            fold(folder, Some(&image.path), edits(&base), header, out)
+        });
+        match folded {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                warn!(image = %image.path.display(), error = error.chain(), "image passed over by the checkpoint");
+            }
+            other => return other,
+        }
+    }
+    fold(folder, None, edits(&ImageHeader::default()), header, out)
+}
+
+fn fold(
+    folder: &dyn Folder,
+    image: Option<&Path>,
+    mut edits: EditReader,
+    header: &ImageHeader,
+    out: &Path,
+) -> Result<()> {
+    folder.fold(image, &mut edits, header, out)?;
+    let written = ImageReader::open(out)?.header().clone();
+    // All edits must have gone into it, and it must say so.
+    if edits.next_ops()?.is_some() || &written != header {
+        return Err(DfsError::new(ErrorKind::Internal, format!("the fold into {} is not complete", out.display())));
+    }
+    Ok(())
+}
+
+/// Blocking work of seconds to minutes gets a thread of its own; a runtime's are for short work.
+async fn on_own_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let (done, result) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name("checkpoint".into())
+        .spawn(move || {
+            // Nobody listens when the checkpoint was given up.
+            let _ = done.send(work());
+        })
+        .map_err(|error| DfsError::io("start the checkpoint's thread", error))?;
+    result.await.map_err(|_| DfsError::new(ErrorKind::Internal, "the checkpoint's thread panicked"))
+}
+

@@ -1,0 +1,429 @@
+//! The edit log's files under one writer: recovery at open, appending, rolling, truncating, purging.
+//!
+//! One `append` of openraft is one frame, one write and one sync: into a preallocated segment opened with
+//! O_DIRECT | O_DSYNC where the file system can, with O_DSYNC alone where it cannot (tmpfs). Nothing here is retried:
+//! after a failed write or sync nobody knows what is on the disk, so the caller stops the process.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use dfs_common::durable;
+use dfs_common::error::{DfsError, ErrorKind, Result};
+use parking_lot::Mutex;
+use tracing::{info, warn};
+
+use super::aligned::AlignedBuffer;
+use super::frame::{self, FRAME_HEADER_BYTES, FrameHeader, PAYLOAD_BYTES_TARGET};
+use super::log_index::{LogIndex, SegmentIndex, Tail, list_segments};
+use super::raft_types::{Entry, LogId, Vote};
+use super::segment::{ALIGNMENT_MAX, ALIGNMENT_MIN, SEGMENT_HEADER_BYTES, SegmentHeader, segment_name};
+use super::spares::{SEGMENT_BYTES_MIN, Spare, Spares, make_spare, next_segment_bytes};
+use super::state_file;
+use crate::namenode::storage_dir;
+
+const VOTE: &str = "vote";
+const PURGED: &str = "purged";
+const PROBE: &str = "probe.tmp";
+
+/// How this directory's file system wants to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct WriteMode {
+    direct: bool,
+    alignment: usize,
+}
+
+/// The writing end of the log; owned by the journal's I/O thread.
+pub(super) struct LogFiles {
+    directory: PathBuf,
+    namespace_id: u32,
+    mode: WriteMode,
+    index: Arc<Mutex<LogIndex>>,
+    current: Option<CurrentSegment>,
+    spares: Spares,
+    buffer: AlignedBuffer,
+    purged: Option<LogId>,
+}
+
+struct CurrentSegment {
+    file: File,
+    path: PathBuf,
+    header: SegmentHeader,
+    offset: u64,
+    capacity: u64,
+}
+
+impl LogFiles {
+    /// Opens the log in `directory`: scans it, cuts a torn last frame, finishes what a crash interrupted.
+    ///
+    /// # Errors
+    /// `Corrupt` with file and offset for damage that is not a torn last frame; `WrongCluster`; `Io`.
+    pub(super) fn open(directory: &Path, namespace_id: u32) -> Result<Self> {
+        let context = |error| DfsError::io(format!("open edit log {}", directory.display()), error);
+        storage_dir::remove_temporary_files(directory)?;
+        let mode = probe(directory).map_err(context)?;
+        let purged: Option<LogId> = state_file::load(&directory.join(PURGED))?;
+        let first_needed = purged.map_or(0, |log_id| log_id.index + 1);
+        remove_purged_segments(directory, namespace_id, first_needed)?;
+        let (mut log, mut tail) = LogIndex::scan(directory, namespace_id, first_needed)?;
+        if log.next_index < first_needed {
+            // An image from elsewhere replaced the log, and the crash came before its files were gone.
+            for segment in &log.segments {
+                fs::remove_file(&segment.path).map_err(context)?;
+            }
+            log = LogIndex::new(first_needed);
+            tail = None;
+        }
+        let current = match (log.segments.last(), tail) {
+            (Some(segment), Some(tail)) => Some(CurrentSegment::reopen(segment, tail, mode)?),
+            _ => None,
+        };
+        let spares = Spares::start(directory, mode.direct).map_err(context)?;
+        info!(
+            directory = %directory.display(),
+            segments = log.segments.len(),
+            next_index = log.next_index,
+            direct = mode.direct,
+            alignment = mode.alignment,
+            "edit log opened"
+        );
+        let mut files = Self {
+            directory: directory.to_owned(),
+            namespace_id,
+            mode,
+            index: Arc::new(Mutex::new(log)),
+            current,
+            spares,
+            buffer: AlignedBuffer::default(),
+            purged,
+        };
+        if files.current.is_none() {
+            files.roll(0)?;
+        } else {
+            files.request_spare();
+        }
+        Ok(files)
+    }
+
+    /// Where the entries are, for readers.
+    pub(super) fn index(&self) -> Arc<Mutex<LogIndex>> {
+        self.index.clone()
+    }
+
+    /// The last entry thrown away.
+    pub(super) fn purged(&self) -> Option<LogId> {
+        self.purged
+    }
+
+    /// The last entry in the files, or the last purged one.
+    ///
+    /// # Errors
+    /// Of reading it.
+    pub(super) fn last_log_id(&self) -> Result<Option<LogId>> {
+        let log = self.index.lock().clone();
+        let first = self.purged.map_or(0, |log_id| log_id.index + 1);
+        if log.next_index <= first {
+            return Ok(self.purged);
+        }
+        Ok(log.entries(log.next_index - 1, log.next_index).next_entry()?.map(|entry| entry.log_id))
+    }
+
+    /// The vote stored last.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Io`.
+    pub(super) fn vote(&self) -> Result<Option<Vote>> {
+        state_file::load(&self.directory.join(VOTE))
+    }
+
+    /// Stores a vote, durably.
+    ///
+    /// # Errors
+    /// Of writing.
+    pub(super) fn save_vote(&mut self, vote: &Vote) -> Result<()> {
+        state_file::store(&self.directory.join(VOTE), vote)
+    }
+
+    /// Appends entries, durable when it returns.
+    ///
+    /// # Errors
+    /// Of writing: the log is in an unknown state then and the process must stop.
+    pub(super) fn append(&mut self, entries: &[Entry]) -> Result<()> {
+        let mut rest = entries;
+        while !rest.is_empty() {
+            let mut count = 0;
+            let mut bytes = 0;
+            while count < rest.len() && (count == 0 || bytes < PAYLOAD_BYTES_TARGET) {
+                bytes += frame::entry_bytes_bound(&rest[count]);
+                count += 1;
+            }
+            let (frame, later) = rest.split_at(count);
+            self.append_frame(frame[0].log_id.index, frame, bytes)?;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// Lets the log end before the entry `since`.
+    ///
+    /// # Errors
+    /// Of writing.
+    pub(super) fn truncate(&mut self, since: u64) -> Result<()> {
+        if since >= self.index.lock().next_index {
+            return Ok(());
+        }
+        self.append_frame(since, &[], 0)
+    }
+
+    /// Throws away entries up to `upto`, as far as whole segments hold nothing else. May lie beyond the end of the log.
+    ///
+    /// # Errors
+    /// Of writing and deleting.
+    pub(super) fn purge(&mut self, upto: LogId) -> Result<()> {
+        if self.purged.is_some_and(|purged| purged >= upto) {
+            return Ok(());
+        }
+        state_file::store(&self.directory.join(PURGED), &upto)?;
+        self.purged = Some(upto);
+        if upto.index >= self.index.lock().next_index {
+            self.index.lock().next_index = upto.index + 1;
+            self.roll(0)?;
+        }
+        let gone: Vec<SegmentIndex> = {
+            let mut log = self.index.lock();
+            let count = log.segments_through(upto.index);
+            log.segments.drain(..count).collect()
+        };
+        for segment in gone {
+            fs::remove_file(&segment.path)
+                .map_err(|error| DfsError::io(format!("purge {}", segment.path.display()), error))?;
+            info!(segment = %segment.path.display(), "purged");
+        }
+        Ok(())
+    }
+
+    /// Finishes the current segment, so that everything written so far is in files that change no more.
+    ///
+    /// # Errors
+    /// Of writing.
+    pub(super) fn roll_if_used(&mut self) -> Result<()> {
+        let used = self.current.as_ref().is_none_or(|current| current.offset > SEGMENT_HEADER_BYTES as u64);
+        if used { self.roll(0) } else { Ok(()) }
+    }
+
+    /// Lets every later write fail, as a full or broken device would.
+    #[cfg(test)]
+    pub(super) fn break_device(&mut self) {
+        let current = self.current.as_mut().expect("an open log has a current segment");
+        current.file = OpenOptions::new().write(true).open("/dev/full").expect("Linux has /dev/full");
+    }
+
+    fn append_frame(&mut self, first_index: u64, entries: &[Entry], payload_bound: usize) -> Result<()> {
+        let alignment = self.current.as_ref().map_or(self.mode.alignment, |current| current.header.alignment);
+        let needed = frame::frame_bytes(payload_bound, alignment) as u64;
+        let full = self.current.as_ref().is_none_or(|current| current.offset + needed > current.capacity);
+        if full {
+            self.roll(needed)?;
+        }
+        let sequence = self.index.lock().next_sequence;
+        let current = self.current.as_mut().expect("roll leaves a current segment");
+        let SegmentHeader { alignment, salt, .. } = current.header;
+        let capacity = frame::frame_bytes(payload_bound, alignment);
+        let bytes = self.buffer.fill(capacity, |into| {
+            frame::encode_frame(sequence, first_index, entries, salt, alignment, into)
+        })?;
+        current.write(bytes)?;
+        let frame_bytes = bytes.len() as u64;
+        let header = FrameHeader {
+            sequence,
+            first_index,
+            payload_bytes: 0,
+            entries: u32::try_from(entries.len()).expect("bounded by PAYLOAD_BYTES_TARGET"),
+        };
+        self.index.lock().add_frame(&header, frame_bytes);
+        Ok(())
+    }
+
+    /// Begins a new segment with room for a frame of `needed` bytes.
+    fn roll(&mut self, needed: u64) -> Result<()> {
+        let needed = needed.max(FRAME_HEADER_BYTES as u64) + SEGMENT_HEADER_BYTES as u64;
+        let spare = match self.spares.take(needed) {
+            Some(spare) => spare,
+            None => {
+                let bytes = needed.next_multiple_of(ALIGNMENT_MAX as u64).max(SEGMENT_BYTES_MIN);
+                make_spare(&self.directory, "segment", bytes, self.mode.direct).map_err(|error| {
+                    DfsError::io(format!("make a log segment in {}", self.directory.display()), error)
+                })?
+            }
+        };
+        let (first_index, first_sequence) = {
+            let log = self.index.lock();
+            (log.next_index, log.next_sequence)
+        };
+        let header = SegmentHeader {
+            alignment: self.mode.alignment,
+            namespace_id: self.namespace_id,
+            salt: rand::random(),
+            first_index,
+            first_sequence,
+        };
+        let next = self.begin_segment(&spare, header)?;
+        self.index.lock().add_segment(SegmentIndex::new(next.path.clone(), header));
+        if let Some(finished) = self.current.replace(next) {
+            self.spares.trim(finished.path, finished.offset);
+        }
+        self.request_spare();
+        Ok(())
+    }
+
+    /// Makes the spare a segment: header first, name last, so that whatever has a segment's name has its header.
+    fn begin_segment(&mut self, spare: &Spare, header: SegmentHeader) -> Result<CurrentSegment> {
+        let mut path = self.directory.join(segment_name(header.first_index));
+        if path.exists() {
+            path = self.directory.join(format!("{}_{}", segment_name(header.first_index), header.first_sequence));
+        }
+        let context = |error| DfsError::io(format!("begin log segment {}", path.display()), error);
+        let file = open_for_log(&spare.path, self.mode.direct).map_err(context)?;
+        let page: &[u8] = self.buffer.fill(SEGMENT_HEADER_BYTES, |into| {
+            header.encode(into);
+            Ok::<(), DfsError>(())
+        })?;
+        file.write_all_at(page, 0).map_err(context)?;
+        durable::rename(&spare.path, &path).map_err(context)?;
+        Ok(CurrentSegment { file, path, header, offset: SEGMENT_HEADER_BYTES as u64, capacity: spare.bytes })
+    }
+
+    fn request_spare(&mut self) {
+        let current = self.current.as_ref().map_or(0, |current| current.capacity);
+        self.spares.request(next_segment_bytes(current));
+    }
+}
+
+impl CurrentSegment {
+    /// Opens the last segment for more frames; a torn one after the last good one is cut.
+    fn reopen(segment: &SegmentIndex, tail: Tail, mode: WriteMode) -> Result<Self> {
+        let context = |error| DfsError::io(format!("reopen log segment {}", segment.path.display()), error);
+        let alignment = segment.header.alignment;
+        if tail.end_of_data > tail.offset {
+            warn!(
+                segment = %segment.path.display(),
+                offset = tail.offset,
+                bytes = tail.end_of_data - tail.offset,
+                "cut a frame that was being written when the NameNode stopped; it was never acknowledged"
+            );
+            let file = OpenOptions::new().write(true).open(&segment.path).map_err(context)?;
+            zero_range(&file, tail.offset, tail.end_of_data).map_err(context)?;
+        }
+        // The directory may have moved to another device since the segment was made.
+        let direct = mode.direct && alignment.is_multiple_of(mode.alignment);
+        let file = open_for_log(&segment.path, direct).map_err(context)?;
+        let length = file.metadata().map_err(context)?.len();
+        Ok(Self {
+            file,
+            path: segment.path.clone(),
+            header: segment.header,
+            offset: tail.offset,
+            capacity: length - length % alignment as u64,
+        })
+    }
+
+    fn write(&mut self, frame: &[u8]) -> Result<()> {
+        self.file
+            .write_all_at(frame, self.offset)
+            .map_err(|error| DfsError::io(format!("write edit log {}", self.path.display()), error))?;
+        self.offset += frame.len() as u64;
+        Ok(())
+    }
+}
+
+fn open_for_log(path: &Path, direct: bool) -> io::Result<File> {
+    let flags = libc::O_DSYNC | if direct { libc::O_DIRECT } else { 0 };
+    OpenOptions::new().write(true).custom_flags(flags).open(path)
+}
+
+fn zero_range(file: &File, start: u64, end: u64) -> io::Result<()> {
+    let zeros = vec![0; 64 * 1024];
+    let mut offset = start;
+    while offset < end {
+        let piece = usize::try_from(end - offset).unwrap_or(usize::MAX).min(zeros.len());
+        file.write_all_at(&zeros[..piece], offset)?;
+        offset += piece as u64;
+    }
+    file.sync_all()
+}
+
+/// Finishes a purge that a crash interrupted, before the files are read: what is left of them may have gaps.
+fn remove_purged_segments(directory: &Path, namespace_id: u32, first_needed: u64) -> Result<()> {
+    let segments = list_segments(directory, namespace_id)?;
+    for ((path, _), (_, next)) in segments.iter().zip(segments.iter().skip(1)) {
+        if next.first_index > first_needed {
+            break;
+        }
+        fs::remove_file(path).map_err(|error| DfsError::io(format!("purge {}", path.display()), error))?;
+    }
+    Ok(())
+}
+
+/// Finds out how `directory` can be written. Direct writes must be of whole sectors; frames take whole *physical* sectors
+/// even where the device would take less, because a power failure while it rewrites one would reach into the frame before.
+fn probe(directory: &Path) -> io::Result<WriteMode> {
+    let physical = physical_sector_bytes(directory).unwrap_or(ALIGNMENT_MIN);
+    let path = directory.join(PROBE);
+    let result = probe_file(&path, physical);
+    // Its name says that it may go; the next start removes it otherwise.
+    let _ = fs::remove_file(&path);
+    result
+}
+
+fn probe_file(path: &Path, physical: usize) -> io::Result<WriteMode> {
+    fs::write(path, vec![0; 2 * ALIGNMENT_MAX])?;
+    let refused = |error: &io::Error| {
+        matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
+            || error.raw_os_error() == Some(libc::EOPNOTSUPP)
+    };
+    let file = match open_for_log(path, true) {
+        Ok(file) => file,
+        Err(error) if refused(&error) => return Ok(WriteMode { direct: false, alignment: physical }),
+        Err(error) => return Err(error),
+    };
+    let mut buffer = AlignedBuffer::default();
+    let mut alignment = physical;
+    while alignment <= ALIGNMENT_MAX {
+        match file.write_all_at(buffer.zeros(alignment), alignment as u64) {
+            Ok(()) => return Ok(WriteMode { direct: true, alignment }),
+            Err(error) if refused(&error) => alignment *= 2,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(WriteMode { direct: false, alignment: physical })
+}
+
+/// Physical sector size of the device under `path`; `None` where the kernel does not say (no block device).
+fn physical_sector_bytes(path: &Path) -> Option<usize> {
+    let device = fs::metadata(path).ok()?.dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let device = PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
+    // A partition has no queue of its own; its disk's is one directory up.
+    let text = ["queue/physical_block_size", "../queue/physical_block_size"]
+        .iter()
+        .find_map(|name| fs::read_to_string(device.join(name)).ok())?;
+    let bytes: usize = text.trim().parse().ok()?;
+    let known = bytes.is_power_of_two() && (ALIGNMENT_MIN..=ALIGNMENT_MAX).contains(&bytes);
+    known.then_some(bytes)
+}
+
+/// Refuses an entry that could not be written, before anybody is told that it was taken.
+///
+/// # Errors
+/// `InvalidArgument` above the limit.
+pub(super) fn check_entry_bytes(bytes: usize) -> Result<()> {
+    if bytes + frame::ENTRY_OVERHEAD_BYTES <= frame::PAYLOAD_BYTES_MAX {
+        return Ok(());
+    }
+    Err(DfsError::new(
+        ErrorKind::InvalidArgument,
+        format!("a change of {bytes} bytes; the limit is {}", frame::PAYLOAD_BYTES_MAX),
+    ))
+}

@@ -1,0 +1,294 @@
+//! Where in which segment each entry is. Built by scanning the files at start (which is also when damage is found), kept up
+//! to date by the writer, copied by whoever reads: readers and writer share no lock while reading.
+//!
+//! The index is sparse (a point every 64 KiB), so that a log of millions of entries costs kilobytes.
+
+use std::path::{Path, PathBuf};
+
+use dfs_common::error::{DfsError, ErrorKind, Result};
+
+use super::frame::FrameHeader;
+use super::raft_types::Entry;
+use super::segment::{Next, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentReader, is_segment_name};
+
+/// Distance of the points of the index: what a reader may have to read in vain.
+const POINT_BYTES: u64 = 64 * 1024;
+
+#[derive(Clone, Copy, Debug)]
+struct Point {
+    first_index: u64,
+    sequence: u64,
+    offset: u64,
+}
+
+/// A segment and the points in it.
+#[derive(Clone, Debug)]
+pub(super) struct SegmentIndex {
+    /// Its file.
+    pub path: PathBuf,
+    /// Its header.
+    pub header: SegmentHeader,
+    /// End of its last frame.
+    pub end: u64,
+    points: Vec<Point>,
+}
+
+impl SegmentIndex {
+    /// A segment without frames.
+    pub(super) fn new(path: PathBuf, header: SegmentHeader) -> Self {
+        Self { path, header, end: SEGMENT_HEADER_BYTES as u64, points: Vec::new() }
+    }
+}
+
+/// From `sequence` on, entries at or above `since` written before are no more.
+#[derive(Clone, Copy, Debug)]
+struct Truncation {
+    sequence: u64,
+    since: u64,
+}
+
+/// The whole log.
+#[derive(Clone, Debug)]
+pub(super) struct LogIndex {
+    /// By first sequence.
+    pub segments: Vec<SegmentIndex>,
+    /// Of a follower whose log gave way to its leader's; empty in a group of one.
+    truncations: Vec<Truncation>,
+    /// Index of the entry that comes next.
+    pub next_index: u64,
+    /// Sequence of the frame that comes next.
+    pub next_sequence: u64,
+}
+
+/// What a scan found at the end of the last segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tail {
+    /// End of the last good frame.
+    pub offset: u64,
+    /// End of what is not zero after it: a torn frame when greater than `offset`.
+    pub end_of_data: u64,
+}
+
+impl LogIndex {
+    /// A log that begins with the entry `first_index`.
+    pub(super) fn new(first_index: u64) -> Self {
+        Self { segments: Vec::new(), truncations: Vec::new(), next_index: first_index, next_sequence: 1 }
+    }
+
+    /// Reads every frame of the segments in `directory`. Entries below `first_needed` may be missing.
+    ///
+    /// # Errors
+    /// `Corrupt` with file and offset; `WrongCluster` for another namespace's segment; `Io`.
+    pub(super) fn scan(directory: &Path, namespace_id: u32, first_needed: u64) -> Result<(Self, Option<Tail>)> {
+        let mut readers = open_segments(directory, namespace_id)?;
+        let Some(first) = readers.first() else { return Ok((Self::new(first_needed), None)) };
+        if first.header().first_index > first_needed {
+            return Err(first.corrupt(
+                0,
+                &format!("it begins at entry {}, but entries from {first_needed} on are needed", first.header().first_index),
+            ));
+        }
+        let mut log = Self::new(first.header().first_index);
+        log.next_sequence = first.header().first_sequence;
+        let mut tail = None;
+        let last = readers.len() - 1;
+        for (number, reader) in readers.iter_mut().enumerate() {
+            log.check_follows(reader)?;
+            log.add_segment(SegmentIndex::new(reader.path().to_owned(), *reader.header()));
+            while let Next::Frame(frame) = reader.next_frame()? {
+                if frame.header.first_index > log.next_index {
+                    return Err(reader.corrupt(frame.offset, "entries are missing before this frame"));
+                }
+                log.add_frame(&frame.header, frame.bytes.len() as u64);
+            }
+            if number == last {
+                if let Some(later) = reader.later_frame()? {
+                    let why = format!("a bad frame with a good one after it, at offset {later}");
+                    return Err(reader.corrupt(reader.offset(), &why));
+                }
+                tail = Some(Tail { offset: reader.offset(), end_of_data: reader.end_of_data()? });
+            }
+        }
+        Ok((log, tail))
+    }
+
+    /// A segment begins where the one before it ended; otherwise frames of that one are bad.
+    fn check_follows(&self, reader: &SegmentReader) -> Result<()> {
+        let header = reader.header();
+        if header.first_sequence == self.next_sequence && header.first_index <= self.next_index {
+            return Ok(());
+        }
+        let Some(previous) = self.segments.last() else { return Ok(()) };
+        let why = format!(
+            "frame {} is bad or missing, yet {} goes on with frame {}",
+            self.next_sequence,
+            reader.path().display(),
+            header.first_sequence
+        );
+        Err(SegmentReader::open(&previous.path)?.corrupt(previous.end, &why))
+    }
+
+    /// Adds an empty segment at the end.
+    pub(super) fn add_segment(&mut self, segment: SegmentIndex) {
+        self.segments.push(segment);
+    }
+
+    /// Adds a frame at the end of the last segment.
+    pub(super) fn add_frame(&mut self, frame: &FrameHeader, frame_bytes: u64) {
+        let truncates = frame.first_index < self.next_index;
+        if truncates {
+            self.truncations.push(Truncation { sequence: frame.sequence, since: frame.first_index });
+        }
+        self.next_index = frame.first_index + u64::from(frame.entries);
+        self.next_sequence = frame.sequence + 1;
+        let segment = self.segments.last_mut().expect("frames are added to a segment");
+        let distant = segment.points.last().is_none_or(|point| segment.end - point.offset >= POINT_BYTES);
+        if distant || truncates {
+            let point =
+                Point { first_index: frame.first_index, sequence: frame.sequence, offset: segment.end };
+            segment.points.push(point);
+        }
+        segment.end += frame_bytes;
+    }
+
+    /// How many segments from the first on hold only entries at or below `upto`.
+    pub(super) fn segments_through(&self, upto: u64) -> usize {
+        let next_begins_within = |segment: &&SegmentIndex| segment.header.first_index <= upto.saturating_add(1);
+        self.segments.iter().skip(1).take_while(next_begins_within).count()
+    }
+
+    /// The entries from `start` to before `end`, in order.
+    pub(super) fn entries(&self, start: u64, end: u64) -> EntryReader {
+        let mut place = None;
+        for (number, segment) in self.segments.iter().enumerate().rev() {
+            if let Some(point) = segment.points.iter().rev().find(|point| point.first_index <= start) {
+                place = Some((number, *point));
+                break;
+            }
+        }
+        let (segment, point) = place.map_or((0, None), |(number, point)| (number, Some(point)));
+        EntryReader {
+            log: self.clone(),
+            segment,
+            reader: None,
+            point,
+            pending: Vec::new().into_iter(),
+            next_index: start,
+            end: end.min(self.next_index),
+        }
+    }
+
+    fn is_dead(&self, sequence: u64, index: u64) -> bool {
+        self.truncations.iter().any(|truncation| truncation.sequence > sequence && truncation.since <= index)
+    }
+}
+
+/// Opens all segments of a directory, ordered, and checks whose they are.
+fn open_segments(directory: &Path, namespace_id: u32) -> Result<Vec<SegmentReader>> {
+    let context = |error| DfsError::io(format!("list {}", directory.display()), error);
+    let mut readers = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(context)? {
+        let entry = entry.map_err(context)?;
+        if !entry.file_name().to_str().is_some_and(is_segment_name) {
+            continue;
+        }
+        let reader = SegmentReader::open(&entry.path())?;
+        if reader.header().namespace_id != namespace_id {
+            return Err(DfsError::new(
+                ErrorKind::WrongCluster,
+                format!(
+                    "edit log {} is of namespace {}, this directory is of {namespace_id}; remove what was copied here",
+                    entry.path().display(),
+                    reader.header().namespace_id
+                ),
+            ));
+        }
+        readers.push(reader);
+    }
+    readers.sort_by_key(|reader| reader.header().first_sequence);
+    Ok(readers)
+}
+
+/// The segments of a directory with the index of the entry and the sequence each begins with, ordered; frames are not
+/// read.
+///
+/// # Errors
+/// As of scanning, for headers.
+pub(super) fn list_segments(directory: &Path, namespace_id: u32) -> Result<Vec<(PathBuf, SegmentHeader)>> {
+    let readers = open_segments(directory, namespace_id)?;
+    Ok(readers.iter().map(|reader| (reader.path().to_owned(), *reader.header())).collect())
+}
+
+/// Reads entries in order from the files.
+pub(super) struct EntryReader {
+    log: LogIndex,
+    segment: usize,
+    reader: Option<SegmentReader>,
+    point: Option<Point>,
+    pending: std::vec::IntoIter<Entry>,
+    next_index: u64,
+    end: u64,
+}
+
+impl EntryReader {
+    /// The next entry; `None` at the end.
+    ///
+    /// # Errors
+    /// `Corrupt` when an entry that must be there is not; `Io`.
+    pub(super) fn next_entry(&mut self) -> Result<Option<Entry>> {
+        loop {
+            if self.next_index >= self.end {
+                return Ok(None);
+            }
+            if let Some(entry) = self.pending.next() {
+                if entry.log_id.index < self.next_index {
+                    continue;
+                }
+                self.next_index = entry.log_id.index + 1;
+                return Ok(Some(entry));
+            }
+            self.next_frame()?;
+        }
+    }
+
+    fn next_frame(&mut self) -> Result<()> {
+        let Some(segment) = self.log.segments.get(self.segment) else {
+            return Err(DfsError::new(
+                ErrorKind::Corrupt,
+                format!("edit log entry {} is not in the files that are left", self.next_index),
+            ));
+        };
+        let reader = match &mut self.reader {
+            Some(reader) => reader,
+            none => {
+                let mut reader = SegmentReader::open(&segment.path)?;
+                if let Some(point) = self.point.take() {
+                    reader.seek(point.offset, point.sequence)?;
+                }
+                none.insert(reader)
+            }
+        };
+        if reader.offset() >= segment.end {
+            self.segment += 1;
+            self.reader = None;
+            return Ok(());
+        }
+        let Next::Frame(frame) = reader.next_frame()? else {
+            return Err(reader.corrupt(reader.offset(), "a frame that was good before is bad now"));
+        };
+        let log = &self.log;
+        let entries: Vec<Entry> = frame
+            .entries()
+            .map_err(|error| reader.corrupt(frame.offset, "its entries cannot be decoded").with_source(error))?
+            .into_iter()
+            .filter(|entry| !log.is_dead(frame.header.sequence, entry.log_id.index))
+            .collect();
+        if let Some(first) = entries.first()
+            && first.log_id.index > self.next_index
+        {
+            return Err(reader.corrupt(frame.offset, &format!("entry {} is missing", self.next_index)));
+        }
+        self.pending = entries.into_iter();
+        Ok(())
+    }
+}

@@ -1,0 +1,259 @@
+//! The journal: the NameNode's edit log as a replicated log, and the images that shorten it.
+//!
+//! Every durable change is an `EditOp` in this log. openraft keeps it (quorum, election and fencing in one library); a lone
+//! NameNode is a group of one.
+//!
+//! A change's journey:
+//!
+//! ```text
+//! submit            batcher.rs        waits with others; all that wait become one entry, one at a time is under way
+//!   openraft                          numbers the entry, appends it
+//!   append          log_store.rs      into memory, then to the I/O thread
+//!   write + sync    log_files.rs      one frame (frame.rs) into the current segment (segment.rs, spares.rs)
+//!   openraft                          the entry is committed once a quorum has it: here, at once
+//!   apply           state_machine.rs  transactions are numbered, the Machine applies them, outcomes go to the callers
+//! outcome           batcher.rs
+//! ```
+//!
+//! A start: scan the segments (log_index.rs), cut a torn last frame, replay what the loaded image does not have, become
+//! leader in a new term. A checkpoint (checkpoint.rs): finish the segment, fold image + edits into a new image on a thread of
+//! its own, tell openraft, throw away what no kept image needs. edit_reader.rs reads the log from outside.
+//!
+//! Promises:
+//! - `submit` returns an outcome only after the operation is on disk and applied.
+//! - Operations are applied in the order of the log, each exactly once per replay, and their transaction ids follow from
+//!   their position alone.
+//! - When the log cannot be written, or applying fails, the process stops (`OnFatal`); it never goes on.
+//! - A damaged log is refused with file and offset; only a frame that was never acknowledged is cut.
+//!
+//! openraft runs on a current-thread runtime of its own (measured faster than sharing the server's), beside the I/O thread.
+
+mod aligned;
+mod batcher;
+mod checkpoint;
+mod edit_reader;
+mod frame;
+mod log_files;
+mod log_index;
+mod log_store;
+mod network;
+mod raft_types;
+mod segment;
+mod spares;
+mod start;
+mod state_file;
+mod state_machine;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::ids::TxId;
+use dfs_proto::v1::EditOp;
+use openraft::RaftMetrics;
+use parking_lot::Mutex;
+use tokio::sync::{oneshot, watch};
+use tracing::error;
+
+use super::image::format::ImageHeader;
+use super::storage_dir::NameDir;
+pub use edit_reader::{EditReader, LoggedOps};
+use log_index::LogIndex;
+pub use log_store::OnFatal;
+use raft_types::{NodeId, Raft};
+use state_machine::MachineState;
+
+/// The lone member of a group of one.
+const LONE_NODE: NodeId = 1;
+
+/// What the journal applies committed operations to.
+pub trait Machine: Send + Sync + 'static {
+    /// What an applied operation answers.
+    type Outcome: Send + 'static;
+
+    /// Applies the operations of one log entry in order; `first_txid` numbers the first of them. One outcome each. Called by
+    /// one thread at a time. Must depend on nothing but the state and the operations; a panic stops the process.
+    fn apply(&self, first_txid: TxId, ops: &[EditOp]) -> Vec<Result<Self::Outcome>>;
+
+    /// The last transaction applied; at start, that of the loaded image.
+    fn last_applied_txid(&self) -> TxId;
+}
+
+/// Makes a new image of an old one and the edits after it.
+pub trait Folder: Send + Sync + 'static {
+    /// Writes the image described by `header` to `out`, from `image` (none: the empty namespace) and all of `edits`. Runs on
+    /// a thread of its own and must not take the namespace's lock.
+    ///
+    /// # Errors
+    /// `Corrupt` when `image` is damaged: an older one is tried; any other ends the checkpoint.
+    fn fold(&self, image: Option<&Path>, edits: &mut EditReader, header: &ImageHeader, out: &Path) -> Result<()>;
+}
+
+/// How a journal is to run.
+#[derive(Clone)]
+pub struct JournalOptions {
+    /// Where other members would reach this one, host:port.
+    pub address: String,
+    /// Images to keep (`dfs.namenode.num.checkpoints.retained`).
+    pub images_retained: usize,
+    /// Accept an image that is ahead of the edit log: a directory rebuilt from an image alone.
+    pub accept_missing_edits: bool,
+    /// Makes checkpoints.
+    pub folder: Arc<dyn Folder>,
+    /// What to do when the log can no longer be written or applied. In a serving NameNode it does not return.
+    pub on_fatal: OnFatal,
+}
+
+impl JournalOptions {
+    /// Options that end the process on a fatal error.
+    pub fn new(address: impl Into<String>, images_retained: usize, folder: Arc<dyn Folder>) -> Self {
+        Self {
+            address: address.into(),
+            images_retained,
+            accept_missing_edits: false,
+            folder,
+            on_fatal: Arc::new(|fatal| {
+                error!(error = fatal.chain(), "the NameNode stops: it can no longer keep its promises");
+                std::process::exit(1);
+            }),
+        }
+    }
+}
+
+/// A finished file of the edit log; it changes no more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EditFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Bytes that hold frames; the file may be longer, with zeros.
+    pub length: u64,
+    /// First log entry written to it.
+    pub first_index: u64,
+}
+
+/// The running journal. Dropping it stops it without waiting; `shutdown` waits.
+pub struct Journal<M: Machine> {
+    queue: batcher::Queue<M::Outcome>,
+    raft: Raft,
+    metrics: watch::Receiver<RaftMetrics<NodeId, openraft::BasicNode>>,
+    state: Arc<MachineState<M>>,
+    io: log_store::IoHandle,
+    index: Arc<Mutex<LogIndex>>,
+    dir: Arc<NameDir>,
+    options: JournalOptions,
+    /// One checkpoint at a time.
+    checkpointing: tokio::sync::Mutex<()>,
+    stop: Mutex<Option<oneshot::Sender<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl<M: Machine> Journal<M> {
+    /// Opens the log in `dir`, has `machine` (which holds the state of the image `loaded`, or none) apply what follows, and
+    /// starts. Returns when everything in the log is applied; `wait_ready` when changes are taken.
+    ///
+    /// # Errors
+    /// `Corrupt` with file and offset; `WrongCluster`; `Unsupported` for a log of several members; `Io`.
+    pub async fn start(
+        dir: Arc<NameDir>,
+        machine: Arc<M>,
+        loaded: Option<ImageHeader>,
+        options: JournalOptions,
+    ) -> Result<Self> {
+        let state = Arc::new(start::initial_state(&dir, machine, loaded.as_ref(), &options)?);
+        let (queue, batcher) = batcher::new(state.clone());
+        let started = start::start(&dir, state.clone(), batcher, options.clone()).await?;
+        Ok(Self {
+            queue,
+            metrics: started.raft.metrics(),
+            raft: started.raft,
+            state,
+            io: started.io,
+            index: started.index,
+            dir,
+            options,
+            checkpointing: tokio::sync::Mutex::new(()),
+            stop: Mutex::new(Some(started.stop)),
+            threads: Mutex::new(started.threads),
+        })
+    }
+
+    /// Has `op` logged, synced and applied, and returns its outcome.
+    ///
+    /// # Errors
+    /// The outcome's own; `Unavailable` when too many wait or the journal has stopped; `NotLeader`; `InvalidArgument` when it
+    /// is too large.
+    pub async fn submit(&self, op: EditOp) -> Result<M::Outcome> {
+        self.queue.submit(op).await
+    }
+
+    /// Waits until this member leads and has applied an entry of its own term, so that it knows of everything committed
+    /// before.
+    ///
+    /// # Errors
+    /// `Unavailable` when the journal has stopped.
+    pub async fn wait_ready(&self) -> Result<()> {
+        let mut metrics = self.metrics.clone();
+        let ready = metrics.wait_for(|metrics| leads(metrics) || metrics.running_state.is_err()).await;
+        match ready {
+            Ok(metrics) if leads(&metrics) => Ok(()),
+            _ => Err(DfsError::new(ErrorKind::Unavailable, "the journal has stopped")),
+        }
+    }
+
+    /// Whether reads may be answered: this member leads, and no other can have been elected without its knowledge. In a
+    /// group of one nobody else can; with several members, a quorum must have confirmed it recently.
+    pub fn is_leader_confirmed(&self) -> bool {
+        leads(&self.metrics.borrow())
+    }
+
+    /// The last transaction applied.
+    pub fn last_applied_txid(&self) -> TxId {
+        self.state.applied.lock().txid
+    }
+
+    /// Finishes the current segment; everything up to the returned transaction is in finished files then.
+    ///
+    /// # Errors
+    /// Of writing; the process is stopping then.
+    pub async fn roll(&self) -> Result<TxId> {
+        let txid = self.last_applied_txid();
+        self.io.roll().await?;
+        Ok(txid)
+    }
+
+    /// The finished files of the edit log, oldest first.
+    pub fn edit_files(&self) -> Vec<EditFile> {
+        let log = self.index.lock();
+        let finished = log.segments.len().saturating_sub(1);
+        let file = |segment: &log_index::SegmentIndex| EditFile {
+            path: segment.path.clone(),
+            length: segment.end,
+            first_index: segment.header.first_index,
+        };
+        log.segments.iter().take(finished).map(file).collect()
+    }
+
+    /// Stops: changes under way are finished, waiting ones refused, threads joined.
+    ///
+    /// # Errors
+    /// `Internal` when one of the journal's threads panicked.
+    pub async fn shutdown(&self) -> Result<()> {
+        drop(self.stop.lock().take());
+        let threads = std::mem::take(&mut *self.threads.lock());
+        let joined = tokio::task::spawn_blocking(move || threads.into_iter().try_for_each(JoinHandle::join)).await;
+        match joined {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(DfsError::new(ErrorKind::Internal, "a thread of the journal panicked")),
+        }
+    }
+}
+
+fn leads(metrics: &RaftMetrics<NodeId, openraft::BasicNode>) -> bool {
+    metrics.running_state.is_ok()
+        && metrics.current_leader == Some(metrics.id)
+        && metrics.last_applied.is_some_and(|log_id| log_id.leader_id.term == metrics.current_term)
+}
+
+#[cfg(test)]
+mod tests;

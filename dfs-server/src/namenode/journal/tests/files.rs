@@ -1,0 +1,260 @@
+//! The log's files against a vector of entries.
+
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::super::log_files::LogFiles;
+use super::super::log_index::LogIndex;
+use super::super::raft_types::{Entry, LogId, Vote};
+use super::super::segment::is_segment_name;
+use super::entry;
+use dfs_common::error::ErrorKind;
+
+const NAMESPACE: u32 = 77;
+
+fn read_all(files: &LogFiles, start: u64, end: u64) -> Vec<Entry> {
+    let log = files.index().lock().clone();
+    let mut reader = log.entries(start, end);
+    std::iter::from_fn(|| reader.next_entry().unwrap()).collect()
+}
+
+fn segment_count(directory: &Path) -> usize {
+    let names = std::fs::read_dir(directory).unwrap().map(|item| item.unwrap().file_name());
+    names.filter(|name| is_segment_name(name.to_str().unwrap())).count()
+}
+
+fn same(left: &[Entry], right: &[Entry]) -> bool {
+    let plain = |entry: &Entry| (entry.log_id, format!("{:?}", entry.payload), ops_of(entry));
+    left.iter().map(plain).eq(right.iter().map(plain))
+}
+
+fn ops_of(entry: &Entry) -> Vec<u64> {
+    match &entry.payload {
+        openraft::EntryPayload::Normal(batch) => batch.ops.iter().map(super::number).collect(),
+        _ => Vec::new(),
+    }
+}
+
+#[test]
+fn entries_survive_reopening_and_rolling() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut expected = Vec::new();
+    for round in 0..6_u64 {
+        let mut files = LogFiles::open(dir.path(), NAMESPACE).unwrap();
+        assert_eq!(files.last_log_id().unwrap(), expected.last().map(|entry: &Entry| entry.log_id));
+        let first = expected.len() as u64;
+        let entries: Vec<Entry> = (0..=round).map(|i| entry(round, first + i, 0..i)).collect();
+        files.append(&entries).unwrap();
+        expected.extend(entries);
+        if round % 2 == 0 {
+            files.roll_if_used().unwrap();
+        }
+        assert!(same(&read_all(&files, 0, u64::MAX), &expected));
+        assert!(same(&read_all(&files, first, first + 1), &expected[first as usize..=first as usize]));
+    }
+    assert_eq!(segment_count(dir.path()), 4);
+}
+
+#[test]
+fn append_larger_than_a_segment_gets_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut files = LogFiles::open(dir.path(), NAMESPACE).unwrap();
+    let large: Vec<Entry> = (0..3).map(|index| entry(1, index, (0..150_000).map(|n| n << 40))).collect();
+    files.append(&large).unwrap();
+    drop(files);
+    let files = LogFiles::open(dir.path(), NAMESPACE).unwrap();
+    assert!(same(&read_all(&files, 0, u64::MAX), &large));
+}
+
+#[test]
+fn truncation_holds_within_frames_across_segments_and_after_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut files = LogFiles::open(dir.path(), NAMESPACE).unwrap();
+    let old: Vec<Entry> = (0..10).map(|index| entry(1, index, [index])).collect();
+    files.append(&old[..4]).unwrap();
+    files.roll_if_used().unwrap();
+    files.append(&old[4..8]).unwrap();
+    files.roll_if_used().unwrap();
+    files.append(&old[8..]).unwrap();
+    files.truncate(2).unwrap();
+    assert_eq!(files.last_log_id().unwrap(), Some(old[1].log_id));
+    drop(files);
+    let mut files = LogFiles::open(dir.path(), NAMESPACE).unwrap();
+    assert_eq!(files.last_log_id().unwrap(), Some(old[1].log_id));
+    let new: Vec<Entry> = (2..6).map(|index| entry(2, index, [100 + index])).collect();
+    files.append(&new).unwrap();
+    let expected: Vec<Entry> = old[..2].iter().chain(&new).cloned().collect();
+    assert!(same(&read_all(&files, 0, u64::MAX), &expected));
+    drop(files);
+    let files = LogFiles::open(dir.path(), NAMESPACE).unwrap();
+    assert!(same(&read_all(&files, 0, u64::MAX), &expected));
+}
+
+#[test]
+fn purge_deletes_whole_segments_and_is_remembered() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut files = LogFiles::open(dir.path(), NAMESPACE).unwrap();
+    let entries: Vec<Entry> = (0..12).map(|index| entry(1, index, [index])).collect();
+    for part in entries.chunks(3) {
+        files.append(part).unwrap();
+        files.roll_if_used().unwrap();
+    }
+    files.purge(entries[7].log_id).unwrap();
+    assert_eq!(segment_count(dir.path()), 3);
+    drop(files);
+    let files = LogFiles::open(dir.path(), NAMESPACE).unwrap();
+    assert_eq!(files.purged(), Some(entries[7].log_id));
+    assert!(same(&read_all(&files, 8, u64::MAX), &entries[8..]));
+}
+
+#[test]
+fn purge_beyond_the_end_begins_a_new_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut files = LogFiles::open(dir.path(), NAMESPACE).unwrap();
+    files.append(&[entry(1, 0, [1]), entry(1, 1, [2])]).unwrap();
+    let far = LogId::new(openraft::LeaderId::new(4, 1), 900);
+    files.purge(far).unwrap();
+    assert_eq!(files.last_log_id().unwrap(), Some(far));
+    assert_eq!(segment_count(dir.path()), 1);
+    drop(files);
+    let mut files = LogFiles::open(dir.path(), NAMESPACE).unwrap();
+    assert_eq!(files.last_log_id().unwrap(), Some(far));
+    let next = [entry(4, 901, [3])];
+    files.append(&next).unwrap();
+    drop(files);
+    let files = LogFiles::open(dir.path(), NAMESPACE).unwrap();
+    assert!(same(&read_all(&files, 901, u64::MAX), &next));
+}
+
+#[test]
+fn a_purge_cut_short_is_finished_at_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut files = LogFiles::open(dir.path(), NAMESPACE).unwrap();
+    let entries: Vec<Entry> = (0..9).map(|index| entry(1, index, [index])).collect();
+    for part in entries.chunks(3) {
+        files.append(part).unwrap();
+        files.roll_if_used().unwrap();
+    }
+    let before = tempfile::tempdir().unwrap();
+    super::copy_tree(dir.path(), before.path());
+    files.purge(entries[5].log_id).unwrap();
+    drop(files);
+    // The marker is there, the files are not gone yet; then: only the one in the middle is gone.
+    std::fs::copy(dir.path().join("purged"), before.path().join("purged")).unwrap();
+    for delete_middle in [false, true] {
+        let crashed = tempfile::tempdir().unwrap();
+        super::copy_tree(before.path(), crashed.path());
+        if delete_middle {
+            std::fs::remove_file(crashed.path().join("edits_0000000000000000003")).unwrap();
+        }
+        let files = LogFiles::open(crashed.path(), NAMESPACE).unwrap();
+        assert!(same(&read_all(&files, 6, u64::MAX), &entries[6..]));
+        assert_eq!(segment_count(crashed.path()), 2);
+    }
+}
+
+#[test]
+fn a_missing_segment_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut files = LogFiles::open(dir.path(), NAMESPACE).unwrap();
+    for index in 0..4 {
+        files.append(&[entry(1, index, [index])]).unwrap();
+        files.roll_if_used().unwrap();
+    }
+    drop(files);
+    for index in [0, 2] {
+        let crashed = tempfile::tempdir().unwrap();
+        super::copy_tree(dir.path(), crashed.path());
+        std::fs::remove_file(crashed.path().join(format!("edits_{index:019}"))).unwrap();
+        let error = LogFiles::open(crashed.path(), NAMESPACE).err().expect("a hole in the log");
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+    }
+}
+
+#[test]
+fn segments_of_another_namespace_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(LogFiles::open(dir.path(), NAMESPACE).unwrap());
+    let error = LogFiles::open(dir.path(), NAMESPACE + 1).err().expect("another namespace");
+    assert_eq!(error.kind(), ErrorKind::WrongCluster);
+}
+
+#[test]
+fn the_vote_survives() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut files = LogFiles::open(dir.path(), NAMESPACE).unwrap();
+    assert_eq!(files.vote().unwrap(), None);
+    files.save_vote(&Vote::new(3, 1)).unwrap();
+    drop(files);
+    assert_eq!(LogFiles::open(dir.path(), NAMESPACE).unwrap().vote().unwrap(), Some(Vote::new(3, 1)));
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Append(Vec<u8>),
+    Truncate(u64),
+    Purge(u64),
+    Roll,
+    Reopen,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        6 => prop::collection::vec(0_u8..40, 1..6).prop_map(Step::Append),
+        2 => (0_u64..8).prop_map(Step::Truncate),
+        1 => (0_u64..30).prop_map(Step::Purge),
+        2 => Just(Step::Roll),
+        2 => Just(Step::Reopen),
+    ];
+    prop::collection::vec(step, 1..30)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    /// After any history the files give back what a vector of entries holds.
+    #[test]
+    fn files_agree_with_a_vector(steps in steps()) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut files = LogFiles::open(dir.path(), NAMESPACE).unwrap();
+        let mut model: Vec<Entry> = Vec::new();
+        let mut first = 0_u64;
+        for (term, step) in steps.into_iter().enumerate() {
+            let end = first + model.len() as u64;
+            match step {
+                Step::Append(sizes) => {
+                    let new: Vec<Entry> = sizes
+                        .iter()
+                        .zip(end..)
+                        .map(|(&size, index)| entry(term as u64, index, (0..u64::from(size)).map(|n| n << 33)))
+                        .collect();
+                    files.append(&new).unwrap();
+                    model.extend(new);
+                }
+                Step::Truncate(back) => {
+                    let since = end.saturating_sub(back).max(first);
+                    files.truncate(since).unwrap();
+                    model.truncate((since - first) as usize);
+                }
+                Step::Purge(at) => {
+                    let Some(log_id) = at.checked_sub(first).and_then(|at| model.get(at as usize)).map(|e| e.log_id)
+                    else { continue };
+                    files.purge(log_id).unwrap();
+                    model.drain(..=(at - first) as usize);
+                    first = at + 1;
+                }
+                Step::Roll => files.roll_if_used().unwrap(),
+                Step::Reopen => {
+                    drop(files);
+                    files = LogFiles::open(dir.path(), NAMESPACE).unwrap();
+                }
+            }
+            let end = first + model.len() as u64;
+            prop_assert!(same(&read_all(&files, first, end), &model));
+            prop_assert!(same(&read_all(&files, first + (end - first) / 2, end), &model[((end - first) / 2) as usize..]));
+            let (scanned, _) = LogIndex::scan(dir.path(), NAMESPACE, first).unwrap();
+            prop_assert_eq!(scanned.next_index, end);
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! DatanodeProtocol: decode, call the block manager, encode.
+
+use std::sync::Arc;
+
+use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_proto::status::to_status;
+use dfs_proto::v1;
+use dfs_proto::v1::order::Order;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::namenode::blocks::BlockManager;
+
+/// Serves DataNodes of one cluster.
+pub struct DatanodeService {
+    blocks: Arc<BlockManager>,
+    namespace_info: v1::NamespaceInfo,
+}
+
+impl DatanodeService {
+    /// A service for the DataNodes of the cluster that `namespace_info` names.
+    pub fn new(blocks: Arc<BlockManager>, namespace_info: v1::NamespaceInfo) -> Self {
+        Self { blocks, namespace_info }
+    }
+
+    /// Refuses a DataNode of another cluster. One that was never part of any names none yet.
+    fn check_cluster(&self, theirs: Option<&v1::NamespaceInfo>) -> Result<()> {
+        let ours = &self.namespace_info;
+        let Some(theirs) = theirs else {
+            return Err(DfsError::new(ErrorKind::Protocol, "message without namespace"));
+        };
+        let differs = |what: &str, theirs: &str, ours: &str| {
+            let message = format!(
+                "the DataNode belongs to {what} {theirs}, this NameNode to {ours}; \
+                 point it at its own NameNode or give it an empty data directory"
+            );
+            Err(DfsError::new(ErrorKind::WrongCluster, message))
+        };
+        if theirs.cluster_id != ours.cluster_id {
+            return differs("cluster", &theirs.cluster_id, &ours.cluster_id);
+        }
+        if theirs.namespace_id != ours.namespace_id {
+            return differs("namespace", &theirs.namespace_id.to_string(), &ours.namespace_id.to_string());
+        }
+        self.check_pool(&theirs.block_pool_id)
+    }
+
+    fn check_pool(&self, theirs: &str) -> Result<()> {
+        let ours = &self.namespace_info.block_pool_id;
+        if theirs == ours {
+            return Ok(());
+        }
+        let message = format!("the message is about block pool {theirs}, this NameNode has {ours}");
+        Err(DfsError::new(ErrorKind::WrongCluster, message))
+    }
+
+    /// Orders name the pool whose blocks they are about.
+    fn name_pool(&self, order: &mut v1::Order) {
+        let pool = match &mut order.order {
+            Some(Order::Transfer(order)) => &mut order.block_pool_id,
+            Some(Order::Invalidate(order)) => &mut order.block_pool_id,
+            Some(Order::Recover(order)) => &mut order.block_pool_id,
+            Some(Order::Verify(order)) => &mut order.block_pool_id,
+            Some(Order::Register(_) | Order::BlockReport(_)) | None => return,
+        };
+        pool.clone_from(&self.namespace_info.block_pool_id);
+    }
+
+    async fn take_report(&self, mut pages: Streaming<v1::BlockReportPage>) -> Result<(), Status> {
+        let mut sender: Option<(String, u64)> = None;
+        loop {
+            match pages.message().await {
+                Ok(Some(page)) => {
+                    self.check_pool(&page.block_pool_id).map_err(|error| to_status(&error))?;
+                    self.blocks.block_report_page(&page).map_err(|error| to_status(&error))?;
+                    if page.last {
+                        return Ok(());
+                    }
+                    sender = Some((page.datanode_uuid, page.registration_id));
+                }
+                // The stream ended before its last page.
+                end => {
+                    if let Some((uuid, registration)) = sender {
+                        self.blocks.abort_report(&uuid, registration);
+                    }
+                    return end.map(drop).and(Err(to_status(&DfsError::new(
+                        ErrorKind::Protocol,
+                        "a block report ended without its last page",
+                    ))));
+                }
+            }
+        }
+    }
+}
+
+fn reply<T>(result: Result<T>) -> Result<Response<T>, Status> {
+    result.map(Response::new).map_err(|error| to_status(&error))
+}
+
+fn peer_ip<T>(request: &Request<T>) -> String {
+    request.remote_addr().map_or_else(String::new, |address| address.ip().to_canonical().to_string())
+}
+
+#[tonic::async_trait]
+impl v1::datanode_server::Datanode for DatanodeService {
+    async fn version_request(
+        &self,
+        _: Request<v1::VersionRequestRequest>,
+    ) -> Result<Response<v1::VersionRequestResponse>, Status> {
+        reply(Ok(v1::VersionRequestResponse { namespace: Some(self.namespace_info.clone()) }))
+    }
+
+    async fn register_datanode(
+        &self,
+        request: Request<v1::RegisterDatanodeRequest>,
+    ) -> Result<Response<v1::RegisterDatanodeResponse>, Status> {
+        let peer = peer_ip(&request);
+        let request = request.into_inner();
+        let checked = self.check_cluster(request.namespace.as_ref());
+        reply(checked.and_then(|()| self.blocks.register_datanode(&request, &peer)))
+    }
+
+    async fn send_heartbeat(
+        &self,
+        request: Request<v1::SendHeartbeatRequest>,
+    ) -> Result<Response<v1::SendHeartbeatResponse>, Status> {
+        let answer = self.blocks.heartbeat(request.get_ref()).map(|mut answer| {
+            answer.orders.iter_mut().for_each(|order| self.name_pool(order));
+            answer
+        });
+        reply(answer)
+    }
+
+    async fn block_report(
+        &self,
+        request: Request<Streaming<v1::BlockReportPage>>,
+    ) -> Result<Response<v1::BlockReportResponse>, Status> {
+        self.take_report(request.into_inner()).await?;
+        Ok(Response::new(v1::BlockReportResponse {}))
+    }
+
+    async fn block_received_and_deleted(
+        &self,
+        request: Request<v1::BlockReceivedAndDeletedRequest>,
+    ) -> Result<Response<v1::BlockReceivedAndDeletedResponse>, Status> {
+        let request = request.get_ref();
+        let taken = self.check_pool(&request.block_pool_id).and_then(|()| self.blocks.incremental_report(request));
+        reply(taken.map(|()| v1::BlockReceivedAndDeletedResponse {}))
+    }
+
+    async fn report_bad_replicas(
+        &self,
+        request: Request<v1::ReportBadReplicasRequest>,
+    ) -> Result<Response<v1::ReportBadReplicasResponse>, Status> {
+        self.blocks.report_bad_replicas(request.get_ref());
+        reply(Ok(v1::ReportBadReplicasResponse {}))
+    }
+
+    async fn commit_block_synchronization(
+        &self,
+        _: Request<v1::CommitBlockSynchronizationRequest>,
+    ) -> Result<Response<v1::CommitBlockSynchronizationResponse>, Status> {
+        reply(Err(DfsError::new(ErrorKind::Unsupported, "block recovery is not part of this version")))
+    }
+}

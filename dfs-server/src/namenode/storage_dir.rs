@@ -1,0 +1,386 @@
+//! The NameNode's directory: who may use it, what is in it, what may be thrown away.
+//!
+//! ```text
+//! <dfs.namenode.name.dir>/
+//!   in_use.lock                        locked by the running daemon; holds its pid
+//!   current/
+//!     VERSION                          cluster, namespace, block pool, layout
+//!     fsimage_0000000000000001234      the state after transaction 1234 (image/format.rs)
+//!     edits/                           the edit log (journal/)
+//! ```
+//!
+//! `format` makes such a directory, once; `open` locks it for a daemon. Files that end in `.tmp` were never finished and
+//! are removed at open. Images are immutable; the newest few are kept (`dfs.namenode.num.checkpoints.retained`), and with
+//! them all edits that the oldest of them needs, so that a damaged image costs time and nothing else.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use dfs_common::durable::{self, TEMPORARY_SUFFIX};
+use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::ids::TxId;
+use dfs_common::storage_info::{LAYOUT_VERSION, StorageInfo, StorageType};
+use tracing::{info, warn};
+
+use super::image::format::{ImageHeader, ImageReader};
+
+const CURRENT: &str = "current";
+const VERSION: &str = "VERSION";
+const LOCK: &str = "in_use.lock";
+const EDITS: &str = "edits";
+const IMAGE_PREFIX: &str = "fsimage_";
+/// Digits of a number in a file name: enough for 2^63, so that names sort as numbers do (HDFS's width).
+pub const NUMBER_DIGITS: usize = 19;
+/// mkfs puts it into the root of a fresh ext file system, which is where a dedicated device's directory begins.
+const LOST_AND_FOUND: &str = "lost+found";
+/// Longest host name used in a block pool id.
+const HOST_NAME_MAX: usize = 64;
+
+/// What `format` is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct FormatOptions {
+    /// The cluster to join; a new one without.
+    pub cluster_id: Option<String>,
+    /// Throw away a namespace that is there already.
+    pub force: bool,
+}
+
+/// An image in the directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageFile {
+    /// Last transaction it contains.
+    pub txid: TxId,
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+/// The directory, locked for this process.
+#[derive(Debug)]
+pub struct NameDir {
+    root: PathBuf,
+    info: StorageInfo,
+    /// Held until the directory is dropped; the kernel lets go of it when the process dies.
+    _lock: File,
+}
+
+impl NameDir {
+    /// Makes `root` an empty namespace's directory, durably.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when it holds a namespace (unless forced) or foreign files; `Busy` when a daemon uses it; else of
+    /// writing.
+    pub fn format(root: &Path, options: &FormatOptions) -> Result<StorageInfo> {
+        let context = |error| DfsError::io(format!("format {}", root.display()), error);
+        if let Some(cluster_id) = &options.cluster_id {
+            check_cluster_id(cluster_id)?;
+        }
+        durable::create_dir_all(root).map_err(context)?;
+        let _lock = lock(root)?;
+        refuse_unless_empty(root, options.force)?;
+        let current = root.join(CURRENT);
+        if current.exists() {
+            warn!(directory = %current.display(), "formatting: the namespace in it is thrown away");
+            fs::remove_dir_all(&current).map_err(context)?;
+            durable::sync_dir(root).map_err(context)?;
+        }
+        durable::create_dir_all(&current.join(EDITS)).map_err(context)?;
+        let info = new_storage_info(options.cluster_id.clone());
+        // Last, because a directory with a VERSION file is a formatted one.
+        info.store(&current.join(VERSION))?;
+        info!(directory = %root.display(), cluster = info.cluster_id, pool = info.block_pool_id, "formatted");
+        Ok(info)
+    }
+
+    /// Locks and opens a formatted directory, and removes left-overs of what was never finished.
+    ///
+    /// # Errors
+    /// `NotFound` when it is not formatted; `Busy` when another daemon has it; `WrongCluster` when it is a DataNode's or of
+    /// another layout; else of reading.
+    pub fn open(root: &Path) -> Result<Self> {
+        let version = root.join(CURRENT).join(VERSION);
+        let not_formatted = || {
+            DfsError::new(
+                ErrorKind::NotFound,
+                format!("{} is not a NameNode directory; run `dfs-server format` first", root.display()),
+            )
+        };
+        if !root.is_dir() {
+            return Err(not_formatted());
+        }
+        let lock = lock(root)?;
+        let info = StorageInfo::load(&version)?.ok_or_else(not_formatted)?;
+        if info.storage_type != StorageType::NameNode {
+            return Err(DfsError::new(
+                ErrorKind::WrongCluster,
+                format!("{} belongs to a DataNode; give the NameNode a directory of its own", root.display()),
+            ));
+        }
+        let dir = Self { root: root.to_owned(), info, _lock: lock };
+        remove_temporary_files(&dir.current())?;
+        durable::create_dir_all(&dir.edits())
+            .map_err(|error| DfsError::io(format!("create {}", dir.edits().display()), error))?;
+        Ok(dir)
+    }
+
+    /// The directory as configured.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Whose it is.
+    pub fn info(&self) -> &StorageInfo {
+        &self.info
+    }
+
+    /// Where VERSION and images are.
+    pub fn current(&self) -> PathBuf {
+        self.root.join(CURRENT)
+    }
+
+    /// Where the edit log is.
+    pub fn edits(&self) -> PathBuf {
+        self.current().join(EDITS)
+    }
+
+    /// Where the image up to `txid` is or will be.
+    pub fn image_path(&self, txid: TxId) -> PathBuf {
+        image_path(&self.current(), txid)
+    }
+
+    /// A header for an image of this namespace, without position.
+    pub fn image_header(&self) -> ImageHeader {
+        ImageHeader {
+            cluster_id: self.info.cluster_id.clone(),
+            namespace_id: self.info.namespace_id,
+            block_pool_id: self.info.block_pool_id.clone(),
+            ..ImageHeader::default()
+        }
+    }
+
+    /// The images, newest first.
+    ///
+    /// # Errors
+    /// Of reading the directory.
+    pub fn images(&self) -> Result<Vec<ImageFile>> {
+        list_images(&self.current())
+    }
+
+    /// Gives the images to `load`, newest first, until one is accepted. Damaged ones are passed over with a warning: the
+    /// edits since the oldest kept image are there. `None` when there is no image at all.
+    ///
+    /// # Errors
+    /// The first one when no image can be loaded, and at once any that is not `Corrupt`.
+    pub fn load_newest<T>(&self, mut load: impl FnMut(&Path) -> Result<T>) -> Result<Option<T>> {
+        let mut first_error = None;
+        for image in self.images()? {
+            match self.check_header(&image).and_then(|()| load(&image.path)) {
+                Ok(loaded) => return Ok(Some(loaded)),
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    warn!(image = %image.path.display(), error = error.chain(), "image passed over");
+                    first_error.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        first_error.map_or(Ok(None), Err)
+    }
+
+    /// Refuses an image of another cluster or namespace, or one whose name lies.
+    ///
+    /// # Errors
+    /// `WrongCluster`, `Corrupt`; else of reading.
+    pub fn check_header(&self, image: &ImageFile) -> Result<()> {
+        let reader = ImageReader::open(&image.path)?;
+        let header = reader.header();
+        self.check_identity(header, &image.path)?;
+        if header.txid() != image.txid {
+            return Err(DfsError::new(
+                ErrorKind::Corrupt,
+                format!(
+                    "image {} says it ends at transaction {}; it was renamed by somebody",
+                    image.path.display(),
+                    header.last_txid
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Refuses an image header of another cluster or namespace.
+    ///
+    /// # Errors
+    /// `WrongCluster` naming both.
+    pub fn check_identity(&self, header: &ImageHeader, from: &Path) -> Result<()> {
+        let ours = (&self.info.cluster_id, self.info.namespace_id, &self.info.block_pool_id);
+        let theirs = (&header.cluster_id, header.namespace_id, &header.block_pool_id);
+        if ours == theirs {
+            return Ok(());
+        }
+        Err(DfsError::new(
+            ErrorKind::WrongCluster,
+            format!(
+                "image {} is of cluster {}, namespace {}, pool {}; {} is of {}, {}, {}",
+                from.display(),
+                theirs.0,
+                theirs.1,
+                theirs.2,
+                self.root.display(),
+                ours.0,
+                ours.1,
+                ours.2
+            ),
+        ))
+    }
+
+    /// Deletes all but the newest `retained` images and returns the oldest that stays.
+    ///
+    /// # Errors
+    /// Of deleting.
+    pub fn retire_images(&self, retained: usize) -> Result<Option<ImageFile>> {
+        let mut images = self.images()?;
+        let retired = images.split_off(retained.max(1).min(images.len()));
+        for image in &retired {
+            fs::remove_file(&image.path)
+                .map_err(|error| DfsError::io(format!("retire {}", image.path.display()), error))?;
+            info!(image = %image.path.display(), "retired");
+        }
+        Ok(images.pop())
+    }
+}
+
+/// Where in `directory` the image up to `txid` is or will be.
+pub fn image_path(directory: &Path, txid: TxId) -> PathBuf {
+    directory.join(format!("{IMAGE_PREFIX}{:0NUMBER_DIGITS$}", txid.0))
+}
+
+/// The images in `directory`, newest first.
+///
+/// # Errors
+/// Of reading the directory.
+pub fn list_images(directory: &Path) -> Result<Vec<ImageFile>> {
+    let context = |error| DfsError::io(format!("list {}", directory.display()), error);
+    let mut images = Vec::new();
+    for entry in fs::read_dir(directory).map_err(context)? {
+        let entry = entry.map_err(context)?;
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix(IMAGE_PREFIX)).and_then(parse_number);
+        if let Some(txid) = number {
+            images.push(ImageFile { txid: TxId(txid), path: entry.path() });
+        }
+    }
+    images.sort_by_key(|image| std::cmp::Reverse(image.txid));
+    Ok(images)
+}
+
+/// The number written with exactly [`NUMBER_DIGITS`] digits.
+pub fn parse_number(digits: &str) -> Option<u64> {
+    if digits.len() != NUMBER_DIGITS || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    digits.parse().ok()
+}
+
+/// Removes what was being written when a process died.
+///
+/// # Errors
+/// Of listing or removing.
+pub fn remove_temporary_files(directory: &Path) -> Result<()> {
+    let context = |error| DfsError::io(format!("clean up {}", directory.display()), error);
+    for entry in fs::read_dir(directory).map_err(context)? {
+        let entry = entry.map_err(context)?;
+        let temporary = entry.file_name().to_str().is_some_and(|name| name.ends_with(TEMPORARY_SUFFIX));
+        if temporary && entry.file_type().map_err(context)?.is_file() {
+            info!(file = %entry.path().display(), "removed what was never finished");
+            fs::remove_file(entry.path()).map_err(context)?;
+        }
+    }
+    Ok(())
+}
+
+fn lock(root: &Path) -> Result<File> {
+    let path = root.join(LOCK);
+    let context = |error| DfsError::io(format!("lock {}", path.display()), error);
+    let mut file =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(context)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            // The pid is only for the message; a daemon that has locked but not yet written leaves it empty.
+            let _ = file.take(32).read_to_string(&mut holder);
+            let holder = if holder.trim().is_empty() { "unknown" } else { holder.trim() };
+            return Err(DfsError::new(
+                ErrorKind::Busy,
+                format!("{} is in use by process {holder}; stop it first or use another directory", root.display()),
+            ));
+        }
+        Err(TryLockError::Error(error)) => return Err(context(error)),
+    }
+    file.set_len(0).map_err(context)?;
+    file.rewind().map_err(context)?;
+    write!(file, "{}", std::process::id()).map_err(context)?;
+    Ok(file)
+}
+
+fn refuse_unless_empty(root: &Path, force: bool) -> Result<()> {
+    let context = |error| DfsError::io(format!("list {}", root.display()), error);
+    for entry in fs::read_dir(root).map_err(context)? {
+        let name = entry.map_err(context)?.file_name();
+        if name == LOCK || name == LOST_AND_FOUND {
+            continue;
+        }
+        if name == CURRENT {
+            if force {
+                continue;
+            }
+            return Err(DfsError::new(
+                ErrorKind::AlreadyExists,
+                format!("{} is formatted already; --force throws away the namespace in it", root.display()),
+            ));
+        }
+        return Err(DfsError::new(
+            ErrorKind::AlreadyExists,
+            format!("{} is not empty: it has {}; give an empty directory", root.display(), name.display()),
+        ));
+    }
+    Ok(())
+}
+
+/// VERSION is a file of lines, and the id appears in every handshake.
+fn check_cluster_id(cluster_id: &str) -> Result<()> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if !cluster_id.is_empty() && cluster_id.len() <= 128 && cluster_id.bytes().all(plain) {
+        return Ok(());
+    }
+    Err(DfsError::new(
+        ErrorKind::InvalidArgument,
+        format!("cluster id {cluster_id:?}: use 1 to 128 letters, digits, '-', '_' and '.'"),
+    ))
+}
+
+fn new_storage_info(cluster_id: Option<String>) -> StorageInfo {
+    let now_ms = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_millis());
+    StorageInfo {
+        storage_type: StorageType::NameNode,
+        cluster_id: cluster_id.unwrap_or_else(|| format!("CID-{}", uuid::Uuid::new_v4())),
+        namespace_id: rand::random_range(1..=i32::MAX.unsigned_abs()),
+        block_pool_id: format!("BP-{}-{}-{now_ms}", rand::random_range(1..=i32::MAX), host_name()),
+        layout_version: LAYOUT_VERSION,
+        storage_uuid: None,
+        datanode_uuid: None,
+    }
+}
+
+/// The host's name, for people who read ids; the random number beside it is what makes the id unique.
+fn host_name() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let plain: String =
+        name.trim().chars().filter(|c| c.is_ascii_alphanumeric() || *c == '.').take(HOST_NAME_MAX).collect();
+    if plain.is_empty() { "localhost".into() } else { plain }
+}
+
+#[cfg(test)]
+#[path = "storage_dir_tests.rs"]
+mod tests;

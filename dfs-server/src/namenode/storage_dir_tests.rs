@@ -1,0 +1,127 @@
+//! Formatting, locking, images and their retirement.
+
+use super::*;
+use crate::namenode::image::format::{ImageWriter, Section};
+
+fn formatted() -> (tempfile::TempDir, StorageInfo) {
+    let dir = tempfile::tempdir().unwrap();
+    let info = NameDir::format(dir.path(), &FormatOptions::default()).unwrap();
+    (dir, info)
+}
+
+fn add_image(dir: &NameDir, txid: u64) -> PathBuf {
+    let path = dir.image_path(TxId(txid));
+    let header = ImageHeader { last_txid: txid, ..dir.image_header() };
+    let mut writer = ImageWriter::create(&path, &header).unwrap();
+    writer.begin_section(Section::Counters).unwrap();
+    writer.finish().unwrap();
+    path
+}
+
+#[test]
+fn format_writes_ids_that_open_reads() {
+    let (dir, info) = formatted();
+    assert!(info.cluster_id.starts_with("CID-") && info.block_pool_id.starts_with("BP-"));
+    assert_eq!(NameDir::open(dir.path()).unwrap().info(), &info);
+}
+
+#[test]
+fn format_keeps_the_given_cluster_id() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = FormatOptions { cluster_id: Some("CID-mine".into()), force: false };
+    assert_eq!(NameDir::format(dir.path(), &options).unwrap().cluster_id, "CID-mine");
+    let options = FormatOptions { cluster_id: Some("a\nb=c".into()), force: true };
+    assert_eq!(NameDir::format(dir.path(), &options).unwrap_err().kind(), ErrorKind::InvalidArgument);
+}
+
+#[test]
+fn format_refuses_a_formatted_directory_unless_forced() {
+    let (dir, info) = formatted();
+    let error = NameDir::format(dir.path(), &FormatOptions::default()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+    assert!(error.message().contains("--force"));
+    let options = FormatOptions { force: true, ..FormatOptions::default() };
+    assert_ne!(NameDir::format(dir.path(), &options).unwrap().cluster_id, info.cluster_id);
+}
+
+#[test]
+fn format_refuses_foreign_files_even_when_forced() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("lost+found")).unwrap();
+    fs::write(dir.path().join("thesis.tex"), "x").unwrap();
+    let options = FormatOptions { force: true, ..FormatOptions::default() };
+    assert!(NameDir::format(dir.path(), &options).unwrap_err().message().contains("thesis.tex"));
+    fs::remove_file(dir.path().join("thesis.tex")).unwrap();
+    NameDir::format(dir.path(), &FormatOptions::default()).unwrap();
+}
+
+#[test]
+fn a_second_daemon_is_refused_with_the_pid_of_the_first() {
+    let (dir, _) = formatted();
+    let first = NameDir::open(dir.path()).unwrap();
+    let error = NameDir::open(dir.path()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Busy);
+    assert!(error.message().contains(&std::process::id().to_string()), "{}", error.message());
+    let options = FormatOptions { force: true, ..FormatOptions::default() };
+    assert_eq!(NameDir::format(dir.path(), &options).unwrap_err().kind(), ErrorKind::Busy);
+    drop(first);
+    NameDir::open(dir.path()).unwrap();
+}
+
+#[test]
+fn open_refuses_what_is_not_a_namenode_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(NameDir::open(dir.path()).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(NameDir::open(&dir.path().join("absent")).unwrap_err().kind(), ErrorKind::NotFound);
+    let (dir, info) = formatted();
+    let version = dir.path().join(CURRENT).join(VERSION);
+    StorageInfo { storage_type: StorageType::DataNode, ..info }.store(&version).unwrap();
+    assert_eq!(NameDir::open(dir.path()).unwrap_err().kind(), ErrorKind::WrongCluster);
+}
+
+#[test]
+fn open_removes_unfinished_files() {
+    let (dir, _) = formatted();
+    let leftover = dir.path().join("current/fsimage_0000000000000000007.tmp");
+    fs::write(&leftover, "x").unwrap();
+    let opened = NameDir::open(dir.path()).unwrap();
+    assert!(!leftover.exists());
+    assert_eq!(opened.images().unwrap(), vec![]);
+}
+
+#[test]
+fn images_are_listed_newest_first_and_the_oldest_retired() {
+    let (dir, _) = formatted();
+    let dir = NameDir::open(dir.path()).unwrap();
+    for txid in [0, 9, 100, 5] {
+        add_image(&dir, txid);
+    }
+    let listed = |dir: &NameDir| dir.images().unwrap().iter().map(|image| image.txid.0).collect::<Vec<_>>();
+    assert_eq!(listed(&dir), [100, 9, 5, 0]);
+    assert_eq!(dir.retire_images(3).unwrap().unwrap().txid, TxId(5));
+    assert_eq!(dir.retire_images(0).unwrap().unwrap().txid, TxId(100));
+    assert_eq!(listed(&dir), [100]);
+}
+
+#[test]
+fn load_newest_passes_over_damaged_images() {
+    let (dir, _) = formatted();
+    let dir = NameDir::open(dir.path()).unwrap();
+    assert_eq!(dir.load_newest(|_| Ok(())).unwrap(), None);
+    add_image(&dir, 1);
+    let newest = add_image(&dir, 2);
+    fs::write(newest, "DFSIMAGE").unwrap();
+    let loaded = dir.load_newest(|path| Ok(path.to_owned())).unwrap().unwrap();
+    assert_eq!(loaded, dir.image_path(TxId(1)));
+    fs::write(dir.image_path(TxId(1)), "").unwrap();
+    assert_eq!(dir.load_newest(|_| Ok(())).unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn an_image_of_another_cluster_is_refused() {
+    let (dir, _) = formatted();
+    let dir = NameDir::open(dir.path()).unwrap();
+    let header = ImageHeader { cluster_id: "CID-other".into(), last_txid: 3, ..dir.image_header() };
+    ImageWriter::create(&dir.image_path(TxId(3)), &header).unwrap().finish().unwrap();
+    assert_eq!(dir.load_newest(|_| Ok(())).unwrap_err().kind(), ErrorKind::WrongCluster);
+}

@@ -1,0 +1,455 @@
+//! A cluster of real processes in a temporary directory: one NameNode and some DataNodes, on free ports of 127.0.0.1.
+//!
+//! Intervals are short (heartbeats 200 ms, stale after 2 s, dead after 5 s), so that what takes minutes in service takes
+//! seconds here. A node that is killed and restarted keeps its ports, its directories and its identity.
+
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use dfs_common::units::ByteCount;
+use tempfile::TempDir;
+
+use crate::device::LoopDevice;
+use crate::mount::Mount;
+use crate::ports::free_port;
+use crate::process::{Daemon, program, require_root};
+use crate::wait::{REPAIR, STARTUP, poll, wait_until};
+
+/// What the daemons' storage lies on.
+#[derive(Clone, Copy, Debug)]
+pub enum Devices {
+    /// Folders of the temporary directory.
+    Folders,
+    /// One XFS loop device per NameNode and per volume, of this size.
+    Loop(ByteCount),
+}
+
+/// Shape of a cluster.
+#[derive(Clone, Debug)]
+pub struct ClusterBuilder {
+    datanodes: usize,
+    volumes: usize,
+    racks: usize,
+    replication: usize,
+    devices: Devices,
+    settings: Vec<String>,
+}
+
+impl Default for ClusterBuilder {
+    fn default() -> Self {
+        Self { datanodes: 3, volumes: 1, racks: 1, replication: 3, devices: Devices::Folders, settings: Vec::new() }
+    }
+}
+
+impl ClusterBuilder {
+    /// Number of DataNodes; the replication is lowered to it.
+    #[must_use]
+    pub fn datanodes(mut self, count: usize) -> Self {
+        self.datanodes = count;
+        self.replication = self.replication.min(count);
+        self
+    }
+
+    /// Volumes of each DataNode.
+    #[must_use]
+    pub fn volumes(mut self, count: usize) -> Self {
+        self.volumes = count;
+        self
+    }
+
+    /// Racks, over which the DataNodes are spread.
+    #[must_use]
+    pub fn racks(mut self, count: usize) -> Self {
+        self.racks = count;
+        self
+    }
+
+    /// Replicas of new files.
+    #[must_use]
+    pub fn replication(mut self, count: usize) -> Self {
+        self.replication = count;
+        self
+    }
+
+    /// What the storage lies on.
+    #[must_use]
+    pub fn devices(mut self, devices: Devices) -> Self {
+        self.devices = devices;
+        self
+    }
+
+    /// A configuration key for all daemons, `key=value`.
+    #[must_use]
+    pub fn set(mut self, assignment: impl Into<String>) -> Self {
+        self.settings.push(assignment.into());
+        self
+    }
+
+    /// Formats, starts everything and waits until all DataNodes have registered.
+    ///
+    /// # Panics
+    /// When that fails, with the logs.
+    pub fn start(self) -> Cluster {
+        let mut cluster = self.prepare();
+        cluster.format();
+        cluster.start_namenode();
+        for index in 0..cluster.datanodes.len() {
+            cluster.start_datanode(index);
+        }
+        cluster.wait_datanodes_live(cluster.datanodes.len());
+        cluster
+    }
+
+    /// Directories, devices and configuration files, nothing started.
+    ///
+    /// # Panics
+    /// When not root, or a device cannot be made.
+    pub fn prepare(self) -> Cluster {
+        require_root();
+        let dir = test_dir();
+        std::fs::create_dir(dir.path().join("logs")).expect("make directory of logs");
+        let namenode = self.prepare_namenode(dir.path());
+        let datanodes = (0..self.datanodes).map(|index| self.prepare_datanode(dir.path(), index, &namenode)).collect();
+        Cluster { datanodes, namenode, dir }
+    }
+
+    fn prepare_storage(&self, path: &Path) -> Option<LoopDevice> {
+        match self.devices {
+            Devices::Folders => {
+                std::fs::create_dir_all(path).expect("make storage directory");
+                None
+            }
+            Devices::Loop(size) => Some(LoopDevice::create(path, size)),
+        }
+    }
+
+    fn prepare_namenode(&self, dir: &Path) -> NameNodeProcess {
+        let storage = dir.join("namenode");
+        let devices = self.prepare_storage(&storage).into_iter().collect();
+        let (rpc_port, http_port) = (free_port(), free_port());
+        let lines = [
+            format!("dfs.namenode.name.dir={}", storage.join("name").display()),
+            format!("dfs.namenode.rpc-address=127.0.0.1:{rpc_port}"),
+            format!("dfs.namenode.http-address=127.0.0.1:{http_port}"),
+        ];
+        let config = self.write_config(dir, "namenode", &lines);
+        let daemon = server_daemon(dir, "namenode", "namenode", &config);
+        NameNodeProcess { daemon, devices, rpc_port, http_port, config }
+    }
+
+    fn prepare_datanode(&self, dir: &Path, index: usize, namenode: &NameNodeProcess) -> DataNodeProcess {
+        let name = format!("datanode-{index}");
+        let mut devices = Vec::new();
+        let mut data_dirs = Vec::new();
+        for volume in 0..self.volumes {
+            let path = dir.join(format!("{name}-volume-{volume}"));
+            devices.extend(self.prepare_storage(&path));
+            data_dirs.push(path.join("data"));
+            std::fs::create_dir_all(path.join("data")).expect("make data directory");
+        }
+        let [data_port, grpc_port, http_port] = [free_port(), free_port(), free_port()];
+        let rack = if self.racks > 1 { format!("/rack{}", index % self.racks + 1) } else { "/default-rack".to_owned() };
+        let dirs: Vec<String> = data_dirs.iter().map(|path| path.display().to_string()).collect();
+        let lines = [
+            format!("dfs.namenode.address=127.0.0.1:{}", namenode.rpc_port),
+            format!("dfs.datanode.data.dir={}", dirs.join(",")),
+            "dfs.datanode.hostname=127.0.0.1".to_owned(),
+            format!("dfs.datanode.address=127.0.0.1:{data_port}"),
+            format!("dfs.datanode.ipc.address=127.0.0.1:{grpc_port}"),
+            format!("dfs.datanode.http.address=127.0.0.1:{http_port}"),
+            format!("dfs.datanode.rack={rack}"),
+        ];
+        let config = self.write_config(dir, &name, &lines);
+        let daemon = server_daemon(dir, &name, "datanode", &config);
+        DataNodeProcess { daemon, devices, data_dirs, data_port, grpc_port, http_port, config }
+    }
+
+    fn write_config(&self, dir: &Path, name: &str, lines: &[String]) -> PathBuf {
+        let common = [
+            "dfs.heartbeat.interval=200ms".to_owned(),
+            "dfs.namenode.stale.datanode.interval=2s".to_owned(),
+            "dfs.namenode.dead.interval=5s".to_owned(),
+            "dfs.namenode.safemode.extension=0s".to_owned(),
+            format!("dfs.replication={}", self.replication),
+        ];
+        let mut table = std::collections::BTreeMap::new();
+        for assignment in common.iter().chain(lines).chain(&self.settings) {
+            let (key, value) = assignment.split_once('=').expect("settings are key=value");
+            table.insert(key, value);
+        }
+        let text: String = table.iter().map(|(key, value)| format!("\"{key}\" = \"{value}\"\n")).collect();
+        let path = dir.join(format!("{name}.toml"));
+        std::fs::write(&path, text).expect("write configuration");
+        path
+    }
+}
+
+fn server_daemon(dir: &Path, name: &str, role: &str, config: &Path) -> Daemon {
+    let arguments = vec![OsString::from(role), "--config".into(), config.into()];
+    Daemon::new(name, program("dfs-server"), arguments, dir.join(format!("logs/{name}.log")))
+}
+
+/// A directory for one test, where `scripts/test` will look for leftovers.
+///
+/// # Panics
+/// When it cannot be made.
+pub fn test_dir() -> TempDir {
+    let base = std::env::var_os("DFS_TEST_BASE").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
+    // Readable by others: tests of permissions go in as other users.
+    let permissions = std::fs::Permissions::from_mode(0o755);
+    tempfile::Builder::new().prefix("dfs-test-").permissions(permissions).tempdir_in(base).expect("make test directory")
+}
+
+/// The NameNode and how to reach it.
+#[derive(Debug)]
+pub struct NameNodeProcess {
+    /// The process.
+    pub daemon: Daemon,
+    /// Its block device, on loop devices.
+    pub devices: Vec<LoopDevice>,
+    /// gRPC.
+    pub rpc_port: u16,
+    /// Status.
+    pub http_port: u16,
+    /// Configuration file.
+    pub config: PathBuf,
+}
+
+/// A DataNode and how to reach it.
+#[derive(Debug)]
+pub struct DataNodeProcess {
+    /// The process.
+    pub daemon: Daemon,
+    /// Its block devices, on loop devices.
+    pub devices: Vec<LoopDevice>,
+    /// Directories of its volumes.
+    pub data_dirs: Vec<PathBuf>,
+    /// Data transfer.
+    pub data_port: u16,
+    /// gRPC.
+    pub grpc_port: u16,
+    /// Status.
+    pub http_port: u16,
+    /// Configuration file.
+    pub config: PathBuf,
+}
+
+/// A cluster. Fields are dropped in order: processes first, then devices, then the directory.
+#[derive(Debug)]
+pub struct Cluster {
+    /// All DataNodes, by index.
+    pub datanodes: Vec<DataNodeProcess>,
+    /// The NameNode.
+    pub namenode: NameNodeProcess,
+    dir: TempDir,
+}
+
+impl Cluster {
+    /// Three DataNodes on folders.
+    pub fn builder() -> ClusterBuilder {
+        ClusterBuilder::default()
+    }
+
+    /// The cluster's directory; mount points and test files may lie in it.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// What clients are given: `host:port`.
+    pub fn namenodes(&self) -> String {
+        format!("127.0.0.1:{}", self.namenode.rpc_port)
+    }
+
+    /// Runs `dfs-server format`.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn format(&self) {
+        let output = Command::new(program("dfs-server")).args(["format", "--config"]).arg(&self.namenode.config).output();
+        let output = output.expect("run dfs-server format");
+        assert!(output.status.success(), "format: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Starts the NameNode and waits until it serves.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn start_namenode(&mut self) {
+        let node = &mut self.namenode;
+        start_serving(&mut node.daemon, node.http_port);
+    }
+
+    /// Starts a DataNode and waits until it serves.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn start_datanode(&mut self, index: usize) {
+        let node = &mut self.datanodes[index];
+        start_serving(&mut node.daemon, node.http_port);
+    }
+
+    /// Kills (SIGKILL) the NameNode and all DataNodes.
+    pub fn kill_all(&mut self) {
+        self.namenode.daemon.kill();
+        for node in &mut self.datanodes {
+            node.daemon.kill();
+        }
+    }
+
+    /// Starts whatever does not run and waits until all DataNodes are live.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn restart_all(&mut self) {
+        if !self.namenode.daemon.is_running() {
+            self.start_namenode();
+        }
+        for index in 0..self.datanodes.len() {
+            if !self.datanodes[index].daemon.is_running() {
+                self.start_datanode(index);
+            }
+        }
+        self.wait_datanodes_live(self.datanodes.len());
+    }
+
+    /// Waits until the NameNode counts `count` live DataNodes.
+    ///
+    /// # Panics
+    /// When it does not in time.
+    pub fn wait_datanodes_live(&self, count: usize) {
+        wait_until(STARTUP, format!("{count} live DataNodes"), || self.live_datanodes() == Some(count));
+    }
+
+    /// Live DataNodes by the NameNode's count.
+    pub fn live_datanodes(&self) -> Option<usize> {
+        usize::try_from(self.status("live_datanodes")?).ok()
+    }
+
+    /// A number of the NameNode's status page.
+    pub fn status(&self, field: &str) -> Option<u64> {
+        let (_, body) = http_get(self.namenode.http_port, "/status")?;
+        serde_json::from_str::<serde_json::Value>(&body).ok()?.get(field)?.as_u64()
+    }
+
+    /// Waits until every block has all its replicas.
+    ///
+    /// # Panics
+    /// When that does not happen in time.
+    pub fn wait_fully_replicated(&self) {
+        let is_zero = |field| self.status(field) == Some(0);
+        wait_until(REPAIR, "every block with all its replicas", || {
+            ["under_replicated_blocks", "missing_blocks", "corrupt_blocks"].into_iter().all(is_zero)
+        });
+    }
+
+    /// Mounts at a directory of this name beside the daemons' ones and waits until it answers.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn mount(&self, name: &str) -> Mount {
+        self.mount_with(name, &[])
+    }
+
+    /// Mounts with options.
+    ///
+    /// # Panics
+    /// When the mount does not answer.
+    pub fn mount_with(&self, name: &str, options: &[&str]) -> Mount {
+        let mount = Mount::start(self.dir(), name, &self.namenodes(), options);
+        // The first write needs a DataNode; a test must not be the one to find out.
+        wait_until(STARTUP, "room on the mount", || mount.room() > 0);
+        mount
+    }
+
+    /// The shell's command line, to be run.
+    pub fn dfs_command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program("dfs"));
+        command.env("DFS_NAMENODES", self.namenodes()).args(arguments).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a shell command; its standard output, or what it complained about.
+    ///
+    /// # Errors
+    /// Its output when it fails.
+    pub fn try_dfs(&self, arguments: &[&str]) -> Result<Vec<u8>, Output> {
+        let output = self.dfs_command(arguments).output().expect("run dfs");
+        if output.status.success() { Ok(output.stdout) } else { Err(output) }
+    }
+
+    /// Runs a shell command that must succeed.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn dfs(&self, arguments: &[&str]) -> String {
+        let stdout = self.try_dfs(arguments).unwrap_or_else(|output| panic!("dfs {arguments:?}: {output:?}"));
+        String::from_utf8(stdout).expect("dfs prints UTF-8")
+    }
+
+    /// Ends of all logs.
+    pub fn diagnostics(&self) -> String {
+        let mut tails = vec![self.namenode.daemon.log_tail()];
+        tails.extend(self.datanodes.iter().map(|node| node.daemon.log_tail()));
+        tails.join("\n")
+    }
+
+    /// Whether every daemon runs and answers its health check; else what does not.
+    ///
+    /// # Errors
+    /// The name of the first that does not.
+    pub fn check_all_serving(&mut self) -> Result<(), String> {
+        let nodes = self.datanodes.iter_mut().map(|node| (&mut node.daemon, node.http_port));
+        for (daemon, port) in nodes.chain([(&mut self.namenode.daemon, self.namenode.http_port)]) {
+            if !daemon.is_running() {
+                return Err(format!("{} is gone\n{}", daemon.name(), daemon.log_tail()));
+            }
+            if poll(Duration::from_secs(10), || http_status(port, "/health").filter(|status| *status == 200)).is_none() {
+                return Err(format!("{} does not serve\n{}", daemon.name(), daemon.log_tail()));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.diagnostics());
+        }
+        self.kill_all();
+    }
+}
+
+fn start_serving(daemon: &mut Daemon, http_port: u16) {
+    daemon.start();
+    let serves = poll(STARTUP, || {
+        if http_status(http_port, "/health") == Some(200) {
+            return Some(true);
+        }
+        (!daemon.is_running()).then_some(false)
+    });
+    assert!(serves == Some(true), "{} does not serve (ended: {})\n{}", daemon.name(), serves.is_some(), daemon.log_tail());
+}
+
+/// Status of a GET, when there is an answer at all.
+pub fn http_status(port: u16, path: &str) -> Option<u16> {
+    http_get(port, path).map(|(status, _)| status)
+}
+
+/// Status and body of a GET from a daemon of this machine.
+pub fn http_get(port: u16, path: &str) -> Option<(u16, String)> {
+    let timeout = Some(Duration::from_secs(5));
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(timeout).and_then(|()| stream.set_write_timeout(timeout)).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let status = answer.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    let body = answer.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_owned());
+    Some((status, body))
+}

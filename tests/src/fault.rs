@@ -1,0 +1,64 @@
+//! What goes wrong: dead processes, dead devices, flipped bits. Each fault is one call, taken back by one call.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use walkdir::WalkDir;
+
+use crate::cluster::Cluster;
+
+/// The power of all machines fails: every device stops at once, without flushing, then every process dies. What
+/// [`recover_power`] finds is what was on disk.
+///
+/// # Panics
+/// When the cluster is not on loop devices.
+pub fn cut_power(cluster: &mut Cluster) {
+    for device in all_devices(cluster) {
+        device.shut_down();
+    }
+    cluster.kill_all();
+}
+
+/// Devices come back with what they had; then the daemons are started.
+///
+/// # Panics
+/// When something does not start.
+pub fn recover_power(cluster: &mut Cluster) {
+    for device in all_devices(cluster) {
+        device.remount();
+    }
+    cluster.restart_all();
+}
+
+fn all_devices(cluster: &Cluster) -> Vec<&crate::device::LoopDevice> {
+    let devices: Vec<_> =
+        cluster.namenode.devices.iter().chain(cluster.datanodes.iter().flat_map(|node| &node.devices)).collect();
+    assert!(!devices.is_empty(), "power can be cut only on loop devices");
+    devices
+}
+
+/// Files of a DataNode's finalized replicas (not their meta files).
+pub fn replica_files(cluster: &Cluster, datanode: usize) -> Vec<PathBuf> {
+    let is_replica = |path: &Path| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.starts_with("blk_") && !name.ends_with(".meta") && path.components().any(|part| part.as_os_str() == "finalized")
+    };
+    let dirs = &cluster.datanodes[datanode].data_dirs;
+    let entries = dirs.iter().flat_map(WalkDir::new).filter_map(Result::ok);
+    let mut files: Vec<PathBuf> = entries.map(walkdir::DirEntry::into_path).filter(|path| is_replica(path)).collect();
+    files.sort();
+    files
+}
+
+/// Flips one bit of a file, as a failing disk does: behind the daemon's back.
+///
+/// # Panics
+/// When the file cannot be changed.
+pub fn flip_bit(path: &Path, offset: u64) {
+    let file = OpenOptions::new().read(true).write(true).open(path).expect("open the victim");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).expect("read the victim");
+    file.write_all_at(&[byte[0] ^ 0x10], offset).expect("write the victim");
+    file.sync_all().expect("sync the victim");
+}

@@ -1,0 +1,77 @@
+//! Documents that repeat what the code says must say what the code says.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use dfs_common::config_file::{KEYS, Key, ValueKind};
+use dfs_common::units::ByteCount;
+
+fn repository() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the repository").to_owned()
+}
+
+const BEGIN: &str = "<!-- keys: generated from dfs-common/src/config_file.rs, see docs/testing.md -->\n";
+const END: &str = "<!-- end of keys -->\n";
+
+fn limits(kind: ValueKind) -> String {
+    let millis = |ms: u64| match ms {
+        0 => "0".to_owned(),
+        ms if ms.is_multiple_of(86_400_000) => format!("{}d", ms / 86_400_000),
+        ms if ms.is_multiple_of(1_000) => format!("{}s", ms / 1_000),
+        ms => format!("{ms}ms"),
+    };
+    match kind {
+        ValueKind::Bytes(low, high) => format!("size, {} to {}", ByteCount(low), ByteCount(high)),
+        ValueKind::Duration(low, high) => format!("duration, {} to {}", millis(low), millis(high)),
+        ValueKind::Count(low, high) if low == high => format!("number, {low}"),
+        ValueKind::Count(low, u64::MAX) => format!("number, from {low}"),
+        ValueKind::Count(low, high) => format!("number, {low} to {high}"),
+        ValueKind::Fraction => "share, 0 to 1".to_owned(),
+        ValueKind::Flag => "true or false".to_owned(),
+        ValueKind::Text => "text".to_owned(),
+        ValueKind::List => "list of texts".to_owned(),
+    }
+}
+
+fn row(key: &Key) -> String {
+    let default = if key.default.is_empty() { "none".to_owned() } else { format!("`{}`", key.default) };
+    format!("| `{}` | {default} | {} | {} |\n", key.name, limits(key.kind), key.meaning)
+}
+
+fn table() -> String {
+    let mut text = String::from("| key | default | value | meaning |\n|---|---|---|---|\n");
+    for key in KEYS {
+        text.write_str(&row(key)).expect("a String takes everything");
+    }
+    text
+}
+
+/// With `DFS_UPDATE_DOCS=1` it writes the table instead of comparing it.
+#[test]
+fn configuration_document_lists_every_key_with_default_and_limits() {
+    let path = repository().join("docs/configuration.md");
+    let document = std::fs::read_to_string(&path).expect("read docs/configuration.md");
+    let (head, rest) = document.split_once(BEGIN).expect("the document marks where the keys begin");
+    let (keys, tail) = rest.split_once(END).expect("the document marks where the keys end");
+    if std::env::var_os("DFS_UPDATE_DOCS").is_some() {
+        std::fs::write(&path, [head, BEGIN, &table(), END, tail].concat()).expect("write docs/configuration.md");
+        return;
+    }
+    for (line, expected) in keys.lines().zip(table().lines()) {
+        assert_eq!(line, expected, "docs/configuration.md; DFS_UPDATE_DOCS=1 cargo test -p dfs-tests --test docs renews it");
+    }
+    assert_eq!(keys, table(), "docs/configuration.md; DFS_UPDATE_DOCS=1 cargo test -p dfs-tests --test docs renews it");
+}
+
+#[test]
+fn documents_name_only_scripts_that_exist() {
+    let root = repository();
+    for document in ["README.md", "CONTRIBUTING.md", "docs/operations.md", "docs/testing.md"] {
+        let text = std::fs::read_to_string(root.join(document)).unwrap_or_else(|error| panic!("{document}: {error}"));
+        for part in text.split("scripts/").skip(1) {
+            let name: String = part.chars().take_while(|c| c.is_ascii_lowercase() || *c == '.').collect();
+            let name = name.trim_end_matches('.');
+            assert!(name.is_empty() || root.join("scripts").join(name).exists(), "{document} names scripts/{name}");
+        }
+    }
+}

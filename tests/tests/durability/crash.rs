@@ -1,0 +1,189 @@
+//! Workers do random operations while daemons die; then every book is compared with what is there.
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use dfs_tests::cases;
+use dfs_tests::cluster::{Cluster, Devices};
+use dfs_tests::device::SMALL_DEVICE;
+use dfs_tests::fault::{cut_power, recover_power};
+use dfs_tests::model::{Loss, Worker};
+use dfs_tests::mount::Mount;
+use dfs_tests::suite::{Case, Nothing};
+use dfs_tests::wait::{STARTUP, wait_until};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use super::seed;
+
+pub(super) const CASES: [Case<Nothing>; 5] = cases![
+    namenode_killed_at_random_moments_loses_nothing_and_stops_nobody,
+    every_process_killed_at_random_moments_loses_nothing_acknowledged,
+    mount_killed_loses_nothing_acknowledged,
+    power_cut_on_every_device_keeps_answered_changes_and_synced_bytes,
+    clean_stop_and_start_keeps_everything,
+];
+
+const WORKERS: u64 = 4;
+
+/// Long enough for a namenode to come back under a call that waits for it.
+const PROGRESS: Duration = Duration::from_secs(120);
+
+/// Workers in directories of their own below the mount.
+fn make_workers(mount: &Mount, seed: u64) -> Vec<Worker> {
+    (0..WORKERS)
+        .map(|number| Worker::new(mount.new_dir(&format!("worker-{number}")), seed.wrapping_add(number)))
+        .collect()
+}
+
+fn acknowledged(workers: &[Worker]) -> u64 {
+    workers.iter().map(Worker::acknowledged).sum()
+}
+
+/// Lets all workers work, each on its thread, while `meanwhile` runs; then stops them. `meanwhile` is given the count of
+/// acknowledged operations. Workers end early at their first error, which is returned.
+fn work(workers: &mut [Worker], meanwhile: impl FnOnce(&dyn Fn() -> u64)) -> Vec<std::io::Error> {
+    let (stop, count) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        let (stop, count) = (&stop, &count);
+        let threads: Vec<_> = workers
+            .iter_mut()
+            .map(|worker| {
+                scope.spawn(move || {
+                    while !stop.load(Ordering::Relaxed) {
+                        let before = worker.acknowledged();
+                        let result = worker.step();
+                        count.fetch_add(worker.acknowledged() - before, Ordering::Relaxed);
+                        result?;
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        // Also when `meanwhile` panics: the workers must not go on for ever.
+        let stopper = StopOnDrop(stop);
+        meanwhile(&|| count.load(Ordering::Relaxed));
+        drop(stopper);
+        threads.into_iter().filter_map(|thread| thread.join().expect("workers do not panic").err()).collect()
+    })
+}
+
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn wait_progress(count: &dyn Fn() -> u64, operations: u64) {
+    let goal = count() + operations;
+    wait_until(PROGRESS, format!("{operations} more operations to be acknowledged"), || count() >= goal);
+}
+
+#[track_caller]
+fn check_all(workers: &mut [Worker], loss: Loss) {
+    let wrong: Vec<String> = workers.iter_mut().filter_map(|worker| worker.check(loss).err()).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn namenode_killed_at_random_moments_loses_nothing_and_stops_nobody(_: &Nothing) {
+    let mut rng = SmallRng::seed_from_u64(seed());
+    let mut cluster = Cluster::builder().start();
+    let mut mount = cluster.mount("mount");
+    let mut workers = make_workers(&mount, rng.random());
+    let errors = work(&mut workers, |count| {
+        for _ in 0..6 {
+            wait_progress(count, rng.random_range(20..150));
+            cluster.namenode.daemon.kill();
+            cluster.start_namenode();
+        }
+        wait_progress(count, 50);
+    });
+    assert!(errors.is_empty(), "the mount waits through a restart of the NameNode, but: {errors:?}\n{}", mount.diagnostics());
+    check_all(&mut workers, Loss::Processes);
+    mount.kill();
+    cluster.kill_all();
+    cluster.restart_all();
+    mount.restart();
+    check_all(&mut workers, Loss::Processes);
+}
+
+fn every_process_killed_at_random_moments_loses_nothing_acknowledged(_: &Nothing) {
+    let mut rng = SmallRng::seed_from_u64(seed());
+    let mut cluster = Cluster::builder().start();
+    let mut mount = cluster.mount("mount");
+    let mut workers = make_workers(&mount, rng.random());
+    for _ in 0..4 {
+        work(&mut workers, |count| {
+            wait_progress(count, rng.random_range(20..200));
+            let namenode_first = rng.random_bool(0.5);
+            if namenode_first {
+                cluster.kill_all();
+            }
+            mount.kill();
+            cluster.kill_all();
+        });
+        cluster.restart_all();
+        mount.restart();
+        check_all(&mut workers, Loss::Processes);
+    }
+    assert!(acknowledged(&workers) > 80);
+}
+
+fn mount_killed_loses_nothing_acknowledged(_: &Nothing) {
+    let mut rng = SmallRng::seed_from_u64(seed());
+    let cluster = Cluster::builder().start();
+    let mut mount = cluster.mount("mount");
+    let mut workers = make_workers(&mount, rng.random());
+    for _ in 0..4 {
+        work(&mut workers, |count| {
+            wait_progress(count, rng.random_range(20..200));
+            mount.kill();
+        });
+        mount.restart();
+        check_all(&mut workers, Loss::Processes);
+    }
+}
+
+fn power_cut_on_every_device_keeps_answered_changes_and_synced_bytes(_: &Nothing) {
+    let mut rng = SmallRng::seed_from_u64(seed());
+    let mut cluster = Cluster::builder().devices(Devices::Loop(SMALL_DEVICE)).start();
+    let mut mount = cluster.mount("mount");
+    let mut workers = make_workers(&mount, rng.random());
+    for _ in 0..3 {
+        work(&mut workers, |count| {
+            wait_progress(count, rng.random_range(20..150));
+            cut_power(&mut cluster);
+            mount.kill();
+        });
+        recover_power(&mut cluster);
+        mount.restart();
+        check_all(&mut workers, Loss::Power);
+    }
+}
+
+fn clean_stop_and_start_keeps_everything(_: &Nothing) {
+    let mut cluster = Cluster::builder().start();
+    let mount = cluster.mount("mount");
+    let mut workers = make_workers(&mount, seed());
+    let errors = work(&mut workers, |count| wait_progress(count, 300));
+    assert!(errors.is_empty(), "{errors:?}");
+    let version = |path: &Path| fs::read_to_string(path.join("current/VERSION")).expect("read VERSION");
+    let data_dir = cluster.datanodes[0].data_dirs[0].clone();
+    let before = version(&data_dir);
+    mount.unmount_cleanly();
+    for node in &mut cluster.datanodes {
+        let status = node.daemon.terminate(STARTUP);
+        assert!(status.success(), "SIGTERM is a clean stop: {status}\n{}", node.daemon.log_tail());
+    }
+    let status = cluster.namenode.daemon.terminate(STARTUP);
+    assert!(status.success(), "SIGTERM is a clean stop: {status}\n{}", cluster.namenode.daemon.log_tail());
+    cluster.restart_all();
+    let mount = cluster.mount("mount");
+    check_all(&mut workers, Loss::Processes);
+    assert_eq!(version(&data_dir), before);
+    drop(mount);
+}

@@ -1,0 +1,171 @@
+//! Replicas that are damaged, lost, or out of reach; devices that are full.
+
+use std::fs::{self, File};
+use std::time::{Duration, Instant};
+
+use dfs_common::sys::close;
+use dfs_common::units::ByteCount;
+use dfs_tests::bench::drop_caches;
+use dfs_tests::cases;
+use dfs_tests::checkers::replicas::check_identical;
+use dfs_tests::cluster::{Cluster, Devices};
+use dfs_tests::fault::{flip_bit, replica_files};
+use dfs_tests::mount::Mount;
+use dfs_tests::suite::{Case, Nothing};
+use dfs_tests::wait::{REPAIR, wait_until};
+use dfs_tests::workload::{Pattern, check_tree, make_tree, source_tree};
+use rustix::io::Errno;
+
+pub(super) const CASES: [Case<Nothing>; 7] = cases![
+    damaged_replica_is_not_read_and_is_replaced,
+    all_replicas_damaged_is_eio_and_never_wrong_bytes,
+    reads_go_on_without_a_killed_datanode,
+    reads_go_on_without_a_stopped_datanode,
+    dead_datanode_is_repaired_elsewhere,
+    failed_device_of_a_datanode_leaves_its_other_volume,
+    full_cluster_is_enospc_and_recovers,
+];
+
+const LENGTH: u64 = 3_000_001;
+
+fn cold_check(mount: &Mount, name: &str, pattern: Pattern) {
+    drop_caches().unwrap();
+    pattern.check_file(&mount.join(name), LENGTH);
+}
+
+fn damaged_replica_is_not_read_and_is_replaced(_: &Nothing) {
+    let cluster = Cluster::builder().start();
+    let mount = cluster.mount("mount");
+    let pattern = Pattern::new(1);
+    pattern.make_file(&mount.join("file"), LENGTH);
+    wait_until(REPAIR, "three identical replicas", || check_identical(&cluster, 3).is_ok());
+    // Two of three, so that a reader meets one soon, whichever it prefers.
+    for (datanode, offset) in [(0, 1_000_000), (1, 2_999_999)] {
+        flip_bit(&replica_files(&cluster, datanode)[0], offset);
+    }
+    // Readers never see the damage, and whatever they meet is reported and replaced. A fresh mount chooses replicas anew.
+    let deadline = Instant::now() + REPAIR;
+    let mut round = 0;
+    while check_identical(&cluster, 3).is_err() {
+        assert!(Instant::now() < deadline, "damaged replicas were not replaced: {:?}", check_identical(&cluster, 3));
+        cold_check(&mount, "file", pattern);
+        round += 1;
+        let fresh = cluster.mount(&format!("fresh-{round}"));
+        cold_check(&fresh, "file", pattern);
+    }
+    cluster.wait_fully_replicated();
+    cold_check(&mount, "file", pattern);
+}
+
+fn all_replicas_damaged_is_eio_and_never_wrong_bytes(_: &Nothing) {
+    let cluster = Cluster::builder().start();
+    let mount = cluster.mount("mount");
+    Pattern::new(2).make_file(&mount.join("file"), LENGTH);
+    wait_until(REPAIR, "three identical replicas", || check_identical(&cluster, 3).is_ok());
+    for datanode in 0..3 {
+        flip_bit(&replica_files(&cluster, datanode)[0], 1_500_000);
+    }
+    drop_caches().unwrap();
+    let result = File::open(mount.join("file")).and_then(|input| Pattern::new(2).check(0, input));
+    let error = result.expect_err("no replica has the right bytes");
+    assert_eq!(error.raw_os_error(), Some(libc::EIO), "{error}");
+    // Only what is damaged: the start of the file can still be had.
+    let mut start = vec![0; 4096];
+    std::os::unix::fs::FileExt::read_exact_at(&File::open(mount.join("file")).unwrap(), &mut start, 0).unwrap();
+    assert!(start == Pattern::new(2).bytes(4096));
+}
+
+fn reads_go_on_without_a_killed_datanode(_: &Nothing) {
+    let mut cluster = Cluster::builder().start();
+    let mount = cluster.mount("mount");
+    let tree = source_tree(3, 100);
+    make_tree(mount.path(), &tree).unwrap();
+    for victim in 0..3 {
+        cluster.datanodes[victim].daemon.kill();
+        drop_caches().unwrap();
+        check_tree(mount.path(), &tree).unwrap();
+        cluster.start_datanode(victim);
+        cluster.wait_datanodes_live(3);
+    }
+}
+
+fn reads_go_on_without_a_stopped_datanode(_: &Nothing) {
+    let cluster = Cluster::builder().start();
+    let mount = cluster.mount("mount");
+    Pattern::new(4).make_file(&mount.join("file"), LENGTH);
+    for victim in 0..3 {
+        cluster.datanodes[victim].daemon.pause();
+        let begun = Instant::now();
+        cold_check(&mount, "file", Pattern::new(4));
+        let took = begun.elapsed();
+        cluster.datanodes[victim].daemon.resume();
+        assert!(took < Duration::from_secs(60), "a silent DataNode held a read up for {took:?}");
+    }
+}
+
+fn dead_datanode_is_repaired_elsewhere(_: &Nothing) {
+    let mut cluster = Cluster::builder().datanodes(4).replication(3).start();
+    let mount = cluster.mount("mount");
+    let tree = source_tree(5, 60);
+    make_tree(mount.path(), &tree).unwrap();
+    let victim = (0..4).max_by_key(|node| replica_files(&cluster, *node).len()).unwrap();
+    cluster.datanodes[victim].daemon.kill();
+    cluster.wait_datanodes_live(3);
+    cluster.wait_fully_replicated();
+    drop_caches().unwrap();
+    check_tree(mount.path(), &tree).unwrap();
+    // Every remaining node has all blocks now: three copies on three nodes.
+    let counts: Vec<usize> =
+        (0..4).filter(|node| *node != victim).map(|node| replica_files(&cluster, node).len()).collect();
+    assert!(counts.iter().all(|count| *count == counts[0]), "{counts:?}");
+    // The lost node comes back with its old replicas: what is too much goes.
+    cluster.start_datanode(victim);
+    cluster.wait_datanodes_live(4);
+    wait_until(REPAIR, "three identical replicas of everything", || check_identical(&cluster, 3).is_ok());
+}
+
+fn failed_device_of_a_datanode_leaves_its_other_volume(_: &Nothing) {
+    let device = Devices::Loop(ByteCount(320 << 20));
+    let cluster = Cluster::builder().datanodes(2).volumes(2).devices(device).start();
+    let mount = cluster.mount("mount");
+    let tree = source_tree(6, 60);
+    make_tree(mount.path(), &tree).unwrap();
+    cluster.datanodes[0].devices[0].shut_down();
+    drop_caches().unwrap();
+    check_tree(mount.path(), &tree).unwrap();
+    Pattern::new(6).make_file(&mount.join("after"), LENGTH);
+    cold_check(&mount, "after", Pattern::new(6));
+    cluster.wait_datanodes_live(2);
+    cluster.wait_fully_replicated();
+}
+
+fn full_cluster_is_enospc_and_recovers(_: &Nothing) {
+    const PIECE: u64 = 8 << 20;
+    let cluster = Cluster::builder().datanodes(1).devices(Devices::Loop(ByteCount(400 << 20))).set("dfs.blocksize=4MiB").start();
+    let mount = cluster.mount("mount");
+    let write = |name: &str, seed: u64| -> std::io::Result<()> {
+        let file = File::create(mount.join(name))?;
+        Pattern::new(seed).write(&file, 0, PIECE)?;
+        close(file)
+    };
+    let mut whole = 0;
+    let error = loop {
+        if let Err(error) = write(&format!("file-{whole}"), whole) {
+            break error;
+        }
+        whole += 1;
+        assert!(whole < 50, "a device of 400 MiB took {whole} files of 8 MiB");
+    };
+    assert_eq!(Errno::from_io_error(&error), Some(Errno::NOSPC), "{error}");
+    assert!(whole > 10, "only {whole} files before the end");
+    // Names still work, and nothing that was closed has suffered.
+    fs::create_dir(mount.join("directory")).unwrap();
+    for seed in 0..whole {
+        Pattern::new(seed).check_file(&mount.join(format!("file-{seed}")), PIECE);
+    }
+    for seed in 0..whole / 2 {
+        fs::remove_file(mount.join(format!("file-{seed}"))).unwrap();
+    }
+    wait_until(REPAIR, "room after files were removed", || write("again", 99).is_ok());
+    Pattern::new(99).check_file(&mount.join("again"), PIECE);
+}

@@ -1,0 +1,83 @@
+//! Two mounts of one cluster: close-to-open, and attributes within their second.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::time::Duration;
+
+use dfs_tests::wait::wait_until;
+use dfs_tests::workload::Pattern;
+
+use super::{Case, Mounts, cases};
+
+pub(super) const CASES: [Case<Mounts>; 4] = cases![
+    open_after_close_elsewhere_sees_the_new_content,
+    attributes_and_names_are_fresh_within_their_second,
+    reader_with_an_open_file_sees_appends,
+    many_files_written_here_are_read_there,
+];
+
+/// Longer than the attribute TTL of one second, with room for a busy machine.
+const SOON: Duration = Duration::from_secs(10);
+
+fn open_after_close_elsewhere_sees_the_new_content(mounts: &Mounts) {
+    mounts.mount.new_dir("coherence-open");
+    let sides = [mounts.mount.join("coherence-open/file"), mounts.other.join("coherence-open/file")];
+    for round in 0..20_u64 {
+        let (writer, reader) = (&sides[(round % 2) as usize], &sides[((round + 1) % 2) as usize]);
+        let length = 1000 + (round * 7919) % 50_000;
+        Pattern::new(round).make_file(writer, length);
+        Pattern::new(round).check_file(reader, length);
+        Pattern::new(round).check_file(writer, length);
+    }
+}
+
+fn attributes_and_names_are_fresh_within_their_second(mounts: &Mounts) {
+    let here = mounts.mount.new_dir("coherence-stat");
+    let there = mounts.other.join("coherence-stat");
+    fs::write(here.join("file"), b"1").unwrap();
+    assert_eq!(fs::metadata(there.join("file")).unwrap().len(), 1);
+    fs::write(here.join("file"), b"12345").unwrap();
+    let length = || fs::metadata(there.join("file")).map_or(0, |meta| meta.len());
+    wait_until(SOON, "the new length", || length() == 5);
+    fs::rename(here.join("file"), here.join("renamed")).unwrap();
+    wait_until(SOON, "the new name", || there.join("renamed").exists() && !there.join("file").exists());
+    fs::remove_file(here.join("renamed")).unwrap();
+    wait_until(SOON, "the removal", || !there.join("renamed").exists());
+    assert_eq!(fs::read_dir(&there).unwrap().count(), 0);
+}
+
+fn reader_with_an_open_file_sees_appends(mounts: &Mounts) {
+    let here = mounts.mount.new_dir("coherence-tail");
+    let mut writer = OpenOptions::new().create(true).append(true).open(here.join("log")).unwrap();
+    let mut reader = File::open(mounts.other.join("coherence-tail/log")).unwrap();
+    let mut seen = String::new();
+    for line in ["one\n", "two\n", "three\n"] {
+        writer.write_all(line.as_bytes()).unwrap();
+        writer.sync_data().unwrap();
+        // As tail -f: the same descriptor, reading on from where it was.
+        let mut arrived = || {
+            reader.read_to_string(&mut seen).unwrap();
+            seen.ends_with(line)
+        };
+        wait_until(SOON, format!("{line:?} by an open descriptor"), &mut arrived);
+    }
+    assert_eq!(seen, "one\ntwo\nthree\n");
+}
+
+fn many_files_written_here_are_read_there(mounts: &Mounts) {
+    let here = mounts.mount.new_dir("coherence-many");
+    std::thread::scope(|scope| {
+        for thread in 0..4_u64 {
+            let (here, other) = (&here, &mounts.other);
+            scope.spawn(move || {
+                for number in 0..50 {
+                    let (seed, name) = (thread * 1000 + number, format!("{thread}-{number}"));
+                    let length = (seed * 613) % 20_000;
+                    Pattern::new(seed).make_file(&here.join(&name), length);
+                    Pattern::new(seed).check_file(&other.join("coherence-many").join(&name), length);
+                }
+            });
+        }
+    });
+    assert_eq!(fs::read_dir(mounts.other.join("coherence-many")).unwrap().count(), 200);
+}

@@ -1,0 +1,160 @@
+//! scripts/up and scripts/down as a user runs them: what the README promises.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Output, Stdio};
+
+use dfs_tests::cases;
+use dfs_tests::cluster::test_dir;
+use dfs_tests::mount::is_mount_point;
+use dfs_tests::process::program;
+use dfs_tests::suite::{self, Nothing};
+use dfs_tests::workload::{check_tree, make_tree, source_tree};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use tempfile::TempDir;
+
+/// A cluster made by scripts/up; taken down whatever happens.
+struct UpCluster {
+    dir: TempDir,
+}
+
+impl UpCluster {
+    fn new() -> Self {
+        Self { dir: test_dir() }
+    }
+
+    fn cluster_dir(&self) -> PathBuf {
+        self.dir.path().join("cluster")
+    }
+
+    fn mount_point(&self) -> PathBuf {
+        self.dir.path().join("mnt")
+    }
+
+    fn script(&self, name: &str, arguments: &[&str]) -> Output {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the repository");
+        let mut command = Command::new(root.join("scripts").join(name));
+        command.arg("--dir").arg(self.cluster_dir()).args(arguments).stdin(Stdio::null());
+        // What was built for this test, not what another build leaves beside it.
+        command.env("DFS_BIN_DIR", program("dfs-server").parent().expect("programs lie in a directory"));
+        command.output().expect("run script")
+    }
+
+    #[track_caller]
+    fn up(&self, options: &[&str]) -> BTreeMap<String, String> {
+        let mount_point = self.mount_point();
+        let output = self.script("up", &[options, &[mount_point.to_str().expect("a plain path")]].concat());
+        assert!(output.status.success(), "up: {}", text(&output));
+        let env = fs::read_to_string(self.cluster_dir().join("cluster.env")).expect("cluster.env");
+        env.lines().filter_map(|line| line.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
+    }
+
+    #[track_caller]
+    fn down(&self, options: &[&str]) {
+        let output = self.script("down", options);
+        assert!(output.status.success(), "down: {}", text(&output));
+        assert!(!is_mount_point(&self.mount_point()));
+        let table = fs::read_to_string("/proc/self/mountinfo").expect("read mountinfo");
+        let ours = self.cluster_dir().display().to_string();
+        assert!(!table.contains(&ours), "mounts are left: {table}");
+    }
+}
+
+impl Drop for UpCluster {
+    fn drop(&mut self) {
+        let _ = self.script("down", &[]);
+    }
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn pids(env: &BTreeMap<String, String>) -> Vec<Pid> {
+    let pids = env.iter().filter(|(name, _)| name.ends_with("_PID"));
+    pids.map(|(name, pid)| pid.parse().ok().and_then(Pid::from_raw).unwrap_or_else(|| panic!("{name}={pid}"))).collect()
+}
+
+fn without_pids(env: &BTreeMap<String, String>) -> Vec<(&String, &String)> {
+    env.iter().filter(|(name, _)| !name.ends_with("_PID")).collect()
+}
+
+fn up_survives_kill_9_of_everything_and_keeps_identity_ports_and_data(_: &Nothing) {
+    let cluster = UpCluster::new();
+    let env = cluster.up(&["--devices", "loop", "--device-size", "1G", "--racks", "2"]);
+    for name in ["NAMENODES", "NAMENODE_1_PID", "NAMENODE_1_DIR", "DATANODE_3_PID", "DATANODE_3_DIR", "DATANODE_3_DATA"] {
+        assert!(env.contains_key(name), "cluster.env has no {name}: {env:?}");
+    }
+    assert_eq!(env["MOUNTPOINT"], cluster.mount_point().to_str().unwrap());
+    assert!(env.contains_key("HTTP_1") && env.contains_key("FUSE_PID"), "{env:?}");
+    assert_eq!(pids(&env).len(), 5);
+    let tree = source_tree(1, 200);
+    make_tree(&cluster.mount_point(), &tree).unwrap();
+    for pid in pids(&env) {
+        kill_process(pid, Signal::KILL).unwrap();
+    }
+    let again = cluster.up(&[]);
+    assert_eq!(without_pids(&again), without_pids(&env));
+    check_tree(&cluster.mount_point(), &tree).unwrap();
+    // On a cluster that runs there is nothing to do.
+    assert_eq!(cluster.up(&[]), again);
+    cluster.down(&[]);
+    assert!(pids(&again).into_iter().all(|pid| test_kill_process(pid).is_err()), "processes are left");
+    cluster.down(&[]);
+    let third = cluster.up(&[]);
+    assert_eq!(without_pids(&third), without_pids(&env));
+    check_tree(&cluster.mount_point(), &tree).unwrap();
+    cluster.down(&["--purge"]);
+    assert!(!cluster.cluster_dir().exists());
+}
+
+fn down_works_after_any_crash(_: &Nothing) {
+    let cluster = UpCluster::new();
+    cluster.down(&[]);
+    let env = cluster.up(&["--datanodes", "2"]);
+    // A daemon that is stopped, one that is dead, a mount whose daemon is gone, a lost pid file.
+    let pid = |name: &str| Pid::from_raw(env[name].parse().unwrap()).unwrap();
+    kill_process(pid("DATANODE_1_PID"), Signal::STOP).unwrap();
+    kill_process(pid("DATANODE_2_PID"), Signal::KILL).unwrap();
+    kill_process(pid("FUSE_PID"), Signal::KILL).unwrap();
+    fs::remove_file(cluster.cluster_dir().join("run/namenode-1.pid")).unwrap();
+    cluster.down(&[]);
+    assert!(pids(&env).into_iter().all(|pid| test_kill_process(pid).is_err()), "processes are left");
+}
+
+fn up_refuses_what_it_cannot_do_and_leaves_nothing(_: &Nothing) {
+    let cluster = UpCluster::new();
+    let mount_point = cluster.mount_point();
+    let mount_point = mount_point.to_str().unwrap();
+    for (arguments, code, words) in [
+        (vec!["--namenodes", "3", mount_point], 2, "HA comes later"),
+        (vec!["--datanodes", "none", mount_point], 2, "number"),
+        (vec!["--colour", "blue", mount_point], 2, "--colour"),
+        (vec![], 2, "mount point"),
+        (vec!["/proc/version"], 1, "not a directory"),
+    ] {
+        let output = cluster.script("up", &arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", text(&output));
+        assert!(text(&output).contains(words), "{arguments:?}: {}", text(&output));
+    }
+    // Two clusters at once choose different ports.
+    let other = UpCluster::new();
+    let (one, two) = (cluster.up(&["--datanodes", "1"]), other.up(&["--datanodes", "1"]));
+    assert_ne!((&one["NAMENODES"], &one["DATANODE_1_DATA"]), (&two["NAMENODES"], &two["DATANODE_1_DATA"]));
+    fs::write(cluster.mount_point().join("only-here"), b"x").unwrap();
+    assert!(!other.mount_point().join("only-here").exists());
+    // A mount point that is taken is left alone.
+    let third = UpCluster::new();
+    let output = third.script("up", &["--datanodes", "1", mount_point]);
+    assert!(!output.status.success() && text(&output).contains("mounted"), "{}", text(&output));
+    assert!(cluster.mount_point().join("only-here").exists());
+}
+
+fn main() -> ExitCode {
+    suite::run(cases![
+        up_survives_kill_9_of_everything_and_keeps_identity_ports_and_data,
+        down_works_after_any_crash,
+        up_refuses_what_it_cannot_do_and_leaves_nothing,
+    ])
+}
