@@ -266,7 +266,7 @@ fn take_block(
 fn store(replica: &mut FakeReplica, header: &PacketHeader, data: &[u8]) {
     let offset = header.offset_in_block as usize;
     assert_eq!(offset, replica.data.len(), "packets follow each other");
-    let completes_chunk = offset % 512 == 0 || data.len() <= 512 - offset % 512;
+    let completes_chunk = offset.is_multiple_of(512) || data.len() <= 512 - offset % 512;
     assert!(completes_chunk, "behind a partial chunk comes only its rest");
     replica.data.extend_from_slice(data);
     if header.sync_block {

@@ -1,10 +1,16 @@
-//! One log format for all programs: to stderr, level from `DFS_LOG` (default `info`).
+//! One log format for all programs: to stderr, filtered as the environment says (default: `info`, dependencies `warn`).
+
+use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
-/// Starts logging; to be called once, from `main`.
+/// What is logged unless told otherwise: our own story, and trouble of the libraries.
+const DEFAULT_FILTER: &str = "info,openraft=warn,h2=warn,hyper=warn,tonic=warn,fuser=warn";
+
+/// Starts logging; to be called once, from `main`. `filter` is in the syntax of `tracing_subscriber::EnvFilter`.
 pub fn init(filter: Option<&str>) {
-    let filter = filter.map_or_else(|| EnvFilter::new("info"), EnvFilter::new);
+    let filter = EnvFilter::new(filter.unwrap_or(DEFAULT_FILTER));
+    let ansi = std::io::stderr().is_terminal();
     // Fails only when a logger is already there, as in tests.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(true).try_init();
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).try_init();
 }

@@ -23,8 +23,6 @@ const HANDLES_MAX: usize = 1 << 20;
 /// A file open on this mount.
 pub(crate) struct FileHandle {
     pub(crate) inode: OpenRef,
-    /// May read; the kernel checks each call, this is for the reader we keep.
-    pub(crate) reads: bool,
     /// Present when opened for writing, for good: also after it has failed.
     pub(crate) writer: Option<Arc<SharedWriter>>,
     /// With the inode's content epoch it was opened at.
@@ -34,11 +32,10 @@ pub(crate) struct FileHandle {
 impl FileHandle {
     pub(crate) fn new(
         inode: OpenRef,
-        reads: bool,
         writer: Option<Arc<SharedWriter>>,
         reader: Option<(u64, Arc<FileReader>)>,
     ) -> Self {
-        Self { inode, reads, writer, reader: tokio::sync::Mutex::new(reader) }
+        Self { inode, writer, reader: tokio::sync::Mutex::new(reader) }
     }
 
     /// The reader, opened if there is none or its file's content was thrown away. The right to read was proven at open.

@@ -1,2 +1,93 @@
-//! x
-fn main() {}
+//! `dfs-fuse`: a cluster mounted as a directory.
+//!
+//! ```text
+//! cli        what was asked for            background  start that tells whether it worked
+//! session    connect, mount, serve, end    identity    who the mount is to the cluster
+//! adapter    fuser in, fuser out
+//! fs         what each POSIX call means, over the client library
+//!   handles, inodes    what is open        writer, write_order, write_phase   the one writer of a file
+//!   dirs               listings            cache, kernel                      what is remembered, here and there
+//! errno      what programs see of errors   flags       what the kernel's flag words mean      caller  who asks
+//! ```
+
+mod adapter;
+mod background;
+mod cache;
+mod caller;
+mod cli;
+mod dirs;
+mod errno;
+mod flags;
+mod fs;
+mod handles;
+mod identity;
+mod inodes;
+mod kernel;
+mod session;
+mod write_order;
+mod write_phase;
+mod writer;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use cli::{Command, Mode};
+use dfs_common::{logging, sys};
+
+/// Log levels of a mount with the option `debug`: ours in full, the network libraries' not.
+const DEBUG_FILTER: &str = "info,dfs_fuse=debug,dfs_client=debug";
+
+fn main() -> ExitCode {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let command = match cli::parse(words.clone()) {
+        Ok(command) => command,
+        Err(error) => {
+            if let Some(error) = error.downcast_ref::<clap::Error>() {
+                error.exit();
+            }
+            eprintln!("dfs-fuse: {error:#}");
+            return ExitCode::from(2);
+        }
+    };
+    let outcome = match command.mode {
+        Mode::Fake => Ok(()),
+        Mode::Background => background::start(&words, command.options.log.as_deref()),
+        Mode::Foreground => serve(&command, || {}),
+        Mode::BackgroundChild => serve_in_background(&command),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("dfs-fuse: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(command: &Command, ready: impl FnOnce()) -> anyhow::Result<()> {
+    let from_environment = std::env::var("DFS_LOG").ok();
+    logging::init(from_environment.as_deref().or(command.options.debug.then_some(DEBUG_FILTER)));
+    let notify_socket = std::env::var_os("NOTIFY_SOCKET");
+    session::run(command, || {
+        if let Err(error) = sys::notify_ready(notify_socket.as_deref()) {
+            tracing::warn!(%error, "service manager not notified");
+        }
+        ready();
+    })
+}
+
+fn serve_in_background(command: &Command) -> anyhow::Result<()> {
+    // Absolute before the directory changes.
+    let mountpoint = std::path::absolute(&command.mountpoint)?;
+    let command = Command { namenodes: command.namenodes.clone(), mountpoint, options: command.options.clone(), ..*command };
+    background::detach()?;
+    let mut is_ready = false;
+    let outcome = serve(&command, || {
+        is_ready = true;
+        background::report(Ok(()));
+    });
+    if let (false, Err(error)) = (is_ready, &outcome) {
+        background::report(Err(error));
+    }
+    outcome
+}

@@ -209,9 +209,12 @@ impl SharedWriter {
         }
     }
 
-    /// Makes what was written so far visible or durable.
+    /// Makes what was written since the last completion visible or durable.
     pub(crate) async fn sync(&self, level: SyncLevel) -> FsResult<()> {
         let state = self.turn().await?;
+        if state.phase.is_closed() {
+            return Ok(());
+        }
         let writer = Arc::clone(&state.writer);
         self.sync_in_turn(&writer, level).await
     }
@@ -263,9 +266,10 @@ impl SharedWriter {
     /// The last handle is gone, or the mount is: completes what is not completed.
     pub(crate) async fn finish(&self) -> FsResult<()> {
         let mut state = self.state.lock().await;
-        if let Err(error) = self.check() {
+        if self.has_failed() {
+            // Everyone has been told.
             state.writer.abort().await;
-            return Err(error);
+            return Ok(());
         }
         if state.phase.must_complete() { self.complete(&mut state).await } else { Ok(()) }
     }

@@ -270,7 +270,8 @@ impl Cluster {
     /// # Panics
     /// When it fails.
     pub fn format(&self) {
-        let output = Command::new(program("dfs-server")).args(["format", "--config"]).arg(&self.namenode.config).output();
+        let output =
+            Command::new(program("dfs-server")).args(["format", "--config"]).arg(&self.namenode.config).output();
         let output = output.expect("run dfs-server format");
         assert!(output.status.success(), "format: {}", String::from_utf8_lossy(&output.stderr));
     }
@@ -408,7 +409,8 @@ impl Cluster {
             if !daemon.is_running() {
                 return Err(format!("{} is gone\n{}", daemon.name(), daemon.log_tail()));
             }
-            if poll(Duration::from_secs(10), || http_status(port, "/health").filter(|status| *status == 200)).is_none() {
+            if poll(Duration::from_secs(10), || http_status(port, "/health").filter(|status| *status == 200)).is_none()
+            {
                 return Err(format!("{} does not serve\n{}", daemon.name(), daemon.log_tail()));
             }
         }
@@ -433,7 +435,13 @@ fn start_serving(daemon: &mut Daemon, http_port: u16) {
         }
         (!daemon.is_running()).then_some(false)
     });
-    assert!(serves == Some(true), "{} does not serve (ended: {})\n{}", daemon.name(), serves.is_some(), daemon.log_tail());
+    assert!(
+        serves == Some(true),
+        "{} does not serve (ended: {})\n{}",
+        daemon.name(),
+        serves.is_some(),
+        daemon.log_tail()
+    );
 }
 
 /// Status of a GET, when there is an answer at all.

@@ -42,7 +42,9 @@ fn all_devices(cluster: &Cluster) -> Vec<&crate::device::LoopDevice> {
 pub fn replica_files(cluster: &Cluster, datanode: usize) -> Vec<PathBuf> {
     let is_replica = |path: &Path| {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        name.starts_with("blk_") && !name.ends_with(".meta") && path.components().any(|part| part.as_os_str() == "finalized")
+        name.starts_with("blk_")
+            && !name.ends_with(".meta")
+            && path.components().any(|part| part.as_os_str() == "finalized")
     };
     let dirs = &cluster.datanodes[datanode].data_dirs;
     let entries = dirs.iter().flat_map(WalkDir::new).filter_map(Result::ok);

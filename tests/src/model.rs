@@ -251,7 +251,9 @@ impl Worker {
             candidates.push(changed);
         }
         let found = candidates.into_iter().find(|book| {
-            book.iter().map(|(name, entry)| (name, matches!(entry, Entry::Directory))).eq(actual.iter().map(|(name, is_dir)| (name, *is_dir)))
+            book.iter()
+                .map(|(name, entry)| (name, matches!(entry, Entry::Directory)))
+                .eq(actual.iter().map(|(name, is_dir)| (name, *is_dir)))
         });
         let Some(found) = found else { return Err(self.describe_names(&actual)) };
         self.book = found;

@@ -137,7 +137,8 @@ impl Daemon {
     pub fn wait_exit(&mut self, timeout: Duration) -> ExitStatus {
         let Some(child) = self.child.as_mut() else { return ExitStatus::from_raw(0) };
         let status = wait::poll(timeout, || child.try_wait().expect("wait for child"));
-        let status = status.unwrap_or_else(|| panic!("{} did not end within {timeout:?}\n{}", self.name, self.log_tail()));
+        let status =
+            status.unwrap_or_else(|| panic!("{} did not end within {timeout:?}\n{}", self.name, self.log_tail()));
         self.child = None;
         status
     }

@@ -165,7 +165,8 @@ pub fn make_tree(root: &Path, tree: &[TreeFile]) -> io::Result<()> {
 pub fn check_tree(root: &Path, tree: &[TreeFile]) -> io::Result<()> {
     for file in tree {
         let describe = |error: io::Error| io::Error::other(format!("{}: {error}", file.path.display()));
-        let read = File::open(root.join(&file.path)).and_then(|input| file.pattern.check(0, input)).map_err(describe)?;
+        let read =
+            File::open(root.join(&file.path)).and_then(|input| file.pattern.check(0, input)).map_err(describe)?;
         if read != file.length {
             return Err(describe(io::Error::other(format!("{read} bytes instead of {}", file.length))));
         }

@@ -58,7 +58,10 @@ fn configuration_document_lists_every_key_with_default_and_limits() {
         return;
     }
     for (line, expected) in keys.lines().zip(table().lines()) {
-        assert_eq!(line, expected, "docs/configuration.md; DFS_UPDATE_DOCS=1 cargo test -p dfs-tests --test docs renews it");
+        assert_eq!(
+            line, expected,
+            "docs/configuration.md; DFS_UPDATE_DOCS=1 cargo test -p dfs-tests --test docs renews it"
+        );
     }
     assert_eq!(keys, table(), "docs/configuration.md; DFS_UPDATE_DOCS=1 cargo test -p dfs-tests --test docs renews it");
 }

@@ -83,7 +83,8 @@ fn without_pids(env: &BTreeMap<String, String>) -> Vec<(&String, &String)> {
 fn up_survives_kill_9_of_everything_and_keeps_identity_ports_and_data(_: &Nothing) {
     let cluster = UpCluster::new();
     let env = cluster.up(&["--devices", "loop", "--device-size", "1G", "--racks", "2"]);
-    for name in ["NAMENODES", "NAMENODE_1_PID", "NAMENODE_1_DIR", "DATANODE_3_PID", "DATANODE_3_DIR", "DATANODE_3_DATA"] {
+    for name in ["NAMENODES", "NAMENODE_1_PID", "NAMENODE_1_DIR", "DATANODE_3_PID", "DATANODE_3_DIR", "DATANODE_3_DATA"]
+    {
         assert!(env.contains_key(name), "cluster.env has no {name}: {env:?}");
     }
     assert_eq!(env["MOUNTPOINT"], cluster.mount_point().to_str().unwrap());

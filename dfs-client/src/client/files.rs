@@ -11,7 +11,7 @@ use super::{DfsClient, attr_of, rpc};
 use crate::caller::Caller;
 use crate::datanode::Located;
 use crate::read::FileReader;
-use crate::write::FileWriter;
+use crate::write::{FileWriter, sync_replicas};
 
 impl DfsClient {
     /// A writer for a file just made with `open_for_write`. Asks nobody anything.
@@ -54,5 +54,23 @@ impl DfsClient {
     /// `IsADirectory` or `InvalidArgument` for what has no content, `NotFound`, `PermissionDenied`.
     pub async fn open_reader(&self, caller: &Caller, inode: InodeId) -> Result<Arc<FileReader>> {
         FileReader::open(&self.core, caller, inode).await
+    }
+
+    /// Has all bytes of a file that nobody writes brought to disk on every node that has them: fsync on a handle that has
+    /// written nothing itself.
+    ///
+    /// # Errors
+    /// Those of [`get_block_locations`](Self::get_block_locations), and of the DataNodes.
+    pub async fn sync_file(&self, caller: &Caller, inode: InodeId) -> Result<()> {
+        let mut offset = 0;
+        loop {
+            let blocks = crate::read::locate_page(&self.core, caller, inode, offset, u64::MAX / 2).await?;
+            let Some(end) = blocks.last().map(Located::end) else { return Ok(()) };
+            sync_replicas(&self.core, &blocks).await?;
+            if end <= offset {
+                return Ok(());
+            }
+            offset = end;
+        }
     }
 }

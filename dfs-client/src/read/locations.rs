@@ -88,6 +88,17 @@ impl DfsClient {
     }
 }
 
+/// The blocks that hold bytes of a range, at most 1,000 of them.
+pub(crate) async fn locate_page(
+    core: &ClientCore,
+    caller: &Caller,
+    inode: InodeId,
+    offset: u64,
+    length: u64,
+) -> Result<Vec<Located>> {
+    Ok(fetch(core, caller, inode, offset, length).await?.blocks)
+}
+
 /// What the NameNode says of a range of a file.
 struct Page {
     blocks: Vec<Located>,

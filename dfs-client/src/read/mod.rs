@@ -22,5 +22,6 @@ mod prefetch;
 mod replica_choice;
 
 pub use file_reader::FileReader;
+pub(crate) use locations::locate_page;
 pub use locations::{BlockLocation, ReplicaLocation};
 pub(crate) use part::{BUDGET_UNIT, PREFETCH_UNITS_MAX};

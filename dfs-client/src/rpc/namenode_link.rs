@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::error::Error as _;
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use dfs_common::error::{DfsError, ErrorKind, Result, RetryClass};
@@ -11,7 +12,7 @@ use dfs_proto::v1::client_namenode_client::ClientNamenodeClient;
 use dfs_proto::{GRPC_MESSAGE_MAX, status};
 use parking_lot::Mutex;
 use tonic::transport::Channel;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::dial::grpc_channel;
 
@@ -35,6 +36,8 @@ pub(crate) struct NamenodeLink {
     addresses: Vec<String>,
     /// Protects which NameNode is asked next and the channels; never held across an await.
     state: Mutex<State>,
+    /// No answer has come since the last failure: thousands of calls in an outage make one line in the log.
+    is_down: AtomicBool,
 }
 
 struct State {
@@ -58,7 +61,8 @@ impl NamenodeLink {
         for address in &addresses {
             channels.insert(address.clone(), client_of(address)?);
         }
-        Ok(Self { state: Mutex::new(State { current: first.clone(), channels }), addresses })
+        let state = Mutex::new(State { current: first.clone(), channels });
+        Ok(Self { state, addresses, is_down: AtomicBool::new(false) })
     }
 
     /// Sends `request` until there is an answer or `patience` ends.
@@ -75,25 +79,29 @@ impl NamenodeLink {
         let mut failures = 0;
         loop {
             let (address, client) = self.current();
-            let outcome = tokio::time::timeout(patience.per_try, call(client, request.clone())).await;
+            let deadline = patience.per_try.min(patience.total.saturating_sub(start.elapsed()));
+            let outcome = tokio::time::timeout(deadline, call(client, request.clone())).await;
             let error = match outcome {
-                Ok(Ok(response)) => return Ok(response.into_inner()),
+                Ok(Ok(response)) => {
+                    self.on_answer(&address);
+                    return Ok(response.into_inner());
+                }
                 Ok(Err(status)) => error_of(&status),
                 Err(_) => {
-                    DfsError::new(ErrorKind::TimedOut, format!("no answer within {} s", patience.per_try.as_secs_f32()))
+                    let words = format!("no answer within {:.1} s", deadline.as_secs_f32());
+                    DfsError::new(ErrorKind::TimedOut, words)
                 }
             };
             if error.kind().retry_class() == RetryClass::Never {
+                self.on_answer(&address);
                 return Err(error);
             }
             debug!(namenode = %address, error = %error.chain(), "call failed, trying again");
+            self.on_outage(&address, &error);
             self.on_failure(&address, error.leader());
             let pause = self.pause_after(failures, error.leader().is_some());
             if start.elapsed() + pause >= patience.total {
                 return Err(give_up(&address, &error, start.elapsed()));
-            }
-            if failures == 0 {
-                warn!(namenode = %address, error = %error.chain(), "NameNode does not answer, trying on");
             }
             failures += 1;
             tokio::time::sleep(pause).await;
@@ -104,6 +112,20 @@ impl NamenodeLink {
         let state = self.state.lock();
         let client = state.channels[&state.current].clone();
         (state.current.clone(), client)
+    }
+
+    /// Tells once that an outage is over.
+    fn on_answer(&self, address: &str) {
+        if self.is_down.load(Ordering::Relaxed) && self.is_down.swap(false, Ordering::Relaxed) {
+            info!(namenode = %address, "NameNode answers again");
+        }
+    }
+
+    /// Tells once that an outage has begun.
+    fn on_outage(&self, address: &str, error: &DfsError) {
+        if !self.is_down.swap(true, Ordering::Relaxed) {
+            warn!(namenode = %address, error = %error.chain(), "NameNode does not answer, trying on");
+        }
     }
 
     /// Chooses whom to ask next, unless another call already moved on from `failed`.
@@ -135,7 +157,7 @@ impl NamenodeLink {
     /// No pause within the first round or towards a named leader, then growing ones.
     fn pause_after(&self, failures: usize, leader_known: bool) -> Duration {
         let rounds = failures / self.addresses.len();
-        let round_ends = (failures + 1) % self.addresses.len() == 0;
+        let round_ends = (failures + 1).is_multiple_of(self.addresses.len());
         if rounds == 0 && (leader_known || !round_ends) {
             return Duration::ZERO;
         }

@@ -26,7 +26,8 @@ use super::packet::{PacketBuilder, PacketKind, packet_capacity};
 use super::pipeline::{Goal, Pipeline};
 use super::pipeline_state::Origin;
 use super::questions::Questions;
-use crate::datanode::{Located, Replica};
+use super::replica_sync::sync_replicas;
+use crate::datanode::Located;
 
 /// The block under way.
 pub(super) struct Current {
@@ -34,12 +35,6 @@ pub(super) struct Current {
     pub(super) origin: Origin,
     /// Bytes of the block that are on the nodes' disks, or were no concern of this writer.
     pub(super) synced: u64,
-}
-
-/// A finished block, to be synced by the next hsync.
-pub(super) struct Finished {
-    pub(super) block: ExtendedBlock,
-    pub(super) replicas: Vec<Replica>,
 }
 
 /// See the module.
@@ -66,7 +61,8 @@ pub(super) struct BlockOutput {
     pub(super) may_hold_bytes: bool,
     /// The block whose length this writer has last made the NameNode log, and the file's length then.
     recorded: Option<(BlockId, u64)>,
-    unsynced: Vec<Finished>,
+    /// Finished blocks, to be synced by the next hsync.
+    unsynced: Vec<Located>,
     /// Nodes that failed this writer, by uuid.
     pub(super) excluded: Vec<String>,
     /// Blocks that failed in a row.
@@ -171,7 +167,7 @@ impl BlockOutput {
             current.synced = self.block_len;
         }
         if !self.unsynced.is_empty() {
-            self.questions.sync_replicas(&self.unsynced).await?;
+            sync_replicas(&self.questions.core, &self.unsynced).await?;
             self.unsynced.clear();
         }
         // Later syncs of the same block are on record at the replicas.
@@ -278,8 +274,13 @@ impl BlockOutput {
             let block = pipeline.block(self.block_len);
             self.previous = Some(block);
             if synced < self.block_len {
-                let block = ExtendedBlock { pool: pipeline.target.block.pool.clone(), block };
-                self.unsynced.push(Finished { block, replicas: pipeline.target.replicas.clone() });
+                self.unsynced.push(Located {
+                    block: ExtendedBlock { pool: pipeline.target.block.pool.clone(), block },
+                    offset: self.block_start,
+                    replicas: pipeline.target.replicas.clone(),
+                    is_corrupt: false,
+                    is_under_construction: false,
+                });
             }
             pipeline.finish();
         }

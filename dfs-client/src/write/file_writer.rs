@@ -119,7 +119,8 @@ impl FileWriter {
         attr: &FileAttr,
         last: Option<Located>,
     ) -> Result<Arc<Self>> {
-        if attr.block_size == 0 || attr.block_size % u64::from(core.defaults.bytes_per_checksum) != 0 {
+        let chunk = u64::from(core.defaults.bytes_per_checksum);
+        if attr.block_size == 0 || !attr.block_size.is_multiple_of(chunk) {
             let words = format!("block size {} is not a multiple of the checksum's chunk", attr.block_size);
             return Err(DfsError::new(ErrorKind::InvalidArgument, words));
         }

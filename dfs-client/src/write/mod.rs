@@ -4,7 +4,8 @@
 //! FileWriter       one file being written: blocks one after another, flush, sync, complete; every failure sticks
 //!   block_output   its blocks: packets queued, blocks begun and ended
 //!   block_setup    pipelines opened, and replaced when they fail
-//!   questions      what a writer asks of the NameNode and, beside the pipeline, of DataNodes
+//!   questions      what a writer asks of the NameNode
+//!   replica_sync   finished blocks brought to disk
 //!   packet         bytes cut into packets, with their checksums (pure)
 //!   pipeline       one block under way: a connection to the first DataNode, which passes everything on
 //!   pipeline_state which packets are sent and not acknowledged; what to do when a pipeline fails (pure)
@@ -29,6 +30,8 @@ mod pipeline;
 mod pipeline_state;
 mod questions;
 mod registry;
+mod replica_sync;
 
 pub use file_writer::FileWriter;
 pub(crate) use registry::WriterRegistry;
+pub(crate) use replica_sync::sync_replicas;

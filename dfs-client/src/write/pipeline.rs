@@ -78,8 +78,9 @@ pub(crate) struct Pipeline {
     urgent_sent: usize,
     inbound: BytesMut,
     is_set_up: bool,
-    /// A last packet was queued: the peer may close once it is acknowledged.
+    /// The block's last packet was queued.
     is_ending: bool,
+    /// The peer closed when it owed us nothing: as some do behind a block's end; anything more to send has failed.
     is_closed_by_peer: bool,
     last_heard: Instant,
     pub(crate) last_sent: Instant,
@@ -214,6 +215,9 @@ impl Pipeline {
             if self.has_reached(goal) {
                 return Ok(());
             }
+            if self.is_closed_by_peer {
+                return Err(PipelineFailure { node: 0, error: closed_error(), is_disconnect: true });
+            }
             self.wait().await?;
         }
     }
@@ -258,7 +262,7 @@ impl Pipeline {
         loop {
             self.inbound.reserve(INBOUND_LEN / 4);
             match self.connection.stream.try_read_buf(&mut self.inbound) {
-                Ok(0) if self.is_ending && self.state.is_all_acked() => {
+                Ok(0) if self.is_set_up && self.state.is_all_acked() => {
                     self.is_closed_by_peer = true;
                     return Ok(());
                 }

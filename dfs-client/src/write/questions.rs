@@ -1,7 +1,5 @@
-//! What a writer asks: of the NameNode about its blocks, in the session that holds its lease, and of DataNodes about
-//! finished blocks.
+//! What a writer asks of the NameNode about its blocks, in the session that holds its lease.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,21 +9,16 @@ use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{GenerationStamp, InodeId};
 use dfs_common::retry::Backoff;
 use dfs_proto::v1;
-use tracing::warn;
 
-use super::block_output::Finished;
 use crate::caller::Caller;
 use crate::client::{ClientCore, rpc};
-use crate::datanode::{DatanodeClient, Located, Node, Replica};
+use crate::datanode::{Located, Replica};
 use crate::rpc::Session;
 
 /// How long the NameNode may take to hear of the last block's replicas: DataNodes report at once, a busy one in a second.
 const COMPLETE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Between questions whether it has.
 const COMPLETE_BACKOFF: Backoff = Backoff { first: Duration::from_millis(1), max: Duration::from_millis(400) };
-/// How long a DataNode may take to sync finished blocks: many gigabytes may wait for a slow disk.
-const SYNC_REPLICA_DEADLINE: Duration = Duration::from_secs(120);
-
 /// Who writes which file.
 pub(super) struct Questions {
     pub(super) core: Arc<ClientCore>,
@@ -117,45 +110,6 @@ impl Questions {
             tokio::time::sleep(pause).await;
             attempt += 1;
         }
-    }
-
-    /// Has finished blocks brought to disk, on all their nodes at once. A node that cannot be reached is forgiven while
-    /// another one has each of its blocks on disk: the NameNode will replace it.
-    pub(super) async fn sync_replicas(&self, finished: &[Finished]) -> Result<()> {
-        let mut by_node: HashMap<&str, (&Node, Vec<&Finished>)> = HashMap::new();
-        for block in finished {
-            for replica in &block.replicas {
-                let entry = by_node.entry(&replica.node.uuid).or_insert_with(|| (&replica.node, Vec::new()));
-                entry.1.push(block);
-            }
-        }
-        let calls = by_node.into_values().map(async |(node, blocks)| (self.sync_on(node, &blocks).await, blocks));
-        let mut synced: HashMap<Block, bool> = finished.iter().map(|block| (block.block.block, false)).collect();
-        let mut unreachable = None;
-        for (outcome, blocks) in futures::future::join_all(calls).await {
-            match outcome {
-                Ok(()) => synced.extend(blocks.iter().map(|block| (block.block.block, true))),
-                Err(error) if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::TimedOut) => {
-                    warn!(inode = %self.inode, error = %error.chain(), "finished blocks not synced there");
-                    unreachable = Some(error);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        match unreachable {
-            Some(error) if synced.values().any(|on_disk| !on_disk) => Err(error),
-            _ => Ok(()),
-        }
-    }
-
-    async fn sync_on(&self, node: &Node, blocks: &[&Finished]) -> Result<()> {
-        let Some(first) = blocks.first() else { return Ok(()) };
-        let request = v1::SyncReplicaRequest {
-            block_pool_id: first.block.pool.clone(),
-            blocks: blocks.iter().map(|block| block.block.block.into()).collect(),
-        };
-        let ask = |mut datanode: DatanodeClient, request| async move { datanode.sync_replica(request).await };
-        self.core.datanodes.call(node, SYNC_REPLICA_DEADLINE, request, ask).await.map(|_| ())
     }
 }
 

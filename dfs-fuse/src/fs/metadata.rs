@@ -200,7 +200,7 @@ impl FileSystem {
         if let Some(length) = change.length {
             self.set_length(caller, inode, handle, length).await?;
         }
-        if change.mtime.is_some()
+        if matches!(change.mtime, Some(TimeSet::At(_)))
             && let Some(writer) = self.inodes.writer(inode)
         {
             // Completing later would set the time that is being set now.

@@ -26,6 +26,7 @@ use std::time::Duration;
 use dfs_client::{Caller, DfsClient, FsStats};
 use dfs_common::attr::{FileAttr, FileKind};
 use dfs_common::error::{DfsError, ErrorKind};
+use dfs_common::ids::InodeId;
 use futures::future::join_all;
 use tracing::{error, warn};
 
@@ -38,7 +39,7 @@ use crate::writer::SyncLevel;
 
 pub(crate) use data::Write;
 pub(crate) use directories::Listed;
-pub(crate) use files::{Created, Opened};
+pub(crate) use files::Opened;
 pub(crate) use metadata::{AttrChange, NewInode};
 
 /// How long `df` waits for totals before it gets the last known ones.
@@ -129,6 +130,11 @@ impl FileSystem {
     /// Ends the session at the NameNode; leases and holds that are left go with it.
     pub(crate) async fn close_session(&self) {
         self.client.clone().close().await;
+    }
+
+    /// The kernel has dropped an inode with all its pages.
+    pub(crate) fn forget(&self, inode: InodeId) {
+        self.seen.forget(inode);
     }
 
     fn check_not_stopping(&self) -> FsResult<()> {

@@ -1,6 +1,235 @@
-//! The DataNode.
-#![allow(dead_code)]
+//! The DataNode: stores block replicas on local volumes and serves their bytes. It knows nothing of files.
+//!
+//! ```text
+//!   clients, DataNodes ──TCP──▶ transfer ──▶ store ──▶ volumes (files)
+//!   clients ────────────gRPC──▶ client_service ──▶ │
+//!                                                  │ events
+//!   NameNodes ◀─────────gRPC─── namenode_link ◀────┘
+//!                                   │ orders
+//!                                   └──▶ orders ──▶ transfer, store
+//! ```
+//!
+//! Threads: the runtime carries gRPC, HTTP and the NameNode links; whatever touches blocks runs on threads of its own
+//! (`transfer::data_service`, `orders`) or on the runtime's blocking pool. Files are the truth; everything in memory is
+//! rebuilt from them at start.
+
+mod client_service;
+mod http;
 mod metrics;
+mod namenode_link;
+mod orders;
 mod settings;
 mod store;
 mod transfer;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dfs_common::config_file::Config;
+use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::shutdown::Shutdown;
+use dfs_proto::GRPC_MESSAGE_MAX;
+use dfs_proto::v1;
+use dfs_proto::v1::client_datanode_server::ClientDatanodeServer;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tonic::transport::server::TcpIncoming;
+use tracing::{error, info};
+
+use client_service::ClientService;
+use http::HttpState;
+use metrics::Metrics;
+use namenode_link::{Link, LinkContext, LinkSignals};
+use orders::Orders;
+use settings::Settings;
+use store::{ReplicaStore, StoreSettings};
+use transfer::data_service::DataService;
+use transfer::{DataPlane, PeerPool};
+
+/// Time between rounds of housekeeping when nothing is suspected.
+const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(10);
+/// Rounds of housekeeping between probes of volumes that nobody suspects: a device that is not used can fail too.
+const ROUNDS_PER_PROBE: u32 = 6;
+/// Time for transfers to end when the daemon stops.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Where a running DataNode answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadyInfo {
+    /// Data transfers.
+    pub data: SocketAddr,
+    /// gRPC.
+    pub grpc: SocketAddr,
+    /// Status and metrics.
+    pub http: SocketAddr,
+}
+
+/// Runs a DataNode until `shutdown`, or until it cannot go on. `on_ready` is called when it listens and has loaded its
+/// replicas; it registers with the NameNodes from then on, however long that takes.
+///
+/// # Errors
+/// When the configuration, the volumes or the ports cannot be used, the volumes belong to another cluster, or the last
+/// volume fails.
+pub async fn run(config: &Config, mut shutdown: Shutdown, on_ready: impl FnOnce(ReadyInfo)) -> Result<()> {
+    let settings = Settings::load(config)?;
+    let store = open_store(&settings).await?;
+    let metrics = Arc::new(Metrics::default());
+    let plane = Arc::new(DataPlane {
+        store: Arc::clone(&store),
+        peers: PeerPool::default(),
+        metrics: Arc::clone(&metrics),
+        timeout: settings.socket_timeout,
+    });
+    let (data_service, grpc, http) = listen(&settings, &plane).await?;
+    let addresses = ReadyInfo { data: data_service.address(), grpc: address_of(&grpc)?, http: address_of(&http)? };
+
+    let (fatal, mut fatal_errors) = mpsc::channel(1);
+    let (links, signals) = make_links(&settings, &plane, &data_service, addresses, &fatal)?;
+    let housekeeper = spawn_housekeeper(Arc::clone(&plane), signals.clone(), fatal)?;
+    let mut tasks = JoinSet::new();
+    for link in links {
+        tasks.spawn(link.run());
+    }
+    spawn_grpc(&mut tasks, grpc, ClientService { store: Arc::clone(&store), links: signals });
+    spawn_http(&mut tasks, http, HttpState { store: Arc::clone(&store), metrics });
+    on_ready(addresses);
+
+    let result = tokio::select! {
+        () = shutdown.wait() => Ok(()),
+        Some(error) = fatal_errors.recv() => Err(error),
+    };
+    // Receivers gone tell the housekeeper to end.
+    drop(fatal_errors);
+    tasks.shutdown().await;
+    let stopped = tokio::task::spawn_blocking(move || {
+        data_service.stop(STOP_PATIENCE);
+        store.end_wait();
+        let _ = housekeeper.join();
+    });
+    if let Err(error) = stopped.await {
+        error!(%error, "stopping met a bug");
+    }
+    result
+}
+
+async fn open_store(settings: &Settings) -> Result<Arc<ReplicaStore>> {
+    let store_settings = StoreSettings {
+        data_dirs: settings.data_dirs.clone(),
+        reserved: settings.reserved,
+        sync_on_close: settings.sync_on_close,
+    };
+    let started = std::time::Instant::now();
+    let opened = tokio::task::spawn_blocking(move || ReplicaStore::open(&store_settings)).await;
+    let store = opened.map_err(|error| {
+        DfsError::new(ErrorKind::Internal, "loading the replicas met a bug").with_source(error)
+    })??;
+    info!(replicas = store.replica_count(), took = ?started.elapsed(), "replicas loaded");
+    Ok(Arc::new(store))
+}
+
+async fn listen(
+    settings: &Settings,
+    plane: &Arc<DataPlane>,
+) -> Result<(Arc<DataService>, TcpListener, TcpListener)> {
+    let failed = |key: &str, address: &str, error| DfsError::io(format!("listen on {address} ({key})"), error);
+    let data = std::net::TcpListener::bind(&settings.data_address)
+        .map_err(|error| failed("dfs.datanode.address", &settings.data_address, error))?;
+    let grpc = TcpListener::bind(&settings.grpc_address)
+        .await
+        .map_err(|error| failed("dfs.datanode.ipc.address", &settings.grpc_address, error))?;
+    let http = TcpListener::bind(&settings.http_address)
+        .await
+        .map_err(|error| failed("dfs.datanode.http.address", &settings.http_address, error))?;
+    let service = DataService::start(data, Arc::clone(plane), settings.max_transfer_threads)
+        .map_err(|error| DfsError::io("start the data service", error))?;
+    Ok((Arc::new(service), grpc, http))
+}
+
+fn address_of(listener: &TcpListener) -> Result<SocketAddr> {
+    listener.local_addr().map_err(|error| DfsError::io("ask for a listener's address", error))
+}
+
+fn make_links(
+    settings: &Settings,
+    plane: &Arc<DataPlane>,
+    data_service: &Arc<DataService>,
+    addresses: ReadyInfo,
+    fatal: &mpsc::Sender<DfsError>,
+) -> Result<(Vec<Link>, Vec<Arc<LinkSignals>>)> {
+    let orders = Orders::start(plane).map_err(|error| DfsError::io("start the threads for orders", error))?;
+    let context = Arc::new(LinkContext {
+        store: Arc::clone(&plane.store),
+        data_service: Arc::clone(data_service),
+        orders,
+        id: v1::DatanodeId {
+            uuid: plane.store.volumes().datanode_uuid().to_owned(),
+            host: settings.hostname.clone(),
+            data_port: addresses.data.port().into(),
+            grpc_port: addresses.grpc.port().into(),
+            http_port: addresses.http.port().into(),
+            rack: settings.rack.clone(),
+        },
+        heartbeat_interval: settings.heartbeat_interval,
+        block_report_interval: settings.block_report_interval,
+        fatal: fatal.clone(),
+    });
+    let mut links = Vec::new();
+    let mut signals = Vec::new();
+    for address in &settings.namenodes {
+        let of_link = Arc::new(LinkSignals::default());
+        links.push(Link::new(Arc::clone(&context), address, Arc::clone(&of_link))?);
+        signals.push(of_link);
+    }
+    Ok((links, signals))
+}
+
+/// Checks suspected volumes at once, the others now and then, and closes connections that were idle for long.
+fn spawn_housekeeper(
+    plane: Arc<DataPlane>,
+    links: Vec<Arc<LinkSignals>>,
+    fatal: mpsc::Sender<DfsError>,
+) -> Result<std::thread::JoinHandle<()>> {
+    let keep_house = move || {
+        let mut round = 0u32;
+        while !fatal.is_closed() {
+            let suspected = plane.store.wait_suspicion(HOUSEKEEPING_INTERVAL);
+            round = round.wrapping_add(1);
+            plane.peers.sweep();
+            if plane.store.check_volumes(!suspected && round.is_multiple_of(ROUNDS_PER_PROBE)) {
+                for link in &links {
+                    link.heartbeat_now.notify_one();
+                }
+            }
+            if plane.store.volumes().good().next().is_none() {
+                let _ = fatal.try_send(DfsError::new(ErrorKind::Io, "the last volume has failed"));
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("dn-housekeeper".into())
+        .spawn(keep_house)
+        .map_err(|error| DfsError::io("start the housekeeper", error))
+}
+
+fn spawn_grpc(tasks: &mut JoinSet<()>, listener: TcpListener, service: ClientService) {
+    let server = ClientDatanodeServer::new(service)
+        .max_decoding_message_size(GRPC_MESSAGE_MAX)
+        .max_encoding_message_size(GRPC_MESSAGE_MAX);
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    tasks.spawn(async move {
+        if let Err(error) = tonic::transport::Server::builder().add_service(server).serve_with_incoming(incoming).await {
+            error!(%error, "the gRPC service ended");
+        }
+    });
+}
+
+fn spawn_http(tasks: &mut JoinSet<()>, listener: TcpListener, state: HttpState) {
+    tasks.spawn(async move {
+        if let Err(error) = axum::serve(listener, http::router(state)).await {
+            error!(%error, "the HTTP service ended");
+        }
+    });
+}

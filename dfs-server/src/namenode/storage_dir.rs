@@ -31,6 +31,8 @@ const VERSION: &str = "VERSION";
 const LOCK: &str = "in_use.lock";
 const EDITS: &str = "edits";
 const IMAGE_PREFIX: &str = "fsimage_";
+/// Appended to the name of an image that was found damaged: kept for whoever wants to look, never read again.
+const DAMAGED_SUFFIX: &str = ".damaged";
 /// Digits of a number in a file name: enough for 2^63, so that names sort as numbers do (HDFS's width).
 pub const NUMBER_DIGITS: usize = 19;
 /// mkfs puts it into the root of a fresh ext file system, which is where a dedicated device's directory begins.
@@ -167,24 +169,38 @@ impl NameDir {
         list_images(&self.current())
     }
 
-    /// Gives the images to `load`, newest first, until one is accepted. Damaged ones are passed over with a warning: the
-    /// edits since the oldest kept image are there. `None` when there is no image at all.
+    /// Gives the images to `load`, newest first, until one is accepted. Damaged ones before it are set aside with a
+    /// warning: the edits since the oldest kept image are there. `None` when there is no image at all.
     ///
     /// # Errors
     /// The first one when no image can be loaded, and at once any that is not `Corrupt`.
     pub fn load_newest<T>(&self, mut load: impl FnMut(&Path) -> Result<T>) -> Result<Option<T>> {
-        let mut first_error = None;
+        let mut damaged: Vec<(ImageFile, DfsError)> = Vec::new();
         for image in self.images()? {
             match self.check_header(&image).and_then(|()| load(&image.path)) {
-                Ok(loaded) => return Ok(Some(loaded)),
-                Err(error) if error.kind() == ErrorKind::Corrupt => {
-                    warn!(image = %image.path.display(), error = error.chain(), "image passed over");
-                    first_error.get_or_insert(error);
+                Ok(loaded) => {
+                    for (image, error) in &damaged {
+                        self.set_aside(image, error)?;
+                    }
+                    return Ok(Some(loaded));
                 }
+                Err(error) if error.kind() == ErrorKind::Corrupt => damaged.push((image, error)),
                 Err(error) => return Err(error),
             }
         }
-        first_error.map_or(Ok(None), Err)
+        damaged.into_iter().next().map_or(Ok(None), |(_, error)| Err(error))
+    }
+
+    /// Renames a damaged image, so that it does not count among those that are kept.
+    ///
+    /// # Errors
+    /// Of renaming.
+    pub fn set_aside(&self, image: &ImageFile, why: &DfsError) -> Result<()> {
+        let mut name = image.path.as_os_str().to_owned();
+        name.push(DAMAGED_SUFFIX);
+        warn!(image = %image.path.display(), error = why.chain(), "damaged image set aside; an older one and more edits serve");
+        durable::rename(&image.path, Path::new(&name))
+            .map_err(|error| DfsError::io(format!("set {} aside", image.path.display()), error))
     }
 
     /// Refuses an image of another cluster or namespace, or one whose name lies.

@@ -113,6 +113,7 @@ fn load_newest_passes_over_damaged_images() {
     fs::write(newest, "DFSIMAGE").unwrap();
     let loaded = dir.load_newest(|path| Ok(path.to_owned())).unwrap().unwrap();
     assert_eq!(loaded, dir.image_path(TxId(1)));
+    assert_eq!(dir.images().unwrap().len(), 1);
     fs::write(dir.image_path(TxId(1)), "").unwrap();
     assert_eq!(dir.load_newest(|_| Ok(())).unwrap_err().kind(), ErrorKind::Corrupt);
 }

@@ -86,7 +86,13 @@ impl Run<'_> {
     ///
     /// # Errors
     /// Of the work.
-    pub fn rate<T>(&mut self, case: &str, unit: &'static str, amount: f64, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    pub fn rate<T>(
+        &mut self,
+        case: &str,
+        unit: &'static str,
+        amount: f64,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
         let begun = Instant::now();
         let result = work().with_context(|| case.to_owned())?;
         self.note(case, unit, amount, begun.elapsed());

@@ -101,7 +101,10 @@ impl Report {
                     .filter_map(|target| {
                         let samples = case.samples.get(target)?;
                         let ratio = self.ratio(case, target);
-                        Some((target.clone(), json!({"median": median(samples), "samples": samples, "ratio_to_last": ratio})))
+                        Some((
+                            target.clone(),
+                            json!({"median": median(samples), "samples": samples, "ratio_to_last": ratio}),
+                        ))
                     })
                     .collect();
                 json!({"case": case.name, "unit": case.unit, "results": results})
@@ -170,7 +173,10 @@ mod tests {
         report.add("read", "MB/s", "a", 5.0);
         let table = report.table();
         assert!(table.contains("/ b"), "{table}");
-        assert!(table.lines().nth(1).unwrap().split_whitespace().eq(["write", "MB/s", "300", "3.00", "100"]), "{table}");
+        assert!(
+            table.lines().nth(1).unwrap().split_whitespace().eq(["write", "MB/s", "300", "3.00", "100"]),
+            "{table}"
+        );
         assert!(table.lines().nth(2).unwrap().ends_with('-'), "{table}");
         assert_eq!(report.json()["cases"][0]["results"]["a"]["ratio_to_last"], 3.0);
     }

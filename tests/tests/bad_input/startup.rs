@@ -71,7 +71,10 @@ fn unknown_key_is_refused_with_the_nearest_one(_: &Nothing) {
         assert_says(&text, &["dfs.blocksise", "\"dfs.blocksize\""]);
         let file = cluster.dir().join("unknown.toml");
         fs::write(&file, fs::read_to_string(config).unwrap() + "\"dfs.replicatoin\" = 3\n").unwrap();
-        assert_says(&refusal(&mut server(role, &file, &[])), &["dfs.replicatoin", "\"dfs.replication\"", "unknown.toml"]);
+        assert_says(
+            &refusal(&mut server(role, &file, &[])),
+            &["dfs.replicatoin", "\"dfs.replication\"", "unknown.toml"],
+        );
     }
 }
 
@@ -132,10 +135,8 @@ fn namenode_refuses_a_directory_that_is_not_formatted(_: &Nothing) {
 fn second_daemon_on_the_same_directory_is_refused(_: &Nothing) {
     let mut cluster = Cluster::builder().datanodes(1).start();
     let ports: Vec<String> = (0..3).map(|_| format!("127.0.0.1:{}", free_port())).collect();
-    let settings = [
-        format!("dfs.namenode.rpc-address={}", ports[0]),
-        format!("dfs.namenode.http-address={}", ports[1]),
-    ];
+    let settings =
+        [format!("dfs.namenode.rpc-address={}", ports[0]), format!("dfs.namenode.http-address={}", ports[1])];
     let text = refusal(&mut server("namenode", &cluster.namenode.config, &settings.each_ref().map(String::as_str)));
     assert_says(&text, &["namenode/name", "in use"]);
     let settings = [

@@ -248,7 +248,10 @@ fn data_seeds(cluster: &Cluster) -> Vec<Vec<u8>> {
 /// A write of a block nobody allocated, with some packets.
 fn write_stream(pool: &str, number: u64) -> Vec<u8> {
     let id = BlockId((1 << 40) + number);
-    let block = ExtendedBlock { pool: pool.to_owned(), block: Block { id, generation_stamp: GenerationStamp(1 << 20), length: 0 } };
+    let block = ExtendedBlock {
+        pool: pool.to_owned(),
+        block: Block { id, generation_stamp: GenerationStamp(1 << 20), length: 0 },
+    };
     let checksum = DataChecksum::new(ChecksumKind::Crc32c, 512).expect("the usual checksum");
     let mut bytes = encoded(&OpWriteBlockProto {
         header: ClientOperationHeaderProto::new(&block, None, "a-client"),
@@ -287,14 +290,16 @@ fn grpc_seeds() -> Vec<Vec<u8>> {
     let header = || Some(v1::RequestHeader { caller: Some(caller.clone()), retry: Some(retry.clone()) });
     let lookup = v1::LookupRequest { header: header(), parent: 1, name: b"canary".to_vec().into() };
     let mkdir = v1::MkdirRequest { header: header(), parent: 1 << 30, name: b"x".to_vec().into(), mode: 0o755 };
-    let listing =
-        v1::GetListingRequest { header: header(), inode: 1, cookie: 0, max_entries: 1000, with_attrs: true };
+    let listing = v1::GetListingRequest { header: header(), inode: 1, cookie: 0, max_entries: 1000, with_attrs: true };
     let locations = v1::GetBlockLocationsRequest { header: header(), inode: 1 << 20, offset: 0, length: u64::MAX };
-    let xattr = v1::SetXAttrRequest { header: header(), inode: 1 << 30, name: vec![b'n'; 300].into(), ..Default::default() };
-    let heartbeat = v1::SendHeartbeatRequest { datanode_uuid: "nobody".into(), registration_id: 9, ..Default::default() };
+    let xattr =
+        v1::SetXAttrRequest { header: header(), inode: 1 << 30, name: vec![b'n'; 300].into(), ..Default::default() };
+    let heartbeat =
+        v1::SendHeartbeatRequest { datanode_uuid: "nobody".into(), registration_id: 9, ..Default::default() };
     let page = v1::BlockReportPage { datanode_uuid: "nobody".into(), ids: vec![1; 2000], ..Default::default() };
     let register = v1::RegisterDatanodeRequest::default();
-    let visible = v1::GetReplicaVisibleLengthRequest { block_pool_id: "BP-1".into(), block: Some(v1::Block::default()) };
+    let visible =
+        v1::GetReplicaVisibleLengthRequest { block_pool_id: "BP-1".into(), block: Some(v1::Block::default()) };
     let recovery = v1::InitReplicaRecoveryRequest { block_pool_id: "../..".into(), ..Default::default() };
     let calls: Vec<(&str, Vec<u8>)> = vec![
         ("ClientNamenode/Lookup", lookup.encode_to_vec()),

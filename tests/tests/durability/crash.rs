@@ -102,7 +102,11 @@ fn namenode_killed_at_random_moments_loses_nothing_and_stops_nobody(_: &Nothing)
         }
         wait_progress(count, 50);
     });
-    assert!(errors.is_empty(), "the mount waits through a restart of the NameNode, but: {errors:?}\n{}", mount.diagnostics());
+    assert!(
+        errors.is_empty(),
+        "the mount waits through a restart of the NameNode, but: {errors:?}\n{}",
+        mount.diagnostics()
+    );
     check_all(&mut workers, Loss::Processes);
     mount.kill();
     cluster.kill_all();

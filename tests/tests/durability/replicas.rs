@@ -141,7 +141,8 @@ fn failed_device_of_a_datanode_leaves_its_other_volume(_: &Nothing) {
 
 fn full_cluster_is_enospc_and_recovers(_: &Nothing) {
     const PIECE: u64 = 8 << 20;
-    let cluster = Cluster::builder().datanodes(1).devices(Devices::Loop(ByteCount(400 << 20))).set("dfs.blocksize=4MiB").start();
+    let cluster =
+        Cluster::builder().datanodes(1).devices(Devices::Loop(ByteCount(400 << 20))).set("dfs.blocksize=4MiB").start();
     let mount = cluster.mount("mount");
     let write = |name: &str, seed: u64| -> std::io::Result<()> {
         let file = File::create(mount.join(name))?;

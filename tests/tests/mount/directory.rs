@@ -52,7 +52,8 @@ fn readdir_of_10000_entries_shows_each_once(mounts: &Mounts) {
             });
         }
     });
-    let expected: BTreeSet<OsString> = (0..ENTRIES).map(|number| format!("an-entry-of-usual-length-{number}").into()).collect();
+    let expected: BTreeSet<OsString> =
+        (0..ENTRIES).map(|number| format!("an-entry-of-usual-length-{number}").into()).collect();
     for listed in [names_in(&dir), names_in(&mounts.other.join("readdir-10000"))] {
         assert_eq!(listed.len(), ENTRIES);
         assert!(listed.into_iter().collect::<BTreeSet<_>>() == expected);

@@ -42,7 +42,8 @@ fn link_of_a_directory_is_eperm_and_over_a_name_eexist(mounts: &Mounts) {
 fn symlink_keeps_its_target_byte_for_byte(mounts: &Mounts) {
     let dir = mounts.mount.new_dir("symlink-target");
     let longest = "x".repeat(4095);
-    for (number, target) in ["file", "/absolute/path", "../up", "with space\nand newline", &longest].iter().enumerate() {
+    for (number, target) in ["file", "/absolute/path", "../up", "with space\nand newline", &longest].iter().enumerate()
+    {
         let path = dir.join(number.to_string());
         symlink(target, &path).unwrap();
         assert_eq!(fs::read_link(&path).unwrap().as_os_str(), *target);

@@ -64,7 +64,8 @@ fn assert_fails<T: Debug>(result: rustix::io::Result<T>, expected: Errno) {
 /// Runs a shell script in a directory; its output. It must succeed.
 #[track_caller]
 fn shell(dir: &Path, script: &str) -> String {
-    let output = Command::new("bash").args(["-euo", "pipefail", "-c", script]).current_dir(dir).output().expect("run bash");
+    let output =
+        Command::new("bash").args(["-euo", "pipefail", "-c", script]).current_dir(dir).output().expect("run bash");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{script}\n{}\n{stderr}", String::from_utf8_lossy(&output.stdout));
     String::from_utf8_lossy(&output.stdout).into_owned()

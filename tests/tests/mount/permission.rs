@@ -23,7 +23,11 @@ const TEAM: u32 = 23_456;
 fn as_user(uid: u32, groups: &str, dir: &Path, script: &str) -> (bool, String) {
     let mut command = Command::new("setpriv");
     command.args(["--reuid", &uid.to_string(), "--regid", &uid.to_string()]);
-    if groups.is_empty() { command.arg("--clear-groups") } else { command.args(["--groups", groups]) };
+    if groups.is_empty() {
+        command.arg("--clear-groups")
+    } else {
+        command.args(["--groups", groups])
+    };
     let output = command.args(["--", "sh", "-c", script]).current_dir(dir).output().expect("run setpriv");
     (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
 }

@@ -76,8 +76,8 @@ fn utimens_keeps_nanoseconds(mounts: &Mounts) {
     for path in [&file, &dir, &dir.join("link")] {
         assert_eq!(set(path, at(1, 2), at(1_700_000_000, 999_999_999)), ((1, 2), (1_700_000_000, 999_999_999)));
         assert_eq!(set(path, at(-5, 500), at(0, 0)), ((-5, 500), (0, 0)), "before the epoch");
-        assert_eq!(set(path, at(0, UTIME_OMIT.into()), at(8, 9)), ((-5, 500), (8, 9)));
-        let ((access, _), modification) = set(path, at(0, UTIME_NOW.into()), at(0, UTIME_OMIT.into()));
+        assert_eq!(set(path, at(0, UTIME_OMIT), at(8, 9)), ((-5, 500), (8, 9)));
+        let ((access, _), modification) = set(path, at(0, UTIME_NOW), at(0, UTIME_OMIT));
         assert!(access > 1_700_000_000);
         assert_eq!(modification, (8, 9));
     }

@@ -81,7 +81,15 @@ fn write_in_the_middle_is_eopnotsupp_and_changes_nothing(mounts: &Mounts) {
     assert_eq!(file.metadata().unwrap().len(), 10_000);
     // The handle goes on working: nothing was changed, so nothing has failed.
     Pattern::new(4).write(&mut { &file }, 10_000, 0).unwrap();
-    file.write_all_at(&{ let mut more = vec![0; 100]; Pattern::new(4).fill(10_000, &mut more); more }, 10_000).unwrap();
+    file.write_all_at(
+        &{
+            let mut more = vec![0; 100];
+            Pattern::new(4).fill(10_000, &mut more);
+            more
+        },
+        10_000,
+    )
+    .unwrap();
     close(file).unwrap();
     Pattern::new(4).check_file(&path, 10_100);
     let named = || mounts.mount.log_text().contains("victim-of-a-middle-write");

@@ -65,13 +65,13 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: LsArgs) -> Outcome {
     let links = if args.directory { Links::Keep } else { Links::Follow };
     let nodes = tree::operands(ctx, &paths, links).await?;
     let mut listing = Listing { ctx, args: &args, entries: Vec::new() };
-    for node in nodes {
-        if node.is_directory() && !args.directory {
-            listing.directory(node).await?;
-        } else {
-            let entries = listing.read_links(vec![node]).await?;
-            listing.show(entries)?;
-        }
+    // What is listed itself comes first and together, so that its columns line up; then directories one by one.
+    let (directories, others): (Vec<_>, Vec<_>) =
+        nodes.into_iter().partition(|node| node.is_directory() && !args.directory);
+    let others = listing.read_links(others).await?;
+    listing.show(others)?;
+    for directory in directories {
+        listing.directory(directory).await?;
     }
     match ctx.json() {
         true => ctx.output.json(&EntriesJson { entries: listing.entries }),

@@ -22,6 +22,8 @@ pub(crate) enum EventKind {
     Received,
     /// It is gone.
     Deleted,
+    /// It does not match its checksums.
+    Corrupt,
 }
 
 /// One change of one replica.

@@ -30,6 +30,7 @@ mod writer;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dfs_common::block::{Block, ExtendedBlock};
 use dfs_common::error::{DfsError, ErrorKind, Result};
@@ -38,10 +39,11 @@ use dfs_common::units::ByteCount;
 use dfs_proto::data_transfer::DataChecksum;
 use parking_lot::RwLock;
 
-pub(crate) use events::{Event, EventHub, EventKind, EventQueue};
+use events::EventHub;
+pub(crate) use events::{Event, EventKind, EventQueue};
 pub(crate) use reader::ReplicaReader;
 pub(crate) use replica::OpenKind;
-pub(crate) use report::{PageItem, ReportPage};
+pub(crate) use report::{Cursor, ReportPage};
 pub(crate) use volumes::{Identity, VolumeReport, Volumes};
 pub(crate) use writer::ReplicaWriter;
 
@@ -208,8 +210,24 @@ impl ReplicaStore {
         self.pool(&block.pool)?.invalidate(block.block)
     }
 
+    /// Tells the NameNodes that a finalized replica does not match its checksums.
+    pub(crate) fn report_corrupt(&self, block: &ExtendedBlock) -> Result<()> {
+        self.pool(&block.pool)?.report_corrupt(block.block);
+        Ok(())
+    }
+
+    /// Blocks until an error was met on a volume, or `patience` is over; true when one was.
+    pub(crate) fn wait_suspicion(&self, patience: Duration) -> bool {
+        self.volumes.wait_suspicion(patience)
+    }
+
+    /// Ends a wait for suspicions.
+    pub(crate) fn end_wait(&self) {
+        self.volumes.end_wait();
+    }
+
     /// The next page of a full report.
-    pub(crate) fn report_page(&self, pool: &str, cursor: report::Cursor) -> Result<ReportPage> {
+    pub(crate) fn report_page(&self, pool: &str, cursor: Cursor) -> Result<ReportPage> {
         Ok(self.pool(pool)?.report_page(cursor))
     }
 
@@ -230,5 +248,3 @@ impl ReplicaStore {
         !failed.is_empty()
     }
 }
-
-pub(crate) use report::Cursor;

@@ -333,7 +333,7 @@ impl Pool {
                     replica.wait_visible(wanted_end, READER_PATIENCE);
                     return ReplicaReader::open_growing(&replica);
                 }
-                Entry::Deleting(_) => return Err(not_found(block)),
+                Entry::Deleting => return Err(not_found(block)),
             }
         }
         Err(DfsError::new(ErrorKind::Busy, format!("{block} keeps changing, try again")))
@@ -345,7 +345,7 @@ impl Pool {
         let stamp = match &entry {
             Entry::Finalized(finalized) => finalized.generation_stamp,
             Entry::Open(replica) if replica.kind != OpenKind::Temporary => replica.state.lock().generation_stamp,
-            Entry::Open(_) | Entry::Deleting(_) => return Err(not_found(block)),
+            Entry::Open(_) | Entry::Deleting => return Err(not_found(block)),
         };
         if stamp < block.generation_stamp {
             return Err(DfsError::new(
@@ -361,7 +361,7 @@ impl Pool {
         Ok(match self.lookup(block)? {
             Entry::Finalized(finalized) => finalized.length,
             Entry::Open(replica) => replica.visible(&replica.state.lock()),
-            Entry::Deleting(_) => 0,
+            Entry::Deleting => 0,
         })
     }
 
@@ -382,7 +382,7 @@ impl Pool {
                     }
                 }
                 Entry::Open(replica) => return sync_open(&replica),
-                Entry::Deleting(_) => return Err(not_found(block)),
+                Entry::Deleting => return Err(not_found(block)),
             }
         }
         Err(DfsError::new(ErrorKind::Busy, format!("{block} keeps changing, try again")))
@@ -394,7 +394,7 @@ impl Pool {
         let entry = replicas.get(&block.id).cloned();
         let (stamp, index) = match &entry {
             None => return Ok(()),
-            Some(Entry::Deleting(_)) => return Ok(()),
+            Some(Entry::Deleting) => return Ok(()),
             Some(Entry::Finalized(finalized)) => (finalized.generation_stamp, finalized.volume),
             Some(Entry::Open(replica)) => (replica.state.lock().generation_stamp, replica.volume.index()),
         };
@@ -408,13 +408,13 @@ impl Pool {
             replica.state.lock().doomed = true;
             replica.notify();
         }
-        replicas.insert(block.id, Entry::Deleting(index));
+        replicas.insert(block.id, Entry::Deleting);
         drop(replicas);
 
         let unlinked = match &entry {
             Some(Entry::Open(replica)) => self.unlink_open(replica),
             Some(Entry::Finalized(finalized)) => self.unlink_finalized(block.id, finalized),
-            Some(Entry::Deleting(_)) | None => Ok(()),
+            Some(Entry::Deleting) | None => Ok(()),
         };
         let (volume, _) = self.home(index).expect("an entry's volume has the pool");
         let mut replicas = self.replicas.lock();
@@ -444,6 +444,16 @@ impl Pool {
             missing_is_fine(fs::remove_file(replica.meta_path(state.place, state.generation_stamp)))
         });
         replica.volume.check(unlinked, || format!("delete blk_{}", replica.id))
+    }
+
+    /// See `ReplicaStore::report_corrupt`.
+    pub(super) fn report_corrupt(&self, block: Block) {
+        let replicas = self.replicas.lock();
+        if let Some(Entry::Finalized(finalized)) = replicas.get(&block.id)
+            && let Some((volume, _)) = self.home(finalized.volume)
+        {
+            self.publish(EventKind::Corrupt, block, volume);
+        }
     }
 
     /// See `ReplicaStore::report_page`.
@@ -477,7 +487,7 @@ impl Pool {
                     replica.notify();
                     replica.block()
                 }
-                Entry::Finalized(_) | Entry::Open(_) | Entry::Deleting(_) => return true,
+                Entry::Finalized(_) | Entry::Open(_) | Entry::Deleting => return true,
             };
             self.publish(EventKind::Deleted, block, volume);
             false
@@ -502,7 +512,7 @@ fn add_found(
     let (index, place, stamp) = match &worse {
         Entry::Finalized(finalized) => (finalized.volume, Place::Finalized, finalized.generation_stamp),
         Entry::Open(replica) => (replica.volume.index(), Place::Rbw, replica.block().generation_stamp),
-        Entry::Deleting(_) => return,
+        Entry::Deleting => return,
     };
     let Some(Some((_, dirs))) = homes.get(usize::from(index.0)) else { return };
     let dir = super::scan::place_dir(&dirs.paths, id, place);
@@ -521,7 +531,7 @@ fn worth(entry: &Entry) -> (bool, GenerationStamp, u64) {
             let block = replica.block();
             (false, block.generation_stamp, block.length)
         }
-        Entry::Deleting(_) => (false, GenerationStamp(0), 0),
+        Entry::Deleting => (false, GenerationStamp(0), 0),
     }
 }
 
@@ -536,7 +546,7 @@ fn describe(entry: &Entry) -> String {
             finalized.generation_stamp, finalized.length
         ),
         Entry::Open(replica) => format!("{:?} as {}", replica.kind, replica.block()),
-        Entry::Deleting(_) => "being deleted".to_owned(),
+        Entry::Deleting => "being deleted".to_owned(),
     }
 }
 

@@ -119,11 +119,6 @@ impl ReplicaReader {
         }
         Ok(())
     }
-
-    /// Passes an I/O error met on the data file on to the volume's check.
-    pub(crate) fn check<T>(&self, result: io::Result<T>) -> Result<T> {
-        self.volume.check(result, || format!("send {}", self.block))
-    }
 }
 
 /// Where the last chunk starts, if the block ends inside it.

@@ -62,7 +62,7 @@ pub(super) enum Entry {
     Finalized(Finalized),
     Open(Arc<OpenReplica>),
     /// Its files are being removed; until they are gone no other replica of the block may come.
-    Deleting(VolumeIndex),
+    Deleting,
 }
 
 /// The directory that holds a replica's files.

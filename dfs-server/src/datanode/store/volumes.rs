@@ -158,11 +158,6 @@ impl Volumes {
         &self.datanode_uuid
     }
 
-    /// The volume at a place of the configuration.
-    pub(super) fn get(&self, index: VolumeIndex) -> &Arc<Volume> {
-        &self.all[usize::from(index.0)]
-    }
-
     /// All volumes, failed ones too.
     pub(crate) fn all(&self) -> &[Arc<Volume>] {
         &self.all

@@ -17,7 +17,6 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use dfs_common::block::Block;
 use dfs_common::durable;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::sys;
@@ -86,11 +85,6 @@ impl ReplicaWriter {
     /// The replica being written.
     pub(super) fn replica(&self) -> &Arc<OpenReplica> {
         &self.replica
-    }
-
-    /// The block with the bytes it has now.
-    pub(crate) fn block(&self) -> Block {
-        self.replica.block()
     }
 
     /// Writes what is new of a packet's data, and its checksums, which the caller has verified whenever `offset` is not

@@ -67,7 +67,7 @@ struct Shared {
 pub(crate) struct DataService {
     shared: Arc<Shared>,
     address: SocketAddr,
-    acceptor: Option<std::thread::JoinHandle<()>>,
+    acceptor: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
 impl DataService {
@@ -88,7 +88,7 @@ impl DataService {
             let shared = Arc::clone(&shared);
             move || accept(&listener, &shared)
         })?;
-        Ok(Self { shared, address, acceptor: Some(acceptor) })
+        Ok(Self { shared, address, acceptor: Mutex::new(Some(acceptor)) })
     }
 
     /// Where it listens.
@@ -103,7 +103,7 @@ impl DataService {
     }
 
     /// Breaks off every operation and waits until all threads have ended, at most `patience`.
-    pub(crate) fn stop(&mut self, patience: Duration) {
+    pub(crate) fn stop(&self, patience: Duration) {
         {
             let mut pool = self.shared.pool.lock();
             pool.stopping = true;
@@ -122,7 +122,8 @@ impl DataService {
             address => address,
         };
         let _ = TcpStream::connect_timeout(&wake, Duration::from_secs(1));
-        if let Some(acceptor) = self.acceptor.take() {
+        let acceptor = self.acceptor.lock().take();
+        if let Some(acceptor) = acceptor {
             let _ = acceptor.join();
         }
         let deadline = Instant::now() + patience;
@@ -136,7 +137,7 @@ impl DataService {
 
 impl Drop for DataService {
     fn drop(&mut self) {
-        if self.acceptor.is_some() {
+        if self.acceptor.lock().is_some() {
             self.stop(Duration::from_secs(1));
         }
     }

@@ -17,6 +17,12 @@ mod peer_pool;
 mod reply;
 
 #[cfg(test)]
+mod bench;
+#[cfg(test)]
+mod fuzz_tests;
+#[cfg(test)]
+pub(crate) mod test_client;
+#[cfg(test)]
 mod tests;
 
 use std::sync::Arc;

@@ -288,9 +288,11 @@ impl BlockMap {
         self.pages
             .range(first_page..)
             .flat_map(|(number, page)| {
-                page.slots.iter().enumerate().filter(|(_, info)| !info.is_free()).map(move |(slot, _)| {
-                    BlockId(number * PAGE_SLOTS as u64 + slot as u64)
-                })
+                page.slots
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, info)| !info.is_free())
+                    .map(move |(slot, _)| BlockId(number * PAGE_SLOTS as u64 + slot as u64))
             })
             .filter(|&id| id >= first)
             .take(limit)

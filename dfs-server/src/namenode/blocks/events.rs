@@ -75,8 +75,7 @@ impl SoftState {
                 self.set_targets(block.id, &targets);
             }
             BlockEvent::Loaded { block, inode, replication, under_construction } => {
-                let state =
-                    if under_construction { BlockState::UnderConstruction } else { BlockState::Complete };
+                let state = if under_construction { BlockState::UnderConstruction } else { BlockState::Complete };
                 self.on_new_block(block, inode, replication, state);
             }
             BlockEvent::Committed { block } => self.on_committed(block),

@@ -8,9 +8,7 @@ use dfs_proto::v1;
 use dfs_proto::v1::order::Order;
 use roaring::RoaringTreemap;
 
-use super::report::{
-    BadReason, EventsVerdict, PageVerdict, ReportNumber, ReportedReplica, StoragePass,
-};
+use super::report::{BadReason, EventsVerdict, PageVerdict, ReportNumber, ReportedReplica, StoragePass};
 use super::state::{BadReplica, SoftState};
 use crate::namenode::datanodes::{NodeIndex, RegistrationId, StorageIndex};
 
@@ -88,7 +86,10 @@ impl SoftState {
             .ok_or_else(|| {
                 DfsError::new(
                     ErrorKind::Stale,
-                    format!("registration {} of DataNode {uuid} is not known (any more); register again", registration.0),
+                    format!(
+                        "registration {} of DataNode {uuid} is not known (any more); register again",
+                        registration.0
+                    ),
                 )
             })
     }
@@ -145,8 +146,10 @@ impl SoftState {
         let share = (INVALIDATIONS_PER_HEARTBEAT / waiting).max(1);
         for storage in storages {
             for _ in 0..share {
-                let Some((id, generation_stamp)) = self.nodes.storage_mut(storage).next_invalidation() else { break };
-                blocks.push(v1::Block { id: id.0, generation_stamp: generation_stamp.0, length: 0 });
+                let Some((id, doomed)) = self.nodes.storage_mut(storage).next_invalidation() else { break };
+                if !self.reprieve(id, storage, doomed) {
+                    blocks.push(v1::Block { id: id.0, generation_stamp: doomed.generation_stamp.0, length: 0 });
+                }
             }
         }
         blocks
@@ -347,6 +350,9 @@ impl SoftState {
         // Another version of the block: what was wrong with it says nothing of this one.
         if generation_stamp != info.generation_stamp {
             return;
+        }
+        for storage in self.nodes.node(node).storages.clone() {
+            self.nodes.storage_mut(storage).on_doomed_corrupt(id);
         }
         let replicas = self.map.replicas(id);
         let named = replicas.into_iter().find(|&storage| {

@@ -94,11 +94,8 @@ impl SoftState {
         if storages.len() < 2 {
             return;
         }
-        let racks: SmallVec<[RackIndex; 2]> = reader
-            .map_or(&[][..], |ip| self.nodes.at_ip(ip))
-            .iter()
-            .map(|&node| self.nodes.node(node).rack)
-            .collect();
+        let racks: SmallVec<[RackIndex; 2]> =
+            reader.map_or(&[][..], |ip| self.nodes.at_ip(ip)).iter().map(|&node| self.nodes.node(node).rack).collect();
         let mut keyed: SmallVec<[(bool, Distance, u32, StorageIndex); 4]> = SmallVec::new();
         for &storage in storages.iter() {
             let node = self.nodes.node_of(storage);

@@ -24,12 +24,14 @@
 mod block_map;
 mod events;
 mod intake;
+mod liveness;
 mod locate;
 mod placement;
 mod replication;
 pub(crate) mod report;
 mod state;
 mod stats;
+mod targets;
 #[cfg(test)]
 mod tests;
 
@@ -44,18 +46,17 @@ use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{BlockId, InodeId};
 use dfs_proto::v1;
 use parking_lot::{Mutex, MutexGuard};
-use smallvec::SmallVec;
 
 use self::block_map::BlockState;
 use self::intake::{Columns, PageOrigin, Vanished};
-use self::placement::{Placement, Purpose};
 use self::report::ReportNumber;
 use self::state::SoftState;
-use super::datanodes::{NodeIndex, RegistrationId};
+use super::datanodes::RegistrationId;
 
 pub use self::events::BlockEvent;
 pub use self::locate::Locations;
 pub use self::stats::FsStats;
+pub use self::targets::{Target, TargetRequest};
 
 /// Replicas or blocks handled per hold of the lock: about a millisecond's work.
 const SLICE: usize = 4096;
@@ -98,30 +99,6 @@ impl From<&Config> for Settings {
             safe_mode_extension: config.duration("dfs.namenode.safemode.extension"),
         }
     }
-}
-
-/// What targets are asked for.
-#[derive(Clone, Copy, Debug)]
-pub struct TargetRequest<'a> {
-    /// Replicas to place.
-    pub replication: u32,
-    /// Address of the writer; its own DataNode comes first.
-    pub writer: Option<&'a str>,
-    /// Uuids of DataNodes that failed this writer.
-    pub exclude: &'a [String],
-    /// Uuids of DataNodes that have the block already.
-    pub chosen: &'a [String],
-    /// Bytes that the block may come to.
-    pub block_size: u64,
-}
-
-/// A chosen place for a replica.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Target {
-    /// The DataNode.
-    pub datanode: v1::DatanodeId,
-    /// Its volume.
-    pub storage_uuid: String,
 }
 
 /// The block manager. Shared by services, the journal's machine and the monitor.
@@ -425,84 +402,4 @@ impl BlockManager {
 
 fn parse_ip(text: &str) -> Option<IpAddr> {
     text.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
-}
-
-impl SoftState {
-    fn set_active(&mut self, is_active: bool) {
-        if is_active {
-            self.safe_mode.on_loaded();
-        }
-        if self.is_active == is_active {
-            return;
-        }
-        self.is_active = is_active;
-        let nodes: Vec<NodeIndex> = self.nodes.registered().map(|(index, _)| index).collect();
-        for index in nodes {
-            let node = self.nodes.node_mut(index);
-            node.transfers.clear();
-            if is_active {
-                node.reports.on_activated();
-            }
-            for storage in node.storages.clone() {
-                self.nodes.storage_mut(storage).is_content_stale |= is_active;
-            }
-        }
-        let ordered: Vec<BlockId> =
-            self.pending.iter().filter(|(_, pending)| pending.source.is_some()).map(|(&id, _)| id).collect();
-        for id in ordered {
-            self.drop_pending(id);
-            self.recheck(id);
-        }
-    }
-
-    fn check_liveness(&mut self) {
-        for index in self.nodes.silent_nodes(self.now, self.config.dead_after) {
-            let node = self.nodes.node(index);
-            let silent_ms = u64::try_from(node.silent_for(self.now).as_millis()).unwrap_or(u64::MAX);
-            tracing::warn!(uuid = node.id.uuid, address = node.address(), silent_ms, "a DataNode is dead");
-            self.nodes.retire(index);
-            self.abort_report(index);
-            for storage in self.nodes.node(index).storages.clone() {
-                self.start_draining(storage);
-            }
-        }
-        let stalled: Vec<NodeIndex> =
-            self.nodes.registered().filter(|(_, node)| node.reports.has_stalled(self.now)).map(|(at, _)| at).collect();
-        for index in stalled {
-            self.abort_report(index);
-        }
-    }
-
-    fn choose_targets(&mut self, request: &TargetRequest<'_>) -> Result<Vec<Target>> {
-        let resolve = |uuids: &[String]| -> SmallVec<[NodeIndex; 4]> {
-            uuids.iter().filter_map(|uuid| self.nodes.by_uuid(uuid)).collect()
-        };
-        let (chosen, excluded) = (resolve(request.chosen), resolve(request.exclude));
-        let writer = request.writer.and_then(parse_ip);
-        let placement = Placement {
-            nodes: &self.nodes,
-            now: self.now,
-            stale_after: self.config.stale_after,
-            block_size: request.block_size,
-            wanted: request.replication as usize,
-            writer: writer.map_or(&[], |ip| self.nodes.at_ip(ip)),
-            chosen: &chosen,
-            excluded: &excluded,
-            purpose: Purpose::NewBlock,
-        };
-        let storages = placement.choose(&mut self.random);
-        let minimum = if chosen.is_empty() { self.config.replication_min } else { 1 };
-        if storages.len() < minimum {
-            return Err(placement.explain(storages.len()));
-        }
-        let target = |&storage| Target {
-            datanode: self.nodes.node_of(storage).id.clone(),
-            storage_uuid: self.nodes.storage(storage).uuid.clone(),
-        };
-        let targets = storages.iter().map(target).collect();
-        for storage in storages {
-            self.nodes.end_turn(storage);
-        }
-        Ok(targets)
-    }
 }

@@ -109,11 +109,13 @@ impl Placement<'_> {
         let elsewhere = |rack: RackIndex, random: &mut _| {
             self.choose_among(topology.live(), so_far, strictness, random, |other| other != rack)
         };
-        let anywhere =
-            |random: &mut _| self.choose_among(topology.live(), so_far, strictness, random, |_| true);
+        let anywhere = |random: &mut _| self.choose_among(topology.live(), so_far, strictness, random, |_| true);
         if self.purpose == Purpose::AnotherRack {
             let fits = |other| !racks.contains(&other);
             return self.choose_among(topology.live(), so_far, strictness, random, fits);
+        }
+        if !racks.is_empty() && topology.live_rack_count() < 2 {
+            return anywhere(random);
         }
         match racks.as_slice() {
             [] => self.choose_local(so_far, strictness, random).or_else(|| anywhere(random)),
@@ -240,9 +242,7 @@ impl Placement<'_> {
         let threshold = needed.max(most / ROOMY_SHARE);
         let count = node.storages.len();
         let turn = (0..count).map(|step| node.storages[(node.next_volume + step) % count]);
-        turn.into_iter()
-            .find(|&storage| room(storage).is_some_and(|room| room >= threshold))
-            .ok_or(Refusal::NoRoom)
+        turn.into_iter().find(|&storage| room(storage).is_some_and(|room| room >= threshold)).ok_or(Refusal::NoRoom)
     }
 
     /// Puts storages of one rack next to each other behind the first, so that the pipeline crosses racks rarely.
@@ -269,10 +269,8 @@ impl Placement<'_> {
                 }
             }
         }
-        let mut message = format!(
-            "only {found} of {registered} DataNodes can take a block of {}",
-            ByteCount(self.block_size)
-        );
+        let mut message =
+            format!("only {found} of {registered} DataNodes can take a block of {}", ByteCount(self.block_size));
         for (at, (refusal, count)) in reasons.iter().enumerate() {
             message.push_str(if at == 0 { ": " } else { ", " });
             message.push_str(&format!("{count} {}", refusal.words()));

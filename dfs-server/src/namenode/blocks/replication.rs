@@ -18,7 +18,7 @@ use super::block_map::{BlockState, StorageList};
 use super::placement::{Placement, Purpose};
 use super::report::BadReason;
 use super::state::SoftState;
-use crate::namenode::datanodes::{NodeIndex, RackIndex, StorageIndex};
+use crate::namenode::datanodes::{Invalidation, NodeIndex, RackIndex, StorageIndex};
 
 /// Cost of one stream that copies a large block. Small blocks cost less, so that a node full of them is repaired at the
 /// speed of its disks and not at two blocks per second.
@@ -358,8 +358,7 @@ impl SoftState {
 
     /// The next bad replicas that may be deleted are.
     pub(crate) fn drop_bad_replicas(&mut self) {
-        let ids: Vec<BlockId> =
-            self.bad.range(self.cursors.bad..).map(|(&id, _)| id).take(EXAMINED_PER_TICK).collect();
+        let ids: Vec<BlockId> = self.bad.range(self.cursors.bad..).map(|(&id, _)| id).take(EXAMINED_PER_TICK).collect();
         let is_end = ids.len() < EXAMINED_PER_TICK;
         self.cursors.bad = ids.last().filter(|_| !is_end).map_or(BlockId(0), |id| id.next());
         for id in ids {
@@ -403,7 +402,8 @@ impl SoftState {
             let Some(victim) = choose_excess(&places) else { break };
             replicas.retain(|storage| *storage != victim);
             self.change(id, |map| map.remove_replica(id, victim));
-            self.doom(id, victim, info.generation_stamp);
+            let generation_stamp = info.generation_stamp;
+            self.invalidate(id, victim, Invalidation { generation_stamp, is_good: true });
         }
         self.recheck(id);
     }

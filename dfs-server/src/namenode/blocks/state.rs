@@ -24,7 +24,7 @@ use super::Settings;
 use super::block_map::{BlockMap, BlockState, StorageList};
 use super::replication::{Pending, RepairQueues};
 use super::report::{BadReason, Disposition, ReportedReplica, choose_disposition};
-use crate::namenode::datanodes::{Datanodes, NodeIndex, StorageIndex};
+use crate::namenode::datanodes::{Datanodes, Invalidation, NodeIndex, StorageIndex};
 use crate::namenode::safe_mode::SafeMode;
 
 /// Reported replicas of the future that are kept in mind. A follower that lags sees many; a full report brings back what
@@ -87,6 +87,8 @@ pub(crate) struct SoftState {
     pub next_registration: u64,
     /// Time of the call that holds the lock.
     pub now: Instant,
+    /// Time of the last tick, by which a pause of this process is told from silent nodes.
+    pub last_tick: Option<Instant>,
 }
 
 /// Walks that go on with the next tick.
@@ -121,6 +123,7 @@ impl SoftState {
             cursors: Cursors::default(),
             next_registration,
             now,
+            last_tick: None,
             config,
         }
     }
@@ -179,20 +182,21 @@ impl SoftState {
         }
     }
 
-    /// A replica that is to be deleted stays so, unless a writer has taken it up again since.
+    /// A replica that is to be deleted stays so, unless a writer has taken it up again since: the block is open, or the
+    /// replica is of a generation that the log has not explained yet.
     fn is_known_doomed(&mut self, id: BlockId, storage: StorageIndex, reported: &ReportedReplica) -> bool {
         if !self.nodes.storage(storage).doomed.contains(id.0) {
             return false;
         }
-        let is_open = self.map.get(id).is_some_and(|info| info.state() == BlockState::UnderConstruction);
+        let disposition = choose_disposition(reported, self.map.get(id), true);
+        let is_revived = matches!(disposition, Disposition::RecordOpen | Disposition::SetAside);
         let target = self.nodes.storage_mut(storage);
-        if is_open {
+        if is_revived {
             target.on_deleted(id);
         } else {
-            // Still there: the order was lost, or is being carried out.
-            target.doom(id, reported.generation_stamp);
+            target.on_doomed_reported(id, reported.generation_stamp, disposition == Disposition::Accept);
         }
-        !is_open
+        !is_revived
     }
 
     fn is_known_bad(&mut self, id: BlockId, storage: StorageIndex, reported: &ReportedReplica) -> bool {
@@ -308,12 +312,31 @@ impl SoftState {
 
     /// Decides the deletion of a replica, which has been taken from wherever it stood.
     pub(crate) fn doom(&mut self, id: BlockId, storage: StorageIndex, generation_stamp: GenerationStamp) {
+        self.invalidate(id, storage, Invalidation { generation_stamp, is_good: false });
+    }
+
+    pub(crate) fn invalidate(&mut self, id: BlockId, storage: StorageIndex, invalidation: Invalidation) {
         let is_usable = self.nodes.is_usable(storage);
         let storage = self.nodes.storage_mut(storage);
         storage.blocks.remove(id.0);
         if is_usable {
-            storage.doom(id, generation_stamp);
+            storage.doom(id, invalidation);
         }
+    }
+
+    /// A good replica was too many when its deletion was decided and is needed now: it stays.
+    pub(crate) fn reprieve(&mut self, id: BlockId, storage: StorageIndex, invalidation: Invalidation) -> bool {
+        let is_needed = invalidation.is_good
+            && self.map.get(id).is_some_and(|info| {
+                info.state() == BlockState::Complete
+                    && info.generation_stamp == invalidation.generation_stamp
+                    && self.usable_replicas(id).len() < usize::from(info.replication)
+            });
+        if is_needed {
+            self.nodes.storage_mut(storage).on_deleted(id);
+            self.accept(id, storage);
+        }
+        is_needed
     }
 
     /// Everything set aside for a block, to be judged again.

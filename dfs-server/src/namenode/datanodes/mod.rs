@@ -21,7 +21,7 @@ use dfs_proto::v1;
 use smallvec::SmallVec;
 
 pub(crate) use node::{Datanode, RegistrationId};
-pub(crate) use storage::{Storage, StorageState};
+pub(crate) use storage::{Invalidation, Storage, StorageState};
 pub(crate) use topology::{RackIndex, Topology};
 
 /// Most DataNodes one NameNode keeps: ten times the largest HDFS cluster known. Beyond it registrations are refused.
@@ -265,6 +265,13 @@ impl Datanodes {
         node.last_heartbeat = now;
         if node.is_live {
             self.transfers_of_live = self.transfers_of_live - u64::from(before) + u64::from(active_transfers);
+        }
+    }
+
+    /// Counts a time in which nobody could be heard for nobody's silence.
+    pub(crate) fn forgive_silence(&mut self, pause: Duration, now: Instant) {
+        for node in &mut self.nodes {
+            node.last_heartbeat = (node.last_heartbeat + pause).min(now);
         }
     }
 

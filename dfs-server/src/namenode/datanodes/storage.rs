@@ -20,6 +20,14 @@ pub(crate) enum StorageState {
     Failed,
 }
 
+/// A replica to be deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Invalidation {
+    pub generation_stamp: GenerationStamp,
+    /// Nothing is wrong with it: there were too many.
+    pub is_good: bool,
+}
+
 /// A volume and what it holds.
 pub(crate) struct Storage {
     pub uuid: String,
@@ -36,8 +44,8 @@ pub(crate) struct Storage {
     pub blocks: RoaringTreemap,
     /// Replicas whose deletion was decided and not yet confirmed. They count for nothing, whatever reports say.
     pub doomed: RoaringTreemap,
-    /// The part of `doomed` to be ordered, with the generation stamps of the replicas.
-    invalidations: BTreeMap<BlockId, GenerationStamp>,
+    /// The part of `doomed` to be ordered.
+    invalidations: BTreeMap<BlockId, Invalidation>,
     /// Blocks being written or copied here, not yet seen in `remaining`.
     pub scheduled_blocks: u32,
     /// No full report has come since this NameNode began to lead: another leader may have ordered deletions that are
@@ -80,12 +88,27 @@ impl Storage {
     }
 
     /// Decides the deletion of a replica.
-    pub(crate) fn doom(&mut self, id: BlockId, generation_stamp: GenerationStamp) {
+    pub(crate) fn doom(&mut self, id: BlockId, invalidation: Invalidation) {
         if self.invalidations.len() >= INVALIDATIONS_MAX {
             return;
         }
         self.doomed.insert(id.0);
-        self.invalidations.insert(id, generation_stamp);
+        // What was decided first knows best why.
+        self.invalidations.entry(id).or_insert(invalidation);
+    }
+
+    /// A replica that was to be deleted is still there: the order has not gone out, was lost, or is being carried out.
+    pub(crate) fn on_doomed_reported(&mut self, id: BlockId, generation_stamp: GenerationStamp, is_good: bool) {
+        let again = Invalidation { generation_stamp, is_good: false };
+        let queued = self.invalidations.entry(id).or_insert(again);
+        *queued = Invalidation { generation_stamp, is_good: queued.is_good && is_good };
+    }
+
+    /// A replica that is to be deleted turns out to be corrupt: it must not be kept after all.
+    pub(crate) fn on_doomed_corrupt(&mut self, id: BlockId) {
+        if let Some(queued) = self.invalidations.get_mut(&id) {
+            queued.is_good = false;
+        }
     }
 
     /// The replica is gone from the volume.
@@ -106,7 +129,7 @@ impl Storage {
     }
 
     /// Takes the next deletion to be ordered.
-    pub(crate) fn next_invalidation(&mut self) -> Option<(BlockId, GenerationStamp)> {
+    pub(crate) fn next_invalidation(&mut self) -> Option<(BlockId, Invalidation)> {
         self.invalidations.pop_first()
     }
 }

@@ -22,6 +22,8 @@ pub(crate) struct Topology {
     racks: Vec<Rack>,
     by_name: BTreeMap<String, RackIndex>,
     live: Vec<NodeIndex>,
+    /// Racks that have a live node.
+    live_racks: usize,
 }
 
 /// The name of a rack as it is kept: absolute, without a slash at the end.
@@ -58,16 +60,20 @@ impl Topology {
 
     /// Racks that have a live node.
     pub(crate) fn live_rack_count(&self) -> usize {
-        self.racks.iter().filter(|rack| !rack.live.is_empty()).count()
+        self.live_racks
     }
 
     pub(super) fn add_live(&mut self, node: NodeIndex, rack: RackIndex) {
         self.live.push(node);
-        self.racks[rack.0 as usize].live.push(node);
+        let rack = &mut self.racks[rack.0 as usize];
+        self.live_racks += usize::from(rack.live.is_empty());
+        rack.live.push(node);
     }
 
     pub(super) fn remove_live(&mut self, node: NodeIndex, rack: RackIndex) {
         self.live.retain(|other| *other != node);
-        self.racks[rack.0 as usize].live.retain(|other| *other != node);
+        let rack = &mut self.racks[rack.0 as usize];
+        rack.live.retain(|other| *other != node);
+        self.live_racks -= usize::from(rack.live.is_empty());
     }
 }

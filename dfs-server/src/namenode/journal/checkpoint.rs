@@ -24,7 +24,7 @@ use super::raft_types::{log_id_of, position_of};
 use super::state_machine::CurrentImage;
 use super::{Folder, Journal, Machine};
 use crate::namenode::image::format::{ImageHeader, ImageReader};
-use crate::namenode::storage_dir::ImageFile;
+use crate::namenode::storage_dir::NameDir;
 
 impl<M: Machine> Journal<M> {
     /// Makes an image of everything applied so far; returns its last transaction. Without new transactions the newest image
@@ -51,11 +51,11 @@ impl<M: Machine> Journal<M> {
         let log = self.index.lock().clone();
         let folder = self.options.folder.clone();
         let folded = {
-            let (header, out) = (header.clone(), out.clone());
+            let (dir, header, out) = (self.dir.clone(), header.clone(), out.clone());
             let edits = move |image: &ImageHeader| {
                 EditReader::of_index(&log, image.last_log, image.txid(), log_id.index + 1)
             };
-            on_own_thread(move || fold_newest(&*folder, &images, &edits, &header, &out)).await?
+            on_own_thread(move || fold_newest(&*folder, &dir, &edits, &header, &out)).await?
         };
         folded?;
         self.publish(&header, &out).await?;
@@ -83,6 +83,9 @@ impl<M: Machine> Journal<M> {
         let applied = self.state.applied.lock().clone();
         if applied.log_id.is_none_or(|log_id| log_id.index < position.index) || applied.txid < header.txid() {
             return Err(refuse(format!("it ends at transaction {}, we have applied {}", header.txid(), applied.txid)));
+        }
+        if self.state.image.lock().as_ref().is_some_and(|image| image.meta.last_log_id >= Some(log_id_of(&position))) {
+            return Err(refuse(format!("its last entry {} is in an older image already", position.index)));
         }
         let log = self.index.lock().clone();
         let ours = log.entries(position.index, position.index + 1).next_entry()?;
@@ -112,9 +115,14 @@ impl<M: Machine> Journal<M> {
         self.raft.trigger().snapshot().await.map_err(stopped)?;
         self.wait_metrics(|metrics| metrics.snapshot >= Some(log_id)).await?;
         info!(image = %path.display(), txid = header.last_txid, entry = position.index, "checkpoint");
-        let Some(oldest) = self.dir.retire_images(self.options.images_retained)? else { return Ok(()) };
-        let oldest_log = ImageReader::open(&oldest.path)?.header().last_log;
-        if let Some(needed_after) = oldest_log {
+        let oldest = loop {
+            let Some(oldest) = self.dir.retire_images(self.options.images_retained)? else { return Ok(()) };
+            match image_header(&oldest.path) {
+                Err(error) if error.kind() == ErrorKind::Corrupt => self.dir.set_aside(&oldest, &error)?,
+                header => break header?,
+            }
+        };
+        if let Some(needed_after) = oldest.last_log {
             let upto = needed_after.index;
             self.raft.trigger().purge_log(upto).await.map_err(stopped)?;
             self.wait_metrics(|metrics| metrics.purged.is_some_and(|purged| purged.index >= upto)).await?;
@@ -135,28 +143,33 @@ impl<M: Machine> Journal<M> {
     }
 }
 
-/// Folds from the newest image that is not damaged.
+/// Folds from the newest image that is not damaged; damaged ones are set aside.
 fn fold_newest(
     folder: &dyn Folder,
-    images: &[ImageFile],
+    dir: &NameDir,
     edits: &dyn Fn(&ImageHeader) -> EditReader,
     header: &ImageHeader,
     out: &Path,
 ) -> Result<()> {
-    for image in images {
-        let folded = ImageReader::open(&image.path).and_then(|reader| {
-            let base = reader.header().clone();
-            drop(reader);
-            fold(folder, Some(&image.path), edits(&base), header, out)
-        });
+    for image in dir.images()? {
+        let folded = image_header(&image.path).and_then(|base| fold(folder, Some(&image.path), edits(&base), header, out));
         match folded {
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
-                warn!(image = %image.path.display(), error = error.chain(), "image passed over by the checkpoint");
+            Err(error) if error.kind() == ErrorKind::Corrupt && image_is_damaged(&image.path) => {
+                dir.set_aside(&image, &error)?;
             }
             other => return other,
         }
     }
     fold(folder, None, edits(&ImageHeader::default()), header, out)
+}
+
+/// Whether it was the image that was damaged, not the edits.
+fn image_is_damaged(path: &Path) -> bool {
+    matches!(ImageReader::open(path).and_then(ImageReader::verify), Err(error) if error.kind() == ErrorKind::Corrupt)
+}
+
+fn image_header(path: &Path) -> Result<ImageHeader> {
+    ImageReader::open(path).map(|reader| reader.header().clone())
 }
 
 fn fold(
@@ -167,7 +180,7 @@ fn fold(
     out: &Path,
 ) -> Result<()> {
     folder.fold(image, &mut edits, header, out)?;
-    let written = ImageReader::open(out)?.header().clone();
+    let written = image_header(out)?;
     // All edits must have gone into it, and it must say so.
     if edits.next_ops()?.is_some() || &written != header {
         return Err(DfsError::new(ErrorKind::Internal, format!("the fold into {} is not complete", out.display())));

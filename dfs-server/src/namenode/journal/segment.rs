@@ -230,8 +230,7 @@ impl SegmentReader {
         let mut at = self.offset;
         self.file.seek(SeekFrom::Start(at)).map_err(|error| self.io(error))?;
         let mut sector = vec![0; self.header.alignment];
-        while at + step <= self.length {
-            self.file.read_exact(&mut sector).map_err(|error| self.io(error))?;
+        while at + step <= self.length && self.read_exact(&mut sector)? {
             if frame::peek_header(&sector).is_some_and(|header| header.sequence >= self.next_sequence) {
                 if self.read_at_offset(at)?.is_some() {
                     return Ok(Some(at));
@@ -281,7 +280,9 @@ impl SegmentReader {
             self.file.seek_relative(distance).map_err(|error| self.io(error))?;
         }
         let mut start = [0; FRAME_HEADER_BYTES];
-        self.file.read_exact(&mut start).map_err(|error| self.io(error))?;
+        if !self.read_exact(&mut start)? {
+            return Ok(None);
+        }
         let Some(header) = frame::peek_header(&start) else { return Ok(None) };
         let length = header.frame_bytes(self.header.alignment);
         if length as u64 > left {
@@ -289,8 +290,19 @@ impl SegmentReader {
         }
         let mut bytes = vec![0; length];
         bytes[..FRAME_HEADER_BYTES].copy_from_slice(&start);
-        self.file.read_exact(&mut bytes[FRAME_HEADER_BYTES..]).map_err(|error| self.io(error))?;
+        if !self.read_exact(&mut bytes[FRAME_HEADER_BYTES..])? {
+            return Ok(None);
+        }
         Ok(frame::is_intact(&bytes, self.header.salt).then_some((bytes, header)))
+    }
+
+    /// Fills `bytes`; false at the end of the file, which comes nearer when a finished segment is trimmed meanwhile.
+    fn read_exact(&mut self, bytes: &mut [u8]) -> Result<bool> {
+        match self.file.read_exact(bytes) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+            Err(error) => Err(self.io(error)),
+        }
     }
 
     fn io(&self, error: io::Error) -> DfsError {

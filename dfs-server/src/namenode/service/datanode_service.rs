@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use dfs_common::error::{DfsError, ErrorKind, Result};
-use dfs_proto::status::to_status;
+use dfs_proto::status::{from_status, to_status};
 use dfs_proto::v1;
 use dfs_proto::v1::order::Order;
 use tonic::{Request, Response, Status, Streaming};
@@ -26,7 +26,7 @@ impl DatanodeService {
     fn check_cluster(&self, theirs: Option<&v1::NamespaceInfo>) -> Result<()> {
         let ours = &self.namespace_info;
         let Some(theirs) = theirs else {
-            return Err(DfsError::new(ErrorKind::Protocol, "message without namespace"));
+            return Err(protocol("message without namespace"));
         };
         let differs = |what: &str, theirs: &str, ours: &str| {
             let message = format!(
@@ -65,31 +65,38 @@ impl DatanodeService {
         pool.clone_from(&self.namespace_info.block_pool_id);
     }
 
-    async fn take_report(&self, mut pages: Streaming<v1::BlockReportPage>) -> Result<(), Status> {
+    /// Takes pages until the last one. A DataNode without a working volume has none to send.
+    async fn take_report(&self, mut pages: Streaming<v1::BlockReportPage>) -> Result<()> {
         let mut sender: Option<(String, u64)> = None;
         loop {
-            match pages.message().await {
-                Ok(Some(page)) => {
-                    self.check_pool(&page.block_pool_id).map_err(|error| to_status(&error))?;
-                    self.blocks.block_report_page(&page).map_err(|error| to_status(&error))?;
-                    if page.last {
-                        return Ok(());
-                    }
-                    sender = Some((page.datanode_uuid, page.registration_id));
-                }
-                // The stream ended before its last page.
-                end => {
-                    if let Some((uuid, registration)) = sender {
-                        self.blocks.abort_report(&uuid, registration);
-                    }
-                    return end.map(drop).and(Err(to_status(&DfsError::new(
-                        ErrorKind::Protocol,
-                        "a block report ended without its last page",
-                    ))));
-                }
+            let page = match pages.message().await {
+                Ok(Some(page)) => page,
+                Ok(None) if sender.is_none() => return Ok(()),
+                Ok(None) => return Err(self.give_up(sender, protocol("a block report ended before its last page"))),
+                Err(status) => return Err(self.give_up(sender, from_status(&status))),
+            };
+            let taken = self.check_pool(&page.block_pool_id).and_then(|()| self.blocks.block_report_page(&page));
+            sender = Some((page.datanode_uuid, page.registration_id));
+            if let Err(error) = taken {
+                return Err(self.give_up(sender, error));
+            }
+            if page.last {
+                return Ok(());
             }
         }
     }
+
+    /// The report is over before its end: another one is asked for.
+    fn give_up(&self, sender: Option<(String, u64)>, why: DfsError) -> DfsError {
+        if let Some((uuid, registration)) = sender {
+            self.blocks.abort_report(&uuid, registration);
+        }
+        why
+    }
+}
+
+fn protocol(what: &str) -> DfsError {
+    DfsError::new(ErrorKind::Protocol, what)
 }
 
 fn reply<T>(result: Result<T>) -> Result<Response<T>, Status> {
@@ -134,8 +141,7 @@ impl v1::datanode_server::Datanode for DatanodeService {
         &self,
         request: Request<Streaming<v1::BlockReportPage>>,
     ) -> Result<Response<v1::BlockReportResponse>, Status> {
-        self.take_report(request.into_inner()).await?;
-        Ok(Response::new(v1::BlockReportResponse {}))
+        reply(self.take_report(request.into_inner()).await.map(|()| v1::BlockReportResponse {}))
     }
 
     async fn block_received_and_deleted(

@@ -1,7 +1,7 @@
 //! Measures, on demand: bytes per block and replicas per second.
 //! `cargo test --release -p dfs-server blocks::tests::bench -- --ignored --nocapture`
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dfs_common::ids::{BlockId, FIRST_BLOCK, InodeId};
 use dfs_proto::v1;
@@ -83,12 +83,29 @@ fn measure(nodes: usize) {
         assert_eq!(cluster.blocks.choose_targets(&request).unwrap().len(), 3);
     }
     let chosen = rate(BLOCKS, started);
+    let died = measure_death(&mut cluster);
     println!(
         "{nodes:4} nodes: {bytes:.0} bytes per block; loaded {:.2} M/s; replicas reported first {first:.2} M/s, \
-         again {again:.2} M/s; located {located:.2} M/s; targets chosen {chosen:.2} M/s",
+         again {again:.2} M/s; located {located:.2} M/s; targets chosen {chosen:.2} M/s; a node's death taken in within {died:?}",
         BLOCKS as f64 / loaded.as_secs_f64() / 1e6,
     );
     assert_eq!(cluster.blocks.fs_stats().missing_blocks, 0);
+}
+
+/// Time of the tick that takes the first node for dead, with all its replicas.
+fn measure_death(cluster: &mut Cluster) -> Duration {
+    cluster.blocks.leave_safe_mode();
+    cluster.blocks.tick();
+    for _ in 0..70 {
+        cluster.clock.advance(Duration::from_secs(1));
+        (1..cluster.nodes.len()).for_each(|at| drop(cluster.heartbeat(at)));
+        let started = Instant::now();
+        cluster.blocks.tick();
+        if cluster.blocks.fs_stats().dead_datanodes == 1 {
+            return started.elapsed();
+        }
+    }
+    panic!("the node did not die");
 }
 
 #[test]

@@ -68,7 +68,7 @@ pub(super) fn finalized(generation_stamp: u64, length: u64) -> Copy {
 
 impl Cluster {
     /// One DataNode per name of a rack; nothing has registered yet.
-    pub fn unregistered(racks: &[&str], settings: &[&str]) -> Self {
+    pub(super) fn unregistered(racks: &[&str], settings: &[&str]) -> Self {
         let clock = Arc::new(ManualClock::new());
         let mut config = Config::default();
         for setting in settings {
@@ -78,7 +78,7 @@ impl Cluster {
         let nodes = racks.iter().enumerate().map(|(at, rack)| Node {
             uuid: format!("dn{at}"),
             storage: format!("s{at}"),
-            ip: format!("10.0.0.{}", at + 1),
+            ip: format!("10.0.{}.{}", at / 250, at % 250 + 1),
             rack: (*rack).to_owned(),
             next_number: 1,
             remaining: ROOM,
@@ -89,7 +89,7 @@ impl Cluster {
     }
 
     /// All registered and reported, active, out of safe mode.
-    pub fn new(racks: &[&str]) -> Self {
+    pub(super) fn new(racks: &[&str]) -> Self {
         let mut cluster = Self::unregistered(racks, &[]);
         cluster.blocks.set_active(true);
         for at in 0..cluster.nodes.len() {
@@ -111,13 +111,17 @@ impl Cluster {
         }
     }
 
-    /// Registers and reports in full.
-    pub fn register(&mut self, at: usize) {
+    /// Registers and reports in full; its scanner finds what is corrupt.
+    pub(super) fn register(&mut self, at: usize) {
         self.register_only(at);
         self.report(at);
+        for (&id, copy) in self.nodes[at].copies.iter().filter(|(_, copy)| !copy.is_intact) {
+            let bad = block(id, copy.generation_stamp, copy.length);
+            self.blocks.report_bad_replica(bad, &self.nodes[at].uuid, "");
+        }
     }
 
-    pub fn register_only(&mut self, at: usize) {
+    pub(super) fn register_only(&mut self, at: usize) {
         let node = &mut self.nodes[at];
         let request = v1::RegisterDatanodeRequest {
             id: Some(v1::DatanodeId {
@@ -137,13 +141,13 @@ impl Cluster {
     }
 
     /// A full report in one page.
-    pub fn report(&mut self, at: usize) {
+    pub(super) fn report(&mut self, at: usize) {
         let page = self.page(at);
         self.nodes[at].next_number += 1;
         self.blocks.block_report_page(&page).unwrap();
     }
 
-    pub fn page(&self, at: usize) -> v1::BlockReportPage {
+    pub(super) fn page(&self, at: usize) -> v1::BlockReportPage {
         let node = &self.nodes[at];
         let is_finalized = |copy: &&Copy| copy.state == v1::ReplicaState::Finalized;
         let done: Vec<_> = node.copies.iter().filter(|(_, copy)| is_finalized(copy)).collect();
@@ -169,7 +173,7 @@ impl Cluster {
     }
 
     /// Sends one event, or loses it on the way.
-    pub fn event(&mut self, at: usize, kind: v1::ReplicaEventKind, block: Block, is_lost: bool) {
+    pub(super) fn event(&mut self, at: usize, kind: v1::ReplicaEventKind, block: Block, is_lost: bool) {
         let node = &mut self.nodes[at];
         let request = v1::BlockReceivedAndDeletedRequest {
             datanode_uuid: node.uuid.clone(),
@@ -190,7 +194,7 @@ impl Cluster {
     }
 
     /// The DataNode has a replica now, and says so.
-    pub fn put(&mut self, at: usize, id: u64, copy: Copy) {
+    pub(super) fn put(&mut self, at: usize, id: u64, copy: Copy) {
         self.nodes[at].copies.insert(id, copy);
         let kind = if copy.state == v1::ReplicaState::Finalized {
             v1::ReplicaEventKind::ReplicaReceived
@@ -200,7 +204,7 @@ impl Cluster {
         self.event(at, kind, block(id, copy.generation_stamp, copy.length), false);
     }
 
-    pub fn heartbeat(&mut self, at: usize) -> Vec<Order> {
+    pub(super) fn heartbeat(&mut self, at: usize) -> Vec<Order> {
         let node = &self.nodes[at];
         let request = v1::SendHeartbeatRequest {
             datanode_uuid: node.uuid.clone(),
@@ -212,12 +216,12 @@ impl Cluster {
         response.orders.into_iter().filter_map(|order| order.order).collect()
     }
 
-    pub fn node_at(&self, uuid: &str) -> usize {
+    pub(super) fn node_at(&self, uuid: &str) -> usize {
         self.nodes.iter().position(|node| node.uuid == uuid).unwrap()
     }
 
     /// Does what the NameNode ordered.
-    pub fn obey(&mut self, at: usize, order: Order) {
+    pub(super) fn obey(&mut self, at: usize, order: Order) {
         match order {
             Order::Register(_) => self.register(at),
             Order::BlockReport(_) => self.report(at),
@@ -248,7 +252,7 @@ impl Cluster {
     }
 
     /// A second passes: all nodes that are up beat and obey, then the NameNode ticks.
-    pub fn second(&mut self) {
+    pub(super) fn second(&mut self) {
         self.clock.advance(Duration::from_secs(1));
         for at in 0..self.nodes.len() {
             if self.nodes[at].is_up {
@@ -260,13 +264,13 @@ impl Cluster {
         self.blocks.tick();
     }
 
-    pub fn seconds(&mut self, count: usize) {
+    pub(super) fn seconds(&mut self, count: usize) {
         for _ in 0..count {
             self.second();
         }
     }
 
-    pub fn allocate(&self, id: u64, generation_stamp: u64, replication: u16, targets: &[usize]) {
+    pub(super) fn allocate(&self, id: u64, generation_stamp: u64, replication: u16, targets: &[usize]) {
         let targets = targets.iter().map(|&at| (self.nodes[at].uuid.clone(), self.nodes[at].storage.clone()));
         self.blocks.on_events([BlockEvent::Allocated {
             block: block(id, generation_stamp, 0),
@@ -276,12 +280,12 @@ impl Cluster {
         }]);
     }
 
-    pub fn commit(&self, id: u64, generation_stamp: u64, length: u64) {
+    pub(super) fn commit(&self, id: u64, generation_stamp: u64, length: u64) {
         self.blocks.on_events([BlockEvent::Committed { block: block(id, generation_stamp, length) }]);
     }
 
     /// A whole block on these nodes.
-    pub fn write(&mut self, id: u64, replication: u16, targets: &[usize]) {
+    pub(super) fn write(&mut self, id: u64, replication: u16, targets: &[usize]) {
         self.allocate(id, 1, replication, targets);
         for &at in targets {
             self.put(at, id, finalized(1, 10));
@@ -289,29 +293,27 @@ impl Cluster {
         self.commit(id, 1, 10);
     }
 
-    pub fn located(&self, id: u64) -> Vec<String> {
+    pub(super) fn located(&self, id: u64) -> Vec<String> {
         let mut uuids: Vec<String> =
             self.blocks.locate(BlockId(id), None).datanodes.into_iter().map(|node| node.uuid).collect();
         uuids.sort();
         uuids
     }
 
-    pub fn targets(&self, replication: u32, writer: Option<&str>, exclude: &[String]) -> Vec<String> {
+    pub(super) fn targets(&self, replication: u32, writer: Option<&str>, exclude: &[String]) -> Vec<String> {
         let request = TargetRequest { replication, writer, exclude, chosen: &[], block_size: 1 << 20 };
         let targets = self.blocks.choose_targets(&request).unwrap();
         targets.into_iter().map(|target| target.datanode.uuid).collect()
     }
 
     /// The nodes that have a good replica, truly.
-    pub fn holders(&self, id: u64, generation_stamp: u64, length: u64) -> Vec<usize> {
-        let good = |node: &Node| {
-            node.copies.get(&id).is_some_and(|&copy| copy == finalized(generation_stamp, length))
-        };
+    pub(super) fn holders(&self, id: u64, generation_stamp: u64, length: u64) -> Vec<usize> {
+        let good = |node: &Node| node.copies.get(&id).is_some_and(|&copy| copy == finalized(generation_stamp, length));
         (0..self.nodes.len()).filter(|&at| good(&self.nodes[at])).collect()
     }
 
     /// Compares everything that is kept twice.
-    pub fn check(&self) {
+    pub(super) fn check(&self) {
         check_state(&self.blocks.lock());
     }
 }

@@ -120,8 +120,7 @@ fn choose_targets_counts_what_is_being_written_but_does_not_fail_for_it() {
         cluster.nodes[at].remaining = 10 << 20;
         cluster.heartbeat(at);
     }
-    let request =
-        |block_size| TargetRequest { replication: 1, writer: None, exclude: &[], chosen: &[], block_size };
+    let request = |block_size| TargetRequest { replication: 1, writer: None, exclude: &[], chosen: &[], block_size };
     // dn0 has five blocks of 2 MiB coming: dn1 is preferred as long as it has room.
     for id in 1..=5 {
         cluster.allocate(id, 1, 1, &[0]);
@@ -150,8 +149,7 @@ fn choose_targets_without_room_says_why() {
         cluster.heartbeat(at);
     }
     let exclude = ["dn3".to_owned()];
-    let request =
-        TargetRequest { replication: 3, writer: None, exclude: &exclude, chosen: &[], block_size: 128 << 20 };
+    let request = TargetRequest { replication: 3, writer: None, exclude: &exclude, chosen: &[], block_size: 128 << 20 };
     let error = cluster.blocks.choose_targets(&request).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NoSpace);
     assert_eq!(
@@ -179,8 +177,7 @@ fn choose_targets_takes_volumes_in_turn_and_leaves_the_fuller_one() {
     };
     cluster.blocks.register_datanode(&request, "10.0.0.1").unwrap();
     let next = || {
-        let request =
-            TargetRequest { replication: 1, writer: None, exclude: &[], chosen: &[], block_size: 128 << 20 };
+        let request = TargetRequest { replication: 1, writer: None, exclude: &[], chosen: &[], block_size: 128 << 20 };
         cluster.blocks.choose_targets(&request).unwrap().remove(0).storage_uuid
     };
     assert_eq!([next(), next(), next(), next()], ["a", "c", "a", "c"]);

@@ -1,7 +1,5 @@
 //! Repair, deletion and corrupt replicas, from the outside.
 
-use std::time::Duration;
-
 use dfs_common::ids::BlockId;
 
 use super::super::BlockEvent;
@@ -61,7 +59,10 @@ fn choose_excess_keeps_racks_and_nodes() {
         // A silent node first.
         (vec![place(1, 1, a, true, 9), place(2, 2, a, false, 5), place(3, 3, b, false, 1)], Some(1)),
         // Twice on one node before all.
-        (vec![place(1, 1, a, true, 9), place(2, 2, a, false, 5), place(3, 3, b, false, 1), place(4, 3, b, false, 2)], Some(3)),
+        (
+            vec![place(1, 1, a, true, 9), place(2, 2, a, false, 5), place(3, 3, b, false, 1), place(4, 3, b, false, 2)],
+            Some(3),
+        ),
         (vec![place(1, 1, a, false, 2), place(2, 2, b, false, 1)], Some(2)),
     ] {
         assert_eq!(choose_excess(&places), expected.map(StorageIndex), "{places:?}");
@@ -127,11 +128,7 @@ fn repair_is_bounded_per_source_and_retried() {
     assert_eq!(cluster.blocks.pending_count(), 4);
     cluster.second();
     assert_eq!(cluster.blocks.pending_count(), 4);
-    for _ in 0..8 {
-        cluster.clock.advance(Duration::from_secs(8));
-        cluster.second();
-    }
-    cluster.seconds(5);
+    cluster.seconds(65);
     assert_eq!((cluster.blocks.pending_count(), cluster.blocks.under_replicated_count()), (0, 0));
     cluster.check();
 }
@@ -269,5 +266,43 @@ fn deletions_go_out_at_most_a_thousand_per_heartbeat() {
         cluster.second();
         assert_eq!(cluster.nodes[0].copies.len(), expected);
     }
+    cluster.check();
+}
+
+#[test]
+fn a_pause_of_the_namenode_kills_nobody() {
+    let mut cluster = Cluster::new(&["/a"; 3]);
+    cluster.write(1, 3, &[0, 1, 2]);
+    cluster.seconds(3);
+    cluster.clock.advance(std::time::Duration::from_secs(600));
+    cluster.blocks.tick();
+    assert_eq!(cluster.blocks.fs_stats().live_datanodes, 3);
+    cluster.nodes[2].is_up = false;
+    cluster.seconds(70);
+    assert_eq!(cluster.blocks.fs_stats().live_datanodes, 2, "silence after it counts");
+}
+
+#[test]
+fn two_replicas_on_one_node_count_as_one() {
+    let mut cluster = Cluster::new(&["/a"; 2]);
+    cluster.write(1, 2, &[0, 1]);
+    // dn0 has a second volume, with a second replica of the block, and no first on dn1.
+    let mut request = dfs_proto::v1::SendHeartbeatRequest {
+        datanode_uuid: "dn0".into(),
+        registration_id: cluster.nodes[0].registration,
+        storages: vec![Cluster::storage_report(&cluster.nodes[0]), Cluster::storage_report(&cluster.nodes[0])],
+        active_transfers: 0,
+    };
+    request.storages[1].storage_uuid = "s0-second".into();
+    let mut moved = cluster.nodes[0].clone();
+    moved.storage = "s0-second".into();
+    cluster.blocks.heartbeat(&request).unwrap();
+    std::mem::swap(&mut cluster.nodes[0], &mut moved);
+    cluster.put(0, 1, finalized(1, 10));
+    cluster.event(1, dfs_proto::v1::ReplicaEventKind::ReplicaDeleted, block(1, 1, 10), false);
+    assert_eq!(cluster.located(1), ["dn0", "dn0"]);
+    assert_eq!(cluster.blocks.under_replicated_count(), 1);
+    cluster.blocks.tick();
+    assert_eq!(cluster.blocks.pending_count(), 1, "a copy on dn1 is ordered");
     cluster.check();
 }

@@ -181,7 +181,10 @@ async fn an_image_made_elsewhere_is_adopted_only_when_it_is_ours_and_newer() {
     ImageWriter::create(&pushed, &ahead).unwrap().finish().unwrap();
     assert_eq!(journal.journal.adopt_image(&pushed).await.unwrap_err().kind(), ErrorKind::InvalidArgument);
     ahead.last_txid = 8;
-    ahead.last_log.as_mut().unwrap().term += 1;
+    ImageWriter::create(&pushed, &ahead).unwrap().finish().unwrap();
+    assert_eq!(journal.journal.adopt_image(&pushed).await.unwrap_err().kind(), ErrorKind::InvalidArgument);
+    let position = ahead.last_log.as_mut().unwrap();
+    (position.term, position.index) = (position.term + 1, position.index + 1);
     ImageWriter::create(&pushed, &ahead).unwrap().finish().unwrap();
     assert_eq!(journal.journal.adopt_image(&pushed).await.unwrap_err().kind(), ErrorKind::InvalidArgument);
     std::fs::write(&pushed, &copy[..copy.len() - 1]).unwrap();

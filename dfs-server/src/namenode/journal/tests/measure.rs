@@ -85,11 +85,9 @@ async fn journal_replay() {
     let root = bench_root();
     NameDir::format(root.path(), &FormatOptions::default()).unwrap();
     let journal = TestJournal::open(root.path()).await;
-    let submissions = (0..1_000_000_u64).map(|number| journal.journal.submit(op(number)));
-    let mut submissions = submissions.peekable();
-    while submissions.peek().is_some() {
-        let part: Vec<_> = submissions.by_ref().take(5_000).collect();
-        for outcome in futures::future::join_all(part).await {
+    for part in 0..200_u64 {
+        let submissions = (part * 5_000..(part + 1) * 5_000).map(|number| journal.journal.submit(op(number)));
+        for outcome in futures::future::join_all(submissions).await {
             outcome.unwrap();
         }
     }

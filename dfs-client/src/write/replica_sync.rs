@@ -1,0 +1,57 @@
+//! Finished blocks brought to disk: for the fsync that comes after their pipeline has ended.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use dfs_common::error::{ErrorKind, Result};
+use dfs_common::ids::BlockId;
+use dfs_proto::v1;
+use tracing::warn;
+
+use crate::client::ClientCore;
+use crate::datanode::{DatanodeClient, Located, Node};
+
+/// How long a DataNode may take: many gigabytes may wait for a slow disk.
+const SYNC_REPLICA_DEADLINE: Duration = Duration::from_secs(120);
+
+/// Brings `blocks` to disk on all their nodes at once. A node that cannot be reached is forgiven while another one has each of
+/// its blocks on disk: the NameNode will replace it.
+///
+/// # Errors
+/// A node's own failure to sync; `Unavailable` or `TimedOut` when a block is on no disk.
+pub(crate) async fn sync_replicas(core: &ClientCore, blocks: &[Located]) -> Result<()> {
+    let mut by_node: HashMap<&str, (&Node, Vec<&Located>)> = HashMap::new();
+    for block in blocks {
+        for replica in &block.replicas {
+            let entry = by_node.entry(&replica.node.uuid).or_insert_with(|| (&replica.node, Vec::new()));
+            entry.1.push(block);
+        }
+    }
+    let calls = by_node.into_values().map(async |(node, blocks)| (sync_on(core, node, &blocks).await, blocks));
+    let mut on_disk: HashSet<BlockId> = HashSet::new();
+    let mut unreachable = None;
+    for (outcome, blocks) in futures::future::join_all(calls).await {
+        match outcome {
+            Ok(()) => on_disk.extend(blocks.iter().map(|block| block.block.block.id)),
+            Err(error) if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::TimedOut) => {
+                warn!(error = %error.chain(), "finished blocks not synced there");
+                unreachable = Some(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    match unreachable {
+        Some(error) if blocks.iter().any(|block| !on_disk.contains(&block.block.block.id)) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+async fn sync_on(core: &ClientCore, node: &Node, blocks: &[&Located]) -> Result<()> {
+    let Some(first) = blocks.first() else { return Ok(()) };
+    let request = v1::SyncReplicaRequest {
+        block_pool_id: first.block.pool.clone(),
+        blocks: blocks.iter().map(|block| block.block.block.into()).collect(),
+    };
+    let ask = |mut datanode: DatanodeClient, request| async move { datanode.sync_replica(request).await };
+    core.datanodes.call(node, SYNC_REPLICA_DEADLINE, request, ask).await.map(|_| ())
+}

@@ -1,0 +1,557 @@
+//! fuser in, fuser out: decodes a request, hands it to [`FileSystem`], encodes what comes back. No decision is made here but
+//! which calls the kernel should answer by itself.
+//!
+//! Calls left to the kernel, by not being implemented or by ENOSYS: POSIX and flock locks (local to the host), access
+//! (`default_permissions`), SEEK_DATA and SEEK_HOLE (all data), copy_file_range (read and write), poll.
+
+mod convert;
+mod dispatch;
+
+use std::ffi::OsStr;
+use std::future::Future;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use dfs_client::{Caller, DirEntry, FsStats};
+use dfs_common::attr::FileKind;
+use dfs_common::ids::{INODE_LIMIT, InodeId};
+use dfs_common::name::NAME_MAX;
+use fuser::{
+    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
+};
+use tokio::runtime::Handle;
+use tracing::{debug, info};
+
+use self::convert::{handle, inode, time_set, to_attr, to_file_type, to_handle};
+use self::dispatch::{Class, Dispatcher};
+use crate::caller::caller_of;
+use crate::dirs::{OFFSET_DOT, OFFSET_DOTDOT};
+use crate::errno::FsResult;
+use crate::flags;
+use crate::fs::{AttrChange, Entry, FileSystem, Listed, NewInode, Opened, Write};
+
+pub(crate) use self::dispatch::{Deadlines, InFlight};
+
+/// Largest write request, bytes: three to five times the throughput of the kernel's default of 128 KiB, and its own limit
+/// (256 pages) unless an administrator has raised it.
+const MAX_WRITE: u32 = 1024 * 1024;
+
+/// Unit that statfs counts in.
+const STATFS_BLOCK: u32 = 4096;
+
+/// Inode numbers are never used twice, so that one generation is enough.
+const GENERATION: Generation = Generation(0);
+
+/// What the kernel is told at the start.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Negotiation {
+    /// Read-ahead and asynchronous requests that may be under way.
+    pub(crate) max_background: u16,
+}
+
+/// The file system as fuser drives it.
+pub(crate) struct Adapter {
+    fs: Arc<FileSystem>,
+    dispatcher: Dispatcher,
+    negotiation: Negotiation,
+}
+
+impl Adapter {
+    pub(crate) fn new(
+        fs: Arc<FileSystem>,
+        runtime: Handle,
+        deadlines: Deadlines,
+        in_flight: Arc<InFlight>,
+        negotiation: Negotiation,
+    ) -> Self {
+        Self { fs, dispatcher: Dispatcher::new(runtime, deadlines, in_flight), negotiation }
+    }
+
+    fn entry<W, F>(&self, operation: &'static str, reply: ReplyEntry, work: W)
+    where
+        W: FnOnce(Arc<FileSystem>) -> F,
+        F: Future<Output = FsResult<Entry>> + Send + 'static,
+    {
+        let work = work(Arc::clone(&self.fs));
+        self.dispatcher.run((Class::Metadata, operation), reply, work, |reply, entry: Entry| {
+            reply.entry_with_ttls(&entry.attr_ttl, &entry.entry_ttl, &to_attr(&entry.attr), GENERATION);
+        });
+    }
+
+    fn empty<W, F>(&self, class: Class, operation: &'static str, reply: ReplyEmpty, work: W)
+    where
+        W: FnOnce(Arc<FileSystem>) -> F,
+        F: Future<Output = FsResult<()>> + Send + 'static,
+    {
+        let work = work(Arc::clone(&self.fs));
+        self.dispatcher.run((class, operation), reply, work, |reply, ()| reply.ok());
+    }
+
+    /// Answers a value or a list of names: a size of 0 asks for the size, one too small is ERANGE.
+    fn sized<W, F>(&self, operation: &'static str, size: u32, reply: ReplyXattr, work: W)
+    where
+        W: FnOnce(Arc<FileSystem>) -> F,
+        F: Future<Output = FsResult<Vec<u8>>> + Send + 'static,
+    {
+        let work = work(Arc::clone(&self.fs));
+        self.dispatcher.run((Class::Metadata, operation), reply, work, move |reply, value: Vec<u8>| {
+            if size == 0 {
+                reply.size(u32::try_from(value.len()).unwrap_or(u32::MAX));
+            } else if value.len() > size as usize {
+                reply.error(Errno::ERANGE);
+            } else {
+                reply.data(&value);
+            }
+        });
+    }
+}
+
+fn caller(request: &Request) -> Caller {
+    caller_of(request.uid(), request.gid(), request.pid())
+}
+
+fn bytes(name: &OsStr) -> Vec<u8> {
+    name.as_bytes().to_vec()
+}
+
+fn open_flags(opened: Opened) -> FopenFlags {
+    let mut flags = FopenFlags::empty();
+    flags.set(FopenFlags::FOPEN_DIRECT_IO, opened.direct_io);
+    flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_pages);
+    flags
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        for capability in flags::wanted_capabilities().iter() {
+            // What an older kernel does not offer, it does without.
+            if config.add_capabilities(capability).is_err() {
+                debug!(?capability, "not offered by the kernel");
+            }
+        }
+        let refused = |what: &str, limit: &dyn std::fmt::Display| io::Error::other(format!("{what}: at most {limit}"));
+        config.set_max_write(MAX_WRITE).map_err(|limit| refused("max_write", &limit))?;
+        let background = self.negotiation.max_background;
+        config.set_max_background(background).map_err(|limit| refused("max_background", &limit))?;
+        // Above it writers wait for the device; three quarters is the kernel's own choice.
+        let congested = (background / 4 * 3).max(1);
+        config.set_congestion_threshold(congested).map_err(|limit| refused("congestion threshold", &limit))?;
+        let offered = config.capabilities() & flags::wanted_capabilities();
+        info!(abi = %config.kernel_abi(), capabilities = ?InitFlags::iter_names(&offered).map(|(name, _)| name).collect::<Vec<_>>(), "kernel connected");
+        Ok(())
+    }
+
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (caller, parent, name) = (caller(request), inode(parent), bytes(name));
+        self.entry("lookup", reply, |fs| async move { fs.lookup(&caller, parent, &name).await });
+    }
+
+    fn forget(&self, _request: &Request, number: INodeNo, _nlookup: u64) {
+        self.fs.forget(inode(number));
+    }
+
+    fn getattr(&self, request: &Request, number: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+        let (fs, caller, number) = (Arc::clone(&self.fs), caller(request), inode(number));
+        let work = async move { fs.getattr(&caller, number).await };
+        self.dispatcher.run((Class::Metadata, "getattr"), reply, work, |reply, entry: Entry| {
+            reply.attr(&entry.attr_ttl, &to_attr(&entry.attr));
+        });
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        number: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        file: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let (fs, caller, number, file) = (Arc::clone(&self.fs), caller(request), inode(number), file.map(handle));
+        let (atime, mtime) = (atime.map(time_set), mtime.map(time_set));
+        let change = AttrChange { mode, uid, gid, length: size, atime, mtime };
+        let work = async move { fs.setattr(&caller, number, file, change).await };
+        // A change of length or time may have to complete a file first: as patient as data.
+        self.dispatcher.run((Class::Write, "setattr"), reply, work, |reply, entry: Entry| {
+            reply.attr(&entry.attr_ttl, &to_attr(&entry.attr));
+        });
+    }
+
+    fn readlink(&self, request: &Request, number: INodeNo, reply: ReplyData) {
+        let (fs, caller, number) = (Arc::clone(&self.fs), caller(request), inode(number));
+        let work = async move { fs.readlink(&caller, number).await };
+        self.dispatcher.run((Class::Metadata, "readlink"), reply, work, |reply, target: Vec<u8>| reply.data(&target));
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let (caller, parent, name) = (caller(request), inode(parent), bytes(name));
+        self.entry("mknod", reply, |fs| async move {
+            fs.mknod(&caller, NewInode { parent, name: &name, mode, umask }, rdev).await
+        });
+    }
+
+    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        let (caller, parent, name) = (caller(request), inode(parent), bytes(name));
+        self.entry("mkdir", reply, |fs| async move {
+            fs.mkdir(&caller, NewInode { parent, name: &name, mode, umask }).await
+        });
+    }
+
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (caller, parent, name) = (caller(request), inode(parent), bytes(name));
+        self.empty(Class::Metadata, "unlink", reply, |fs| async move { fs.unlink(&caller, parent, &name).await });
+    }
+
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (caller, parent, name) = (caller(request), inode(parent), bytes(name));
+        self.empty(Class::Metadata, "rmdir", reply, |fs| async move { fs.rmdir(&caller, parent, &name).await });
+    }
+
+    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let (caller, parent, name, target) = (caller(request), inode(parent), bytes(name), bytes(target.as_os_str()));
+        self.entry("symlink", reply, |fs| async move { fs.symlink(&caller, parent, &name, &target).await });
+    }
+
+    fn rename(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let caller = caller(request);
+        let (from, to) = ((inode(parent), bytes(name)), (inode(new_parent), bytes(new_name)));
+        self.empty(Class::Metadata, "rename", reply, |fs| async move {
+            let flag = flags::rename_flag(flags)?;
+            fs.rename(&caller, (from.0, &from.1), (to.0, &to.1), flag).await
+        });
+    }
+
+    fn link(&self, request: &Request, number: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (caller, number, parent, name) = (caller(request), inode(number), inode(parent), bytes(name));
+        self.entry("link", reply, |fs| async move { fs.link(&caller, number, parent, &name).await });
+    }
+
+    fn open(&self, request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let (fs, caller, number) = (Arc::clone(&self.fs), caller(request), inode(number));
+        let work = async move { fs.open(&caller, number, flags).await };
+        self.dispatcher.run((Class::Metadata, "open"), reply, work, |reply, opened: Opened| {
+            reply.opened(to_handle(opened.handle), open_flags(opened));
+        });
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let (fs, caller, parent, name) = (Arc::clone(&self.fs), caller(request), inode(parent), bytes(name));
+        let work = async move {
+            fs.create(&caller, NewInode { parent, name: &name, mode, umask }, OpenFlags(flags)).await
+        };
+        self.dispatcher.run((Class::Metadata, "create"), reply, work, |reply, created| {
+            // fuser has one time-to-live here; the shorter one is right for both.
+            let ttl = created.entry.attr_ttl.min(created.entry.entry_ttl);
+            let handle = to_handle(created.opened.handle);
+            reply.created(&ttl, &to_attr(&created.entry.attr), GENERATION, handle, open_flags(created.opened));
+        });
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        file: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let fs = Arc::clone(&self.fs);
+        let work = async move { fs.read(handle(file), offset, size).await };
+        self.dispatcher.run((Class::Read, "read"), reply, work, |reply, data: bytes::Bytes| reply.data(&data));
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        file: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let (fs, data) = (Arc::clone(&self.fs), data.to_vec());
+        let work = async move {
+            let write = Write {
+                offset,
+                data: &data,
+                appends: flags::appends(flags),
+                syncs: flags::syncs(flags),
+                clears_set_id: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+            };
+            fs.write(handle(file), write).await
+        };
+        self.dispatcher.run((Class::Write, "write"), reply, work, |reply, written| reply.written(written));
+    }
+
+    fn flush(&self, _request: &Request, _number: INodeNo, file: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        self.empty(Class::Write, "flush", reply, |fs| async move { fs.flush(handle(file)).await });
+    }
+
+    fn fsync(&self, _request: &Request, _number: INodeNo, file: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.empty(Class::Write, "fsync", reply, |fs| async move { fs.fsync(handle(file)).await });
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        file: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.empty(Class::Release, "release", reply, |fs| async move {
+            fs.release(handle(file)).await;
+            Ok(())
+        });
+    }
+
+    fn opendir(&self, request: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.fs.opendir(caller(request), inode(number)) {
+            Ok(id) => reply.opened(to_handle(id), FopenFlags::empty()),
+            Err(failure) => reply.error(failure.errno()),
+        }
+    }
+
+    fn readdir(&self, _request: &Request, _number: INodeNo, dir: FileHandle, offset: u64, reply: ReplyDirectory) {
+        let fs = Arc::clone(&self.fs);
+        let work = async move { fs.readdir(handle(dir), offset, false).await };
+        self.dispatcher.run((Class::Metadata, "readdir"), reply, work, |mut reply, listed: Listed| {
+            fill(&listed, |number, offset, kind, name, _| {
+                reply.add(INodeNo(number.0), offset, to_file_type(kind), OsStr::from_bytes(name))
+            });
+            reply.ok();
+        });
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        dir: FileHandle,
+        offset: u64,
+        reply: ReplyDirectoryPlus,
+    ) {
+        let fs = Arc::clone(&self.fs);
+        let work = async move {
+            let listed = fs.readdir(handle(dir), offset, true).await?;
+            Ok((fs, listed))
+        };
+        self.dispatcher.run((Class::Metadata, "readdirplus"), reply, work, |mut reply, (fs, listed)| {
+            fill(&listed, |number, offset, kind, name, entry| {
+                let told = entry.and_then(|entry| fs.listed_entry(&listed, entry));
+                let (ttl, attr) = match &told {
+                    Some(told) => (told.attr_ttl.min(told.entry_ttl), to_attr(&told.attr)),
+                    // The dots: the kernel takes number and type, and nothing else.
+                    None => (Duration::ZERO, bare_attr(number, kind)),
+                };
+                let is_full = reply.add(INodeNo(number.0), offset, OsStr::from_bytes(name), &ttl, &attr, GENERATION);
+                if let (false, Some(told)) = (is_full, &told) {
+                    fs.note_listed(told);
+                }
+                is_full
+            });
+            reply.ok();
+        });
+    }
+
+    fn releasedir(&self, _request: &Request, _number: INodeNo, dir: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        self.fs.releasedir(handle(dir));
+        reply.ok();
+    }
+
+    fn fsyncdir(&self, _request: &Request, _number: INodeNo, _dir: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        // Every change of a directory was on disk before it was answered.
+        reply.ok();
+    }
+
+    fn statfs(&self, _request: &Request, _number: INodeNo, reply: ReplyStatfs) {
+        let fs = Arc::clone(&self.fs);
+        let work = async move { Ok(fs.statfs().await) };
+        self.dispatcher.run((Class::Metadata, "statfs"), reply, work, |reply, stats: FsStats| {
+            let copies = u64::from(stats.default_replication.max(1));
+            let blocks = |raw: u64| raw / copies / u64::from(STATFS_BLOCK);
+            let free_inodes = INODE_LIMIT - stats.files.min(INODE_LIMIT);
+            let (total, free) = (blocks(stats.capacity), blocks(stats.remaining));
+            let inodes = stats.files + free_inodes;
+            let name_max = u32::try_from(NAME_MAX).unwrap_or(u32::MAX);
+            reply.statfs(total, free, free, inodes, free_inodes, STATFS_BLOCK, name_max, STATFS_BLOCK);
+        });
+    }
+
+    fn setxattr(
+        &self,
+        request: &Request,
+        number: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let (caller, number, name, value) = (caller(request), inode(number), bytes(name), value.to_vec());
+        self.empty(Class::Metadata, "setxattr", reply, |fs| async move {
+            fs.setxattr(&caller, number, &name, &value, flags).await
+        });
+    }
+
+    fn getxattr(&self, request: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let (caller, number, name) = (caller(request), inode(number), bytes(name));
+        self.sized("getxattr", size, reply, |fs| async move { fs.getxattr(&caller, number, &name).await });
+    }
+
+    fn listxattr(&self, request: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
+        let (caller, number) = (caller(request), inode(number));
+        self.sized("listxattr", size, reply, |fs| async move { fs.listxattr(&caller, number).await });
+    }
+
+    fn removexattr(&self, request: &Request, number: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (caller, number, name) = (caller(request), inode(number), bytes(name));
+        self.empty(Class::Metadata, "removexattr", reply, |fs| async move {
+            fs.removexattr(&caller, number, &name).await
+        });
+    }
+
+    fn ioctl(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        _file: FileHandle,
+        _flags: IoctlFlags,
+        _command: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    fn fallocate(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        _file: FileHandle,
+        _offset: u64,
+        _length: u64,
+        _mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        // Not ENOSYS, which would be for ever: holes come later.
+        reply.error(Errno::EOPNOTSUPP);
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        _file: FileHandle,
+        _offset: i64,
+        _whence: i32,
+        reply: ReplyLseek,
+    ) {
+        // The kernel then takes every file as all data, which it is.
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn copy_file_range(
+        &self,
+        _request: &Request,
+        _in_number: INodeNo,
+        _in_file: FileHandle,
+        _in_offset: u64,
+        _out_number: INodeNo,
+        _out_file: FileHandle,
+        _out_offset: u64,
+        _length: u64,
+        _flags: fuser::CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        // The kernel then copies by reading and writing.
+        reply.error(Errno::ENOSYS);
+    }
+}
+
+/// Puts entries into a buffer until it is full: `add` gets number, offset after it, kind, name and, for real entries, all.
+fn fill(listed: &Listed, mut add: impl FnMut(InodeId, u64, FileKind, &[u8], Option<&DirEntry>) -> bool) {
+    let position = listed.position;
+    if position.with_dot && add(listed.directory, OFFSET_DOT, FileKind::Directory, b".", None) {
+        return;
+    }
+    if position.with_dotdot && add(listed.parent(), OFFSET_DOTDOT, FileKind::Directory, b"..", None) {
+        return;
+    }
+    for entry in listed.entries() {
+        if add(entry.inode, entry.cookie, entry.kind, &entry.name, Some(entry)) {
+            return;
+        }
+    }
+}
+
+fn bare_attr(number: InodeId, kind: FileKind) -> fuser::FileAttr {
+    to_attr(&dfs_common::attr::FileAttr {
+        inode: number,
+        kind,
+        permissions: 0,
+        uid: 0,
+        gid: 0,
+        nlink: 1,
+        length: 0,
+        atime_ns: 0,
+        mtime_ns: 0,
+        ctime_ns: 0,
+        rdev: 0,
+        replication: 0,
+        block_size: 0,
+        under_construction: false,
+        block_count: 0,
+    })
+}

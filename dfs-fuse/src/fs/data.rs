@@ -1,0 +1,122 @@
+//! Reading, writing, flushing, syncing.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dfs_client::{Caller, FileReader, SetAttr};
+use dfs_common::error::ErrorKind;
+use fuser::Errno;
+
+use super::FileSystem;
+use crate::errno::{FsError, FsResult};
+use crate::handles::{FileHandle, HandleId};
+use crate::inodes::OpenRef;
+use crate::writer::WriteRequest;
+
+/// A write as the kernel sends it.
+pub(crate) struct Write<'a> {
+    pub(crate) offset: u64,
+    pub(crate) data: &'a [u8],
+    pub(crate) appends: bool,
+    /// O_SYNC or O_DSYNC is set.
+    pub(crate) syncs: bool,
+    /// The writer has no right to keep set-id bits.
+    pub(crate) clears_set_id: bool,
+}
+
+impl FileSystem {
+    /// Bytes of a file; fewer than asked for only at its end.
+    pub(crate) async fn read(&self, handle: HandleId, offset: u64, size: u32) -> FsResult<Bytes> {
+        let handle = self.handles.file(handle)?;
+        handle.check()?;
+        let reader = handle.reader(&self.client).await.map_err(FsError::on_handle)?;
+        let end = offset.saturating_add(u64::from(size));
+        self.catch_up(&handle, &reader, offset, end).await?;
+        match reader.read_at(offset, size as usize).await {
+            // The file was cut or written anew since the reader learned where its bytes are.
+            Err(error) if matches!(error.kind(), ErrorKind::Stale | ErrorKind::NotFound) => {
+                handle.forget_reader(&reader).await;
+                let reader = handle.reader(&self.client).await.map_err(FsError::on_handle)?;
+                reader.read_at(offset, size as usize).await.map_err(|error| FsError::from(error).on_handle())
+            }
+            outcome => outcome.map_err(FsError::from),
+        }
+    }
+
+    /// Lets `reader` know of bytes that came after it was opened, if the read wants any.
+    async fn catch_up(&self, handle: &FileHandle, reader: &Arc<FileReader>, offset: u64, end: u64) -> FsResult<()> {
+        if let Some(writer) = handle.inode.writer() {
+            // Its own writes, or those of another program here.
+            writer.make_visible(end).await?;
+            if reader.length() < end.min(writer.length()) {
+                reader.refresh_length().await?;
+            }
+        } else if end > reader.length() {
+            // The kernel asks for whole pages, so most reads at the end go past it: only news are worth a question.
+            let told_more = self.seen.told_length(handle.inode.id).is_some_and(|told| told > reader.length());
+            if told_more || offset >= reader.length() {
+                reader.refresh_length().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes at the end of a file; gives the bytes written, always all of them.
+    pub(crate) async fn write(&self, handle: HandleId, write: Write<'_>) -> FsResult<u32> {
+        let handle = self.handles.file(handle)?;
+        let writer = handle.writer.as_ref().ok_or(Errno::EBADF)?;
+        self.check_not_stopping()?;
+        if write.clears_set_id {
+            self.clear_set_id(&handle.inode).await?;
+        }
+        let sync = write.syncs.then_some(self.options.sync);
+        let request = WriteRequest { offset: write.offset, data: write.data, appends: write.appends, sync };
+        let done = writer.write(request).await?;
+        self.changed();
+        if done.at != write.offset {
+            // The kernel computes the new size from its own offset.
+            self.kernel.drop_attributes(handle.inode.id);
+        }
+        Ok(u32::try_from(write.data.len()).unwrap_or(u32::MAX))
+    }
+
+    /// A descriptor of the handle is closed: what was written is completed, or its failure told.
+    pub(crate) async fn flush(&self, handle: HandleId) -> FsResult<()> {
+        let handle = self.handles.file(handle)?;
+        let Some(writer) = &handle.writer else { return Ok(()) };
+        let outcome = writer.flush().await;
+        self.changed();
+        outcome
+    }
+
+    /// Makes what was written to the file durable, whoever of this mount wrote it.
+    pub(crate) async fn fsync(&self, handle: HandleId) -> FsResult<()> {
+        let handle = self.handles.file(handle)?;
+        let outcome = match handle.writer.clone().or_else(|| handle.inode.writer()) {
+            Some(writer) => writer.sync(self.options.sync).await,
+            None => Ok(()),
+        };
+        self.changed();
+        outcome
+    }
+
+    /// POSIX: a write or truncation by a user without privilege clears set-user-id and set-group-id.
+    pub(super) async fn clear_set_id(&self, open: &OpenRef) -> FsResult<()> {
+        let may_have = match open.may_have_set_id() {
+            Some(may_have) => may_have,
+            None => {
+                let attr = self.client.get_file_info(&Caller::root(), open.id).await?;
+                open.learn_permissions(attr.permissions);
+                open.may_have_set_id().unwrap_or(true)
+            }
+        };
+        if may_have {
+            let change = SetAttr { kill_privileges: true, ..SetAttr::default() };
+            let attr = self.client.set_attr(&Caller::root(), open.id, change).await?;
+            open.learn_permissions(attr.permissions);
+            self.changed();
+            self.kernel.drop_attributes(open.id);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,180 @@
+//! Opening, creating and closing files.
+
+use std::sync::Arc;
+
+use dfs_client::{Caller, CreateOptions};
+use dfs_common::attr::FileKind;
+use dfs_common::error::ErrorKind;
+use dfs_common::ids::InodeId;
+use fuser::{Errno, OpenFlags};
+use tracing::warn;
+
+use super::{Entry, FileSystem, NewInode};
+use crate::errno::{FsError, FsResult};
+use crate::flags::{Access, new_permissions};
+use crate::handles::{FileHandle, HandleId};
+use crate::inodes::OpenRef;
+use crate::writer::SharedWriter;
+
+/// Set by the kernel in the flags of an open for execution (its own __FMODE_EXEC): needs the right to execute, which it has
+/// checked, not the right to read.
+const FMODE_EXEC: i32 = 0x20;
+
+/// Tries to take the lease of a file that this mount itself may be about to enter as its writer.
+const LEASE_TRIES: u32 = 2;
+
+/// An open file, and how the kernel is to treat it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Opened {
+    pub(crate) handle: HandleId,
+    /// Pages cached before are still right.
+    pub(crate) keep_pages: bool,
+    /// Reads and writes go past the page cache.
+    pub(crate) direct_io: bool,
+}
+
+/// A file just made, and open.
+pub(crate) struct Created {
+    pub(crate) entry: Entry,
+    pub(crate) opened: Opened,
+}
+
+impl FileSystem {
+    /// Opens a file: for writing takes the lease, for reading asks where its bytes are.
+    pub(crate) async fn open(&self, caller: &Caller, inode: InodeId, flags: OpenFlags) -> FsResult<Opened> {
+        let access = Access::new(flags);
+        let open = self.inodes.open(inode);
+        if access.writes {
+            return self.open_for_writing(caller, open, access).await;
+        }
+        if access.truncates {
+            let writer = self.take_writer(caller, &open, true).await?;
+            open.content_dropped();
+            self.give_up_writer(&open, &writer).await;
+        }
+        let reader_caller = if flags.0 & FMODE_EXEC != 0 { Caller::root() } else { caller.clone() };
+        self.open_for_reading(&reader_caller, open).await
+    }
+
+    async fn open_for_writing(&self, caller: &Caller, open: OpenRef, access: Access) -> FsResult<Opened> {
+        let writer = self.take_writer(caller, &open, access.truncates).await?;
+        if access.truncates {
+            open.content_dropped();
+        } else if self.seen.told_length(open.id) != Some(writer.length()) {
+            self.kernel.drop_attributes(open.id);
+        }
+        self.add_writing_handle(open, writer)
+    }
+
+    fn add_writing_handle(&self, open: OpenRef, writer: Arc<SharedWriter>) -> FsResult<Opened> {
+        let handle = self.handles.add_file(FileHandle::new(open, Some(writer), None))?;
+        Ok(Opened { handle, keep_pages: false, direct_io: true })
+    }
+
+    async fn open_for_reading(&self, caller: &Caller, open: OpenRef) -> FsResult<Opened> {
+        let epoch = open.content_epoch();
+        let (attr, reader) =
+            tokio::join!(self.client.get_file_info(caller, open.id), self.client.open_reader(caller, open.id));
+        let (mut attr, reader) = (attr?, reader?);
+        open.learn_permissions(attr.permissions);
+        let local = open.writer().and_then(|writer| writer.view().open_length);
+        let is_being_written = local.is_some() || attr.under_construction;
+        if is_being_written {
+            attr.length = local.unwrap_or_else(|| reader.length());
+        }
+        let verdict = self.seen.on_open(&attr);
+        if verdict.drop_attributes {
+            self.kernel.drop_attributes(open.id);
+        }
+        let handle = self.handles.add_file(FileHandle::new(open, None, Some((epoch, reader))))?;
+        Ok(Opened { handle, keep_pages: verdict.keep_pages && !is_being_written, direct_io: false })
+    }
+
+    /// Makes a file and opens it. One that is there already is opened as it is, unless the program wanted to be the one
+    /// who makes it.
+    pub(crate) async fn create(&self, caller: &Caller, new: NewInode<'_>, flags: OpenFlags) -> FsResult<Created> {
+        self.check_not_stopping()?;
+        let access = Access::new(flags);
+        let options = CreateOptions {
+            parent: new.parent,
+            name: new.name,
+            mode: new_permissions(new.mode, new.umask),
+            replication: 0,
+            block_size: 0,
+            open_for_write: access.writes,
+            exclusive: access.exclusive,
+        };
+        let outcome = self.client.create(caller, options).await;
+        self.changed();
+        let (attr, is_new) = outcome?;
+        if !is_new {
+            if attr.kind != FileKind::File {
+                // Made by someone else since the kernel looked: ESTALE lets it look again.
+                return Err(Errno::ESTALE.into());
+            }
+            let opened = self.open(caller, attr.inode, flags).await?;
+            let entry = self.getattr(caller, attr.inode).await?;
+            return Ok(Created { entry, opened });
+        }
+        let open = self.inodes.open(attr.inode);
+        open.learn_permissions(attr.permissions);
+        let opened = if access.writes {
+            let writing = open.writing.lock().await;
+            let writer = self.client.open_writer(caller, &attr).await?;
+            let writer = SharedWriter::new(self.client.clone(), attr.inode, writer);
+            open.set_writer(Some(Arc::clone(&writer)));
+            drop(writing);
+            self.add_writing_handle(open, writer)?
+        } else {
+            let handle = self.handles.add_file(FileHandle::new(open, None, None))?;
+            Opened { handle, keep_pages: false, direct_io: false }
+        };
+        Ok(Created { entry: self.entry(attr), opened })
+    }
+
+    /// The writer of an inode with one handle more: the one this mount has, or a new one with the lease.
+    async fn take_writer(&self, caller: &Caller, open: &OpenRef, truncates: bool) -> FsResult<Arc<SharedWriter>> {
+        self.check_not_stopping()?;
+        self.changed();
+        let mut tries = LEASE_TRIES;
+        loop {
+            let _writing = open.writing.lock().await;
+            if let Some(writer) = open.writer() {
+                writer.join(truncates).await?;
+                return Ok(writer);
+            }
+            tries -= 1;
+            match self.client.append(caller, open.id, truncates).await {
+                Ok(writer) => {
+                    let writer = SharedWriter::new(self.client.clone(), open.id, writer);
+                    open.set_writer(Some(Arc::clone(&writer)));
+                    return Ok(writer);
+                }
+                // The lease may be our own: a create of this mount that has not entered its writer yet.
+                Err(error) if error.kind() == ErrorKind::Busy && tries > 0 => tokio::task::yield_now().await,
+                Err(error) => return Err(FsError::from(error)),
+            }
+        }
+    }
+
+    async fn give_up_writer(&self, open: &OpenRef, writer: &Arc<SharedWriter>) {
+        let _writing = open.writing.lock().await;
+        if !writer.leave() {
+            return;
+        }
+        if let Err(failure) = writer.finish().await {
+            // Nobody waits for a release: who did not close before has no other way to hear of it than the log.
+            warn!(inode = %open.id, ?failure, "file not completed at its last release");
+        }
+        open.forget_writer(writer);
+        self.changed();
+    }
+
+    /// The last descriptor of a handle is gone; completes the file if it was the last one writing.
+    pub(crate) async fn release(&self, handle: HandleId) {
+        let Some(handle) = self.handles.remove_file(handle) else { return };
+        if let Some(writer) = &handle.writer {
+            self.give_up_writer(&handle.inode, writer).await;
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! The life of a mount: connect, mount, announce, serve, finish.
+//!
+//! ```text
+//! connect to the cluster -> mount -> loops answer -> read-ahead set -> ready
+//!       |                                              |
+//!     reason                     unmounted from outside, or SIGTERM / SIGINT: unmounted lazily by us
+//!                                                      |
+//!                          requests drained -> open files completed -> session closed -> end
+//! ```
+//!
+//! Root mounts by mount(2) itself and hands fuser the descriptor, because fuser 0.18 unmounts by path at its end, whatever is
+//! mounted there by then. Others mount through fusermount3.
+
+use std::ffi::CString;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use dfs_client::{ClientConfig, DfsClient};
+use dfs_common::shutdown::termination_signal;
+use fuser::{Config, MountOption, Session, SessionACL};
+use rustix::mount::{MountFlags, UnmountFlags};
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use crate::adapter::{Adapter, Deadlines, InFlight, Negotiation};
+use crate::cli::{Command, MountOptions};
+use crate::fs::{FileSystem, FsOptions};
+use crate::identity::Identity;
+
+/// How long a hard mount goes on trying to reach the cluster: longer than any failover, and an end all the same.
+const HARD_PATIENCE: Duration = Duration::from_secs(300);
+/// How long a soft one does: a restart of a NameNode.
+const SOFT_PATIENCE: Duration = Duration::from_secs(10);
+/// By how much a request's deadline exceeds that: the client gives up first, and says why.
+const METADATA_MARGIN: Duration = Duration::from_secs(30);
+/// The same for data, where several nodes may have to be tried in turn.
+const DATA_MARGIN: Duration = Duration::from_secs(120);
+/// Read-ahead that keeps a sequential reader busy over a round trip of milliseconds.
+const READ_AHEAD_KB: u32 = 4096;
+/// How long requests under way at the end may take.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
+/// How long completing open files at the end may take.
+const STOP_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Why serving ended.
+enum End {
+    Unmounted(io::Result<()>),
+    Signal,
+}
+
+/// Mounts, calls `ready` once the mount answers, serves until it is unmounted or told to stop.
+///
+/// # Errors
+/// Why there is no mount, or why it broke.
+pub(crate) fn run(command: &Command, ready: impl FnOnce()) -> anyhow::Result<()> {
+    let mountpoint = usable_mountpoint(&command.mountpoint)?;
+    let identity = Identity::of(&mountpoint);
+    let options = &command.options;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(options.workers)
+        .thread_name("dfs-fuse")
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    let config = client_config(command, &mountpoint, &identity);
+    let patience = config.retry_timeout;
+    let fs = runtime.block_on(async {
+        let client = DfsClient::connect(config).await.map_err(|error| anyhow::anyhow!(error.chain()))?;
+        let fs_options = FsOptions {
+            attr_ttl: options.attr_timeout,
+            entry_ttl: options.entry_timeout,
+            sync: options.sync,
+        };
+        FileSystem::new(client, fs_options).await.map_err(|error| anyhow::anyhow!(error.chain()))
+    })?;
+    let in_flight = Arc::new(InFlight::default());
+    let deadlines = Deadlines { metadata: patience + METADATA_MARGIN, data: patience + DATA_MARGIN };
+    let negotiation = Negotiation { max_background: options.max_background };
+    let adapter =
+        Adapter::new(Arc::clone(&fs), runtime.handle().clone(), deadlines, Arc::clone(&in_flight), negotiation);
+    let session = open_session(adapter, &mountpoint, command)?;
+    fs.kernel().connect(session.notifier());
+    let (ended, end) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("fuse-session".to_owned())
+        .spawn(move || _ = ended.send(session.run()))
+        .context("start the session's thread")?;
+    if let Err(error) = announce(&mountpoint, options) {
+        unmount_lazily(&mountpoint);
+        return Err(error);
+    }
+    info!(mountpoint = %mountpoint.display(), namenodes = ?command.namenodes, "mounted");
+    ready();
+    let outcome = serve(&runtime, &mountpoint, end);
+    finish(&runtime, &fs, &in_flight);
+    identity.retire();
+    outcome
+}
+
+/// The mount point as an absolute path. One that a killed daemon left behind is cleared away first.
+fn usable_mountpoint(path: &Path) -> anyhow::Result<PathBuf> {
+    let absolute = std::path::absolute(path).with_context(|| format!("mount point {}", path.display()))?;
+    match std::fs::metadata(&absolute) {
+        Ok(metadata) => ensure!(metadata.is_dir(), "mount point {} is not a directory", path.display()),
+        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
+            warn!(mountpoint = %absolute.display(), "a dead mount is there: unmounted");
+            unmount_lazily(&absolute);
+        }
+        Err(error) => return Err(error).with_context(|| format!("mount point {}", path.display())),
+    }
+    absolute.canonicalize().with_context(|| format!("mount point {}", path.display()))
+}
+
+fn client_config(command: &Command, mountpoint: &Path, identity: &Identity) -> ClientConfig {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let mut config = ClientConfig::new(command.namenodes.clone());
+    config.client_id = identity.client_id;
+    config.name = format!("{}:{}", host.trim(), mountpoint.display());
+    config.retry_timeout = if command.options.hard { HARD_PATIENCE } else { SOFT_PATIENCE };
+    config
+}
+
+fn open_session(adapter: Adapter, mountpoint: &Path, command: &Command) -> anyhow::Result<Session<Adapter>> {
+    let options = &command.options;
+    let is_root = rustix::process::geteuid().is_root();
+    let mut config = Config::default();
+    config.n_threads = Some(options.threads);
+    config.acl = if options.allow_other.unwrap_or(is_root) { SessionACL::All } else { SessionACL::Owner };
+    let failed = || format!("mount at {}", mountpoint.display());
+    if is_root {
+        let device = mount(mountpoint, &command.namenodes.join(","), options, config.acl).with_context(failed)?;
+        let acl = config.acl;
+        return Session::from_fd(adapter, device, acl, config)
+            .inspect_err(|_| unmount_lazily(mountpoint))
+            .context("first words with the kernel");
+    }
+    config.mount_options = fusermount_options(&command.namenodes.join(","), options);
+    Session::new(adapter, mountpoint, &config).with_context(failed)
+}
+
+/// mount(2), by root.
+fn mount(mountpoint: &Path, source: &str, options: &MountOptions, acl: SessionACL) -> anyhow::Result<OwnedFd> {
+    let device: File =
+        OpenOptions::new().read(true).write(true).open("/dev/fuse").context("open /dev/fuse (modprobe fuse?)")?;
+    let mode = std::fs::metadata(mountpoint)?.mode() & libc::S_IFMT;
+    let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+    let mut data = format!(
+        "fd={},rootmode={mode:o},user_id={uid},group_id={gid},default_permissions",
+        device.as_raw_fd()
+    );
+    if acl == SessionACL::All {
+        data.push_str(",allow_other");
+    }
+    let data = CString::new(data)?;
+    rustix::mount::mount(source, mountpoint, "fuse.dfs", vfs_flags(options), data.as_c_str())?;
+    Ok(device.into())
+}
+
+fn vfs_flags(options: &MountOptions) -> MountFlags {
+    let vfs = &options.vfs;
+    let mut flags = MountFlags::empty();
+    flags.set(MountFlags::RDONLY, options.read_only);
+    flags.set(MountFlags::NODEV, !vfs.dev);
+    flags.set(MountFlags::NOSUID, !vfs.suid);
+    flags.set(MountFlags::NOEXEC, vfs.noexec);
+    flags.set(MountFlags::NOATIME, vfs.noatime);
+    flags.set(MountFlags::NODIRATIME, vfs.nodiratime);
+    flags.set(MountFlags::SYNCHRONOUS, vfs.synchronous);
+    flags.set(MountFlags::DIRSYNC, vfs.dirsync);
+    flags
+}
+
+fn fusermount_options(source: &str, options: &MountOptions) -> Vec<MountOption> {
+    let vfs = &options.vfs;
+    let optional = [
+        (options.read_only, MountOption::RO),
+        (vfs.dev, MountOption::Dev),
+        (vfs.suid, MountOption::Suid),
+        (vfs.noexec, MountOption::NoExec),
+        (vfs.noatime, MountOption::NoAtime),
+        (vfs.synchronous, MountOption::Sync),
+        (vfs.dirsync, MountOption::DirSync),
+    ];
+    let always =
+        [MountOption::FSName(source.to_owned()), MountOption::Subtype("dfs".to_owned()), MountOption::DefaultPermissions];
+    always.into_iter().chain(optional.into_iter().filter(|(wanted, _)| *wanted).map(|(_, option)| option)).collect()
+}
+
+/// Asks the mount for its root, so that "ready" is true, and sets its read-ahead.
+fn announce(mountpoint: &Path, options: &MountOptions) -> anyhow::Result<()> {
+    let root = std::fs::metadata(mountpoint).context("the mount does not answer")?;
+    let wanted = options.read_ahead_kb;
+    let (major, minor) = (rustix::fs::major(root.dev()), rustix::fs::minor(root.dev()));
+    let knob = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    match std::fs::write(&knob, wanted.unwrap_or(READ_AHEAD_KB).to_string()) {
+        Ok(()) => Ok(()),
+        // Whoever asked for it is told that it cannot be had; otherwise the kernel's own must do.
+        Err(error) if wanted.is_some() => Err(error).with_context(|| format!("read_ahead_kb: write {knob}")),
+        Err(error) => {
+            info!(%error, knob, "read-ahead stays at the kernel's default; sequential reads will be slower");
+            Ok(())
+        }
+    }
+}
+
+fn serve(runtime: &Runtime, mountpoint: &Path, end: oneshot::Receiver<io::Result<()>>) -> anyhow::Result<()> {
+    let end = runtime.block_on(async {
+        tokio::select! {
+            outcome = end => End::Unmounted(outcome.unwrap_or_else(|_| Err(io::Error::other("the session's thread died")))),
+            signal = termination_signal() => {
+                signal.map_or_else(|error| End::Unmounted(Err(error)), |()| End::Signal)
+            }
+        }
+    });
+    match end {
+        End::Unmounted(Ok(())) => {
+            info!("unmounted");
+            Ok(())
+        }
+        End::Unmounted(Err(error)) => {
+            unmount_lazily(mountpoint);
+            bail!("serving the mount ended: {error}");
+        }
+        End::Signal => {
+            info!("told to stop: unmounting, completing open files");
+            unmount_lazily(mountpoint);
+            Ok(())
+        }
+    }
+}
+
+/// Leaves nothing undone: what programs were told is written gets completed, leases and holds go back.
+fn finish(runtime: &Runtime, fs: &FileSystem, in_flight: &InFlight) {
+    runtime.block_on(async {
+        if timeout(DRAIN_PATIENCE, in_flight.drained()).await.is_err() {
+            warn!("requests under way did not end within {DRAIN_PATIENCE:?}");
+        }
+        if timeout(STOP_PATIENCE, fs.stop()).await.is_err() {
+            warn!("open files were not completed within {STOP_PATIENCE:?}; the NameNode will recover them");
+        }
+        fs.close_session().await;
+    });
+}
+
+/// Takes the mount out of the tree at once; it goes for good when its last file is closed or this process ends.
+fn unmount_lazily(mountpoint: &Path) {
+    match rustix::mount::unmount(mountpoint, UnmountFlags::DETACH) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::PERM) => {
+            let helper = std::process::Command::new("fusermount3").args(["-u", "-z", "--"]).arg(mountpoint).status();
+            if !helper.is_ok_and(|status| status.success()) {
+                warn!(mountpoint = %mountpoint.display(), "fusermount3 did not unmount");
+            }
+        }
+        // Nothing is mounted there any more.
+        Err(rustix::io::Errno::INVAL) => {}
+        Err(error) => warn!(%error, mountpoint = %mountpoint.display(), "not unmounted"),
+    }
+}

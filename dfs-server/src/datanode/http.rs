@@ -1,0 +1,47 @@
+//! Status and metrics over HTTP.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use axum::{Json, Router};
+
+use super::metrics::Metrics;
+use super::store::ReplicaStore;
+
+/// What the pages show.
+#[derive(Clone)]
+pub(crate) struct HttpState {
+    /// The replicas.
+    pub(crate) store: Arc<ReplicaStore>,
+    /// Counters.
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+/// `/health` and `/metrics`.
+pub(crate) fn router(state: HttpState) -> Router {
+    Router::new().route("/health", get(health)).route("/metrics", get(metrics)).with_state(state)
+}
+
+/// 200 while every volume works, 503 when one is out.
+async fn health(State(state): State<HttpState>) -> impl IntoResponse {
+    let reports = state.store.volumes().reports();
+    let failed: Vec<_> =
+        reports.iter().filter(|report| report.failed).map(|report| report.path.display().to_string()).collect();
+    let status = if failed.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = serde_json::json!({
+        "healthy": failed.is_empty(),
+        "datanode_uuid": state.store.volumes().datanode_uuid(),
+        "volumes": reports.len(),
+        "failed_volumes": failed,
+        "replicas": state.store.replica_count(),
+    });
+    (status, Json(body))
+}
+
+async fn metrics(State(state): State<HttpState>) -> impl IntoResponse {
+    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, content_type)], state.metrics.encode(&state.store))
+}

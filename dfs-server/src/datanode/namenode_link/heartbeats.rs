@@ -1,0 +1,71 @@
+//! Heartbeats: that this node lives, its volumes and its load; orders come back.
+
+use dfs_common::error::{ErrorKind, Result};
+use dfs_proto::v1;
+use dfs_proto::v1::order::Order;
+use tokio::time::MissedTickBehavior;
+use tracing::{debug, warn};
+
+use super::{CALL_TIMEOUT, Link, Registration, call};
+
+impl Link {
+    /// Sends heartbeats until the NameNode wants a new registration; returns why.
+    pub(super) async fn heartbeats(&self, registration: &Registration) -> &'static str {
+        let mut ticks = tokio::time::interval(self.context.heartbeat_interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut failures = 0u32;
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = self.signals.heartbeat_now.notified() => {}
+            }
+            match self.heartbeat(registration).await {
+                Ok(response) => {
+                    failures = 0;
+                    if self.obey(response) {
+                        return "the NameNode does not know the registration";
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::Stale => return "the NameNode refused a heartbeat",
+                Err(error) => {
+                    if failures.is_multiple_of(30) {
+                        warn!(namenode = self.address, "heartbeat failed: {}", error.chain());
+                    }
+                    failures += 1;
+                }
+            }
+        }
+    }
+
+    async fn heartbeat(&self, registration: &Registration) -> Result<v1::SendHeartbeatResponse> {
+        let request = v1::SendHeartbeatRequest {
+            datanode_uuid: registration.datanode_uuid.clone(),
+            registration_id: registration.id,
+            storages: self.storages().await?,
+            active_transfers: u32::try_from(self.context.data_service.active_transfers()).unwrap_or(u32::MAX),
+        };
+        call(CALL_TIMEOUT, self.client.clone().send_heartbeat(request)).await
+    }
+
+    /// Passes orders on; true when one is to register again.
+    fn obey(&self, response: v1::SendHeartbeatResponse) -> bool {
+        let mut register = false;
+        for order in response.orders.into_iter().filter_map(|order| order.order) {
+            match order {
+                Order::Register(_) => register = true,
+                Order::BlockReport(_) => self.signals.full_report_now.notify_one(),
+                Order::Transfer(_) | Order::Invalidate(_) | Order::Verify(_) | Order::Recover(_)
+                    if !response.is_active =>
+                {
+                    // A deposed leader may not know it yet.
+                    debug!(namenode = self.address, "ignoring an order of a NameNode that does not lead");
+                }
+                Order::Transfer(order) => self.context.orders.transfer(order),
+                Order::Invalidate(order) => self.context.orders.invalidate(order),
+                Order::Verify(order) => self.context.orders.verify(order),
+                Order::Recover(_) => warn!(namenode = self.address, "block recovery is not supported yet"),
+            }
+        }
+        register
+    }
+}

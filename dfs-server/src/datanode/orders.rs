@@ -1,0 +1,164 @@
+//! What the NameNode orders by heartbeat: copy replicas, delete them, verify them.
+//!
+//! Each kind has a bounded queue and threads of its own, so that a slow copy holds up no deletion. An order that finds its
+//! queue full is dropped: the NameNode keeps no promise of ours, and orders again what it still misses.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+
+use dfs_common::block::{Block, ExtendedBlock};
+use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_proto::hadoop::{DatanodeIdProto, DatanodeInfoProto};
+use dfs_proto::v1;
+use parking_lot::Mutex;
+use tracing::{info, warn};
+
+use super::transfer::{DataPlane, copy_block};
+
+/// Copies made at once: two keep a disk and a link busy, two more hide each other's waits.
+const COPIES_AT_ONCE: usize = 4;
+/// Orders waiting, per kind. A heartbeat's worth of deletions is one order.
+const ORDERS_MAX: usize = 1024;
+/// Bytes verified at once.
+const VERIFY_STEP: usize = 1 << 20;
+
+/// Takes orders.
+#[derive(Clone, Debug)]
+pub(crate) struct Orders {
+    copies: SyncSender<v1::TransferOrder>,
+    deletions: SyncSender<v1::InvalidateOrder>,
+    verifications: SyncSender<v1::VerifyOrder>,
+}
+
+impl Orders {
+    /// Starts the threads; they end when the last `Orders` is dropped.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub(crate) fn start(plane: &Arc<DataPlane>) -> std::io::Result<Self> {
+        Ok(Self {
+            copies: spawn("dn-copy", COPIES_AT_ONCE, plane, copy)?,
+            deletions: spawn("dn-delete", 1, plane, delete)?,
+            verifications: spawn("dn-verify", 1, plane, verify)?,
+        })
+    }
+
+    /// Copies a replica to other nodes.
+    pub(crate) fn transfer(&self, order: v1::TransferOrder) {
+        enqueue(&self.copies, order, "copy");
+    }
+
+    /// Deletes replicas.
+    pub(crate) fn invalidate(&self, order: v1::InvalidateOrder) {
+        enqueue(&self.deletions, order, "deletion");
+    }
+
+    /// Verifies replicas.
+    pub(crate) fn verify(&self, order: v1::VerifyOrder) {
+        enqueue(&self.verifications, order, "verification");
+    }
+}
+
+fn enqueue<T>(queue: &SyncSender<T>, order: T, what: &str) {
+    match queue.try_send(order) {
+        Ok(()) => {}
+        Err(TrySendError::Full(_)) => warn!("too many orders wait, dropping a {what}; the NameNode will repeat it"),
+        Err(TrySendError::Disconnected(_)) => warn!("no thread is left for a {what}"),
+    }
+}
+
+fn spawn<T: Send + 'static>(
+    name: &str,
+    threads: usize,
+    plane: &Arc<DataPlane>,
+    obey: fn(&DataPlane, T),
+) -> std::io::Result<SyncSender<T>> {
+    let (sender, receiver) = sync_channel(ORDERS_MAX);
+    let receiver: Arc<Mutex<Receiver<T>>> = Arc::new(Mutex::new(receiver));
+    for _ in 0..threads {
+        let (plane, receiver) = (Arc::clone(plane), Arc::clone(&receiver));
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            loop {
+                // One thread waits in `recv`, the others for the lock; each order goes to exactly one.
+                let order = receiver.lock().recv();
+                match order {
+                    Ok(order) => obey(&plane, order),
+                    Err(_) => return,
+                }
+            }
+        })?;
+    }
+    Ok(sender)
+}
+
+fn copy(plane: &DataPlane, order: v1::TransferOrder) {
+    let Some(block) = order.block.map(Block::from) else { return };
+    let block = ExtendedBlock { pool: order.block_pool_id, block };
+    let targets: Vec<_> = order.targets.iter().map(target).collect();
+    match copy_block(plane, &block, &targets, &order.target_storage_uuids) {
+        Ok(()) => info!(%block, targets = targets.len(), "copied"),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => info!(%block, "not copied: {}", error.chain()),
+        Err(error) => warn!(%block, "copy failed: {}", error.chain()),
+    }
+}
+
+fn target(id: &v1::DatanodeId) -> DatanodeInfoProto {
+    DatanodeInfoProto {
+        id: DatanodeIdProto {
+            ip_addr: id.host.clone(),
+            host_name: id.host.clone(),
+            datanode_uuid: id.uuid.clone(),
+            xfer_port: id.data_port,
+            info_port: id.http_port,
+            ipc_port: id.grpc_port,
+            info_secure_port: None,
+        },
+        ..Default::default()
+    }
+}
+
+fn delete(plane: &DataPlane, order: v1::InvalidateOrder) {
+    let mut failed = 0;
+    for block in order.blocks.iter().map(Block::from) {
+        let block = ExtendedBlock { pool: order.block_pool_id.clone(), block };
+        if let Err(error) = plane.store.invalidate(&block) {
+            failed += 1;
+            warn!(%block, "deletion failed: {}", error.chain());
+        }
+    }
+    info!(replicas = order.blocks.len() - failed, "deleted");
+}
+
+fn verify(plane: &DataPlane, order: v1::VerifyOrder) {
+    for block in order.blocks.iter().map(Block::from) {
+        let block = ExtendedBlock { pool: order.block_pool_id.clone(), block };
+        match verify_replica(plane, &block) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                warn!(%block, "replica is corrupt: {}", error.chain());
+                let _ = plane.store.report_corrupt(&block);
+            }
+            Err(error) => info!(%block, "not verified: {}", error.chain()),
+        }
+    }
+}
+
+/// Reads a replica and compares it with its checksums.
+fn verify_replica(plane: &DataPlane, block: &ExtendedBlock) -> Result<()> {
+    let reader = plane.store.open_reader(block, 0)?;
+    let (length, checksum) = (reader.block().length, reader.checksum());
+    let mut data = vec![0; VERIFY_STEP];
+    let mut sums = vec![0; checksum.checksums_len(VERIFY_STEP)];
+    let mut at = 0;
+    while at < length {
+        let len = (length - at).min(VERIFY_STEP as u64) as usize;
+        let (data, sums) = (&mut data[..len], &mut sums[..checksum.checksums_len(len)]);
+        reader.read(at, data)?;
+        reader.read_checksums(at, sums)?;
+        if let Err(bad) = checksum.verify(data, sums) {
+            return Err(DfsError::new(ErrorKind::Corrupt, format!("checksum error at byte {}", at + bad as u64)));
+        }
+        at += len as u64;
+    }
+    Ok(())
+}
