@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output, Stdio};
+use std::time::Duration;
 
 use dfs_tests::cases;
 use dfs_tests::cluster::test_dir;
 use dfs_tests::mount::is_mount_point;
 use dfs_tests::process::program;
 use dfs_tests::suite::{self, Nothing};
+use dfs_tests::wait::wait_until;
 use dfs_tests::workload::{check_tree, make_tree, source_tree};
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// A cluster made by scripts/up; taken down whatever happens.
@@ -76,6 +78,15 @@ fn pids(env: &BTreeMap<String, String>) -> Vec<Pid> {
     pids.map(|(name, pid)| pid.parse().ok().and_then(Pid::from_raw).unwrap_or_else(|| panic!("{name}={pid}"))).collect()
 }
 
+/// Waits until none of them runs; one that ended and that init has not yet collected does not.
+fn wait_gone(pids: &[Pid]) {
+    let is_gone = |pid: &Pid| {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+        stat.rsplit(") ").next().is_none_or(|rest| rest.is_empty() || rest.starts_with('Z'))
+    };
+    wait_until(Duration::from_secs(5), "processes to be gone", || pids.iter().all(is_gone));
+}
+
 fn without_pids(env: &BTreeMap<String, String>) -> Vec<(&String, &String)> {
     env.iter().filter(|(name, _)| !name.ends_with("_PID")).collect()
 }
@@ -101,7 +112,7 @@ fn up_survives_kill_9_of_everything_and_keeps_identity_ports_and_data(_: &Nothin
     // On a cluster that runs there is nothing to do.
     assert_eq!(cluster.up(&[]), again);
     cluster.down(&[]);
-    assert!(pids(&again).into_iter().all(|pid| test_kill_process(pid).is_err()), "processes are left");
+    wait_gone(&pids(&again));
     cluster.down(&[]);
     let third = cluster.up(&[]);
     assert_eq!(without_pids(&third), without_pids(&env));
@@ -121,7 +132,7 @@ fn down_works_after_any_crash(_: &Nothing) {
     kill_process(pid("FUSE_PID"), Signal::KILL).unwrap();
     fs::remove_file(cluster.cluster_dir().join("run/namenode-1.pid")).unwrap();
     cluster.down(&[]);
-    assert!(pids(&env).into_iter().all(|pid| test_kill_process(pid).is_err()), "processes are left");
+    wait_gone(&pids(&env));
 }
 
 fn up_refuses_what_it_cannot_do_and_leaves_nothing(_: &Nothing) {

@@ -95,14 +95,15 @@ async fn safemode(ctx: &Context, request: SafemodeRequest) -> Outcome {
     if ctx.json() {
         return ctx.output.json(&SafeModeJson { is_on: status.is_on, status: status.status });
     }
-    ctx.output.line(in_words(&status))
+    in_words(&status).into_iter().try_for_each(|line| ctx.output.line(line))
 }
 
-fn in_words(status: &SafeModeStatus) -> String {
-    let state = if status.is_on { "ON" } else { "OFF" };
-    match status.status.as_str() {
-        "" => format!("Safe mode is {state}"),
-        words => format!("Safe mode is {state}: {words}"),
+/// HDFS's words first, which scripts look for; why it is on behind them.
+fn in_words(status: &SafeModeStatus) -> Vec<&str> {
+    match (status.is_on, status.status.as_str()) {
+        (true, "") => vec!["Safe mode is ON"],
+        (true, why) => vec!["Safe mode is ON", why],
+        (false, _) => vec!["Safe mode is OFF"],
     }
 }
 
@@ -120,8 +121,9 @@ mod tests {
 
     #[test]
     fn in_words_starts_as_hdfs_does() {
-        let words = |is_on, status: &str| in_words(&SafeModeStatus { is_on, status: status.into() });
-        assert_eq!(words(true, ""), "Safe mode is ON");
-        assert_eq!(words(false, "left by command"), "Safe mode is OFF: left by command");
+        let status = |is_on, status: &str| SafeModeStatus { is_on, status: status.into() };
+        assert_eq!(in_words(&status(true, "")), ["Safe mode is ON"]);
+        assert_eq!(in_words(&status(true, "by command")), ["Safe mode is ON", "by command"]);
+        assert_eq!(in_words(&status(false, "left by command")), ["Safe mode is OFF"]);
     }
 }

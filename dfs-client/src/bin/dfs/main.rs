@@ -79,7 +79,7 @@ const EXIT_BROKEN_PIPE: u8 = 141;
 const CLEANUP_PATIENCE: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
-    dfs_common::logging::init(Some(std::env::var("DFS_LOG").as_deref().unwrap_or("error")));
+    dfs_common::logging::init(Some(std::env::var("DFS_LOG").as_deref().unwrap_or("warn")));
     let cli = Cli::parse_from(cli::without_hdfs_dash(std::env::args_os().collect()));
     let umask = current_umask();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

@@ -37,8 +37,9 @@ fn first_id() -> u64 {
 #[test]
 #[ignore = "a measurement"]
 fn bench_stream_through_three_nodes() {
-    for packet_size in [64 << 10, 256 << 10, 1 << 20] {
-        for round in 0..3 {
+    let rounds = std::env::var("DFS_BENCH_ROUNDS").map_or(3, |rounds| rounds.parse().unwrap());
+    for packet_size in [256 << 10, 64 << 10, 1 << 20] {
+        for round in 0..rounds {
             let cluster = cluster();
             let rate = stream(&cluster, packet_size, 8, 128 << 20);
             println!("packets of {packet_size}, round {round}: {rate:.0} MB/s");

@@ -269,7 +269,8 @@ impl SoftState {
         let streams = if priority == Priority::OneLeft { STREAMS_PER_SOURCE_URGENT } else { STREAMS_PER_SOURCE };
         let Some(source) = self.choose_source(&replicas, cost, streams * STREAM_COST) else { return 0 };
         let wanted = usize::from(info.replication);
-        let missing = if priority == Priority::Misplaced { 1 } else { wanted.saturating_sub(replicas.len()) };
+        let missing =
+            if priority == Priority::Misplaced { 1 } else { wanted.saturating_sub(self.distinct_nodes(&replicas)) };
         let targets = self.choose_copies(id, info.length, &replicas, missing, priority);
         if targets.is_empty() {
             self.make_room(id);

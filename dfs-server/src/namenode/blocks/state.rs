@@ -389,6 +389,8 @@ impl SoftState {
         if let Some((node, cost)) = pending.source {
             let node = self.nodes.node_mut(node);
             node.outgoing_cost = node.outgoing_cost.saturating_sub(cost);
+            // An order that its source has not fetched yet must not come on top of the next one.
+            node.transfers.retain(|order| order.block.as_ref().is_none_or(|block| block.id != id.0));
         }
     }
 

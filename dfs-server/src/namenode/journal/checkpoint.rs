@@ -17,7 +17,7 @@ use dfs_common::durable;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::TxId;
 use openraft::SnapshotMeta;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::edit_reader::{EditReader, decode_membership, encode_membership};
 use super::raft_types::{log_id_of, position_of};

@@ -20,7 +20,7 @@ use super::frame::{self, FRAME_HEADER_BYTES, FrameHeader, PAYLOAD_BYTES_TARGET};
 use super::log_index::{LogIndex, SegmentIndex, Tail, list_segments};
 use super::raft_types::{Entry, LogId, Vote};
 use super::segment::{ALIGNMENT_MAX, ALIGNMENT_MIN, SEGMENT_HEADER_BYTES, SegmentHeader, segment_name};
-use super::spares::{SEGMENT_BYTES_MIN, Spare, Spares, make_spare, next_segment_bytes};
+use super::spares::{HASTY_NAME, SEGMENT_BYTES_MIN, SPARE_NAME, Spare, Spares, make_spare, next_segment_bytes};
 use super::state_file;
 use crate::namenode::storage_dir;
 
@@ -62,6 +62,7 @@ impl LogFiles {
     /// `Corrupt` with file and offset for damage that is not a torn last frame; `WrongCluster`; `Io`.
     pub(super) fn open(directory: &Path, namespace_id: u32) -> Result<Self> {
         let context = |error| DfsError::io(format!("open edit log {}", directory.display()), error);
+        name_segments(directory, namespace_id)?;
         storage_dir::remove_temporary_files(directory)?;
         let mode = probe(directory).map_err(context)?;
         let purged: Option<LogId> = state_file::load(&directory.join(PURGED))?;
@@ -253,7 +254,7 @@ impl LogFiles {
             Some(spare) => spare,
             None => {
                 let bytes = needed.next_multiple_of(ALIGNMENT_MAX as u64).max(SEGMENT_BYTES_MIN);
-                make_spare(&self.directory, "segment", bytes, self.mode.direct).map_err(|error| {
+                make_spare(&self.directory, HASTY_NAME, bytes, self.mode.direct).map_err(|error| {
                     DfsError::io(format!("make a log segment in {}", self.directory.display()), error)
                 })?
             }
@@ -280,10 +281,7 @@ impl LogFiles {
 
     /// Makes the spare a segment: header first, name last, so that whatever has a segment's name has its header.
     fn begin_segment(&mut self, spare: &Spare, header: SegmentHeader) -> Result<CurrentSegment> {
-        let mut path = self.directory.join(segment_name(header.first_index));
-        if path.exists() {
-            path = self.directory.join(format!("{}_{}", segment_name(header.first_index), header.first_sequence));
-        }
+        let path = segment_path(&self.directory, &header);
         let context = |error| DfsError::io(format!("begin log segment {}", path.display()), error);
         let file = open_for_log(&spare.path, self.mode.direct).map_err(context)?;
         let page: &[u8] = self.buffer.fill(SEGMENT_HEADER_BYTES, |into| {
@@ -291,7 +289,8 @@ impl LogFiles {
             Ok::<(), DfsError>(())
         })?;
         file.write_all_at(page, 0).map_err(context)?;
-        durable::rename(&spare.path, &path).map_err(context)?;
+        // The header made it a segment; see `spares` for why the name need not be synced here.
+        fs::rename(&spare.path, &path).map_err(context)?;
         Ok(CurrentSegment { file, path, header, offset: SEGMENT_HEADER_BYTES as u64, capacity: spare.bytes })
     }
 
@@ -336,6 +335,27 @@ impl CurrentSegment {
         self.offset += frame.len() as u64;
         Ok(())
     }
+}
+
+/// A name that is free: a truncation may have made the same index first in two segments.
+fn segment_path(directory: &Path, header: &SegmentHeader) -> PathBuf {
+    let path = directory.join(segment_name(header.first_index));
+    if !path.exists() {
+        return path;
+    }
+    directory.join(format!("{}_{}", segment_name(header.first_index), header.first_sequence))
+}
+
+/// Gives segments whose renaming a crash undid their names again.
+fn name_segments(directory: &Path, namespace_id: u32) -> Result<()> {
+    for (path, header) in list_segments(directory, namespace_id)? {
+        if [SPARE_NAME, HASTY_NAME].iter().any(|name| path.ends_with(name)) {
+            let named = segment_path(directory, &header);
+            durable::rename(&path, &named)
+                .map_err(|error| DfsError::io(format!("name log segment {}", named.display()), error))?;
+        }
+    }
+    Ok(())
 }
 
 fn open_for_log(path: &Path, direct: bool) -> io::Result<File> {

@@ -10,6 +10,7 @@ use dfs_common::error::{DfsError, ErrorKind, Result};
 use super::frame::FrameHeader;
 use super::raft_types::Entry;
 use super::segment::{Next, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentReader, is_segment_name};
+use super::spares::{HASTY_NAME, SPARE_NAME};
 
 /// Distance of the points of the index: what a reader may have to read in vain.
 const POINT_BYTES: u64 = 64 * 1024;
@@ -189,10 +190,16 @@ fn open_segments(directory: &Path, namespace_id: u32) -> Result<Vec<SegmentReade
     let mut readers = Vec::new();
     for entry in std::fs::read_dir(directory).map_err(context)? {
         let entry = entry.map_err(context)?;
-        if !entry.file_name().to_str().is_some_and(is_segment_name) {
-            continue;
-        }
-        let reader = SegmentReader::open(&entry.path())?;
+        let name = entry.file_name();
+        let reader = match name.to_str() {
+            Some(name) if is_segment_name(name) => SegmentReader::open(&entry.path())?,
+            // A segment once it has a header; before, nothing was ever acknowledged from it.
+            Some(SPARE_NAME | HASTY_NAME) => match SegmentReader::open(&entry.path()) {
+                Ok(reader) => reader,
+                Err(_) => continue,
+            },
+            _ => continue,
+        };
         if reader.header().namespace_id != namespace_id {
             return Err(DfsError::new(
                 ErrorKind::WrongCluster,

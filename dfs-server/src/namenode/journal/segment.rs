@@ -15,7 +15,7 @@
 //!            zeros                    written ahead; cut off once the segment is finished
 //! ```
 //!
-//! Its name is `edits_<19 digits of the first index>`; where a truncation made the same index first twice, the second file
+//! Its name is `edits_<19 digits of the first index>` (or still `spare.tmp` or `segment.tmp` after a crash); where a truncation made the same index first twice, the second file
 //! has `_<first sequence>` after it. Segments are ordered by their first sequence.
 //!
 //! **What follows the last good frame** decides between two very different things. Only the frame that was being written

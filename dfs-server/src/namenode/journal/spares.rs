@@ -2,6 +2,10 @@
 //! 115 us on ext4, 92 against 270 on XFS), so a thread of its own writes the zeros of the next segment while the current one
 //! fills, and cuts the unused end off finished ones. An append never waits for it.
 //!
+//! A spare becomes a segment by its header and then its new name. That name is not synced while an append waits (on a busy
+//! journaling file system that can take seconds): a spare that has a header *is* a segment, under either name, and the
+//! thread syncs the directory before it makes the next spare.
+//!
 //! Sizes grow fourfold from 1 MiB to 64 MiB: a new NameNode starts at once and takes little room, a busy one rolls rarely.
 
 use std::fs::{self, OpenOptions};
@@ -11,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
-use dfs_common::durable::TEMPORARY_SUFFIX;
+use dfs_common::durable;
 use tracing::warn;
 
 use super::aligned::AlignedBuffer;
@@ -23,6 +27,11 @@ pub(super) const SEGMENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 const SEGMENT_GROWTH: u64 = 4;
 /// Zeros are written in pieces of this size, so that the log's own writes get in between.
 const ZERO_PIECE_BYTES: usize = 512 * 1024;
+
+/// Name of a segment made ahead.
+pub(super) const SPARE_NAME: &str = "spare.tmp";
+/// Name of a segment made while an append waits, because the spare was not ready.
+pub(super) const HASTY_NAME: &str = "segment.tmp";
 
 /// The size after `current`.
 pub(super) fn next_segment_bytes(current: u64) -> u64 {
@@ -37,13 +46,15 @@ pub(super) struct Spare {
     pub bytes: u64,
 }
 
-/// Writes a file of `bytes` zeros, durably allocated.
+/// Writes a file of `bytes` zeros; it and its name are durable.
 ///
 /// # Errors
 /// Of writing; nothing is left behind then.
 pub(super) fn make_spare(directory: &Path, name: &str, bytes: u64, direct: bool) -> io::Result<Spare> {
-    let path = directory.join(format!("{name}{TEMPORARY_SUFFIX}"));
-    let made = write_zeros(&path, bytes, direct);
+    let path = directory.join(name);
+    // A spare taken before under this name has another one now, and keeps it.
+    durable::sync_dir(directory)?;
+    let made = write_zeros(&path, bytes, direct).and_then(|()| durable::sync_dir(directory));
     if made.is_err() {
         // The error that matters is the first one.
         let _ = fs::remove_file(&path);
@@ -92,7 +103,7 @@ impl Spares {
             for job in inbox {
                 match job {
                     Job::Make(bytes) => {
-                        let spare = make_spare(&directory, "spare", bytes, direct)
+                        let spare = make_spare(&directory, SPARE_NAME, bytes, direct)
                             .inspect_err(|error| {
                                 warn!(directory = %directory.display(), %error, "no room for a log segment ahead");
                             })

@@ -36,6 +36,7 @@ enum Step {
     Append {
         block: usize,
         nodes: u8,
+        is_late: bool,
     },
     Remove {
         block: usize,

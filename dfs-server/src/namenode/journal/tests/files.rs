@@ -155,6 +155,25 @@ fn a_purge_cut_short_is_finished_at_open() {
 }
 
 #[test]
+fn a_segment_whose_renaming_was_lost_is_found_under_its_old_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut files = LogFiles::open(dir.path(), NAMESPACE).unwrap();
+    let entries: Vec<Entry> = (0..4).map(|index| entry(1, index, [index])).collect();
+    files.append(&entries[..2]).unwrap();
+    files.roll_if_used().unwrap();
+    files.append(&entries[2..]).unwrap();
+    drop(files);
+    for name in ["spare.tmp", "segment.tmp"] {
+        std::fs::rename(dir.path().join("edits_0000000000000000002"), dir.path().join(name)).unwrap();
+        let (log, _) = LogIndex::scan(dir.path(), NAMESPACE, 0).unwrap();
+        assert_eq!(log.next_index, 4);
+        let files = LogFiles::open(dir.path(), NAMESPACE).unwrap();
+        assert!(same(&read_all(&files, 0, u64::MAX), &entries));
+        assert!(dir.path().join("edits_0000000000000000002").exists());
+    }
+}
+
+#[test]
 fn a_missing_segment_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let mut files = LogFiles::open(dir.path(), NAMESPACE).unwrap();
