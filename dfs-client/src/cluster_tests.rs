@@ -421,6 +421,56 @@ async fn sequential_reads_in_and_out_of_order_fetch_each_byte_about_once() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn repeated_call_keeps_its_call_id() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client().await;
+    cluster.world.lock().unavailable_answers = 2;
+    let (_, writer) = create(&client).await;
+    assert_eq!(cluster.calls("create"), 3);
+    assert_eq!(cluster.world.lock().seen_call_ids.len(), 1);
+    cluster.world.lock().unavailable_answers = 3;
+    writer.write(b"words").await.unwrap();
+    writer.complete(false).await.unwrap();
+    assert_eq!(cluster.calls("add_block"), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn soft_client_gives_up_in_time() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client_with(|config| config.retry_timeout = Duration::from_millis(300)).await;
+    let (_, writer) = create(&client).await;
+    writer.write(b"words").await.unwrap();
+    cluster.world.lock().unavailable_answers = usize::MAX;
+    let start = std::time::Instant::now();
+    assert_eq!(writer.hflush().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert!(start.elapsed() < Duration::from_secs(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heartbeat_leaves_the_pipeline_as_it_is() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client().await;
+    let (attr, writer) = create(&client).await;
+    for _ in 0..3 {
+        writer.write(&bytes(700)).await.unwrap();
+        writer.hflush().await.unwrap();
+        writer.do_chore(crate::write::Chore::Heartbeat).await;
+    }
+    writer.complete(false).await.unwrap();
+    assert!(cluster.content(attr.inode.0, 0) == [bytes(700), bytes(700), bytes(700)].concat());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sync_file_reaches_every_block_of_a_closed_file() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client().await;
+    let inode = write_file(&client, &bytes(3 * BLOCK + 5)).await;
+    assert!(cluster.world.lock().replicas.values().all(|replica| replica.synced == 0));
+    client.sync_file(&caller(), inode).await.unwrap();
+    assert!(cluster.world.lock().replicas.values().all(|replica| replica.synced == replica.data.len()));
+}
+
 /// Calls run in tasks: their futures must be `Send`.
 #[allow(dead_code)]
 fn futures_are_send(client: &DfsClient, writer: &FileWriter, reader: &crate::FileReader, attr: &FileAttr) {

@@ -82,6 +82,8 @@ pub(crate) struct World {
     next_stamp: u64,
     incarnation: u64,
     pub(crate) is_session_dead: bool,
+    /// So many changes are refused as if the NameNode were about to start.
+    pub(crate) unavailable_answers: usize,
     pub(crate) nodes: Vec<v1::DatanodeId>,
 }
 
@@ -344,6 +346,10 @@ impl Fake {
             return Err(to_status(&DfsError::new(ErrorKind::LeaseLost, "the session has ended")));
         }
         world.seen_call_ids.insert(retry.call_id);
+        if world.unavailable_answers > 0 {
+            world.unavailable_answers -= 1;
+            return Err(to_status(&DfsError::new(ErrorKind::Unavailable, "starting up")));
+        }
         Ok(world)
     }
 }

@@ -30,17 +30,9 @@ pub const PERMISSION_MASK: u32 = 0o7777;
 impl FileKind {
     /// The kind in the type bits of `mode`.
     pub fn from_mode(mode: u32) -> Option<Self> {
-        [
-            Self::Fifo,
-            Self::CharDevice,
-            Self::Directory,
-            Self::BlockDevice,
-            Self::File,
-            Self::Symlink,
-            Self::Socket,
-        ]
-        .into_iter()
-        .find(|kind| *kind as u32 == mode & TYPE_MASK)
+        [Self::Fifo, Self::CharDevice, Self::Directory, Self::BlockDevice, Self::File, Self::Symlink, Self::Socket]
+            .into_iter()
+            .find(|kind| *kind as u32 == mode & TYPE_MASK)
     }
 }
 

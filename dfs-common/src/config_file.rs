@@ -56,39 +56,98 @@ const DAY_MS: u64 = 86_400_000;
 
 /// Every key of every role, sorted by name.
 pub const KEYS: &[Key] = &[
-    key("dfs.blockreport.intervalMsec", ValueKind::Duration(1_000, 30 * DAY_MS), "6h", "time between full block reports"),
+    key(
+        "dfs.blockreport.intervalMsec",
+        ValueKind::Duration(1_000, 30 * DAY_MS),
+        "6h",
+        "time between full block reports",
+    ),
     key("dfs.blocksize", ValueKind::Bytes(512, 1 << 40), "128MiB", "block size of new files; a multiple of 512"),
     key("dfs.bytes-per-checksum", ValueKind::Count(512, 512), "512", "bytes per checksum"),
-    key("dfs.client-write-packet-size", ValueKind::Bytes(4096, 16 << 20), "256KiB", "data in a packet of the write pipeline"),
-    key("dfs.client.failover.timeout", ValueKind::Duration(1_000, DAY_MS), "5m", "how long a hard mount retries the NameNode"),
-    key("dfs.client.write.max-in-flight", ValueKind::Bytes(1 << 20, 1 << 30), "16MiB", "bytes sent and not acknowledged, per file"),
+    key(
+        "dfs.client-write-packet-size",
+        ValueKind::Bytes(4096, 16 << 20),
+        "256KiB",
+        "data in a packet of the write pipeline",
+    ),
+    key(
+        "dfs.client.failover.timeout",
+        ValueKind::Duration(1_000, DAY_MS),
+        "5m",
+        "how long a hard mount retries the NameNode",
+    ),
+    key(
+        "dfs.client.write.max-in-flight",
+        ValueKind::Bytes(1 << 20, 1 << 30),
+        "16MiB",
+        "bytes sent and not acknowledged, per file",
+    ),
     key("dfs.datanode.address", ValueKind::Text, "0.0.0.0:9866", "where the DataNode takes data transfers"),
     key("dfs.datanode.data.dir", ValueKind::List, "", "directories of the DataNode's volumes, one per device"),
-    key("dfs.datanode.du.reserved", ValueKind::Bytes(0, 1 << 60), "64MiB", "bytes of each volume that blocks must leave free"),
-    key("dfs.datanode.hostname", ValueKind::Text, "", "address that clients and DataNodes dial; default: as seen by the NameNode"),
+    key(
+        "dfs.datanode.du.reserved",
+        ValueKind::Bytes(0, 1 << 60),
+        "64MiB",
+        "bytes of each volume that blocks must leave free",
+    ),
+    key(
+        "dfs.datanode.hostname",
+        ValueKind::Text,
+        "",
+        "address that clients and DataNodes dial; default: as seen by the NameNode",
+    ),
     key("dfs.datanode.http.address", ValueKind::Text, "0.0.0.0:9864", "where the DataNode serves status and metrics"),
     key("dfs.datanode.ipc.address", ValueKind::Text, "0.0.0.0:9867", "where the DataNode serves gRPC"),
     key("dfs.datanode.max.transfer.threads", ValueKind::Count(16, 65_536), "4096", "data connections served at once"),
     key("dfs.datanode.rack", ValueKind::Text, "/default-rack", "network location of the DataNode"),
-    key("dfs.datanode.socket.timeout", ValueKind::Duration(100, DAY_MS), "60s", "silence after which a transfer is given up"),
+    key(
+        "dfs.datanode.socket.timeout",
+        ValueKind::Duration(100, DAY_MS),
+        "60s",
+        "silence after which a transfer is given up",
+    ),
     key("dfs.datanode.synconclose", ValueKind::Flag, "false", "sync every block when it is finalized"),
     key("dfs.heartbeat.interval", ValueKind::Duration(50, 600_000), "1s", "time between heartbeats"),
     key("dfs.namenode.address", ValueKind::List, "", "host:port of each NameNode, for DataNodes and clients"),
     key("dfs.namenode.checkpoint.period", ValueKind::Duration(1_000, 30 * DAY_MS), "1h", "time between checkpoints"),
     key("dfs.namenode.checkpoint.txns", ValueKind::Count(10, u64::MAX), "1000000", "transactions between checkpoints"),
     key("dfs.namenode.checkpoint.dir", ValueKind::List, "", "directory of the SecondaryNameNode"),
-    key("dfs.namenode.dead.interval", ValueKind::Duration(200, DAY_MS), "60s", "silence after which a DataNode is dead"),
+    key(
+        "dfs.namenode.dead.interval",
+        ValueKind::Duration(200, DAY_MS),
+        "60s",
+        "silence after which a DataNode is dead",
+    ),
     key("dfs.namenode.fs-limits.max-blocks-per-file", ValueKind::Count(1, 1 << 31), "10000", "blocks a file may have"),
-    key("dfs.namenode.fs-limits.min-block-size", ValueKind::Bytes(512, 1 << 40), "1MiB", "smallest block size of a file"),
+    key(
+        "dfs.namenode.fs-limits.min-block-size",
+        ValueKind::Bytes(512, 1 << 40),
+        "1MiB",
+        "smallest block size of a file",
+    ),
     key("dfs.namenode.http-address", ValueKind::Text, "0.0.0.0:9870", "where the NameNode serves status and metrics"),
     key("dfs.namenode.name.dir", ValueKind::List, "", "directory of image and edits"),
     key("dfs.namenode.num.checkpoints.retained", ValueKind::Count(1, 1000), "2", "images kept"),
     key("dfs.namenode.replication.min", ValueKind::Count(1, 512), "1", "replicas that make a block complete"),
     key("dfs.namenode.rpc-address", ValueKind::Text, "0.0.0.0:9820", "where the NameNode serves gRPC"),
-    key("dfs.namenode.safemode.extension", ValueKind::Duration(0, DAY_MS), "30s", "safe mode after the threshold is reached"),
-    key("dfs.namenode.safemode.threshold-pct", ValueKind::Fraction, "0.999", "share of blocks that must have their replicas"),
-    key("dfs.namenode.stale.datanode.interval", ValueKind::Duration(100, DAY_MS), "10s", "silence after which a DataNode is used last"),
-    key("dfs.permissions.superusergroup", ValueKind::Text, "", "numeric group with root's rights; none by default"),
+    key(
+        "dfs.namenode.safemode.extension",
+        ValueKind::Duration(0, DAY_MS),
+        "30s",
+        "safe mode after the threshold is reached",
+    ),
+    key(
+        "dfs.namenode.safemode.threshold-pct",
+        ValueKind::Fraction,
+        "0.999",
+        "share of blocks that must have their replicas",
+    ),
+    key(
+        "dfs.namenode.stale.datanode.interval",
+        ValueKind::Duration(100, DAY_MS),
+        "10s",
+        "silence after which a DataNode is used last",
+    ),
     key("dfs.replication", ValueKind::Count(1, 512), "3", "replicas of new files"),
     key("dfs.replication.max", ValueKind::Count(1, 512), "512", "most replicas a file may ask for"),
 ];
@@ -110,9 +169,8 @@ impl Config {
         let text = std::fs::read_to_string(path)
             .map_err(|error| DfsError::io(format!("read configuration {}", path.display()), error))?;
         let mut config = Self { values: BTreeMap::new(), origin: Some(path.to_owned()) };
-        let table: toml::Table = text
-            .parse()
-            .map_err(|error: toml::de::Error| config.error("not valid TOML").with_source(error))?;
+        let table: toml::Table =
+            text.parse().map_err(|error: toml::de::Error| config.error("not valid TOML").with_source(error))?;
         for (name, value) in table {
             if matches!(value, toml::Value::Table(_)) {
                 return Err(config.error(&format!("key {name} is a table; quote whole property names: \"{name}...\"")));
@@ -153,12 +211,9 @@ impl Config {
             if (low..=high).contains(&number) { Ok(()) } else { Err(format!("{number} is not within {low} to {high}")) }
         };
         let checked = match key.kind {
-            ValueKind::Bytes(low, high) => {
-                text.parse::<ByteCount>().and_then(|bytes| out_of_range(bytes.0, low, high))
-            }
-            ValueKind::Duration(low, high) => parse_duration(&text).and_then(|duration| {
-                out_of_range(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), low, high)
-            }),
+            ValueKind::Bytes(low, high) => text.parse::<ByteCount>().and_then(|bytes| out_of_range(bytes.0, low, high)),
+            ValueKind::Duration(low, high) => parse_duration(&text)
+                .and_then(|duration| out_of_range(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), low, high)),
             ValueKind::Count(low, high) => text
                 .parse::<u64>()
                 .map_err(|_| format!("{text:?} is not a whole number"))

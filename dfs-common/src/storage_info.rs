@@ -130,8 +130,8 @@ impl StorageInfo {
         if length > VERSION_FILE_MAX {
             return Err(describe(DfsError::new(ErrorKind::InvalidArgument, format!("it has {length} bytes"))));
         }
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| DfsError::io(format!("read {}", path.display()), error))?;
+        let text =
+            std::fs::read_to_string(path).map_err(|error| DfsError::io(format!("read {}", path.display()), error))?;
         let info = Self::decode(&text).map_err(describe)?;
         if info.layout_version != LAYOUT_VERSION {
             return Err(DfsError::new(

@@ -19,7 +19,11 @@ use crate::writer::SyncLevel;
 
 /// Mounts a cluster as a directory.
 #[derive(Debug, Parser)]
-#[command(name = "dfs-fuse", version, after_help = "Options for -o: see docs/mount-options.md. Unmount with umount(8).")]
+#[command(
+    name = "dfs-fuse",
+    version,
+    after_help = "Options for -o: see docs/mount-options.md. Unmount with umount(8)."
+)]
 struct Arguments {
     /// Mount options, separated by commas; may be given several times
     #[arg(short = 'o', value_name = "OPT,...")]
@@ -128,8 +132,25 @@ impl Default for MountOptions {
 
 /// Options for mount(8) itself, which passes them on to its helpers.
 const FOR_MOUNT: [&str; 19] = [
-    "_netdev", "auto", "async", "atime", "defaults", "diratime", "exec", "group", "mand", "noauto", "nofail", "nomand",
-    "norelatime", "nouser", "owner", "relatime", "rw", "user", "users",
+    "_netdev",
+    "auto",
+    "async",
+    "atime",
+    "defaults",
+    "diratime",
+    "exec",
+    "group",
+    "mand",
+    "noauto",
+    "nofail",
+    "nomand",
+    "norelatime",
+    "nouser",
+    "owner",
+    "relatime",
+    "rw",
+    "user",
+    "users",
 ];
 /// The same, with something after it.
 const FOR_MOUNT_PREFIXES: [&str; 4] = ["x-", "X-", "comment=", "user="];
@@ -140,7 +161,10 @@ impl MountOptions {
         let items = lists.iter().flat_map(|list| list.split(',')).map(str::trim).filter(|item| !item.is_empty());
         for item in items {
             let is_known = options.set(item).with_context(|| format!("mount option {item}"))?;
-            ensure!(is_known || is_sloppy, "unknown mount option {item:?}; docs/mount-options.md lists those there are");
+            ensure!(
+                is_known || is_sloppy,
+                "unknown mount option {item:?}; docs/mount-options.md lists those there are"
+            );
         }
         Ok(options)
     }
@@ -264,7 +288,8 @@ mod tests {
     fn parse_reads_f_as_mount_does_when_mount_calls() {
         assert_eq!(command("/usr/bin/dfs-fuse -f a:1 /mnt").unwrap().mode, Mode::Foreground);
         assert_eq!(command("/sbin/mount.fuse.dfs a:1 /mnt -f").unwrap().mode, Mode::Fake);
-        let fstab = "/sbin/mount.fuse.dfs a:1 /mnt -o rw,_netdev,nofail,noauto,x-systemd.automount,comment=x,sync=hflush";
+        let fstab =
+            "/sbin/mount.fuse.dfs a:1 /mnt -o rw,_netdev,nofail,noauto,x-systemd.automount,comment=x,sync=hflush";
         let fstab = command(fstab).unwrap();
         assert_eq!((fstab.mode, fstab.options.sync), (Mode::Background, SyncLevel::Hflush));
     }
@@ -295,7 +320,8 @@ mod tests {
 
     #[test]
     fn options_take_what_they_document() {
-        let parsed = options("attr_timeout=0.5,entry_timeout=200ms,read_ahead_kb=1024,max_background=64,threads=2").unwrap();
+        let parsed =
+            options("attr_timeout=0.5,entry_timeout=200ms,read_ahead_kb=1024,max_background=64,threads=2").unwrap();
         assert_eq!(parsed.attr_timeout, Duration::from_millis(500));
         assert_eq!(parsed.entry_timeout, Duration::from_millis(200));
         assert_eq!((parsed.read_ahead_kb, parsed.max_background, parsed.threads), (Some(1024), 64, 2));

@@ -22,12 +22,7 @@ impl Access {
             OpenAccMode::O_WRONLY => (false, true),
             OpenAccMode::O_RDWR => (true, true),
         };
-        Self {
-            reads,
-            writes,
-            truncates: flags.0 & libc::O_TRUNC != 0,
-            exclusive: flags.0 & libc::O_EXCL != 0,
-        }
+        Self { reads, writes, truncates: flags.0 & libc::O_TRUNC != 0, exclusive: flags.0 & libc::O_EXCL != 0 }
     }
 }
 

@@ -74,11 +74,8 @@ pub(crate) fn run(command: &Command, ready: impl FnOnce()) -> anyhow::Result<()>
     let patience = config.retry_timeout;
     let fs = runtime.block_on(async {
         let client = DfsClient::connect(config).await.map_err(|error| anyhow::anyhow!(error.chain()))?;
-        let fs_options = FsOptions {
-            attr_ttl: options.attr_timeout,
-            entry_ttl: options.entry_timeout,
-            sync: options.sync,
-        };
+        let fs_options =
+            FsOptions { attr_ttl: options.attr_timeout, entry_ttl: options.entry_timeout, sync: options.sync };
         FileSystem::new(client, fs_options).await.map_err(|error| anyhow::anyhow!(error.chain()))
     })?;
     let in_flight = Arc::new(InFlight::default());
@@ -152,10 +149,8 @@ fn mount(mountpoint: &Path, source: &str, options: &MountOptions, acl: SessionAC
         OpenOptions::new().read(true).write(true).open("/dev/fuse").context("open /dev/fuse (modprobe fuse?)")?;
     let mode = std::fs::metadata(mountpoint)?.mode() & libc::S_IFMT;
     let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
-    let mut data = format!(
-        "fd={},rootmode={mode:o},user_id={uid},group_id={gid},default_permissions",
-        device.as_raw_fd()
-    );
+    let mut data =
+        format!("fd={},rootmode={mode:o},user_id={uid},group_id={gid},default_permissions", device.as_raw_fd());
     if acl == SessionACL::All {
         data.push_str(",allow_other");
     }
@@ -189,8 +184,11 @@ fn fusermount_options(source: &str, options: &MountOptions) -> Vec<MountOption> 
         (vfs.synchronous, MountOption::Sync),
         (vfs.dirsync, MountOption::DirSync),
     ];
-    let always =
-        [MountOption::FSName(source.to_owned()), MountOption::Subtype("dfs".to_owned()), MountOption::DefaultPermissions];
+    let always = [
+        MountOption::FSName(source.to_owned()),
+        MountOption::Subtype("dfs".to_owned()),
+        MountOption::DefaultPermissions,
+    ];
     always.into_iter().chain(optional.into_iter().filter(|(wanted, _)| *wanted).map(|(_, option)| option)).collect()
 }
 

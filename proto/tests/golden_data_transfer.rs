@@ -28,22 +28,14 @@ macro_rules! golden {
 }
 
 fn from_hex(hex: &str) -> Vec<u8> {
-    let digits: Vec<u8> = hex
-        .chars()
-        .filter(|c| !c.is_whitespace())
-        .map(|c| c.to_digit(16).unwrap() as u8)
-        .collect();
+    let digits: Vec<u8> = hex.chars().filter(|c| !c.is_whitespace()).map(|c| c.to_digit(16).unwrap() as u8).collect();
     digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
 }
 
 fn block() -> ExtendedBlock {
     ExtendedBlock {
         pool: "BP-1234567-127.0.0.1-1700000000000".into(),
-        block: Block {
-            id: BlockId(1_073_741_825),
-            generation_stamp: GenerationStamp(1001),
-            length: 134_217_728,
-        },
+        block: Block { id: BlockId(1_073_741_825), generation_stamp: GenerationStamp(1001), length: 134_217_728 },
     }
 }
 
@@ -100,9 +92,7 @@ fn storage_types(values: &[StorageTypeProto]) -> Vec<i32> {
 
 /// What the byte at each offset of the block is; Java's arithmetic, which wraps.
 fn data(offset: u64, len: usize) -> Vec<u8> {
-    (offset..offset + len as u64)
-        .map(|at| (at * 7 + at / 256) as u8)
-        .collect()
+    (offset..offset + len as u64).map(|at| (at * 7 + at / 256) as u8).collect()
 }
 
 fn check_request<R>(golden: &[u8], request: R)
@@ -113,10 +103,7 @@ where
     encode_request(&request, &mut encoded).unwrap();
     assert_eq!(encoded, golden, "{} as Hadoop encodes it", R::NAME);
     let request = request.into();
-    assert_eq!(
-        decode_request(golden).unwrap().unwrap(),
-        (request.clone(), golden.len())
-    );
+    assert_eq!(decode_request(golden).unwrap().unwrap(), (request.clone(), golden.len()));
     assert_eq!(read_request(&mut &golden[..]).unwrap().unwrap(), request);
 }
 
@@ -158,10 +145,7 @@ fn write_block_is_hadoops() {
         min_bytes_rcvd: 4096,
         max_bytes_rcvd: 1_048_576,
         latest_generation_stamp: 1002,
-        caching_strategy: Some(CachingStrategyProto {
-            drop_behind: Some(true),
-            readahead: Some(4_194_304),
-        }),
+        caching_strategy: Some(CachingStrategyProto { drop_behind: Some(true), readahead: Some(4_194_304) }),
         storage_type: Some(StorageTypeProto::Ssd.into()),
         allow_lazy_persist: Some(true),
         pinning: Some(true),
@@ -186,10 +170,7 @@ fn read_block_is_hadoops() {
         offset: 0,
         len: 134_217_728,
         send_checksums: Some(false),
-        caching_strategy: Some(CachingStrategyProto {
-            drop_behind: Some(false),
-            readahead: Some(0),
-        }),
+        caching_strategy: Some(CachingStrategyProto { drop_behind: Some(false), readahead: Some(0) }),
     };
     check_request(&golden!("read_block_no_checksums"), without);
 }
@@ -211,12 +192,7 @@ fn requests_between_datanodes_are_hadoops() {
         storage_id: Some("DS-9".into()),
     };
     check_request(&golden!("replace_block"), replace);
-    check_request(
-        &golden!("copy_block"),
-        OpCopyBlockProto {
-            header: BaseHeaderProto::new(&block(), None),
-        },
-    );
+    check_request(&golden!("copy_block"), OpCopyBlockProto { header: BaseHeaderProto::new(&block(), None) });
 }
 
 #[test]
@@ -233,10 +209,7 @@ fn block_checksum_is_hadoops() {
 
 #[test]
 fn short_circuit_requests_are_hadoops() {
-    let slot = ShortCircuitShmSlotProto {
-        shm_id: ShortCircuitShmIdProto { hi: -5, lo: 6 },
-        slot_idx: 7,
-    };
+    let slot = ShortCircuitShmSlotProto { shm_id: ShortCircuitShmIdProto { hi: -5, lo: 6 }, slot_idx: 7 };
     let access = OpRequestShortCircuitAccessProto {
         header: BaseHeaderProto::new(&block(), None),
         max_version: 1,
@@ -244,15 +217,9 @@ fn short_circuit_requests_are_hadoops() {
         supports_receipt_verification: Some(true),
     };
     check_request(&golden!("request_short_circuit_fds"), access);
-    let release = ReleaseShortCircuitAccessRequestProto {
-        slot_id: slot,
-        trace_info: None,
-    };
+    let release = ReleaseShortCircuitAccessRequestProto { slot_id: slot, trace_info: None };
     check_request(&golden!("release_short_circuit_fds"), release);
-    let shm = ShortCircuitShmRequestProto {
-        client_name: CLIENT.into(),
-        trace_info: None,
-    };
+    let shm = ShortCircuitShmRequestProto { client_name: CLIENT.into(), trace_info: None };
     check_request(&golden!("request_short_circuit_shm"), shm);
 }
 
@@ -261,10 +228,7 @@ fn request_golden_bytes_name_the_block() {
     let Some((Request::ReadBlock(read), _)) = decode_request(&golden!("read_block")).unwrap() else {
         panic!("no READ_BLOCK");
     };
-    assert_eq!(
-        ExtendedBlock::try_from(&read.header.base_header.block).unwrap(),
-        block()
-    );
+    assert_eq!(ExtendedBlock::try_from(&read.header.base_header.block).unwrap(), block());
 }
 
 fn check_packet(golden: &[u8], header: PacketHeader) {
@@ -275,15 +239,9 @@ fn check_packet(golden: &[u8], header: PacketHeader) {
 
     let frame = PacketFrame::decode(golden).unwrap().unwrap();
     assert_eq!((frame.header, frame.total_len()), (header, golden.len()));
-    assert_eq!(
-        (&golden[frame.checksums()], &golden[frame.data()]),
-        (&sums[..], &data[..])
-    );
+    assert_eq!((&golden[frame.checksums()], &golden[frame.data()]), (&sums[..], &data[..]));
     frame.check_checksums_len(DataChecksum::DEFAULT).unwrap();
-    assert_eq!(
-        DataChecksum::DEFAULT.verify(&golden[frame.data()], &golden[frame.checksums()]),
-        Ok(())
-    );
+    assert_eq!(DataChecksum::DEFAULT.verify(&golden[frame.data()], &golden[frame.checksums()]), Ok(()));
 }
 
 #[test]
@@ -296,21 +254,9 @@ fn packets_are_hadoops() {
         sync_block: false,
     };
     check_packet(&golden!("packet"), header);
-    let sync = PacketHeader {
-        offset_in_block: 5396,
-        seqno: 8,
-        data_len: 100,
-        sync_block: true,
-        ..header
-    };
+    let sync = PacketHeader { offset_in_block: 5396, seqno: 8, data_len: 100, sync_block: true, ..header };
     check_packet(&golden!("packet_sync"), sync);
-    let last = PacketHeader {
-        offset_in_block: 5496,
-        seqno: 9,
-        data_len: 0,
-        last_packet_in_block: true,
-        ..header
-    };
+    let last = PacketHeader { offset_in_block: 5496, seqno: 9, data_len: 0, last_packet_in_block: true, ..header };
     check_packet(&golden!("packet_last"), last);
     check_packet(&golden!("packet_heartbeat"), PacketHeader::HEARTBEAT);
 }
@@ -329,20 +275,14 @@ fn packet_header_is_hadoops() {
     assert_eq!(golden.len(), packet::PACKET_HEADER_LEN_MAX);
     let lengths = PacketLengths::decode(*golden.first_chunk().unwrap()).unwrap();
     assert_eq!(lengths.total_len(), golden.len() + 512 + 65536);
-    assert_eq!(
-        PacketHeader::decode_proto(&golden[packet::PACKET_LENGTHS_LEN..]).unwrap(),
-        header
-    );
+    assert_eq!(PacketHeader::decode_proto(&golden[packet::PACKET_LENGTHS_LEN..]).unwrap(), header);
 }
 
 fn check_ack(golden: &[u8], ack: &PipelineAck) {
     let mut encoded = Vec::new();
     ack.encode(&mut encoded).unwrap();
     assert_eq!(encoded, golden);
-    assert_eq!(
-        PipelineAck::decode(golden).unwrap().unwrap(),
-        (ack.clone(), golden.len())
-    );
+    assert_eq!(PipelineAck::decode(golden).unwrap().unwrap(), (ack.clone(), golden.len()));
 }
 
 #[test]
@@ -351,51 +291,25 @@ fn acks_are_hadoops() {
     let ack = PipelineAck {
         seqno: 7,
         replies: vec![
-            Reply {
-                status: Status::Success,
-                ecn: Ecn::Congested,
-                slow: SlowNode::Normal,
-            },
-            Reply {
-                status: Status::ErrorChecksum,
-                ecn: Ecn::Supported,
-                slow: SlowNode::Slow,
-            },
+            Reply { status: Status::Success, ecn: Ecn::Congested, slow: SlowNode::Normal },
+            Reply { status: Status::ErrorChecksum, ecn: Ecn::Supported, slow: SlowNode::Slow },
             success,
         ],
         downstream_ack_time_nanos: 123_456_789,
     };
     check_ack(&golden!("ack"), &ack);
-    let plain = |seqno, replies: &[Reply]| PipelineAck {
-        seqno,
-        replies: replies.into(),
-        downstream_ack_time_nanos: 0,
-    };
+    let plain = |seqno, replies: &[Reply]| PipelineAck { seqno, replies: replies.into(), downstream_ack_time_nanos: 0 };
     check_ack(&golden!("ack_success"), &plain(300, &[success, success]));
     check_ack(&golden!("ack_heartbeat"), &plain(packet::HEARTBEAT_SEQNO, &[success]));
-    check_ack(
-        &golden!("ack_restart"),
-        &plain(packet::UNKNOWN_SEQNO, &[Reply::new(Status::OobRestart)]),
-    );
+    check_ack(&golden!("ack_restart"), &plain(packet::UNKNOWN_SEQNO, &[Reply::new(Status::OobRestart)]));
 }
 
 #[test]
 fn responses_are_hadoops() {
-    let success = BlockOpResponseProto {
-        status: Status::Success.into(),
-        ..Default::default()
-    };
-    let read_op_checksum_info = Some(ReadOpChecksumInfoProto {
-        checksum: DataChecksum::DEFAULT.to_proto(),
-        chunk_offset: 4096,
-    });
-    check_message(
-        &golden!("response_read"),
-        &BlockOpResponseProto {
-            read_op_checksum_info,
-            ..success.clone()
-        },
-    );
+    let success = BlockOpResponseProto { status: Status::Success.into(), ..Default::default() };
+    let read_op_checksum_info =
+        Some(ReadOpChecksumInfoProto { checksum: DataChecksum::DEFAULT.to_proto(), chunk_offset: 4096 });
+    check_message(&golden!("response_read"), &BlockOpResponseProto { read_op_checksum_info, ..success.clone() });
     let checksum_response = Some(OpBlockChecksumResponseProto {
         bytes_per_crc: 512,
         crc_per_block: 262_144,
@@ -403,13 +317,7 @@ fn responses_are_hadoops() {
         crc_type: Some(ChecksumTypeProto::ChecksumCrc32c.into()),
         block_checksum_options: None,
     });
-    check_message(
-        &golden!("response_checksum"),
-        &BlockOpResponseProto {
-            checksum_response,
-            ..success
-        },
-    );
+    check_message(&golden!("response_checksum"), &BlockOpResponseProto { checksum_response, ..success });
     let bad_link = BlockOpResponseProto {
         status: Status::Error.into(),
         first_bad_link: Some("10.0.0.2:9866".into()),
@@ -422,18 +330,14 @@ fn responses_are_hadoops() {
         ..Default::default()
     };
     check_message(&golden!("response_error"), &refused);
-    let read_status = ClientReadStatusProto {
-        status: Status::ChecksumOk.into(),
-    };
+    let read_status = ClientReadStatusProto { status: Status::ChecksumOk.into() };
     check_message(&golden!("client_read_status"), &read_status);
 }
 
 #[test]
 fn meta_file_is_hadoops() {
     let golden = golden!("meta_file");
-    let header = MetaHeader {
-        checksum: DataChecksum::DEFAULT,
-    };
+    let header = MetaHeader { checksum: DataChecksum::DEFAULT };
     assert_eq!(MetaHeader::decode(&golden).unwrap(), header);
     assert_eq!(header.meta_len(1300), golden.len() as u64);
     let (start, sums) = golden.split_at(header.encode().len());

@@ -255,7 +255,7 @@ impl FileWriter {
         is_quiet.then_some(Chore::Heartbeat)
     }
 
-    pub(super) async fn do_chore(&self, chore: Chore) {
+    pub(crate) async fn do_chore(&self, chore: Chore) {
         let outcome = match chore {
             Chore::Flush => self.hflush().await,
             Chore::Heartbeat => self.drive(async |output| output.heartbeat().await).await,

@@ -32,6 +32,8 @@ mod questions;
 mod registry;
 mod replica_sync;
 
+#[cfg(test)]
+pub(crate) use file_writer::Chore;
 pub use file_writer::FileWriter;
 pub(crate) use registry::WriterRegistry;
 pub(crate) use replica_sync::sync_replicas;

@@ -278,9 +278,8 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         let (fs, caller, parent, name) = (Arc::clone(&self.fs), caller(request), inode(parent), bytes(name));
-        let work = async move {
-            fs.create(&caller, NewInode { parent, name: &name, mode, umask }, OpenFlags(flags)).await
-        };
+        let work =
+            async move { fs.create(&caller, NewInode { parent, name: &name, mode, umask }, OpenFlags(flags)).await };
         self.dispatcher.run((Class::Metadata, "create"), reply, work, |reply, created| {
             // fuser has one time-to-live here; the shorter one is right for both.
             let ttl = created.entry.attr_ttl.min(created.entry.entry_ttl);
@@ -456,9 +455,12 @@ impl Filesystem for Adapter {
 
     fn removexattr(&self, request: &Request, number: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (caller, number, name) = (caller(request), inode(number), bytes(name));
-        self.empty(Class::Metadata, "removexattr", reply, |fs| async move {
-            fs.removexattr(&caller, number, &name).await
-        });
+        self.empty(
+            Class::Metadata,
+            "removexattr",
+            reply,
+            |fs| async move { fs.removexattr(&caller, number, &name).await },
+        );
     }
 
     fn ioctl(

@@ -227,13 +227,7 @@ impl FileSystem {
         Ok(self.entry(attr))
     }
 
-    async fn set_length(
-        &self,
-        caller: &Caller,
-        inode: InodeId,
-        handle: Option<HandleId>,
-        length: u64,
-    ) -> FsResult<()> {
+    async fn set_length(&self, caller: &Caller, inode: InodeId, handle: Option<HandleId>, length: u64) -> FsResult<()> {
         self.check_not_stopping()?;
         // ftruncate was authorised by the open, truncate is the caller's.
         let handle = handle.map(|id| self.handles.file(id)).transpose()?;

@@ -22,6 +22,9 @@ mod settings;
 mod store;
 mod transfer;
 
+#[cfg(test)]
+mod daemon_tests;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -122,17 +125,13 @@ async fn open_store(settings: &Settings) -> Result<Arc<ReplicaStore>> {
     };
     let started = std::time::Instant::now();
     let opened = tokio::task::spawn_blocking(move || ReplicaStore::open(&store_settings)).await;
-    let store = opened.map_err(|error| {
-        DfsError::new(ErrorKind::Internal, "loading the replicas met a bug").with_source(error)
-    })??;
+    let store = opened
+        .map_err(|error| DfsError::new(ErrorKind::Internal, "loading the replicas met a bug").with_source(error))??;
     info!(replicas = store.replica_count(), took = ?started.elapsed(), "replicas loaded");
     Ok(Arc::new(store))
 }
 
-async fn listen(
-    settings: &Settings,
-    plane: &Arc<DataPlane>,
-) -> Result<(Arc<DataService>, TcpListener, TcpListener)> {
+async fn listen(settings: &Settings, plane: &Arc<DataPlane>) -> Result<(Arc<DataService>, TcpListener, TcpListener)> {
     let failed = |key: &str, address: &str, error| DfsError::io(format!("listen on {address} ({key})"), error);
     let data = std::net::TcpListener::bind(&settings.data_address)
         .map_err(|error| failed("dfs.datanode.address", &settings.data_address, error))?;
@@ -220,7 +219,8 @@ fn spawn_grpc(tasks: &mut JoinSet<()>, listener: TcpListener, service: ClientSer
         .max_encoding_message_size(GRPC_MESSAGE_MAX);
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     tasks.spawn(async move {
-        if let Err(error) = tonic::transport::Server::builder().add_service(server).serve_with_incoming(incoming).await {
+        if let Err(error) = tonic::transport::Server::builder().add_service(server).serve_with_incoming(incoming).await
+        {
             error!(%error, "the gRPC service ended");
         }
     });

@@ -25,9 +25,9 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
 use super::blocks::{BlockEvent, BlockManager};
+use super::checkpoint::NamespaceFolder;
 use super::image::format::ImageHeader;
 use super::image::records;
-use super::checkpoint::NamespaceFolder;
 use super::journal::{Journal, JournalOptions};
 use super::machine::Machine;
 use super::namespace::Namespace;

@@ -25,15 +25,14 @@ impl journal::Machine for Machine {
 
     fn apply(&self, first_txid: TxId, ops: &[EditOp]) -> Vec<Result<Outcome>> {
         let mut events = Vec::new();
-        let outcomes = {
-            let mut namespace = self.namespace.write();
-            assert_eq!(
-                namespace.counters().last_txid.next(),
-                first_txid,
-                "the log and the namespace disagree on the next transaction"
-            );
-            ops.iter().map(|op| namespace.apply(op, &mut events)).collect()
-        };
+        let mut namespace = self.namespace.write();
+        assert_eq!(
+            namespace.counters().last_txid.next(),
+            first_txid,
+            "the log and the namespace disagree on the next transaction"
+        );
+        let outcomes = ops.iter().map(|op| namespace.apply(op, &mut events)).collect();
+        // Still under the namespace's lock: nobody may see a block that the block manager does not know.
         self.blocks.on_events(events);
         outcomes
     }

@@ -24,7 +24,7 @@ use super::blocks::{BlockManager, TargetRequest};
 use super::journal::Journal;
 use super::machine::Machine;
 use super::namespace::Namespace;
-use super::namespace::permission::{Identity, READ};
+use super::namespace::permission::{Identity, READ, WRITE};
 use super::outcome::Outcome;
 use super::storage_dir::NameDir;
 
@@ -136,11 +136,10 @@ impl Namesystem {
     /// The refusal; `ReadOnly` in safe mode by command; `Unavailable` when the log cannot take more.
     pub async fn mutate(&self, header: Option<RequestHeader>, op: Op) -> Result<Outcome> {
         let header = header.unwrap_or_default();
-        let retry = header
-            .retry
-            .ok_or_else(|| DfsError::new(ErrorKind::InvalidArgument, "a mutating call needs a session and a call id"))?;
+        let retry = header.retry.ok_or_else(|| {
+            DfsError::new(ErrorKind::InvalidArgument, "a mutating call needs a session and a call id")
+        })?;
         let key = CallKey::try_from(&retry)?;
-        self.touch(key.client);
         let op = self.edit_op(Some(retry), header.caller, op);
         {
             let namespace = self.namespace.read();
@@ -150,7 +149,16 @@ impl Namesystem {
             self.check_writable()?;
             namespace.check(&op)?;
         }
+        self.touch(key.client);
         self.journal.submit(op).await
+    }
+
+    /// The outcome of this call, if it has been applied before.
+    fn recorded(&self, header: Option<&RequestHeader>) -> Result<Option<Outcome>> {
+        let Some(retry) = header.and_then(|header| header.retry.as_ref()) else { return Ok(None) };
+        let key = CallKey::try_from(retry)?;
+        let recorded = self.namespace.read().recorded_outcome(key.client, key.incarnation, key.call);
+        recorded.transpose().map_err(|error| error.to_error())
     }
 
     /// Logs and applies an op of the NameNode itself.
@@ -239,16 +247,14 @@ impl Namesystem {
             }
         }
         let idle_since_ns = self.clock.now_ns() - i64::try_from(SESSION_MEMORY.as_nanos()).unwrap_or(i64::MAX);
-        let forgettable = self
-            .namespace
-            .read()
-            .sessions()
-            .any(|(_, session)| session.ended && session.last_op_ns < idle_since_ns);
+        {
+            let namespace = self.namespace.read();
+            self.renewals.lock().retain(|client, _| namespace.session(*client).is_some());
+        }
+        let forgettable =
+            self.namespace.read().sessions().any(|(_, session)| session.ended && session.last_op_ns < idle_since_ns);
         if forgettable {
             self.mutate_internally(Op::ForgetSessions(ForgetSessionsOp { idle_since_ns })).await?;
-            let namespace = self.namespace.read();
-            let known: std::collections::BTreeSet<ClientId> = namespace.sessions().map(|(id, _)| id).collect();
-            self.renewals.lock().retain(|client, _| known.contains(client));
         }
         Ok(())
     }
@@ -304,7 +310,12 @@ impl Namesystem {
     /// # Errors
     /// `Busy` while another client writes.
     pub async fn append(&self, header: Option<RequestHeader>, op: OpenForAppendOp) -> Result<Outcome> {
-        let holder = self.namespace.read().lease(InodeId(op.inode)).map(|lease| (lease.client, lease.incarnation));
+        let holder = {
+            let namespace = self.namespace.read();
+            let inode = namespace.inode(InodeId(op.inode))?;
+            Identity::of(header.as_ref().and_then(|header| header.caller.as_ref())).check(inode, WRITE)?;
+            namespace.lease(InodeId(op.inode)).map(|lease| (lease.client, lease.incarnation))
+        };
         if let Some((client, incarnation)) = holder
             && self.silent_for(client) > LEASE_SOFT_LIMIT
         {
@@ -324,6 +335,9 @@ impl Namesystem {
         writer_ip: Option<&str>,
     ) -> Result<v1::LocatedBlock> {
         let id = InodeId(request.inode);
+        if let Some(Outcome::Block(block)) = self.recorded(header.as_ref())? {
+            return Ok(self.located(block, request.offset, true, None));
+        }
         let attr = self.attr(id)?;
         if attr.block_count as usize >= self.limits.max_blocks_per_file {
             return Err(DfsError::new(
@@ -352,6 +366,32 @@ impl Namesystem {
             Outcome::Block(block) => Ok(self.located(block, request.offset, true, None)),
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// Ends the session of whoever writes `id`, for its owner or root; true when the file is closed now.
+    ///
+    /// # Errors
+    /// `NotPermitted`, `Busy` while the writer is alive, `ReadOnly`.
+    pub async fn recover_lease(&self, who: &Identity, id: InodeId) -> Result<bool> {
+        self.check_writable()?;
+        let holder = {
+            let namespace = self.namespace.read();
+            if !who.owns(namespace.inode(id)?) {
+                return Err(DfsError::new(ErrorKind::NotPermitted, "only the owner or root recovers a lease"));
+            }
+            namespace.lease(id).cloned()
+        };
+        if let Some(lease) = holder.filter(|lease| !lease.needs_recovery) {
+            let silent = self.silent_for(lease.client);
+            if silent < LEASE_SOFT_LIMIT && !who.is_root() {
+                return Err(DfsError::new(
+                    ErrorKind::Busy,
+                    format!("the writer was heard of {} s ago; only root takes its lease", silent.as_secs()),
+                ));
+            }
+            self.end_session(lease.client, lease.incarnation).await?;
+        }
+        Ok(self.namespace.read().lease(id).is_none())
     }
 
     /// A block with its replicas, nearest to `reader_ip` first.

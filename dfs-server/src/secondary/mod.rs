@@ -85,7 +85,10 @@ impl Secondary {
         };
         let namenodes = config.list("dfs.namenode.address");
         let Some(namenode) = namenodes.first() else {
-            return Err(DfsError::new(ErrorKind::InvalidArgument, "set dfs.namenode.address to the NameNode's host:port"));
+            return Err(DfsError::new(
+                ErrorKind::InvalidArgument,
+                "set dfs.namenode.address to the NameNode's host:port",
+            ));
         };
         let endpoint = Endpoint::from_shared(format!("http://{namenode}")).map_err(|error| {
             DfsError::new(ErrorKind::InvalidArgument, format!("{namenode} is not host:port")).with_source(error)

@@ -94,7 +94,8 @@ pub(super) async fn push(client: &mut NamenodeClient<Channel>, path: &Path) -> R
     let source = path.to_owned();
     let reading = tokio::task::spawn_blocking(move || read_pieces(&source, &name, &sender));
     let answer = client.put_image(ReceiverStream::new(receiver)).await;
-    let read = reading.await.map_err(|error| DfsError::new(ErrorKind::Internal, "read the image").with_source(error))?;
+    let read =
+        reading.await.map_err(|error| DfsError::new(ErrorKind::Internal, "read the image").with_source(error))?;
     let answer = answer.map_err(|status| from_status(&status))?;
     read?;
     Ok(TxId(answer.into_inner().checkpoint_txid))

@@ -27,11 +27,7 @@ impl From<Block> for v1::Block {
 
 impl From<&v1::Block> for Block {
     fn from(block: &v1::Block) -> Self {
-        Self {
-            id: BlockId(block.id),
-            generation_stamp: GenerationStamp(block.generation_stamp),
-            length: block.length,
-        }
+        Self { id: BlockId(block.id), generation_stamp: GenerationStamp(block.generation_stamp), length: block.length }
     }
 }
 

@@ -66,11 +66,7 @@ pub struct Reply {
 impl Reply {
     /// A reply without hints.
     pub const fn new(status: Status) -> Self {
-        Self {
-            status,
-            ecn: Ecn::Disabled,
-            slow: SlowNode::Disabled,
-        }
+        Self { status, ecn: Ecn::Disabled, slow: SlowNode::Disabled }
     }
 
     /// The flag's bits.
@@ -92,11 +88,7 @@ impl Reply {
             2 => SlowNode::Slow,
             _ => SlowNode::Reserved,
         };
-        Ok(Self {
-            status: status_of((flag & STATUS_BITS) as i32)?,
-            ecn,
-            slow,
-        })
+        Ok(Self { status: status_of((flag & STATUS_BITS) as i32)?, ecn, slow })
     }
 }
 
@@ -152,55 +144,33 @@ impl PipelineAck {
         check_replies(proto.reply.len())?;
         let statuses = proto.reply.iter().map(|&status| status_of(status));
         let replies = if proto.flag.is_empty() {
-            statuses
-                .map(|status| status.map(Reply::new))
-                .collect::<Result<Vec<_>, _>>()?
+            statuses.map(|status| status.map(Reply::new)).collect::<Result<Vec<_>, _>>()?
         } else if proto.flag.len() == proto.reply.len() {
-            statuses
-                .zip(&proto.flag)
-                .map(|(status, &flag)| reply_of(status?, flag))
-                .collect::<Result<Vec<_>, _>>()?
+            statuses.zip(&proto.flag).map(|(status, &flag)| reply_of(status?, flag)).collect::<Result<Vec<_>, _>>()?
         } else {
-            return Err(WireError::BadValue {
-                what: "number of flags in an ack",
-                value: proto.flag.len() as i64,
-            });
+            return Err(WireError::BadValue { what: "number of flags in an ack", value: proto.flag.len() as i64 });
         };
         let downstream_ack_time_nanos = proto.downstream_ack_time_nanos();
-        Ok(Self {
-            seqno: proto.seqno,
-            replies,
-            downstream_ack_time_nanos,
-        })
+        Ok(Self { seqno: proto.seqno, replies, downstream_ack_time_nanos })
     }
 }
 
 fn reply_of(status: Status, flag: u32) -> Result<Reply, WireError> {
     let reply = Reply::from_flag(flag)?;
     if reply.status != status {
-        return Err(WireError::BadValue {
-            what: "flag of a reply with another status",
-            value: flag.into(),
-        });
+        return Err(WireError::BadValue { what: "flag of a reply with another status", value: flag.into() });
     }
     Ok(reply)
 }
 
 fn status_of(number: i32) -> Result<Status, WireError> {
-    Status::try_from(number).map_err(|_| WireError::BadValue {
-        what: "status in an ack",
-        value: number.into(),
-    })
+    Status::try_from(number).map_err(|_| WireError::BadValue { what: "status in an ack", value: number.into() })
 }
 
 fn check_replies(len: usize) -> Result<(), WireError> {
     if len > PIPELINE_LEN_MAX {
         let (len, max) = (len as u64, PIPELINE_LEN_MAX as u64);
-        return Err(WireError::TooLong {
-            what: "number of replies in an ack",
-            len,
-            max,
-        });
+        return Err(WireError::TooLong { what: "number of replies in an ack", len, max });
     }
     Ok(())
 }
@@ -214,16 +184,8 @@ mod tests {
         PipelineAck {
             seqno,
             replies: vec![
-                Reply {
-                    status: Status::Success,
-                    ecn: Ecn::Congested,
-                    slow: SlowNode::Normal,
-                },
-                Reply {
-                    status: Status::ErrorChecksum,
-                    ecn: Ecn::Supported,
-                    slow: SlowNode::Slow,
-                },
+                Reply { status: Status::Success, ecn: Ecn::Congested, slow: SlowNode::Normal },
+                Reply { status: Status::ErrorChecksum, ecn: Ecn::Supported, slow: SlowNode::Slow },
                 Reply::new(Status::Success),
             ],
             downstream_ack_time_nanos: 123_456_789,
@@ -258,9 +220,7 @@ mod tests {
     #[test]
     fn decode_without_flags_takes_the_statuses() {
         // seqno 1 (zigzag), replies SUCCESS and ERROR: an ack as older nodes send it.
-        let (ack, _) = PipelineAck::decode(&[6, 0x08, 0x02, 0x10, 0x00, 0x10, 0x01])
-            .unwrap()
-            .unwrap();
+        let (ack, _) = PipelineAck::decode(&[6, 0x08, 0x02, 0x10, 0x00, 0x10, 0x01]).unwrap().unwrap();
         assert_eq!(ack.replies, [Reply::new(Status::Success), Reply::new(Status::Error)]);
         assert_eq!(ack.downstream_ack_time_nanos, 0);
     }
@@ -269,10 +229,7 @@ mod tests {
     fn decode_contradictions_are_refused() {
         for (body, why) in [
             (&[0x08, 0x02, 0x10, 0x0e][..], "status 14"),
-            (
-                &[0x08, 0x02, 0x10, 0x00, 0x22, 0x02, 0x00, 0x00],
-                "two flags for one reply",
-            ),
+            (&[0x08, 0x02, 0x10, 0x00, 0x22, 0x02, 0x00, 0x00], "two flags for one reply"),
             (&[0x08, 0x02, 0x10, 0x00, 0x22, 0x01, 0x01], "the flag says ERROR"),
             (&[0x10, 0x00], "no seqno"),
         ] {
@@ -283,14 +240,8 @@ mod tests {
 
     #[test]
     fn replies_are_bounded() {
-        let too_many = PipelineAck {
-            replies: vec![Reply::new(Status::Success); PIPELINE_LEN_MAX + 1],
-            ..ack(0)
-        };
-        assert!(matches!(
-            too_many.encode(&mut Vec::new()),
-            Err(WireError::TooLong { .. })
-        ));
+        let too_many = PipelineAck { replies: vec![Reply::new(Status::Success); PIPELINE_LEN_MAX + 1], ..ack(0) };
+        assert!(matches!(too_many.encode(&mut Vec::new()), Err(WireError::TooLong { .. })));
         let body = [&[0x08, 0x02][..], &[0x10, 0x00].repeat(PIPELINE_LEN_MAX + 1)].concat();
         let mut bytes = Vec::new();
         prost::encode_length_delimiter(body.len(), &mut bytes).unwrap();

@@ -41,10 +41,7 @@ impl ChecksumKind {
             Ok(ChecksumTypeProto::ChecksumNull) => Ok(Self::Null),
             Ok(ChecksumTypeProto::ChecksumCrc32c) => Ok(Self::Crc32c),
             Ok(ChecksumTypeProto::ChecksumCrc32) => Err(WireError::UnsupportedChecksum("CRC32")),
-            Err(_) => Err(WireError::BadValue {
-                what: "checksum type",
-                value: code.into(),
-            }),
+            Err(_) => Err(WireError::BadValue { what: "checksum type", value: code.into() }),
         }
     }
 }
@@ -58,23 +55,14 @@ pub struct DataChecksum {
 
 impl DataChecksum {
     /// CRC32C of 512-byte chunks.
-    pub const DEFAULT: Self = Self {
-        kind: ChecksumKind::Crc32c,
-        bytes_per_checksum: BYTES_PER_CHECKSUM_DEFAULT,
-    };
+    pub const DEFAULT: Self = Self { kind: ChecksumKind::Crc32c, bytes_per_checksum: BYTES_PER_CHECKSUM_DEFAULT };
 
     /// Fails with `BadValue` unless the chunk is 1 to [`BYTES_PER_CHECKSUM_MAX`] bytes.
     pub fn new(kind: ChecksumKind, bytes_per_checksum: u32) -> Result<Self, WireError> {
         if bytes_per_checksum == 0 || bytes_per_checksum > BYTES_PER_CHECKSUM_MAX {
-            return Err(WireError::BadValue {
-                what: "bytes per checksum",
-                value: bytes_per_checksum.into(),
-            });
+            return Err(WireError::BadValue { what: "bytes per checksum", value: bytes_per_checksum.into() });
         }
-        Ok(Self {
-            kind,
-            bytes_per_checksum,
-        })
+        Ok(Self { kind, bytes_per_checksum })
     }
 
     /// Reads the wire's form; fails as [`ChecksumKind::from_code`] and [`DataChecksum::new`] do.
@@ -84,10 +72,7 @@ impl DataChecksum {
 
     /// The wire's form.
     pub fn to_proto(self) -> ChecksumProto {
-        ChecksumProto {
-            r#type: self.kind.code().into(),
-            bytes_per_checksum: self.bytes_per_checksum,
-        }
+        ChecksumProto { r#type: self.kind.code().into(), bytes_per_checksum: self.bytes_per_checksum }
     }
 
     /// The algorithm.
@@ -138,11 +123,7 @@ pub const fn checksum_len(data_len: usize, bytes_per_checksum: usize) -> usize {
 
 /// Writes the CRC32C of every chunk of `data` to `out`, which must be [`checksum_len`] long.
 pub fn compute_chunk_checksums(data: &[u8], bytes_per_checksum: usize, out: &mut [u8]) {
-    assert_eq!(
-        out.len(),
-        checksum_len(data.len(), bytes_per_checksum),
-        "room for one CRC per chunk"
-    );
+    assert_eq!(out.len(), checksum_len(data.len(), bytes_per_checksum), "room for one CRC per chunk");
     for (chunk, crc) in data.chunks(bytes_per_checksum).zip(out.chunks_exact_mut(CHECKSUM_SIZE)) {
         crc.copy_from_slice(&crc32c(chunk).to_be_bytes());
     }
@@ -151,9 +132,7 @@ pub fn compute_chunk_checksums(data: &[u8], bytes_per_checksum: usize, out: &mut
 /// Compares the CRC32C of every chunk of `data` with `checksums`. The error is the offset in `data` of the first byte not
 /// vouched for: the start of the first chunk that fails or has no checksum, or the end if there are checksums too many.
 pub fn verify_chunk_checksums(data: &[u8], bytes_per_checksum: usize, checksums: &[u8]) -> Result<(), usize> {
-    let chunks = data
-        .chunks(bytes_per_checksum)
-        .zip(checksums.chunks_exact(CHECKSUM_SIZE));
+    let chunks = data.chunks(bytes_per_checksum).zip(checksums.chunks_exact(CHECKSUM_SIZE));
     for (index, (chunk, crc)) in chunks.enumerate() {
         if crc != crc32c(chunk).to_be_bytes() {
             return Err(index * bytes_per_checksum);
@@ -200,14 +179,8 @@ mod tests {
         assert_eq!(verify_chunk_checksums(&data, 512, &[]), Err(0));
         assert_eq!(verify_chunk_checksums(&data, 512, &sums[..4]), Err(512));
         assert_eq!(verify_chunk_checksums(&data, 512, &sums[..7]), Err(512));
-        assert_eq!(
-            verify_chunk_checksums(&data, 512, &[&sums[..], &[0]].concat()),
-            Err(1000)
-        );
-        assert_eq!(
-            verify_chunk_checksums(&data, 512, &[&sums[..], &[0; 4]].concat()),
-            Err(1000)
-        );
+        assert_eq!(verify_chunk_checksums(&data, 512, &[&sums[..], &[0]].concat()), Err(1000));
+        assert_eq!(verify_chunk_checksums(&data, 512, &[&sums[..], &[0; 4]].concat()), Err(1000));
         let null = DataChecksum::new(ChecksumKind::Null, 512).unwrap();
         assert_eq!(null.verify(&data, &sums), Err(0));
     }
@@ -226,27 +199,13 @@ mod tests {
 
     #[test]
     fn from_proto_refuses_what_it_cannot_do() {
-        let from = |r#type, bytes_per_checksum| {
-            DataChecksum::from_proto(&ChecksumProto {
-                r#type,
-                bytes_per_checksum,
-            })
-        };
+        let from = |r#type, bytes_per_checksum| DataChecksum::from_proto(&ChecksumProto { r#type, bytes_per_checksum });
         assert_eq!(from(2, 512).unwrap(), DataChecksum::DEFAULT);
-        assert_eq!(
-            DataChecksum::DEFAULT.to_proto(),
-            ChecksumProto {
-                r#type: 2,
-                bytes_per_checksum: 512
-            }
-        );
+        assert_eq!(DataChecksum::DEFAULT.to_proto(), ChecksumProto { r#type: 2, bytes_per_checksum: 512 });
         assert!(matches!(from(1, 512), Err(WireError::UnsupportedChecksum("CRC32"))));
         assert!(matches!(from(3, 512), Err(WireError::BadValue { .. })));
         assert!(matches!(from(2, 0), Err(WireError::BadValue { .. })));
-        assert!(matches!(
-            from(2, BYTES_PER_CHECKSUM_MAX + 1),
-            Err(WireError::BadValue { .. })
-        ));
+        assert!(matches!(from(2, BYTES_PER_CHECKSUM_MAX + 1), Err(WireError::BadValue { .. })));
     }
 
     proptest::proptest! {

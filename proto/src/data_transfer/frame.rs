@@ -42,28 +42,17 @@ pub fn decode_varint_prefix(buf: &[u8]) -> Result<Option<LenPrefix>, WireError> 
     for (i, byte) in buf.iter().take(LEN_PREFIX_LEN_MAX).enumerate() {
         len |= u64::from(byte & 0x7f) << (7 * i);
         if len > MESSAGE_LEN_MAX as u64 {
-            return Err(WireError::TooLong {
-                what: "message length",
-                len,
-                max: MESSAGE_LEN_MAX as u64,
-            });
+            return Err(WireError::TooLong { what: "message length", len, max: MESSAGE_LEN_MAX as u64 });
         }
         if byte & 0x80 == 0 {
-            return Ok(Some(LenPrefix {
-                prefix_len: i + 1,
-                message_len: len as usize,
-            }));
+            return Ok(Some(LenPrefix { prefix_len: i + 1, message_len: len as usize }));
         }
     }
     if buf.len() < LEN_PREFIX_LEN_MAX {
         return Ok(None);
     }
     let len = LEN_PREFIX_LEN_MAX as u64 + 1;
-    Err(WireError::TooLong {
-        what: "length of a message's length prefix",
-        len,
-        max: LEN_PREFIX_LEN_MAX as u64,
-    })
+    Err(WireError::TooLong { what: "length of a message's length prefix", len, max: LEN_PREFIX_LEN_MAX as u64 })
 }
 
 /// Decodes the message at the start of `buf` and says how many bytes it took; `None` means that more bytes are needed.
@@ -82,11 +71,7 @@ pub fn decode_delimited<M: WireMessage>(buf: &[u8]) -> Result<Option<(M, usize)>
 pub fn encode_delimited<M: WireMessage>(message: &M, out: &mut impl BufMut) -> Result<(), WireError> {
     let len = message.encoded_len();
     if len > MESSAGE_LEN_MAX {
-        return Err(WireError::TooLong {
-            what: M::NAME,
-            len: len as u64,
-            max: MESSAGE_LEN_MAX as u64,
-        });
+        return Err(WireError::TooLong { what: M::NAME, len: len as u64, max: MESSAGE_LEN_MAX as u64 });
     }
     prost::encode_length_delimiter(len, out).expect("`out` grows");
     message.encode_raw(out);
@@ -103,9 +88,7 @@ pub(super) fn read_body(input: &mut impl Read, what: &'static str) -> Result<Vec
     let mut bytes = [0; LEN_PREFIX_LEN_MAX];
     let mut filled = 0;
     let prefix = loop {
-        input
-            .read_exact(&mut bytes[filled..=filled])
-            .map_err(|source| WireError::Io { what, source })?;
+        input.read_exact(&mut bytes[filled..=filled]).map_err(|source| WireError::Io { what, source })?;
         filled += 1;
         // At LEN_PREFIX_LEN_MAX bytes it is complete or refused, so the index above stays in bounds.
         if let Some(prefix) = decode_varint_prefix(&bytes[..filled])? {
@@ -113,9 +96,7 @@ pub(super) fn read_body(input: &mut impl Read, what: &'static str) -> Result<Vec
         }
     };
     let mut body = vec![0; prefix.message_len];
-    input
-        .read_exact(&mut body)
-        .map_err(|source| WireError::Io { what, source })?;
+    input.read_exact(&mut body).map_err(|source| WireError::Io { what, source })?;
     Ok(body)
 }
 
@@ -143,10 +124,7 @@ mod tests {
         BlockOpResponseProto {
             status: Status::Success.into(),
             read_op_checksum_info: Some(ReadOpChecksumInfoProto {
-                checksum: ChecksumProto {
-                    r#type: 2,
-                    bytes_per_checksum: 512,
-                },
+                checksum: ChecksumProto { r#type: 2, bytes_per_checksum: 512 },
                 chunk_offset: 1024,
             }),
             message: Some("m".repeat(200)),
@@ -176,10 +154,7 @@ mod tests {
     fn delimited_every_truncation_needs_more() {
         let buf = encoded();
         for end in 0..buf.len() {
-            assert!(
-                decode_delimited::<BlockOpResponseProto>(&buf[..end]).unwrap().is_none(),
-                "at {end}"
-            );
+            assert!(decode_delimited::<BlockOpResponseProto>(&buf[..end]).unwrap().is_none(), "at {end}");
             let error = read_delimited::<BlockOpResponseProto>(&mut &buf[..end]).unwrap_err();
             assert!(matches!(error, WireError::Io { ref source, .. } if source.kind() == ErrorKind::UnexpectedEof));
         }
@@ -190,22 +165,10 @@ mod tests {
         let prefix = |bytes: &[u8]| decode_varint_prefix(bytes);
         assert_eq!(prefix(&[]).unwrap(), None);
         assert_eq!(prefix(&[0x80]).unwrap(), None);
-        assert_eq!(
-            prefix(&[0x00]).unwrap(),
-            Some(LenPrefix {
-                prefix_len: 1,
-                message_len: 0
-            })
-        );
-        let at_limit = Some(LenPrefix {
-            prefix_len: 3,
-            message_len: MESSAGE_LEN_MAX,
-        });
+        assert_eq!(prefix(&[0x00]).unwrap(), Some(LenPrefix { prefix_len: 1, message_len: 0 }));
+        let at_limit = Some(LenPrefix { prefix_len: 3, message_len: MESSAGE_LEN_MAX });
         assert_eq!(prefix(&[0x80, 0x80, 0x04]).unwrap(), at_limit);
-        assert!(matches!(
-            prefix(&[0x81, 0x80, 0x04]),
-            Err(WireError::TooLong { len: 65537, .. })
-        ));
+        assert!(matches!(prefix(&[0x81, 0x80, 0x04]), Err(WireError::TooLong { len: 65537, .. })));
         assert!(matches!(prefix(&[0xff; 4]), Err(WireError::TooLong { .. })));
         // Padded with zeros: legal up to five bytes, endless beyond.
         assert_eq!(prefix(&[0x81, 0x80, 0x80, 0x80]).unwrap(), None);
@@ -215,15 +178,9 @@ mod tests {
 
     #[test]
     fn encode_delimited_oversize_is_refused() {
-        let message = BlockOpResponseProto {
-            message: Some("x".repeat(MESSAGE_LEN_MAX)),
-            ..response()
-        };
+        let message = BlockOpResponseProto { message: Some("x".repeat(MESSAGE_LEN_MAX)), ..response() };
         let mut out = Vec::new();
-        assert!(matches!(
-            encode_delimited(&message, &mut out),
-            Err(WireError::TooLong { .. })
-        ));
+        assert!(matches!(encode_delimited(&message, &mut out), Err(WireError::TooLong { .. })));
         assert!(out.is_empty());
     }
 

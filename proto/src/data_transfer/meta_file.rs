@@ -38,19 +38,12 @@ impl MetaHeader {
     pub fn decode(file: &[u8]) -> Result<Self, WireError> {
         let Some(header) = file.first_chunk::<META_HEADER_LEN>() else {
             let what = "block metadata header";
-            return Err(WireError::Truncated {
-                what,
-                needed: META_HEADER_LEN,
-                got: file.len(),
-            });
+            return Err(WireError::Truncated { what, needed: META_HEADER_LEN, got: file.len() });
         };
         let [v0, v1, kind, chunk @ ..] = *header;
         let version = u16::from_be_bytes([v0, v1]);
         if version != META_VERSION {
-            return Err(WireError::BadValue {
-                what: "block metadata version",
-                value: version.into(),
-            });
+            return Err(WireError::BadValue { what: "block metadata version", value: version.into() });
         }
         let checksum = DataChecksum::new(ChecksumKind::from_code(kind.into())?, u32::from_be_bytes(chunk))?;
         Ok(Self { checksum })
@@ -64,9 +57,7 @@ impl MetaHeader {
     /// The most data, in bytes, that a file of `meta_len` bytes has checksums for; a CRC cut short does not count.
     /// `None` without checksums: then the file says nothing about the data.
     pub fn data_len_max(self, meta_len: u64) -> Option<u64> {
-        let sums = meta_len
-            .saturating_sub(META_HEADER_LEN as u64)
-            .checked_div(self.checksum.checksum_size() as u64)?;
+        let sums = meta_len.saturating_sub(META_HEADER_LEN as u64).checked_div(self.checksum.checksum_size() as u64)?;
         Some(sums.saturating_mul(self.chunk()))
     }
 
@@ -84,9 +75,7 @@ impl MetaHeader {
 mod tests {
     use super::*;
 
-    const HEADER: MetaHeader = MetaHeader {
-        checksum: DataChecksum::DEFAULT,
-    };
+    const HEADER: MetaHeader = MetaHeader { checksum: DataChecksum::DEFAULT };
     const BYTES: [u8; META_HEADER_LEN] = [0, 1, 2, 0, 0, 2, 0];
 
     #[test]
@@ -126,9 +115,7 @@ mod tests {
         assert_eq!(HEADER.data_len_max(14), Some(512), "a CRC cut short proves nothing");
         assert_eq!(HEADER.checksum_offset(511), 7);
         assert_eq!(HEADER.checksum_offset(512), 11);
-        let null = MetaHeader {
-            checksum: DataChecksum::new(ChecksumKind::Null, 512).unwrap(),
-        };
+        let null = MetaHeader { checksum: DataChecksum::new(ChecksumKind::Null, 512).unwrap() };
         assert_eq!((null.meta_len(1 << 30), null.data_len_max(7)), (7, None));
     }
 }

@@ -74,10 +74,7 @@ impl Op {
 
     /// Fails with `UnknownOp`.
     pub fn from_code(code: u8) -> Result<Self, WireError> {
-        Self::ALL
-            .into_iter()
-            .find(|op| op.code() == code)
-            .ok_or(WireError::UnknownOp(code))
+        Self::ALL.into_iter().find(|op| op.code() == code).ok_or(WireError::UnknownOp(code))
     }
 }
 
@@ -187,10 +184,7 @@ pub fn read_request(input: &mut impl Read) -> Result<Option<Request>, WireError>
         Some(byte) => prefix[0] = byte,
         None => return Ok(None),
     }
-    input.read_exact(&mut prefix[1..]).map_err(|source| WireError::Io {
-        what: "request",
-        source,
-    })?;
+    input.read_exact(&mut prefix[1..]).map_err(|source| WireError::Io { what: "request", source })?;
     let op = decode_prefix(prefix)?;
     let body = read_body(input, "request")?;
     Request::decode(op, &body).map(Some)
@@ -266,30 +260,15 @@ mod tests {
 
     #[test]
     fn decode_request_wrong_prefix_is_refused_before_the_message() {
-        assert!(matches!(
-            decode_request(&[0, 27, 81]),
-            Err(WireError::Version { got: 27 })
-        ));
-        assert!(matches!(
-            decode_request(b"GET / HTTP/1.1"),
-            Err(WireError::Version { .. })
-        ));
+        assert!(matches!(decode_request(&[0, 27, 81]), Err(WireError::Version { got: 27 })));
+        assert!(matches!(decode_request(b"GET / HTTP/1.1"), Err(WireError::Version { .. })));
         assert!(matches!(decode_request(&[0, 28, 79]), Err(WireError::UnknownOp(79))));
-        assert!(matches!(
-            decode_request(&[0, 28, FIRST_OWN_OP]),
-            Err(WireError::UnknownOp(200))
-        ));
+        assert!(matches!(decode_request(&[0, 28, FIRST_OWN_OP]), Err(WireError::UnknownOp(200))));
         for op in [Op::ReadMetadata, Op::BlockGroupChecksum, Op::Custom] {
             assert!(matches!(decode_request(&[0, 28, op.code(), 0]), Err(WireError::UnsupportedOp(o)) if o == op));
         }
-        assert!(matches!(
-            decode_request(&[0, 28, 81, 0xff, 0xff, 0xff]),
-            Err(WireError::TooLong { .. })
-        ));
-        assert!(matches!(
-            decode_request(&[0, 28, 81, 0]),
-            Err(WireError::MissingField { .. })
-        ));
+        assert!(matches!(decode_request(&[0, 28, 81, 0xff, 0xff, 0xff]), Err(WireError::TooLong { .. })));
+        assert!(matches!(decode_request(&[0, 28, 81, 0]), Err(WireError::MissingField { .. })));
     }
 
     #[test]
@@ -297,10 +276,7 @@ mod tests {
         let mut request = read_block();
         request.header.client_name = "x".repeat(1 << 16);
         let mut out = vec![1];
-        assert!(matches!(
-            encode_request(&request, &mut out),
-            Err(WireError::TooLong { .. })
-        ));
+        assert!(matches!(encode_request(&request, &mut out), Err(WireError::TooLong { .. })));
         assert_eq!(out, [1]);
     }
 

@@ -63,11 +63,7 @@ impl PacketLengths {
         let payload_len = i32::from_be_bytes([p0, p1, p2, p3]);
         let header_len = i16::from_be_bytes([h0, h1]);
         let bad = |what, value| WireError::BadValue { what, value };
-        let too_long = |what, len: usize, max: usize| WireError::TooLong {
-            what,
-            len: len as u64,
-            max: max as u64,
-        };
+        let too_long = |what, len: usize, max: usize| WireError::TooLong { what, len: len as u64, max: max as u64 };
         let body_len = usize::try_from(payload_len)
             .ok()
             .and_then(|len| len.checked_sub(PAYLOAD_LEN_LEN))
@@ -145,10 +141,7 @@ impl PacketHeader {
         let len = self.encoded_len();
         let proto_len = len - PACKET_LENGTHS_LEN;
         let payload_len = PAYLOAD_LEN_LEN + checksums_len + self.data_len as usize;
-        assert!(
-            payload_len + proto_len <= PACKET_LEN_MAX,
-            "a packet of {payload_len} bytes would be refused"
-        );
+        assert!(payload_len + proto_len <= PACKET_LEN_MAX, "a packet of {payload_len} bytes would be refused");
         let mut bytes = [0; PACKET_HEADER_LEN_MAX];
         bytes[..4].copy_from_slice(&(payload_len as u32).to_be_bytes());
         bytes[4..6].copy_from_slice(&(proto_len as u16).to_be_bytes());
@@ -252,11 +245,7 @@ impl PacketFrame {
                 max: body_len as u64,
             });
         };
-        Ok(Some(Self {
-            header,
-            header_len: PACKET_LENGTHS_LEN + lengths.header_len,
-            checksums_len,
-        }))
+        Ok(Some(Self { header, header_len: PACKET_LENGTHS_LEN + lengths.header_len, checksums_len }))
     }
 
     /// Where the checksums are.
@@ -280,10 +269,7 @@ impl PacketFrame {
     pub fn check_checksums_len(&self, checksum: DataChecksum) -> Result<(), WireError> {
         if self.checksums_len != checksum.checksums_len(self.header.data_len as usize) {
             let value = self.checksums_len as i64;
-            return Err(WireError::BadValue {
-                what: "number of checksum bytes in a packet",
-                value,
-            });
+            return Err(WireError::BadValue { what: "number of checksum bytes in a packet", value });
         }
         Ok(())
     }

@@ -3,13 +3,8 @@ use prost::Message;
 use super::*;
 use crate::data_transfer::checksum::ChecksumKind;
 
-const HEADER: PacketHeader = PacketHeader {
-    offset_in_block: 1024,
-    seqno: 5,
-    last_packet_in_block: false,
-    data_len: 1000,
-    sync_block: true,
-};
+const HEADER: PacketHeader =
+    PacketHeader { offset_in_block: 1024, seqno: 5, last_packet_in_block: false, data_len: 1000, sync_block: true };
 
 fn packet() -> Vec<u8> {
     let data = [7u8; 1000];
@@ -22,33 +17,14 @@ fn packet() -> Vec<u8> {
 fn packet_round_trips() {
     let bytes = packet();
     let frame = PacketFrame::decode(&bytes).unwrap().unwrap();
-    assert_eq!(
-        frame,
-        PacketFrame {
-            header: HEADER,
-            header_len: 33,
-            checksums_len: 8
-        }
-    );
-    assert_eq!(
-        (frame.checksums(), frame.data(), frame.total_len()),
-        (33..41, 41..1041, bytes.len())
-    );
-    assert_eq!(
-        DataChecksum::DEFAULT.verify(&bytes[frame.data()], &bytes[frame.checksums()]),
-        Ok(())
-    );
+    assert_eq!(frame, PacketFrame { header: HEADER, header_len: 33, checksums_len: 8 });
+    assert_eq!((frame.checksums(), frame.data(), frame.total_len()), (33..41, 41..1041, bytes.len()));
+    assert_eq!(DataChecksum::DEFAULT.verify(&bytes[frame.data()], &bytes[frame.checksums()]), Ok(()));
     frame.check_checksums_len(DataChecksum::DEFAULT).unwrap();
     let null = DataChecksum::new(ChecksumKind::Null, 512).unwrap();
-    assert!(matches!(
-        frame.check_checksums_len(null),
-        Err(WireError::BadValue { .. })
-    ));
+    assert!(matches!(frame.check_checksums_len(null), Err(WireError::BadValue { .. })));
     let lengths = PacketLengths::decode(*bytes.first_chunk().unwrap()).unwrap();
-    assert_eq!(
-        (lengths.total_len(), lengths.header_len(), lengths.body_len()),
-        (bytes.len(), 27, 1008)
-    );
+    assert_eq!((lengths.total_len(), lengths.header_len(), lengths.body_len()), (bytes.len(), 27, 1008));
 }
 
 #[test]
@@ -57,20 +33,13 @@ fn decode_every_truncation_of_the_header_needs_more() {
     for end in 0..33 {
         assert!(PacketFrame::decode(&bytes[..end]).unwrap().is_none(), "at {end}");
     }
-    assert!(
-        PacketFrame::decode(&bytes[..33]).unwrap().is_some(),
-        "the body need not be there"
-    );
+    assert!(PacketFrame::decode(&bytes[..33]).unwrap().is_some(), "the body need not be there");
 }
 
 #[test]
 fn encode_matches_prost() {
     for sync in [false, true] {
-        let header = PacketHeader {
-            sync_block: sync,
-            last_packet_in_block: !sync,
-            ..HEADER
-        };
+        let header = PacketHeader { sync_block: sync, last_packet_in_block: !sync, ..HEADER };
         let proto = PacketHeaderProto {
             offset_in_block: header.offset_in_block,
             seqno: header.seqno,
@@ -91,23 +60,11 @@ fn decode_proto_other_layouts_are_read_too() {
     assert_eq!(PacketHeader::decode_proto(&reordered).unwrap(), HEADER);
     let with_own_field = [proto, &[0xc0, 0x3e, 0x01]].concat();
     assert_eq!(PacketHeader::decode_proto(&with_own_field).unwrap(), HEADER);
-    let without_sync = PacketHeader {
-        sync_block: false,
-        ..HEADER
-    };
-    assert_eq!(
-        PacketHeader::decode_proto(&[&proto[..25], &[KEY_SYNC, 0]].concat()).unwrap(),
-        without_sync
-    );
+    let without_sync = PacketHeader { sync_block: false, ..HEADER };
+    assert_eq!(PacketHeader::decode_proto(&[&proto[..25], &[KEY_SYNC, 0]].concat()).unwrap(), without_sync);
     assert_eq!(PacketHeader::decode_proto(&proto[..25]).unwrap(), without_sync);
     let missing = PacketHeader::decode_proto(rest).unwrap_err();
-    assert!(matches!(
-        missing,
-        WireError::MissingField {
-            field: "offsetInBlock",
-            ..
-        }
-    ));
+    assert!(matches!(missing, WireError::MissingField { field: "offsetInBlock", .. }));
 }
 
 #[test]
@@ -119,22 +76,13 @@ fn lengths_out_of_bounds_are_refused() {
         PacketLengths::decode(bytes)
     };
     assert_eq!(decode(4, 25).unwrap().total_len(), 31);
-    assert_eq!(
-        decode(PACKET_LEN_MAX as i32 - 27, 27).unwrap().total_len(),
-        PACKET_LEN_MAX + 2
-    );
+    assert_eq!(decode(PACKET_LEN_MAX as i32 - 27, 27).unwrap().total_len(), PACKET_LEN_MAX + 2);
     for payload in [3, 0, -1, i32::MIN] {
-        assert!(
-            matches!(decode(payload, 25), Err(WireError::BadValue { .. })),
-            "{payload}"
-        );
+        assert!(matches!(decode(payload, 25), Err(WireError::BadValue { .. })), "{payload}");
     }
     assert!(matches!(decode(100, -1), Err(WireError::BadValue { .. })));
     assert!(matches!(decode(100, 257), Err(WireError::TooLong { .. })));
-    assert!(matches!(
-        decode(PACKET_LEN_MAX as i32 - 26, 27),
-        Err(WireError::TooLong { .. })
-    ));
+    assert!(matches!(decode(PACKET_LEN_MAX as i32 - 26, 27), Err(WireError::TooLong { .. })));
     assert!(matches!(decode(i32::MAX, i16::MAX), Err(WireError::TooLong { .. })));
 }
 
@@ -142,35 +90,18 @@ fn lengths_out_of_bounds_are_refused() {
 fn header_with_impossible_values_is_refused() {
     let mut bytes = packet();
     bytes[27..31].copy_from_slice(&1009u32.to_le_bytes());
-    assert!(matches!(
-        PacketFrame::decode(&bytes),
-        Err(WireError::TooLong {
-            len: 1009,
-            max: 1008,
-            ..
-        })
-    ));
+    assert!(matches!(PacketFrame::decode(&bytes), Err(WireError::TooLong { len: 1009, max: 1008, .. })));
     bytes[27..31].copy_from_slice(&(-1i32).to_le_bytes());
-    assert!(matches!(
-        PacketFrame::decode(&bytes),
-        Err(WireError::BadValue { value: -1, .. })
-    ));
+    assert!(matches!(PacketFrame::decode(&bytes), Err(WireError::BadValue { value: -1, .. })));
     let mut bytes = packet();
     bytes[14] |= 0x80;
-    assert!(
-        matches!(PacketFrame::decode(&bytes), Err(WireError::BadValue { .. })),
-        "negative offset"
-    );
+    assert!(matches!(PacketFrame::decode(&bytes), Err(WireError::BadValue { .. })), "negative offset");
 }
 
 #[test]
 #[should_panic(expected = "would be refused")]
 fn encode_oversize_is_a_bug_of_the_caller() {
-    PacketHeader {
-        data_len: PACKET_LEN_MAX as u32,
-        ..HEADER
-    }
-    .encode(0);
+    PacketHeader { data_len: PACKET_LEN_MAX as u32, ..HEADER }.encode(0);
 }
 
 #[test]

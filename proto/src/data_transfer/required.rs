@@ -23,10 +23,7 @@ pub trait WireMessage: prost::Message + Default {
 
     /// Decodes a whole message, required fields and all.
     fn decode_checked(body: &[u8]) -> Result<Self, WireError> {
-        let message = Self::decode(body).map_err(|source| WireError::Protobuf {
-            message: Self::NAME,
-            source,
-        })?;
+        let message = Self::decode(body).map_err(|source| WireError::Protobuf { message: Self::NAME, source })?;
         check(body, Self::NAME, Self::SHAPE)?;
         Ok(message)
     }
@@ -50,73 +47,32 @@ enum Inside {
 }
 
 const fn scalar(tag: u32, name: &'static str) -> Field {
-    Field {
-        tag,
-        name,
-        required: true,
-        inside: Inside::Scalar,
-    }
+    Field { tag, name, required: true, inside: Inside::Scalar }
 }
 
 const fn enumeration(tag: u32, name: &'static str, is_valid: fn(i32) -> bool) -> Field {
-    Field {
-        tag,
-        name,
-        required: true,
-        inside: Inside::Enum(is_valid),
-    }
+    Field { tag, name, required: true, inside: Inside::Enum(is_valid) }
 }
 
 const fn message(tag: u32, name: &'static str, of: &'static str, shape: &'static Shape) -> Field {
-    Field {
-        tag,
-        name,
-        required: true,
-        inside: Inside::Message(of, shape),
-    }
+    Field { tag, name, required: true, inside: Inside::Message(of, shape) }
 }
 
 /// The same field, which may be absent.
 const fn optional(field: Field) -> Field {
-    Field {
-        required: false,
-        ..field
-    }
+    Field { required: false, ..field }
 }
 
-const TOKEN: &Shape = &[
-    scalar(1, "identifier"),
-    scalar(2, "password"),
-    scalar(3, "kind"),
-    scalar(4, "service"),
-];
+const TOKEN: &Shape = &[scalar(1, "identifier"), scalar(2, "password"), scalar(3, "kind"), scalar(4, "service")];
 const BLOCK: &Shape = &[scalar(1, "poolId"), scalar(2, "blockId"), scalar(3, "generationStamp")];
-const BASE_HEADER: &Shape = &[
-    message(1, "block", "ExtendedBlockProto", BLOCK),
-    optional(message(2, "token", "TokenProto", TOKEN)),
-];
-const CLIENT_HEADER: &Shape = &[
-    message(1, "baseHeader", "BaseHeaderProto", BASE_HEADER),
-    scalar(2, "clientName"),
-];
-const CHECKSUM: &Shape = &[
-    enumeration(1, "type", ChecksumTypeProto::is_valid),
-    scalar(2, "bytesPerChecksum"),
-];
-const CHECKSUM_INFO: &Shape = &[
-    message(1, "checksum", "ChecksumProto", CHECKSUM),
-    scalar(2, "chunkOffset"),
-];
-const BLOCK_CHECKSUM: &Shape = &[
-    scalar(1, "bytesPerCrc"),
-    scalar(2, "crcPerBlock"),
-    scalar(3, "blockChecksum"),
-];
+const BASE_HEADER: &Shape =
+    &[message(1, "block", "ExtendedBlockProto", BLOCK), optional(message(2, "token", "TokenProto", TOKEN))];
+const CLIENT_HEADER: &Shape = &[message(1, "baseHeader", "BaseHeaderProto", BASE_HEADER), scalar(2, "clientName")];
+const CHECKSUM: &Shape = &[enumeration(1, "type", ChecksumTypeProto::is_valid), scalar(2, "bytesPerChecksum")];
+const CHECKSUM_INFO: &Shape = &[message(1, "checksum", "ChecksumProto", CHECKSUM), scalar(2, "chunkOffset")];
+const BLOCK_CHECKSUM: &Shape = &[scalar(1, "bytesPerCrc"), scalar(2, "crcPerBlock"), scalar(3, "blockChecksum")];
 const SHM_ID: &Shape = &[scalar(1, "hi"), scalar(2, "lo")];
-const SLOT: &Shape = &[
-    message(1, "shmId", "ShortCircuitShmIdProto", SHM_ID),
-    scalar(2, "slotIdx"),
-];
+const SLOT: &Shape = &[message(1, "shmId", "ShortCircuitShmIdProto", SHM_ID), scalar(2, "slotIdx")];
 const DATANODE_ID: &Shape = &[
     scalar(1, "ipAddr"),
     scalar(2, "hostName"),
@@ -205,24 +161,14 @@ fn check(mut body: &[u8], name: &'static str, shape: &'static Shape) -> Result<(
         seen |= 1 << at;
         match (&shape[at].inside, value) {
             (Inside::Enum(is_valid), Value::Varint(value)) if !is_valid(value as i32) => {
-                return Err(WireError::BadValue {
-                    what: shape[at].name,
-                    value: value as i64,
-                });
+                return Err(WireError::BadValue { what: shape[at].name, value: value as i64 });
             }
             (Inside::Message(name, shape), Value::Bytes(body)) => check(body, name, shape)?,
             _ => {}
         }
     }
-    match shape
-        .iter()
-        .enumerate()
-        .find(|(at, field)| field.required && seen & (1 << at) == 0)
-    {
-        Some((_, field)) => Err(WireError::MissingField {
-            message: name,
-            field: field.name,
-        }),
+    match shape.iter().enumerate().find(|(at, field)| field.required && seen & (1 << at) == 0) {
+        Some((_, field)) => Err(WireError::MissingField { message: name, field: field.name }),
         None => Ok(()),
     }
 }
@@ -246,10 +192,7 @@ impl<'a> Value<'a> {
             }
             5 => bytes(body, 4, name).map(|_| Value::Fixed),
             // 3 and 4 are groups: prost would skip them, but no message of ours or Hadoop's has any.
-            other => Err(WireError::BadValue {
-                what: "wire type",
-                value: other as i64,
-            }),
+            other => Err(WireError::BadValue { what: "wire type", value: other as i64 }),
         }
     }
 }
@@ -263,20 +206,13 @@ fn varint(body: &mut &[u8], name: &'static str) -> Result<u64, WireError> {
             return Ok(value);
         }
     }
-    Err(WireError::BadValue {
-        what: "varint",
-        value: value as i64,
-    })
+    Err(WireError::BadValue { what: "varint", value: value as i64 })
 }
 
 fn bytes<'a>(body: &mut &'a [u8], len: u64, name: &'static str) -> Result<&'a [u8], WireError> {
     let len = usize::try_from(len).unwrap_or(usize::MAX);
     let Some((taken, rest)) = body.split_at_checked(len) else {
-        return Err(WireError::Truncated {
-            what: name,
-            needed: len,
-            got: body.len(),
-        });
+        return Err(WireError::Truncated { what: name, needed: len, got: body.len() });
     };
     *body = rest;
     Ok(taken)
@@ -292,13 +228,7 @@ mod tests {
     #[test]
     fn decode_checked_empty_message_is_no_success() {
         let error = BlockOpResponseProto::decode_checked(&[]).unwrap_err();
-        assert!(matches!(
-            error,
-            WireError::MissingField {
-                message: "BlockOpResponseProto",
-                field: "status"
-            }
-        ));
+        assert!(matches!(error, WireError::MissingField { message: "BlockOpResponseProto", field: "status" }));
         assert!(ClientReadStatusProto::decode_checked(&[]).is_err());
         assert!(DnTransferAckProto::decode_checked(&[]).is_err());
         assert!(PipelineAckProto::decode_checked(&[]).is_err());
@@ -307,13 +237,7 @@ mod tests {
     #[test]
     fn decode_checked_unknown_status_is_refused() {
         let error = ClientReadStatusProto::decode_checked(&[0x08, 14]).unwrap_err();
-        assert!(matches!(
-            error,
-            WireError::BadValue {
-                what: "status",
-                value: 14
-            }
-        ));
+        assert!(matches!(error, WireError::BadValue { what: "status", value: 14 }));
         assert!(ClientReadStatusProto::decode_checked(&[0x08, 13]).is_ok());
     }
 
@@ -321,10 +245,7 @@ mod tests {
     fn decode_checked_nested_field_missing_is_refused() {
         let mut response = BlockOpResponseProto {
             read_op_checksum_info: Some(ReadOpChecksumInfoProto {
-                checksum: ChecksumProto {
-                    r#type: 2,
-                    bytes_per_checksum: 512,
-                },
+                checksum: ChecksumProto { r#type: 2, bytes_per_checksum: 512 },
                 chunk_offset: 0,
             }),
             ..Default::default()
@@ -337,13 +258,7 @@ mod tests {
         response[3] -= 2;
         let error = BlockOpResponseProto::decode_checked(&response).unwrap_err();
         assert!(
-            matches!(
-                error,
-                WireError::MissingField {
-                    message: "ReadOpChecksumInfoProto",
-                    field: "chunkOffset"
-                }
-            ),
+            matches!(error, WireError::MissingField { message: "ReadOpChecksumInfoProto", field: "chunkOffset" }),
             "{error}"
         );
     }
@@ -359,10 +274,7 @@ mod tests {
             &[0x08, 0x01],
         ]
         .concat();
-        assert_eq!(
-            ClientReadStatusProto::decode_checked(&body).unwrap().status(),
-            Status::Error
-        );
+        assert_eq!(ClientReadStatusProto::decode_checked(&body).unwrap().status(), Status::Error);
     }
 
     proptest::proptest! {

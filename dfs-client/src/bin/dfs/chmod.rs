@@ -9,10 +9,11 @@ use dfs_common::attr::FileKind;
 use serde::Serialize;
 
 use crate::context::Context;
+use crate::each::each;
 use crate::failure::{Failure, Outcome};
 use crate::json::PathJson;
 use crate::mode::ModeChange;
-use crate::tree::{self, Links, Node, Walk};
+use crate::tree::{self, Links, Node};
 
 /// Changes the mode of files and directories.
 #[derive(Debug, Args)]
@@ -59,17 +60,18 @@ pub(crate) async fn change(
 ) -> Outcome {
     let mut changed = Vec::new();
     for top in tree::operands(ctx, paths, Links::Follow).await? {
-        // The walk lists a directory before it is handed out: a mode that forbids listing does not stop us here.
-        let mut walk = Walk::new(ctx, top.clone());
-        let mut next = if recursive { walk.next().await? } else { Some(top) };
-        while let Some(node) = next {
-            if let Some(change) = change_of(&node) {
-                let set = ctx.client.set_attr(&ctx.caller, node.attr.inode, change).await;
-                let set = set.map_err(|error| Failure::dfs(&node.path, error));
-                changed.extend(ctx.tolerate(set)?.map(|_| PathJson::from(&node.path)));
-            }
-            next = if recursive { walk.next().await? } else { None };
-        }
+        let set = async |node: Node| match change_of(&node) {
+            None => Ok(None),
+            Some(change) => match ctx.client.set_attr(&ctx.caller, node.attr.inode, change).await {
+                Ok(_) => Ok(Some(PathJson::from(&node.path))),
+                Err(error) => Err(Failure::dfs(&node.path, error)),
+            },
+        };
+        let done = |path: Option<PathJson>| {
+            changed.extend(path);
+            Ok(())
+        };
+        each(ctx, top, recursive, set, done).await?;
     }
     if ctx.json() { ctx.output.json(&ChangedJson { changed }) } else { Ok(()) }
 }

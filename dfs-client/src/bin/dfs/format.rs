@@ -3,7 +3,7 @@
 use chrono::{DateTime, Local, Utc};
 use dfs_common::attr::FileKind;
 
-/// Width of the longest size with its unit, `1023.9 P`.
+/// Binary units from 1,024 bytes on, in HDFS's letters.
 const UNITS: [&str; 6] = ["K", "M", "G", "T", "P", "E"];
 
 /// A size for people, in HDFS's words: below 1,024 as it is, else with a binary unit and one decimal where needed.

@@ -6,7 +6,7 @@
 //! path, glob, tree                       paths, patterns, listings and walks
 //! destination, new_file, local_file,     where copies go and how they are made: whole or not at all
 //! make_dir, leftovers
-//! content, crew, local_tree              bytes and files on their way, several at once
+//! content, crew, each, local_tree        bytes, files and changes on their way, several at once
 //! output, json, format, mode, owner,     how results look
 //! progress
 //! ```
@@ -29,6 +29,7 @@ mod crew;
 mod destination;
 mod df;
 mod du;
+mod each;
 mod failure;
 mod format;
 mod get;

@@ -130,10 +130,13 @@ async fn fill_and_publish(
     if new.attributes != SetAttr::default() {
         ctx.client.set_attr(&ctx.caller, attr.inode, new.attributes).await.map_err(failed)?;
     }
-    let ours = ctx.client.lookup(&ctx.caller, new.parent, temporary).await.map_err(failed)?;
-    if ours.inode != attr.inode {
-        let words = "another transfer to the same place has taken over";
-        return Err(Failure::refused(&new.path, words).with_hint("run one at a time"));
+    match ctx.client.lookup(&ctx.caller, new.parent, temporary).await {
+        Ok(there) if there.inode == attr.inode => {}
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
+        Ok(_) | Err(_) => {
+            let words = "another transfer to the same place has taken over";
+            return Err(Failure::refused(&new.path, words).with_hint("run one at a time"));
+        }
     }
     let flag = if new.replace { RenameFlag::Replace } else { RenameFlag::NoReplace };
     let renamed = ctx.client.rename(&ctx.caller, (new.parent, temporary), (new.parent, &new.name), flag).await;

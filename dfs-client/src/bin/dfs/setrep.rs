@@ -9,9 +9,10 @@ use dfs_common::attr::FileKind;
 use serde::Serialize;
 
 use crate::context::Context;
+use crate::each::each;
 use crate::failure::{Failure, Outcome};
 use crate::json::PathJson;
-use crate::tree::{self, Links, Node, Walk};
+use crate::tree::{self, Links, Node};
 
 /// Time between looks with `-w`.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -45,20 +46,25 @@ struct ChangedJson {
 pub(crate) async fn run(ctx: &Arc<Context>, args: SetrepArgs) -> Outcome {
     let mut changed = Vec::new();
     for node in tree::operands(ctx, &args.paths, Links::Follow).await? {
-        let mut walk = Walk::new(ctx, node);
-        while let Some(node) = walk.next().await? {
+        let set = async |node: Node| {
             if node.attr.kind != FileKind::File {
-                continue;
+                return Ok(None);
             }
-            let set = ctx.client.set_replication(&ctx.caller, node.attr.inode, args.replication).await;
-            if ctx.tolerate(set.map_err(|error| Failure::dfs(&node.path, error)))?.is_some() {
-                if !ctx.json() {
-                    let words = format!("Replication {} set: ", args.replication);
-                    ctx.output.line([words.as_bytes(), node.path.as_bytes()].concat())?;
-                }
-                changed.push(node);
+            match ctx.client.set_replication(&ctx.caller, node.attr.inode, args.replication).await {
+                Ok(_) => Ok(Some(node)),
+                Err(error) => Err(Failure::dfs(&node.path, error)),
             }
-        }
+        };
+        let done = |node: Option<Node>| {
+            let Some(node) = node else { return Ok(()) };
+            if !ctx.json() {
+                let words = format!("Replication {} set: ", args.replication);
+                ctx.output.line([words.as_bytes(), node.path.as_bytes()].concat())?;
+            }
+            changed.push(node);
+            Ok(())
+        };
+        each(ctx, node, true, set, done).await?;
     }
     if args.wait {
         ctx.output.flush()?;

@@ -95,8 +95,11 @@ impl Link {
     pub(crate) fn new(context: Arc<LinkContext>, address: &str, signals: Arc<LinkSignals>) -> Result<Self> {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|error| {
-                DfsError::new(ErrorKind::InvalidArgument, format!("{address:?} in dfs.namenode.address is no host:port"))
-                    .with_source(error)
+                DfsError::new(
+                    ErrorKind::InvalidArgument,
+                    format!("{address:?} in dfs.namenode.address is no host:port"),
+                )
+                .with_source(error)
             })?
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true);

@@ -8,8 +8,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dfs_common::error::{ErrorKind, Result, DfsError};
 use dfs_common::block::Block;
+use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_proto::v1;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -176,8 +176,7 @@ fn make_pages(
     number: u64,
     sender: &mpsc::Sender<v1::BlockReportPage>,
 ) -> Result<usize> {
-    let volumes: Vec<_> =
-        store.volumes().good().map(|volume| (volume.index(), volume.storage_uuid())).collect();
+    let volumes: Vec<_> = store.volumes().good().map(|volume| (volume.index(), volume.storage_uuid())).collect();
     let mut replicas = 0;
     for (at, (volume, storage_uuid)) in volumes.iter().enumerate() {
         let last_volume = at + 1 == volumes.len();

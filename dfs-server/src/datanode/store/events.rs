@@ -86,11 +86,8 @@ fn drop_overtaken(events: &mut Vec<Event>) {
         return;
     }
     let mut seen = std::collections::HashSet::with_capacity(events.len());
-    let mut keep: Vec<bool> = events
-        .iter()
-        .rev()
-        .map(|event| seen.insert(event.block.id) || event.kind != EventKind::Receiving)
-        .collect();
+    let mut keep: Vec<bool> =
+        events.iter().rev().map(|event| seen.insert(event.block.id) || event.kind != EventKind::Receiving).collect();
     keep.reverse();
     let mut keep = keep.into_iter();
     events.retain(|_| keep.next().unwrap_or(true));

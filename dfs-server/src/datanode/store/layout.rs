@@ -118,7 +118,8 @@ mod tests {
 
     #[test]
     fn parse_refuses_other_names() {
-        for name in ["", "blk_", "blk_1_2", "blk_x", "blk_01", "blk_1_.meta", "blk_1.meta", "blk_-1", "blk_+1", "dncp"] {
+        for name in ["", "blk_", "blk_1_2", "blk_x", "blk_01", "blk_1_.meta", "blk_1.meta", "blk_-1", "blk_+1", "dncp"]
+        {
             assert_eq!(FileName::parse(name), None, "{name}");
         }
     }

@@ -27,6 +27,9 @@ mod volume;
 mod volumes;
 mod writer;
 
+#[cfg(test)]
+mod store_tests;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -79,12 +82,8 @@ impl ReplicaStore {
     /// When no volume is usable, or two volumes belong to different clusters or DataNodes.
     pub(crate) fn open(settings: &StoreSettings) -> Result<Self> {
         let volumes = Volumes::open(&settings.data_dirs, settings.reserved)?;
-        let store = Self {
-            pools: RwLock::default(),
-            events: Arc::default(),
-            sync_on_close: settings.sync_on_close,
-            volumes,
-        };
+        let store =
+            Self { pools: RwLock::default(), events: Arc::default(), sync_on_close: settings.sync_on_close, volumes };
         for pool in store.volumes.pools_on_disk()? {
             store.load_pool(&pool)?;
         }
@@ -120,9 +119,11 @@ impl ReplicaStore {
     }
 
     fn pool(&self, name: &str) -> Result<Arc<Pool>> {
-        self.pools.read().get(name).cloned().ok_or_else(|| {
-            DfsError::new(ErrorKind::NotFound, format!("block pool {name} is not served here (yet)"))
-        })
+        self.pools
+            .read()
+            .get(name)
+            .cloned()
+            .ok_or_else(|| DfsError::new(ErrorKind::NotFound, format!("block pool {name} is not served here (yet)")))
     }
 
     /// The volumes.

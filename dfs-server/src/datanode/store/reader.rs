@@ -72,11 +72,8 @@ impl ReplicaReader {
         let mut chunk = vec![0; (chunk_end.min(on_disk) - start) as usize];
         let doing = || format!("read the last chunk of {}", self.block);
         self.volume.check(self.data.read_exact_at(&mut chunk, start), doing)?;
-        let expected = if on_disk < chunk_end {
-            crc_on_disk
-        } else {
-            self.volume.check(self.meta.read_crc(start), doing)?
-        };
+        let expected =
+            if on_disk < chunk_end { crc_on_disk } else { self.volume.check(self.meta.read_crc(start), doing)? };
         if crc32c(&chunk) != expected {
             return Err(DfsError::new(ErrorKind::Corrupt, format!("the last chunk of {} is corrupt", self.block)));
         }

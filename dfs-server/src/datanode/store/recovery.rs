@@ -100,7 +100,10 @@ fn choose_verdict(found: &Found, chunk: u64) -> Verdict {
     let newest = |data: Place| found.metas.iter().max_by_key(|meta| (meta.stamp, meta.place == data)).copied();
     let whole = found.finalized.and_then(|length| {
         let beside = found.metas.iter().filter(|meta| meta.place == Place::Finalized);
-        beside.filter(|meta| meta.length == meta_length(length, chunk)).max_by_key(|meta| meta.stamp).map(|m| (m.stamp, length))
+        beside
+            .filter(|meta| meta.length == meta_length(length, chunk))
+            .max_by_key(|meta| meta.stamp)
+            .map(|m| (m.stamp, length))
     });
     match (whole, found.rbw, found.finalized) {
         (Some((stamp, length)), _, _) => Verdict::Finalized { stamp, length },

@@ -114,7 +114,16 @@ impl OpenReplica {
         state: OpenState,
     ) -> Self {
         let (volume, dirs) = home;
-        Self { id, kind, checksum, volume, dirs, writing: Mutex::new(()), state: Mutex::new(state), grown: Condvar::new() }
+        Self {
+            id,
+            kind,
+            checksum,
+            volume,
+            dirs,
+            writing: Mutex::new(()),
+            state: Mutex::new(state),
+            grown: Condvar::new(),
+        }
     }
 
     /// The block as it is now, with the bytes on disk as its length.

@@ -122,12 +122,8 @@ impl Scan<'_> {
             Verdict::Finalized { stamp, length } => {
                 let header = dfs_proto::data_transfer::MetaHeader { checksum: DataChecksum::DEFAULT };
                 self.volume.add_used(ByteCount(length + header.meta_len(length)));
-                let finalized = Finalized {
-                    generation_stamp: stamp,
-                    length,
-                    volume: self.volume.index(),
-                    maybe_synced: true,
-                };
+                let finalized =
+                    Finalized { generation_stamp: stamp, length, volume: self.volume.index(), maybe_synced: true };
                 self.entries.push((id, Entry::Finalized(finalized)));
             }
             Verdict::Waiting { data, meta, stamp } => self.settle_waiting(id, data, meta, stamp)?,
@@ -176,9 +172,7 @@ impl Scan<'_> {
         let paths = &self.dirs.paths;
         match leftover {
             Leftover::DropData(place) => remove(&place_dir(paths, id, place).join(layout::data_name(id))),
-            Leftover::DropMeta(place, stamp) => {
-                remove(&place_dir(paths, id, place).join(layout::meta_name(id, stamp)))
-            }
+            Leftover::DropMeta(place, stamp) => remove(&place_dir(paths, id, place).join(layout::meta_name(id, stamp))),
             Leftover::SetDataAside(place) => set_aside(paths, &place_dir(paths, id, place).join(layout::data_name(id))),
         }
     }

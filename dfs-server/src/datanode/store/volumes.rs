@@ -50,8 +50,8 @@ pub(crate) struct VolumeReport {
 pub(crate) struct Volumes {
     all: Vec<Arc<Volume>>,
     datanode_uuid: String,
-    /// What the VERSION files say; set by the first volume that has one.
-    identity: Mutex<Option<(String, u32)>>,
+    /// What the VERSION files say, once there are any.
+    cluster_id: Mutex<Option<String>>,
     next: AtomicUsize,
     suspicion: Arc<Suspicion>,
 }
@@ -92,13 +92,22 @@ impl Volumes {
             ));
         }
         let datanode_uuid = first.as_ref().and_then(|(_, info)| info.datanode_uuid.clone());
-        Ok(Self {
+        let volumes = Self {
             all,
             datanode_uuid: datanode_uuid.unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
-            identity: Mutex::new(first.map(|(_, info)| (info.cluster_id, info.namespace_id))),
+            cluster_id: Mutex::new(None),
             next: AtomicUsize::new(0),
             suspicion,
-        })
+        };
+        if let Some((_, info)) = first {
+            // New volumes beside old ones are of the same cluster; no NameNode is needed to know it.
+            volumes.adopt(&Identity {
+                cluster_id: info.cluster_id,
+                namespace_id: info.namespace_id,
+                block_pool_id: info.block_pool_id,
+            })?;
+        }
+        Ok(volumes)
     }
 
     /// Names of the pools that lie on the volumes.
@@ -118,8 +127,8 @@ impl Volumes {
     /// # Errors
     /// `WrongCluster`.
     pub(super) fn adopt(&self, identity: &Identity) -> Result<()> {
-        let mut known = self.identity.lock();
-        if let Some((cluster_id, _)) = known.as_ref()
+        let mut known = self.cluster_id.lock();
+        if let Some(cluster_id) = known.as_ref()
             && *cluster_id != identity.cluster_id
         {
             return Err(DfsError::new(
@@ -142,14 +151,16 @@ impl Volumes {
                 datanode_uuid: Some(self.datanode_uuid.clone()),
             });
             match formatted {
-                Ok(()) => info!(volume = %volume.root().display(), cluster = identity.cluster_id, "volume taken into use"),
+                Ok(()) => {
+                    info!(volume = %volume.root().display(), cluster = identity.cluster_id, "volume taken into use")
+                }
                 Err(cause) => {
                     error!(volume = %volume.root().display(), "volume failed while formatting: {}", cause.chain());
                     volume.fail();
                 }
             }
         }
-        *known = Some((identity.cluster_id.clone(), identity.namespace_id));
+        *known = Some(identity.cluster_id.clone());
         Ok(())
     }
 

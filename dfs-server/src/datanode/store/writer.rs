@@ -104,7 +104,8 @@ impl ReplicaWriter {
             (Tail { length: state.on_disk, crc: state.tail_crc }, state.synced)
         };
         let plan = plan_append(tail, replica.checksum, offset, data, checksums).map_err(|refusal| {
-            let kind = if matches!(refusal, Refusal::Changed { .. }) { ErrorKind::Corrupt } else { ErrorKind::Protocol };
+            let kind =
+                if matches!(refusal, Refusal::Changed { .. }) { ErrorKind::Corrupt } else { ErrorKind::Protocol };
             DfsError::new(kind, refusal.to_string())
         })?;
         if plan.data.is_empty() {
@@ -165,9 +166,11 @@ impl ReplicaWriter {
             state.synced = state.on_disk;
             (state.on_disk, state.place)
         };
-        let synced = self.data.sync_data().and_then(|()| self.meta.file().sync_data()).and_then(|()| {
-            if self.directory_synced { Ok(()) } else { durable::sync_dir(&replica.dir(place)) }
-        });
+        let synced = self
+            .data
+            .sync_data()
+            .and_then(|()| self.meta.file().sync_data())
+            .and_then(|()| if self.directory_synced { Ok(()) } else { durable::sync_dir(&replica.dir(place)) });
         replica.volume.check(synced, || format!("sync {} bytes of {}", length, replica.block()))?;
         self.directory_synced = true;
         Ok(())

@@ -41,10 +41,20 @@ fn bench_stream_through_three_nodes() {
     for packet_size in [256 << 10, 64 << 10, 1 << 20] {
         for round in 0..rounds {
             let cluster = cluster();
+            let before = cpu_time();
             let rate = stream(&cluster, packet_size, 8, 128 << 20);
-            println!("packets of {packet_size}, round {round}: {rate:.0} MB/s");
+            let cpu = (cpu_time() - before).as_secs_f64();
+            println!("packets of {packet_size}, round {round}: {rate:.0} MB/s, {cpu:.2} core-seconds for 1 GiB");
         }
     }
+}
+
+/// Of this process so far: unlike rates it hardly depends on what else the machine does.
+fn cpu_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    Duration::from_millis(ticks * 10)
 }
 
 /// Writes blocks one after another; MB/s.

@@ -11,8 +11,8 @@ use md5::{Digest, Md5};
 use tracing::info;
 
 use super::DataPlane;
-use super::block_receiver::After;
 use super::connection::Connection;
+use super::data_service::After;
 use super::reply::{encoded, error_response, protocol_error};
 
 /// Checksums read at once, for 8 MiB of data.

@@ -8,7 +8,9 @@ use dfs_common::block::ExtendedBlock;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_proto::data_transfer::{PipelineAck, encode_request};
 use dfs_proto::hadoop::op_write_block_proto::BlockConstructionStage;
-use dfs_proto::hadoop::{BlockOpResponseProto, ClientOperationHeaderProto, DatanodeInfoProto, OpWriteBlockProto, Status};
+use dfs_proto::hadoop::{
+    BlockOpResponseProto, ClientOperationHeaderProto, DatanodeInfoProto, OpWriteBlockProto, Status,
+};
 
 use super::DataPlane;
 use super::block_sender::Sender;

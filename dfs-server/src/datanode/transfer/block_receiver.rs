@@ -21,7 +21,7 @@
 //! compute checksums of their own. What fails here is answered at once with this node's status and ends the pipeline; the
 //! loss of the next node is answered with [success, error]. The replica stays as it is (RBW) for the writer's recovery.
 //!
-//! Not yet: the stages of pipeline recovery (`Stage::of`), which resume an RBW replica under a new generation stamp.
+//! Not yet: the stages of pipeline recovery (`write_setup`), which resume an RBW replica under a new generation stamp.
 
 use std::collections::VecDeque;
 use std::io;
@@ -31,17 +31,17 @@ use std::time::{Duration, Instant};
 use dfs_common::block::ExtendedBlock;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::GenerationStamp;
-use dfs_proto::data_transfer::checksum::BYTES_PER_CHECKSUM_DEFAULT;
-use dfs_proto::data_transfer::{ChecksumKind, DataChecksum, PacketFrame};
-use dfs_proto::hadoop::op_write_block_proto::BlockConstructionStage;
+use dfs_proto::data_transfer::{DataChecksum, PacketFrame};
 use dfs_proto::hadoop::{BlockOpResponseProto, OpWriteBlockProto, Status};
 use tracing::{debug, info, warn};
 
 use super::DataPlane;
 use super::acks::{AckQueue, Behind, Pending};
 use super::connection::{Connection, Watch, wait};
+use super::data_service::After;
 use super::mirror::{Heard, Mirror};
-use super::reply::{encoded, error_response, protocol_error, status_of};
+use super::reply::{encoded, protocol_error, status_of};
+use super::write_setup::{Stage, answer_refusal, checked, refuse, refuse_link};
 use crate::datanode::store::{OpenKind, ReplicaWriter};
 
 /// Packets received and not answered; beyond it the writer is made to wait. Far above what a writer keeps in flight.
@@ -49,49 +49,10 @@ const PENDING_MAX: usize = 16 * 1024;
 /// Bytes of answers that the writer has not taken; beyond it nothing more is received.
 const OUT_MAX: usize = 1 << 20;
 /// Packets of at most this many bytes are verified by every node: costs a few microseconds.
-const VERIFY_ALWAYS_MAX: usize = 64 * 1024;
+const VERIFY_ALWAYS_MAX: usize = 16 * 1024;
 /// How much longer a node waits for the next one per node behind it, so that the node before a dead one is the first to
 /// notice; Hadoop's value, less when the timeout itself is short.
 const EXTENSION_PER_NODE: Duration = Duration::from_secs(5);
-
-/// What becomes of the connection after an operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum After {
-    /// It serves the next request.
-    Serve,
-    /// Its peer must read our last words; then it is closed.
-    Linger,
-    /// It is of no more use.
-    Close,
-}
-
-/// How a replica comes into being or grows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Create,
-    Append,
-    Copy,
-}
-
-impl Stage {
-    fn of(request: &OpWriteBlockProto) -> Result<Self> {
-        use BlockConstructionStage as Wire;
-        let is_client = !request.header.client_name.is_empty();
-        match request.stage() {
-            Wire::TransferRbw | Wire::TransferFinalized => Ok(Self::Copy),
-            Wire::PipelineSetupCreate | Wire::DataStreaming if !is_client => Ok(Self::Copy),
-            Wire::PipelineSetupCreate => Ok(Self::Create),
-            Wire::PipelineSetupAppend => Ok(Self::Append),
-            stage @ (Wire::PipelineSetupAppendRecovery
-            | Wire::PipelineSetupStreamingRecovery
-            | Wire::PipelineCloseRecovery
-            | Wire::PipelineClose
-            | Wire::DataStreaming) => {
-                Err(DfsError::new(ErrorKind::Unsupported, format!("write stage {stage:?} is not supported yet")))
-            }
-        }
-    }
-}
 
 /// Serves one WRITE_BLOCK.
 pub(super) fn receive_block(plane: &DataPlane, up: &mut Connection, request: OpWriteBlockProto) -> After {
@@ -134,43 +95,6 @@ pub(super) fn receive_block(plane: &DataPlane, up: &mut Connection, request: OpW
     let after = receiver.run(&request);
     receiver.clean_up(after);
     after
-}
-
-fn checked(request: &OpWriteBlockProto) -> Result<(Stage, ExtendedBlock, DataChecksum)> {
-    let stage = Stage::of(request)?;
-    let mut block = ExtendedBlock::try_from(&request.header.base_header.block).map_err(protocol_error)?;
-    let checksum = DataChecksum::from_proto(&request.requested_checksum).map_err(protocol_error)?;
-    // Restart recovery compares the lengths of files without reading them, by the one chunk size that the cluster uses.
-    if checksum.kind() != ChecksumKind::Crc32c || checksum.bytes_per_checksum() != BYTES_PER_CHECKSUM_DEFAULT as usize {
-        return Err(DfsError::new(
-            ErrorKind::Unsupported,
-            format!("blocks are written with CRC32C of {BYTES_PER_CHECKSUM_DEFAULT} bytes, not {checksum:?}"),
-        ));
-    }
-    if stage == Stage::Append && request.min_bytes_rcvd > 0 {
-        // Hadoop's clients put the block size into the block and the length to append at here.
-        block.block.length = request.min_bytes_rcvd;
-    }
-    Ok((stage, block, checksum))
-}
-
-fn refuse(plane: &DataPlane, up: &Connection, error: &DfsError) -> After {
-    warn!(peer = ?up.peer_address(), "refusing to write: {}", error.chain());
-    answer_refusal(plane, up, &error_response(error))
-}
-
-fn refuse_link(plane: &DataPlane, up: &Connection, link: &str, error: &DfsError) -> After {
-    warn!(peer = ?up.peer_address(), link, "pipeline cannot be set up: {}", error.chain());
-    let response = BlockOpResponseProto { first_bad_link: Some(link.to_owned()), ..error_response(error) };
-    answer_refusal(plane, up, &response)
-}
-
-fn answer_refusal(plane: &DataPlane, up: &Connection, response: &BlockOpResponseProto) -> After {
-    plane.metrics.operations_failed.inc();
-    match up.send_all(&encoded(response), plane.timeout) {
-        Ok(()) => After::Linger,
-        Err(_) => After::Close,
-    }
 }
 
 struct Receiver<'a> {
@@ -342,7 +266,8 @@ impl Receiver<'_> {
 
     /// Gives buffer space free that is both written and sent on.
     fn consume(&mut self) {
-        let done = if self.mirror.is_some() && !self.mirror_lost { self.written.min(self.forwarded) } else { self.written };
+        let done =
+            if self.mirror.is_some() && !self.mirror_lost { self.written.min(self.forwarded) } else { self.written };
         self.up.consume(done);
         self.scanned -= done;
         self.written -= done;
@@ -450,10 +375,8 @@ impl Receiver<'_> {
 
     fn flush(&mut self) -> Result<()> {
         if !self.out.is_empty() {
-            let sent = self
-                .up
-                .send(&[IoSlice::new(&self.out)])
-                .map_err(|error| DfsError::io("answer the writer", error))?;
+            let sent =
+                self.up.send(&[IoSlice::new(&self.out)]).map_err(|error| DfsError::io("answer the writer", error))?;
             self.out.drain(..sent);
         }
         Ok(())

@@ -25,8 +25,8 @@ use rustix::fs::Advice;
 use tracing::{debug, info};
 
 use super::DataPlane;
-use super::block_receiver::After;
 use super::connection::Connection;
+use super::data_service::After;
 use super::reply::{encoded, error_response, protocol_error};
 use crate::datanode::store::ReplicaReader;
 
@@ -186,8 +186,5 @@ fn signed(offset: u64) -> Result<i64> {
 
 fn out_of_range(block: &ExtendedBlock, offset: u64, len: u64, visible: Option<u64>) -> DfsError {
     let there = visible.map_or_else(String::new, |visible| format!(", of which {visible} bytes can be read"));
-    DfsError::new(
-        ErrorKind::InvalidArgument,
-        format!("{len} bytes at {offset} are out of the range of {block}{there}"),
-    )
+    DfsError::new(ErrorKind::InvalidArgument, format!("{len} bytes at {offset} are out of the range of {block}{there}"))
 }

@@ -12,14 +12,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dfs_common::error::{DfsError, ErrorKind, Result};
-use dfs_proto::data_transfer::op::Request;
 use dfs_proto::data_transfer::WireError;
+use dfs_proto::data_transfer::op::Request;
 use parking_lot::{Condvar, Mutex};
 use tracing::{debug, info, warn};
 
 use super::DataPlane;
 use super::block_checksum::checksum_block;
-use super::block_receiver::{After, receive_block};
+use super::block_receiver::receive_block;
 use super::block_sender::send_block;
 use super::connection::Connection;
 use super::reply::{encoded, error_response, protocol_error};
@@ -33,6 +33,17 @@ const IDLE_THREAD: Duration = Duration::from_secs(30);
 const STACK_SIZE: usize = 512 * 1024;
 /// Pause after accept fails for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What becomes of the connection after an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum After {
+    /// It serves the next request.
+    Serve,
+    /// Its peer must read our last words; then it is closed.
+    Linger,
+    /// It is of no more use.
+    Close,
+}
 
 #[derive(Debug)]
 struct Served {
@@ -116,9 +127,7 @@ impl DataService {
         // Accept has no time limit: a connection of our own makes it look up.
         let wake = match self.address {
             SocketAddr::V4(v4) if v4.ip().is_unspecified() => SocketAddr::from(([127, 0, 0, 1], v4.port())),
-            SocketAddr::V6(v6) if v6.ip().is_unspecified() => {
-                SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], v6.port()))
-            }
+            SocketAddr::V6(v6) if v6.ip().is_unspecified() => SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], v6.port())),
             address => address,
         };
         let _ = TcpStream::connect_timeout(&wake, Duration::from_secs(1));
@@ -164,7 +173,8 @@ impl Shared {
     /// Hands a connection to a thread, or refuses it.
     fn admit(self: &Arc<Self>, socket: Arc<TcpStream>, peer: SocketAddr) {
         let mut pool = self.pool.lock();
-        if pool.idle_threads <= pool.waiting.len() && pool.threads >= self.threads_max && !close_longest_idle(&mut pool) {
+        if pool.idle_threads <= pool.waiting.len() && pool.threads >= self.threads_max && !close_longest_idle(&mut pool)
+        {
             self.plane.metrics.connections_refused.inc();
             warn!(%peer, threads = self.threads_max,
                 "refusing a data connection: all threads are busy (dfs.datanode.max.transfer.threads)");
@@ -176,10 +186,8 @@ impl Shared {
             return;
         }
         let shared = Arc::clone(self);
-        let spawned = std::thread::Builder::new()
-            .name("dn-transfer".into())
-            .stack_size(STACK_SIZE)
-            .spawn(move || shared.work());
+        let spawned =
+            std::thread::Builder::new().name("dn-transfer".into()).stack_size(STACK_SIZE).spawn(move || shared.work());
         match spawned {
             Ok(_) => pool.threads += 1,
             Err(error) => {
@@ -300,11 +308,8 @@ fn answer(connection: &Connection, error: &DfsError, patience: Duration) -> Resu
 
 /// Makes room: its thread will be free in a moment.
 fn close_longest_idle(pool: &mut Pool) -> bool {
-    let Some(served) = pool
-        .served
-        .values_mut()
-        .filter(|served| served.idle_since.is_some())
-        .min_by_key(|served| served.idle_since)
+    let Some(served) =
+        pool.served.values_mut().filter(|served| served.idle_since.is_some()).min_by_key(|served| served.idle_since)
     else {
         return false;
     };

@@ -5,8 +5,8 @@ use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
 use dfs_proto::data_transfer::encode_request;
-use dfs_proto::hadoop::OpReadBlockProto;
 use dfs_proto::hadoop::ClientOperationHeaderProto;
+use dfs_proto::hadoop::OpReadBlockProto;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 

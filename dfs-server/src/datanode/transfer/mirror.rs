@@ -73,9 +73,9 @@ impl Mirror {
             return Err(DfsError::new(ErrorKind::Internal, "a mirror needs a target"));
         };
         let address = data_address(next);
-        let connection = peers
-            .take(&address)
-            .map_err(|error| DfsError::new(ErrorKind::Unavailable, format!("connect to {address}")).with_source(error))?;
+        let connection = peers.take(&address).map_err(|error| {
+            DfsError::new(ErrorKind::Unavailable, format!("connect to {address}")).with_source(error)
+        })?;
         let mut bytes = Vec::with_capacity(512);
         encode_request(&for_next_node(request.clone()), &mut bytes).map_err(super::reply::protocol_error)?;
         Ok(Self { connection, address, request: bytes, request_sent: 0, ready: false })

@@ -15,6 +15,7 @@ pub(crate) mod data_service;
 mod mirror;
 mod peer_pool;
 mod reply;
+mod write_setup;
 
 #[cfg(test)]
 mod bench;

@@ -51,11 +51,7 @@ pub(super) fn error_response(error: &DfsError) -> BlockOpResponseProto {
         let end = (0..=MESSAGE_MAX).rev().find(|&at| message.is_char_boundary(at)).unwrap_or(0);
         message.truncate(end);
     }
-    BlockOpResponseProto {
-        status: status_of(error.kind()).into(),
-        message: Some(message),
-        ..Default::default()
-    }
+    BlockOpResponseProto { status: status_of(error.kind()).into(), message: Some(message), ..Default::default() }
 }
 
 /// The bytes of a response.

@@ -9,7 +9,9 @@ use dfs_common::block::{Block, ExtendedBlock};
 use dfs_common::ids::{BlockId, GenerationStamp};
 use dfs_common::units::ByteCount;
 use dfs_proto::data_transfer::op::RequestMessage;
-use dfs_proto::data_transfer::{DataChecksum, PacketFrame, PacketHeader, PipelineAck, encode_delimited, encode_request};
+use dfs_proto::data_transfer::{
+    DataChecksum, PacketFrame, PacketHeader, PipelineAck, encode_delimited, encode_request,
+};
 use dfs_proto::hadoop::op_write_block_proto::BlockConstructionStage;
 use dfs_proto::hadoop::{
     BlockOpResponseProto, ClientOperationHeaderProto, ClientReadStatusProto, DatanodeIdProto, DatanodeInfoProto,
@@ -84,11 +86,16 @@ impl TestNode {
     }
 
     pub(crate) fn client(&self) -> Client {
-        Client { connection: Connection::dial(&self.service.address().to_string(), PATIENCE).unwrap() }
+        connect(&self.service.address().to_string())
     }
 
     /// Reads a range back, verified.
-    pub(crate) fn read(&self, block: &ExtendedBlock, offset: u64, len: u64) -> Result<Vec<u8>, BlockOpResponseProto> {
+    pub(crate) fn read(
+        &self,
+        block: &ExtendedBlock,
+        offset: u64,
+        len: u64,
+    ) -> Result<Vec<u8>, Box<BlockOpResponseProto>> {
         self.client().read(block, offset, len)
     }
 }
@@ -157,6 +164,11 @@ pub(crate) fn packets(data: &[u8], size: usize) -> (Vec<u8>, usize) {
     (out, seqno as usize + 1)
 }
 
+/// A client of a data port.
+pub(crate) fn connect(address: &str) -> Client {
+    Client { connection: Connection::dial(address, PATIENCE).unwrap() }
+}
+
 /// One connection.
 pub(crate) struct Client {
     connection: Connection,
@@ -194,12 +206,9 @@ impl Client {
 
     /// Whether the node closes the connection without another word.
     pub(crate) fn is_closed(&mut self) -> bool {
-        loop {
-            match self.connection.receive_by(Instant::now() + PATIENCE) {
-                Ok(true) => return false,
-                Ok(false) => return true,
-                Err(error) => return error.kind() != std::io::ErrorKind::TimedOut,
-            }
+        match self.connection.receive_by(Instant::now() + PATIENCE) {
+            Ok(more) => !more,
+            Err(error) => error.kind() != std::io::ErrorKind::TimedOut,
         }
     }
 
@@ -222,7 +231,12 @@ impl Client {
     }
 
     /// Reads a range, verifies it, and leaves the connection ready for the next request.
-    pub(crate) fn read(&mut self, block: &ExtendedBlock, offset: u64, len: u64) -> Result<Vec<u8>, BlockOpResponseProto> {
+    pub(crate) fn read(
+        &mut self,
+        block: &ExtendedBlock,
+        offset: u64,
+        len: u64,
+    ) -> Result<Vec<u8>, Box<BlockOpResponseProto>> {
         self.request(&OpReadBlockProto {
             header: ClientOperationHeaderProto::new(block, None, "test"),
             offset,
@@ -232,7 +246,7 @@ impl Client {
         });
         let response = self.response();
         if response.status() != Status::Success {
-            return Err(response);
+            return Err(response.into());
         }
         let mut at = response.read_op_checksum_info.unwrap().chunk_offset;
         let mut out = Vec::new();

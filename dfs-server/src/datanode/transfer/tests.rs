@@ -347,7 +347,10 @@ fn events_tell_of_long_writes_short_ones_and_deletions() {
     });
     node.store.invalidate(&with_length(&block(1), 0, 1001)).unwrap();
     let (events, _) = queue.take();
-    assert_eq!(events.iter().map(|event| (event.kind, event.block.id.0)).collect::<Vec<_>>(), [(EventKind::Deleted, 1)]);
+    assert_eq!(
+        events.iter().map(|event| (event.kind, event.block.id.0)).collect::<Vec<_>>(),
+        [(EventKind::Deleted, 1)]
+    );
     assert_eq!(node.read(&block(1), 0, 1).unwrap_err().status(), Status::Error);
 }
 

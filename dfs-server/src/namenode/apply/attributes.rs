@@ -31,6 +31,13 @@ impl Namespace {
     pub(super) fn plan_set_attr(&self, who: &Identity, op: &SetAttrOp) -> Result<SetAttrPlan> {
         let inode = self.inode(InodeId(op.inode))?;
         let mut plan = SetAttrPlan { mode: inode.mode, uid: inode.uid, gid: inode.gid };
+        let is_empty = op.mode.is_none() && op.uid.is_none() && op.gid.is_none();
+        if is_empty && op.atime_ns.is_none() && op.mtime_ns.is_none() && !who.owns(inode) {
+            who.check(inode, WRITE)?;
+        }
+        if op.uid == Some(u32::MAX) || op.gid == Some(u32::MAX) {
+            return Err(DfsError::new(ErrorKind::InvalidArgument, "-1 is not an id"));
+        }
         plan_owner(who, inode, op, &mut plan)?;
         plan_mode(who, inode, op, &mut plan)?;
         if op.atime_ns.is_some() || op.mtime_ns.is_some() {

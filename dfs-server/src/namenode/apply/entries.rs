@@ -79,9 +79,6 @@ impl Namespace {
         }
         who.check(directory, WRITE | EXECUTE)?;
         self.directory(parent)?.check_room(self.hash_key, name.as_bytes())?;
-        if self.counters.next_inode.0 >= INODE_LIMIT {
-            return Err(DfsError::new(ErrorKind::NoSpace, "inode ids are used up"));
-        }
         Ok(())
     }
 
@@ -125,6 +122,9 @@ impl Namespace {
             FileKind::Symlink if op.target.len() > SYMLINK_TARGET_MAX => {
                 return Err(DfsError::new(ErrorKind::NameTooLong, "the link's target is above 4,095 bytes"));
             }
+            FileKind::Symlink if op.target.contains(&0) => {
+                return Err(DfsError::new(ErrorKind::InvalidArgument, "the link's target contains a NUL byte"));
+            }
             FileKind::File => check_layout(op.replication, op.block_size)?,
             _ => {}
         }
@@ -163,6 +163,9 @@ impl Namespace {
     ) -> Result<InodeId> {
         let is_directory = matches!(content, Content::Directory(_));
         let id = self.counters.next_inode;
+        if id.0 >= INODE_LIMIT {
+            return Err(DfsError::new(ErrorKind::NoSpace, "inode ids are used up"));
+        }
         let key = self.hash_key;
         let now = context.now_ns;
         let parent = self.inode_mut(entry.parent)?;
@@ -171,6 +174,9 @@ impl Namespace {
             gid = parent.gid;
             if is_directory {
                 mode |= SETGID;
+            } else if mode & 0o010 != 0 && !context.who.is_root() && !context.who.is_in_group(gid) {
+                // Nobody makes a set-group-id program of a group that is not his.
+                mode &= !SETGID;
             }
         }
         parent.mtime_ns = now;
@@ -278,13 +284,7 @@ impl Namespace {
     }
 
     /// An entry of `parent` that named `id` is gone: the link count falls, a directory goes with all below it.
-    fn drop_name(
-        &mut self,
-        parent: InodeId,
-        id: InodeId,
-        now_ns: i64,
-        events: &mut Vec<BlockEvent>,
-    ) -> Result<()> {
+    fn drop_name(&mut self, parent: InodeId, id: InodeId, now_ns: i64, events: &mut Vec<BlockEvent>) -> Result<()> {
         if self.inode(id)?.directory().is_some() {
             self.inode_mut(parent)?.nlink -= 1;
         }

@@ -33,11 +33,7 @@ impl Namespace {
         Err(DfsError::new(ErrorKind::Busy, format!("inode {id} is being written by {writer}{wait}")))
     }
 
-    pub(super) fn apply_open_for_append(
-        &mut self,
-        context: &mut Context<'_>,
-        op: &OpenForAppendOp,
-    ) -> Result<Outcome> {
+    pub(super) fn apply_open_for_append(&mut self, context: &mut Context<'_>, op: &OpenForAppendOp) -> Result<Outcome> {
         self.check_open_for_append(&context.who, op)?;
         let (client, incarnation) = context.client()?;
         let id = InodeId(op.inode);
@@ -119,8 +115,16 @@ impl Namespace {
         inode.blocks().ok_or_else(|| not_a_file(id, inode))
     }
 
-    /// Refuses a commit of anything but the file's last block under its current generation stamp.
+    /// Refuses a commit of anything but the file's last block under its current generation stamp, shorter than recorded or
+    /// longer than a block may be.
     fn check_last(&self, id: InodeId, given: &Block) -> Result<()> {
+        let block_size = self.inode(id)?.block_size();
+        if given.length > block_size {
+            return Err(DfsError::new(
+                ErrorKind::InvalidArgument,
+                format!("{given} is longer than a block of inode {id}, {block_size} bytes"),
+            ));
+        }
         let last = self.file_blocks(id)?.last();
         match last {
             Some(last) if last.id == given.id && last.generation_stamp == given.generation_stamp => {
@@ -146,7 +150,17 @@ impl Namespace {
                 ErrorKind::InvalidArgument,
                 format!("block {open} of inode {id} is open; its length must be given"),
             )),
-            (Some(given), _) => self.check_last(id, &Block::from(given)),
+            (Some(given), Some(_)) => self.check_last(id, &Block::from(given)),
+            (Some(given), None) => self.check_closed(id, &Block::from(given)),
+        }
+    }
+
+    /// A block that is not open can only be named at the length it has: finalized bytes never change.
+    fn check_closed(&self, id: InodeId, given: &Block) -> Result<()> {
+        self.check_last(id, given)?;
+        match self.file_blocks(id)?.last() {
+            Some(last) if last.length == given.length => Ok(()),
+            _ => Err(DfsError::new(ErrorKind::InvalidArgument, format!("{given} is not open; its length is fixed"))),
         }
     }
 
@@ -171,9 +185,9 @@ impl Namespace {
         let id = InodeId(op.inode);
         self.check_commit(context, id, op.previous.as_ref())?;
         let blocks = self.file_blocks(id)?;
-        let before_last = blocks.length() - blocks.last().map_or(0, |last| last.length);
+        let before_last = blocks.length().saturating_sub(blocks.last().map_or(0, |last| last.length));
         let length = match &op.previous {
-            Some(previous) => before_last + previous.length,
+            Some(previous) => before_last.saturating_add(previous.length),
             None => blocks.length(),
         };
         if op.offset != length {
@@ -190,8 +204,7 @@ impl Namespace {
         };
         self.counters.next_block = block.id.next();
         self.counters.next_generation_stamp = block.generation_stamp.next();
-        let targets: Vec<_> =
-            op.target_datanodes.iter().cloned().zip(op.target_storages.iter().cloned()).collect();
+        let targets: Vec<_> = op.target_datanodes.iter().cloned().zip(op.target_storages.iter().cloned()).collect();
         let lease = self.own_lease_mut(context, id)?;
         lease.open_block = Some(block.id);
         lease.targets.clone_from(&targets);
@@ -212,6 +225,12 @@ impl Namespace {
             return Err(DfsError::new(
                 ErrorKind::InvalidArgument,
                 format!("block {abandoned} is not the open block of inode {id}"),
+            ));
+        }
+        if self.file_blocks(id)?.last().is_some_and(|last| last.length > 0) {
+            return Err(DfsError::new(
+                ErrorKind::InvalidArgument,
+                format!("block {abandoned} holds acknowledged bytes; it cannot be abandoned"),
             ));
         }
         let lease = self.own_lease_mut(context, id)?;
@@ -237,10 +256,14 @@ impl Namespace {
 
     pub(super) fn apply_record_length(&mut self, context: &mut Context<'_>, op: &RecordLengthOp) -> Result<Outcome> {
         let id = InodeId(op.inode);
-        self.own_lease(context, id)?;
+        let open = self.own_lease(context, id)?.open_block;
         let given = op.last.as_ref().map(Block::from);
         let given = given.ok_or_else(|| DfsError::new(ErrorKind::InvalidArgument, "the block is missing"))?;
-        self.check_last(id, &given)?;
+        if open == Some(given.id) {
+            self.check_last(id, &given)?;
+        } else {
+            self.check_closed(id, &given)?;
+        }
         let inode = self.inode_mut(id)?;
         inode.mtime_ns = context.now_ns;
         inode.ctime_ns = context.now_ns;
@@ -266,6 +289,16 @@ impl Namespace {
         }
         let stamp = self.counters.next_generation_stamp;
         self.counters.next_generation_stamp = stamp.next();
+        // From here on DataNodes may hold the block under the new stamp, whether or not the pipeline is ever announced: if
+        // the writer dies now, the file must be recovered, not closed.
+        let block = self.file_blocks(id)?.last().copied();
+        let lease = self.own_lease_mut(context, id)?;
+        if lease.open_block.is_none()
+            && let Some(block) = block
+        {
+            lease.open_block = Some(block.id);
+            context.events.push(BlockEvent::Reopened { block: block.into(), targets: Vec::new() });
+        }
         Ok(Outcome::GenerationStamp(stamp))
     }
 
@@ -281,12 +314,15 @@ impl Namespace {
             return Err(DfsError::new(ErrorKind::InvalidArgument, "the old or the new block is missing"));
         };
         self.check_last(id, &old)?;
+        check_targets(&op.target_datanodes, &op.target_storages)?;
+        if new.length > self.inode(id)?.block_size() {
+            return Err(DfsError::new(ErrorKind::InvalidArgument, format!("{new} is longer than a block of its file")));
+        }
         let allocated = new.generation_stamp < self.counters.next_generation_stamp;
         if new.id != old.id || new.generation_stamp <= old.generation_stamp || !allocated {
             return Err(DfsError::new(ErrorKind::InvalidArgument, format!("{new} cannot follow {old}")));
         }
-        let targets: Vec<_> =
-            op.target_datanodes.iter().cloned().zip(op.target_storages.iter().cloned()).collect();
+        let targets: Vec<_> = op.target_datanodes.iter().cloned().zip(op.target_storages.iter().cloned()).collect();
         let lease = self.own_lease_mut(context, id)?;
         lease.open_block = Some(new.id);
         lease.targets.clone_from(&targets);
@@ -313,6 +349,9 @@ impl Namespace {
         }
         let open = lease.and_then(|lease| lease.open_block);
         let given = op.last.as_ref().map(Block::from);
+        if given.is_some_and(|given| given.length > self.inode(id).map_or(0, |inode| inode.block_size())) {
+            return Err(DfsError::new(ErrorKind::InvalidArgument, "the recovered block is longer than a block"));
+        }
         let inode = self.inode_mut(id)?;
         let blocks = inode.blocks_mut();
         match (blocks, given) {
@@ -369,6 +408,19 @@ impl Namespace {
         }
         Ok(Outcome::Inode(id))
     }
+}
+
+/// Most DataNodes in a pipeline: the highest replication.
+const TARGETS_MAX: usize = 512;
+/// Longest uuid of a DataNode or volume, bytes.
+const UUID_MAX: usize = 64;
+
+fn check_targets(datanodes: &[String], storages: &[String]) -> Result<()> {
+    let too_long = datanodes.iter().chain(storages).any(|uuid| uuid.len() > UUID_MAX);
+    if datanodes.len() != storages.len() || datanodes.len() > TARGETS_MAX || too_long {
+        return Err(DfsError::new(ErrorKind::InvalidArgument, "the pipeline's DataNodes and volumes are malformed"));
+    }
+    Ok(())
 }
 
 /// `mode` after a write by somebody without privilege: no set-user-id; no set-group-id where it means a program.

@@ -86,6 +86,7 @@ impl Namespace {
                 return outcome.map_err(|error| error.to_error());
             }
             self.check_session(key)?;
+            self.forget_answered(key);
         }
         let context = Context {
             who: Identity::of(op.caller.as_ref()),
@@ -173,20 +174,30 @@ impl Namespace {
             Some(session) if session.incarnation != key.incarnation => lost("a newer incarnation has taken its place"),
             Some(session) if session.ended => lost("its session has ended"),
             Some(session) if key.call < session.lowest_pending => lost("the call was answered before"),
-            Some(session) if session.outcomes.len() >= OUTCOMES_PER_SESSION_MAX => {
+            // The oldest unanswered call is always let through: its answer is what makes room.
+            Some(session)
+                if session.outcomes.len() >= OUTCOMES_PER_SESSION_MAX
+                    && key.lowest_pending <= session.lowest_pending
+                    && key.call != key.lowest_pending =>
+            {
                 Err(DfsError::new(ErrorKind::Unavailable, "too many unanswered calls in this session"))
             }
             Some(_) => Ok(()),
         }
     }
 
-    fn record_outcome(&mut self, key: CallKey, now_ns: i64, outcome: &Result<Outcome>) {
+    /// Drops the outcomes that the client says it has.
+    fn forget_answered(&mut self, key: CallKey) {
         let Some(session) = self.sessions.get_mut(&key.client) else { return };
-        session.last_op_ns = now_ns;
         if key.lowest_pending > session.lowest_pending {
             session.lowest_pending = key.lowest_pending;
             session.outcomes = session.outcomes.split_off(&key.lowest_pending);
         }
+    }
+
+    fn record_outcome(&mut self, key: CallKey, now_ns: i64, outcome: &Result<Outcome>) {
+        let Some(session) = self.sessions.get_mut(&key.client) else { return };
+        session.last_op_ns = now_ns;
         let recorded = match outcome {
             Ok(outcome) => Ok(outcome.clone()),
             Err(error) => Err(RecordedError::of(error)),
@@ -198,9 +209,11 @@ impl Namespace {
     fn reap(&mut self, id: InodeId, events: &mut Vec<BlockEvent>) {
         let unlinked = self.inode(id).is_ok_and(|inode| inode.nlink == 0);
         let held = self.holds.range((id, ClientId([0; 16]))..=(id, ClientId([0xff; 16]))).next().is_some();
-        if !unlinked || held || self.leases.contains_key(&id) {
+        if !unlinked || held || self.leases.get(&id).is_some_and(|lease| !lease.needs_recovery) {
             return;
         }
+        // A file without a name whose writer is gone needs no recovery.
+        self.leases.remove(&id);
         if let Some(inode) = self.inodes.remove(id.0) {
             self.forget_content(&inode, events);
         }

@@ -10,7 +10,13 @@ use crate::namenode::namespace::{Namespace, Session};
 use crate::namenode::outcome::Outcome;
 
 /// Longest name of a session, bytes: host and mount point.
-const SESSION_NAME_MAX: usize = 4_352;
+const SESSION_NAME_MAX: usize = 512;
+
+/// Sessions at once; a mount has one, a command has one while it runs.
+const SESSIONS_MAX: usize = 100_000;
+
+/// Inodes one client may hold.
+const HOLDS_PER_CLIENT_MAX: usize = 65_536;
 
 impl Namespace {
     /// A new life of a client ends the one before it.
@@ -19,10 +25,13 @@ impl Namespace {
         if op.name.len() > SESSION_NAME_MAX {
             return Err(DfsError::new(ErrorKind::InvalidArgument, "the session's name is too long"));
         }
+        if self.sessions.len() >= SESSIONS_MAX && !self.sessions.contains_key(&client) {
+            return Err(DfsError::new(ErrorKind::Unavailable, "too many clients have a session; try again later"));
+        }
         self.release_all(client, context.events);
-        let previous = self.sessions.get(&client).map_or(Incarnation(0), |session| session.incarnation);
         let session = Session {
-            incarnation: previous.next(),
+            // The transaction's number: never used before, even when the client's earlier lives have been forgotten.
+            incarnation: Incarnation(self.counters.last_txid.0),
             name: op.name.clone(),
             last_op_ns: context.now_ns,
             ..Session::default()
@@ -47,7 +56,10 @@ impl Namespace {
         let leased: std::collections::BTreeSet<ClientId> = self.leases.values().map(|lease| lease.client).collect();
         let holding: std::collections::BTreeSet<ClientId> = self.holds.iter().map(|(_, client)| *client).collect();
         self.sessions.retain(|client, session| {
-            session.last_op_ns >= op.idle_since_ns || leased.contains(client) || holding.contains(client)
+            !session.ended
+                || session.last_op_ns >= op.idle_since_ns
+                || leased.contains(client)
+                || holding.contains(client)
         });
         Ok(Outcome::Done)
     }
@@ -57,16 +69,16 @@ impl Namespace {
         let leased: Vec<InodeId> =
             self.leases.iter().filter(|(_, lease)| lease.client == client).map(|(id, _)| *id).collect();
         for id in leased {
+            let has_name = self.inode(id).is_ok_and(|inode| inode.nlink > 0);
             let Some(lease) = self.leases.get_mut(&id) else { continue };
-            if lease.open_block.is_some() {
+            if lease.open_block.is_some() && has_name {
                 lease.needs_recovery = true;
             } else {
                 self.leases.remove(&id);
                 self.reap(id, events);
             }
         }
-        let held: Vec<InodeId> =
-            self.holds.iter().filter(|(_, holder)| *holder == client).map(|(id, _)| *id).collect();
+        let held: Vec<InodeId> = self.holds.iter().filter(|(_, holder)| *holder == client).map(|(id, _)| *id).collect();
         for id in held {
             self.holds.remove(&(id, client));
             self.reap(id, events);
@@ -77,6 +89,9 @@ impl Namespace {
         let (client, _) = context.client()?;
         let id = InodeId(op.inode);
         self.inode(id)?;
+        if self.holds.iter().filter(|(_, holder)| *holder == client).count() >= HOLDS_PER_CLIENT_MAX {
+            return Err(DfsError::new(ErrorKind::Unavailable, "the client holds too many files"));
+        }
         self.holds.insert((id, client));
         Ok(Outcome::Done)
     }

@@ -234,17 +234,96 @@ fn add_block_refuses_a_wrong_offset_or_previous_block() {
 }
 
 #[test]
+fn lengths_beyond_a_block_are_refused_and_closed_blocks_do_not_grow() {
+    let mut fixture = Fixture::new();
+    let id = fixture.create("a");
+    let block = fixture.add_block(id, None, 0);
+    let record = |length| {
+        let last = Some(v1::Block { length, ..block });
+        Op::RecordLength(v1::RecordLengthOp { inode: id.0, last })
+    };
+    for length in [u64::MAX, (1 << 20) + 1] {
+        let op = v1::AddBlockOp {
+            inode: id.0,
+            previous: Some(v1::Block { length, ..block }),
+            offset: length,
+            ..Default::default()
+        };
+        assert_eq!(fixture.kind_of(Op::AddBlock(op)), Some(ErrorKind::InvalidArgument));
+        assert_eq!(fixture.kind_of(record(length)), Some(ErrorKind::InvalidArgument));
+    }
+    fixture.run(record(10)).unwrap();
+    let abandon = Op::AbandonBlock(v1::AbandonBlockOp { inode: id.0, block: Some(block) });
+    assert_eq!(fixture.kind_of(abandon), Some(ErrorKind::InvalidArgument), "it holds recorded bytes");
+    fixture.run(complete(id, Some(v1::Block { length: 20, ..block }))).unwrap();
+    let append = Op::OpenForAppend(v1::OpenForAppendOp { inode: id.0, truncate: false });
+    fixture.run(append).unwrap();
+    assert_eq!(fixture.kind_of(record(30)), Some(ErrorKind::InvalidArgument));
+    let grown = Some(v1::Block { length: 30, ..block });
+    assert_eq!(fixture.kind_of(complete(id, grown)), Some(ErrorKind::InvalidArgument));
+}
+
+#[test]
+fn a_writer_that_dies_while_reopening_leaves_the_file_to_recovery() {
+    let mut fixture = Fixture::new();
+    let id = fixture.create("a");
+    let block = fixture.add_block(id, None, 0);
+    fixture.run(complete(id, Some(v1::Block { length: 20, ..block }))).unwrap();
+    fixture.run(Op::OpenForAppend(v1::OpenForAppendOp { inode: id.0, truncate: false })).unwrap();
+    fixture.run(Op::NewGenerationStamp(v1::NewGenerationStampOp { inode: id.0, block_id: block.id })).unwrap();
+    fixture.open_session(CLIENT);
+    assert!(fixture.namespace.lease(id).unwrap().needs_recovery);
+}
+
+#[test]
+fn an_unlinked_file_goes_with_its_dead_writer() {
+    let mut fixture = Fixture::new();
+    let (before, after) = (fixture.create("before"), fixture.create("after"));
+    fixture.add_block(before, None, 0);
+    fixture.add_block(after, None, 0);
+    fixture.run(remove(ROOT_INODE, "before", RemoveKind::RemoveUnlink)).unwrap();
+    fixture.open_session(CLIENT);
+    assert!(fixture.namespace.attr(before).is_err());
+    fixture.call = 0;
+    let caller = Some(v1::Caller::default());
+    let unlink = remove(ROOT_INODE, "after", RemoveKind::RemoveUnlink);
+    fixture.apply(EditOp { caller, op: Some(unlink), ..EditOp::default() }).unwrap();
+    assert!(fixture.namespace.attr(after).is_err());
+    check_invariants(&fixture.namespace);
+}
+
+#[test]
+fn a_full_retry_cache_lets_the_oldest_call_through() {
+    let mut fixture = Fixture::new();
+    let call = |fixture: &Fixture, call: u64| EditOp {
+        retry: Some(RetryId { lowest_pending_call_id: 1, ..fixture.retry_id(CLIENT, 1, call) }),
+        caller: Some(v1::Caller::default()),
+        op: Some(Op::Hold(v1::HoldOp { inode: ROOT_INODE.0 })),
+        ..EditOp::default()
+    };
+    for number in 2..=super::OUTCOMES_PER_SESSION_MAX as u64 + 1 {
+        let op = call(&fixture, number);
+        fixture.apply(op).unwrap();
+    }
+    let refused = call(&fixture, 1_000_000);
+    assert_eq!(fixture.apply(refused).unwrap_err().kind(), ErrorKind::Unavailable);
+    let oldest = call(&fixture, 1);
+    fixture.apply(oldest).unwrap();
+}
+
+#[test]
 fn append_by_a_second_client_is_busy() {
     let mut fixture = Fixture::new();
     let id = fixture.create("a");
     let other = ClientId([9; 16]);
     fixture.open_session(other);
     let append = Op::OpenForAppend(v1::OpenForAppendOp { inode: id.0, truncate: false });
+    let incarnation = fixture.namespace.session(other).unwrap().incarnation.0;
     let mut op = EditOp { op: Some(append), caller: Some(v1::Caller::default()), ..EditOp::default() };
-    op.retry = Some(fixture.retry_id(other, 1, 1));
+    op.retry = Some(fixture.retry_id(other, incarnation, 1));
     assert_eq!(fixture.apply(op.clone()).unwrap_err().kind(), ErrorKind::Busy);
     fixture.run(complete(id, None)).unwrap();
-    op.retry = Some(fixture.retry_id(other, 1, 2));
+    op.retry = Some(fixture.retry_id(other, incarnation, 2));
     assert_eq!(fixture.apply(op).unwrap(), Outcome::Appended { inode: id, last: None });
 }
 
@@ -259,7 +338,7 @@ fn a_repeated_call_happens_once_and_an_old_life_is_refused() {
     };
     let first = fixture.apply(op.clone()).unwrap();
     assert_eq!(fixture.apply(op.clone()).unwrap(), first, "a repeat gives the first outcome");
-    assert_eq!(fixture.open_session(CLIENT), Outcome::Session(dfs_common::ids::Incarnation(2)));
+    assert_eq!(fixture.open_session(CLIENT), Outcome::Session(dfs_common::ids::Incarnation(4)));
     assert_eq!(fixture.apply(op).unwrap_err().kind(), ErrorKind::LeaseLost);
 }
 
@@ -328,9 +407,7 @@ fn rename_follows_the_posix_table() {
 fn permissions_are_those_of_the_mode_bits() {
     let mut fixture = Fixture::new();
     let dir = fixture.make(ROOT_INODE, "dir", FileKind::Directory);
-    let chmod = |id: InodeId, mode| {
-        Op::SetAttr(v1::SetAttrOp { inode: id.0, mode: Some(mode), ..Default::default() })
-    };
+    let chmod = |id: InodeId, mode| Op::SetAttr(v1::SetAttrOp { inode: id.0, mode: Some(mode), ..Default::default() });
     fixture.run(chmod(dir, 0o1777)).unwrap();
     let file = fixture.make(dir, "roots", FileKind::File);
     fixture.caller = v1::Caller { uid: 1000, gid: 1000, groups: vec![50] };

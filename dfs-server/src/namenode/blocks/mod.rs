@@ -49,6 +49,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use self::block_map::BlockState;
 use self::intake::{Columns, PageOrigin, Vanished};
+use self::replication::Repair;
 use self::report::ReportNumber;
 use self::state::SoftState;
 use super::datanodes::RegistrationId;
@@ -67,6 +68,9 @@ const PAGE_REPLICAS_MAX: usize = 100_000;
 /// Blocks that one tick walks over when the repair queues are filled: bounds the tick, a hundred million blocks take a
 /// minute and a half.
 const SCANNED_PER_TICK: usize = 1 << 20;
+
+/// Blocks for which no target is found, per tick: each costs a look at every node. The walk goes on from there next time.
+const WITHOUT_TARGET_PER_TICK: usize = 256;
 
 /// Events applied per hold of the lock.
 const EVENTS_SLICE: usize = 4096;
@@ -293,20 +297,29 @@ impl BlockManager {
         }
         if self.lock().may_repair() {
             self.repair();
+            self.delete();
         }
     }
 
     fn repair(&self) {
         let (plan, mut budget) = self.lock().plan_repairs();
+        let mut without_target = 0;
         for slice in plan.chunks(SLICE / 8) {
             let mut state = self.lock();
             for &(id, priority) in slice {
-                if budget == 0 || !state.may_repair() {
+                if budget == 0 || without_target == WITHOUT_TARGET_PER_TICK || !state.may_repair() {
                     return;
                 }
-                budget = budget.saturating_sub(state.repair(id, priority));
+                match state.repair(id, priority) {
+                    Repair::Ordered { cost } => budget = budget.saturating_sub(cost),
+                    Repair::NoTarget => without_target += 1,
+                    Repair::NotNow => {}
+                }
             }
         }
+    }
+
+    fn delete(&self) {
         self.lock().drop_bad_replicas();
         let excess = self.lock().plan_excess();
         for slice in excess.chunks(SLICE / 8) {

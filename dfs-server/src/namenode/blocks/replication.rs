@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use dfs_common::block::Block;
 use dfs_common::ids::BlockId;
 use dfs_proto::v1;
+use rand::Rng;
 use rand::seq::IndexedRandom;
 use smallvec::SmallVec;
 
@@ -40,6 +41,9 @@ const PENDING_TIMEOUT: Duration = Duration::from_secs(60);
 /// Blocks looked at per tick and kind of work; the rest comes with the next tick.
 const EXAMINED_PER_TICK: usize = 4096;
 
+/// Steps in which the free share of volumes is compared: 5 %.
+const FREE_STEPS: u64 = 20;
+
 /// How urgent a block is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -68,6 +72,17 @@ pub(crate) struct Pending {
     /// Who sends them and what that costs; none while a writer's pipeline reports.
     pub source: Option<(NodeIndex, u32)>,
     pub since: Instant,
+}
+
+/// What came of a try to repair a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Repair {
+    /// Copies are on their way.
+    Ordered { cost: u32 },
+    /// It is being copied, needs nothing, or its sources are busy.
+    NotNow,
+    /// No node can take a copy.
+    NoTarget,
 }
 
 /// Blocks that need work.
@@ -145,8 +160,10 @@ pub(crate) struct ReplicaPlace {
     pub node: NodeIndex,
     pub rack: RackIndex,
     pub is_stale: bool,
-    /// Bytes free on its volume.
-    pub remaining: u64,
+    /// Free share of its volume, in steps coarse enough that volumes of about the same fill are equals.
+    pub free_steps: u64,
+    /// Drawn at random, to choose among equals: else one node of a balanced cluster would lose all replicas.
+    pub lot: u32,
 }
 
 /// Chooses the replica to delete of a block that has too many: a second one on the same node first, then one from a rack
@@ -159,9 +176,9 @@ pub(crate) fn choose_excess(places: &[ReplicaPlace]) -> Option<StorageIndex> {
     let count = |test: &dyn Fn(&ReplicaPlace) -> bool| places.iter().filter(|place| test(place)).count();
     let shares_node = |place: &ReplicaPlace| count(&|other| other.node == place.node) > 1;
     let shares_rack = |place: &ReplicaPlace| count(&|other| other.rack == place.rack) > 1;
-    let worst = places.iter().min_by_key(|place| {
-        (!shares_node(place), !shares_rack(place), !place.is_stale, place.remaining, place.storage)
-    })?;
+    let worst = places
+        .iter()
+        .min_by_key(|place| (!shares_node(place), !shares_rack(place), !place.is_stale, place.free_steps, place.lot))?;
     Some(worst.storage)
 }
 
@@ -258,30 +275,32 @@ impl SoftState {
         (self.queues.next(EXAMINED_PER_TICK), budget)
     }
 
-    /// Orders the copies that a block lacks, if it can be helped now; gives what was spent.
-    pub(crate) fn repair(&mut self, id: BlockId, priority: Priority) -> u32 {
-        let Some(&info) = self.map.get(id) else { return 0 };
+    /// Orders the copies that a block lacks, if it can be helped now.
+    pub(crate) fn repair(&mut self, id: BlockId, priority: Priority) -> Repair {
+        let Some(&info) = self.map.get(id) else { return Repair::NotNow };
         if info.queue() != Some(priority as usize) || self.pending.contains_key(&id) {
-            return 0;
+            return Repair::NotNow;
         }
         let replicas = self.usable_replicas(id);
         let cost = stream_cost(info.length);
         let streams = if priority == Priority::OneLeft { STREAMS_PER_SOURCE_URGENT } else { STREAMS_PER_SOURCE };
-        let Some(source) = self.choose_source(&replicas, cost, streams * STREAM_COST) else { return 0 };
+        let Some(source) = self.choose_source(&replicas, cost, streams * STREAM_COST) else {
+            return Repair::NotNow;
+        };
         let wanted = usize::from(info.replication);
         let missing =
             if priority == Priority::Misplaced { 1 } else { wanted.saturating_sub(self.distinct_nodes(&replicas)) };
         let targets = self.choose_copies(id, info.length, &replicas, missing, priority);
         if targets.is_empty() {
             self.make_room(id);
-            return 0;
+            return Repair::NoTarget;
         }
         let block = Block { id, generation_stamp: info.generation_stamp, length: info.length };
         self.order_transfer(block, source, cost, &targets);
         let pending = Pending { targets, source: Some((source, cost)), since: self.now };
         self.pending.insert(id, Box::new(pending));
         self.recheck(id);
-        cost
+        Repair::Ordered { cost }
     }
 
     fn choose_source(&mut self, replicas: &StorageList, cost: u32, limit: u32) -> Option<NodeIndex> {
@@ -409,7 +428,8 @@ impl SoftState {
         self.recheck(id);
     }
 
-    fn place(&self, storage: StorageIndex) -> ReplicaPlace {
+    fn place(&mut self, storage: StorageIndex) -> ReplicaPlace {
+        let lot = self.random.random();
         let node = self.nodes.node_of(storage);
         let volume = self.nodes.storage(storage);
         ReplicaPlace {
@@ -417,7 +437,8 @@ impl SoftState {
             node: volume.node,
             rack: node.rack,
             is_stale: node.silent_for(self.now) >= self.config.stale_after,
-            remaining: volume.remaining,
+            free_steps: volume.remaining / (volume.capacity / FREE_STEPS).max(1),
+            lot,
         }
     }
 

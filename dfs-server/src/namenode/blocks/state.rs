@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
 use dfs_common::ids::{BlockId, GenerationStamp};
+use dfs_proto::v1::ReplicaState;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use smallvec::SmallVec;
@@ -165,9 +166,7 @@ impl SoftState {
         if self.is_known_bad(id, storage, &reported) {
             return;
         }
-        if !self.set_aside.is_empty() {
-            self.set_aside.remove(&(id, storage));
-        }
+        self.forget_superseded(id, storage);
         let was_allocated = id < self.allocated_limit;
         match choose_disposition(&reported, self.map.get(id), was_allocated) {
             Disposition::Accept => self.accept(id, storage),
@@ -199,20 +198,30 @@ impl SoftState {
         !is_revived
     }
 
-    fn is_known_bad(&mut self, id: BlockId, storage: StorageIndex, reported: &ReportedReplica) -> bool {
+    /// The replica stands among the bad ones, and this report says nothing else of it.
+    fn is_known_bad(&self, id: BlockId, storage: StorageIndex, reported: &ReportedReplica) -> bool {
         if self.bad.is_empty() {
             return false;
         }
         let Some(bad) = self.bad.get(&id).and_then(|bad| bad.iter().find(|bad| bad.storage == storage)) else {
             return false;
         };
-        let is_same = bad.generation_stamp == reported.generation_stamp
+        bad.generation_stamp == reported.generation_stamp
             && (bad.length == reported.length || bad.reason == BadReason::Corrupt)
-            && (reported.state != dfs_proto::v1::ReplicaState::Finalized || bad.reason != BadReason::NotFinalized);
-        if !is_same {
-            self.drop_bad(id, storage);
+            && (reported.state != ReplicaState::Finalized || bad.reason != BadReason::NotFinalized)
+    }
+
+    /// What was recorded of the replica beside the block map gives way to a report that says otherwise.
+    fn forget_superseded(&mut self, id: BlockId, storage: StorageIndex) {
+        if self.bad.is_empty() && self.set_aside.is_empty() {
+            return;
         }
-        is_same
+        self.drop_bad(id, storage);
+        self.set_aside.remove(&(id, storage));
+        let is_open = |open: &OpenBlock| open.reported.iter().any(|(other, _)| *other == storage);
+        if !self.map.has_replica(id, storage) && !self.open.get(&id).is_some_and(|open| is_open(open)) {
+            self.nodes.storage_mut(storage).blocks.remove(id.0);
+        }
     }
 
     pub(crate) fn drop_bad(&mut self, id: BlockId, storage: StorageIndex) {
@@ -279,7 +288,7 @@ impl SoftState {
             return;
         }
         if self.set_aside.insert((id, storage), reported).is_none() && id >= self.allocated_limit {
-            let node = self.nodes.node_of(storage).address();
+            let node = &self.nodes.node_of(storage).id.host;
             tracing::debug!(block = %id, datanode = node, "a replica of a block not allocated here is set aside");
         }
         self.nodes.storage_mut(storage).blocks.insert(id.0);
@@ -291,8 +300,14 @@ impl SoftState {
         self.bad.entry(id).or_default().push(bad);
         self.nodes.storage_mut(storage).blocks.insert(id.0);
         self.settle_pending(id, storage);
-        let node = self.nodes.node_of(storage).address();
-        tracing::warn!(block = %id, datanode = node, reason = ?bad.reason, "a bad replica is to be replaced");
+        let (node, reason) = (self.nodes.node_of(storage), bad.reason);
+        if matches!(reason, BadReason::Corrupt | BadReason::WrongLength) {
+            let node = node.address();
+            tracing::warn!(block = %id, datanode = node, ?reason, "a bad replica is to be replaced");
+        } else {
+            // A node that was away for long brings many of these.
+            tracing::debug!(block = %id, datanode = node.id.uuid, ?reason, "a bad replica is to be replaced");
+        }
         self.recheck(id);
     }
 

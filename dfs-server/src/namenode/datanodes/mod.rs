@@ -30,6 +30,12 @@ const DATANODES_MAX: usize = 100_000;
 /// Most volumes of all DataNodes together.
 const STORAGES_MAX: usize = 4_000_000;
 
+/// Volumes of one DataNode: ten times what a server has slots for.
+const VOLUMES_MAX: usize = 1_000;
+
+/// Bytes of a uuid, host, rack or path: the longest path.
+const TEXT_MAX: usize = 4_096;
+
 /// Number of a DataNode in this run of the NameNode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeIndex(pub(crate) u32);
@@ -185,6 +191,9 @@ impl Datanodes {
         if id.uuid.is_empty() {
             return Err(DfsError::new(ErrorKind::InvalidArgument, "a DataNode registers with its uuid"));
         }
+        for text in [&id.uuid, &id.host, &id.rack] {
+            check_text(text)?;
+        }
         if id.host.is_empty() {
             id.host = peer.map(|ip| ip.to_string()).ok_or_else(|| {
                 DfsError::new(ErrorKind::InvalidArgument, "set dfs.datanode.hostname: the peer's address is unknown")
@@ -203,6 +212,7 @@ impl Datanodes {
         self.retire(index);
         self.forget_addresses(index);
         let rack = self.topology.rack(topology::normalized(&id.rack));
+        // Where there is no room for more racks, the node stands on the default one.
         id.rack = self.topology.name(rack).to_owned();
         let addresses = addresses_of(&id, peer);
         for &ip in &addresses {
@@ -225,9 +235,15 @@ impl Datanodes {
         node: NodeIndex,
         reports: &[v1::StorageReport],
     ) -> Result<StorageChanges> {
+        if reports.len() > VOLUMES_MAX {
+            let message = format!("a DataNode may have {VOLUMES_MAX} volumes, not {}", reports.len());
+            return Err(DfsError::new(ErrorKind::InvalidArgument, message));
+        }
         let mut named: SmallVec<[StorageIndex; 8]> = SmallVec::new();
         let mut changes = StorageChanges::default();
         for report in reports {
+            check_text(&report.storage_uuid)?;
+            check_text(&report.path)?;
             let known = self.find_storage(node, &report.storage_uuid);
             let index = known.or_else(|| self.add_storage(node, &report.storage_uuid, StorageState::Failed));
             let index = index.ok_or_else(|| {
@@ -302,6 +318,13 @@ impl Datanodes {
             }
         }
     }
+}
+
+fn check_text(text: &str) -> Result<()> {
+    if text.len() <= TEXT_MAX {
+        return Ok(());
+    }
+    Err(DfsError::new(ErrorKind::InvalidArgument, format!("a name of {} bytes, above {TEXT_MAX}", text.len())))
 }
 
 fn addresses_of(id: &v1::DatanodeId, peer: Option<IpAddr>) -> SmallVec<[IpAddr; 2]> {

@@ -11,6 +11,9 @@ pub(crate) struct RackIndex(u32);
 /// Where nodes stand that name no rack.
 const DEFAULT_RACK: &str = "/default-rack";
 
+/// Most racks: as many as DataNodes. Beyond it nodes stand on the first one, the default rack of placeholders.
+const RACKS_MAX: usize = 100_000;
+
 struct Rack {
     name: String,
     live: Vec<NodeIndex>,
@@ -38,7 +41,10 @@ impl Topology {
         if let Some(&rack) = self.by_name.get(name) {
             return rack;
         }
-        let rack = RackIndex(u32::try_from(self.racks.len()).expect("there are fewer racks than nodes"));
+        if self.racks.len() >= RACKS_MAX {
+            return RackIndex(0);
+        }
+        let rack = RackIndex(u32::try_from(self.racks.len()).expect("the bound is below 2^32"));
         self.racks.push(Rack { name: name.to_owned(), live: Vec::new() });
         self.by_name.insert(name.to_owned(), rack);
         rack

@@ -348,7 +348,12 @@ impl ItemPrefix {
     }
 
     fn decode(mut bytes: &[u8]) -> Self {
-        Self { kind: bytes.get_u32_le(), length: bytes.get_u32_le(), count: bytes.get_u32_le(), crc: bytes.get_u32_le() }
+        Self {
+            kind: bytes.get_u32_le(),
+            length: bytes.get_u32_le(),
+            count: bytes.get_u32_le(),
+            crc: bytes.get_u32_le(),
+        }
     }
 }
 
@@ -460,8 +465,8 @@ impl ImageReader {
             return Err(self.corrupt("the checksum of its header does not match"));
         }
         self.chain = checksum::crc32c_append(self.chain, &crc.to_le_bytes());
-        self.header =
-            ImageHeader::decode(body).map_err(|error| self.corrupt("its header cannot be decoded").with_source(error))?;
+        self.header = ImageHeader::decode(body)
+            .map_err(|error| self.corrupt("its header cannot be decoded").with_source(error))?;
         Ok(())
     }
 
@@ -565,7 +570,10 @@ impl ImageReader {
     fn corrupt_at(&self, offset: u64, why: &str) -> DfsError {
         DfsError::new(
             ErrorKind::Corrupt,
-            format!("image {} is damaged at offset {offset}: {why}; use an older image or another copy", self.path.display()),
+            format!(
+                "image {} is damaged at offset {offset}: {why}; use an older image or another copy",
+                self.path.display()
+            ),
         )
     }
 }

@@ -7,7 +7,9 @@ use std::path::Path;
 use dfs_common::attr::FileKind;
 use dfs_common::block::Block;
 use dfs_common::error::{DfsError, ErrorKind, Result};
-use dfs_common::ids::{BlockId, CallId, ClientId, FIRST_INODE, GenerationStamp, Incarnation, InodeId, ROOT_INODE, TxId};
+use dfs_common::ids::{
+    BlockId, CallId, ClientId, FIRST_INODE, GenerationStamp, INODE_LIMIT, Incarnation, InodeId, ROOT_INODE, TxId,
+};
 use dfs_common::name::Name;
 use dfs_proto::v1::outcome_record::Outcome as WireOutcome;
 use dfs_proto::v1::{
@@ -72,6 +74,7 @@ pub fn load(path: &Path) -> Result<(ImageHeader, Namespace)> {
     while let Some((section, bytes)) = image.next_record()? {
         load_record(&mut namespace, section, &bytes).map_err(bad)?;
     }
+    verify(&namespace, &header).map_err(bad)?;
     Ok((header, namespace))
 }
 
@@ -90,6 +93,43 @@ fn load_record(namespace: &mut Namespace, section: Section, bytes: &[u8]) -> Res
             Ok(())
         }
     }
+}
+
+/// What `apply` relies on and single records cannot show.
+fn verify(namespace: &Namespace, header: &ImageHeader) -> Result<()> {
+    if namespace.counters.last_txid != header.txid() {
+        return Err(corrupt("its counters and its header name different transactions"));
+    }
+    let mut names = std::collections::HashMap::new();
+    for (id, inode) in namespace.all_inodes() {
+        let Some(directory) = inode.directory() else { continue };
+        for (_, dentry) in directory.after(0) {
+            *names.entry(dentry.inode).or_insert(0_u32) += 1;
+            if namespace.inode(dentry.inode)?.directory().is_some_and(|child| child.parent != id) {
+                return Err(corrupt(format!("directory {} is not where its parent says", dentry.inode)));
+            }
+        }
+    }
+    for (id, inode) in namespace.all_inodes() {
+        let named = names.get(&id).copied().unwrap_or(0);
+        let is_right = match inode.directory() {
+            // A removed directory has no names, no entries and no links; the root has no name.
+            Some(_) if id == ROOT_INODE => named == 0,
+            Some(directory) if inode.nlink == 0 => named == 0 && directory.is_empty(),
+            Some(_) => named == 1,
+            None => inode.nlink == named,
+        };
+        if !is_right {
+            return Err(corrupt(format!("inode {id} has {} links and {named} names", inode.nlink)));
+        }
+    }
+    for (id, lease) in namespace.leases() {
+        let blocks = namespace.inode(id)?.blocks().ok_or_else(|| corrupt(format!("{id} is leased and no file")))?;
+        if lease.open_block.is_some() && blocks.last().map(|block| block.id) != lease.open_block {
+            return Err(corrupt(format!("the open block of inode {id} is not its last")));
+        }
+    }
+    Ok(())
 }
 
 fn decode<M: Message + Default>(bytes: &[u8]) -> Result<M> {
@@ -123,6 +163,9 @@ fn load_counters(namespace: &mut Namespace, record: &CountersRecord) -> Result<(
         next_block: BlockId(record.next_block),
         next_generation_stamp: GenerationStamp(record.next_generation_stamp),
     };
+    if !(FIRST_INODE.0..=INODE_LIMIT).contains(&record.next_inode) {
+        return Err(corrupt(format!("inode counter {} is out of range", record.next_inode)));
+    }
     namespace.hash_key = HashKey(record.hash_key_0, record.hash_key_1);
     Ok(())
 }

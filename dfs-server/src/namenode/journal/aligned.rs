@@ -13,7 +13,11 @@ pub(super) struct AlignedBuffer {
 impl AlignedBuffer {
     /// Fills the buffer with at most `capacity` bytes by `fill`, which appends to the vector it is given, and returns what
     /// was appended, aligned.
-    pub(super) fn fill<E>(&mut self, capacity: usize, fill: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<&[u8], E> {
+    pub(super) fn fill<E>(
+        &mut self,
+        capacity: usize,
+        fill: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<&[u8], E> {
         self.memory.clear();
         self.memory.reserve(capacity + MEMORY_ALIGNMENT);
         self.start = self.memory.as_ptr().align_offset(MEMORY_ALIGNMENT);

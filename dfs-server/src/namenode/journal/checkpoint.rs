@@ -52,9 +52,8 @@ impl<M: Machine> Journal<M> {
         let folder = self.options.folder.clone();
         let folded = {
             let (dir, header, out) = (self.dir.clone(), header.clone(), out.clone());
-            let edits = move |image: &ImageHeader| {
-                EditReader::of_index(&log, image.last_log, image.txid(), log_id.index + 1)
-            };
+            let edits =
+                move |image: &ImageHeader| EditReader::of_index(&log, image.last_log, image.txid(), log_id.index + 1);
             on_own_thread(move || fold_newest(&*folder, &dir, &edits, &header, &out)).await?
         };
         folded?;
@@ -152,7 +151,8 @@ fn fold_newest(
     out: &Path,
 ) -> Result<()> {
     for image in dir.images()? {
-        let folded = image_header(&image.path).and_then(|base| fold(folder, Some(&image.path), edits(&base), header, out));
+        let folded =
+            image_header(&image.path).and_then(|base| fold(folder, Some(&image.path), edits(&base), header, out));
         match folded {
             Err(error) if error.kind() == ErrorKind::Corrupt && image_is_damaged(&image.path) => {
                 dir.set_aside(&image, &error)?;
@@ -200,4 +200,3 @@ async fn on_own_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'sta
         .map_err(|error| DfsError::io("start the checkpoint's thread", error))?;
     result.await.map_err(|_| DfsError::new(ErrorKind::Internal, "the checkpoint's thread panicked"))
 }
-

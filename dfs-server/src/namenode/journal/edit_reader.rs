@@ -108,6 +108,7 @@ pub(super) fn decode_membership(header: &ImageHeader) -> Result<StoredMembership
         return Ok(StoredMembership::default());
     }
     serde_json::from_slice(&header.membership).map_err(|error| {
-        DfsError::new(ErrorKind::Corrupt, "the image's membership cannot be read; use an older image").with_source(error)
+        DfsError::new(ErrorKind::Corrupt, "the image's membership cannot be read; use an older image")
+            .with_source(error)
     })
 }

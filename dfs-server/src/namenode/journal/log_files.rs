@@ -232,9 +232,9 @@ impl LogFiles {
         let current = self.current.as_mut().expect("roll leaves a current segment");
         let SegmentHeader { alignment, salt, .. } = current.header;
         let capacity = frame::frame_bytes(payload_bound, alignment);
-        let bytes = self.buffer.fill(capacity, |into| {
-            frame::encode_frame(sequence, first_index, entries, salt, alignment, into)
-        })?;
+        let bytes = self
+            .buffer
+            .fill(capacity, |into| frame::encode_frame(sequence, first_index, entries, salt, alignment, into))?;
         current.write(bytes)?;
         let frame_bytes = bytes.len() as u64;
         let header = FrameHeader {

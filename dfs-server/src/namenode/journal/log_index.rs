@@ -86,7 +86,10 @@ impl LogIndex {
         if first.header().first_index > first_needed {
             return Err(first.corrupt(
                 0,
-                &format!("it begins at entry {}, but entries from {first_needed} on are needed", first.header().first_index),
+                &format!(
+                    "it begins at entry {}, but entries from {first_needed} on are needed",
+                    first.header().first_index
+                ),
             ));
         }
         let mut log = Self::new(first.header().first_index);
@@ -145,8 +148,7 @@ impl LogIndex {
         let segment = self.segments.last_mut().expect("frames are added to a segment");
         let distant = segment.points.last().is_none_or(|point| segment.end - point.offset >= POINT_BYTES);
         if distant || truncates {
-            let point =
-                Point { first_index: frame.first_index, sequence: frame.sequence, offset: segment.end };
+            let point = Point { first_index: frame.first_index, sequence: frame.sequence, offset: segment.end };
             segment.points.push(point);
         }
         segment.end += frame_bytes;
@@ -196,7 +198,8 @@ fn open_segments(directory: &Path, namespace_id: u32) -> Result<Vec<SegmentReade
             // A segment once it has a header; before, nothing was ever acknowledged from it.
             Some(SPARE_NAME | HASTY_NAME) => match SegmentReader::open(&entry.path()) {
                 Ok(reader) => reader,
-                Err(_) => continue,
+                Err(error) if error.kind() == ErrorKind::Corrupt => continue,
+                Err(error) => return Err(error),
             },
             _ => continue,
         };

@@ -337,10 +337,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             }
             state.evict();
         }
-        self.io
-            .requests
-            .send(Request::Append { entries, done: callback })
-            .map_err(|_| write_error(stopped()))
+        self.io.requests.send(Request::Append { entries, done: callback }).map_err(|_| write_error(stopped()))
     }
 
     async fn truncate(&mut self, log_id: LogId) -> std::result::Result<(), StorageError> {

@@ -100,8 +100,8 @@ pub(super) async fn start<M: Machine>(
             }
         };
         runtime.block_on(async {
-            let opened = LogFiles::open(&edits, namespace_id)
-                .and_then(|files| log_store::open(files, options.on_fatal.clone()));
+            let opened =
+                LogFiles::open(&edits, namespace_id).and_then(|files| log_store::open(files, options.on_fatal.clone()));
             let (store, io, io_thread) = match opened {
                 Ok(opened) => opened,
                 Err(error) => {
@@ -127,9 +127,7 @@ pub(super) async fn start<M: Machine>(
         .spawn(body)
         .map_err(|error| DfsError::io("start the journal's thread", error))?;
     match reported.await {
-        Ok(Ok((raft, io, index, io_thread))) => {
-            Ok(Started { raft, io, index, stop, threads: vec![thread, io_thread] })
-        }
+        Ok(Ok((raft, io, index, io_thread))) => Ok(Started { raft, io, index, stop, threads: vec![thread, io_thread] }),
         Ok(Err(error)) => Err(error),
         Err(_) => Err(DfsError::new(ErrorKind::Internal, "the journal's thread died while starting")),
     }

@@ -31,9 +31,8 @@ const STATE_BYTES_MAX: u64 = 64 * 1024;
 /// # Errors
 /// Of writing.
 pub(super) fn store<T: Serialize>(path: &Path, state: &T) -> Result<()> {
-    let content = serde_json::to_vec(state).map_err(|error| {
-        DfsError::new(ErrorKind::Internal, format!("encode {}", path.display())).with_source(error)
-    })?;
+    let content = serde_json::to_vec(state)
+        .map_err(|error| DfsError::new(ErrorKind::Internal, format!("encode {}", path.display())).with_source(error))?;
     let mut bytes = Vec::with_capacity(HEADER_BYTES + content.len());
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&STATE_VERSION.to_le_bytes());

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use dfs_common::attr::{FileAttr, FileKind, PERMISSION_MASK};
 use dfs_common::block::Block;
-use dfs_common::ids::{InodeId, BlockId, GenerationStamp};
+use dfs_common::ids::{BlockId, GenerationStamp, InodeId};
 
 use super::directory::Directory;
 
@@ -94,7 +94,7 @@ impl BlockList {
 
     /// Bytes in all blocks.
     pub fn length(&self) -> u64 {
-        self.as_slice().iter().map(|block| block.length).sum()
+        self.as_slice().iter().fold(0, |sum: u64, block| sum.saturating_add(block.length))
     }
 }
 
@@ -177,6 +177,14 @@ impl Inode {
         match &self.content {
             Content::File { blocks, .. } => Some(blocks),
             _ => None,
+        }
+    }
+
+    /// Bytes its blocks may have; 0 for anything but a regular file.
+    pub fn block_size(&self) -> u64 {
+        match &self.content {
+            Content::File { block_size_sectors, .. } => u64::from(*block_size_sectors) * 512,
+            _ => 0,
         }
     }
 

@@ -178,15 +178,15 @@ impl Namespace {
     /// # Errors
     /// `Stale` or `NotADirectory`.
     pub fn directory(&self, id: InodeId) -> Result<&Directory> {
-        self.inode(id)?.directory().ok_or_else(|| {
-            DfsError::new(ErrorKind::NotADirectory, format!("inode {id} is not a directory"))
-        })
+        self.inode(id)?
+            .directory()
+            .ok_or_else(|| DfsError::new(ErrorKind::NotADirectory, format!("inode {id} is not a directory")))
     }
 
     pub(super) fn directory_mut(&mut self, id: InodeId) -> Result<&mut Directory> {
-        self.inode_mut(id)?.directory_mut().ok_or_else(|| {
-            DfsError::new(ErrorKind::NotADirectory, format!("inode {id} is not a directory"))
-        })
+        self.inode_mut(id)?
+            .directory_mut()
+            .ok_or_else(|| DfsError::new(ErrorKind::NotADirectory, format!("inode {id} is not a directory")))
     }
 
     /// The lease of a file being written.

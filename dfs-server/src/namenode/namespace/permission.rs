@@ -97,7 +97,10 @@ impl Identity {
         if directory.mode & STICKY == 0 || self.owns(victim) || self.owns(directory) {
             Ok(())
         } else {
-            Err(DfsError::new(ErrorKind::NotPermitted, "the directory is sticky and the entry belongs to somebody else"))
+            Err(DfsError::new(
+                ErrorKind::NotPermitted,
+                "the directory is sticky and the entry belongs to somebody else",
+            ))
         }
     }
 }

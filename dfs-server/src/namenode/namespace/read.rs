@@ -144,8 +144,9 @@ impl Namespace {
                 Content::File { blocks, replication, .. } => {
                     let length = blocks.length();
                     summary.file_count += 1;
-                    summary.length += length;
-                    summary.space_consumed += length * u64::from(*replication);
+                    summary.length = summary.length.saturating_add(length);
+                    let space = length.saturating_mul(u64::from(*replication));
+                    summary.space_consumed = summary.space_consumed.saturating_add(space);
                 }
                 Content::Symlink(_) | Content::Special { .. } => summary.file_count += 1,
             }

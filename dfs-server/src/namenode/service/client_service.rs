@@ -16,6 +16,9 @@ use crate::namenode::namespace::permission::Identity;
 use crate::namenode::namesystem::{Namesystem, unexpected};
 use crate::namenode::outcome::Outcome;
 
+/// Bad replicas taken from one call; a reader meets one at a time.
+const BAD_REPLICAS_MAX: usize = 1_000;
+
 type Reply<T> = Result<Response<T>, Status>;
 
 /// Serves clients.
@@ -97,6 +100,9 @@ impl ClientNamenode for ClientService {
         let retry = request.into_inner().header.and_then(|header| header.retry);
         let close = async {
             let retry = required(retry, "session")?;
+            if retry.incarnation == 0 {
+                return Err(DfsError::new(ErrorKind::InvalidArgument, "no incarnation is numbered 0"));
+            }
             let client = required(ClientId::from_bytes(&retry.client_id), "client id of 16 bytes")?;
             self.namesystem.end_session(client, Incarnation(retry.incarnation)).await
         };
@@ -129,21 +135,23 @@ impl ClientNamenode for ClientService {
         let namespace = self.namesystem.namespace().read();
         let max = request.max_entries as usize;
         let page = namespace.listing(&who, InodeId(request.inode), request.cookie, max);
-        reply(page.map(|page| GetListingResponse {
-            entries: page
-                .entries
-                .into_iter()
-                .map(|entry| DirEntry {
-                    name: entry.name.as_bytes().to_vec().into(),
-                    inode: entry.attr.inode.0,
-                    cookie: entry.cookie,
-                    file_type: entry.attr.kind as u32,
-                    attr: request.with_attrs.then(|| (&entry.attr).into()),
-                })
-                .collect(),
-            at_end: page.at_end,
-            parent: page.parent.0,
-            txid: namespace.counters().last_txid.0,
+        reply(page.map(|page| {
+            GetListingResponse {
+                entries: page
+                    .entries
+                    .into_iter()
+                    .map(|entry| DirEntry {
+                        name: entry.name.as_bytes().to_vec().into(),
+                        inode: entry.attr.inode.0,
+                        cookie: entry.cookie,
+                        file_type: entry.attr.kind as u32,
+                        attr: request.with_attrs.then(|| (&entry.attr).into()),
+                    })
+                    .collect(),
+                at_end: page.at_end,
+                parent: page.parent.0,
+                txid: namespace.counters().last_txid.0,
+            }
         }))
     }
 
@@ -338,16 +346,10 @@ impl ClientNamenode for ClientService {
     }
 
     async fn recover_lease(&self, request: Request<InodeMutation>) -> Reply<RecoverLeaseResponse> {
-        let id = InodeId(request.into_inner().inode);
-        let recover = async {
-            let holder = self.namesystem.namespace().read().lease(id).map(|lease| (lease.client, lease.incarnation));
-            if let Some((client, incarnation)) = holder {
-                self.namesystem.end_session(client, incarnation).await?;
-            }
-            let closed = self.namesystem.namespace().read().lease(id).is_none();
-            Ok(RecoverLeaseResponse { closed, txid: self.txid() })
-        };
-        reply(recover.await)
+        let request = request.into_inner();
+        let who = identity(request.header.as_ref());
+        let closed = self.namesystem.recover_lease(&who, InodeId(request.inode)).await;
+        reply(closed.map(|closed| RecoverLeaseResponse { closed, txid: self.txid() }))
     }
 
     async fn mkdir(&self, request: Request<MkdirRequest>) -> Reply<AttrResponse> {
@@ -478,17 +480,14 @@ impl ClientNamenode for ClientService {
     }
 
     async fn report_bad_blocks(&self, request: Request<ReportBadBlocksRequest>) -> Reply<EmptyResponse> {
-        for replica in &request.into_inner().replicas {
+        for replica in request.into_inner().replicas.iter().take(BAD_REPLICAS_MAX) {
             let block = Block::from(replica.block.as_ref().unwrap_or(&dfs_proto::v1::Block::default()));
             self.namesystem.blocks().report_bad_replica(block, &replica.datanode_uuid, &replica.storage_uuid);
         }
         reply(Ok(self.empty()))
     }
 
-    async fn get_datanode_report(
-        &self,
-        _: Request<GetDatanodeReportRequest>,
-    ) -> Reply<GetDatanodeReportResponse> {
+    async fn get_datanode_report(&self, _: Request<GetDatanodeReportRequest>) -> Reply<GetDatanodeReportResponse> {
         let datanodes = self.namesystem.blocks().datanode_report();
         reply(Ok(GetDatanodeReportResponse { datanodes, txid: self.txid() }))
     }
@@ -498,12 +497,8 @@ impl ClientNamenode for ClientService {
         let blocks = self.namesystem.blocks();
         let change = match request.action() {
             SafeModeAction::SafeModeGet => Ok(()),
-            SafeModeAction::SafeModeEnter => {
-                require_root(request.header.as_ref()).map(|()| blocks.enter_safe_mode())
-            }
-            SafeModeAction::SafeModeLeave => {
-                require_root(request.header.as_ref()).map(|()| blocks.leave_safe_mode())
-            }
+            SafeModeAction::SafeModeEnter => require_root(request.header.as_ref()).map(|()| blocks.enter_safe_mode()),
+            SafeModeAction::SafeModeLeave => require_root(request.header.as_ref()).map(|()| blocks.leave_safe_mode()),
         };
         reply(change.map(|()| {
             let (is_on, status) = blocks.safe_mode_status();

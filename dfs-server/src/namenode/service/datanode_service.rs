@@ -168,3 +168,96 @@ impl v1::datanode_server::Datanode for DatanodeService {
         reply(Err(DfsError::new(ErrorKind::Unsupported, "block recovery is not part of this version")))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use dfs_common::block::Block;
+    use dfs_common::clock::ManualClock;
+    use dfs_common::config_file::Config;
+    use dfs_common::ids::{BlockId, GenerationStamp, InodeId};
+    use v1::datanode_server::Datanode;
+
+    use super::*;
+    use crate::namenode::blocks::BlockEvent;
+
+    fn info() -> v1::NamespaceInfo {
+        v1::NamespaceInfo {
+            cluster_id: "CID-1".into(),
+            namespace_id: 7,
+            block_pool_id: "BP-1".into(),
+            ..v1::NamespaceInfo::default()
+        }
+    }
+
+    fn service() -> DatanodeService {
+        let clock = Arc::new(ManualClock::new());
+        DatanodeService::new(Arc::new(BlockManager::new(&Config::default(), clock, 1)), info())
+    }
+
+    fn registration(namespace: v1::NamespaceInfo) -> v1::RegisterDatanodeRequest {
+        let storage = v1::StorageReport { storage_uuid: "s".into(), remaining: 1 << 30, ..Default::default() };
+        v1::RegisterDatanodeRequest {
+            id: Some(v1::DatanodeId { uuid: "dn".into(), host: "10.0.0.1".into(), ..Default::default() }),
+            namespace: Some(namespace),
+            storages: vec![storage],
+        }
+    }
+
+    #[tokio::test]
+    async fn register_datanode_of_another_cluster_names_both() {
+        let service = service();
+        type Change = fn(&mut v1::NamespaceInfo);
+        let changes: [(Change, [&str; 2]); 3] = [
+            (|info| info.cluster_id = "CID-2".into(), ["CID-1", "CID-2"]),
+            (|info| info.namespace_id = 8, ["namespace 8", "to 7"]),
+            (|info| info.block_pool_id = "BP-2".into(), ["BP-1", "BP-2"]),
+        ];
+        for (change, named) in changes {
+            let mut theirs = info();
+            change(&mut theirs);
+            let status = service.register_datanode(Request::new(registration(theirs))).await.unwrap_err();
+            let error = from_status(&status);
+            assert_eq!(error.kind(), ErrorKind::WrongCluster);
+            assert!(named.iter().all(|name| error.message().contains(name)), "{error}");
+        }
+        assert!(service.register_datanode(Request::new(registration(info()))).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn send_heartbeat_names_the_pool_in_orders() {
+        let service = service();
+        let request = Request::new(registration(info()));
+        let registration_id = service.register_datanode(request).await.unwrap().into_inner().registration_id;
+        service.blocks.set_active(true);
+        service.blocks.tick();
+        let block = Block { id: BlockId(1), generation_stamp: GenerationStamp(1), length: 0 };
+        service.blocks.on_events([
+            BlockEvent::Allocated { block, inode: InodeId(1), replication: 1, targets: Vec::new() },
+            BlockEvent::Removed { id: block.id },
+        ]);
+        let received = v1::ReplicaEvent {
+            kind: v1::ReplicaEventKind::ReplicaReceived.into(),
+            block: Some(block.into()),
+            storage_uuid: "s".into(),
+        };
+        let mut report = v1::BlockReceivedAndDeletedRequest {
+            datanode_uuid: "dn".into(),
+            registration_id,
+            report_number: 1,
+            events: vec![received],
+            block_pool_id: "BP-2".into(),
+        };
+        let refused = service.block_received_and_deleted(Request::new(report.clone())).await.unwrap_err();
+        assert_eq!(from_status(&refused).kind(), ErrorKind::WrongCluster);
+        report.block_pool_id = "BP-1".into();
+        service.block_received_and_deleted(Request::new(report)).await.unwrap();
+        let beat = v1::SendHeartbeatRequest { datanode_uuid: "dn".into(), registration_id, ..Default::default() };
+        let answer = service.send_heartbeat(Request::new(beat)).await.unwrap().into_inner();
+        assert!(answer.is_active);
+        let invalidated = answer.orders.iter().find_map(|order| match &order.order {
+            Some(Order::Invalidate(order)) => Some((order.block_pool_id.as_str(), order.blocks[0].id)),
+            _ => None,
+        });
+        assert_eq!(invalidated, Some(("BP-1", 1)));
+    }
+}

@@ -121,7 +121,10 @@ impl Namenode for NamenodeService {
         let name = request.into_inner().name;
         let found = self.files().and_then(|(image, edits)| {
             image.into_iter().chain(edits).find(|file| file_name(&file.path) == name).ok_or_else(|| {
-                DfsError::new(ErrorKind::NotFound, format!("{name} is not (any more) in the manifest; ask for a new one"))
+                DfsError::new(
+                    ErrorKind::NotFound,
+                    format!("{name} is not (any more) in the manifest; ask for a new one"),
+                )
             })
         });
         let file = match found {

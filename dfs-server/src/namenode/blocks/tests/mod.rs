@@ -1,6 +1,7 @@
 //! Tests of the block manager as a whole: DataNodes that exist only as maps, a clock that moves only when told.
 
 mod bench;
+mod hostile;
 mod model;
 mod placement;
 mod repair;

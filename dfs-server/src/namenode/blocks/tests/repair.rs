@@ -43,12 +43,13 @@ fn choose_excess_keeps_racks_and_nodes() {
         nodes.node(node).rack
     };
     let (a, b) = (rack("/a"), rack("/b"));
-    let place = |storage, node, rack, is_stale, remaining| ReplicaPlace {
+    let place = |storage, node, rack, is_stale, free_steps| ReplicaPlace {
         storage: StorageIndex(storage),
         node: NodeIndex(node),
         rack,
         is_stale,
-        remaining,
+        free_steps,
+        lot: storage,
     };
     // (replicas, storage to delete)
     for (places, expected) in [
@@ -64,6 +65,8 @@ fn choose_excess_keeps_racks_and_nodes() {
             Some(3),
         ),
         (vec![place(1, 1, a, false, 2), place(2, 2, b, false, 1)], Some(2)),
+        // Equals: by lot.
+        (vec![place(7, 1, a, false, 2), place(5, 2, a, false, 2), place(6, 3, a, false, 2)], Some(5)),
     ] {
         assert_eq!(choose_excess(&places), expected.map(StorageIndex), "{places:?}");
     }
@@ -146,6 +149,19 @@ fn setrep_raises_and_lowers() {
         assert!(expected == 1 || has("/a") && has("/b"), "{holders:?}");
         cluster.check();
     }
+}
+
+#[test]
+fn setrep_down_takes_from_all_nodes_alike() {
+    let mut cluster = Cluster::new(&["/a"; 3]);
+    for id in 1..=300 {
+        cluster.write(id, 3, &[0, 1, 2]);
+    }
+    cluster.blocks.on_events((1..=300).map(|id| BlockEvent::ReplicationChanged { id: BlockId(id), replication: 1 }));
+    cluster.seconds(3);
+    let left: Vec<usize> = cluster.nodes.iter().map(|node| node.copies.len()).collect();
+    assert_eq!(left.iter().sum::<usize>(), 300);
+    assert!(left.iter().all(|count| (70..130).contains(count)), "{left:?}");
 }
 
 #[test]

@@ -152,7 +152,8 @@ fn bytes_that_imitate_a_frame_do_not_pass_for_one() {
     let dir = tempfile::tempdir().unwrap();
     let (path, starts) = small_log(dir.path());
     let mut bytes = fs::read(&path).unwrap();
-    let (first, last, end) = (starts[0] as usize, starts[FRAMES as usize - 1] as usize, starts[FRAMES as usize] as usize);
+    let (first, last, end) =
+        (starts[0] as usize, starts[FRAMES as usize - 1] as usize, starts[FRAMES as usize] as usize);
     // A copy of a frame with a higher sequence, as a client could have written into an attribute: without the salt its
     // checksum cannot be made to fit.
     let mut imitation = bytes[first..first + (end - last)].to_vec();

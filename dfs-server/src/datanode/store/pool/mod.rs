@@ -1,16 +1,16 @@
-//! The replicas of one block pool: the map, and what changes it.
+//! The replicas of one block pool: the map, and what changes it. Beside this file: extending (`append`), deleting and
+//! giving up (`removal`), making durable (`sync`).
+
+mod append;
+mod removal;
+mod sync;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Slot;
-use std::fs;
-use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dfs_common::block::Block;
-use dfs_common::checksum::crc32c;
-use dfs_common::durable;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{BlockId, GenerationStamp};
 use dfs_common::units::ByteCount;
@@ -20,7 +20,6 @@ use tracing::{error, warn};
 
 use super::events::{Event, EventHub, EventKind};
 use super::layout;
-use super::meta_file::MetaFile;
 use super::reader::ReplicaReader;
 use super::replica::{Entry, Finalized, OpenKind, OpenReplica, OpenState, Place};
 use super::report::{Cursor, PAGE_MAX, ReportPage, page_item};
@@ -163,66 +162,6 @@ impl Pool {
         }
     }
 
-    /// See `ReplicaStore::append`.
-    pub(super) fn append(&self, block: Block, new_stamp: GenerationStamp) -> Result<ReplicaWriter> {
-        let old = self.finalized_for_append(block, new_stamp)?;
-        let (volume, dirs) = self.home_of(&old).clone();
-        let paths = &dirs.paths;
-        let dir = paths.finalized_dir(block.id);
-        let tail = read_proven_tail(&dir, block.id, &old);
-        let (checksum, tail_crc) = match tail {
-            Ok(Some(tail)) => tail,
-            Ok(None) => return Err(corrupt(block)),
-            Err(error) => return volume.check(Err(error), || format!("read the last chunk of {block}")),
-        };
-        let state = OpenState {
-            generation_stamp: old.generation_stamp,
-            on_disk: old.length,
-            acked: old.length,
-            synced: if old.maybe_synced { old.length } else { 0 },
-            tail_crc,
-            place: Place::Finalized,
-            doomed: false,
-        };
-        let home = (Arc::clone(&volume), dirs);
-        let replica = Arc::new(OpenReplica::new(block.id, OpenKind::Rbw, checksum, home, state));
-        self.replace_finalized(block.id, &old, Entry::Open(Arc::clone(&replica)))?;
-        let reopened = relocate(&replica, Place::Rbw, new_stamp).and_then(|()| ReplicaWriter::open(Arc::clone(&replica), false));
-        match reopened {
-            Ok(mut writer) => {
-                writer.set_appended_to(old);
-                Ok(writer)
-            }
-            Err(error) => {
-                self.undo_append(&replica, old);
-                volume.check(Err(error), || format!("reopen {block} for append"))
-            }
-        }
-    }
-
-    fn finalized_for_append(&self, block: Block, new_stamp: GenerationStamp) -> Result<Finalized> {
-        let old = match self.replicas.lock().get(&block.id) {
-            Some(Entry::Finalized(finalized)) => *finalized,
-            Some(other) => {
-                return Err(DfsError::new(ErrorKind::Busy, format!("{block} cannot be extended, {}", describe(other))));
-            }
-            None => return Err(not_found(block)),
-        };
-        if old.generation_stamp != block.generation_stamp || new_stamp <= old.generation_stamp {
-            return Err(DfsError::new(
-                ErrorKind::StaleGeneration,
-                format!("{block} is here with generation stamp {}, to become {new_stamp}", old.generation_stamp),
-            ));
-        }
-        if block.length != old.length {
-            return Err(DfsError::new(
-                ErrorKind::InvalidArgument,
-                format!("{block} is here with {} bytes; the writer must start at its end", old.length),
-            ));
-        }
-        Ok(old)
-    }
-
     fn replace_finalized(&self, id: BlockId, old: &Finalized, new: Entry) -> Result<()> {
         let mut replicas = self.replicas.lock();
         let unchanged = matches!(replicas.get(&id), Some(Entry::Finalized(now)) if now == old);
@@ -231,20 +170,6 @@ impl Pool {
         }
         replicas.insert(id, new);
         Ok(())
-    }
-
-    /// Brings back a finalized replica whose extension did not begin.
-    fn undo_append(&self, replica: &Arc<OpenReplica>, old: Finalized) {
-        if let Err(error) = relocate(replica, Place::Finalized, old.generation_stamp) {
-            warn!(block = %replica.block(), %error, "replica stays open after a failed append");
-            return;
-        }
-        let mut replicas = self.replicas.lock();
-        if let Some(entry) = replicas.get_mut(&replica.id)
-            && is_same(entry, replica)
-        {
-            *entry = Entry::Finalized(old);
-        }
     }
 
     /// See `ReplicaStore::announce`.
@@ -280,35 +205,6 @@ impl Pool {
         }
     }
 
-    /// See `ReplicaStore::discard`. An extension without new bytes is undone, one with new bytes waits for recovery.
-    pub(super) fn discard(&self, writer: ReplicaWriter) {
-        let replica = Arc::clone(writer.replica());
-        let length = replica.block().length;
-        match writer.appended_to() {
-            Some(old) if length == old.length => {
-                drop(writer);
-                self.undo_append(&replica, old);
-            }
-            None => {
-                drop(writer);
-                replica.state.lock().doomed = true;
-                let unlinked = self.unlink_open(&replica);
-                if let Err(error) = unlinked {
-                    warn!(block = %replica.block(), "could not remove an unfinished replica: {}", error.chain());
-                }
-                self.remove_if_same(&replica);
-            }
-            Some(_) => {}
-        }
-    }
-
-    fn remove_if_same(&self, replica: &Arc<OpenReplica>) {
-        let mut replicas = self.replicas.lock();
-        if replicas.get(&replica.id).is_some_and(|entry| is_same(entry, replica)) {
-            replicas.remove(&replica.id);
-        }
-    }
-
     /// See `ReplicaStore::open_reader`.
     pub(super) fn open_reader(&self, block: Block, wanted_end: u64) -> Result<ReplicaReader> {
         for _ in 0..OPEN_TRIES {
@@ -316,7 +212,8 @@ impl Pool {
                 Entry::Finalized(finalized) => {
                     let (volume, dirs) = self.home_of(&finalized);
                     let dir = dirs.paths.finalized_dir(block.id);
-                    let found = Block { generation_stamp: finalized.generation_stamp, length: finalized.length, ..block };
+                    let found =
+                        Block { generation_stamp: finalized.generation_stamp, length: finalized.length, ..block };
                     let paths = (
                         dir.join(layout::data_name(block.id)),
                         dir.join(layout::meta_name(block.id, found.generation_stamp)),
@@ -365,87 +262,6 @@ impl Pool {
         })
     }
 
-    /// See `ReplicaStore::sync`.
-    pub(super) fn sync(&self, block: Block) -> Result<()> {
-        for _ in 0..OPEN_TRIES {
-            match self.lookup(block)? {
-                Entry::Finalized(finalized) => {
-                    // Remembered first: an append that begins now must already know of the promise.
-                    let promised = Finalized { maybe_synced: true, ..finalized };
-                    if self.replace_finalized(block.id, &finalized, Entry::Finalized(promised)).is_err() {
-                        continue;
-                    }
-                    let (volume, dirs) = self.home_of(&finalized);
-                    match sync_files(&dirs.paths.finalized_dir(block.id), block.id, finalized.generation_stamp) {
-                        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                        result => return volume.check(result, || format!("sync {block}")),
-                    }
-                }
-                Entry::Open(replica) => return sync_open(&replica),
-                Entry::Deleting => return Err(not_found(block)),
-            }
-        }
-        Err(DfsError::new(ErrorKind::Busy, format!("{block} keeps changing, try again")))
-    }
-
-    /// See `ReplicaStore::invalidate`.
-    pub(super) fn invalidate(&self, block: Block) -> Result<()> {
-        let mut replicas = self.replicas.lock();
-        let entry = replicas.get(&block.id).cloned();
-        let (stamp, index) = match &entry {
-            None => return Ok(()),
-            Some(Entry::Deleting) => return Ok(()),
-            Some(Entry::Finalized(finalized)) => (finalized.generation_stamp, finalized.volume),
-            Some(Entry::Open(replica)) => (replica.state.lock().generation_stamp, replica.volume.index()),
-        };
-        if stamp != block.generation_stamp {
-            return Err(DfsError::new(
-                ErrorKind::StaleGeneration,
-                format!("{block} is not deleted: the replica here has generation stamp {stamp}"),
-            ));
-        }
-        if let Some(Entry::Open(replica)) = &entry {
-            replica.state.lock().doomed = true;
-            replica.notify();
-        }
-        replicas.insert(block.id, Entry::Deleting);
-        drop(replicas);
-
-        let unlinked = match &entry {
-            Some(Entry::Open(replica)) => self.unlink_open(replica),
-            Some(Entry::Finalized(finalized)) => self.unlink_finalized(block.id, finalized),
-            Some(Entry::Deleting) | None => Ok(()),
-        };
-        let (volume, _) = self.home(index).expect("an entry's volume has the pool");
-        let mut replicas = self.replicas.lock();
-        replicas.remove(&block.id);
-        self.publish(EventKind::Deleted, block, volume);
-        unlinked
-    }
-
-    fn unlink_finalized(&self, id: BlockId, finalized: &Finalized) -> Result<()> {
-        let (volume, dirs) = self.home_of(finalized);
-        let dir = dirs.paths.finalized_dir(id);
-        let header = MetaHeader { checksum: DataChecksum::DEFAULT };
-        volume.subtract_used(ByteCount(finalized.length + header.meta_len(finalized.length)));
-        let unlinked = fs::remove_file(dir.join(layout::data_name(id)))
-            .and_then(|()| fs::remove_file(dir.join(layout::meta_name(id, finalized.generation_stamp))));
-        volume.check(unlinked, || format!("delete blk_{id}"))
-    }
-
-    fn unlink_open(&self, replica: &OpenReplica) -> Result<()> {
-        let state = replica.state.lock();
-        replica.volume.subtract_used(ByteCount(state.on_disk));
-        let missing_is_fine = |result: io::Result<()>| match result {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
-        };
-        let unlinked = missing_is_fine(fs::remove_file(replica.data_path(state.place))).and_then(|()| {
-            missing_is_fine(fs::remove_file(replica.meta_path(state.place, state.generation_stamp)))
-        });
-        replica.volume.check(unlinked, || format!("delete blk_{}", replica.id))
-    }
-
     /// See `ReplicaStore::report_corrupt`.
     pub(super) fn report_corrupt(&self, block: Block) {
         let replicas = self.replicas.lock();
@@ -471,27 +287,6 @@ impl Pool {
             }
         }
         page
-    }
-
-    /// Forgets the replicas of a volume that failed.
-    pub(super) fn drop_volume(&self, index: VolumeIndex) {
-        let Some((volume, _)) = self.home(index) else { return };
-        let mut replicas = self.replicas.lock();
-        replicas.retain(|&id, entry| {
-            let block = match entry {
-                Entry::Finalized(finalized) if finalized.volume == index => {
-                    Block { id, generation_stamp: finalized.generation_stamp, length: finalized.length }
-                }
-                Entry::Open(replica) if replica.volume.index() == index => {
-                    replica.state.lock().doomed = true;
-                    replica.notify();
-                    replica.block()
-                }
-                Entry::Finalized(_) | Entry::Open(_) | Entry::Deleting => return true,
-            };
-            self.publish(EventKind::Deleted, block, volume);
-            false
-        });
     }
 }
 
@@ -541,10 +336,9 @@ fn is_same(entry: &Entry, replica: &Arc<OpenReplica>) -> bool {
 
 fn describe(entry: &Entry) -> String {
     match entry {
-        Entry::Finalized(finalized) => format!(
-            "finalized with generation stamp {} and {} bytes",
-            finalized.generation_stamp, finalized.length
-        ),
+        Entry::Finalized(finalized) => {
+            format!("finalized with generation stamp {} and {} bytes", finalized.generation_stamp, finalized.length)
+        }
         Entry::Open(replica) => format!("{:?} as {}", replica.kind, replica.block()),
         Entry::Deleting => "being deleted".to_owned(),
     }
@@ -552,77 +346,4 @@ fn describe(entry: &Entry) -> String {
 
 fn not_found(block: Block) -> DfsError {
     DfsError::new(ErrorKind::NotFound, format!("no replica of {block} on this DataNode"))
-}
-
-fn corrupt(block: Block) -> DfsError {
-    DfsError::new(ErrorKind::Corrupt, format!("the last chunk of {block} does not match its checksum"))
-}
-
-/// Moves both files of an open replica, its checksums first, and brings the first back when the second cannot follow.
-fn relocate(replica: &OpenReplica, to: Place, new_stamp: GenerationStamp) -> io::Result<()> {
-    let mut state = replica.state.lock();
-    let (from, old_stamp) = (state.place, state.generation_stamp);
-    if (from, old_stamp) == (to, new_stamp) {
-        return Ok(());
-    }
-    if state.doomed {
-        return Err(io::Error::new(io::ErrorKind::NotFound, "the deletion of this block was ordered"));
-    }
-    let (old_meta, new_meta) = (replica.meta_path(from, old_stamp), replica.meta_path(to, new_stamp));
-    fs::rename(&old_meta, &new_meta)?;
-    if let Err(error) = fs::rename(replica.data_path(from), replica.data_path(to)) {
-        let _ = fs::rename(&new_meta, &old_meta);
-        return Err(error);
-    }
-    state.place = to;
-    state.generation_stamp = new_stamp;
-    Ok(())
-}
-
-/// Checksum kind and CRC of the last chunk of a finalized replica, when its bytes are what the CRC says.
-fn read_proven_tail(
-    dir: &std::path::Path,
-    id: BlockId,
-    finalized: &Finalized,
-) -> io::Result<Option<(DataChecksum, u32)>> {
-    let meta = MetaFile::open(&dir.join(layout::meta_name(id, finalized.generation_stamp)), false)?;
-    let checksum = meta.checksum();
-    let inside = finalized.length % checksum.bytes_per_checksum() as u64;
-    if inside == 0 {
-        return Ok(Some((checksum, 0)));
-    }
-    let start = finalized.length - inside;
-    let mut tail = vec![0; inside as usize];
-    fs::File::open(dir.join(layout::data_name(id)))?.read_exact_at(&mut tail, start)?;
-    let crc = meta.read_crc(start)?;
-    Ok((crc32c(&tail) == crc).then_some((checksum, crc)))
-}
-
-fn sync_files(dir: &std::path::Path, id: BlockId, stamp: GenerationStamp) -> io::Result<()> {
-    fs::File::open(dir.join(layout::data_name(id)))?.sync_data()?;
-    fs::File::open(dir.join(layout::meta_name(id, stamp)))?.sync_data()?;
-    durable::sync_dir(dir)
-}
-
-/// Syncs what a replica has now while its writer goes on.
-fn sync_open(replica: &OpenReplica) -> Result<()> {
-    let (place, stamp) = {
-        // Not in the middle of a packet: from here on the writer knows of the promise before it overwrites a checksum.
-        let _writing = replica.writing.lock();
-        let mut state = replica.state.lock();
-        state.synced = state.on_disk;
-        (state.place, state.generation_stamp)
-    };
-    let synced = (|| {
-        let state = replica.state.lock();
-        let data = fs::File::open(replica.data_path(state.place))?;
-        let meta = fs::File::open(replica.meta_path(state.place, stamp))?;
-        drop(state);
-        data.sync_data()?;
-        meta.sync_data()?;
-        durable::sync_dir(&replica.dir(place))?;
-        // Finalized meanwhile: then the promise was known, and finalizing has synced its directory, or will.
-        Ok(())
-    })();
-    replica.volume.check(synced, || format!("sync {}", replica.block()))
 }

@@ -1,0 +1,140 @@
+//! Extending a finalized replica in place, under a new generation stamp.
+//!
+//! The map shows the replica as open before its files move, and readers take the files' place from the replica's state, so
+//! nobody looks for them where they are not. What is there stays readable, and stays the same.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use dfs_common::block::Block;
+use dfs_common::checksum::crc32c;
+use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::ids::{BlockId, GenerationStamp};
+use dfs_proto::data_transfer::DataChecksum;
+use tracing::warn;
+
+use super::super::layout;
+use super::super::meta_file::MetaFile;
+use super::super::replica::{Entry, Finalized, OpenKind, OpenReplica, OpenState, Place};
+use super::super::writer::ReplicaWriter;
+use super::{Pool, describe, is_same, not_found};
+
+impl Pool {
+    /// See `ReplicaStore::append`.
+    pub(in crate::datanode::store) fn append(&self, block: Block, new_stamp: GenerationStamp) -> Result<ReplicaWriter> {
+        let old = self.finalized_for_append(block, new_stamp)?;
+        let (volume, dirs) = self.home_of(&old).clone();
+        let paths = &dirs.paths;
+        let dir = paths.finalized_dir(block.id);
+        let tail = read_proven_tail(&dir, block.id, &old);
+        let (checksum, tail_crc) = match tail {
+            Ok(Some(tail)) => tail,
+            Ok(None) => return Err(corrupt(block)),
+            Err(error) => return volume.check(Err(error), || format!("read the last chunk of {block}")),
+        };
+        let state = OpenState {
+            generation_stamp: old.generation_stamp,
+            on_disk: old.length,
+            acked: old.length,
+            synced: if old.maybe_synced { old.length } else { 0 },
+            tail_crc,
+            place: Place::Finalized,
+            doomed: false,
+        };
+        let home = (Arc::clone(&volume), dirs);
+        let replica = Arc::new(OpenReplica::new(block.id, OpenKind::Rbw, checksum, home, state));
+        self.replace_finalized(block.id, &old, Entry::Open(Arc::clone(&replica)))?;
+        let reopened =
+            relocate(&replica, Place::Rbw, new_stamp).and_then(|()| ReplicaWriter::open(Arc::clone(&replica), false));
+        match reopened {
+            Ok(mut writer) => {
+                writer.set_appended_to(old);
+                Ok(writer)
+            }
+            Err(error) => {
+                self.undo_append(&replica, old);
+                volume.check(Err(error), || format!("reopen {block} for append"))
+            }
+        }
+    }
+
+    fn finalized_for_append(&self, block: Block, new_stamp: GenerationStamp) -> Result<Finalized> {
+        let old = match self.replicas.lock().get(&block.id) {
+            Some(Entry::Finalized(finalized)) => *finalized,
+            Some(other) => {
+                return Err(DfsError::new(ErrorKind::Busy, format!("{block} cannot be extended, {}", describe(other))));
+            }
+            None => return Err(not_found(block)),
+        };
+        if old.generation_stamp != block.generation_stamp || new_stamp <= old.generation_stamp {
+            return Err(DfsError::new(
+                ErrorKind::StaleGeneration,
+                format!("{block} is here with generation stamp {}, to become {new_stamp}", old.generation_stamp),
+            ));
+        }
+        if block.length != old.length {
+            return Err(DfsError::new(
+                ErrorKind::InvalidArgument,
+                format!("{block} is here with {} bytes; the writer must start at its end", old.length),
+            ));
+        }
+        Ok(old)
+    }
+
+    /// Brings back a finalized replica whose extension did not begin.
+    pub(super) fn undo_append(&self, replica: &Arc<OpenReplica>, old: Finalized) {
+        if let Err(error) = relocate(replica, Place::Finalized, old.generation_stamp) {
+            warn!(block = %replica.block(), %error, "replica stays open after a failed append");
+            return;
+        }
+        let mut replicas = self.replicas.lock();
+        if let Some(entry) = replicas.get_mut(&replica.id)
+            && is_same(entry, replica)
+        {
+            *entry = Entry::Finalized(old);
+        }
+    }
+}
+
+fn corrupt(block: Block) -> DfsError {
+    DfsError::new(ErrorKind::Corrupt, format!("the last chunk of {block} does not match its checksum"))
+}
+
+/// Moves both files of an open replica, its checksums first, and brings the first back when the second cannot follow.
+fn relocate(replica: &OpenReplica, to: Place, new_stamp: GenerationStamp) -> io::Result<()> {
+    let mut state = replica.state.lock();
+    let (from, old_stamp) = (state.place, state.generation_stamp);
+    if (from, old_stamp) == (to, new_stamp) {
+        return Ok(());
+    }
+    if state.doomed {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "the deletion of this block was ordered"));
+    }
+    let (old_meta, new_meta) = (replica.meta_path(from, old_stamp), replica.meta_path(to, new_stamp));
+    fs::rename(&old_meta, &new_meta)?;
+    if let Err(error) = fs::rename(replica.data_path(from), replica.data_path(to)) {
+        let _ = fs::rename(&new_meta, &old_meta);
+        return Err(error);
+    }
+    state.place = to;
+    state.generation_stamp = new_stamp;
+    Ok(())
+}
+
+/// Checksum kind and CRC of the last chunk of a finalized replica, when its bytes are what the CRC says.
+fn read_proven_tail(dir: &Path, id: BlockId, finalized: &Finalized) -> io::Result<Option<(DataChecksum, u32)>> {
+    let meta = MetaFile::open(&dir.join(layout::meta_name(id, finalized.generation_stamp)), false)?;
+    let checksum = meta.checksum();
+    let inside = finalized.length % checksum.bytes_per_checksum() as u64;
+    if inside == 0 {
+        return Ok(Some((checksum, 0)));
+    }
+    let start = finalized.length - inside;
+    let mut tail = vec![0; inside as usize];
+    fs::File::open(dir.join(layout::data_name(id)))?.read_exact_at(&mut tail, start)?;
+    let crc = meta.read_crc(start)?;
+    Ok((crc32c(&tail) == crc).then_some((checksum, crc)))
+}

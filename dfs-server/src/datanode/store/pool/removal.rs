@@ -1,0 +1,128 @@
+//! Replicas that go: deleted by order, given up by their writer, lost with their volume.
+
+use std::fs;
+use std::io;
+use std::sync::Arc;
+
+use dfs_common::block::Block;
+use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::ids::BlockId;
+use dfs_common::units::ByteCount;
+use dfs_proto::data_transfer::{DataChecksum, MetaHeader};
+use tracing::warn;
+
+use super::super::events::EventKind;
+use super::super::layout;
+use super::super::replica::{Entry, Finalized, OpenReplica};
+use super::super::volume::VolumeIndex;
+use super::super::writer::ReplicaWriter;
+use super::{Pool, is_same};
+
+impl Pool {
+    /// See `ReplicaStore::discard`. An extension without new bytes is undone, one with new bytes waits for recovery.
+    pub(in crate::datanode::store) fn discard(&self, writer: ReplicaWriter) {
+        let replica = Arc::clone(writer.replica());
+        let length = replica.block().length;
+        match writer.appended_to() {
+            Some(old) if length == old.length => {
+                drop(writer);
+                self.undo_append(&replica, old);
+            }
+            None => {
+                drop(writer);
+                replica.state.lock().doomed = true;
+                let unlinked = self.unlink_open(&replica);
+                if let Err(error) = unlinked {
+                    warn!(block = %replica.block(), "could not remove an unfinished replica: {}", error.chain());
+                }
+                self.remove_if_same(&replica);
+            }
+            Some(_) => {}
+        }
+    }
+
+    pub(super) fn remove_if_same(&self, replica: &Arc<OpenReplica>) {
+        let mut replicas = self.replicas.lock();
+        if replicas.get(&replica.id).is_some_and(|entry| is_same(entry, replica)) {
+            replicas.remove(&replica.id);
+        }
+    }
+
+    /// See `ReplicaStore::invalidate`.
+    pub(in crate::datanode::store) fn invalidate(&self, block: Block) -> Result<()> {
+        let mut replicas = self.replicas.lock();
+        let entry = replicas.get(&block.id).cloned();
+        let (stamp, index) = match &entry {
+            None => return Ok(()),
+            Some(Entry::Deleting) => return Ok(()),
+            Some(Entry::Finalized(finalized)) => (finalized.generation_stamp, finalized.volume),
+            Some(Entry::Open(replica)) => (replica.state.lock().generation_stamp, replica.volume.index()),
+        };
+        if stamp != block.generation_stamp {
+            return Err(DfsError::new(
+                ErrorKind::StaleGeneration,
+                format!("{block} is not deleted: the replica here has generation stamp {stamp}"),
+            ));
+        }
+        if let Some(Entry::Open(replica)) = &entry {
+            replica.state.lock().doomed = true;
+            replica.notify();
+        }
+        replicas.insert(block.id, Entry::Deleting);
+        drop(replicas);
+
+        let unlinked = match &entry {
+            Some(Entry::Open(replica)) => self.unlink_open(replica),
+            Some(Entry::Finalized(finalized)) => self.unlink_finalized(block.id, finalized),
+            Some(Entry::Deleting) | None => Ok(()),
+        };
+        let (volume, _) = self.home(index).expect("an entry's volume has the pool");
+        let mut replicas = self.replicas.lock();
+        replicas.remove(&block.id);
+        self.publish(EventKind::Deleted, block, volume);
+        unlinked
+    }
+
+    fn unlink_finalized(&self, id: BlockId, finalized: &Finalized) -> Result<()> {
+        let (volume, dirs) = self.home_of(finalized);
+        let dir = dirs.paths.finalized_dir(id);
+        let header = MetaHeader { checksum: DataChecksum::DEFAULT };
+        volume.subtract_used(ByteCount(finalized.length + header.meta_len(finalized.length)));
+        let unlinked = fs::remove_file(dir.join(layout::data_name(id)))
+            .and_then(|()| fs::remove_file(dir.join(layout::meta_name(id, finalized.generation_stamp))));
+        volume.check(unlinked, || format!("delete blk_{id}"))
+    }
+
+    pub(super) fn unlink_open(&self, replica: &OpenReplica) -> Result<()> {
+        let state = replica.state.lock();
+        replica.volume.subtract_used(ByteCount(state.on_disk));
+        let missing_is_fine = |result: io::Result<()>| match result {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        };
+        let unlinked = missing_is_fine(fs::remove_file(replica.data_path(state.place)))
+            .and_then(|()| missing_is_fine(fs::remove_file(replica.meta_path(state.place, state.generation_stamp))));
+        replica.volume.check(unlinked, || format!("delete blk_{}", replica.id))
+    }
+
+    /// Forgets the replicas of a volume that failed.
+    pub(in crate::datanode::store) fn drop_volume(&self, index: VolumeIndex) {
+        let Some((volume, _)) = self.home(index) else { return };
+        let mut replicas = self.replicas.lock();
+        replicas.retain(|&id, entry| {
+            let block = match entry {
+                Entry::Finalized(finalized) if finalized.volume == index => {
+                    Block { id, generation_stamp: finalized.generation_stamp, length: finalized.length }
+                }
+                Entry::Open(replica) if replica.volume.index() == index => {
+                    replica.state.lock().doomed = true;
+                    replica.notify();
+                    replica.block()
+                }
+                Entry::Finalized(_) | Entry::Open(_) | Entry::Deleting => return true,
+            };
+            self.publish(EventKind::Deleted, block, volume);
+            false
+        });
+    }
+}
