@@ -15,7 +15,7 @@ impl fmt::Display for ByteCount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (unit, size) in UNITS {
             if self.0 >= size {
-                return if self.0 % size == 0 {
+                return if self.0.is_multiple_of(size) {
                     write!(f, "{}{unit}", self.0 / size)
                 } else {
                     #[allow(clippy::cast_precision_loss, reason = "for people, one decimal")]

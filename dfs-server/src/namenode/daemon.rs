@@ -138,7 +138,7 @@ pub async fn start(config: &Config) -> Result<Arc<Namesystem>> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let storage = NameDir::open(&name_dir(config)?)?;
     let started = Instant::now();
-    let loaded = storage.load_newest(|path| records::load(path))?;
+    let loaded = storage.load_newest(records::load)?;
     let (header, namespace) = loaded.ok_or_else(|| {
         DfsError::new(
             ErrorKind::Corrupt,
@@ -166,7 +166,7 @@ pub async fn start(config: &Config) -> Result<Arc<Namesystem>> {
         max_replication: small(config, "dfs.replication.max"),
         max_blocks_per_file: small(config, "dfs.namenode.fs-limits.max-blocks-per-file") as usize,
     };
-    if limits.default_block_size % 512 != 0 || limits.default_block_size < limits.min_block_size {
+    if !limits.default_block_size.is_multiple_of(512) || limits.default_block_size < limits.min_block_size {
         return Err(DfsError::new(
             ErrorKind::InvalidArgument,
             "dfs.blocksize must be a multiple of 512, not below dfs.namenode.fs-limits.min-block-size",

@@ -428,12 +428,12 @@ impl Namesystem {
             };
             who.check(inode, READ)?;
             let open = namespace.lease(id).and_then(|lease| lease.open_block);
-            let mut offset = 0;
+            let mut offset: u64 = 0;
             let mut found: Vec<(Block, u64)> = Vec::new();
             for block in blocks.as_slice() {
-                let block_end = offset + block.length;
-                // An open block may be longer than its recorded length: it is always of interest at the end.
-                let meets = (offset < end && block_end > start) || (Some(block.id) == open && end > offset);
+                let block_end = offset.saturating_add(block.length);
+                // An open block may be longer than its recorded length: it is of interest wherever the range starts.
+                let meets = offset < end && (block_end > start || Some(block.id) == open);
                 if meets && found.len() < LOCATED_BLOCKS_MAX {
                     found.push((Block::from(*block), offset));
                 }

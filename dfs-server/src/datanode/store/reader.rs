@@ -95,17 +95,27 @@ impl ReplicaReader {
         &self.data
     }
 
+    /// A file that ends too early is damage to this replica; other errors may be the device's.
+    fn check<T>(&self, result: io::Result<T>, doing: impl FnOnce() -> String) -> Result<T> {
+        match result {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(DfsError::new(ErrorKind::Corrupt, format!("{}: a file is too short", doing())))
+            }
+            result => self.volume.check(result, doing),
+        }
+    }
+
     /// Fills `out` with bytes from `offset` on; they must be below the block's length.
     pub(crate) fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
         let result = self.data.read_exact_at(out, offset);
-        self.volume.check(result, || format!("read {} bytes at {offset} of {}", out.len(), self.block))
+        self.check(result, || format!("read {} bytes at {offset} of {}", out.len(), self.block))
     }
 
     /// Fills `out` with the checksums of the chunks from the one with the byte at `offset` on. Those beyond the block's
     /// end must not be asked for.
     pub(crate) fn read_checksums(&self, offset: u64, out: &mut [u8]) -> Result<()> {
         let result = self.meta.read_checksums(offset, out);
-        self.volume.check(result, || format!("read checksums at {offset} of {}", self.block))?;
+        self.check(result, || format!("read checksums at {offset} of {}", self.block))?;
         let checksum = self.checksum();
         if let (Some(crc), Some(start)) = (self.tail_crc, tail_start(self.block.length, checksum)) {
             let first = offset / checksum.bytes_per_checksum() as u64;

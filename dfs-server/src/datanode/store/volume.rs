@@ -14,6 +14,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -74,6 +75,8 @@ pub(crate) struct Volume {
     used: AtomicU64,
     reserved: ByteCount,
     suspicion: Arc<Suspicion>,
+    /// Device and inode of the directory when it was taken: another file system in its place is not this volume.
+    place: Option<(u64, u64)>,
     /// Keeps the flock; `None` when the volume was bad from the start.
     _lock: Option<File>,
 }
@@ -107,6 +110,7 @@ impl Volume {
             used: AtomicU64::new(0),
             reserved,
             suspicion,
+            place: place_of(root).ok(),
             _lock: lock,
         };
         if let Ok(Some(StorageInfo { storage_uuid: Some(uuid), .. })) = &info {
@@ -171,15 +175,23 @@ impl Volume {
     pub(crate) fn check<T>(&self, result: io::Result<T>, doing: impl FnOnce() -> String) -> Result<T> {
         result.map_err(|error| {
             if blames_device(&error) {
-                self.suspected.store(true, Ordering::Release);
-                self.suspicion.raise();
+                self.suspect();
             }
             DfsError::io(doing(), error)
         })
     }
 
-    /// Writes, syncs and removes a small file.
+    /// Has the volume checked soon.
+    pub(super) fn suspect(&self) {
+        self.suspected.store(true, Ordering::Release);
+        self.suspicion.raise();
+    }
+
+    /// Writes, syncs and removes a small file, where the volume has always been.
     pub(super) fn probe(&self) -> io::Result<()> {
+        if self.place != Some(place_of(&self.root)?) {
+            return Err(io::Error::other("another directory has taken the volume's place; was it unmounted?"));
+        }
         probe(&self.root)
     }
 
@@ -276,6 +288,11 @@ fn refuse_foreign_entries(root: &Path) -> Result<()> {
         )),
         Err(error) => Err(DfsError::io(format!("list {}", root.display()), error)),
     }
+}
+
+fn place_of(root: &Path) -> io::Result<(u64, u64)> {
+    let metadata = fs::metadata(root)?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 fn probe(root: &Path) -> io::Result<()> {

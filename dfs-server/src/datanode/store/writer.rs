@@ -12,7 +12,7 @@
 //! (`recovery::verified_prefix`). The price is one fdatasync when an unsynced packet follows a synced one inside the same
 //! chunk; a synced packet costs nothing more, since it syncs its data anyway.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -80,6 +80,11 @@ impl ReplicaWriter {
     /// The finalized replica that this writer extends.
     pub(super) fn appended_to(&self) -> Option<Finalized> {
         self.appended_to
+    }
+
+    /// Whether not a single byte came.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.replica.block().length == 0
     }
 
     /// The replica being written.
@@ -160,20 +165,27 @@ impl ReplicaWriter {
     /// # Errors
     /// `Io`.
     pub(crate) fn sync(&mut self) -> Result<()> {
-        let replica = &self.replica;
-        let (length, place) = {
-            let mut state = replica.state.lock();
-            state.synced = state.on_disk;
-            (state.on_disk, state.place)
-        };
+        let place = self.promise();
         let synced = self
-            .data
-            .sync_data()
-            .and_then(|()| self.meta.file().sync_data())
-            .and_then(|()| if self.directory_synced { Ok(()) } else { durable::sync_dir(&replica.dir(place)) });
-        replica.volume.check(synced, || format!("sync {} bytes of {}", length, replica.block()))?;
+            .sync_files()
+            .and_then(|()| if self.directory_synced { Ok(()) } else { durable::sync_dir(&self.replica.dir(place)) });
+        self.replica.volume.check(synced, || format!("sync {}", self.replica.block()))?;
         self.directory_synced = true;
         Ok(())
+    }
+
+    /// Takes note that what is written now will have been promised; returns where the files are.
+    fn promise(&self) -> Place {
+        let mut state = self.replica.state.lock();
+        state.synced = state.on_disk;
+        state.place
+    }
+
+    fn sync_files(&self) -> io::Result<()> {
+        // Both writes are under way before the first is waited for.
+        let _ = sys::start_writeback(self.meta.file(), 0, 0);
+        self.data.sync_data()?;
+        self.meta.file().sync_data()
     }
 
     /// Makes bytes visible to readers: this node and all behind it have them.
@@ -185,32 +197,39 @@ impl ReplicaWriter {
     }
 
     /// Moves the files into the finalized directory, durably when `sync` asks for it or bytes of the replica were
-    /// promised before. The caller then changes the map.
+    /// promised before; returns whether it was. The caller then changes the map.
     pub(super) fn move_to_finalized(&mut self, sync: bool) -> Result<bool> {
         let durable = sync || self.replica.state.lock().synced > 0;
-        if durable {
-            self.directory_synced = true;
-            self.sync()?;
-        }
         let replica = &self.replica;
-        let moved = (|| {
-            let dir = replica.dirs.make_finalized_dir(replica.id)?;
-            let mut state = replica.state.lock();
-            if state.doomed {
-                return Err(io::Error::new(io::ErrorKind::NotFound, "the deletion of this block was ordered"));
+        let moved = replica.dirs.make_finalized_dir(replica.id).and_then(|dir| {
+            self.rename_to_finalized()?;
+            if durable {
+                // After the renames, so that one flush of the file system's log serves both. A loss of power before the
+                // data is down leaves files whose lengths do not agree, and recovery sees it.
+                self.promise();
+                self.sync_files()?;
+                durable::sync_dir(&dir)?;
             }
-            let (from, stamp) = (state.place, state.generation_stamp);
-            // Checksums first: a replica cut in two by a crash then has its data still in rbw or tmp, where recovery
-            // knows what to make of it.
-            std::fs::rename(replica.meta_path(from, stamp), replica.meta_path(Place::Finalized, stamp))?;
-            std::fs::rename(replica.data_path(from), replica.data_path(Place::Finalized))?;
-            state.place = Place::Finalized;
-            state.acked = state.on_disk;
-            drop(state);
-            if durable { durable::sync_dir(&dir) } else { Ok(()) }
-        })();
+            Ok(())
+        });
         replica.volume.check(moved, || format!("finalize {}", replica.block()))?;
         replica.notify();
         Ok(durable)
+    }
+
+    fn rename_to_finalized(&self) -> io::Result<()> {
+        let replica = &self.replica;
+        let mut state = replica.state.lock();
+        if state.doomed {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "the deletion of this block was ordered"));
+        }
+        let (from, stamp) = (state.place, state.generation_stamp);
+        // Checksums first: a replica cut in two by a crash then has its data still in rbw or tmp, where recovery knows
+        // what to make of it.
+        fs::rename(replica.meta_path(from, stamp), replica.meta_path(Place::Finalized, stamp))?;
+        fs::rename(replica.data_path(from), replica.data_path(Place::Finalized))?;
+        state.place = Place::Finalized;
+        state.acked = state.on_disk;
+        Ok(())
     }
 }

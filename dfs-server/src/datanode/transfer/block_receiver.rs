@@ -448,10 +448,9 @@ impl Receiver<'_> {
         {
             mirror.release(&self.plane.peers);
         }
-        // Nobody was promised anything about a copy, or a replica whose pipeline never stood.
-        if let Some(writer) = self.writer.take()
-            && (self.stage == Stage::Copy || !self.set_up)
-        {
+        // Nobody was promised anything about a copy, a replica whose pipeline never stood, or one without a byte.
+        let Some(writer) = self.writer.take() else { return };
+        if self.stage == Stage::Copy || !self.set_up || writer.is_empty() {
             debug!(block = %self.block, "discarding an unfinished replica");
             if let Err(error) = self.plane.store.discard(&self.block.pool, writer) {
                 warn!(block = %self.block, "could not discard: {}", error.chain());

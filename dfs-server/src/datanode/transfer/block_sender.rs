@@ -50,6 +50,9 @@ pub(super) fn send_block(plane: &DataPlane, to: &mut Connection, request: &OpRea
     };
     if let Err(error) = sender.send(plane, to) {
         plane.metrics.operations_failed.inc();
+        if error.kind() == ErrorKind::Corrupt {
+            sender.report_damage(plane, request);
+        }
         info!(block = %sender.reader.block(), peer = ?to.peer_address(), "read broken off: {}", error.chain());
         return After::Close;
     }
@@ -98,6 +101,15 @@ impl Sender {
         // Nothing was asked for: nothing is sent but the end.
         let end = if len == 0 { start } else { wanted_end.next_multiple_of(chunk).min(visible) };
         Ok(Self { reader, sent_checksum, start, end })
+    }
+
+    /// Tells the NameNodes of a replica whose files are too short.
+    fn report_damage(&self, plane: &DataPlane, request: &OpReadBlockProto) {
+        let pool = request.header.base_header.block.pool_id.clone();
+        let block = ExtendedBlock { pool, block: self.reader.block() };
+        if let Err(error) = plane.store.report_corrupt(&block) {
+            debug!(%block, "not reported: {}", error.chain());
+        }
     }
 
     /// All of a replica, for a copy.

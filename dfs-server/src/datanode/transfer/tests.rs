@@ -381,6 +381,7 @@ fn short_file_behind_a_replica_is_an_error_for_its_reader_only() {
     node.client().write(&block, &[], &content(1000), 4096);
     let path = dir.path().join("current").join(POOL).join("current/finalized/subdir0/subdir0/blk_2");
     std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(10).unwrap();
+    let queue = node.store.subscribe();
     let mut client = node.client();
     client.request(&OpReadBlockProto {
         header: ClientOperationHeaderProto::new(&block, None, "test"),
@@ -390,6 +391,12 @@ fn short_file_behind_a_replica_is_an_error_for_its_reader_only() {
         caching_strategy: None,
     });
     assert!(client.is_closed());
+    assert_eq!(queue.take().0[0].kind, EventKind::Corrupt);
+    // Its files gone altogether: it is not there any more.
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(node.read(&block, 0, 10).unwrap_err().status(), Status::Error);
+    assert_eq!(queue.take().0[0].kind, EventKind::Deleted);
+    assert_eq!(node.store.replica_count(), 0);
     let again = super::test_client::block(3);
     node.client().write(&again, &[], &content(10), 4096);
     assert_eq!(node.read(&again, 0, 10).unwrap(), content(10));

@@ -433,7 +433,7 @@ fn check_layout(replication: u32, block_size: u64) -> Result<()> {
     if replication == 0 || replication > u32::from(u16::MAX) {
         return Err(DfsError::new(ErrorKind::InvalidArgument, format!("replication {replication} is out of range")));
     }
-    if block_size == 0 || block_size % 512 != 0 || u32::try_from(block_size / 512).is_err() {
+    if block_size == 0 || !block_size.is_multiple_of(512) || u32::try_from(block_size / 512).is_err() {
         return Err(DfsError::new(
             ErrorKind::InvalidArgument,
             format!("block size {block_size} is not a multiple of 512 below 2 TiB"),

@@ -378,7 +378,8 @@ fn rename_follows_the_posix_table() {
     let other = fixture.make(root, "other", FileKind::File);
     fixture.make(root, "empty", FileKind::Directory);
     let replace = RenameFlag::RenameReplace;
-    let cases: &[((InodeId, &str), (InodeId, &str), RenameFlag, Option<ErrorKind>)] = &[
+    type Place = (InodeId, &'static str);
+    let cases: &[(Place, Place, RenameFlag, Option<ErrorKind>)] = &[
         ((root, "missing"), (root, "x"), replace, Some(ErrorKind::NotFound)),
         ((root, "dir"), (inner, "x"), replace, Some(ErrorKind::InvalidArgument)),
         ((root, "dir"), (dir, "x"), replace, Some(ErrorKind::InvalidArgument)),

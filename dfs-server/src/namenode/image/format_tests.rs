@@ -1,5 +1,9 @@
 //! Round trips, every truncation and every flipped bit of an image.
 
+use std::fs;
+use std::path::Path;
+
+use dfs_common::error::{ErrorKind, Result};
 use proptest::prelude::*;
 
 use super::*;

@@ -193,11 +193,9 @@ fn inode_record(id: InodeId, inode: &Inode) -> InodeRecord {
         Content::Symlink(target) => record.target = target.to_vec().into(),
         Content::Special { rdev } => record.rdev = *rdev,
     }
-    let xattr_record = |(name, value): (&Box<[u8]>, &Box<[u8]>)| XAttrRecord {
-        name: name.to_vec().into(),
-        value: value.to_vec().into(),
-    };
-    record.xattrs = inode.xattrs.iter().flat_map(|xattrs| xattrs.iter()).map(xattr_record).collect();
+    for (name, value) in inode.xattrs.iter().flat_map(|xattrs| xattrs.iter()) {
+        record.xattrs.push(XAttrRecord { name: name.to_vec().into(), value: value.to_vec().into() });
+    }
     record
 }
 

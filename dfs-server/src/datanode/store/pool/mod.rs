@@ -7,6 +7,7 @@ mod sync;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Slot;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -222,8 +223,20 @@ impl Pool {
                     // Reopened for append meanwhile: its files moved, or the checksum of its last chunk may have changed.
                     let unchanged = matches!(self.lookup(block)?, Entry::Finalized(now)
                         if (now.generation_stamp, now.length) == (finalized.generation_stamp, finalized.length));
-                    if unchanged {
-                        return volume.check(opened, || format!("open {found}"));
+                    if !unchanged {
+                        continue;
+                    }
+                    match opened {
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                            self.forget_missing(found, &finalized);
+                            return Err(not_found(block));
+                        }
+                        Err(error) if is_damage(&error) => {
+                            self.report_corrupt(found);
+                            let what = format!("the files of {found} are damaged");
+                            return Err(DfsError::new(ErrorKind::Corrupt, what).with_source(error));
+                        }
+                        opened => return volume.check(opened, || format!("open {found}")),
                     }
                 }
                 Entry::Open(replica) => {
@@ -234,6 +247,18 @@ impl Pool {
             }
         }
         Err(DfsError::new(ErrorKind::Busy, format!("{block} keeps changing, try again")))
+    }
+
+    /// Takes a replica out whose files somebody removed, and says so.
+    fn forget_missing(&self, block: Block, finalized: &Finalized) {
+        let (volume, _) = self.home_of(finalized);
+        error!(%block, volume = %volume.root().display(), "the files of a replica are gone; it is reported as deleted");
+        volume.suspect();
+        let mut replicas = self.replicas.lock();
+        if matches!(replicas.get(&block.id), Some(Entry::Finalized(now)) if now == finalized) {
+            replicas.remove(&block.id);
+            self.publish(EventKind::Deleted, block, volume);
+        }
     }
 
     /// The entry of a block, with at least the generation stamp asked for.
@@ -342,6 +367,11 @@ fn describe(entry: &Entry) -> String {
         Entry::Open(replica) => format!("{:?} as {}", replica.kind, replica.block()),
         Entry::Deleting => "being deleted".to_owned(),
     }
+}
+
+/// Whether opening failed because of what is in the files.
+fn is_damage(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }
 
 fn not_found(block: Block) -> DfsError {

@@ -13,7 +13,7 @@ use tracing::warn;
 
 use super::super::events::EventKind;
 use super::super::layout;
-use super::super::replica::{Entry, Finalized, OpenReplica};
+use super::super::replica::{Entry, Finalized, OpenKind, OpenReplica};
 use super::super::volume::VolumeIndex;
 use super::super::writer::ReplicaWriter;
 use super::{Pool, is_same};
@@ -45,6 +45,10 @@ impl Pool {
         let mut replicas = self.replicas.lock();
         if replicas.get(&replica.id).is_some_and(|entry| is_same(entry, replica)) {
             replicas.remove(&replica.id);
+            if replica.kind == OpenKind::Rbw {
+                // Its beginning may have been announced.
+                self.publish(EventKind::Deleted, replica.block(), &replica.volume);
+            }
         }
     }
 
