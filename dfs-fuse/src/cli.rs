@@ -121,13 +121,18 @@ impl Default for MountOptions {
             entry_timeout: Duration::from_secs(1),
             read_ahead_kb: None,
             max_background: 128,
-            threads: 4,
-            workers: 2,
+            // More only makes them wake each other: a request costs the daemon some 10 us, or waits elsewhere.
+            threads: cores().clamp(2, 4),
+            workers: (cores() / 2).clamp(1, 4),
             vfs: VfsFlags::default(),
             debug: false,
             log: None,
         }
     }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Options for mount(8) itself, which passes them on to its helpers.

@@ -72,14 +72,14 @@ pub(crate) fn new_permissions(mode: u32, umask: u32) -> u32 {
 }
 
 /// Capabilities that the code honours; nothing else is asked for. Write-back caching is left out: it delivers writes in any
-/// order and long after the call. KILLPRIV is honoured by the NameNode (chown, truncate) and at write.
+/// order and long after the call. So is READDIRPLUS_AUTO: `ls -l` reads all names before it asks for the first attribute, and
+/// the kernel then takes it for a plain listing, which costs a lookup per name. KILLPRIV is honoured by the NameNode (chown, truncate) and at write.
 pub(crate) fn wanted_capabilities() -> InitFlags {
     InitFlags::FUSE_ASYNC_READ
         | InitFlags::FUSE_BIG_WRITES
         | InitFlags::FUSE_MAX_PAGES
         | InitFlags::FUSE_ATOMIC_O_TRUNC
         | InitFlags::FUSE_DO_READDIRPLUS
-        | InitFlags::FUSE_READDIRPLUS_AUTO
         | InitFlags::FUSE_PARALLEL_DIROPS
         | InitFlags::FUSE_AUTO_INVAL_DATA
         | InitFlags::FUSE_ASYNC_DIO
@@ -148,6 +148,7 @@ mod tests {
             InitFlags::FUSE_ALLOW_IDMAP,
             InitFlags::FUSE_REQUEST_TIMEOUT,
             InitFlags::FUSE_POSIX_LOCKS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_FLOCK_LOCKS,
         ] {
             assert!(!wanted.intersects(refused), "{refused:?}");

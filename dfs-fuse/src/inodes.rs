@@ -63,6 +63,11 @@ impl OpenInode {
         self.writer.lock().as_ref().filter(|writer| !writer.has_failed()).cloned()
     }
 
+    /// The writer that has failed and still keeps the lease. To be called with `writing` held.
+    pub(crate) fn take_failed_writer(&self) -> Option<Arc<SharedWriter>> {
+        self.writer.lock().take_if(|writer| writer.has_failed())
+    }
+
     /// To be called with `writing` held.
     pub(crate) fn set_writer(&self, writer: Option<Arc<SharedWriter>>) {
         *self.writer.lock() = writer;

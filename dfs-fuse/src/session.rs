@@ -140,7 +140,8 @@ fn open_session(adapter: Adapter, mountpoint: &Path, command: &Command) -> anyho
             .context("first words with the kernel");
     }
     config.mount_options = fusermount_options(&command.namenodes.join(","), options);
-    Session::new(adapter, mountpoint, &config).with_context(failed)
+    Session::new(adapter, mountpoint, &config)
+        .with_context(|| format!("{} (users other than root need fusermount3 and a readable /dev/fuse)", failed()))
 }
 
 /// mount(2), by root.

@@ -63,6 +63,15 @@ pub(crate) struct SharedWriter {
 struct State {
     writer: Arc<FileWriter>,
     phase: WritePhase,
+    /// What lies before the place where `writer` began is on disk: it is empty, or a sync has seen to it.
+    is_prefix_durable: bool,
+}
+
+impl State {
+    fn new(writer: Arc<FileWriter>) -> Self {
+        let is_prefix_durable = writer.position() == 0;
+        Self { writer, phase: WritePhase::opened(), is_prefix_durable }
+    }
 }
 
 struct View {
@@ -92,7 +101,7 @@ impl SharedWriter {
         Arc::new(Self {
             client,
             inode,
-            state: tokio::sync::Mutex::new(State { writer, phase: WritePhase::opened() }),
+            state: tokio::sync::Mutex::new(State::new(writer)),
             view: Mutex::new(view),
             failure: OnceLock::new(),
             moved: Notify::new(),
@@ -209,14 +218,18 @@ impl SharedWriter {
         }
     }
 
-    /// Makes what was written since the last completion visible or durable.
+    /// Makes the file visible or durable, what was written before this writer began included.
     pub(crate) async fn sync(&self, level: SyncLevel) -> FsResult<()> {
-        let state = self.turn().await?;
-        if state.phase.is_closed() {
-            return Ok(());
+        let mut state = self.turn().await?;
+        if !state.phase.is_closed() {
+            let writer = Arc::clone(&state.writer);
+            self.sync_in_turn(&writer, level).await?;
         }
-        let writer = Arc::clone(&state.writer);
-        self.sync_in_turn(&writer, level).await
+        if level == SyncLevel::Hsync && (state.phase.is_closed() || !state.is_prefix_durable) {
+            self.client.sync_file(&Caller::root(), self.inode).await?;
+            state.is_prefix_durable = true;
+        }
+        Ok(())
     }
 
     /// Lets readers see the bytes up to `end`, as far as they were written.
@@ -308,7 +321,7 @@ impl SharedWriter {
     /// proven at open (design D10), so it is not asked for again.
     async fn reopen(&self, state: &mut State, truncates: bool) -> FsResult<()> {
         let writer = self.client.append(&Caller::root(), self.inode, truncates).await?;
-        state.writer = Arc::clone(&writer);
+        *state = State { phase: state.phase, ..State::new(Arc::clone(&writer)) };
         state.phase.reopened();
         let mut view = self.view.lock();
         view.visible = writer.position();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Time for a daemon to start or to stop on a busy machine.
-pub const STARTUP: Duration = Duration::from_secs(30);
+pub const STARTUP: Duration = Duration::from_secs(120);
 
 /// Time for a cluster to repair a few blocks or to notice a dead node, with the harness's short intervals.
 pub const REPAIR: Duration = Duration::from_secs(90);

@@ -251,12 +251,11 @@ mod tests {
     fn run_gives_up_at_the_deadline_but_not_a_release() {
         let runtime = runtime();
         let (dispatcher, in_flight) = dispatcher(&runtime);
+        let (go, wait) = tokio::sync::oneshot::channel();
+        let release = ask(&dispatcher, Class::Release, async move { Ok(wait.await.unwrap()) });
         let late = ask(&dispatcher, Class::Metadata, std::future::pending());
         assert_eq!(late.recv().unwrap(), Err(Errno::ETIMEDOUT));
-        let release = ask(&dispatcher, Class::Release, async {
-            tokio::time::sleep(Duration::from_millis(60)).await;
-            Ok(1)
-        });
+        go.send(1).unwrap();
         assert_eq!(release.recv().unwrap(), Ok(1));
         runtime.block_on(in_flight.drained());
     }

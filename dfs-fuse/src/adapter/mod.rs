@@ -4,6 +4,7 @@
 //! Calls left to the kernel, by not being implemented or by ENOSYS: POSIX and flock locks (local to the host), access
 //! (`default_permissions`), SEEK_DATA and SEEK_HOLE (all data), copy_file_range (read and write), poll.
 
+mod answers;
 mod convert;
 mod dispatch;
 
@@ -13,40 +14,30 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use dfs_client::{Caller, DirEntry, FsStats};
-use dfs_common::attr::FileKind;
-use dfs_common::ids::{INODE_LIMIT, InodeId};
-use dfs_common::name::NAME_MAX;
+use dfs_client::Caller;
 use fuser::{
-    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig,
-    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
-    WriteFlags,
+    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner,
+    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 use tracing::{debug, info};
 
-use self::convert::{handle, inode, time_set, to_attr, to_file_type, to_handle};
+use self::answers::GENERATION;
+use self::convert::{handle, inode, time_set, to_attr, to_handle};
 use self::dispatch::{Class, Dispatcher};
 use crate::caller::caller_of;
-use crate::dirs::{OFFSET_DOT, OFFSET_DOTDOT};
 use crate::errno::FsResult;
 use crate::flags;
-use crate::fs::{AttrChange, Entry, FileSystem, Listed, NewInode, Opened, Write};
+use crate::fs::{AttrChange, Entry, FileSystem, NewInode, Opened, Write};
 
 pub(crate) use self::dispatch::{Deadlines, InFlight};
 
 /// Largest write request, bytes: three to five times the throughput of the kernel's default of 128 KiB, and its own limit
 /// (256 pages) unless an administrator has raised it.
 const MAX_WRITE: u32 = 1024 * 1024;
-
-/// Unit that statfs counts in.
-const STATFS_BLOCK: u32 = 4096;
-
-/// Inode numbers are never used twice, so that one generation is enough.
-const GENERATION: Generation = Generation(0);
 
 /// What the kernel is told at the start.
 #[derive(Clone, Copy, Debug)]
@@ -122,7 +113,8 @@ fn bytes(name: &OsStr) -> Vec<u8> {
 
 fn open_flags(opened: Opened) -> FopenFlags {
     let mut flags = FopenFlags::empty();
-    flags.set(FopenFlags::FOPEN_DIRECT_IO, opened.direct_io);
+    flags.set(FopenFlags::FOPEN_DIRECT_IO, opened.writes);
+    flags.set(FopenFlags::FOPEN_NOFLUSH, !opened.writes);
     flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_pages);
     flags
 }
@@ -364,12 +356,8 @@ impl Filesystem for Adapter {
     fn readdir(&self, _request: &Request, _number: INodeNo, dir: FileHandle, offset: u64, reply: ReplyDirectory) {
         let fs = Arc::clone(&self.fs);
         let work = async move { fs.readdir(handle(dir), offset, false).await };
-        self.dispatcher.run((Class::Metadata, "readdir"), reply, work, |mut reply, listed: Listed| {
-            fill(&listed, |number, offset, kind, name, _| {
-                reply.add(INodeNo(number.0), offset, to_file_type(kind), OsStr::from_bytes(name))
-            });
-            reply.ok();
-        });
+        self.dispatcher
+            .run((Class::Metadata, "readdir"), reply, work, |reply, listed| answers::listing(reply, &listed));
     }
 
     fn readdirplus(
@@ -385,21 +373,8 @@ impl Filesystem for Adapter {
             let listed = fs.readdir(handle(dir), offset, true).await?;
             Ok((fs, listed))
         };
-        self.dispatcher.run((Class::Metadata, "readdirplus"), reply, work, |mut reply, (fs, listed)| {
-            fill(&listed, |number, offset, kind, name, entry| {
-                let told = entry.and_then(|entry| fs.listed_entry(&listed, entry));
-                let (ttl, attr) = match &told {
-                    Some(told) => (told.attr_ttl.min(told.entry_ttl), to_attr(&told.attr)),
-                    // The dots: the kernel takes number and type, and nothing else.
-                    None => (Duration::ZERO, bare_attr(number, kind)),
-                };
-                let is_full = reply.add(INodeNo(number.0), offset, OsStr::from_bytes(name), &ttl, &attr, GENERATION);
-                if let (false, Some(told)) = (is_full, &told) {
-                    fs.note_listed(told);
-                }
-                is_full
-            });
-            reply.ok();
+        self.dispatcher.run((Class::Metadata, "readdirplus"), reply, work, |reply, (fs, listed)| {
+            answers::listing_with_attrs(reply, &listed, &fs);
         });
     }
 
@@ -416,15 +391,7 @@ impl Filesystem for Adapter {
     fn statfs(&self, _request: &Request, _number: INodeNo, reply: ReplyStatfs) {
         let fs = Arc::clone(&self.fs);
         let work = async move { Ok(fs.statfs().await) };
-        self.dispatcher.run((Class::Metadata, "statfs"), reply, work, |reply, stats: FsStats| {
-            let copies = u64::from(stats.default_replication.max(1));
-            let blocks = |raw: u64| raw / copies / u64::from(STATFS_BLOCK);
-            let free_inodes = INODE_LIMIT - stats.files.min(INODE_LIMIT);
-            let (total, free) = (blocks(stats.capacity), blocks(stats.remaining));
-            let inodes = stats.files + free_inodes;
-            let name_max = u32::try_from(NAME_MAX).unwrap_or(u32::MAX);
-            reply.statfs(total, free, free, inodes, free_inodes, STATFS_BLOCK, name_max, STATFS_BLOCK);
-        });
+        self.dispatcher.run((Class::Metadata, "statfs"), reply, work, |reply, stats| answers::totals(reply, &stats));
     }
 
     fn setxattr(
@@ -520,40 +487,4 @@ impl Filesystem for Adapter {
         // The kernel then copies by reading and writing.
         reply.error(Errno::ENOSYS);
     }
-}
-
-/// Puts entries into a buffer until it is full: `add` gets number, offset after it, kind, name and, for real entries, all.
-fn fill(listed: &Listed, mut add: impl FnMut(InodeId, u64, FileKind, &[u8], Option<&DirEntry>) -> bool) {
-    let position = listed.position;
-    if position.with_dot && add(listed.directory, OFFSET_DOT, FileKind::Directory, b".", None) {
-        return;
-    }
-    if position.with_dotdot && add(listed.parent(), OFFSET_DOTDOT, FileKind::Directory, b"..", None) {
-        return;
-    }
-    for entry in listed.entries() {
-        if add(entry.inode, entry.cookie, entry.kind, &entry.name, Some(entry)) {
-            return;
-        }
-    }
-}
-
-fn bare_attr(number: InodeId, kind: FileKind) -> fuser::FileAttr {
-    to_attr(&dfs_common::attr::FileAttr {
-        inode: number,
-        kind,
-        permissions: 0,
-        uid: 0,
-        gid: 0,
-        nlink: 1,
-        length: 0,
-        atime_ns: 0,
-        mtime_ns: 0,
-        ctime_ns: 0,
-        rdev: 0,
-        replication: 0,
-        block_size: 0,
-        under_construction: false,
-        block_count: 0,
-    })
 }

@@ -11,7 +11,7 @@ use super::FileSystem;
 use crate::errno::{FsError, FsResult};
 use crate::handles::{FileHandle, HandleId};
 use crate::inodes::OpenRef;
-use crate::writer::WriteRequest;
+use crate::writer::{SyncLevel, WriteRequest};
 
 /// A write as the kernel sends it.
 pub(crate) struct Write<'a> {
@@ -89,11 +89,16 @@ impl FileSystem {
         outcome
     }
 
-    /// Makes what was written to the file durable, whoever of this mount wrote it.
+    /// Makes the file durable, whoever wrote it.
     pub(crate) async fn fsync(&self, handle: HandleId) -> FsResult<()> {
         let handle = self.handles.file(handle)?;
         let outcome = match handle.writer.clone().or_else(|| handle.inode.writer()) {
             Some(writer) => writer.sync(self.options.sync).await,
+            None if self.options.sync == SyncLevel::Hsync => {
+                let outcome = self.client.sync_file(&Caller::root(), handle.inode.id).await;
+                outcome.map_err(|error| FsError::from(error).on_handle())
+            }
+            // Closed files are with every node already.
             None => Ok(()),
         };
         self.changed();

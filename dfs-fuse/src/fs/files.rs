@@ -29,8 +29,8 @@ pub(crate) struct Opened {
     pub(crate) handle: HandleId,
     /// Pages cached before are still right.
     pub(crate) keep_pages: bool,
-    /// Reads and writes go past the page cache.
-    pub(crate) direct_io: bool,
+    /// May write: reads and writes go past the page cache, and closing has work to do.
+    pub(crate) writes: bool,
 }
 
 /// A file just made, and open.
@@ -68,7 +68,7 @@ impl FileSystem {
 
     fn add_writing_handle(&self, open: OpenRef, writer: Arc<SharedWriter>) -> FsResult<Opened> {
         let handle = self.handles.add_file(FileHandle::new(open, Some(writer), None))?;
-        Ok(Opened { handle, keep_pages: false, direct_io: true })
+        Ok(Opened { handle, keep_pages: false, writes: true })
     }
 
     async fn open_for_reading(&self, caller: &Caller, open: OpenRef) -> FsResult<Opened> {
@@ -87,7 +87,7 @@ impl FileSystem {
             self.kernel.drop_attributes(open.id);
         }
         let handle = self.handles.add_file(FileHandle::new(open, None, Some((epoch, reader))))?;
-        Ok(Opened { handle, keep_pages: verdict.keep_pages && !is_being_written, direct_io: false })
+        Ok(Opened { handle, keep_pages: verdict.keep_pages && !is_being_written, writes: false })
     }
 
     /// Makes a file and opens it. One that is there already is opened as it is, unless the program wanted to be the one
@@ -127,7 +127,7 @@ impl FileSystem {
             self.add_writing_handle(open, writer)?
         } else {
             let handle = self.handles.add_file(FileHandle::new(open, None, None))?;
-            Opened { handle, keep_pages: false, direct_io: false }
+            Opened { handle, keep_pages: false, writes: false }
         };
         Ok(Created { entry: self.entry(attr), opened })
     }
@@ -142,6 +142,10 @@ impl FileSystem {
             if let Some(writer) = open.writer() {
                 writer.join(truncates).await?;
                 return Ok(writer);
+            }
+            if let Some(failed) = open.take_failed_writer() {
+                // Its handles keep its error; the file is free for a new start.
+                failed.finish().await?;
             }
             tries -= 1;
             match self.client.append(caller, open.id, truncates).await {

@@ -2,11 +2,13 @@
 
 use dfs_client::{Caller, CreateOptions, RenameFlag, SetAttr, TimeSet};
 use dfs_common::attr::{FileAttr, FileKind, PERMISSION_MASK};
-use dfs_common::ids::InodeId;
+use dfs_common::error::RetryClass;
+use dfs_common::ids::{InodeId, ROOT_INODE};
 use fuser::Errno;
+use tokio::time::timeout;
 use tracing::debug;
 
-use super::{Entry, FileSystem};
+use super::{Entry, FileSystem, STATS_PATIENCE};
 use crate::errno::FsResult;
 use crate::flags::new_permissions;
 use crate::handles::HandleId;
@@ -36,16 +38,34 @@ pub(crate) struct AttrChange {
 }
 
 impl FileSystem {
-    /// The inode a name stands for.
+    /// The inode a name stands for. `.` asks for an inode of any kind by its number: so an NFS server finds again what its
+    /// clients have open.
     pub(crate) async fn lookup(&self, caller: &Caller, parent: InodeId, name: &[u8]) -> FsResult<Entry> {
+        if name == b"." {
+            return self.getattr(caller, parent).await;
+        }
         let attr = self.client.lookup(caller, parent, name).await?;
         Ok(self.entry(attr))
     }
 
     /// Attributes of an inode.
     pub(crate) async fn getattr(&self, caller: &Caller, inode: InodeId) -> FsResult<Entry> {
-        let attr = self.attributes(caller, inode).await?;
+        let attr =
+            if inode == ROOT_INODE { self.root_attributes().await? } else { self.attributes(caller, inode).await? };
         Ok(self.entry(attr))
+    }
+
+    /// The root's attributes; those last heard when the NameNode does not answer at once, because `df` and umount(8) ask for
+    /// them and must not wait out an outage.
+    async fn root_attributes(&self) -> FsResult<FileAttr> {
+        let asked = timeout(STATS_PATIENCE, self.client.get_file_info(&Caller::root(), ROOT_INODE)).await;
+        let mut last = self.root.lock();
+        match asked {
+            Ok(Ok(attr)) => *last = attr,
+            Ok(Err(error)) if error.kind().retry_class() == RetryClass::Never => return Err(error.into()),
+            Ok(Err(_)) | Err(_) => debug!("the root's attributes are told as last heard"),
+        }
+        Ok(last.clone())
     }
 
     /// Attributes with the length that is true now. An answer that crossed a completion of our own writer is of neither side

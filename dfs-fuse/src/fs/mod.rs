@@ -26,8 +26,9 @@ use std::time::Duration;
 use dfs_client::{Caller, DfsClient, FsStats};
 use dfs_common::attr::{FileAttr, FileKind};
 use dfs_common::error::{DfsError, ErrorKind};
-use dfs_common::ids::InodeId;
+use dfs_common::ids::{InodeId, ROOT_INODE};
 use futures::future::join_all;
+use parking_lot::Mutex;
 use tracing::{error, warn};
 
 use crate::cache::{KernelView, StatsCache};
@@ -42,7 +43,7 @@ pub(crate) use directories::Listed;
 pub(crate) use files::Opened;
 pub(crate) use metadata::{AttrChange, NewInode};
 
-/// How long `df` waits for totals before it gets the last known ones.
+/// How long `df` waits for totals, and for the mount point's attributes, before it gets the last known ones.
 const STATS_PATIENCE: Duration = Duration::from_millis(500);
 
 /// What the mount was asked to be.
@@ -73,18 +74,21 @@ pub(crate) struct FileSystem {
     seen: KernelView,
     kernel: KernelCaches,
     stats: StatsCache,
+    /// The root's attributes as last heard: `df` asks for them, too. Never held across an await.
+    root: Mutex<FileAttr>,
     /// Counts changes made through this mount: entries fetched ahead are not used after one.
     changes: AtomicU64,
     is_stopping: AtomicBool,
 }
 
 impl FileSystem {
-    /// Asks the cluster for its totals: without an answer there is nothing to mount.
+    /// Asks the cluster for its totals and its root: without an answer there is nothing to mount.
     ///
     /// # Errors
     /// The NameNode's.
     pub(crate) async fn new(client: DfsClient, options: FsOptions) -> Result<Arc<Self>, DfsError> {
         let stats = client.get_fs_stats(&Caller::root()).await?;
+        let root = client.get_file_info(&Caller::root(), ROOT_INODE).await?;
         Ok(Arc::new(Self {
             inodes: Inodes::new(client.clone()),
             client,
@@ -93,6 +97,7 @@ impl FileSystem {
             seen: KernelView::new(),
             kernel: KernelCaches::new(),
             stats: StatsCache::new(stats),
+            root: Mutex::new(root),
             changes: AtomicU64::new(0),
             is_stopping: AtomicBool::new(false),
         }))

@@ -15,6 +15,9 @@ const NAME_MAX: usize = 255;
 /// file until it hears EOPNOTSUPP once.
 const NAME_SPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
 
+/// Not kept: SELinux labels a FUSE mount as a whole, and `ls -l` would ask for every file's label if one could have its own.
+const SELINUX_LABEL: &[u8] = b"security.selinux";
+
 fn check_name(name: &[u8]) -> FsResult<()> {
     if name.len() > NAME_MAX {
         return Err(Errno::ERANGE.into());
@@ -22,6 +25,9 @@ fn check_name(name: &[u8]) -> FsResult<()> {
     let Some(space) = NAME_SPACES.iter().find(|space| name.starts_with(space)) else {
         return Err(Errno::EOPNOTSUPP.into());
     };
+    if name == SELINUX_LABEL {
+        return Err(Errno::EOPNOTSUPP.into());
+    }
     if name.len() == space.len() {
         return Err(Errno::EINVAL.into());
     }
@@ -81,6 +87,7 @@ mod tests {
         }
         let errno = |name: &[u8]| check_name(name).unwrap_err().errno();
         assert_eq!(errno(b"system.posix_acl_access"), Errno::EOPNOTSUPP);
+        assert_eq!(errno(b"security.selinux"), Errno::EOPNOTSUPP);
         assert_eq!(errno(b"user."), Errno::EINVAL);
         assert_eq!(errno(b"plain"), Errno::EOPNOTSUPP);
         assert_eq!(errno(&[b"user.".as_slice(), &[b'x'; 251]].concat()), Errno::ERANGE);

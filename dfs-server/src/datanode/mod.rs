@@ -110,6 +110,7 @@ pub async fn run(config: &Config, mut shutdown: Shutdown, on_ready: impl FnOnce(
         data_service.stop(STOP_PATIENCE);
         store.end_wait();
         let _ = housekeeper.join();
+        store.close();
     });
     if let Err(error) = stopped.await {
         error!(%error, "stopping met a bug");

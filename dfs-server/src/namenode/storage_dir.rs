@@ -79,6 +79,10 @@ impl NameDir {
             check_cluster_id(cluster_id)?;
         }
         durable::create_dir_all(root).map_err(context)?;
+        if !root.join(LOCK).exists() {
+            // Before a lock file is made: a directory that is somebody else's stays as it was.
+            refuse_unless_empty(root, options.force)?;
+        }
         let _lock = lock(root)?;
         refuse_unless_empty(root, options.force)?;
         let current = root.join(CURRENT);

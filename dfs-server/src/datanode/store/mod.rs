@@ -222,6 +222,13 @@ impl ReplicaStore {
         self.volumes.wait_suspicion(patience)
     }
 
+    /// Gives the volumes up, at the end of the daemon.
+    pub(crate) fn close(&self) {
+        for volume in self.volumes.all() {
+            volume.release();
+        }
+    }
+
     /// Ends a wait for suspicions.
     pub(crate) fn end_wait(&self) {
         self.volumes.end_wait();

@@ -78,7 +78,7 @@ pub(crate) struct Volume {
     /// Device and inode of the directory when it was taken: another file system in its place is not this volume.
     place: Option<(u64, u64)>,
     /// Keeps the flock; `None` when the volume was bad from the start.
-    _lock: Option<File>,
+    lock: Mutex<Option<File>>,
 }
 
 impl Volume {
@@ -111,7 +111,7 @@ impl Volume {
             reserved,
             suspicion,
             place: place_of(root).ok(),
-            _lock: lock,
+            lock: Mutex::new(lock),
         };
         if let Ok(Some(StorageInfo { storage_uuid: Some(uuid), .. })) = &info {
             volume.set_storage_uuid(uuid);
@@ -179,6 +179,11 @@ impl Volume {
             }
             DfsError::io(doing(), error)
         })
+    }
+
+    /// Lets another daemon take the volume; nothing may be written to it any more.
+    pub(super) fn release(&self) {
+        self.lock.lock().take();
     }
 
     /// Has the volume checked soon.
@@ -256,7 +261,7 @@ fn lock(root: &Path) -> Result<File> {
         .open(&path)
         .map_err(|error| DfsError::io(format!("open {}", path.display()), error))?;
     rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
-        DfsError::new(ErrorKind::Busy, format!("{} is locked: another DataNode uses this directory", path.display()))
+        DfsError::new(ErrorKind::Busy, format!("{} is in use by another DataNode", root.display()))
             .with_source(io::Error::from(error))
     })?;
     Ok(file)

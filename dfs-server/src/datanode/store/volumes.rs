@@ -131,11 +131,13 @@ impl Volumes {
         if let Some(cluster_id) = known.as_ref()
             && *cluster_id != identity.cluster_id
         {
+            let roots: Vec<String> = self.good().map(|volume| volume.root().display().to_string()).collect();
             return Err(DfsError::new(
                 ErrorKind::WrongCluster,
                 format!(
-                    "the volumes belong to cluster {cluster_id}, the NameNode to {}; \
+                    "{} belongs to cluster {cluster_id}, the NameNode to {}; \
                      point dfs.datanode.data.dir or dfs.namenode.address elsewhere",
+                    roots.join(", "),
                     identity.cluster_id
                 ),
             ));

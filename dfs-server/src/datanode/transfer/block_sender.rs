@@ -134,20 +134,21 @@ impl Sender {
         })
     }
 
-    /// Sends the range as packets behind what `buffer` holds already, and the last, empty one.
-    pub(super) fn send_packets(&self, mut buffer: Vec<u8>, mut send: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    /// Sends the range as packets behind what `head` holds already, and the last, empty one.
+    pub(super) fn send_packets(&self, head: Vec<u8>, mut send: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let mut out = Outgoing { used: head.len(), bytes: head };
         let mut at = self.start;
         let mut seqno = 0;
         let mut ahead = self.start;
         while at < self.end {
             ahead = self.read_ahead(at, ahead);
             let len = (self.end - at).min(PACKET_DATA_MAX as u64) as usize;
-            self.fill_packet(&mut buffer, at, len, seqno)?;
+            self.fill_packet(&mut out, at, len, seqno)?;
             at += len as u64;
             seqno += 1;
             if at < self.end {
-                send(&buffer)?;
-                buffer.clear();
+                send(out.filled())?;
+                out.used = 0;
             }
         }
         let last = PacketHeader {
@@ -157,11 +158,12 @@ impl Sender {
             data_len: 0,
             sync_block: false,
         };
-        buffer.extend_from_slice(&last.encode(0));
-        send(&buffer)
+        let last = last.encode(0);
+        out.room(last.len()).copy_from_slice(&last);
+        send(out.filled())
     }
 
-    fn fill_packet(&self, buffer: &mut Vec<u8>, at: u64, len: usize, seqno: i64) -> Result<()> {
+    fn fill_packet(&self, out: &mut Outgoing, at: u64, len: usize, seqno: i64) -> Result<()> {
         let sums_len = self.sent_checksum.checksums_len(len);
         let header = PacketHeader {
             offset_in_block: signed(at)?,
@@ -170,10 +172,9 @@ impl Sender {
             data_len: len as u32,
             sync_block: false,
         };
-        buffer.extend_from_slice(&header.encode(sums_len));
-        let sums_start = buffer.len();
-        buffer.resize(sums_start + sums_len + len, 0);
-        let (sums, data) = buffer[sums_start..].split_at_mut(sums_len);
+        let header = header.encode(sums_len);
+        out.room(header.len()).copy_from_slice(&header);
+        let (sums, data) = out.room(sums_len + len).split_at_mut(sums_len);
         if sums_len > 0 {
             self.reader.read_checksums(at, sums)?;
         }
@@ -189,6 +190,28 @@ impl Sender {
         // Advice only: a failure costs speed, and the read itself tells of real ones.
         let _ = rustix::fs::fadvise(self.reader.data(), ahead, NonZeroU64::new(until - ahead), Advice::WillNeed);
         until
+    }
+}
+
+/// Bytes to send, in memory that is used again for every packet.
+struct Outgoing {
+    bytes: Vec<u8>,
+    used: usize,
+}
+
+impl Outgoing {
+    fn filled(&self) -> &[u8] {
+        &self.bytes[..self.used]
+    }
+
+    /// The next `len` bytes, whose content is whatever was there before.
+    fn room(&mut self, len: usize) -> &mut [u8] {
+        let start = self.used;
+        self.used += len;
+        if self.bytes.len() < self.used {
+            self.bytes.resize(self.used, 0);
+        }
+        &mut self.bytes[start..self.used]
     }
 }
 

@@ -22,6 +22,8 @@ mod bench;
 #[cfg(test)]
 mod fuzz_tests;
 #[cfg(test)]
+mod lost_power_tests;
+#[cfg(test)]
 pub(crate) mod test_client;
 #[cfg(test)]
 mod tests;

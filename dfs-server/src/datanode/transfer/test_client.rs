@@ -266,6 +266,39 @@ impl Client {
         Ok(out[skip..][..len as usize].to_vec())
     }
 
+    /// Reads a whole block without looking at it.
+    pub(crate) fn read_and_forget(&mut self, block: &ExtendedBlock, len: u64) {
+        self.request(&OpReadBlockProto {
+            header: ClientOperationHeaderProto::new(block, None, "test"),
+            offset: 0,
+            len,
+            send_checksums: None,
+            caching_strategy: None,
+        });
+        assert_eq!(self.response().status(), Status::Success);
+        loop {
+            let Some(frame) = PacketFrame::decode(self.connection.filled()).unwrap() else {
+                assert!(self.connection.receive_by(Instant::now() + PATIENCE).unwrap());
+                continue;
+            };
+            let mut left = frame.total_len();
+            while left > 0 {
+                let part = left.min(self.connection.filled().len());
+                self.connection.consume(part);
+                left -= part;
+                if left > 0 && self.connection.receive(left.min(256 << 10)).unwrap().is_none() {
+                    assert!(self.connection.receive_by(Instant::now() + PATIENCE).unwrap());
+                }
+            }
+            if frame.header.last_packet_in_block {
+                break;
+            }
+        }
+        let mut status = Vec::new();
+        encode_delimited(&ClientReadStatusProto { status: Status::ChecksumOk.into() }, &mut status).unwrap();
+        self.send(&status);
+    }
+
     fn read_packet(&mut self) -> (PacketHeader, Vec<u8>) {
         loop {
             if let Some(frame) = PacketFrame::decode(self.connection.filled()).unwrap()

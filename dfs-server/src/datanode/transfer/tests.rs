@@ -199,6 +199,8 @@ fn append_extends_under_a_new_generation_stamp() {
     assert_eq!(node.read(&extended, 0, 5000).unwrap(), data);
     assert_eq!(node.read(&block, 0, 1300).unwrap(), data[..1300], "readers of the old version see its prefix");
     assert_eq!(node.read(&with_length(&block, 0, 1003), 0, 1).unwrap_err().status(), Status::Error);
+    let used = || node.store.volumes().reports()[0].space.used;
+    assert_eq!(used(), 5000 + 7 + 10 * 4);
 
     let node = node.restart(&store_settings(dir.path()));
     assert_eq!(node.read(&extended, 0, 5000).unwrap(), data);

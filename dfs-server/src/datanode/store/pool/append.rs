@@ -13,7 +13,8 @@ use dfs_common::block::Block;
 use dfs_common::checksum::crc32c;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{BlockId, GenerationStamp};
-use dfs_proto::data_transfer::DataChecksum;
+use dfs_common::units::ByteCount;
+use dfs_proto::data_transfer::{DataChecksum, MetaHeader};
 use tracing::warn;
 
 use super::super::layout;
@@ -47,6 +48,8 @@ impl Pool {
         let home = (Arc::clone(&volume), dirs);
         let replica = Arc::new(OpenReplica::new(block.id, OpenKind::Rbw, checksum, home, state));
         self.replace_finalized(block.id, &old, Entry::Open(Arc::clone(&replica)))?;
+        // Counted again, at its new length, when the replica is finalized.
+        volume.subtract_used(checksums_len(&old));
         let reopened =
             relocate(&replica, Place::Rbw, new_stamp).and_then(|()| ReplicaWriter::open(Arc::clone(&replica), false));
         match reopened {
@@ -95,8 +98,14 @@ impl Pool {
             && is_same(entry, replica)
         {
             *entry = Entry::Finalized(old);
+            replica.volume.add_used(checksums_len(&old));
         }
     }
+}
+
+/// Bytes of a finalized replica's checksum file.
+fn checksums_len(finalized: &Finalized) -> ByteCount {
+    ByteCount(MetaHeader { checksum: DataChecksum::DEFAULT }.meta_len(finalized.length))
 }
 
 fn corrupt(block: Block) -> DfsError {
