@@ -47,3 +47,19 @@ pub fn notify_ready(notify_socket: Option<&std::ffi::OsStr>) -> io::Result<()> {
     };
     UnixDatagram::unbound()?.send_to_addr(b"READY=1", &address).map(|_| ())
 }
+
+/// Makes the command's process die (SIGKILL) with the thread that starts it, so that nothing outlives a killed parent.
+#[allow(unsafe_code)]
+pub fn die_with_parent(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: between fork and exec only the one system call is made; it touches no memory of ours.
+    unsafe {
+        command.pre_exec(|| {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0 {
+                Ok(())
+            } else {
+                Err(io::Error::last_os_error())
+            }
+        });
+    }
+}

@@ -1,11 +1,15 @@
 //! One daemon of a test: started, killed, stopped and started again, with its log kept.
 //!
-//! Children carry a parent-death signal (by `setpriv`), so that a killed test leaves no process. That signal is tied to
+//! Children carry a parent-death signal, so that a killed test leaves no process. That signal is tied to
 //! the thread that made the child, and test threads end early; one thread that lives as long as the process makes all.
+//!
+//! A child inherits the descriptors of its parent, and its exec closes them: for a file on a mount that is a flush, which
+//! waits for the NameNode. A test that starts the NameNode while its own threads write to a mount would wait for itself.
+//! So such a test makes the children beforehand, behind a gate ([`Gated`], [`Daemon::prepare_restarts`]).
 
 use std::ffi::OsString;
-use std::fs::OpenOptions;
-use std::io;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -37,6 +41,54 @@ fn spawn_bound(command: Command) -> io::Result<Child> {
     result.recv().expect("the spawner answers")
 }
 
+/// A command whose process exists already and waits to be let go.
+#[derive(Debug)]
+pub struct Gated {
+    child: Child,
+}
+
+impl Gated {
+    /// Makes the process. Without [`Gated::release`] it ends and does nothing.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn new(command: &Command) -> Self {
+        Self::spawn(Self::command(command))
+    }
+
+    fn command(command: &Command) -> Command {
+        let mut gated = Command::new("setpriv");
+        gated.args(["--pdeathsig=KILL", "--", "sh", "-c", "read -r go && exec \"$@\" </dev/null", "sh"]);
+        gated.arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => gated.env(name, value),
+                None => gated.env_remove(name),
+            };
+        }
+        gated
+    }
+
+    fn with_log(command: &Command, log: &File) -> Self {
+        let mut gated = Self::command(command);
+        gated.stdout(log.try_clone().expect("clone log")).stderr(log.try_clone().expect("clone log"));
+        Self::spawn(gated)
+    }
+
+    fn spawn(mut gated: Command) -> Self {
+        gated.stdin(Stdio::piped());
+        Self { child: spawn_bound(gated).unwrap_or_else(|error| panic!("start setpriv: {error}")) }
+    }
+
+    /// Lets it go.
+    pub fn release(mut self) -> Child {
+        let mut gate = self.child.stdin.take().expect("the gate is a pipe");
+        // If the process is gone already, whoever waits for it will notice.
+        let _ = gate.write_all(b"go\n");
+        self.child
+    }
+}
+
 /// A program, its arguments, its log, and the process when it runs.
 #[derive(Debug)]
 pub struct Daemon {
@@ -46,12 +98,13 @@ pub struct Daemon {
     environment: Vec<(String, String)>,
     log: PathBuf,
     child: Option<Child>,
+    spares: Vec<Gated>,
 }
 
 impl Daemon {
     /// A daemon that is not started yet; its output is appended to `log`.
     pub fn new(name: impl Into<String>, program: PathBuf, arguments: Vec<OsString>, log: PathBuf) -> Self {
-        Self { name: name.into(), program, arguments, environment: Vec::new(), log, child: None }
+        Self { name: name.into(), program, arguments, environment: Vec::new(), log, child: None, spares: Vec::new() }
     }
 
     /// Sets an environment variable of later starts.
@@ -72,14 +125,30 @@ impl Daemon {
     /// When it runs already or cannot be started.
     pub fn start(&mut self) {
         assert!(self.child.is_none(), "{} runs already", self.name);
-        let log = OpenOptions::new().create(true).append(true).open(&self.log).expect("open log");
-        let mut command = Command::new("setpriv");
-        command.arg("--pdeathsig=KILL").arg("--").arg(&self.program).args(&self.arguments);
-        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        self.child = Some(match self.spares.pop() {
+            Some(spare) => spare.release(),
+            None => Gated::with_log(&self.command(), &self.open_log()).release(),
+        });
+    }
+
+    /// Makes the processes of the next `count` starts, for a test that will have files of a mount open when it starts them.
+    ///
+    /// # Panics
+    /// When they cannot be made.
+    pub fn prepare_restarts(&mut self, count: usize) {
+        let (command, log) = (self.command(), self.open_log());
+        self.spares.extend((0..count).map(|_| Gated::with_log(&command, &log)));
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments).envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.env("RUST_BACKTRACE", "1").env_remove("NOTIFY_SOCKET");
-        command.stdin(Stdio::null()).stdout(log.try_clone().expect("clone log")).stderr(log);
-        let child = spawn_bound(command).unwrap_or_else(|error| panic!("start {}: {error}", self.program.display()));
-        self.child = Some(child);
+        command
+    }
+
+    fn open_log(&self) -> File {
+        OpenOptions::new().create(true).append(true).open(&self.log).expect("open log")
     }
 
     /// Process id, while it has not been waited for.

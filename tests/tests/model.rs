@@ -180,7 +180,7 @@ fn walk(mounted: &Mounted, seed: u64, steps: usize) {
 /// Walks that once found something; they run for ever.
 fn regression_walks(mounted: &Mounted) {
     for seed in [1, 2, 3] {
-        walk(mounted, seed, 300);
+        walk(mounted, seed, 1000);
     }
 }
 
@@ -189,7 +189,7 @@ fn new_walks(mounted: &Mounted) {
     for _ in 0..4 {
         let seed = given.unwrap_or_else(|| rand::random_range(1_000..u64::MAX));
         eprintln!("DFS_TEST_SEED={seed}");
-        walk(mounted, seed, 400);
+        walk(mounted, seed, 1500);
         if given.is_some() {
             break;
         }

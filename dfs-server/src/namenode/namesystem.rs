@@ -153,6 +153,18 @@ impl Namesystem {
         self.journal.submit(op).await
     }
 
+    /// A block just allocated, with its targets. After a restart the targets are known by name only until they register.
+    fn located_new(&self, block: Block, offset: u64) -> Result<v1::LocatedBlock> {
+        let located = self.located(block, offset, true, None);
+        if located.locations.is_empty() {
+            return Err(DfsError::new(
+                ErrorKind::Unavailable,
+                format!("the DataNodes chosen for {block} have not registered since the NameNode started; try again"),
+            ));
+        }
+        Ok(located)
+    }
+
     /// The outcome of this call, if it has been applied before.
     fn recorded(&self, header: Option<&RequestHeader>) -> Result<Option<Outcome>> {
         let Some(retry) = header.and_then(|header| header.retry.as_ref()) else { return Ok(None) };
@@ -336,7 +348,7 @@ impl Namesystem {
     ) -> Result<v1::LocatedBlock> {
         let id = InodeId(request.inode);
         if let Some(Outcome::Block(block)) = self.recorded(header.as_ref())? {
-            return Ok(self.located(block, request.offset, true, None));
+            return self.located_new(block, request.offset);
         }
         let attr = self.attr(id)?;
         if attr.block_count as usize >= self.limits.max_blocks_per_file {
@@ -363,7 +375,7 @@ impl Namesystem {
             target_storages: targets.iter().map(|target| target.storage_uuid.clone()).collect(),
         };
         match self.mutate(header, Op::AddBlock(op)).await? {
-            Outcome::Block(block) => Ok(self.located(block, request.offset, true, None)),
+            Outcome::Block(block) => self.located_new(block, request.offset),
             other => Err(unexpected(&other)),
         }
     }

@@ -145,7 +145,7 @@ fn second_daemon_on_the_same_directory_is_refused(_: &Nothing) {
         format!("dfs.datanode.http.address={}", ports[2]),
     ];
     let text = refusal(&mut server("datanode", &cluster.datanodes[0].config, &settings.each_ref().map(String::as_str)));
-    assert_says(&text, &["datanode-0-volume-0/data", "in use"]);
+    assert_says(&text, &["datanode-0-volume-0/data", "another DataNode"]);
     cluster.check_all_serving().unwrap();
 }
 
@@ -157,7 +157,7 @@ fn datanode_refuses_a_directory_of_another_cluster(_: &Nothing) {
     let before = fs::read_to_string(&version).unwrap();
     let setting = format!("dfs.namenode.address={}", theirs.namenodes());
     let text = refusal(&mut server("datanode", &ours.datanodes[0].config, &[&setting]));
-    assert_says(&text, &["datanode-0-volume-0", "cluster", "CID-"]);
+    assert_says(&text, &["dfs.datanode.data.dir", "cluster", "CID-"]);
     assert_eq!(fs::read_to_string(&version).unwrap(), before);
     assert_eq!(theirs.live_datanodes(), Some(1));
     ours.restart_all();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use dfs_tests::cases;
 use dfs_tests::cluster::{Cluster, Devices};
 use dfs_tests::device::SMALL_DEVICE;
-use dfs_tests::fault::{cut_power, recover_power};
+use dfs_tests::fault::{PowerSwitch, recover_power};
 use dfs_tests::model::{Loss, Worker};
 use dfs_tests::mount::Mount;
 use dfs_tests::suite::{Case, Nothing};
@@ -90,12 +90,14 @@ fn check_all(workers: &mut [Worker], loss: Loss) {
 }
 
 fn namenode_killed_at_random_moments_loses_nothing_and_stops_nobody(_: &Nothing) {
+    const RESTARTS: usize = 6;
     let mut rng = SmallRng::seed_from_u64(seed());
     let mut cluster = Cluster::builder().start();
     let mut mount = cluster.mount("mount");
     let mut workers = make_workers(&mount, rng.random());
+    cluster.namenode.daemon.prepare_restarts(RESTARTS);
     let errors = work(&mut workers, |count| {
-        for _ in 0..6 {
+        for _ in 0..RESTARTS {
             wait_progress(count, rng.random_range(20..150));
             cluster.namenode.daemon.kill();
             cluster.start_namenode();
@@ -158,9 +160,10 @@ fn power_cut_on_every_device_keeps_answered_changes_and_synced_bytes(_: &Nothing
     let mut mount = cluster.mount("mount");
     let mut workers = make_workers(&mount, rng.random());
     for _ in 0..3 {
+        let power = PowerSwitch::new(&cluster);
         work(&mut workers, |count| {
             wait_progress(count, rng.random_range(20..150));
-            cut_power(&mut cluster);
+            power.cut(&mut cluster);
             mount.kill();
         });
         recover_power(&mut cluster);
