@@ -6,7 +6,7 @@ use std::path::Path;
 
 use dfs_client::Caller;
 
-/// Lines of /proc/<pid>/status that are looked at: `Groups:` is the twelfth or so.
+/// Lines of `/proc/PID/status` that are looked at: `Groups:` is the twelfth or so.
 const LINES_MAX: usize = 32;
 
 /// The identity of the process `pid`, which waits in a call and so cannot change it. Root's groups do not matter. A process
