@@ -92,7 +92,8 @@ fn write_in_the_middle_is_eopnotsupp_and_changes_nothing(mounts: &Mounts) {
     .unwrap();
     close(file).unwrap();
     Pattern::new(4).check_file(&path, 10_100);
-    let named = || mounts.mount.log_text().contains("victim-of-a-middle-write");
+    let inode = format!("inode={} ", std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&path).unwrap()));
+    let named = || mounts.mount.log_text().lines().any(|line| line.contains("write refused") && line.contains(&inode));
     wait_until(Duration::from_secs(5), "a warning in the log that names the file", named);
 }
 
