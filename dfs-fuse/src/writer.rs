@@ -14,7 +14,7 @@ use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use dfs_client::{Caller, DfsClient, FileWriter};
+use dfs_client::{Caller, DfsClient, FileWriter, SetAttr, TimeSet};
 use dfs_common::error::{DfsError, ErrorKind};
 use dfs_common::ids::InodeId;
 use fuser::Errno;
@@ -267,6 +267,7 @@ impl SharedWriter {
             return Ok(false);
         }
         if !state.phase.is_closed() && length == self.length() {
+            self.mark_changed().await?;
             return Ok(false);
         }
         if length != 0 {
@@ -333,13 +334,20 @@ impl SharedWriter {
     async fn empty(&self, state: &mut State) -> FsResult<()> {
         if !state.phase.is_closed() {
             if self.length() == 0 {
-                return Ok(());
+                return self.mark_changed().await;
             }
             self.complete(state).await?;
         }
         self.reopen(state, true).await?;
         // A file written anew: its first flush completes it.
         state.phase = WritePhase::opened();
+        Ok(())
+    }
+
+    /// A truncation that takes no byte away still sets the times of the file.
+    async fn mark_changed(&self) -> FsResult<()> {
+        let change = SetAttr { mtime: Some(TimeSet::Now), ..SetAttr::default() };
+        self.client.set_attr(&Caller::root(), self.inode, change).await?;
         Ok(())
     }
 

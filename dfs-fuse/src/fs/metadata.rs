@@ -270,9 +270,9 @@ impl FileSystem {
         drop(writing);
         if dropped {
             open.content_dropped();
-            if caller.uid != 0 {
-                self.clear_set_id(&open).await?;
-            }
+        }
+        if caller.uid != 0 {
+            self.clear_set_id(&open).await?;
         }
         Ok(())
     }

@@ -1,18 +1,21 @@
 //! truncate and ftruncate: to nothing; any other length needs block recovery or holes.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
 
 use dfs_tests::workload::Pattern;
 use rustix::io::Errno;
 
 use super::{Case, Mounts, assert_errno, cases};
 
-pub(super) const CASES: [Case<Mounts>; 4] = cases![
+pub(super) const CASES: [Case<Mounts>; 5] = cases![
     truncate_to_nothing_empties_a_file,
-    truncate_to_the_same_length_changes_nothing,
+    truncate_to_the_same_length_changes_the_times_only,
     truncate_to_another_length_is_eopnotsupp_and_changes_nothing,
     ftruncate_to_nothing_on_an_open_handle_starts_over,
+    truncate_of_an_empty_file_changes_its_times,
 ];
 
 fn truncate_to_nothing_empties_a_file(mounts: &Mounts) {
@@ -26,11 +29,38 @@ fn truncate_to_nothing_empties_a_file(mounts: &Mounts) {
     Pattern::new(2).check_file(&path, 700);
 }
 
-fn truncate_to_the_same_length_changes_nothing(mounts: &Mounts) {
+/// A time long ago, that no change of today leaves in place.
+fn age(file: &File) {
+    file.set_modified(UNIX_EPOCH + Duration::from_secs(1_000_000)).unwrap();
+}
+
+fn is_aged(path: &Path) -> bool {
+    fs::metadata(path).unwrap().modified().unwrap() == UNIX_EPOCH + Duration::from_secs(1_000_000)
+}
+
+fn truncate_to_the_same_length_changes_the_times_only(mounts: &Mounts) {
     let path = mounts.mount.new_dir("truncate-same").join("file");
     Pattern::new(3).make_file(&path, 1234);
-    OpenOptions::new().write(true).open(&path).unwrap().set_len(1234).unwrap();
+    age(&File::open(&path).unwrap());
+    rustix::fs::ftruncate(OpenOptions::new().write(true).open(&path).unwrap(), 1234).unwrap();
+    assert!(!is_aged(&path));
     Pattern::new(3).check_file(&path, 1234);
+}
+
+fn truncate_of_an_empty_file_changes_its_times(mounts: &Mounts) {
+    let path = mounts.mount.new_dir("truncate-empty").join("file");
+    let file = File::create(&path).unwrap();
+    // By the handle, by another handle, by name: every road is its own code.
+    for truncate in [
+        &(|| file.set_len(0)) as &dyn Fn() -> std::io::Result<()>,
+        &|| File::create(&path).map(drop),
+        &|| OpenOptions::new().write(true).open(&path)?.set_len(0),
+    ] {
+        age(&file);
+        assert!(is_aged(&path));
+        truncate().unwrap();
+        assert!(!is_aged(&path));
+    }
 }
 
 fn truncate_to_another_length_is_eopnotsupp_and_changes_nothing(mounts: &Mounts) {

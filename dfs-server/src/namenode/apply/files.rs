@@ -10,7 +10,7 @@ use dfs_proto::v1::{
 
 use super::{Context, not_a_file};
 use crate::namenode::blocks::BlockEvent;
-use crate::namenode::namespace::inode::{BlockList, Content, FileBlock};
+use crate::namenode::namespace::inode::{BlockList, Content, FileBlock, Inode};
 use crate::namenode::namespace::permission::{Identity, SETGID, SETUID, WRITE};
 use crate::namenode::namespace::{Lease, Namespace};
 use crate::namenode::outcome::Outcome;
@@ -50,15 +50,20 @@ impl Namespace {
         Ok(Outcome::Appended { inode: id, last })
     }
 
-    /// Removes all blocks of a file and marks the change.
-    fn drop_content(&mut self, context: &mut Context<'_>, id: InodeId) -> Result<()> {
-        let keeps_privileges = context.who.is_root();
+    /// Sets the times as a change of content does; a caller without privilege loses the set-id bits.
+    fn mark_content_changed(&mut self, context: &Context<'_>, id: InodeId) -> Result<&mut Inode> {
         let inode = self.inode_mut(id)?;
         inode.mtime_ns = context.now_ns;
         inode.ctime_ns = context.now_ns;
-        if !keeps_privileges {
+        if !context.who.is_root() {
             inode.mode = without_privileges(inode.mode);
         }
+        Ok(inode)
+    }
+
+    /// Removes all blocks of a file and marks the change.
+    fn drop_content(&mut self, context: &mut Context<'_>, id: InodeId) -> Result<()> {
+        let inode = self.mark_content_changed(context, id)?;
         let Some(blocks) = inode.blocks_mut() else { return Ok(()) };
         let blocks = std::mem::take(blocks);
         self.block_count -= blocks.as_slice().len() as u64;
@@ -86,6 +91,8 @@ impl Namespace {
         let id = InodeId(op.inode);
         if op.length == 0 {
             self.drop_content(context, id)?;
+        } else {
+            self.mark_content_changed(context, id)?;
         }
         Ok(Outcome::Inode(id))
     }
