@@ -8,7 +8,7 @@ use dfs_common::error::ErrorKind;
 use dfs_common::ids::{InodeId, ROOT_INODE};
 
 use crate::fake_cluster::{FakeCluster, Fault};
-use crate::{Caller, CreateOptions, DfsClient, FileWriter};
+use crate::{Caller, CreateOptions, CreatedFile, DfsClient, FileWriter};
 
 const BLOCK: usize = 16_384;
 
@@ -30,10 +30,10 @@ async fn create(client: &DfsClient) -> (FileAttr, Arc<FileWriter>) {
         open_for_write: true,
         exclusive: true,
     };
-    let (attr, created) = client.create(&caller(), options).await.unwrap();
-    assert!(created);
-    let writer = client.open_writer(&caller(), &attr).await.unwrap();
-    (attr, writer)
+    let created = client.create(&caller(), options).await.unwrap();
+    assert!(created.is_new);
+    let writer = client.open_writer(&caller(), &created).await.unwrap();
+    (created.attr, writer)
 }
 
 async fn write_file(client: &DfsClient, data: &[u8]) -> InodeId {
@@ -396,8 +396,8 @@ async fn sequential_reads_in_and_out_of_order_fetch_each_byte_about_once() {
             open_for_write: true,
             exclusive: true,
         };
-        let (attr, _) = client.create(&caller(), options).await.unwrap();
-        let writer = client.open_writer(&caller(), &attr).await.unwrap();
+        let created = client.create(&caller(), options).await.unwrap();
+        let writer = client.open_writer(&caller(), &created).await.unwrap();
         writer.write(&data).await.unwrap();
         writer.complete(false).await.unwrap();
         attr.inode
@@ -473,7 +473,7 @@ async fn sync_file_reaches_every_block_of_a_closed_file() {
 
 /// Calls run in tasks: their futures must be `Send`.
 #[allow(dead_code)]
-fn futures_are_send(client: &DfsClient, writer: &FileWriter, reader: &crate::FileReader, attr: &FileAttr) {
+fn futures_are_send(client: &DfsClient, writer: &FileWriter, reader: &crate::FileReader, file: &CreatedFile) {
     fn check(_: impl Send) {}
     let who = caller();
     check(DfsClient::connect(client.config().clone()));
@@ -481,7 +481,7 @@ fn futures_are_send(client: &DfsClient, writer: &FileWriter, reader: &crate::Fil
     check(client.mkdir(&who, ROOT_INODE, b"x", 0));
     check(client.resolve(&who, b"/", true));
     check(client.append(&who, ROOT_INODE, false));
-    check(client.open_writer(&who, attr));
+    check(client.open_writer(&who, file));
     check(client.open_reader(&who, ROOT_INODE));
     check(writer.write(b""));
     check(writer.hsync());

@@ -452,7 +452,7 @@ impl ClientNamenode for Fake {
 
     async fn get_file_info(&self, request: Request<v1::InodeRequest>) -> Result<Response<v1::AttrResponse>, Status> {
         let attr = self.call("get_file_info").attr(request.into_inner().inode)?;
-        Ok(Response::new(v1::AttrResponse { attr: Some(attr), txid: 0 }))
+        Ok(Response::new(v1::AttrResponse { attr: Some(attr), ..v1::AttrResponse::default() }))
     }
 
     async fn create(&self, request: Request<v1::CreateRequest>) -> Result<Response<v1::CreateResponse>, Status> {
@@ -461,7 +461,11 @@ impl ClientNamenode for Fake {
         let inode = 20_000 + world.files.len() as u64;
         let block_size = if request.block_size == 0 { 16_384 } else { request.block_size };
         world.files.insert(inode, FakeFile { is_open: request.open_for_write, block_size, ..FakeFile::default() });
-        Ok(Response::new(v1::CreateResponse { attr: Some(world.attr(inode)?), created: true, txid: 0 }))
+        Ok(Response::new(v1::CreateResponse {
+            attr: Some(world.attr(inode)?),
+            created: true,
+            ..v1::CreateResponse::default()
+        }))
     }
 
     async fn append(&self, request: Request<v1::AppendRequest>) -> Result<Response<v1::AppendResponse>, Status> {

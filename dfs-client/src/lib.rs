@@ -30,8 +30,8 @@ mod fake_cluster;
 
 pub use caller::Caller;
 pub use client::{
-    ContentSummary, CreateOptions, DatanodeReport, DatanodeState, DfsClient, DirEntry, FsStats, Listing, RenameFlag,
-    SafeModeAction, SafeModeStatus, ServerDefaults, SetAttr, TimeSet, VolumeReport, XAttrSetFlag,
+    ContentSummary, CreateOptions, CreatedFile, DatanodeReport, DatanodeState, DfsClient, DirEntry, FsStats, Listing,
+    RenameFlag, SafeModeAction, SafeModeStatus, ServerDefaults, SetAttr, TimeSet, VolumeReport, XAttrSetFlag,
 };
 pub use config::ClientConfig;
 pub use read::{BlockLocation, FileReader, ReplicaLocation};

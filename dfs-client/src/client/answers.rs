@@ -7,6 +7,8 @@ use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::InodeId;
 use dfs_proto::v1;
 
+use crate::datanode::Located;
+
 /// What the cluster does unless told otherwise, and the limits it sets.
 #[derive(Clone, Debug)]
 pub struct ServerDefaults {
@@ -176,6 +178,17 @@ pub struct CreateOptions<'a> {
     pub open_for_write: bool,
     /// Fail when the name is taken, rather than return what is there.
     pub exclusive: bool,
+}
+
+/// A file as [`create`](crate::DfsClient::create) left it.
+#[derive(Clone, Debug)]
+pub struct CreatedFile {
+    /// Its attributes.
+    pub attr: FileAttr,
+    /// False when the file was there before (never with `exclusive`); then it has not been opened.
+    pub is_new: bool,
+    /// Allocated with it, for its writer.
+    pub(crate) first_block: Option<Located>,
 }
 
 /// What happens to a name that is already there.

@@ -2,29 +2,29 @@
 
 use std::sync::Arc;
 
-use dfs_common::attr::FileAttr;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::InodeId;
 use dfs_proto::v1;
 
-use super::{DfsClient, attr_of, rpc};
+use super::{CreatedFile, DfsClient, attr_of, rpc};
 use crate::caller::Caller;
 use crate::datanode::Located;
 use crate::read::FileReader;
-use crate::write::{FileWriter, sync_replicas};
+use crate::write::{FileWriter, Start, sync_replicas};
 
 impl DfsClient {
     /// A writer for a file just made with `open_for_write`. Asks nobody anything.
     ///
     /// # Errors
     /// `LeaseLost` when the session of the creation has already ended.
-    pub async fn open_writer(&self, caller: &Caller, attr: &FileAttr) -> Result<Arc<FileWriter>> {
+    pub async fn open_writer(&self, caller: &Caller, file: &CreatedFile) -> Result<Arc<FileWriter>> {
         let session = self
             .core
             .sessions
             .live()
             .ok_or_else(|| DfsError::new(ErrorKind::LeaseLost, "the session that created the file has ended"))?;
-        FileWriter::open(&self.core, session, caller, attr, None)
+        let start = file.first_block.clone().map_or(Start::Nowhere, Start::Allocated);
+        FileWriter::open(&self.core, session, caller, &file.attr, start)
     }
 
     /// Opens an existing file to add to its end, or with `truncate` to write it anew.
@@ -45,7 +45,7 @@ impl DfsClient {
         let attr = attr_of(answer.attr)?;
         let last = answer.last_block.map(|last| Located::new(&self.core.datanodes, last, &answer.block_pool_id));
         let last = last.transpose()?;
-        FileWriter::open(&self.core, session, caller, &attr, last)
+        FileWriter::open(&self.core, session, caller, &attr, last.map_or(Start::Nowhere, Start::Reopen))
     }
 
     /// Opens a file for reading, with its length as of now.

@@ -3,6 +3,8 @@
 //! Errors are the NameNode's (`NotFound`, `PermissionDenied`, ...), or `Unavailable` and `TimedOut` once
 //! [`retry_timeout`](crate::ClientConfig::retry_timeout) has passed without an answer.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use dfs_common::attr::FileAttr;
 use dfs_common::error::Result;
@@ -10,10 +12,11 @@ use dfs_common::ids::InodeId;
 use dfs_proto::v1;
 
 use super::answers::{
-    ContentSummary, CreateOptions, DirEntry, FsStats, Listing, RenameFlag, SetAttr, TimeSet, XAttrSetFlag,
+    ContentSummary, CreateOptions, CreatedFile, DirEntry, FsStats, Listing, RenameFlag, SetAttr, TimeSet, XAttrSetFlag,
 };
 use super::{DfsClient, attr_of, rpc};
 use crate::caller::Caller;
+use crate::datanode::Located;
 
 /// The header of a call that changes nothing.
 fn reading(caller: &Caller) -> Option<v1::RequestHeader> {
@@ -25,6 +28,27 @@ fn inode_request(caller: &Caller, inode: InodeId) -> v1::InodeRequest {
 }
 
 impl DfsClient {
+    /// A directory's attributes as the answer to a change of this client told them less than `max_age` ago, and how long ago
+    /// that was. Who may believe attributes for that long need not ask again after every change.
+    pub fn recent_directory(&self, inode: InodeId, max_age: Duration) -> Option<(FileAttr, Duration)> {
+        self.core.directories.recent(inode, max_age)
+    }
+
+    fn changed(&self, answer: &v1::EmptyResponse) {
+        self.core.directories.learn(answer.txid, &answer.changed_directories);
+    }
+
+    fn changed_inode(&self, answer: v1::AttrResponse) -> Result<FileAttr> {
+        self.core.directories.learn(answer.txid, &answer.changed_directories);
+        attr_of(answer.attr)
+    }
+
+    /// After a change that may have been one of a directory the answer does not tell of: the one that was moved or removed.
+    fn moved(&self, answer: Result<v1::EmptyResponse>) -> Result<()> {
+        self.core.directories.forget_all();
+        answer.map(|answer| self.changed(&answer))
+    }
+
     /// The inode that `name` stands for in `parent`.
     pub async fn lookup(&self, caller: &Caller, parent: InodeId, name: &[u8]) -> Result<FileAttr> {
         let name = Bytes::copy_from_slice(name);
@@ -88,9 +112,8 @@ impl DfsClient {
         Ok(answer.names.into_iter().map(Into::into).collect())
     }
 
-    /// Makes a regular file. The flag is false when the file was there before (never with `exclusive`); then it has not
-    /// been opened.
-    pub async fn create(&self, caller: &Caller, options: CreateOptions<'_>) -> Result<(FileAttr, bool)> {
+    /// Makes a regular file.
+    pub async fn create(&self, caller: &Caller, options: CreateOptions<'_>) -> Result<CreatedFile> {
         let name = Bytes::copy_from_slice(options.name);
         let build = |header| v1::CreateRequest {
             header: Some(header),
@@ -103,14 +126,20 @@ impl DfsClient {
             exclusive: options.exclusive,
         };
         let answer = self.core.mutate(caller, build, rpc!(create)).await?;
-        Ok((attr_of(answer.attr)?, answer.created))
+        self.core.directories.learn(answer.txid, &answer.changed_directories);
+        let located = |block| Located::new(&self.core.datanodes, block, &answer.block_pool_id);
+        Ok(CreatedFile {
+            attr: attr_of(answer.attr)?,
+            is_new: answer.created,
+            first_block: answer.first_block.map(located).transpose()?,
+        })
     }
 
     /// Makes a directory with these permission bits.
     pub async fn mkdir(&self, caller: &Caller, parent: InodeId, name: &[u8], mode: u32) -> Result<FileAttr> {
         let name = Bytes::copy_from_slice(name);
         let build = |header| v1::MkdirRequest { header: Some(header), parent: parent.0, name: name.clone(), mode };
-        attr_of(self.core.mutate(caller, build, rpc!(mkdir)).await?.attr)
+        self.changed_inode(self.core.mutate(caller, build, rpc!(mkdir)).await?)
     }
 
     /// Makes a fifo, socket, device node or regular file, by the type bits of `mode`.
@@ -118,7 +147,7 @@ impl DfsClient {
         let name = Bytes::copy_from_slice(name);
         let build =
             |header| v1::MknodRequest { header: Some(header), parent: parent.0, name: name.clone(), mode, rdev };
-        attr_of(self.core.mutate(caller, build, rpc!(mknod)).await?.attr)
+        self.changed_inode(self.core.mutate(caller, build, rpc!(mknod)).await?)
     }
 
     /// Makes a symlink to `target`.
@@ -136,7 +165,7 @@ impl DfsClient {
             name: name.clone(),
             target: target.clone(),
         };
-        attr_of(self.core.mutate(caller, build, rpc!(create_symlink)).await?.attr)
+        self.changed_inode(self.core.mutate(caller, build, rpc!(create_symlink)).await?)
     }
 
     /// Gives `inode` another name.
@@ -148,22 +177,24 @@ impl DfsClient {
             new_parent: parent.0,
             new_name: new_name.clone(),
         };
-        attr_of(self.core.mutate(caller, build, rpc!(link)).await?.attr)
+        self.changed_inode(self.core.mutate(caller, build, rpc!(link)).await?)
     }
 
     /// Removes a name that is not a directory's.
     pub async fn unlink(&self, caller: &Caller, parent: InodeId, name: &[u8]) -> Result<()> {
-        self.core.mutate(caller, dentry_mutation(parent, name), rpc!(unlink)).await.map(|_| ())
+        self.core.mutate(caller, dentry_mutation(parent, name), rpc!(unlink)).await.map(|answer| self.changed(&answer))
     }
 
     /// Removes an empty directory.
     pub async fn rmdir(&self, caller: &Caller, parent: InodeId, name: &[u8]) -> Result<()> {
-        self.core.mutate(caller, dentry_mutation(parent, name), rpc!(rmdir)).await.map(|_| ())
+        let answer = self.core.mutate(caller, dentry_mutation(parent, name), rpc!(rmdir)).await;
+        self.moved(answer)
     }
 
     /// Removes a name and all below it, atomically.
     pub async fn delete(&self, caller: &Caller, parent: InodeId, name: &[u8]) -> Result<()> {
-        self.core.mutate(caller, dentry_mutation(parent, name), rpc!(delete)).await.map(|_| ())
+        let answer = self.core.mutate(caller, dentry_mutation(parent, name), rpc!(delete)).await;
+        self.moved(answer)
     }
 
     /// Moves the entry `from` to `to`.
@@ -183,7 +214,8 @@ impl DfsClient {
             dst_name: dst_name.clone(),
             flag: v1::RenameFlag::from(flag).into(),
         };
-        self.core.mutate(caller, build, rpc!(rename)).await.map(|_| ())
+        let answer = self.core.mutate(caller, build, rpc!(rename)).await;
+        self.moved(answer)
     }
 
     /// Changes attributes and gives the new ones.
@@ -204,7 +236,7 @@ impl DfsClient {
             mtime_now: change.mtime == Some(TimeSet::Now),
             kill_privileges: change.kill_privileges,
         };
-        attr_of(self.core.mutate(caller, build, rpc!(set_attr)).await?.attr)
+        self.changed_inode(self.core.mutate(caller, build, rpc!(set_attr)).await?)
     }
 
     /// Cuts a file that nobody writes to `length`.
@@ -236,14 +268,14 @@ impl DfsClient {
             value: value.clone(),
             flag: v1::XAttrSetFlag::from(flag).into(),
         };
-        self.core.mutate(caller, build, rpc!(set_x_attr)).await.map(|_| ())
+        self.core.mutate(caller, build, rpc!(set_x_attr)).await.map(|answer| self.changed(&answer))
     }
 
     /// Removes an extended attribute.
     pub async fn remove_xattr(&self, caller: &Caller, inode: InodeId, name: &[u8]) -> Result<()> {
         let name = Bytes::copy_from_slice(name);
         let build = |header| v1::XAttrMutation { header: Some(header), inode: inode.0, name: name.clone() };
-        self.core.mutate(caller, build, rpc!(remove_x_attr)).await.map(|_| ())
+        self.core.mutate(caller, build, rpc!(remove_x_attr)).await.map(|answer| self.changed(&answer))
     }
 
     /// Keeps an inode alive past its last link.

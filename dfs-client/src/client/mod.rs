@@ -2,6 +2,7 @@
 
 mod admin;
 mod answers;
+mod directory_cache;
 mod files;
 mod metadata;
 mod path;
@@ -16,10 +17,11 @@ use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
 pub use answers::{
-    ContentSummary, CreateOptions, DatanodeReport, DatanodeState, DirEntry, FsStats, Listing, RenameFlag,
+    ContentSummary, CreateOptions, CreatedFile, DatanodeReport, DatanodeState, DirEntry, FsStats, Listing, RenameFlag,
     SafeModeAction, SafeModeStatus, ServerDefaults, SetAttr, TimeSet, VolumeReport, XAttrSetFlag,
 };
 
+use self::directory_cache::DirectoryCache;
 use crate::caller::Caller;
 use crate::config::ClientConfig;
 use crate::datanode::Datanodes;
@@ -50,6 +52,7 @@ pub(crate) struct ClientCore {
     pub(crate) defaults: ServerDefaults,
     pub(crate) namenode: NamenodeLink,
     pub(crate) sessions: Sessions,
+    pub(crate) directories: DirectoryCache,
     pub(crate) datanodes: Arc<Datanodes>,
     pub(crate) writers: WriterRegistry,
     /// Bytes that may be read ahead over all files, in units of [`BUDGET_UNIT`].
@@ -71,6 +74,7 @@ impl DfsClient {
             defaults: answer.try_into()?,
             namenode,
             sessions: Sessions::default(),
+            directories: DirectoryCache::new(),
             datanodes: Arc::new(Datanodes::new(config.data_connect_timeout)),
             writers: WriterRegistry::default(),
             prefetch_budget: Arc::new(Semaphore::new((config.prefetch_budget / BUDGET_UNIT).min(PREFETCH_UNITS_MAX))),

@@ -37,6 +37,16 @@ pub(super) struct Current {
     pub(super) synced: u64,
 }
 
+/// Where the first byte of a writer goes.
+pub(crate) enum Start {
+    /// Into a block that it asks for.
+    Nowhere,
+    /// Into the block that the file was made with.
+    Allocated(Located),
+    /// Behind the last byte of the last block, which has room.
+    Reopen(Located),
+}
+
 /// See the module.
 pub(super) struct BlockOutput {
     pub(super) questions: Questions,
@@ -53,6 +63,8 @@ pub(super) struct BlockOutput {
     pub(super) block_len: u64,
     /// A last block with room, to be reopened by the first packet.
     pub(super) reopen: Option<Located>,
+    /// The block that the file was made with, for the first packet.
+    pub(super) allocated: Option<Located>,
     /// The block before the current one with its final length, when this writer wrote or left it.
     pub(super) previous: Option<Block>,
     /// The block that was allocated and not finished.
@@ -72,14 +84,13 @@ pub(super) struct BlockOutput {
 }
 
 impl BlockOutput {
-    /// For a file of `length` bytes whose last block, if it has room, is `reopen`.
-    pub(super) fn new(
-        questions: Questions,
-        status: Arc<Status>,
-        block_size: u64,
-        length: u64,
-        reopen: Option<Located>,
-    ) -> Self {
+    /// For a file of `length` bytes.
+    pub(super) fn new(questions: Questions, status: Arc<Status>, block_size: u64, length: u64, start: Start) -> Self {
+        let (reopen, allocated) = match start {
+            Start::Nowhere => (None, None),
+            Start::Allocated(first) => (None, Some(first)),
+            Start::Reopen(last) => (Some(last), None),
+        };
         let block_len = reopen.as_ref().map_or(0, |last| last.block.block.length);
         let config = &questions.core.config;
         Self {
@@ -94,7 +105,8 @@ impl BlockOutput {
             block_len,
             reopen,
             previous: None,
-            open_block: None,
+            open_block: allocated.as_ref().map(|first| first.block.block),
+            allocated,
             may_hold_bytes: false,
             recorded: None,
             unsynced: Vec::new(),
@@ -193,7 +205,9 @@ impl BlockOutput {
             self.finish_block().await?;
         }
         let uncertain = self.status.uncertain();
-        let outcome = self.questions.complete(self.previous, self.block_start + self.block_len).await;
+        // A block that nothing was written into is closed at length 0, which removes it.
+        let unused = self.allocated.take().map(|first| Block { length: 0, ..first.block.block });
+        let outcome = self.questions.complete(self.previous.or(unused), self.block_start + self.block_len).await;
         uncertain.settle();
         outcome
     }

@@ -73,7 +73,14 @@ impl BlockOutput {
     /// Allocates a block and connects to its first node; with other nodes when that fails.
     async fn start_block(&mut self) -> Result<()> {
         loop {
-            let target = self.allocate().await?;
+            let target = match self.allocated.take() {
+                Some(first) if !first.replicas.is_empty() => target_of(first),
+                Some(first) => {
+                    self.abandon_block(first.block.block).await?;
+                    continue;
+                }
+                None => self.allocate().await?,
+            };
             let block = target.block.block;
             self.open_block = Some(block);
             self.may_hold_bytes = false;
@@ -116,9 +123,7 @@ impl BlockOutput {
             let words = format!("NameNode gave no DataNode for {}", located.block);
             return Err(DfsError::new(ErrorKind::NoSpace, words));
         }
-        let generation_stamp = located.block.block.generation_stamp;
-        let stage = BlockConstructionStage::PipelineSetupCreate;
-        Ok(Target { block: located.block, generation_stamp, replicas: located.replicas, stage })
+        Ok(target_of(located))
     }
 
     /// Extends the last block in place; when its nodes cannot do that, a new block follows it.
@@ -219,4 +224,11 @@ impl BlockOutput {
         }
         Ok(())
     }
+}
+
+/// The pipeline of a block just allocated.
+fn target_of(located: Located) -> Target {
+    let generation_stamp = located.block.block.generation_stamp;
+    let stage = BlockConstructionStage::PipelineSetupCreate;
+    Target { block: located.block, generation_stamp, replicas: located.replicas, stage }
 }

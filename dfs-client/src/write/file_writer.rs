@@ -10,11 +10,10 @@ use dfs_common::ids::InodeId;
 use parking_lot::Mutex;
 use tracing::{debug, warn};
 
-use super::block_output::BlockOutput;
+use super::block_output::{BlockOutput, Start};
 use super::questions::Questions;
 use crate::caller::Caller;
 use crate::client::{ClientCore, DfsClient};
-use crate::datanode::Located;
 use crate::rpc::Session;
 
 /// How long a partial packet may wait for more bytes. With the upkeep's interval on top it leaves within a second.
@@ -117,14 +116,17 @@ impl FileWriter {
         session: Arc<Session>,
         caller: &Caller,
         attr: &FileAttr,
-        last: Option<Located>,
+        start: Start,
     ) -> Result<Arc<Self>> {
         let chunk = u64::from(core.defaults.bytes_per_checksum);
         if attr.block_size == 0 || !attr.block_size.is_multiple_of(chunk) {
             let words = format!("block size {} is not a multiple of the checksum's chunk", attr.block_size);
             return Err(DfsError::new(ErrorKind::InvalidArgument, words));
         }
-        let length = last.as_ref().map_or(attr.length, Located::end);
+        let length = match &start {
+            Start::Reopen(last) => last.end(),
+            Start::Allocated(_) | Start::Nowhere => attr.length,
+        };
         let status = Arc::new(Status::default());
         status.accept(length);
         status.set_acked(length);
@@ -135,7 +137,7 @@ impl FileWriter {
             inode: attr.inode,
             opened: attr.clone(),
         };
-        let output = BlockOutput::new(questions, Arc::clone(&status), attr.block_size, length, last);
+        let output = BlockOutput::new(questions, Arc::clone(&status), attr.block_size, length, start);
         let writer = Arc::new(Self {
             core: Arc::clone(core),
             caller: caller.clone(),

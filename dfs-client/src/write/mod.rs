@@ -32,6 +32,7 @@ mod questions;
 mod registry;
 mod replica_sync;
 
+pub(crate) use block_output::Start;
 #[cfg(test)]
 pub(crate) use file_writer::Chore;
 pub use file_writer::FileWriter;

@@ -106,8 +106,9 @@ impl FileSystem {
         };
         let outcome = self.client.create(caller, options).await;
         self.changed();
-        let (attr, is_new) = outcome?;
-        if !is_new {
+        let file = outcome?;
+        let attr = file.attr.clone();
+        if !file.is_new {
             if attr.kind != FileKind::File {
                 // Made by someone else since the kernel looked: ESTALE lets it look again.
                 return Err(Errno::ESTALE.into());
@@ -120,7 +121,7 @@ impl FileSystem {
         open.learn_permissions(attr.permissions);
         let opened = if access.writes {
             let writing = open.writing.lock().await;
-            let writer = self.client.open_writer(caller, &attr).await?;
+            let writer = self.client.open_writer(caller, &file).await?;
             let writer = SharedWriter::new(self.client.clone(), attr.inode, writer);
             open.set_writer(Some(Arc::clone(&writer)));
             drop(writing);

@@ -50,6 +50,11 @@ impl FileSystem {
 
     /// Attributes of an inode.
     pub(crate) async fn getattr(&self, caller: &Caller, inode: InodeId) -> FsResult<Entry> {
+        if let Some((attr, age)) = self.client.recent_directory(inode, self.options.attr_ttl) {
+            // Believed no longer than if the kernel had been given it at once.
+            let attr_ttl = self.options.attr_ttl.saturating_sub(age);
+            return Ok(Entry { attr_ttl, ..self.entry(attr) });
+        }
         let attr =
             if inode == ROOT_INODE { self.root_attributes().await? } else { self.attributes(caller, inode).await? };
         Ok(self.entry(attr))
@@ -138,7 +143,7 @@ impl FileSystem {
             open_for_write: false,
             exclusive: true,
         };
-        Ok(self.client.create(caller, options).await?.0)
+        Ok(self.client.create(caller, options).await?.attr)
     }
 
     /// Makes a symlink.

@@ -218,7 +218,7 @@ async fn measure_rate(
                     retry: Some(retry(ClientId(id), session.0, call)),
                 };
                 match op {
-                    Op::Create(op) => namesystem.create(Some(header), op).await?,
+                    Op::Create(op) => namesystem.create(Some(header), op, None).await?,
                     op => namesystem.mutate(Some(header), op).await?,
                 };
             }
@@ -257,6 +257,7 @@ fn create(parent: InodeId, name: &str) -> Op {
         block_size: 128 << 20,
         open_for_write: true,
         exclusive: true,
+        ..v1::CreateOp::default()
     })
 }
 

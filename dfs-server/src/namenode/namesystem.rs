@@ -282,13 +282,44 @@ impl Namesystem {
 
     // --- files ---
 
-    /// Makes a file with the server's defaults where the request has none.
+    /// Makes a file with the server's defaults where the request has none, and when it is to be written its first block with
+    /// it: most files have one, and so it costs no sync of its own. Without a DataNode for it there is none; the writer
+    /// asks again and hears why.
     ///
     /// # Errors
     /// As `mutate`; `InvalidArgument` for a layout outside the limits.
-    pub async fn create(&self, header: Option<RequestHeader>, mut op: CreateOp) -> Result<Outcome> {
+    pub async fn create(
+        &self,
+        header: Option<RequestHeader>,
+        mut op: CreateOp,
+        writer_ip: Option<&str>,
+    ) -> Result<Outcome> {
         (op.replication, op.block_size) = self.layout(op.replication, op.block_size)?;
+        if op.open_for_write {
+            let wanted = TargetRequest {
+                replication: op.replication,
+                writer: writer_ip,
+                exclude: &[],
+                chosen: &[],
+                block_size: op.block_size,
+            };
+            for target in self.blocks.choose_targets(&wanted).unwrap_or_default() {
+                op.target_datanodes.push(target.datanode.uuid);
+                op.target_storages.push(target.storage_uuid);
+            }
+        }
         self.mutate(header, Op::Create(op)).await
+    }
+
+    /// The block that a file just made was given.
+    pub fn first_block(&self, id: InodeId) -> Option<v1::LocatedBlock> {
+        let block = {
+            let namespace = self.namespace.read();
+            namespace.lease(id)?.open_block?;
+            let block = namespace.inode(id).ok()?.blocks()?.last()?;
+            Block::from(*block)
+        };
+        Some(self.located(block, 0, true, None))
     }
 
     /// Replication and block size as asked for, checked, or the defaults.

@@ -51,11 +51,11 @@ fn truncate_of_an_empty_file_changes_its_times(mounts: &Mounts) {
     let path = mounts.mount.new_dir("truncate-empty").join("file");
     let file = File::create(&path).unwrap();
     // By the handle, by another handle, by name: every road is its own code.
-    for truncate in [
-        &(|| file.set_len(0)) as &dyn Fn() -> std::io::Result<()>,
-        &|| File::create(&path).map(drop),
-        &|| OpenOptions::new().write(true).open(&path)?.set_len(0),
-    ] {
+    for truncate in
+        [&(|| file.set_len(0)) as &dyn Fn() -> std::io::Result<()>, &|| File::create(&path).map(drop), &|| {
+            OpenOptions::new().write(true).open(&path)?.set_len(0)
+        }]
+    {
         age(&file);
         assert!(is_aged(&path));
         truncate().unwrap();

@@ -5,8 +5,7 @@
 //! place may have taken the name, but it can never publish the other's half-written file.
 
 use bytes::Bytes;
-use dfs_client::{CreateOptions, FileWriter, RenameFlag, SetAttr};
-use dfs_common::attr::FileAttr;
+use dfs_client::{CreateOptions, CreatedFile, FileWriter, RenameFlag, SetAttr};
 use dfs_common::checksum::crc32c;
 use dfs_common::ids::InodeId;
 use dfs_common::name::NAME_MAX;
@@ -49,10 +48,10 @@ pub(crate) async fn store(ctx: &Context, new: &NewFile, content: impl Stream<Ite
         check_name(ctx, new).await?;
     }
     let temporary = temporary_name(&new.name);
-    let attr = create(ctx, new, &temporary).await?;
-    let leftover = Leftover::Remote { parent: new.parent, name: temporary.clone(), inode: attr.inode };
+    let file = create(ctx, new, &temporary).await?;
+    let leftover = Leftover::Remote { parent: new.parent, name: temporary.clone(), inode: file.attr.inode };
     let leftover = ctx.leftovers.add(leftover);
-    let outcome = fill_and_publish(ctx, new, &temporary, &attr, content).await;
+    let outcome = fill_and_publish(ctx, new, &temporary, &file, content).await;
     match &outcome {
         Ok(_) => ctx.leftovers.forget(leftover),
         Err(_) => ctx.leftovers.discard(&ctx.client, &ctx.caller, leftover).await,
@@ -77,7 +76,7 @@ fn exists(path: &DfsPath) -> Failure {
 }
 
 /// Makes the temporary file. One that an earlier transfer left is removed; one that is being written only by force.
-async fn create(ctx: &Context, new: &NewFile, temporary: &[u8]) -> Outcome<FileAttr> {
+async fn create(ctx: &Context, new: &NewFile, temporary: &[u8]) -> Outcome<CreatedFile> {
     let failed = |error| Failure::dfs(&new.path, error);
     let options = CreateOptions {
         parent: new.parent,
@@ -89,7 +88,7 @@ async fn create(ctx: &Context, new: &NewFile, temporary: &[u8]) -> Outcome<FileA
         exclusive: true,
     };
     match ctx.client.create(&ctx.caller, options.clone()).await {
-        Ok((attr, _)) => return Ok(attr),
+        Ok(file) => return Ok(file),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
         Err(error) => return Err(failed(error)),
     }
@@ -108,18 +107,18 @@ async fn create(ctx: &Context, new: &NewFile, temporary: &[u8]) -> Outcome<FileA
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(failed(error)),
     }
-    ctx.client.create(&ctx.caller, options).await.map(|(attr, _)| attr).map_err(failed)
+    ctx.client.create(&ctx.caller, options).await.map_err(failed)
 }
 
 async fn fill_and_publish(
     ctx: &Context,
     new: &NewFile,
     temporary: &[u8],
-    attr: &FileAttr,
+    file: &CreatedFile,
     content: impl Stream<Item = Outcome<Bytes>>,
 ) -> Outcome<u64> {
     let failed = |error| Failure::dfs(&new.path, error);
-    let writer = ctx.client.open_writer(&ctx.caller, attr).await.map_err(failed)?;
+    let writer = ctx.client.open_writer(&ctx.caller, file).await.map_err(failed)?;
     let written = match fill(ctx, new, &writer, content).await {
         Ok(written) => written,
         Err(failure) => {
@@ -128,10 +127,10 @@ async fn fill_and_publish(
         }
     };
     if new.attributes != SetAttr::default() {
-        ctx.client.set_attr(&ctx.caller, attr.inode, new.attributes).await.map_err(failed)?;
+        ctx.client.set_attr(&ctx.caller, file.attr.inode, new.attributes).await.map_err(failed)?;
     }
     match ctx.client.lookup(&ctx.caller, new.parent, temporary).await {
-        Ok(there) if there.inode == attr.inode => {}
+        Ok(there) if there.inode == file.attr.inode => {}
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
         Ok(_) | Err(_) => {
             let words = "another transfer to the same place has taken over";

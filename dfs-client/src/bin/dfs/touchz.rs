@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 
 use clap::Args;
-use dfs_client::{CreateOptions, SetAttr, TimeSet};
+use dfs_client::{CreateOptions, CreatedFile, SetAttr, TimeSet};
 use dfs_common::ErrorKind;
 use dfs_common::attr::FileKind;
 use serde::Serialize;
@@ -56,7 +56,7 @@ async fn touch(ctx: &Context, arg: &OsStr) -> Outcome<DfsPath> {
         open_for_write: false,
         exclusive: false,
     };
-    let (attr, is_new) = ctx.client.create(&ctx.caller, options).await.map_err(failed)?;
+    let CreatedFile { attr, is_new, .. } = ctx.client.create(&ctx.caller, options).await.map_err(failed)?;
     if is_new {
         return Ok(target.path);
     }

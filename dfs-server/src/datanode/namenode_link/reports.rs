@@ -1,7 +1,8 @@
 //! Block reports: events as they happen, everything now and then.
 //!
-//! Events and full reports of a registration share one sequence of numbers. Events leave at once when no report is under
-//! way, else together when it ends. A report that fails is sent again under the same number, so the NameNode can tell a
+//! Events and full reports of a registration share one sequence of numbers. Events of a moment leave together: nobody waits
+//! for one (a closed block's locations are its pipeline until the reports are there), and one call per block would cost the
+//! NameNode and the two cores of a small machine more than the block itself. A report that fails is sent again under the same number, so the NameNode can tell a
 //! repeat from news. What the store has at the moment a full report takes its number is in it; what changes later has
 //! later numbers, and applying it a second time changes nothing.
 
@@ -21,6 +22,8 @@ use crate::datanode::store::{Cursor, Event, EventKind, ReplicaStore, ReportPage}
 
 /// Events in one message: what a page of a full report may hold.
 const EVENTS_MAX: usize = 10_000;
+/// How long the first event waits for others. Far below what repair and readers notice.
+const GATHER_EVENTS: Duration = Duration::from_millis(100);
 /// Pages made ahead of the one being sent.
 const PAGES_AHEAD: usize = 2;
 
@@ -54,6 +57,7 @@ impl Link {
                 () = self.signals.full_report_now.notified() => return Ok(()),
                 () = tokio::time::sleep_until(next_full) => return Ok(()),
             }
+            tokio::time::sleep(GATHER_EVENTS).await;
             let (events, overflowed) = self.queue.take();
             if overflowed {
                 return Ok(());

@@ -165,11 +165,12 @@ impl ReplicaStore {
         Ok(())
     }
 
-    /// Ends writing: the replica is finalized, on disk too when `sync` or an earlier promise asks for it.
+    /// Ends writing: the replica is finalized, on disk too when `sync` or an earlier promise asks for it. Its files stay
+    /// open until the writer is dropped, which takes time that nobody who waits for an answer should spend.
     ///
     /// # Errors
     /// `Io`, `Cancelled` when its deletion was ordered meanwhile.
-    pub(crate) fn finalize(&self, pool: &str, writer: ReplicaWriter, sync: bool) -> Result<Block> {
+    pub(crate) fn finalize(&self, pool: &str, writer: &mut ReplicaWriter, sync: bool) -> Result<Block> {
         self.pool(pool)?.finalize(writer, sync || self.sync_on_close)
     }
 

@@ -44,7 +44,7 @@ fn create(store: &ReplicaStore, id: u64) -> ReplicaWriter {
 fn put(store: &ReplicaStore, id: u64, data: &[u8]) {
     let mut writer = create(store, id);
     append(&mut writer, 0, data);
-    store.finalize(POOL, writer, false).unwrap();
+    store.finalize(POOL, &mut writer, false).unwrap();
 }
 
 fn pages(store: &ReplicaStore, volume: u16) -> Vec<(u64, u64, Option<ReplicaState>)> {
@@ -222,7 +222,7 @@ fn invalidate_stops_a_writer() {
     store.invalidate(&block(1, 1001)).unwrap();
     let error = writer.append(10, &[1], &[0; 4]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
-    assert!(store.finalize(POOL, writer, false).is_err());
+    assert!(store.finalize(POOL, &mut writer, false).is_err());
     assert_eq!(store.replica_count(), 0);
 }
 
@@ -263,7 +263,7 @@ fn sync_covers_finalized_and_growing_replicas() {
     append(&mut writer, 0, &[1; 10]);
     store.sync(&block(2, 1001)).unwrap();
     append(&mut writer, 10, &[2; 10]);
-    store.finalize(POOL, writer, false).unwrap();
+    store.finalize(POOL, &mut writer, false).unwrap();
     assert_eq!(store.sync(&block(3, 1001)).unwrap_err().kind(), ErrorKind::NotFound);
 }
 

@@ -78,6 +78,7 @@ pub(super) fn receive_block(plane: &DataPlane, up: &mut Connection, request: OpW
         mirror,
         mirror_lost: false,
         writer: None,
+        finished_writer: None,
         frames: VecDeque::new(),
         scanned: 0,
         forwarded: 0,
@@ -107,6 +108,8 @@ struct Receiver<'a> {
     mirror_lost: bool,
     /// `None` before set-up and after finalizing.
     writer: Option<ReplicaWriter>,
+    /// Kept until the last ack has left: closing its files takes longer than that.
+    finished_writer: Option<ReplicaWriter>,
     /// Whole packets in the buffer that are not written yet.
     frames: VecDeque<PacketFrame>,
     /// Positions in the receive buffer: whole packets seen, sent on, written.
@@ -299,8 +302,10 @@ impl Receiver<'_> {
         writer.append(offset, data, sums)?;
         self.plane.metrics.bytes_written.inc_by(data.len() as u64);
         if header.last_packet_in_block {
-            let writer = self.writer.take().expect("checked above");
-            self.plane.store.finalize(&self.block.pool, writer, header.sync_block)?;
+            // No longer the writer, whatever comes of it.
+            let finished = self.writer.take().expect("checked above");
+            let finished = self.finished_writer.insert(finished);
+            self.plane.store.finalize(&self.block.pool, finished, header.sync_block)?;
             self.plane.metrics.blocks_written.inc();
         } else if header.sync_block {
             writer.sync()?;

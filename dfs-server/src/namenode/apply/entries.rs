@@ -108,6 +108,10 @@ impl Namespace {
         if let Some((client, incarnation)) = lease {
             let lease = Lease { client, incarnation, open_block: None, targets: Vec::new(), needs_recovery: false };
             self.leases.insert(inode, lease);
+            if !op.target_datanodes.is_empty() {
+                let targets = op.target_datanodes.iter().cloned().zip(op.target_storages.iter().cloned()).collect();
+                self.allocate_block(context, inode, targets)?;
+            }
         }
         Ok(Outcome::Created { inode, created: true })
     }

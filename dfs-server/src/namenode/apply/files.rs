@@ -171,11 +171,16 @@ impl Namespace {
         }
     }
 
+    /// The open block has its final length; one that stayed empty goes.
     fn commit_last(&mut self, context: &mut Context<'_>, id: InodeId, last: Option<&v1::Block>) -> Result<()> {
         let Some(given) = last.map(Block::from) else { return Ok(()) };
         let lease = self.own_lease_mut(context, id)?;
         let was_open = lease.open_block.take().is_some();
         lease.targets.clear();
+        if was_open && given.length == 0 {
+            self.drop_last_block(context, id)?;
+            return Ok(());
+        }
         let inode = self.inode_mut(id)?;
         if let Some(last) = inode.blocks_mut().and_then(BlockList::last_mut) {
             last.length = given.length;
@@ -204,6 +209,17 @@ impl Namespace {
             ));
         }
         self.commit_last(context, id, op.previous.as_ref())?;
+        let targets = op.target_datanodes.iter().cloned().zip(op.target_storages.iter().cloned()).collect();
+        Ok(Outcome::Block(self.allocate_block(context, id, targets)?))
+    }
+
+    /// Gives the file its next block, which is open and empty.
+    pub(super) fn allocate_block(
+        &mut self,
+        context: &mut Context<'_>,
+        id: InodeId,
+        targets: Vec<(String, String)>,
+    ) -> Result<Block> {
         let block = FileBlock {
             id: self.counters.next_block,
             generation_stamp: self.counters.next_generation_stamp,
@@ -211,7 +227,6 @@ impl Namespace {
         };
         self.counters.next_block = block.id.next();
         self.counters.next_generation_stamp = block.generation_stamp.next();
-        let targets: Vec<_> = op.target_datanodes.iter().cloned().zip(op.target_storages.iter().cloned()).collect();
         let lease = self.own_lease_mut(context, id)?;
         lease.open_block = Some(block.id);
         lease.targets.clone_from(&targets);
@@ -222,7 +237,7 @@ impl Namespace {
         let replication = *replication;
         self.block_count += 1;
         context.events.push(BlockEvent::Allocated { block: block.into(), inode: id, replication, targets });
-        Ok(Outcome::Block(block.into()))
+        Ok(block.into())
     }
 
     pub(super) fn apply_abandon_block(&mut self, context: &mut Context<'_>, op: &AbandonBlockOp) -> Result<Outcome> {
@@ -243,11 +258,16 @@ impl Namespace {
         let lease = self.own_lease_mut(context, id)?;
         lease.open_block = None;
         lease.targets.clear();
+        self.drop_last_block(context, id)?;
+        Ok(Outcome::Done)
+    }
+
+    fn drop_last_block(&mut self, context: &mut Context<'_>, id: InodeId) -> Result<()> {
         if let Some(block) = self.inode_mut(id)?.blocks_mut().and_then(BlockList::pop) {
             self.block_count -= 1;
             context.events.push(BlockEvent::Removed { id: block.id });
         }
-        Ok(Outcome::Done)
+        Ok(())
     }
 
     pub(super) fn apply_complete(&mut self, context: &mut Context<'_>, op: &CompleteOp) -> Result<Outcome> {

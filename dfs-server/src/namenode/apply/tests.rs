@@ -128,6 +128,7 @@ fn create(parent: InodeId, name: &str) -> Op {
         block_size: 1 << 20,
         open_for_write: true,
         exclusive: true,
+        ..v1::CreateOp::default()
     })
 }
 

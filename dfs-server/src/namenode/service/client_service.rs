@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use dfs_common::attr::FileKind;
 use dfs_common::block::Block;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{ClientId, Incarnation, InodeId, TxId};
@@ -12,6 +13,7 @@ use dfs_proto::v1::*;
 use tonic::{Request, Response, Status};
 
 use super::{peer_ip, reply};
+use crate::namenode::namespace::Namespace;
 use crate::namenode::namespace::permission::Identity;
 use crate::namenode::namesystem::{Namesystem, unexpected};
 use crate::namenode::outcome::Outcome;
@@ -37,21 +39,34 @@ impl ClientService {
     }
 
     fn empty(&self) -> EmptyResponse {
-        EmptyResponse { txid: self.txid() }
+        EmptyResponse { changed_directories: Vec::new(), txid: self.txid() }
     }
 
     async fn change(&self, header: Option<RequestHeader>, op: Op) -> Reply<EmptyResponse> {
-        reply(self.namesystem.mutate(header, op).await.map(|_| self.empty()))
+        let touched = touched_inodes(&op);
+        reply(self.namesystem.mutate(header, op).await.map(|_| {
+            let namespace = self.namesystem.namespace().read();
+            let changed_directories = directories_of(&namespace, touched);
+            EmptyResponse { changed_directories, txid: namespace.counters().last_txid.0 }
+        }))
     }
 
     async fn change_inode(&self, header: Option<RequestHeader>, op: Op) -> Reply<AttrResponse> {
-        reply(self.namesystem.mutate(header, op).await.and_then(|outcome| self.attr_response(inode_of(&outcome)?)))
+        let touched = touched_inodes(&op);
+        reply(self.namesystem.mutate(header, op).await.and_then(|outcome| {
+            let namespace = self.namesystem.namespace().read();
+            Ok(AttrResponse {
+                attr: Some((&namespace.attr(inode_of(&outcome)?)?).into()),
+                changed_directories: directories_of(&namespace, touched),
+                txid: namespace.counters().last_txid.0,
+            })
+        }))
     }
 
     fn attr_response(&self, id: InodeId) -> Result<AttrResponse> {
         let namespace = self.namesystem.namespace().read();
         let TxId(txid) = namespace.counters().last_txid;
-        Ok(AttrResponse { attr: Some((&namespace.attr(id)?).into()), txid })
+        Ok(AttrResponse { attr: Some((&namespace.attr(id)?).into()), changed_directories: Vec::new(), txid })
     }
 }
 
@@ -60,6 +75,28 @@ fn inode_of(outcome: &Outcome) -> Result<InodeId> {
         Outcome::Inode(inode) | Outcome::Created { inode, .. } | Outcome::Appended { inode, .. } => Ok(*inode),
         other => Err(unexpected(other)),
     }
+}
+
+/// The inodes that an op names which may be directories whose attributes it changes.
+fn touched_inodes(op: &Op) -> [Option<InodeId>; 2] {
+    let [first, second] = match op {
+        Op::Create(op) => [Some(op.parent), None],
+        Op::MakeNode(op) => [Some(op.parent), None],
+        Op::Link(op) => [Some(op.new_parent), None],
+        Op::Remove(op) => [Some(op.parent), None],
+        Op::Rename(op) => [Some(op.src_parent), Some(op.dst_parent)],
+        Op::SetAttr(op) => [Some(op.inode), None],
+        Op::SetXattr(op) => [Some(op.inode), None],
+        Op::RemoveXattr(op) => [Some(op.inode), None],
+        _ => [None, None],
+    };
+    [first.map(InodeId), second.filter(|_| second != first).map(InodeId)]
+}
+
+/// Those of the inodes that are directories, as they are now.
+fn directories_of(namespace: &Namespace, inodes: [Option<InodeId>; 2]) -> Vec<FileAttr> {
+    let attrs = inodes.into_iter().flatten().filter_map(|id| namespace.attr(id).ok());
+    attrs.filter(|attr| attr.kind == FileKind::Directory).map(|attr| (&attr).into()).collect()
 }
 
 fn identity(header: Option<&RequestHeader>) -> Identity {
@@ -120,7 +157,11 @@ impl ClientNamenode for ClientService {
         let who = identity(request.header.as_ref());
         let namespace = self.namesystem.namespace().read();
         let answer = namespace.lookup(&who, InodeId(request.parent), &request.name).and_then(|id| {
-            Ok(AttrResponse { attr: Some((&namespace.attr(id)?).into()), txid: namespace.counters().last_txid.0 })
+            Ok(AttrResponse {
+                attr: Some((&namespace.attr(id)?).into()),
+                changed_directories: Vec::new(),
+                txid: namespace.counters().last_txid.0,
+            })
         });
         reply(answer)
     }
@@ -232,6 +273,7 @@ impl ClientNamenode for ClientService {
     }
 
     async fn create(&self, request: Request<CreateRequest>) -> Reply<CreateResponse> {
+        let writer = peer_ip(&request);
         let request = request.into_inner();
         let op = CreateOp {
             parent: request.parent,
@@ -241,12 +283,24 @@ impl ClientNamenode for ClientService {
             block_size: request.block_size,
             open_for_write: request.open_for_write,
             exclusive: request.exclusive,
+            ..CreateOp::default()
         };
-        let outcome = self.namesystem.create(request.header, op).await;
+        let parent = InodeId(op.parent);
+        let opens = op.open_for_write;
+        let outcome = self.namesystem.create(request.header, op, writer.as_deref()).await;
         reply(outcome.and_then(|outcome| {
-            let answer = self.attr_response(inode_of(&outcome)?)?;
+            let inode = inode_of(&outcome)?;
             let created = !matches!(outcome, Outcome::Created { created: false, .. });
-            Ok(CreateResponse { attr: answer.attr, created, txid: answer.txid })
+            let first_block = if created && opens { self.namesystem.first_block(inode) } else { None };
+            let namespace = self.namesystem.namespace().read();
+            Ok(CreateResponse {
+                attr: Some((&namespace.attr(inode)?).into()),
+                created,
+                block_pool_id: self.namesystem.info().block_pool_id.clone(),
+                first_block,
+                changed_directories: directories_of(&namespace, [Some(parent), None]),
+                txid: namespace.counters().last_txid.0,
+            })
         }))
     }
 

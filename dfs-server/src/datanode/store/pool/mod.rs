@@ -183,7 +183,7 @@ impl Pool {
     }
 
     /// See `ReplicaStore::finalize`.
-    pub(super) fn finalize(&self, mut writer: ReplicaWriter, sync: bool) -> Result<Block> {
+    pub(super) fn finalize(&self, writer: &mut ReplicaWriter, sync: bool) -> Result<Block> {
         let durable = writer.move_to_finalized(sync)?;
         let replica = Arc::clone(writer.replica());
         let block = replica.block();
