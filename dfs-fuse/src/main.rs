@@ -34,6 +34,10 @@ use std::process::ExitCode;
 use cli::{Command, Mode};
 use dfs_common::{logging, sys};
 
+/// Gives back and takes buffers of a megabyte without asking the kernel for pages each time.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Log levels of a mount with the option `debug`: ours in full, the network libraries' not.
 const DEBUG_FILTER: &str = "info,dfs_fuse=debug,dfs_client=debug";
 

@@ -3,8 +3,12 @@
 use std::time::Duration;
 
 use dfs_common::error::{DfsError, ErrorKind, Result};
+use hyper_util::client::legacy::connect::HttpConnector;
 use tokio::net::TcpStream;
 use tonic::transport::{Channel, Endpoint};
+use tower::Service;
+
+use super::gathering_stream::GatheringStream;
 
 /// How long a gRPC connection may take to open. Shorter than any deadline of a try, so that the reason is seen.
 const GRPC_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -28,10 +32,15 @@ pub(crate) fn grpc_channel(address: &str) -> Result<Channel> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| bad("not an address").with_source(error))?
         .connect_timeout(GRPC_CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
-    Ok(endpoint.connect_lazy())
+    let mut tcp = HttpConnector::new();
+    tcp.set_nodelay(true);
+    let connect = move |uri| {
+        let opening = tcp.call(uri);
+        async move { opening.await.map(GatheringStream::new) }
+    };
+    Ok(endpoint.connect_with_connector_lazy(tower::service_fn(connect)))
 }
 
 /// A data connection to `host:port`.

@@ -6,6 +6,7 @@
 //! it once however often it arrives.
 
 mod dial;
+mod gathering_stream;
 mod namenode_link;
 mod session;
 

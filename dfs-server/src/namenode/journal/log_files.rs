@@ -35,7 +35,7 @@ struct WriteMode {
     alignment: usize,
 }
 
-/// The writing end of the log; owned by the journal's I/O thread.
+/// The writing end of the log; behind one lock in log_store.rs.
 pub(super) struct LogFiles {
     directory: PathBuf,
     namespace_id: u32,

@@ -8,7 +8,7 @@
 //! ```text
 //! submit            batcher.rs        waits with others; all that wait become one entry, one at a time is under way
 //!   openraft                          numbers the entry, appends it
-//!   append          log_store.rs      into memory, then to the I/O thread
+//!   append          log_store.rs      into memory
 //!   write + sync    log_files.rs      one frame (frame.rs) into the current segment (segment.rs, spares.rs)
 //!   openraft                          the entry is committed once a quorum has it: here, at once
 //!   apply           state_machine.rs  transactions are numbered, the Machine applies them, outcomes go to the callers
