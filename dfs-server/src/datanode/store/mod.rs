@@ -25,6 +25,7 @@ mod report;
 mod scan;
 mod volume;
 mod volumes;
+mod writeback;
 mod writer;
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ use parking_lot::{Condvar, Mutex};
 use rustix::fs::FlockOperation;
 
 use super::layout::{CURRENT, LOCK_FILE, PoolPaths, SUBDIRS, VERSION_FILE, subdirs};
+use super::writeback::Writeback;
 
 /// Name of the file that a check writes; the suffix makes it recognisable as left-over.
 const PROBE_FILE: &str = "probe.tmp";
@@ -75,6 +76,7 @@ pub(crate) struct Volume {
     used: AtomicU64,
     reserved: ByteCount,
     suspicion: Arc<Suspicion>,
+    pub(super) writeback: Writeback,
     /// Device and inode of the directory when it was taken: another file system in its place is not this volume.
     place: Option<(u64, u64)>,
     /// Keeps the flock; `None` when the volume was bad from the start.
@@ -110,6 +112,7 @@ impl Volume {
             used: AtomicU64::new(0),
             reserved,
             suspicion,
+            writeback: Writeback::default(),
             place: place_of(root).ok(),
             lock: Mutex::new(lock),
         };

@@ -37,7 +37,7 @@ const SPACE_CHECK_STEP: u64 = 4 << 20;
 #[derive(Debug)]
 pub(crate) struct ReplicaWriter {
     replica: Arc<OpenReplica>,
-    data: File,
+    data: Arc<File>,
     meta: MetaFile,
     writeback_from: u64,
     space_checked_at: u64,
@@ -63,7 +63,7 @@ impl ReplicaWriter {
         drop(state);
         Ok(Self {
             replica,
-            data,
+            data: Arc::new(data),
             meta,
             writeback_from: length,
             space_checked_at: length,
@@ -153,9 +153,7 @@ impl ReplicaWriter {
 
     fn start_writeback(&mut self, length: u64) {
         let dirty = length - self.writeback_from;
-        if dirty >= WRITEBACK_STEP {
-            // Only an early start: whoever needs the bytes on disk syncs, and gets the error then.
-            let _ = sys::start_writeback(&self.data, self.writeback_from, dirty);
+        if dirty >= WRITEBACK_STEP && self.replica.volume.writeback.start(&self.data, self.writeback_from, dirty) {
             self.writeback_from = length;
         }
     }
