@@ -16,6 +16,7 @@ use tempfile::TempDir;
 
 use crate::device::LoopDevice;
 use crate::mount::Mount;
+use crate::network::Network;
 use crate::ports::free_port;
 use crate::process::{Daemon, program, require_root};
 use crate::wait::{REPAIR, STARTUP, poll, wait_until};
@@ -37,12 +38,21 @@ pub struct ClusterBuilder {
     racks: usize,
     replication: usize,
     devices: Devices,
+    on_hosts: bool,
     settings: Vec<String>,
 }
 
 impl Default for ClusterBuilder {
     fn default() -> Self {
-        Self { datanodes: 3, volumes: 1, racks: 1, replication: 3, devices: Devices::Folders, settings: Vec::new() }
+        Self {
+            datanodes: 3,
+            volumes: 1,
+            racks: 1,
+            replication: 3,
+            devices: Devices::Folders,
+            on_hosts: false,
+            settings: Vec::new(),
+        }
     }
 }
 
@@ -83,6 +93,13 @@ impl ClusterBuilder {
         self
     }
 
+    /// Every daemon on a host of its own: host 0 is the NameNode's, host n + 1 that of DataNode n.
+    #[must_use]
+    pub fn on_hosts(mut self) -> Self {
+        self.on_hosts = true;
+        self
+    }
+
     /// A configuration key for all daemons, `key=value`.
     #[must_use]
     pub fn set(mut self, assignment: impl Into<String>) -> Self {
@@ -113,9 +130,11 @@ impl ClusterBuilder {
         require_root();
         let dir = test_dir();
         std::fs::create_dir(dir.path().join("logs")).expect("make directory of logs");
-        let namenode = self.prepare_namenode(dir.path());
-        let datanodes = (0..self.datanodes).map(|index| self.prepare_datanode(dir.path(), index, &namenode)).collect();
-        Cluster { datanodes, namenode, dir }
+        let network = self.on_hosts.then(|| Network::new(self.datanodes + 1, dir.path()));
+        let place = Place { dir: dir.path(), network: network.as_ref() };
+        let namenode = self.prepare_namenode(&place);
+        let datanodes = (0..self.datanodes).map(|index| self.prepare_datanode(&place, index, &namenode)).collect();
+        Cluster { datanodes, namenode, network, dir }
     }
 
     fn prepare_storage(&self, path: &Path) -> Option<LoopDevice> {
@@ -128,45 +147,47 @@ impl ClusterBuilder {
         }
     }
 
-    fn prepare_namenode(&self, dir: &Path) -> NameNodeProcess {
-        let storage = dir.join("namenode");
+    fn prepare_namenode(&self, place: &Place<'_>) -> NameNodeProcess {
+        let storage = place.dir.join("namenode");
         let devices = self.prepare_storage(&storage).into_iter().collect();
         let (rpc_port, http_port) = (free_port(), free_port());
+        let host = place.host(0);
         let lines = [
             format!("dfs.namenode.name.dir={}", storage.join("name").display()),
-            format!("dfs.namenode.rpc-address=127.0.0.1:{rpc_port}"),
-            format!("dfs.namenode.http-address=127.0.0.1:{http_port}"),
+            format!("dfs.namenode.rpc-address={host}:{rpc_port}"),
+            format!("dfs.namenode.http-address={host}:{http_port}"),
         ];
-        let config = self.write_config(dir, "namenode", &lines);
-        let daemon = server_daemon(dir, "namenode", "namenode", &config);
-        NameNodeProcess { daemon, devices, rpc_port, http_port, config }
+        let config = self.write_config(place.dir, "namenode", &lines);
+        let daemon = place.server_daemon("namenode", 0, "namenode", &config);
+        NameNodeProcess { daemon, devices, host, rpc_port, http_port, config }
     }
 
-    fn prepare_datanode(&self, dir: &Path, index: usize, namenode: &NameNodeProcess) -> DataNodeProcess {
+    fn prepare_datanode(&self, place: &Place<'_>, index: usize, namenode: &NameNodeProcess) -> DataNodeProcess {
         let name = format!("datanode-{index}");
         let mut devices = Vec::new();
         let mut data_dirs = Vec::new();
         for volume in 0..self.volumes {
-            let path = dir.join(format!("{name}-volume-{volume}"));
+            let path = place.dir.join(format!("{name}-volume-{volume}"));
             devices.extend(self.prepare_storage(&path));
             data_dirs.push(path.join("data"));
             std::fs::create_dir_all(path.join("data")).expect("make data directory");
         }
         let [data_port, grpc_port, http_port] = [free_port(), free_port(), free_port()];
+        let host = place.host(index + 1);
         let rack = if self.racks > 1 { format!("/rack{}", index % self.racks + 1) } else { "/default-rack".to_owned() };
         let dirs: Vec<String> = data_dirs.iter().map(|path| path.display().to_string()).collect();
         let lines = [
-            format!("dfs.namenode.address=127.0.0.1:{}", namenode.rpc_port),
+            format!("dfs.namenode.address={}:{}", namenode.host, namenode.rpc_port),
             format!("dfs.datanode.data.dir={}", dirs.join(",")),
-            "dfs.datanode.hostname=127.0.0.1".to_owned(),
-            format!("dfs.datanode.address=127.0.0.1:{data_port}"),
-            format!("dfs.datanode.ipc.address=127.0.0.1:{grpc_port}"),
-            format!("dfs.datanode.http.address=127.0.0.1:{http_port}"),
+            format!("dfs.datanode.hostname={host}"),
+            format!("dfs.datanode.address={host}:{data_port}"),
+            format!("dfs.datanode.ipc.address={host}:{grpc_port}"),
+            format!("dfs.datanode.http.address={host}:{http_port}"),
             format!("dfs.datanode.rack={rack}"),
         ];
-        let config = self.write_config(dir, &name, &lines);
-        let daemon = server_daemon(dir, &name, "datanode", &config);
-        DataNodeProcess { daemon, devices, data_dirs, data_port, grpc_port, http_port, config }
+        let config = self.write_config(place.dir, &name, &lines);
+        let daemon = place.server_daemon(&name, index + 1, "datanode", &config);
+        DataNodeProcess { daemon, devices, data_dirs, host, data_port, grpc_port, http_port, config }
     }
 
     fn write_config(&self, dir: &Path, name: &str, lines: &[String]) -> PathBuf {
@@ -189,9 +210,26 @@ impl ClusterBuilder {
     }
 }
 
-fn server_daemon(dir: &Path, name: &str, role: &str, config: &Path) -> Daemon {
-    let arguments = vec![OsString::from(role), "--config".into(), config.into()];
-    Daemon::new(name, program("dfs-server"), arguments, dir.join(format!("logs/{name}.log")))
+/// Where the daemons of a cluster are put.
+struct Place<'a> {
+    dir: &'a Path,
+    network: Option<&'a Network>,
+}
+
+impl Place<'_> {
+    fn host(&self, index: usize) -> String {
+        if self.network.is_some() { Network::address(index) } else { "127.0.0.1".to_owned() }
+    }
+
+    fn server_daemon(&self, name: &str, host: usize, role: &str, config: &Path) -> Daemon {
+        let arguments = vec![OsString::from(role), "--config".into(), config.into()];
+        let program = program("dfs-server");
+        let (program, arguments) = match self.network {
+            Some(network) => network.wrap(host, &program, arguments),
+            None => (program, arguments),
+        };
+        Daemon::new(name, program, arguments, self.dir.join(format!("logs/{name}.log")))
+    }
 }
 
 /// A directory for one test, where `scripts/test` will look for leftovers.
@@ -212,6 +250,8 @@ pub struct NameNodeProcess {
     pub daemon: Daemon,
     /// Its block device, on loop devices.
     pub devices: Vec<LoopDevice>,
+    /// Its address.
+    pub host: String,
     /// gRPC.
     pub rpc_port: u16,
     /// Status.
@@ -229,6 +269,8 @@ pub struct DataNodeProcess {
     pub devices: Vec<LoopDevice>,
     /// Directories of its volumes.
     pub data_dirs: Vec<PathBuf>,
+    /// Its address.
+    pub host: String,
     /// Data transfer.
     pub data_port: u16,
     /// gRPC.
@@ -239,13 +281,15 @@ pub struct DataNodeProcess {
     pub config: PathBuf,
 }
 
-/// A cluster. Fields are dropped in order: processes first, then devices, then the directory.
+/// A cluster. Fields are dropped in order: processes first, with their devices, then hosts, then the directory.
 #[derive(Debug)]
 pub struct Cluster {
     /// All DataNodes, by index.
     pub datanodes: Vec<DataNodeProcess>,
     /// The NameNode.
     pub namenode: NameNodeProcess,
+    /// The hosts, of a cluster that has them.
+    pub network: Option<Network>,
     dir: TempDir,
 }
 
@@ -262,7 +306,7 @@ impl Cluster {
 
     /// What clients are given: `host:port`.
     pub fn namenodes(&self) -> String {
-        format!("127.0.0.1:{}", self.namenode.rpc_port)
+        format!("{}:{}", self.namenode.host, self.namenode.rpc_port)
     }
 
     /// Runs `dfs-server format`.
@@ -282,7 +326,7 @@ impl Cluster {
     /// When it does not.
     pub fn start_namenode(&mut self) {
         let node = &mut self.namenode;
-        start_serving(&mut node.daemon, node.http_port);
+        start_serving(&mut node.daemon, &node.host, node.http_port);
     }
 
     /// Starts a DataNode and waits until it serves.
@@ -291,7 +335,7 @@ impl Cluster {
     /// When it does not.
     pub fn start_datanode(&mut self, index: usize) {
         let node = &mut self.datanodes[index];
-        start_serving(&mut node.daemon, node.http_port);
+        start_serving(&mut node.daemon, &node.host, node.http_port);
     }
 
     /// Kills (SIGKILL) the NameNode and all DataNodes.
@@ -333,7 +377,7 @@ impl Cluster {
 
     /// A number of the NameNode's status page.
     pub fn status(&self, field: &str) -> Option<u64> {
-        let (_, body) = http_get(self.namenode.http_port, "/status")?;
+        let (_, body) = http_get(&self.namenode.host, self.namenode.http_port, "/status")?;
         serde_json::from_str::<serde_json::Value>(&body).ok()?.get(field)?.as_u64()
     }
 
@@ -404,12 +448,14 @@ impl Cluster {
     /// # Errors
     /// The name of the first that does not.
     pub fn check_all_serving(&mut self) -> Result<(), String> {
-        let nodes = self.datanodes.iter_mut().map(|node| (&mut node.daemon, node.http_port));
-        for (daemon, port) in nodes.chain([(&mut self.namenode.daemon, self.namenode.http_port)]) {
+        let nodes = self.datanodes.iter_mut().map(|node| (&mut node.daemon, &node.host, node.http_port));
+        let namenode = &mut self.namenode;
+        for (daemon, host, port) in nodes.chain([(&mut namenode.daemon, &namenode.host, namenode.http_port)]) {
             if !daemon.is_running() {
                 return Err(format!("{} is gone\n{}", daemon.name(), daemon.log_tail()));
             }
-            if poll(Duration::from_secs(10), || http_status(port, "/health").filter(|status| *status == 200)).is_none()
+            if poll(Duration::from_secs(10), || http_status(host, port, "/health").filter(|status| *status == 200))
+                .is_none()
             {
                 return Err(format!("{} does not serve\n{}", daemon.name(), daemon.log_tail()));
             }
@@ -427,10 +473,10 @@ impl Drop for Cluster {
     }
 }
 
-fn start_serving(daemon: &mut Daemon, http_port: u16) {
+fn start_serving(daemon: &mut Daemon, host: &str, http_port: u16) {
     daemon.start();
     let serves = poll(STARTUP, || {
-        if http_status(http_port, "/health") == Some(200) {
+        if http_status(host, http_port, "/health") == Some(200) {
             return Some(true);
         }
         (!daemon.is_running()).then_some(false)
@@ -445,16 +491,16 @@ fn start_serving(daemon: &mut Daemon, http_port: u16) {
 }
 
 /// Status of a GET, when there is an answer at all.
-pub fn http_status(port: u16, path: &str) -> Option<u16> {
-    http_get(port, path).map(|(status, _)| status)
+pub fn http_status(host: &str, port: u16, path: &str) -> Option<u16> {
+    http_get(host, port, path).map(|(status, _)| status)
 }
 
-/// Status and body of a GET from a daemon of this machine.
-pub fn http_get(port: u16, path: &str) -> Option<(u16, String)> {
+/// Status and body of a GET from a daemon.
+pub fn http_get(host: &str, port: u16, path: &str) -> Option<(u16, String)> {
     let timeout = Some(Duration::from_secs(5));
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    let mut stream = TcpStream::connect((host, port)).ok()?;
     stream.set_read_timeout(timeout).and_then(|()| stream.set_write_timeout(timeout)).ok()?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     let status = answer.split_ascii_whitespace().nth(1)?.parse().ok()?;

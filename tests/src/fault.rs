@@ -1,6 +1,7 @@
 //! What goes wrong: dead processes, dead devices, flipped bits. Each fault is one call, taken back by one call.
 
 use std::fs::OpenOptions;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -45,6 +46,24 @@ impl PowerSwitch {
     }
 }
 
+/// Cuts the power of all machines, from a process that has no file of a mount open.
+///
+/// # Panics
+/// When a device cannot be shut down.
+pub fn power_cut(cluster: &mut Cluster) {
+    PowerSwitch::new(cluster).cut(cluster);
+}
+
+/// Shuts one device down although mounts of the cluster may stand still.
+///
+/// # Panics
+/// When it cannot.
+pub fn shut_down_device(device: &LoopDevice) {
+    let output = Command::new("unshare").args(["--mount", "sh", "-c", SHUT_DOWN, "sh"]).arg(device.path()).output();
+    let output = output.expect("run unshare");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// Devices come back with what was on them when the power went; then the daemons are started.
 ///
 /// # Panics
@@ -80,12 +99,12 @@ pub fn replica_files(cluster: &Cluster, datanode: usize) -> Vec<PathBuf> {
 
 /// Flips one bit of a file, as a failing disk does: behind the daemon's back.
 ///
-/// # Panics
+/// # Errors
 /// When the file cannot be changed.
-pub fn flip_bit(path: &Path, offset: u64) {
-    let file = OpenOptions::new().read(true).write(true).open(path).expect("open the victim");
+pub fn flip_bit(path: &Path, offset: u64) -> io::Result<()> {
+    let file = OpenOptions::new().read(true).write(true).open(path)?;
     let mut byte = [0];
-    file.read_exact_at(&mut byte, offset).expect("read the victim");
-    file.write_all_at(&[byte[0] ^ 0x10], offset).expect("write the victim");
-    file.sync_all().expect("sync the victim");
+    file.read_exact_at(&mut byte, offset)?;
+    file.write_all_at(&[byte[0] ^ 0x10], offset)?;
+    file.sync_all()
 }

@@ -4,11 +4,13 @@
 //! suite      cases that share one cluster, torn down after the last one
 //! cluster    NameNode and DataNodes as processes, on folders or on XFS loop devices     process, device, ports
 //! mount      a dfs-fuse process and its mount point
+//! network    hosts of their own, with cables that can be pulled
 //! wait       conditions with deadlines: nothing here sleeps a fixed time
 //! workload   deterministic bytes and trees, random file system operations
 //! model      what must be true of a file system, given what it acknowledged
 //! fault      what goes wrong: kills, stops, dead devices, flipped bits
 //! checkers   one invariant each
+//! chaos      all of that at once, from a seed
 //! bench      the same work on several mounted directories
 //! ```
 //!
@@ -16,12 +18,14 @@
 //! a killed test leaves carries the name of its directory, which `scripts/test` looks for.
 
 pub mod bench;
+pub mod chaos;
 pub mod checkers;
 pub mod cluster;
 pub mod device;
 pub mod fault;
 pub mod model;
 pub mod mount;
+pub mod network;
 pub mod ports;
 pub mod process;
 pub mod suite;

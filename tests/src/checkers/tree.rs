@@ -28,15 +28,36 @@ const SET_BY_HAND: i64 = 1_000_000_000;
 /// # Errors
 /// Naming the first entry that differs.
 pub fn compare(left: &Path, right: &Path) -> Result<(), String> {
-    let (left_tree, right_tree) = (load(left)?, load(right)?);
-    for path in left_tree.keys().chain(right_tree.keys()) {
-        let (one, two) = (left_tree.get(path), right_tree.get(path));
-        if one != two {
-            let describe = |entry: Option<&Entry>| entry.map_or("nothing".to_owned(), summary);
-            return Err(format!("{}: {} here, {} there", path.display(), describe(one), describe(two)));
-        }
+    Snapshot::of(left)?.compare(&Snapshot::of(right)?)
+}
+
+/// A tree as it was at one time.
+#[derive(Debug)]
+pub struct Snapshot(BTreeMap<PathBuf, Entry>);
+
+impl Snapshot {
+    /// Everything below `root`.
+    ///
+    /// # Errors
+    /// Naming the entry that cannot be read.
+    pub fn of(root: &Path) -> Result<Self, String> {
+        load(root).map(Self)
     }
-    Ok(())
+
+    /// Whether both are equal.
+    ///
+    /// # Errors
+    /// Naming the first entry that differs.
+    pub fn compare(&self, other: &Self) -> Result<(), String> {
+        for path in self.0.keys().chain(other.0.keys()) {
+            let (one, two) = (self.0.get(path), other.0.get(path));
+            if one != two {
+                let describe = |entry: Option<&Entry>| entry.map_or("nothing".to_owned(), summary);
+                return Err(format!("{}: {} here, {} there", path.display(), describe(one), describe(two)));
+            }
+        }
+        Ok(())
+    }
 }
 
 fn load(root: &Path) -> Result<BTreeMap<PathBuf, Entry>, String> {

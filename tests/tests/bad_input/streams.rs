@@ -189,7 +189,7 @@ fn encoded<R: RequestMessage>(request: &R) -> Vec<u8> {
 
 /// The canary's block as its files name it.
 fn canary_block(cluster: &Cluster) -> ExtendedBlock {
-    let (_, status) = http_get(cluster.namenode.http_port, "/status").expect("status page");
+    let (_, status) = http_get(&cluster.namenode.host, cluster.namenode.http_port, "/status").expect("status page");
     let status: serde_json::Value = serde_json::from_str(&status).expect("status is JSON");
     let pool = status["block_pool_id"].as_str().expect("block_pool_id").to_owned();
     let path = &replica_files(cluster, 0)[0];

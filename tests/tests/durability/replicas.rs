@@ -37,16 +37,20 @@ fn damaged_replica_is_not_read_and_is_replaced(_: &Nothing) {
     let mount = cluster.mount("mount");
     let pattern = Pattern::new(1);
     pattern.make_file(&mount.join("file"), LENGTH);
-    wait_until(REPAIR, "three identical replicas", || check_identical(&cluster, 3).is_ok());
+    wait_until(REPAIR, "three identical replicas", || check_identical(&cluster, 3, &|_| true).is_ok());
     // Two of three, so that a reader meets one soon, whichever it prefers.
     for (datanode, offset) in [(0, 1_000_000), (1, 2_999_999)] {
-        flip_bit(&replica_files(&cluster, datanode)[0], offset);
+        flip_bit(&replica_files(&cluster, datanode)[0], offset).unwrap();
     }
     // Readers never see the damage, and whatever they meet is reported and replaced. A fresh mount chooses replicas anew.
     let deadline = Instant::now() + REPAIR;
     let mut round = 0;
-    while check_identical(&cluster, 3).is_err() {
-        assert!(Instant::now() < deadline, "damaged replicas were not replaced: {:?}", check_identical(&cluster, 3));
+    while check_identical(&cluster, 3, &|_| true).is_err() {
+        assert!(
+            Instant::now() < deadline,
+            "damaged replicas were not replaced: {:?}",
+            check_identical(&cluster, 3, &|_| true)
+        );
         cold_check(&mount, "file", pattern);
         round += 1;
         let fresh = cluster.mount(&format!("fresh-{round}"));
@@ -60,9 +64,9 @@ fn all_replicas_damaged_is_eio_and_never_wrong_bytes(_: &Nothing) {
     let cluster = Cluster::builder().start();
     let mount = cluster.mount("mount");
     Pattern::new(2).make_file(&mount.join("file"), LENGTH);
-    wait_until(REPAIR, "three identical replicas", || check_identical(&cluster, 3).is_ok());
+    wait_until(REPAIR, "three identical replicas", || check_identical(&cluster, 3, &|_| true).is_ok());
     for datanode in 0..3 {
-        flip_bit(&replica_files(&cluster, datanode)[0], 1_500_000);
+        flip_bit(&replica_files(&cluster, datanode)[0], 1_500_000).unwrap();
     }
     drop_caches().unwrap();
     let result = File::open(mount.join("file")).and_then(|input| Pattern::new(2).check(0, input));
@@ -120,7 +124,7 @@ fn dead_datanode_is_repaired_elsewhere(_: &Nothing) {
     // The lost node comes back with its old replicas: what is too much goes.
     cluster.start_datanode(victim);
     cluster.wait_datanodes_live(4);
-    wait_until(REPAIR, "three identical replicas of everything", || check_identical(&cluster, 3).is_ok());
+    wait_until(REPAIR, "three identical replicas of everything", || check_identical(&cluster, 3, &|_| true).is_ok());
 }
 
 fn failed_device_of_a_datanode_leaves_its_other_volume(_: &Nothing) {
