@@ -48,13 +48,14 @@ enum Ending {
     PowerCut,
 }
 
-/// A run: its cluster, its load, and what has been done so far.
+/// A run: its cluster, its load, and what has been done so far. Dropped in this order: without their mounts the load's
+/// threads come free, and nothing is mounted any more when the cluster's directory goes.
 pub struct Chaos {
-    seed: u64,
-    rng: SmallRng,
-    cluster: Cluster,
     mounts: Vec<Mount>,
     load: LoadProcess,
+    cluster: Cluster,
+    seed: u64,
+    rng: SmallRng,
     /// Replicas that were damaged, by file name: no block is damaged twice.
     damaged: BTreeSet<PathBuf>,
     history: Vec<String>,
