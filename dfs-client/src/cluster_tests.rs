@@ -400,7 +400,7 @@ async fn sequential_reads_in_and_out_of_order_fetch_each_byte_about_once() {
         let writer = client.open_writer(&caller(), &created).await.unwrap();
         writer.write(&data).await.unwrap();
         writer.complete(false).await.unwrap();
-        attr.inode
+        created.attr.inode
     };
     const STEP: usize = 100_000;
     for order in [[0, 1, 2, 3], [0, 2, 1, 3], [1, 0, 3, 2]] {

@@ -31,6 +31,6 @@ impl DfsClient {
     /// Makes a checkpoint now; gives the last transaction in it.
     pub async fn save_namespace(&self, caller: &Caller) -> Result<TxId> {
         let request = v1::SaveNamespaceRequest { header: header(caller) };
-        Ok(TxId(self.core.query(request, rpc!(save_namespace)).await?.checkpoint_txid))
+        Ok(TxId(self.core.query_at_length(request, rpc!(save_namespace)).await?.checkpoint_txid))
     }
 }

@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     fn directory(inode: u64, nlink: u32) -> v1::FileAttr {
-        v1::FileAttr { inode, nlink, file_type: v1::FileType::Directory.into(), ..v1::FileAttr::default() }
+        v1::FileAttr { inode, nlink, mode: 0o040_755, ..v1::FileAttr::default() }
     }
 
     #[test]

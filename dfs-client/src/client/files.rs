@@ -36,7 +36,7 @@ impl DfsClient {
         let build = |header| v1::AppendRequest { header: Some(header), inode: inode.0, truncate };
         let call = rpc!(append);
         let answer = match self.core.mutate_in(&session, caller, &build, &call).await {
-            Err(_) if session.is_dead() => {
+            Err(error) if error.kind() == ErrorKind::LeaseLost && session.is_dead() => {
                 session = self.core.session().await?;
                 self.core.mutate_in(&session, caller, &build, &call).await?
             }

@@ -90,7 +90,7 @@ impl DfsClient {
 
     /// Totals of what lies below an inode.
     pub async fn get_content_summary(&self, caller: &Caller, inode: InodeId) -> Result<ContentSummary> {
-        let answer = self.core.query(inode_request(caller, inode), rpc!(get_content_summary)).await?;
+        let answer = self.core.query_at_length(inode_request(caller, inode), rpc!(get_content_summary)).await?;
         Ok(ContentSummary {
             length: answer.length,
             file_count: answer.file_count,

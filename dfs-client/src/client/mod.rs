@@ -9,6 +9,7 @@ mod path;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::Incarnation;
@@ -37,6 +38,9 @@ macro_rules! rpc {
     };
 }
 pub(crate) use rpc;
+
+/// What a walk over a large tree, or a checkpoint of it, may take.
+const LONG_CALL: Duration = Duration::from_secs(600);
 
 /// A client of one cluster. Clones share everything.
 #[derive(Clone)]
@@ -126,8 +130,19 @@ impl ClientCore {
         self.namenode.call(self.patience(), request, call).await
     }
 
-    /// A call that changes something, in whichever session lives. When that one turns out to have ended, the call is made
-    /// once more in a new session.
+    /// A call that changes nothing and may take long: one try, with as much patience as all tries of others have together.
+    pub(crate) async fn query_at_length<Req, Resp, Call, Fut>(&self, request: Req, call: Call) -> Result<Resp>
+    where
+        Req: Clone,
+        Call: Fn(NamenodeClient, Req) -> Fut,
+        Fut: Future<Output = Result<tonic::Response<Resp>, tonic::Status>>,
+    {
+        let total = self.config.retry_timeout.max(LONG_CALL);
+        self.namenode.call(Patience { per_try: total, total }, request, call).await
+    }
+
+    /// A call that changes something, in whichever session lives. When the NameNode refuses it because that one has ended, the
+    /// call is made once more in a new session. One that was not answered may have happened: it is not repeated.
     pub(crate) async fn mutate<Req, Resp, Build, Call, Fut>(
         self: &Arc<Self>,
         caller: &Caller,
@@ -142,7 +157,7 @@ impl ClientCore {
     {
         let session = self.session().await?;
         match self.mutate_in(&session, caller, &build, &call).await {
-            Err(error) if session.is_dead() => {
+            Err(error) if error.kind() == ErrorKind::LeaseLost && session.is_dead() => {
                 warn!(error = %error.chain(), "session ended, going on in a new one");
                 let session = self.session().await?;
                 self.mutate_in(&session, caller, &build, &call).await

@@ -11,6 +11,7 @@ use dfs_common::block::{Block, ExtendedBlock};
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::InodeId;
 use dfs_proto::v1;
+use futures::stream::{FuturesUnordered, StreamExt};
 use parking_lot::Mutex;
 use tracing::debug;
 
@@ -22,8 +23,10 @@ use crate::datanode::{Located, Node};
 const BLOCKS_PER_CALL: u64 = 10;
 /// Blocks remembered per file; beyond it the oldest in file order go. A hundred bytes each.
 const BLOCKS_MAX: usize = 20_000;
-/// How long a replica may take to tell its visible length before the next one is asked.
+/// How long a replica may take to tell its visible length.
 const VISIBLE_LENGTH_DEADLINE: Duration = Duration::from_secs(3);
+/// Silence of a node after which the next one is asked, too: a hung one must not hold up a stat.
+const VISIBLE_LENGTH_PATIENCE: Duration = Duration::from_millis(300);
 
 /// One copy of a block, for those who want to know.
 #[derive(Clone, Debug)]
@@ -207,14 +210,23 @@ impl Locations {
     /// Bytes that readers may see of the last block of `page`, when it is being written.
     async fn visible_last_length(&self, page: &Page) -> Option<u64> {
         let last = page.blocks.last().filter(|last| last.is_under_construction)?;
-        for replica in &last.replicas {
-            match self.visible_length(&replica.node, &last.block).await {
-                // What the NameNode has logged is on the replicas, whichever is asked.
-                Ok(length) => return Some(length.max(last.block.block.length)),
-                Err(error) => debug!(block = %last.block, error = %error.chain(), "no visible length"),
+        // What the NameNode has logged is on the replicas, whichever is asked.
+        let recorded = last.block.block.length;
+        let mut unasked = last.replicas.iter();
+        let mut asked = FuturesUnordered::new();
+        loop {
+            let next = unasked.next();
+            let is_last = next.is_none();
+            asked.extend(next.map(|replica| self.visible_length(&replica.node, &last.block)));
+            tokio::select! {
+                answer = asked.next() => match answer {
+                    Some(Ok(length)) => return Some(length.max(recorded)),
+                    Some(Err(error)) => debug!(block = %last.block, error = %error.chain(), "no visible length"),
+                    None => return Some(recorded),
+                },
+                () = tokio::time::sleep(VISIBLE_LENGTH_PATIENCE), if !is_last => {}
             }
         }
-        Some(last.block.block.length)
     }
 
     async fn visible_length(&self, node: &Node, block: &ExtendedBlock) -> Result<u64> {
