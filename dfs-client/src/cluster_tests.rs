@@ -67,6 +67,38 @@ async fn write_then_read_files_of_all_sizes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn block_made_with_the_file_is_used_for_its_first_bytes() {
+    let cluster = FakeCluster::start(3).await;
+    cluster.world.lock().allocates_at_creation = true;
+    let client = cluster.client().await;
+    for (len, more_blocks) in [(0, 0), (1000, 0), (2 * BLOCK + 1, 2)] {
+        let before = cluster.calls("add_block");
+        let data = bytes(len);
+        let inode = write_file(&client, &data).await;
+        assert_eq!(read_all(&client, inode).await, data, "{len} bytes");
+        assert_eq!(cluster.calls("add_block") - before, more_blocks, "{len} bytes");
+        assert_eq!(cluster.world.lock().files[&inode.0].blocks.len(), len.div_ceil(BLOCK), "no empty block stays");
+    }
+    assert_eq!(cluster.calls("abandon_block"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn block_made_with_the_file_is_replaced_when_its_nodes_fail() {
+    let cluster = FakeCluster::start(4).await;
+    cluster.world.lock().allocates_at_creation = true;
+    cluster.world.lock().faults.insert(1, Fault::RefusesSetup);
+    let client = cluster.client().await;
+    let data = bytes(1000);
+    let inode = write_file(&client, &data).await;
+    assert_eq!(read_all(&client, inode).await, data);
+    assert_eq!((cluster.calls("abandon_block"), cluster.calls("add_block")), (1, 1));
+    // A writer that is given up leaves nothing behind.
+    let (attr, writer) = create(&client).await;
+    writer.abort().await;
+    assert!(cluster.world.lock().files[&attr.inode.0].blocks.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn small_files_reuse_one_connection() {
     let cluster = FakeCluster::start(3).await;
     let client = cluster.client().await;

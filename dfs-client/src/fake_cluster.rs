@@ -85,6 +85,8 @@ pub(crate) struct World {
     /// So many changes are refused as if the NameNode were about to start.
     pub(crate) unavailable_answers: usize,
     pub(crate) nodes: Vec<v1::DatanodeId>,
+    /// Files are made with their first block.
+    pub(crate) allocates_at_creation: bool,
 }
 
 type Shared = Arc<Mutex<World>>;
@@ -384,11 +386,32 @@ impl World {
         }
     }
 
+    /// The next block of a file, on up to three nodes; none when no node is left.
+    fn allocate(&mut self, inode: u64, exclude: &[String]) -> Option<v1::LocatedBlock> {
+        let nodes = self.nodes.iter().filter(|node| !exclude.contains(&node.uuid));
+        let locations: Vec<_> = nodes.take(3).cloned().collect();
+        if locations.is_empty() {
+            return None;
+        }
+        self.next_block += 1;
+        self.next_stamp += 1;
+        let block = v1::Block { id: self.next_block, generation_stamp: self.next_stamp, length: 0 };
+        self.files.get_mut(&inode).unwrap().blocks.push(block);
+        Some(v1::LocatedBlock { block: Some(block), locations, ..Default::default() })
+    }
+
+    /// A block that stayed empty goes.
     fn commit(&mut self, inode: u64, last: Option<&v1::Block>) {
         let Some(given) = last else { return };
-        let known = self.files.get_mut(&inode).unwrap().blocks.last_mut().unwrap();
+        let blocks = &mut self.files.get_mut(&inode).unwrap().blocks;
+        let Some(known) = blocks.last_mut() else {
+            return assert_eq!(given.length, 0, "only an empty block is gone already");
+        };
         assert_eq!((known.id, known.generation_stamp), (given.id, given.generation_stamp), "the last block is meant");
         known.length = given.length;
+        if given.length == 0 {
+            blocks.pop();
+        }
     }
 }
 
@@ -461,9 +484,12 @@ impl ClientNamenode for Fake {
         let inode = 20_000 + world.files.len() as u64;
         let block_size = if request.block_size == 0 { 16_384 } else { request.block_size };
         world.files.insert(inode, FakeFile { is_open: request.open_for_write, block_size, ..FakeFile::default() });
+        let first_block = if world.allocates_at_creation { world.allocate(inode, &[]) } else { None };
         Ok(Response::new(v1::CreateResponse {
             attr: Some(world.attr(inode)?),
             created: true,
+            first_block,
+            block_pool_id: POOL.into(),
             ..v1::CreateResponse::default()
         }))
     }
@@ -490,16 +516,10 @@ impl ClientNamenode for Fake {
         let mut world = self.mutate("add_block", request.header.as_ref())?;
         world.commit(request.inode, request.previous.as_ref());
         assert_eq!(world.attr(request.inode)?.length, request.offset, "the new block follows");
-        let nodes = world.nodes.iter().filter(|node| !request.exclude.contains(&node.uuid));
-        let locations: Vec<_> = nodes.take(3).cloned().collect();
-        if locations.is_empty() {
+        let Some(mut located) = world.allocate(request.inode, &request.exclude) else {
             return Err(to_status(&DfsError::new(ErrorKind::NoSpace, "no DataNode")));
-        }
-        world.next_block += 1;
-        world.next_stamp += 1;
-        let block = v1::Block { id: world.next_block, generation_stamp: world.next_stamp, length: 0 };
-        world.files.get_mut(&request.inode).unwrap().blocks.push(block);
-        let located = v1::LocatedBlock { block: Some(block), offset: request.offset, locations, ..Default::default() };
+        };
+        located.offset = request.offset;
         Ok(Response::new(v1::AddBlockResponse { block: Some(located), block_pool_id: POOL.into(), txid: 0 }))
     }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use dfs_common::attr::{FileAttr, FileKind};
+use dfs_common::block::Block;
 use dfs_common::error::{ErrorKind, Result};
 use dfs_common::ids::{ClientId, InodeId, ROOT_INODE};
 use dfs_proto::v1::edit_op::Op;
@@ -262,6 +263,52 @@ fn lengths_beyond_a_block_are_refused_and_closed_blocks_do_not_grow() {
     assert_eq!(fixture.kind_of(record(30)), Some(ErrorKind::InvalidArgument));
     let grown = Some(v1::Block { length: 30, ..block });
     assert_eq!(fixture.kind_of(complete(id, grown)), Some(ErrorKind::InvalidArgument));
+}
+
+/// A create with a block for the new file.
+fn create_with_block(parent: InodeId, name: &str) -> Op {
+    let Op::Create(op) = create(parent, name) else { unreachable!() };
+    let (target_datanodes, target_storages) = (vec!["node".to_owned()], vec!["volume".to_owned()]);
+    Op::Create(v1::CreateOp { target_datanodes, target_storages, ..op })
+}
+
+#[test]
+fn create_with_a_block_is_create_and_add_block() {
+    let mut fixture = Fixture::new();
+    let Outcome::Created { inode, created: true } = fixture.run(create_with_block(ROOT_INODE, "a")).unwrap() else {
+        panic!("the file is new");
+    };
+    let block =
+        v1::Block::from(Block::from(*fixture.namespace.inode(inode).unwrap().blocks().unwrap().last().unwrap()));
+    assert_eq!(fixture.namespace.lease(inode).unwrap().open_block.map(|id| id.0), Some(block.id));
+    assert_eq!(fixture.namespace.lease(inode).unwrap().targets.len(), 1);
+    let next = fixture.add_block(inode, Some(v1::Block { length: 1 << 20, ..block }), 1 << 20);
+    assert!(next.id > block.id);
+    check_invariants(&fixture.namespace);
+}
+
+#[test]
+fn complete_drops_a_block_that_stayed_empty() {
+    let mut fixture = Fixture::new();
+    let Outcome::Created { inode, .. } = fixture.run(create_with_block(ROOT_INODE, "a")).unwrap() else { panic!() };
+    let block =
+        v1::Block::from(Block::from(*fixture.namespace.inode(inode).unwrap().blocks().unwrap().last().unwrap()));
+    assert_eq!(fixture.kind_of(complete(inode, None)), Some(ErrorKind::InvalidArgument), "its length must be told");
+    fixture.run(complete(inode, Some(block))).unwrap();
+    assert_eq!(fixture.namespace.attr(inode).unwrap().block_count, 0);
+    assert!(fixture.namespace.lease(inode).is_none());
+    check_invariants(&fixture.namespace);
+}
+
+#[test]
+fn create_of_what_is_there_allocates_nothing() {
+    let mut fixture = Fixture::new();
+    let id = fixture.create("a");
+    fixture.run(complete(id, None)).unwrap();
+    let Op::Create(op) = create_with_block(ROOT_INODE, "a") else { unreachable!() };
+    let outcome = fixture.run(Op::Create(v1::CreateOp { exclusive: false, ..op })).unwrap();
+    assert_eq!(outcome, Outcome::Created { inode: id, created: false });
+    assert_eq!(fixture.namespace.attr(id).unwrap().block_count, 0);
 }
 
 #[test]
