@@ -231,13 +231,29 @@ async fn serve_grpc(listener: TcpListener, namesystem: Arc<Namesystem>, mut stop
         .map_err(|error| DfsError::new(ErrorKind::Io, "serve gRPC").with_source(error))
 }
 
+/// Runs the block manager's ticks on a thread of their own: the work after a node's death would hold up every call that
+/// shares a worker with it. The thread ends when this future is dropped.
 async fn watch_blocks(namesystem: &Namesystem) -> Result<()> {
-    let mut ticks = tokio::time::interval(BLOCKS_TICK);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        namesystem.blocks().tick();
-    }
+    let blocks = Arc::clone(namesystem.blocks());
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let (alive, ended) = tokio::sync::oneshot::channel::<()>();
+    let tick = move || {
+        let _alive = alive;
+        loop {
+            blocks.tick();
+            if stopped.recv_timeout(BLOCKS_TICK) != Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("nn-blocks".to_owned())
+        .spawn(tick)
+        .map_err(|error| DfsError::io("start the thread of the block manager", error))?;
+    // Nothing is ever sent: the channel closes when the thread panics.
+    let _ = ended.await;
+    drop(stop);
+    Err(DfsError::new(ErrorKind::Internal, "the block manager's thread has ended; its panic is on standard error"))
 }
 
 async fn watch_sessions(namesystem: &Namesystem) -> Result<()> {

@@ -283,48 +283,63 @@ impl BlockManager {
 
     /// Liveness, safe mode, repair and deletion: to be called once a second, from a thread that may work for a while.
     pub fn tick(&self) {
-        {
-            let mut state = self.lock();
+        self.step(|state| {
             state.check_liveness();
             state.update_safe_mode();
-            state.expire_pending();
-        }
-        while self.lock().drain_some(SLICE) {}
+        });
+        self.step(SoftState::expire_pending);
+        while self.step(|state| state.drain_some(SLICE)) {}
         for _ in 0..SCANNED_PER_TICK / SLICE {
-            if !self.lock().scan_some(SLICE) {
+            if !self.step(|state| state.scan_some(SLICE)) {
                 break;
             }
         }
-        if self.lock().may_repair() {
+        if self.step(|state| state.may_repair()) {
             self.repair();
             self.delete();
         }
     }
 
+    /// One slice of a long piece of work. Whoever waits for the lock gets it next: a thread that takes it again at once
+    /// would else keep calls waiting for as long as all slices together.
+    fn step<R>(&self, work: impl FnOnce(&mut SoftState) -> R) -> R {
+        let mut state = self.lock();
+        let result = work(&mut state);
+        MutexGuard::unlock_fair(state);
+        result
+    }
+
     fn repair(&self) {
-        let (plan, mut budget) = self.lock().plan_repairs();
+        let (plan, mut budget) = self.step(SoftState::plan_repairs);
         let mut without_target = 0;
-        for slice in plan.chunks(SLICE / 8) {
-            let mut state = self.lock();
-            for &(id, priority) in slice {
-                if budget == 0 || without_target == WITHOUT_TARGET_PER_TICK || !state.may_repair() {
-                    return;
+        for slice in plan.chunks(SLICE / 32) {
+            let goes_on = self.step(|state| {
+                for &(id, priority) in slice {
+                    if budget == 0 || without_target == WITHOUT_TARGET_PER_TICK || !state.may_repair() {
+                        return false;
+                    }
+                    match state.repair(id, priority) {
+                        Repair::Ordered { cost } => budget = budget.saturating_sub(cost),
+                        Repair::NoTarget => without_target += 1,
+                        Repair::NotNow => {}
+                    }
                 }
-                match state.repair(id, priority) {
-                    Repair::Ordered { cost } => budget = budget.saturating_sub(cost),
-                    Repair::NoTarget => without_target += 1,
-                    Repair::NotNow => {}
-                }
+                true
+            });
+            if !goes_on {
+                return;
             }
         }
     }
 
     fn delete(&self) {
-        self.lock().drop_bad_replicas();
-        let excess = self.lock().plan_excess();
+        let bad = self.step(SoftState::plan_bad);
+        for slice in bad.chunks(SLICE / 8) {
+            self.step(|state| slice.iter().for_each(|&id| state.drop_bad_replicas(id)));
+        }
+        let excess = self.step(SoftState::plan_excess);
         for slice in excess.chunks(SLICE / 8) {
-            let mut state = self.lock();
-            slice.iter().for_each(|&id| state.drop_excess(id));
+            self.step(|state| slice.iter().for_each(|&id| state.drop_excess(id)));
         }
     }
 

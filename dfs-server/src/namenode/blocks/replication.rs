@@ -376,26 +376,29 @@ impl SoftState {
         replicas.iter().filter(|&&storage| !self.nodes.storage(storage).is_content_stale).count()
     }
 
-    /// The next bad replicas that may be deleted are.
-    pub(crate) fn drop_bad_replicas(&mut self) {
+    /// The next blocks with bad replicas to look at.
+    pub(crate) fn plan_bad(&mut self) -> Vec<BlockId> {
         let ids: Vec<BlockId> = self.bad.range(self.cursors.bad..).map(|(&id, _)| id).take(EXAMINED_PER_TICK).collect();
         let is_end = ids.len() < EXAMINED_PER_TICK;
         self.cursors.bad = ids.last().filter(|_| !is_end).map_or(BlockId(0), |id| id.next());
-        for id in ids {
-            let Some(&info) = self.map.get(id) else { continue };
-            if info.state() != BlockState::Complete {
-                continue;
-            }
-            let good = self.fresh_replicas(id);
-            let (wanted, minimum) = (usize::from(info.replication), self.config.replication_min);
-            let bad = self.bad.get(&id).cloned().unwrap_or_default();
-            let mut left = bad.len();
-            for replica in bad {
-                if may_drop_bad(replica.reason, good, left, wanted, minimum) {
-                    self.drop_bad(id, replica.storage);
-                    self.doom(id, replica.storage, replica.generation_stamp);
-                    left -= 1;
-                }
+        ids
+    }
+
+    /// Deletes those bad replicas of a block that may go.
+    pub(crate) fn drop_bad_replicas(&mut self, id: BlockId) {
+        let Some(&info) = self.map.get(id) else { return };
+        if info.state() != BlockState::Complete {
+            return;
+        }
+        let good = self.fresh_replicas(id);
+        let (wanted, minimum) = (usize::from(info.replication), self.config.replication_min);
+        let bad = self.bad.get(&id).cloned().unwrap_or_default();
+        let mut left = bad.len();
+        for replica in bad {
+            if may_drop_bad(replica.reason, good, left, wanted, minimum) {
+                self.drop_bad(id, replica.storage);
+                self.doom(id, replica.storage, replica.generation_stamp);
+                left -= 1;
             }
         }
     }
