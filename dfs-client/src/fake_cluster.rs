@@ -639,6 +639,9 @@ impl ClientNamenode for Fake {
         get_datanode_report(v1::GetDatanodeReportRequest) -> v1::GetDatanodeReportResponse;
         set_safe_mode(v1::SetSafeModeRequest) -> v1::SetSafeModeResponse;
         save_namespace(v1::SaveNamespaceRequest) -> v1::SaveNamespaceResponse;
+        check_files(v1::CheckFilesRequest) -> v1::CheckFilesResponse;
+        refresh_nodes(v1::RefreshNodesRequest) -> v1::RefreshNodesResponse;
+        move_replicas(v1::MoveReplicasRequest) -> v1::MoveReplicasResponse;
     }
 }
 

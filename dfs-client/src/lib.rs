@@ -30,8 +30,9 @@ mod fake_cluster;
 
 pub use caller::Caller;
 pub use client::{
-    ContentSummary, CreateOptions, CreatedFile, DatanodeReport, DatanodeState, DfsClient, DirEntry, FsStats, Listing,
-    RenameFlag, SafeModeAction, SafeModeStatus, ServerDefaults, SetAttr, TimeSet, VolumeReport, XAttrSetFlag,
+    AdminState, BlockHealth, ClusterReport, ContentSummary, CreateOptions, CreatedFile, DatanodeReport, DatanodeState,
+    DfsClient, DirEntry, FileHealth, FilesHealth, FsStats, Listing, MoveStep, Moves, RenameFlag, RepairReport,
+    ReplicaHealth, SafeModeAction, SafeModeStatus, ServerDefaults, SetAttr, TimeSet, VolumeReport, XAttrSetFlag,
 };
 pub use config::ClientConfig;
 pub use read::{BlockLocation, FileReader, ReplicaLocation};

@@ -85,6 +85,12 @@ pub const KEYS: &[Key] = &[
     key("dfs.datanode.address", ValueKind::Text, "0.0.0.0:9866", "where the DataNode takes data transfers"),
     key("dfs.datanode.data.dir", ValueKind::List, "", "directories of the DataNode's volumes, one per device"),
     key(
+        "dfs.datanode.balance.bandwidthPerSec",
+        ValueKind::Bytes(1 << 10, 1 << 40),
+        "100MiB",
+        "bytes per second that a DataNode sends for the balancer at most",
+    ),
+    key(
         "dfs.datanode.du.reserved",
         ValueKind::Bytes(0, 1 << 60),
         "64MiB",
@@ -108,6 +114,8 @@ pub const KEYS: &[Key] = &[
     ),
     key("dfs.datanode.synconclose", ValueKind::Flag, "false", "sync every block when it is finalized"),
     key("dfs.heartbeat.interval", ValueKind::Duration(50, 600_000), "1s", "time between heartbeats"),
+    key("dfs.hosts", ValueKind::Text, "", "file of the DataNodes that may join; none: all may"),
+    key("dfs.hosts.exclude", ValueKind::Text, "", "file of the DataNodes to be decommissioned"),
     key("dfs.namenode.address", ValueKind::List, "", "host:port of each NameNode, for DataNodes and clients"),
     key("dfs.namenode.checkpoint.period", ValueKind::Duration(1_000, 30 * DAY_MS), "1h", "time between checkpoints"),
     key("dfs.namenode.checkpoint.txns", ValueKind::Count(10, u64::MAX), "1000000", "transactions between checkpoints"),
@@ -128,8 +136,26 @@ pub const KEYS: &[Key] = &[
     key("dfs.namenode.http-address", ValueKind::Text, "0.0.0.0:9870", "where the NameNode serves status and metrics"),
     key("dfs.namenode.name.dir", ValueKind::List, "", "directory of image and edits"),
     key("dfs.namenode.num.checkpoints.retained", ValueKind::Count(1, 1000), "2", "images kept"),
+    key(
+        "dfs.namenode.replication.max-streams",
+        ValueKind::Count(1, 1024),
+        "2",
+        "copies of large blocks that a DataNode is told to send at once",
+    ),
+    key(
+        "dfs.namenode.replication.max-streams-hard-limit",
+        ValueKind::Count(1, 1024),
+        "4",
+        "the same when the last replica of a block is at stake",
+    ),
     key("dfs.namenode.replication.min", ValueKind::Count(1, 512), "1", "replicas that make a block complete"),
     key("dfs.namenode.rpc-address", ValueKind::Text, "0.0.0.0:9820", "where the NameNode serves gRPC"),
+    key(
+        "dfs.namenode.replication.work.multiplier.per.iteration",
+        ValueKind::Count(1, 1024),
+        "2",
+        "copies of large blocks ordered per second and live DataNode",
+    ),
     key(
         "dfs.namenode.safemode.extension",
         ValueKind::Duration(0, DAY_MS),
@@ -150,6 +176,13 @@ pub const KEYS: &[Key] = &[
     ),
     key("dfs.replication", ValueKind::Count(1, 512), "3", "replicas of new files"),
     key("dfs.replication.max", ValueKind::Count(1, 512), "512", "most replicas a file may ask for"),
+    key(
+        "net.topology.script.file.name",
+        ValueKind::Text,
+        "",
+        "program that prints the racks of the addresses it is given",
+    ),
+    key("net.topology.table.file.name", ValueKind::Text, "", "file with an address or name and its rack per line"),
 ];
 
 /// Values from file and flags over the defaults.

@@ -7,6 +7,7 @@ use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::InodeId;
 use dfs_proto::v1;
 
+use super::health::AdminState;
 use crate::datanode::Located;
 
 /// What the cluster does unless told otherwise, and the limits it sets.
@@ -316,6 +317,16 @@ pub struct DatanodeReport {
     pub active_transfers: u32,
     /// Software version.
     pub software_version: String,
+    /// What the operator wants of it.
+    pub admin_state: AdminState,
+    /// Blocks that must be copied before it may be stopped.
+    pub blocks_to_copy: u64,
+    /// Until maintenance ends by itself.
+    pub maintenance_left: Option<Duration>,
+    /// Copies it was told to make and has not made yet.
+    pub outgoing_copies: u32,
+    /// Deletions that wait for its heartbeats.
+    pub pending_deletions: u64,
 }
 
 impl From<v1::DatanodeReport> for DatanodeReport {
@@ -325,6 +336,7 @@ impl From<v1::DatanodeReport> for DatanodeReport {
             v1::DatanodeState::DatanodeStale => DatanodeState::Stale,
             v1::DatanodeState::DatanodeDead => DatanodeState::Dead,
         };
+        let admin_state = report.admin_state().into();
         let id = report.id.unwrap_or_default();
         let volumes = report.volumes.into_iter().map(|volume| VolumeReport {
             storage_uuid: volume.storage_uuid,
@@ -347,6 +359,11 @@ impl From<v1::DatanodeReport> for DatanodeReport {
             volumes: volumes.collect(),
             active_transfers: report.active_transfers,
             software_version: report.software_version,
+            admin_state,
+            blocks_to_copy: report.blocks_to_copy,
+            maintenance_left: Some(report.maintenance_left_ms).filter(|&ms| ms > 0).map(Duration::from_millis),
+            outgoing_copies: report.outgoing_copies,
+            pending_deletions: report.pending_deletions,
         }
     }
 }
@@ -380,4 +397,12 @@ pub struct SafeModeStatus {
     pub is_on: bool,
     /// One line for people.
     pub status: String,
+    /// Entered by command: the namespace is read-only.
+    pub is_manual: bool,
+    /// Blocks with their minimum of replicas.
+    pub safe_blocks: u64,
+    /// Blocks.
+    pub blocks: u64,
+    /// How many of them must have it for safe mode to end by itself.
+    pub needed_blocks: u64,
 }

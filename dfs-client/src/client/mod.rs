@@ -4,6 +4,7 @@ mod admin;
 mod answers;
 mod directory_cache;
 mod files;
+mod health;
 mod metadata;
 mod path;
 
@@ -17,10 +18,12 @@ use dfs_proto::v1;
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
+pub use admin::MoveStep;
 pub use answers::{
     ContentSummary, CreateOptions, CreatedFile, DatanodeReport, DatanodeState, DirEntry, FsStats, Listing, RenameFlag,
     SafeModeAction, SafeModeStatus, ServerDefaults, SetAttr, TimeSet, VolumeReport, XAttrSetFlag,
 };
+pub use health::{AdminState, BlockHealth, ClusterReport, FileHealth, FilesHealth, Moves, RepairReport, ReplicaHealth};
 
 use self::directory_cache::DirectoryCache;
 use crate::caller::Caller;

@@ -49,7 +49,7 @@ use orders::Orders;
 use settings::Settings;
 use store::{ReplicaStore, StoreSettings};
 use transfer::data_service::DataService;
-use transfer::{DataPlane, PeerPool};
+use transfer::{DataPlane, Pace, PeerPool};
 
 /// Time between rounds of housekeeping when nothing is suspected.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(10);
@@ -84,6 +84,7 @@ pub async fn run(config: &Config, mut shutdown: Shutdown, on_ready: impl FnOnce(
         peers: PeerPool::default(),
         metrics: Arc::clone(&metrics),
         timeout: settings.socket_timeout,
+        balance_pace: Pace::new(settings.balance_bandwidth),
     });
     let (data_service, grpc, http) = listen(&settings, &plane).await?;
     let addresses = ReadyInfo { data: data_service.address(), grpc: address_of(&grpc)?, http: address_of(&http)? };

@@ -17,6 +17,8 @@ use super::transfer::{DataPlane, copy_block};
 
 /// Copies made at once: two keep a disk and a link busy, two more hide each other's waits.
 const COPIES_AT_ONCE: usize = 4;
+/// Copies for the balancer at once: they share one limit of bytes per second, and wait behind nothing else.
+const MOVES_AT_ONCE: usize = 2;
 /// Orders waiting, per kind. A heartbeat's worth of deletions is one order.
 const ORDERS_MAX: usize = 1024;
 /// Bytes verified at once.
@@ -26,6 +28,7 @@ const VERIFY_STEP: usize = 1 << 20;
 #[derive(Clone, Debug)]
 pub(crate) struct Orders {
     copies: SyncSender<v1::TransferOrder>,
+    moves: SyncSender<v1::TransferOrder>,
     deletions: SyncSender<v1::InvalidateOrder>,
     verifications: SyncSender<v1::VerifyOrder>,
 }
@@ -38,6 +41,7 @@ impl Orders {
     pub(crate) fn start(plane: &Arc<DataPlane>) -> std::io::Result<Self> {
         Ok(Self {
             copies: spawn("dn-copy", COPIES_AT_ONCE, plane, copy)?,
+            moves: spawn("dn-move", MOVES_AT_ONCE, plane, copy)?,
             deletions: spawn("dn-delete", 1, plane, delete)?,
             verifications: spawn("dn-verify", 1, plane, verify)?,
         })
@@ -45,7 +49,11 @@ impl Orders {
 
     /// Copies a replica to other nodes.
     pub(crate) fn transfer(&self, order: v1::TransferOrder) {
-        enqueue(&self.copies, order, "copy");
+        if order.is_balancing {
+            enqueue(&self.moves, order, "move");
+        } else {
+            enqueue(&self.copies, order, "copy");
+        }
     }
 
     /// Deletes replicas.
@@ -95,7 +103,12 @@ fn copy(plane: &DataPlane, order: v1::TransferOrder) {
     let Some(block) = order.block.map(Block::from) else { return };
     let block = ExtendedBlock { pool: order.block_pool_id, block };
     let targets: Vec<_> = order.targets.iter().map(target).collect();
-    match copy_block(plane, &block, &targets, &order.target_storage_uuids) {
+    let pace = |bytes: usize| {
+        if order.is_balancing {
+            plane.balance_pace.wait(bytes, order.bandwidth);
+        }
+    };
+    match copy_block(plane, &block, &targets, &order.target_storage_uuids, pace) {
         Ok(()) => info!(%block, targets = targets.len(), "copied"),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => info!(%block, "not copied: {}", error.chain()),
         Err(error) => warn!(%block, "copy failed: {}", error.chain()),

@@ -28,6 +28,8 @@ pub(crate) struct Settings {
     pub(crate) rack: String,
     /// Data connections served at once.
     pub(crate) max_transfer_threads: usize,
+    /// Bytes per second sent for the balancer at most.
+    pub(crate) balance_bandwidth: u64,
     /// Silence after which a transfer is given up.
     pub(crate) socket_timeout: Duration,
     /// Time between heartbeats.
@@ -65,6 +67,7 @@ impl Settings {
             rack: config.text("dfs.datanode.rack"),
             max_transfer_threads: usize::try_from(config.count("dfs.datanode.max.transfer.threads"))
                 .expect("limited by the key's range"),
+            balance_bandwidth: config.bytes("dfs.datanode.balance.bandwidthPerSec"),
             socket_timeout: config.duration("dfs.datanode.socket.timeout"),
             heartbeat_interval: config.duration("dfs.heartbeat.interval"),
             block_report_interval: config.duration("dfs.blockreport.intervalMsec"),

@@ -33,6 +33,7 @@ use super::machine::Machine;
 use super::namespace::Namespace;
 use super::namespace::directory::HashKey;
 use super::namesystem::{FileLimits, Namesystem};
+use super::node_files::NodeFiles;
 use super::service::client_service::ClientService;
 use super::service::datanode_service::DatanodeService;
 use super::service::namenode_service::NamenodeService;
@@ -72,12 +73,14 @@ pub async fn run(config: &Config, stop: Shutdown, on_ready: impl FnOnce(&Address
     let local = |listener: &TcpListener| listener.local_addr().map_err(|error| DfsError::io("ask the port", error));
     let addresses = Addresses { rpc: local(&rpc)?, http: local(&http)? };
     let namesystem = start(config).await?;
+    let node_files = Arc::new(NodeFiles::new(config));
+    namesystem.blocks().set_host_rules(node_files.read()?);
     on_ready(&addresses);
     // A service that ends takes the others with it.
     let (trigger, inner_stop) = shutdown::channel();
     let mut outer_stop = stop;
     let result = tokio::select! {
-        result = serve_grpc(rpc, Arc::clone(&namesystem), inner_stop.clone()) => result,
+        result = serve_grpc(rpc, Arc::clone(&namesystem), node_files, inner_stop.clone()) => result,
         result = super::http::serve(http, Arc::clone(&namesystem), inner_stop.clone()) => result,
         result = watch_blocks(&namesystem) => result,
         result = watch_sessions(&namesystem) => result,
@@ -210,9 +213,14 @@ fn tell_blocks(namespace: &Namespace, blocks: &BlockManager) {
     blocks.set_allocated_limit(namespace.counters().next_block);
 }
 
-async fn serve_grpc(listener: TcpListener, namesystem: Arc<Namesystem>, mut stop: Shutdown) -> Result<()> {
-    let client = ClientNamenodeServer::new(ClientService::new(Arc::clone(&namesystem)));
-    let datanode = DatanodeService::new(Arc::clone(namesystem.blocks()), namesystem.info().clone());
+async fn serve_grpc(
+    listener: TcpListener,
+    namesystem: Arc<Namesystem>,
+    node_files: Arc<NodeFiles>,
+    mut stop: Shutdown,
+) -> Result<()> {
+    let client = ClientNamenodeServer::new(ClientService::new(Arc::clone(&namesystem), Arc::clone(&node_files)));
+    let datanode = DatanodeService::new(Arc::clone(namesystem.blocks()), namesystem.info().clone(), node_files);
     let datanode = DatanodeServer::new(datanode);
     let namenode = NamenodeServer::new(NamenodeService::new(namesystem));
     Server::builder()

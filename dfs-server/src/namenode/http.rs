@@ -33,6 +33,7 @@ pub async fn serve(listener: TcpListener, namesystem: Arc<Namesystem>, mut stop:
 async fn status(State(namesystem): State<Arc<Namesystem>>) -> Json<serde_json::Value> {
     let (files, directories, blocks) = namesystem.namespace().read().counts();
     let stats = namesystem.blocks().fs_stats();
+    let repair = namesystem.blocks().repair_report();
     let (safe_mode, safe_mode_status) = namesystem.blocks().safe_mode_status();
     Json(serde_json::json!({
         "cluster_id": namesystem.info().cluster_id,
@@ -49,6 +50,9 @@ async fn status(State(namesystem): State<Arc<Namesystem>>) -> Json<serde_json::V
         "under_replicated_blocks": stats.under_replicated_blocks,
         "corrupt_blocks": stats.corrupt_blocks,
         "missing_blocks": stats.missing_blocks,
+        "misplaced_blocks": repair.misplaced,
+        "pending_replication_blocks": repair.pending,
+        "excess_blocks": repair.excess,
         "safe_mode": safe_mode,
         "safe_mode_status": safe_mode_status,
     }))
@@ -77,6 +81,16 @@ async fn metrics(State(namesystem): State<Arc<Namesystem>>) -> String {
     gauge("under_replicated_blocks", "Blocks with too few replicas", None, stats.under_replicated_blocks);
     gauge("corrupt_blocks", "Blocks with a corrupt replica", None, stats.corrupt_blocks);
     gauge("missing_blocks", "Blocks without a good replica", None, stats.missing_blocks);
+    let repair = namesystem.blocks().repair_report();
+    gauge("misplaced_blocks", "Blocks on too few racks", None, repair.misplaced);
+    gauge("pending_replication_blocks", "Blocks being copied", None, repair.pending);
+    gauge("excess_blocks", "Blocks with too many replicas", None, repair.excess);
+    gauge(
+        "pending_deletion_replicas",
+        "Replicas whose deletion is decided and not ordered",
+        None,
+        repair.pending_deletions,
+    );
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _ = encode(&mut text, &registry);

@@ -78,8 +78,9 @@ impl SafeMode {
         }
     }
 
+    /// Blocks of `total` that must have their minimum of replicas.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
-    fn needed(&self, total: u64) -> u64 {
+    pub(crate) fn needed(&self, total: u64) -> u64 {
         // A share of a count of blocks: far below 2^52, where doubles are exact.
         (total as f64 * self.threshold).ceil() as u64
     }

@@ -29,6 +29,11 @@ enum AdminCommand {
     Safemode(SafemodeArgs),
     /// Makes a checkpoint of the namespace now
     SaveNamespace,
+    /// Has the NameNode read its files about DataNodes again
+    ///
+    /// These are the files that its keys dfs.hosts, dfs.hosts.exclude and net.topology.table.file.name name. A DataNode that
+    /// is in dfs.hosts.exclude now is decommissioned: `dfs admin report` shows how far that is.
+    RefreshNodes,
 }
 
 #[derive(Debug, Args)]
@@ -54,6 +59,28 @@ enum SafemodeRequest {
 struct SafeModeJson {
     is_on: bool,
     status: String,
+    is_manual: bool,
+    safe_blocks: u64,
+    blocks: u64,
+    needed_blocks: u64,
+}
+
+impl From<SafeModeStatus> for SafeModeJson {
+    fn from(status: SafeModeStatus) -> Self {
+        Self {
+            is_on: status.is_on,
+            status: status.status,
+            is_manual: status.is_manual,
+            safe_blocks: status.safe_blocks,
+            blocks: status.blocks,
+            needed_blocks: status.needed_blocks,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct RefreshJson {
+    refreshed: bool,
 }
 
 #[derive(Serialize)]
@@ -68,6 +95,7 @@ impl AdminArgs {
             AdminCommand::Report(_) => "admin report",
             AdminCommand::Safemode(_) => "admin safemode",
             AdminCommand::SaveNamespace => "admin save-namespace",
+            AdminCommand::RefreshNodes => "admin refresh-nodes",
         }
     }
 }
@@ -78,6 +106,7 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: AdminArgs) -> Outcome {
         AdminCommand::Report(args) => admin_report::run(ctx, args).await,
         AdminCommand::Safemode(args) => safemode(ctx, args.action).await,
         AdminCommand::SaveNamespace => save_namespace(ctx).await,
+        AdminCommand::RefreshNodes => refresh_nodes(ctx).await,
     }
 }
 
@@ -93,17 +122,31 @@ async fn safemode(ctx: &Context, request: SafemodeRequest) -> Outcome {
         status = ctx.client.set_safe_mode(&ctx.caller, action).await.map_err(Failure::cluster)?;
     }
     if ctx.json() {
-        return ctx.output.json(&SafeModeJson { is_on: status.is_on, status: status.status });
+        return ctx.output.json(&SafeModeJson::from(status));
     }
     in_words(&status).into_iter().try_for_each(|line| ctx.output.line(line))
 }
 
 /// HDFS's words first, which scripts look for; why it is on behind them.
-fn in_words(status: &SafeModeStatus) -> Vec<&str> {
-    match (status.is_on, status.status.as_str()) {
-        (true, "") => vec!["Safe mode is ON"],
-        (true, why) => vec!["Safe mode is ON", why],
-        (false, _) => vec!["Safe mode is OFF"],
+fn in_words(status: &SafeModeStatus) -> Vec<String> {
+    let on_or_off = if status.is_on { "Safe mode is ON" } else { "Safe mode is OFF" };
+    let mut lines = vec![on_or_off.to_owned()];
+    if status.is_on && !status.status.is_empty() {
+        lines.push(status.status.clone());
+    }
+    lines.push(format!(
+        "{} of {} blocks have their minimum of replicas; {} are needed to leave at start",
+        status.safe_blocks, status.blocks, status.needed_blocks
+    ));
+    lines
+}
+
+async fn refresh_nodes(ctx: &Context) -> Outcome {
+    ctx.client.refresh_nodes(&ctx.caller).await.map_err(Failure::cluster)?;
+    if ctx.json() {
+        ctx.output.json(&RefreshJson { refreshed: true })
+    } else {
+        ctx.output.line("Refresh nodes successful")
     }
 }
 
@@ -121,9 +164,17 @@ mod tests {
 
     #[test]
     fn in_words_starts_as_hdfs_does() {
-        let status = |is_on, status: &str| SafeModeStatus { is_on, status: status.into() };
-        assert_eq!(in_words(&status(true, "")), ["Safe mode is ON"]);
-        assert_eq!(in_words(&status(true, "by command")), ["Safe mode is ON", "by command"]);
-        assert_eq!(in_words(&status(false, "left by command")), ["Safe mode is OFF"]);
+        let status = |is_on, status: &str| SafeModeStatus {
+            is_on,
+            status: status.into(),
+            is_manual: is_on,
+            safe_blocks: 3,
+            blocks: 4,
+            needed_blocks: 4,
+        };
+        let counts = "3 of 4 blocks have their minimum of replicas; 4 are needed to leave at start";
+        assert_eq!(in_words(&status(true, "")), ["Safe mode is ON", counts]);
+        assert_eq!(in_words(&status(true, "by command")), ["Safe mode is ON", "by command", counts]);
+        assert_eq!(in_words(&status(false, "left by command")), ["Safe mode is OFF", counts]);
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use clap::Args;
-use dfs_client::{DatanodeReport, DatanodeState, FsStats};
+use dfs_client::{ClusterReport, DatanodeReport, DatanodeState, FsStats, RepairReport, SafeModeAction, SafeModeStatus};
 use serde::Serialize;
 
 use crate::context::Context;
@@ -40,13 +40,52 @@ struct ReportJson {
     missing_blocks: u64,
     live_datanodes: u32,
     dead_datanodes: u32,
+    safe_mode: bool,
+    safe_mode_status: String,
+    repair: RepairJson,
     datanodes: Vec<DatanodeJson>,
+}
+
+#[derive(Serialize)]
+struct RepairJson {
+    one_left: u64,
+    very_low: u64,
+    low: u64,
+    misplaced: u64,
+    none_left: u64,
+    pending: u64,
+    excess: u64,
+    bad: u64,
+    pending_deletions: u64,
+    is_scanning: bool,
+}
+
+impl From<&RepairReport> for RepairJson {
+    fn from(report: &RepairReport) -> Self {
+        Self {
+            one_left: report.one_left,
+            very_low: report.very_low,
+            low: report.low,
+            misplaced: report.misplaced,
+            none_left: report.none_left,
+            pending: report.pending,
+            excess: report.excess,
+            bad: report.bad,
+            pending_deletions: report.pending_deletions,
+            is_scanning: report.is_scanning,
+        }
+    }
 }
 
 #[derive(Serialize)]
 struct DatanodeJson {
     uuid: String,
     state: &'static str,
+    admin_state: &'static str,
+    blocks_to_copy: u64,
+    maintenance_left_ms: Option<u64>,
+    outgoing_copies: u32,
+    pending_deletions: u64,
     host: String,
     data_port: u32,
     grpc_port: u32,
@@ -95,6 +134,13 @@ impl From<&DatanodeReport> for DatanodeJson {
         Self {
             uuid: report.uuid.clone(),
             state: state_name(report.state),
+            admin_state: report.admin_state.name(),
+            blocks_to_copy: report.blocks_to_copy,
+            maintenance_left_ms: report
+                .maintenance_left
+                .map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
+            outgoing_copies: report.outgoing_copies,
+            pending_deletions: report.pending_deletions,
             host: report.host.clone(),
             data_port: report.data_port,
             grpc_port: report.grpc_port,
@@ -124,14 +170,16 @@ fn state_name(state: DatanodeState) -> &'static str {
 /// Runs the command.
 pub(crate) async fn run(ctx: &Arc<Context>, args: ReportArgs) -> Outcome {
     let stats = ctx.client.get_fs_stats(&ctx.caller).await.map_err(Failure::cluster)?;
-    let mut reports = ctx.client.get_datanode_report(&ctx.caller).await.map_err(Failure::cluster)?;
+    let ClusterReport { datanodes: mut reports, repair } =
+        ctx.client.get_cluster_report(&ctx.caller).await.map_err(Failure::cluster)?;
+    let safe_mode = ctx.client.set_safe_mode(&ctx.caller, SafeModeAction::Get).await.map_err(Failure::cluster)?;
     reports.retain(|report| is_wanted(&args, report.state));
     reports.sort_by(|a, b| (&a.host, a.data_port, &a.uuid).cmp(&(&b.host, b.data_port, &b.uuid)));
     let datanodes: Vec<DatanodeJson> = reports.iter().map(DatanodeJson::from).collect();
     if ctx.json() {
-        return ctx.output.json(&document(ctx, &stats, datanodes));
+        return ctx.output.json(&document(ctx, &stats, &repair, safe_mode, datanodes));
     }
-    for line in summary(&stats).into_iter().chain(datanodes.iter().flat_map(node_lines)) {
+    for line in summary(&stats, &repair, &safe_mode).into_iter().chain(datanodes.iter().flat_map(node_lines)) {
         ctx.output.line(line)?;
     }
     Ok(())
@@ -146,7 +194,13 @@ fn is_wanted(args: &ReportArgs, state: DatanodeState) -> bool {
     }
 }
 
-fn document(ctx: &Context, stats: &FsStats, datanodes: Vec<DatanodeJson>) -> ReportJson {
+fn document(
+    ctx: &Context,
+    stats: &FsStats,
+    repair: &RepairReport,
+    safe_mode: SafeModeStatus,
+    datanodes: Vec<DatanodeJson>,
+) -> ReportJson {
     let defaults = ctx.client.defaults();
     ReportJson {
         cluster_id: defaults.cluster_id.clone(),
@@ -163,6 +217,9 @@ fn document(ctx: &Context, stats: &FsStats, datanodes: Vec<DatanodeJson>) -> Rep
         missing_blocks: stats.missing_blocks,
         live_datanodes: stats.live_datanodes,
         dead_datanodes: stats.dead_datanodes,
+        safe_mode: safe_mode.is_on,
+        safe_mode_status: safe_mode.status,
+        repair: repair.into(),
         datanodes,
     }
 }
@@ -171,7 +228,7 @@ fn size(bytes: u64) -> String {
     format!("{bytes} ({})", format::human_size(bytes))
 }
 
-fn summary(stats: &FsStats) -> Vec<String> {
+fn summary(stats: &FsStats, repair: &RepairReport, safe_mode: &SafeModeStatus) -> Vec<String> {
     vec![
         format!("Configured Capacity: {}", size(stats.capacity)),
         format!("DFS Used: {}", size(stats.used)),
@@ -182,9 +239,34 @@ fn summary(stats: &FsStats) -> Vec<String> {
         format!("Under replicated blocks: {}", stats.under_replicated_blocks),
         format!("Blocks with corrupt replicas: {}", stats.corrupt_blocks),
         format!("Missing blocks: {}", stats.missing_blocks),
+        format!("Misplaced blocks: {}", repair.misplaced),
+        format!("Blocks with too many replicas: {}", repair.excess),
+        format!("Blocks being copied: {}", repair.pending),
+        format!("Replicas to be deleted: {}", repair.pending_deletions),
+        format!(
+            "Repair queue: {} with one replica, {} very low, {} low, {} misplaced, {} without any{}",
+            repair.one_left,
+            repair.very_low,
+            repair.low,
+            repair.misplaced,
+            repair.none_left,
+            if repair.is_scanning { " (still being filled)" } else { "" }
+        ),
+        safe_mode.status.clone(),
         String::new(),
         format!("DataNodes: {} live, {} dead", stats.live_datanodes, stats.dead_datanodes),
     ]
+}
+
+fn admin_words(node: &DatanodeJson) -> String {
+    let mut words = node.admin_state.to_owned();
+    if node.blocks_to_copy > 0 {
+        words.push_str(&format!(", {} to copy", format::counted(node.blocks_to_copy, "block")));
+    }
+    if let Some(left) = node.maintenance_left_ms {
+        words.push_str(&format!(", {} s left", left / 1000));
+    }
+    words
 }
 
 fn node_lines(node: &DatanodeJson) -> Vec<String> {
@@ -192,6 +274,7 @@ fn node_lines(node: &DatanodeJson) -> Vec<String> {
         String::new(),
         format!("Name: {}:{} ({})", node.host, node.data_port, node.state),
         format!("Rack: {}", node.rack),
+        format!("Decommission Status: {}", admin_words(node)),
         format!("Id: {}", node.uuid),
         format!("Configured Capacity: {}", size(node.capacity)),
         format!("DFS Used: {}", size(node.used)),
@@ -199,6 +282,7 @@ fn node_lines(node: &DatanodeJson) -> Vec<String> {
         format!("DFS Used%: {}%", node.use_percent),
         format!("Blocks: {}", node.blocks),
         format!("Transfers: {}", node.active_transfers),
+        format!("Copies to make: {}, replicas to delete: {}", node.outgoing_copies, node.pending_deletions),
         format!("Last contact: {}.{:03} s ago", node.last_heartbeat_ms / 1000, node.last_heartbeat_ms % 1000),
     ];
     lines.extend(node.volumes.iter().map(|volume| {
@@ -217,7 +301,7 @@ fn node_lines(node: &DatanodeJson) -> Vec<String> {
 mod tests {
     use std::time::Duration;
 
-    use dfs_client::VolumeReport;
+    use dfs_client::{AdminState, VolumeReport};
 
     use super::*;
 
@@ -243,6 +327,11 @@ mod tests {
             volumes: vec![volume(false), volume(true)],
             active_transfers: 2,
             software_version: "0.1.0".into(),
+            admin_state: AdminState::Decommissioning,
+            blocks_to_copy: 3,
+            maintenance_left: None,
+            outgoing_copies: 1,
+            pending_deletions: 0,
         }
     }
 
@@ -259,6 +348,7 @@ mod tests {
         let lines = node_lines(&DatanodeJson::from(&report()));
         assert!(lines.contains(&"Name: 10.0.0.1:9866 (stale)".to_owned()), "{lines:?}");
         assert!(lines.contains(&"Last contact: 12.034 s ago".to_owned()));
+        assert!(lines.contains(&"Decommission Status: decommissioning, 3 blocks to copy".to_owned()));
         assert!(lines.contains(&"Volume: /disk1 (1 K of 4 K used, 1 block, FAILED)".to_owned()));
     }
 

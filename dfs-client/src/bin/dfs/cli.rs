@@ -9,8 +9,8 @@ use clap::{ArgAction, Parser, Subcommand};
 use crate::context::Context;
 use crate::failure::Outcome;
 use crate::{
-    admin, cat, checksum, chmod, chown, count, cp, df, du, get, ls, mkdir, mv, put, rm, setrep, stat, tail, touchz,
-    truncate,
+    admin, balancer, cat, checksum, chmod, chown, count, cp, df, du, fsck, get, ls, mkdir, mv, put, rm, setrep, stat,
+    tail, touchz, truncate,
 };
 
 /// Works with the files of a DFS cluster, as `hdfs dfs` does.
@@ -90,6 +90,8 @@ commands! {
     touchz Touchz TouchzArgs "touchz",
     chmod Chmod ChmodArgs "chmod",
     chown Chown ChownArgs "chown",
+    fsck Fsck FsckArgs "fsck",
+    balancer Balancer BalancerArgs "balancer",
     admin Admin AdminArgs "admin",
 }
 
@@ -157,6 +159,10 @@ mod tests {
             "admin safemode wait",
             "admin safemode",
             "admin save-namespace",
+            "admin refresh-nodes",
+            "fsck / --blocks --locations --files",
+            "fsck /a --list-corrupt --json",
+            "balancer --threshold 5 --bandwidth 10MiB",
             "--json --namenode h:1 ls /",
             "ls / --json --config f -D dfs.replication=2",
         ] {

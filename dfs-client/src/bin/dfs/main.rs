@@ -16,6 +16,7 @@
 
 mod admin;
 mod admin_report;
+mod balancer;
 mod cat;
 mod checksum;
 mod chmod;
@@ -32,6 +33,8 @@ mod du;
 mod each;
 mod failure;
 mod format;
+mod fsck;
+mod fsck_report;
 mod get;
 mod glob;
 mod json;

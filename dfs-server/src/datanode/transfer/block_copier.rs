@@ -18,7 +18,8 @@ use super::connection::Connection;
 use super::mirror::data_address;
 use super::reply::protocol_error;
 
-/// Copies a replica to `targets`, and returns when all of them have finalized it.
+/// Copies a replica to `targets`, and returns when all of them have finalized it. `pace` is called with the bytes about to
+/// be sent, and may wait.
 ///
 /// # Errors
 /// Of reading it here, or of what the targets say; then the NameNode orders it again.
@@ -27,6 +28,7 @@ pub(crate) fn copy_block(
     block: &ExtendedBlock,
     targets: &[DatanodeInfoProto],
     target_storage_uuids: &[String],
+    pace: impl Fn(usize),
 ) -> Result<()> {
     let Some(first) = targets.first() else {
         return Err(DfsError::new(ErrorKind::InvalidArgument, "a transfer without targets"));
@@ -55,6 +57,7 @@ pub(crate) fn copy_block(
     let mut packets = 0;
     Sender::whole(reader).send_packets(head, |bytes| {
         packets += 1;
+        pace(bytes.len());
         peer.send_all(bytes, plane.timeout).map_err(|error| DfsError::io(format!("send to {address}"), error))
     })?;
     // One packet per call, but for the empty last one, which rides with the one before it (alone for an empty block).

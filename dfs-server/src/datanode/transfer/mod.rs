@@ -13,6 +13,7 @@ mod block_sender;
 mod connection;
 pub(crate) mod data_service;
 mod mirror;
+mod pace;
 mod peer_pool;
 mod reply;
 mod write_setup;
@@ -35,6 +36,7 @@ use super::metrics::Metrics;
 use super::store::ReplicaStore;
 
 pub(crate) use block_copier::copy_block;
+pub(crate) use pace::Pace;
 pub(crate) use peer_pool::PeerPool;
 
 /// What every operation needs.
@@ -48,4 +50,6 @@ pub(crate) struct DataPlane {
     pub(crate) metrics: Arc<Metrics>,
     /// Silence after which a transfer is given up.
     pub(crate) timeout: Duration,
+    /// What copies for the balancer may take of the network.
+    pub(crate) balance_pace: Pace,
 }

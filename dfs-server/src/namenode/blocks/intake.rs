@@ -11,6 +11,7 @@ use roaring::RoaringTreemap;
 use super::report::{BadReason, EventsVerdict, PageVerdict, ReportNumber, ReportedReplica, StoragePass};
 use super::state::{BadReplica, SoftState};
 use crate::namenode::datanodes::{NodeIndex, RegistrationId, StorageIndex};
+use crate::namenode::node_files::Duty;
 
 /// Deletions ordered with one heartbeat, HDFS's limit: a DataNode deletes that many in well under a heartbeat's time.
 const INVALIDATIONS_PER_HEARTBEAT: usize = 1000;
@@ -47,10 +48,16 @@ impl SoftState {
         peer: Option<IpAddr>,
     ) -> Result<v1::RegisterDatanodeResponse> {
         let registration = RegistrationId(self.next_registration);
+        self.check_admitted(request, peer)?;
         let registered = self.nodes.register(request, peer, registration, self.now)?;
         self.next_registration += 1;
         for storage in registered.gone {
             self.start_draining(storage);
+        }
+        self.apply_duty(registered.node);
+        if self.nodes.node(registered.node).duty != Duty::Serve {
+            // What was counted as away is there again.
+            self.walk_again();
         }
         let node = self.nodes.node(registered.node);
         if let Some(old) = registered.displaced {
@@ -73,6 +80,22 @@ impl SoftState {
             self.scan = Some(BlockId(0));
         }
         Ok(response)
+    }
+
+    fn check_admitted(&self, request: &v1::RegisterDatanodeRequest, peer: Option<IpAddr>) -> Result<()> {
+        let id = request.id.clone().unwrap_or_default();
+        let addresses: Vec<IpAddr> =
+            id.host.parse().ok().into_iter().chain(peer).map(|ip: IpAddr| ip.to_canonical()).collect();
+        if self.rules.admits(&id, &addresses) {
+            return Ok(());
+        }
+        let message = format!(
+            "DataNode {} at {}:{} is not in the file dfs.hosts; add it there and run: dfs admin refresh-nodes",
+            id.uuid,
+            peer.map_or(id.host.clone(), |ip| ip.to_string()),
+            id.data_port
+        );
+        Err(DfsError::new(ErrorKind::NotPermitted, message))
     }
 
     /// The live node of a registration.

@@ -6,6 +6,7 @@ use dfs_common::ids::BlockId;
 
 use super::state::SoftState;
 use crate::namenode::datanodes::NodeIndex;
+use crate::namenode::node_files::Duty;
 
 /// Time between two ticks, which should be a second apart, from which on it was this process that stood still. The nodes'
 /// heartbeats wait unread then: nobody is declared dead for a silence that was ours.
@@ -54,6 +55,11 @@ impl SoftState {
             tracing::warn!(uuid = node.id.uuid, address = node.address(), silent_ms, "a DataNode is dead");
             self.nodes.retire(index);
             self.abort_report(index);
+            if let Duty::Maintain { .. } = self.nodes.node(index).duty {
+                // It is expected to come back: its replicas count meanwhile.
+                self.walk_again();
+                continue;
+            }
             for storage in self.nodes.node(index).storages.clone() {
                 self.start_draining(storage);
             }

@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 use super::block_map::{BlockState, StorageList};
 use super::state::SoftState;
 use crate::namenode::datanodes::{RackIndex, StorageIndex};
+use crate::namenode::node_files::Duty;
 
 /// The replicas of a block for one reader.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -31,6 +32,9 @@ enum Distance {
     SameRack,
     Elsewhere,
 }
+
+/// Order of replicas for a reader: silent, leaving, how far, chance.
+type Rank = (bool, bool, Distance, u32);
 
 impl SoftState {
     /// The replicas of a block. Without a reader an open block's pipeline keeps its order, the writer's.
@@ -89,14 +93,14 @@ impl SoftState {
         storages
     }
 
-    /// Nearest first, at random among equals, silent nodes last.
+    /// Nearest first, at random among equals; nodes being decommissioned after the others, silent ones last.
     fn sort_for(&mut self, storages: &mut StorageList, reader: Option<IpAddr>) {
         if storages.len() < 2 {
             return;
         }
         let racks: SmallVec<[RackIndex; 2]> =
             reader.map_or(&[][..], |ip| self.nodes.at_ip(ip)).iter().map(|&node| self.nodes.node(node).rack).collect();
-        let mut keyed: SmallVec<[(bool, Distance, u32, StorageIndex); 4]> = SmallVec::new();
+        let mut keyed: SmallVec<[(Rank, StorageIndex); 4]> = SmallVec::new();
         for &storage in storages.iter() {
             let node = self.nodes.node_of(storage);
             let distance = if reader.is_some_and(|ip| node.addresses.contains(&ip)) {
@@ -107,10 +111,12 @@ impl SoftState {
                 Distance::Elsewhere
             };
             let is_stale = node.silent_for(self.now) >= self.config.stale_after;
-            keyed.push((is_stale, distance, self.random.random(), storage));
+            // Nodes that leave are spared, and have enough to send already.
+            let is_leaving = node.duty == Duty::Decommission;
+            keyed.push(((is_stale, is_leaving, distance, self.random.random()), storage));
         }
         keyed.sort_unstable();
-        for (place, (_, _, _, storage)) in storages.iter_mut().zip(keyed) {
+        for (place, (_, storage)) in storages.iter_mut().zip(keyed) {
             *place = storage;
         }
     }

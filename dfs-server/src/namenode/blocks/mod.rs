@@ -22,11 +22,15 @@
 //! - a call holds the lock for milliseconds at most: long work (reports, dead nodes, walks over all blocks) goes in slices.
 
 mod block_map;
+mod duties;
 mod events;
+mod health;
 mod intake;
 mod liveness;
 mod locate;
+mod moves;
 mod placement;
+mod redundancy;
 mod replication;
 pub(crate) mod report;
 mod state;
@@ -53,9 +57,11 @@ use self::replication::Repair;
 use self::report::ReportNumber;
 use self::state::SoftState;
 use super::datanodes::RegistrationId;
+use super::node_files::HostRules;
 
 pub use self::events::BlockEvent;
 pub use self::locate::Locations;
+pub use self::moves::{MoveRequest, Moves};
 pub use self::stats::FsStats;
 pub use self::targets::{Target, TargetRequest};
 
@@ -90,10 +96,16 @@ struct Settings {
     safe_mode_threshold: f64,
     /// Time after that.
     safe_mode_extension: Duration,
+    /// Copies of large blocks that a source may send at once, and when the last replica of a block is at stake.
+    max_streams: u32,
+    max_streams_urgent: u32,
+    /// Copies of large blocks that each live node adds to what one tick may order.
+    work_multiplier: u32,
 }
 
 impl From<&Config> for Settings {
     fn from(config: &Config) -> Self {
+        let small = |key: &str| u32::try_from(config.count(key)).unwrap_or(u32::MAX);
         Self {
             heartbeat_interval: config.duration("dfs.heartbeat.interval"),
             stale_after: config.duration("dfs.namenode.stale.datanode.interval"),
@@ -101,6 +113,9 @@ impl From<&Config> for Settings {
             replication_min: usize::try_from(config.count("dfs.namenode.replication.min")).unwrap_or(1),
             safe_mode_threshold: config.fraction("dfs.namenode.safemode.threshold-pct"),
             safe_mode_extension: config.duration("dfs.namenode.safemode.extension"),
+            max_streams: small("dfs.namenode.replication.max-streams"),
+            max_streams_urgent: small("dfs.namenode.replication.max-streams-hard-limit"),
+            work_multiplier: small("dfs.namenode.replication.work.multiplier.per.iteration"),
         }
     }
 }
@@ -123,6 +138,7 @@ impl BlockManager {
     fn lock(&self) -> MutexGuard<'_, SoftState> {
         let mut state = self.state.lock();
         state.now = self.clock.instant();
+        state.now_ns = self.clock.now_ns();
         state
     }
 
@@ -285,6 +301,7 @@ impl BlockManager {
     pub fn tick(&self) {
         self.step(|state| {
             state.check_liveness();
+            state.expire_duties();
             state.update_safe_mode();
         });
         self.step(SoftState::expire_pending);
@@ -297,6 +314,22 @@ impl BlockManager {
         if self.step(|state| state.may_repair()) {
             self.repair();
             self.delete();
+        }
+        self.count_drained();
+    }
+
+    /// Counts the blocks that keep nodes from being decommissioned or going into maintenance.
+    fn count_drained(&self) {
+        for draining in self.step(SoftState::plan_draining) {
+            let mut left = 0;
+            for (storage, blocks) in &draining.blocks {
+                let mut ids = blocks.iter().map(BlockId).peekable();
+                while ids.peek().is_some() {
+                    let slice = ids.by_ref().take(SLICE);
+                    left += self.step(|state| slice.filter(|&id| state.holds_back(id, *storage)).count() as u64);
+                }
+            }
+            self.step(|state| state.on_drain_counted(draining.node, left));
         }
     }
 
@@ -375,6 +408,33 @@ impl BlockManager {
         self.lock().fs_stats()
     }
 
+    /// Who may join and what is to become of whom, from now on.
+    pub fn set_host_rules(&self, rules: HostRules) {
+        self.lock().set_host_rules(Arc::new(rules));
+    }
+
+    /// How blocks of the namespace stand, in the order given.
+    pub fn block_health(&self, blocks: &[Block], with_locations: bool) -> Vec<v1::BlockHealth> {
+        let mut health = Vec::with_capacity(blocks.len());
+        for slice in blocks.chunks(SLICE / 8) {
+            self.step(|state| health.extend(slice.iter().map(|&block| state.block_health(block, with_locations))));
+        }
+        health
+    }
+
+    /// Has replicas moved from one node to another, within the bounds of the request.
+    ///
+    /// # Errors
+    /// `Busy` while another run moves, `NotFound` for a node that is not live, `Unavailable` in safe mode.
+    pub fn move_replicas(&self, request: &MoveRequest<'_>) -> Result<Moves> {
+        self.step(|state| state.move_replicas(request))
+    }
+
+    /// What repair has to do.
+    pub fn repair_report(&self) -> v1::RepairReport {
+        self.lock().repair_report()
+    }
+
     /// Every DataNode that has registered, with its volumes.
     pub fn datanode_report(&self) -> Vec<v1::DatanodeReport> {
         self.lock().datanode_report()
@@ -410,6 +470,21 @@ impl BlockManager {
         let state = self.lock();
         let status = state.safe_mode.status(state.counts.with_minimum, state.counts.complete, state.now);
         (!state.safe_mode.is_off(), status)
+    }
+
+    /// Safe mode with the counts behind it; `txid` is the caller's to fill in.
+    pub fn safe_mode_report(&self) -> v1::SetSafeModeResponse {
+        let state = self.lock();
+        let (safe, total) = (state.counts.with_minimum, state.counts.complete);
+        v1::SetSafeModeResponse {
+            is_on: !state.safe_mode.is_off(),
+            status: state.safe_mode.status(safe, total, state.now),
+            is_manual: state.safe_mode.is_manual(),
+            safe_blocks: safe,
+            blocks: total,
+            needed_blocks: state.safe_mode.needed(total),
+            txid: 0,
+        }
     }
 
     /// Enters safe mode by command.

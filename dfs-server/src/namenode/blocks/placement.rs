@@ -17,6 +17,7 @@ use rand::Rng;
 use smallvec::SmallVec;
 
 use crate::namenode::datanodes::{Datanodes, NodeIndex, RackIndex, StorageIndex, StorageState};
+use crate::namenode::node_files::Duty;
 
 /// A node is overloaded above this multiple of the mean, in hundredths: HDFS's factor of two.
 const OVERLOAD_FACTOR: u64 = 2;
@@ -76,6 +77,7 @@ const STEPS: [Strictness; 4] =
 pub(crate) enum Refusal {
     Dead,
     Excluded,
+    Leaving,
     InUse,
     Stale,
     Overloaded,
@@ -114,7 +116,7 @@ impl Placement<'_> {
             let fits = |other| !racks.contains(&other);
             return self.choose_among(topology.live(), so_far, strictness, random, fits);
         }
-        if !racks.is_empty() && topology.live_rack_count() < 2 {
+        if !racks.is_empty() && self.nodes.serving_rack_count() < 2 {
             return anywhere(random);
         }
         match racks.as_slice() {
@@ -179,6 +181,9 @@ impl Placement<'_> {
         }
         if self.excluded.contains(&index) {
             return Err(Refusal::Excluded);
+        }
+        if node.duty != Duty::Serve {
+            return Err(Refusal::Leaving);
         }
         if self.chosen.contains(&index) || so_far.iter().any(|&storage| self.nodes.storage(storage).node == index) {
             return Err(Refusal::InUse);
@@ -287,6 +292,7 @@ impl Refusal {
         match self {
             Self::Dead => "dead",
             Self::Excluded => "excluded by the writer",
+            Self::Leaving => "being decommissioned or in maintenance",
             Self::InUse => "in use for it already",
             Self::Stale => "silent",
             Self::Overloaded => "overloaded",

@@ -20,23 +20,20 @@ use super::placement::{Placement, Purpose};
 use super::report::BadReason;
 use super::state::SoftState;
 use crate::namenode::datanodes::{Invalidation, NodeIndex, RackIndex, StorageIndex};
+use crate::namenode::node_files::Duty;
 
 /// Cost of one stream that copies a large block. Small blocks cost less, so that a node full of them is repaired at the
 /// speed of its disks and not at two blocks per second.
-const STREAM_COST: u32 = 32;
+pub(crate) const STREAM_COST: u32 = 32;
 
 /// Bytes up to which a block costs one unit.
 const SMALL_BLOCK: u64 = 1 << 20;
 
-/// Streams that each live node adds to what one tick may order, HDFS's default.
-const STREAMS_PER_NODE_AND_TICK: usize = 2;
-
-/// Streams a source may send at a time, HDFS's default, and when the last copy of a block is at stake.
-const STREAMS_PER_SOURCE: u32 = 2;
-const STREAMS_PER_SOURCE_URGENT: u32 = 4;
-
 /// Time after which an ordered copy counts as lost.
 const PENDING_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The same for what the balancer moves: it waits its turn at the balancer's pace.
+const MOVE_TIMEOUT: Duration = Duration::from_secs(20 * 60);
 
 /// Blocks looked at per tick and kind of work; the rest comes with the next tick.
 const EXAMINED_PER_TICK: usize = 4096;
@@ -132,21 +129,6 @@ fn take_round(ids: &BTreeSet<BlockId>, cursor: &mut BlockId, limit: usize, mut v
     };
 }
 
-/// How urgent a complete block is, by its good replicas on distinct nodes, copies on their way, and wanted replicas.
-pub(crate) fn choose_priority(live: usize, pending: usize, wanted: usize, is_well_placed: bool) -> Option<Priority> {
-    if live == 0 {
-        Some(Priority::NoneLeft)
-    } else if live + pending >= wanted {
-        (!is_well_placed && pending == 0).then_some(Priority::Misplaced)
-    } else if live == 1 {
-        Some(Priority::OneLeft)
-    } else if live * 3 < wanted {
-        Some(Priority::VeryLow)
-    } else {
-        Some(Priority::Low)
-    }
-}
-
 /// What copying a block of this length costs its source.
 fn stream_cost(length: u64) -> u32 {
     let units = length.div_ceil(SMALL_BLOCK).max(1);
@@ -202,11 +184,11 @@ impl SoftState {
         }
         let replicas = self.map.replicas(id);
         let wanted = usize::from(info.replication);
-        let nodes = self.distinct_nodes(&replicas);
         let pending = self.pending.get(&id).map_or(0, |pending| pending.targets.len());
-        let priority = choose_priority(nodes, pending, wanted, self.is_well_placed(&replicas));
-        self.set_queue(id, priority);
-        if replicas.len() > wanted || replicas.len() > nodes {
+        let counts = self.redundancy(&replicas, pending);
+        self.set_queue(id, counts.choose_priority(wanted, self.is_well_placed(&replicas)));
+        let serving = self.serving_replicas(&replicas);
+        if serving.len() > wanted || serving.len() > counts.serving {
             self.excess.insert(id);
         } else if !self.excess.is_empty() {
             self.excess.remove(&id);
@@ -229,16 +211,12 @@ impl SoftState {
         }
     }
 
-    fn distinct_nodes(&self, replicas: &StorageList) -> usize {
-        let node = |storage| self.nodes.storage(storage).node;
-        let is_first = |at: usize| !replicas[..at].iter().any(|&other| node(other) == node(replicas[at]));
-        (0..replicas.len()).filter(|&at| is_first(at)).count()
-    }
-
-    /// Replicas on two racks at least, as far as there are as many.
-    fn is_well_placed(&self, replicas: &StorageList) -> bool {
-        let Some((&first, others)) = replicas.split_first() else { return true };
-        if others.is_empty() || self.nodes.topology().live_rack_count() < 2 {
+    /// Replicas on two racks at least, as far as there are as many. Those on nodes that leave do not count.
+    pub(crate) fn is_well_placed(&self, replicas: &StorageList) -> bool {
+        let stays = |storage| self.nodes.node_of(storage).duty != Duty::Decommission;
+        let staying: StorageList = replicas.iter().copied().filter(|&storage| stays(storage)).collect();
+        let Some((&first, others)) = staying.split_first() else { return true };
+        if others.is_empty() || self.nodes.serving_rack_count() < 2 {
             return true;
         }
         let rack = self.nodes.rack_of(first);
@@ -254,7 +232,8 @@ impl SoftState {
         for (&id, pending) in self.pending.range(self.cursors.pending..).take(EXAMINED_PER_TICK) {
             examined += 1;
             last = Some(id);
-            let is_late = now.saturating_duration_since(pending.since) >= PENDING_TIMEOUT;
+            let timeout = if self.moves.contains_key(&id) { MOVE_TIMEOUT } else { PENDING_TIMEOUT };
+            let is_late = now.saturating_duration_since(pending.since) >= timeout;
             let source_is_dead = pending.source.is_some_and(|(node, _)| !self.nodes.node(node).is_live);
             let target_is_dead = pending.targets.iter().any(|&target| !self.nodes.is_usable(target));
             if is_late || source_is_dead || target_is_dead {
@@ -264,14 +243,15 @@ impl SoftState {
         self.cursors.pending = last.filter(|_| examined == EXAMINED_PER_TICK).map_or(BlockId(0), BlockId::next);
         for id in given_up {
             self.drop_pending(id);
+            self.moves.remove(&id);
             self.recheck(id);
         }
     }
 
     /// The blocks that this tick looks at, and what it may spend on them.
     pub(crate) fn plan_repairs(&mut self) -> (Vec<(BlockId, Priority)>, u32) {
-        let live = self.nodes.topology().live().len();
-        let budget = u32::try_from(live * STREAMS_PER_NODE_AND_TICK).unwrap_or(u32::MAX).saturating_mul(STREAM_COST);
+        let live = u32::try_from(self.nodes.topology().live().len()).unwrap_or(u32::MAX);
+        let budget = live.saturating_mul(self.config.work_multiplier).saturating_mul(STREAM_COST);
         (self.queues.next(EXAMINED_PER_TICK), budget)
     }
 
@@ -283,14 +263,25 @@ impl SoftState {
         }
         let replicas = self.usable_replicas(id);
         let cost = stream_cost(info.length);
-        let streams = if priority == Priority::OneLeft { STREAMS_PER_SOURCE_URGENT } else { STREAMS_PER_SOURCE };
-        let Some(source) = self.choose_source(&replicas, cost, streams * STREAM_COST) else {
+        let is_urgent = priority == Priority::OneLeft;
+        let streams = if is_urgent { self.config.max_streams_urgent } else { self.config.max_streams };
+        let Some(source) = self.choose_source(&replicas, cost, streams.saturating_mul(STREAM_COST)) else {
             return Repair::NotNow;
         };
-        let wanted = usize::from(info.replication);
-        let missing =
-            if priority == Priority::Misplaced { 1 } else { wanted.saturating_sub(self.distinct_nodes(&replicas)) };
-        let targets = self.choose_copies(id, info.length, &replicas, missing, priority);
+        // Of a node in maintenance that is away, replicas count; of one that has just died, they do not.
+        let is_away = |storage: &StorageIndex| matches!(self.nodes.node_of(*storage).duty, Duty::Maintain { .. });
+        let mut counted = replicas.clone();
+        counted.extend(self.map.replicas(id).into_iter().filter(|at| !replicas.contains(at) && is_away(at)));
+        let missing = if priority == Priority::Misplaced {
+            1
+        } else {
+            self.redundancy(&counted, 0).missing(usize::from(info.replication))
+        };
+        if missing == 0 {
+            self.recheck(id);
+            return Repair::NotNow;
+        }
+        let targets = self.choose_copies(id, info.length, &counted, missing, priority);
         if targets.is_empty() {
             self.make_room(id);
             return Repair::NoTarget;
@@ -305,7 +296,7 @@ impl SoftState {
 
     fn choose_source(&mut self, replicas: &StorageList, cost: u32, limit: u32) -> Option<NodeIndex> {
         let (now, stale_after) = (self.now, self.config.stale_after);
-        let able: SmallVec<[NodeIndex; 4]> = replicas
+        let mut able: SmallVec<[NodeIndex; 4]> = replicas
             .iter()
             .map(|&storage| self.nodes.storage(storage).node)
             .filter(|&index| {
@@ -313,6 +304,10 @@ impl SoftState {
                 node.silent_for(now) < stale_after && node.outgoing_cost + cost <= limit
             })
             .collect();
+        // Who leaves takes no writes: it has the most to spare.
+        if able.iter().any(|&index| self.nodes.node(index).duty == Duty::Decommission) {
+            able.retain(|index| self.nodes.node(*index).duty == Duty::Decommission);
+        }
         able.choose(&mut self.random).copied()
     }
 
@@ -344,18 +339,29 @@ impl SoftState {
     }
 
     fn order_transfer(&mut self, block: Block, source: NodeIndex, cost: u32, targets: &[StorageIndex]) {
-        for &target in targets {
-            self.reserve_unit(target);
-        }
-        let order = v1::TransferOrder {
-            block_pool_id: String::new(),
-            block: Some(block.into()),
-            targets: targets.iter().map(|&target| self.nodes.node_of(target).id.clone()).collect(),
-            target_storage_uuids: targets.iter().map(|&target| self.nodes.storage(target).uuid.clone()).collect(),
-        };
+        let order = self.transfer_order(block, targets);
         let node = self.nodes.node_mut(source);
         node.outgoing_cost += cost;
         node.transfers.push_back(order);
+    }
+
+    /// Has a replica copied for the balancer, behind everything that repair needs and at its own pace.
+    pub(crate) fn order_balancing(&mut self, block: Block, source: NodeIndex, target: StorageIndex, bandwidth: u64) {
+        let order = self.transfer_order(block, &[target]);
+        let order = v1::TransferOrder { is_balancing: true, bandwidth, ..order };
+        self.nodes.node_mut(source).transfers.push_back(order);
+    }
+
+    fn transfer_order(&mut self, block: Block, targets: &[StorageIndex]) -> v1::TransferOrder {
+        for &target in targets {
+            self.reserve_unit(target);
+        }
+        v1::TransferOrder {
+            block: Some(block.into()),
+            targets: targets.iter().map(|&target| self.nodes.node_of(target).id.clone()).collect(),
+            target_storage_uuids: targets.iter().map(|&target| self.nodes.storage(target).uuid.clone()).collect(),
+            ..v1::TransferOrder::default()
+        }
     }
 
     /// No node can take another copy. If that is because the only ones left hold bad replicas, one of those is given up:
@@ -419,16 +425,29 @@ impl SoftState {
         if info.state() != BlockState::Complete || replicas.iter().any(|&storage| is_uncertain(storage)) {
             return;
         }
+        // What others hold is not theirs to count on: a node that leaves takes its replica with it.
+        replicas = self.serving_replicas(&replicas);
         let wanted = usize::from(info.replication).max(self.config.replication_min);
-        while replicas.len() > wanted || replicas.len() > self.distinct_nodes(&replicas) {
+        let moved = self.moves.remove(&id);
+        while replicas.len() > wanted || replicas.len() > self.redundancy(&replicas, 0).serving {
             let places: SmallVec<[ReplicaPlace; 4]> = replicas.iter().map(|&storage| self.place(storage)).collect();
-            let Some(victim) = choose_excess(&places) else { break };
+            let chosen = moved.filter(|&from| self.may_leave(&replicas, from)).or_else(|| choose_excess(&places));
+            let Some(victim) = chosen else { break };
             replicas.retain(|storage| *storage != victim);
             self.change(id, |map| map.remove_replica(id, victim));
             let generation_stamp = info.generation_stamp;
             self.invalidate(id, victim, Invalidation { generation_stamp, is_good: true });
         }
         self.recheck(id);
+    }
+
+    /// Whether the balancer may take its block from here: the others are placed no worse without it.
+    fn may_leave(&self, replicas: &StorageList, from: StorageIndex) -> bool {
+        let mut others = replicas.clone();
+        others.retain(|storage| *storage != from);
+        replicas.contains(&from)
+            && self.redundancy(replicas, 0).serving == replicas.len()
+            && self.is_well_placed(&others)
     }
 
     fn place(&mut self, storage: StorageIndex) -> ReplicaPlace {

@@ -13,6 +13,7 @@
 //! `pending` holds one unit of its storage's `scheduled_blocks`; the queue named in a block's slot is the one it stands in.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Instant;
 
 use dfs_common::ids::{BlockId, GenerationStamp};
@@ -23,9 +24,11 @@ use smallvec::SmallVec;
 
 use super::Settings;
 use super::block_map::{BlockMap, BlockState, StorageList};
+use super::moves::BalancerRun;
 use super::replication::{Pending, RepairQueues};
 use super::report::{BadReason, Disposition, ReportedReplica, choose_disposition};
 use crate::namenode::datanodes::{Datanodes, Invalidation, NodeIndex, StorageIndex};
+use crate::namenode::node_files::HostRules;
 use crate::namenode::safe_mode::SafeMode;
 
 /// Reported replicas of the future that are kept in mind. A follower that lags sees many; a full report brings back what
@@ -72,6 +75,11 @@ pub(crate) struct SoftState {
     pub queues: RepairQueues,
     /// Blocks with more replicas than they need.
     pub excess: BTreeSet<BlockId>,
+    /// Blocks being moved by the balancer, and the storages that they leave.
+    pub moves: BTreeMap<BlockId, StorageIndex>,
+    pub balancer: Option<BalancerRun>,
+    /// What the operator's files say of DataNodes.
+    pub rules: Arc<HostRules>,
     pub nodes: Datanodes,
     pub safe_mode: SafeMode,
     pub counts: Counts,
@@ -86,8 +94,11 @@ pub(crate) struct SoftState {
     /// Where the walks over `pending`, `bad` and `excess` stand.
     pub cursors: Cursors,
     pub next_registration: u64,
-    /// Time of the call that holds the lock.
+    /// Time of the call that holds the lock, and by the wall clock.
     pub now: Instant,
+    pub now_ns: i64,
+    /// When it was last counted what drained nodes hold alone.
+    pub last_count: Option<Instant>,
     /// Time of the last tick, by which a pause of this process is told from silent nodes.
     pub last_tick: Option<Instant>,
 }
@@ -114,6 +125,9 @@ impl SoftState {
             pending: BTreeMap::new(),
             queues: RepairQueues::default(),
             excess: BTreeSet::new(),
+            moves: BTreeMap::new(),
+            balancer: None,
+            rules: Arc::default(),
             nodes: Datanodes::default(),
             safe_mode: SafeMode::new(config.safe_mode_threshold, config.safe_mode_extension),
             counts: Counts::default(),
@@ -124,6 +138,8 @@ impl SoftState {
             cursors: Cursors::default(),
             next_registration,
             now,
+            now_ns: 0,
+            last_count: None,
             last_tick: None,
             config,
         }

@@ -3,10 +3,12 @@
 use dfs_common::ids::{BlockId, InodeId};
 use dfs_proto::v1;
 
-use super::replication::Priority;
+use super::duties::admin_state;
+use super::replication::{Priority, STREAM_COST};
 use super::report::BadReason;
 use super::state::SoftState;
 use crate::namenode::datanodes::{Datanode, StorageState};
+use crate::namenode::node_files::Duty;
 
 /// Totals over live nodes and over all blocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,6 +79,23 @@ impl SoftState {
         self.nodes.registered().map(|(_, node)| self.report_of(node)).collect()
     }
 
+    pub(crate) fn repair_report(&self) -> v1::RepairReport {
+        let queued = |priority| self.queues.len(priority) as u64;
+        let deletions = self.nodes.all_storages().map(|(_, storage)| storage.invalidation_count() as u64);
+        v1::RepairReport {
+            one_left: queued(Priority::OneLeft),
+            very_low: queued(Priority::VeryLow),
+            low: queued(Priority::Low),
+            misplaced: queued(Priority::Misplaced),
+            none_left: queued(Priority::NoneLeft),
+            pending: self.pending.len() as u64,
+            excess: self.excess.len() as u64,
+            bad: self.bad.len() as u64,
+            pending_deletions: deletions.sum(),
+            is_scanning: self.scan.is_some() || !self.safe_mode.has_started_up(),
+        }
+    }
+
     fn report_of(&self, node: &Datanode) -> v1::DatanodeReport {
         let silent_for = node.silent_for(self.now);
         let state = if !node.is_live {
@@ -86,6 +105,7 @@ impl SoftState {
         } else {
             v1::DatanodeState::DatanodeLive
         };
+        let deletions = node.storages.iter().map(|&index| self.nodes.storage(index).invalidation_count() as u64);
         let volumes = node.storages.iter().map(|&index| {
             let storage = self.nodes.storage(index);
             v1::VolumeReport {
@@ -105,6 +125,16 @@ impl SoftState {
             volumes: volumes.collect(),
             active_transfers: node.active_transfers,
             software_version: node.software_version.clone(),
+            admin_state: admin_state(node).into(),
+            blocks_to_copy: node.blocks_to_copy,
+            maintenance_left_ms: match node.duty {
+                Duty::Maintain { until_ns: Some(until) } => {
+                    u64::try_from(until.saturating_sub(self.now_ns) / 1_000_000).unwrap_or(0).max(1)
+                }
+                _ => 0,
+            },
+            outgoing_copies: node.outgoing_cost.div_ceil(STREAM_COST),
+            pending_deletions: deletions.sum(),
         }
     }
 }

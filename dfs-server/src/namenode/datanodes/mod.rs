@@ -20,6 +20,8 @@ use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_proto::v1;
 use smallvec::SmallVec;
 
+use super::node_files::Duty;
+
 pub(crate) use node::{Datanode, RegistrationId};
 pub(crate) use storage::{Invalidation, Storage, StorageState};
 pub(crate) use topology::{RackIndex, Topology};
@@ -57,6 +59,8 @@ pub(crate) struct Datanodes {
     topology: Topology,
     /// Transfers that run on the live nodes, for their average.
     transfers_of_live: u64,
+    /// Nodes with another duty than to serve, live or not.
+    not_serving: usize,
 }
 
 /// How a registration changed what was known.
@@ -119,6 +123,35 @@ impl Datanodes {
 
     pub(crate) fn by_uuid(&self, uuid: &str) -> Option<NodeIndex> {
         self.by_uuid.get(uuid).copied()
+    }
+
+    /// Racks on which a live node serves: what good placement can be asked for.
+    pub(crate) fn serving_rack_count(&self) -> usize {
+        if self.not_serving == 0 {
+            return self.topology.live_rack_count();
+        }
+        let mut racks: SmallVec<[RackIndex; 2]> = SmallVec::new();
+        for &index in self.topology.live() {
+            let node = self.node(index);
+            if node.duty == Duty::Serve && !racks.contains(&node.rack) {
+                racks.push(node.rack);
+                if racks.len() == 2 {
+                    // Nobody asks for more than that.
+                    break;
+                }
+            }
+        }
+        racks.len()
+    }
+
+    /// Changes what the operator wants of a node.
+    pub(crate) fn set_duty(&mut self, index: NodeIndex, duty: Duty) {
+        let node = self.node_mut(index);
+        let (was_serving, serves) = (node.duty == Duty::Serve, duty == Duty::Serve);
+        node.duty = duty;
+        node.is_drained = false;
+        node.blocks_to_copy = 0;
+        self.not_serving = self.not_serving + usize::from(was_serving) - usize::from(serves);
     }
 
     /// The nodes at an address.

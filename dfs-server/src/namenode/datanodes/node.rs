@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use super::{RackIndex, StorageIndex};
 use crate::namenode::blocks::report::ReportSequence;
+use crate::namenode::node_files::Duty;
 
 /// Names one registration of one DataNode; never given twice, also not by the NameNode's next run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +38,12 @@ pub(crate) struct Datanode {
     pub transfers: VecDeque<v1::TransferOrder>,
     /// Repair streams that it was told to send and that have not ended, in the scheduler's unit of cost.
     pub outgoing_cost: u32,
+    /// What the operator wants of it.
+    pub duty: Duty,
+    /// Its blocks are elsewhere: decommissioned, or in maintenance.
+    pub is_drained: bool,
+    /// Blocks that keep it from that, as last counted.
+    pub blocks_to_copy: u64,
 }
 
 impl Datanode {
@@ -56,6 +63,9 @@ impl Datanode {
             reports: ReportSequence::new(now),
             transfers: VecDeque::new(),
             outgoing_cost: 0,
+            duty: Duty::Serve,
+            is_drained: false,
+            blocks_to_copy: 0,
         }
     }
 

@@ -13,9 +13,12 @@ use dfs_proto::v1::*;
 use tonic::{Request, Response, Status};
 
 use super::{peer_ip, reply};
+use crate::namenode::blocks::MoveRequest;
+use crate::namenode::fsck;
 use crate::namenode::namespace::Namespace;
 use crate::namenode::namespace::permission::Identity;
 use crate::namenode::namesystem::{Namesystem, unexpected};
+use crate::namenode::node_files::NodeFiles;
 use crate::namenode::outcome::Outcome;
 
 /// Bad replicas taken from one call; a reader meets one at a time.
@@ -26,12 +29,13 @@ type Reply<T> = Result<Response<T>, Status>;
 /// Serves clients.
 pub struct ClientService {
     namesystem: Arc<Namesystem>,
+    node_files: Arc<NodeFiles>,
 }
 
 impl ClientService {
-    /// A service over `namesystem`.
-    pub fn new(namesystem: Arc<Namesystem>) -> Self {
-        Self { namesystem }
+    /// A service over `namesystem`; `node_files` are read again on demand.
+    pub fn new(namesystem: Arc<Namesystem>, node_files: Arc<NodeFiles>) -> Self {
+        Self { namesystem, node_files }
     }
 
     fn txid(&self) -> u64 {
@@ -543,7 +547,8 @@ impl ClientNamenode for ClientService {
 
     async fn get_datanode_report(&self, _: Request<GetDatanodeReportRequest>) -> Reply<GetDatanodeReportResponse> {
         let datanodes = self.namesystem.blocks().datanode_report();
-        reply(Ok(GetDatanodeReportResponse { datanodes, txid: self.txid() }))
+        let repair = Some(self.namesystem.blocks().repair_report());
+        reply(Ok(GetDatanodeReportResponse { datanodes, repair, txid: self.txid() }))
     }
 
     async fn set_safe_mode(&self, request: Request<SetSafeModeRequest>) -> Reply<SetSafeModeResponse> {
@@ -554,10 +559,7 @@ impl ClientNamenode for ClientService {
             SafeModeAction::SafeModeEnter => require_root(request.header.as_ref()).map(|()| blocks.enter_safe_mode()),
             SafeModeAction::SafeModeLeave => require_root(request.header.as_ref()).map(|()| blocks.leave_safe_mode()),
         };
-        reply(change.map(|()| {
-            let (is_on, status) = blocks.safe_mode_status();
-            SetSafeModeResponse { is_on, status, txid: self.txid() }
-        }))
+        reply(change.map(|()| SetSafeModeResponse { txid: self.txid(), ..blocks.safe_mode_report() }))
     }
 
     async fn save_namespace(&self, request: Request<SaveNamespaceRequest>) -> Reply<SaveNamespaceResponse> {
@@ -568,6 +570,44 @@ impl ClientNamenode for ClientService {
             Ok(SaveNamespaceResponse { checkpoint_txid, txid: self.txid() })
         };
         reply(save.await)
+    }
+
+    async fn check_files(&self, request: Request<CheckFilesRequest>) -> Reply<CheckFilesResponse> {
+        let request = request.get_ref();
+        let who = identity(request.header.as_ref());
+        reply(Ok(fsck::check_files(&self.namesystem, &who, request)))
+    }
+
+    async fn refresh_nodes(&self, request: Request<RefreshNodesRequest>) -> Reply<RefreshNodesResponse> {
+        let request = request.into_inner();
+        let refresh = async {
+            require_root(request.header.as_ref())?;
+            let files = Arc::clone(&self.node_files);
+            let rules = tokio::task::spawn_blocking(move || files.read()).await.map_err(|error| {
+                DfsError::new(ErrorKind::Internal, "read the files of DataNodes").with_source(error)
+            })??;
+            self.namesystem.blocks().set_host_rules(rules);
+            Ok(RefreshNodesResponse { txid: self.txid() })
+        };
+        reply(refresh.await)
+    }
+
+    async fn move_replicas(&self, request: Request<MoveReplicasRequest>) -> Reply<MoveReplicasResponse> {
+        let request = request.into_inner();
+        let asked = MoveRequest {
+            run: request.run,
+            source: &request.source_uuid,
+            target: &request.target_uuid,
+            max_bytes: request.max_bytes,
+            bandwidth: request.bandwidth,
+        };
+        let moves = require_root(request.header.as_ref()).and_then(|()| self.namesystem.blocks().move_replicas(&asked));
+        reply(moves.map(|moves| MoveReplicasResponse {
+            replicas: moves.replicas,
+            bytes: moves.bytes,
+            on_their_way: moves.on_their_way,
+            txid: self.txid(),
+        }))
     }
 }
 

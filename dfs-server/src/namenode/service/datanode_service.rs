@@ -9,17 +9,34 @@ use dfs_proto::v1::order::Order;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::namenode::blocks::BlockManager;
+use crate::namenode::node_files::NodeFiles;
 
 /// Serves DataNodes of one cluster.
 pub struct DatanodeService {
     blocks: Arc<BlockManager>,
     namespace_info: v1::NamespaceInfo,
+    node_files: Arc<NodeFiles>,
 }
 
 impl DatanodeService {
-    /// A service for the DataNodes of the cluster that `namespace_info` names.
-    pub fn new(blocks: Arc<BlockManager>, namespace_info: v1::NamespaceInfo) -> Self {
-        Self { blocks, namespace_info }
+    /// A service for the DataNodes of the cluster that `namespace_info` names; `node_files` say their racks.
+    pub fn new(blocks: Arc<BlockManager>, namespace_info: v1::NamespaceInfo, node_files: Arc<NodeFiles>) -> Self {
+        Self { blocks, namespace_info, node_files }
+    }
+
+    /// The rack by the operator's files in place of what the DataNode says, where there are any.
+    async fn assign_rack(&self, request: &mut v1::RegisterDatanodeRequest, peer: &str) -> Result<()> {
+        let Some(id) = &mut request.id else { return Ok(()) };
+        let (files, host, port) = (Arc::clone(&self.node_files), id.host.clone(), id.data_port);
+        let address = if host.parse::<std::net::IpAddr>().is_ok() { host.clone() } else { peer.to_owned() };
+        // The operator's script may take its time.
+        let rack = tokio::task::spawn_blocking(move || files.rack_of(&host, port, &address))
+            .await
+            .map_err(|error| DfsError::new(ErrorKind::Internal, "find the rack of a DataNode").with_source(error))?;
+        if let Some(rack) = rack {
+            id.rack = rack;
+        }
+        Ok(())
     }
 
     /// Refuses a DataNode of another cluster. One that was never part of any names none yet.
@@ -121,9 +138,13 @@ impl v1::datanode_server::Datanode for DatanodeService {
         request: Request<v1::RegisterDatanodeRequest>,
     ) -> Result<Response<v1::RegisterDatanodeResponse>, Status> {
         let peer = peer_ip(&request);
-        let request = request.into_inner();
-        let checked = self.check_cluster(request.namespace.as_ref());
-        reply(checked.and_then(|()| self.blocks.register_datanode(&request, &peer)))
+        let mut request = request.into_inner();
+        let register = async {
+            self.check_cluster(request.namespace.as_ref())?;
+            self.assign_rack(&mut request, &peer).await?;
+            self.blocks.register_datanode(&request, &peer)
+        };
+        reply(register.await)
     }
 
     async fn send_heartbeat(
@@ -191,7 +212,8 @@ mod tests {
 
     fn service() -> DatanodeService {
         let clock = Arc::new(ManualClock::new());
-        DatanodeService::new(Arc::new(BlockManager::new(&Config::default(), clock, 1)), info())
+        let files = Arc::new(NodeFiles::new(&Config::default()));
+        DatanodeService::new(Arc::new(BlockManager::new(&Config::default(), clock, 1)), info(), files)
     }
 
     fn registration(namespace: v1::NamespaceInfo) -> v1::RegisterDatanodeRequest {

@@ -3,7 +3,8 @@
 use dfs_common::ids::BlockId;
 
 use super::super::BlockEvent;
-use super::super::replication::{Priority, ReplicaPlace, choose_excess, choose_priority, may_drop_bad};
+use super::super::redundancy::Redundancy;
+use super::super::replication::{Priority, ReplicaPlace, choose_excess, may_drop_bad};
 use super::super::report::BadReason;
 use super::super::stats::FsStats;
 use super::{Cluster, block, finalized};
@@ -27,7 +28,8 @@ fn choose_priority_is_this_table() {
         (3, 0, 3, false, Some(Misplaced)),
         (5, 0, 3, true, None),
     ] {
-        assert_eq!(choose_priority(live, pending, wanted, placed), expected, "{live}+{pending} of {wanted}");
+        let counts = Redundancy { serving: live, pending, ..Redundancy::default() };
+        assert_eq!(counts.choose_priority(wanted, placed), expected, "{live}+{pending} of {wanted}");
     }
 }
 

@@ -1,0 +1,153 @@
+//! What the operator's files want of DataNodes: who may join, who is drained, who is away for maintenance.
+//!
+//! ```text
+//!             exclude file                   all blocks elsewhere
+//!  in service -------------> decommissioning ---------------------> decommissioned
+//!      ^  ^                                                             |
+//!      |  +------------ no longer in the file <-------------------------+
+//!      |      maintenance                    each block on a serving node as well
+//!      +<--------------------> entering ------------------------------> in maintenance
+//! ```
+//!
+//! A change of duty starts a walk over all blocks, which finds what must be copied or is too many now. Whether a node is
+//! through is counted afresh every few seconds, in slices.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dfs_common::ids::BlockId;
+use dfs_proto::v1;
+
+use super::block_map::BlockState;
+use super::state::SoftState;
+use crate::namenode::datanodes::{Datanode, NodeIndex, StorageIndex};
+use crate::namenode::node_files::{Duty, HostRules};
+
+/// Time between counts of what drained nodes still hold alone: a count looks at every block of the node.
+const COUNT_INTERVAL: Duration = Duration::from_secs(2);
+
+/// A node being drained and the blocks it has.
+pub(crate) struct Draining {
+    pub node: NodeIndex,
+    pub blocks: Vec<(StorageIndex, roaring::RoaringTreemap)>,
+}
+
+/// A duty as it is now: maintenance ends by itself.
+fn current(duty: Duty, now_ns: i64) -> Duty {
+    match duty {
+        Duty::Maintain { until_ns: Some(until) } if until <= now_ns => Duty::Serve,
+        other => other,
+    }
+}
+
+impl SoftState {
+    /// New rules: they hold for every node at once.
+    pub(crate) fn set_host_rules(&mut self, rules: Arc<HostRules>) {
+        self.rules = rules;
+        let nodes: Vec<NodeIndex> = self.nodes.registered().map(|(index, _)| index).collect();
+        for index in nodes {
+            let node = self.nodes.node(index);
+            if self.rules.admits(&node.id, &node.addresses) {
+                self.apply_duty(index);
+            } else if node.is_live {
+                tracing::warn!(uuid = node.id.uuid, address = node.address(), "a DataNode may not join any more");
+                self.nodes.retire(index);
+                self.abort_report(index);
+                for storage in self.nodes.node(index).storages.clone() {
+                    self.start_draining(storage);
+                }
+            }
+        }
+    }
+
+    /// Gives a node the duty that the rules say.
+    pub(crate) fn apply_duty(&mut self, index: NodeIndex) {
+        let node = self.nodes.node(index);
+        let duty = current(self.rules.duty_of(&node.id, &node.addresses), self.now_ns);
+        if duty == node.duty {
+            return;
+        }
+        tracing::info!(uuid = node.id.uuid, address = node.address(), from = ?node.duty, to = ?duty, "a DataNode's duty");
+        let was_away = matches!(node.duty, Duty::Maintain { .. }) && !node.is_live;
+        self.nodes.set_duty(index, duty);
+        if was_away && !matches!(duty, Duty::Maintain { .. }) {
+            for storage in self.nodes.node(index).storages.clone() {
+                self.start_draining(storage);
+            }
+        }
+        self.walk_again();
+    }
+
+    /// Ends maintenance whose time is over.
+    pub(crate) fn expire_duties(&mut self) {
+        let now_ns = self.now_ns;
+        let over: Vec<NodeIndex> = self
+            .nodes
+            .registered()
+            .filter(|(_, node)| node.duty != current(node.duty, now_ns))
+            .map(|(index, _)| index)
+            .collect();
+        over.into_iter().for_each(|index| self.apply_duty(index));
+    }
+
+    /// All blocks are looked at again.
+    pub(crate) fn walk_again(&mut self) {
+        if self.safe_mode.has_started_up() {
+            self.scan = Some(BlockId(0));
+        }
+    }
+
+    /// The nodes to count, when it is time: only what the walk has queued says what must be copied.
+    pub(crate) fn plan_draining(&mut self) -> Vec<Draining> {
+        let is_due = self.last_count.is_none_or(|last| self.now.saturating_duration_since(last) >= COUNT_INTERVAL);
+        if !is_due || self.scan.is_some() || !self.safe_mode.has_started_up() {
+            return Vec::new();
+        }
+        self.last_count = Some(self.now);
+        let wanted = self.nodes.registered().filter(|(_, node)| node.duty != Duty::Serve && node.is_live);
+        let with_blocks = wanted.map(|(index, node)| Draining {
+            node: index,
+            blocks: node.storages.iter().map(|&at| (at, self.nodes.storage(at).blocks.clone())).collect(),
+        });
+        with_blocks.collect()
+    }
+
+    /// Whether the node must not go for this block's sake.
+    pub(crate) fn holds_back(&self, id: BlockId, storage: StorageIndex) -> bool {
+        let Some(info) = self.map.get(id) else { return false };
+        if info.state() != BlockState::Complete {
+            return self.open.get(&id).is_some_and(|open| open.targets.contains(&storage));
+        }
+        if !self.map.has_replica(id, storage) {
+            return false;
+        }
+        let counts = self.redundancy(&self.map.replicas(id), 0);
+        match self.nodes.node_of(storage).duty {
+            Duty::Serve => false,
+            Duty::Decommission => counts.missing(usize::from(info.replication)) > 0,
+            Duty::Maintain { .. } => counts.serving == 0,
+        }
+    }
+
+    /// The count of a node is done.
+    pub(crate) fn on_drain_counted(&mut self, index: NodeIndex, left: u64) {
+        let node = self.nodes.node_mut(index);
+        node.blocks_to_copy = left;
+        let was_drained = std::mem::replace(&mut node.is_drained, left == 0);
+        if left == 0 && !was_drained {
+            let state = admin_state(node).as_str_name();
+            tracing::info!(uuid = node.id.uuid, address = node.address(), state, "a DataNode may be stopped");
+        }
+    }
+}
+
+/// The state of a node in the protocol's words.
+pub(crate) fn admin_state(node: &Datanode) -> v1::AdminState {
+    match node.duty {
+        Duty::Serve => v1::AdminState::InService,
+        Duty::Decommission if node.is_drained || !node.is_live => v1::AdminState::Decommissioned,
+        Duty::Decommission => v1::AdminState::Decommissioning,
+        Duty::Maintain { .. } if node.is_drained || !node.is_live => v1::AdminState::InMaintenance,
+        Duty::Maintain { .. } => v1::AdminState::EnteringMaintenance,
+    }
+}

@@ -1,0 +1,164 @@
+//! Moves for the balancer: a replica is copied from a full node to an emptier one, then the source's is the one too many.
+//!
+//! Nothing is remembered that a restart could lose to harm: a move that is forgotten halfway is a block with one replica too
+//! many, which is deleted where space is short. A move never makes a block's placement worse.
+
+use std::time::{Duration, Instant};
+
+use dfs_common::block::Block;
+use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::ids::BlockId;
+use rand::Rng;
+use smallvec::smallvec;
+
+use super::block_map::BlockState;
+use super::replication::Pending;
+use super::state::SoftState;
+use crate::namenode::datanodes::{NodeIndex, StorageIndex};
+use crate::namenode::node_files::Duty;
+
+/// Silence after which a run of the balancer counts as ended.
+const RUN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Replicas of one source on their way at a time: half of what its queue of orders holds.
+const MOVES_PER_SOURCE: usize = 512;
+
+/// Blocks of a source looked at per call.
+const EXAMINED_PER_CALL: usize = 2_000;
+
+/// The run that has the right to move.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BalancerRun {
+    number: u64,
+    last_call: Instant,
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct MoveRequest<'a> {
+    /// Names the run of the balancer.
+    pub run: u64,
+    /// Uuids of the nodes.
+    pub source: &'a str,
+    /// Where to.
+    pub target: &'a str,
+    /// Bytes of this source to have on their way at most.
+    pub max_bytes: u64,
+    /// Bytes per second; 0: the source's own limit.
+    pub bandwidth: u64,
+}
+
+/// What was ordered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moves {
+    /// Replicas ordered by this call.
+    pub replicas: u32,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Replicas of the source on their way in all.
+    pub on_their_way: u32,
+}
+
+impl SoftState {
+    pub(crate) fn move_replicas(&mut self, request: &MoveRequest<'_>) -> Result<Moves> {
+        self.admit_run(request.run)?;
+        if !self.may_repair() {
+            return Err(DfsError::new(ErrorKind::Unavailable, "the NameNode is in safe mode: nothing is moved"));
+        }
+        let node = |uuid: &str| {
+            let found = self.nodes.by_uuid(uuid).filter(|&index| self.nodes.node(index).is_live);
+            found.ok_or_else(|| DfsError::new(ErrorKind::NotFound, format!("no live DataNode {uuid}")))
+        };
+        let (source, target) = (node(request.source)?, node(request.target)?);
+        let mut moves = Moves::default();
+        let (mut under_way, mut bytes_under_way) = self.moves_of(source);
+        for (id, from) in self.some_blocks_of(source) {
+            if under_way >= MOVES_PER_SOURCE || bytes_under_way >= request.max_bytes {
+                break;
+            }
+            let Some(to) = self.place_for_move(id, from, target) else { continue };
+            let Some(info) = self.map.get(id) else { continue };
+            let block = Block { id, generation_stamp: info.generation_stamp, length: info.length };
+            moves.replicas += 1;
+            moves.bytes += block.length;
+            under_way += 1;
+            bytes_under_way += block.length;
+            self.order_balancing(block, source, to, request.bandwidth);
+            self.pending
+                .insert(id, Box::new(Pending { targets: smallvec![to], source: Some((source, 0)), since: self.now }));
+            self.moves.insert(id, from);
+            self.recheck(id);
+        }
+        moves.on_their_way = u32::try_from(under_way).unwrap_or(u32::MAX);
+        Ok(moves)
+    }
+
+    /// Replicas of a source on their way, and their bytes. Moves that have ended otherwise are forgotten first.
+    fn moves_of(&mut self, source: NodeIndex) -> (usize, u64) {
+        let (pending, excess) = (&self.pending, &self.excess);
+        self.moves.retain(|id, _| pending.contains_key(id) || excess.contains(id));
+        let ours = self.moves.iter().filter(|(_, from)| self.nodes.storage(**from).node == source);
+        ours.fold((0, 0), |(count, bytes), (&id, _)| {
+            (count + 1, bytes + self.map.get(id).map_or(0, |info| info.length))
+        })
+    }
+
+    /// One balancer at a time: two would undo each other's work.
+    fn admit_run(&mut self, number: u64) -> Result<()> {
+        if let Some(run) = self.balancer
+            && run.number != number
+            && self.now.saturating_duration_since(run.last_call) < RUN_TIMEOUT
+        {
+            return Err(DfsError::new(ErrorKind::Busy, "another balancer runs; let it end or stop it first"));
+        }
+        self.balancer = Some(BalancerRun { number, last_call: self.now });
+        Ok(())
+    }
+
+    /// Some blocks of a node, from a random place on, with the volume each lies on.
+    fn some_blocks_of(&mut self, node: NodeIndex) -> Vec<(BlockId, StorageIndex)> {
+        let mut found = Vec::new();
+        for storage in self.nodes.node(node).storages.clone() {
+            let blocks = &self.nodes.storage(storage).blocks;
+            let count = blocks.len();
+            if count == 0 {
+                continue;
+            }
+            let first = blocks.select(self.random.random_range(0..count)).unwrap_or(0);
+            let mut rest = blocks.iter();
+            rest.advance_to(first);
+            let round = rest.chain(blocks.iter().take_while(|&id| id < first));
+            found.extend(round.take(EXAMINED_PER_CALL).map(|id| (BlockId(id), storage)));
+        }
+        found
+    }
+
+    /// The target's volume for a replica that may be moved there.
+    fn place_for_move(&self, id: BlockId, from: StorageIndex, target: NodeIndex) -> Option<StorageIndex> {
+        let info = self.map.get(id)?;
+        let is_idle = info.queue().is_none() && !self.pending.contains_key(&id) && !self.bad.contains_key(&id);
+        if info.state() != BlockState::Complete || !is_idle || self.excess.contains(&id) || info.length == 0 {
+            return None;
+        }
+        let replicas = self.map.replicas(id);
+        if !replicas.contains(&from) || replicas.iter().any(|&at| self.nodes.storage(at).node == target) {
+            return None;
+        }
+        let node = self.nodes.node(target);
+        let is_fit = node.duty == Duty::Serve && node.silent_for(self.now) < self.config.stale_after;
+        if !is_fit || replicas.iter().any(|&at| !self.nodes.is_usable(at) || self.nodes.storage(at).is_content_stale) {
+            return None;
+        }
+        let mut after = replicas.clone();
+        after.retain(|at| *at != from);
+        let to = *node
+            .storages
+            .iter()
+            .filter(|&&at| self.nodes.is_usable(at) && !self.nodes.storage(at).doomed.contains(id.0))
+            .max_by_key(|&&at| self.nodes.storage(at).unscheduled(info.length))?;
+        after.push(to);
+        let has_room = self.nodes.storage(to).unscheduled(info.length) > info.length;
+        let is_no_worse = self.is_well_placed(&after) || !self.is_well_placed(&replicas);
+        (has_room && is_no_worse).then_some(to)
+    }
+}
