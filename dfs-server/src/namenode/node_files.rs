@@ -94,6 +94,13 @@ pub struct HostRules {
 }
 
 impl HostRules {
+    /// Rules for these uuids; all others serve.
+    #[cfg(test)]
+    pub(crate) fn of_duties(duties: &[(&str, Duty)]) -> Self {
+        let duty = |&(uuid, duty): &(&str, Duty)| (HostPattern::parse(uuid).unwrap(), duty);
+        Self { include: Vec::new(), duties: duties.iter().map(duty).collect() }
+    }
+
     /// Whether the DataNode may join.
     pub fn admits(&self, id: &v1::DatanodeId, addresses: &[IpAddr]) -> bool {
         self.include.is_empty() || self.include.iter().any(|host| host.matches(id, addresses))

@@ -1,7 +1,9 @@
 //! What was acknowledged survives: kill -9 of every daemon at random moments, power cut on every device, damaged and
 //! lost replicas, full devices. Every case has a cluster of its own.
 
+mod balancer;
 mod crash;
+mod repair;
 mod replicas;
 
 use std::process::ExitCode;
@@ -9,7 +11,7 @@ use std::process::ExitCode;
 use dfs_tests::suite::{self, Case, Nothing};
 
 fn main() -> ExitCode {
-    let groups: [&[Case<Nothing>]; 2] = [&crash::CASES, &replicas::CASES];
+    let groups: [&[Case<Nothing>]; 4] = [&crash::CASES, &replicas::CASES, &repair::CASES, &balancer::CASES];
     suite::run(groups.concat())
 }
 

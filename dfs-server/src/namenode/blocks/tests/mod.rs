@@ -1,8 +1,10 @@
 //! Tests of the block manager as a whole: DataNodes that exist only as maps, a clock that moves only when told.
 
 mod bench;
+mod duties;
 mod hostile;
 mod model;
+mod moves;
 mod placement;
 mod repair;
 mod reports;

@@ -1,0 +1,63 @@
+//! The balancer's moves.
+
+use dfs_common::error::ErrorKind;
+
+use super::super::{MoveRequest, Moves};
+use super::Cluster;
+
+fn request<'a>(source: &'a str, target: &'a str, max_bytes: u64) -> MoveRequest<'a> {
+    MoveRequest { run: 1, source, target, max_bytes, bandwidth: 0 }
+}
+
+#[test]
+fn move_replicas_takes_them_from_the_source() {
+    let mut cluster = Cluster::new(&["/a", "/a", "/a", "/a"]);
+    for id in 1..=20 {
+        cluster.write(id, 3, &[0, 1, 2]);
+    }
+    let moves = cluster.blocks.move_replicas(&request("dn0", "dn3", 50)).unwrap();
+    assert_eq!(moves, Moves { replicas: 5, bytes: 50, on_their_way: 5 });
+    cluster.check();
+    cluster.seconds(5);
+    let on = |cluster: &Cluster, at: usize| cluster.nodes[at].copies.len();
+    assert_eq!([0, 1, 2, 3].map(|at| on(&cluster, at)), [15, 20, 20, 5]);
+    assert_eq!(cluster.blocks.move_replicas(&request("dn0", "dn3", 0)).unwrap(), Moves::default());
+    for id in 1..=20 {
+        assert_eq!(cluster.holders(id, 1, 10).len(), 3, "block {id}");
+    }
+    cluster.check();
+}
+
+#[test]
+fn move_replicas_keeps_racks() {
+    let mut cluster = Cluster::new(&["/a", "/b", "/b"]);
+    cluster.write(1, 2, &[0, 1]);
+    // The only replica of its rack stays; the other one has another node of its rack to go to.
+    assert_eq!(cluster.blocks.move_replicas(&request("dn0", "dn2", 1_000)).unwrap().replicas, 0);
+    assert_eq!(cluster.blocks.move_replicas(&request("dn1", "dn2", 1_000)).unwrap().replicas, 1);
+    cluster.seconds(5);
+    assert_eq!(cluster.holders(1, 1, 10), [0, 2]);
+    cluster.check();
+}
+
+#[test]
+fn move_replicas_of_a_target_that_dies_leaves_all_replicas() {
+    let mut cluster = Cluster::new(&["/a", "/a", "/a"]);
+    cluster.write(1, 2, &[0, 1]);
+    assert_eq!(cluster.blocks.move_replicas(&request("dn0", "dn2", 1_000)).unwrap().replicas, 1);
+    cluster.nodes[2].is_up = false;
+    cluster.seconds(70);
+    assert_eq!(cluster.holders(1, 1, 10), [0, 1]);
+    assert_eq!(cluster.blocks.pending_count(), 0);
+    cluster.check();
+}
+
+#[test]
+fn move_replicas_of_a_second_balancer_is_refused_while_the_first_runs() {
+    let mut cluster = Cluster::new(&["/a", "/a"]);
+    cluster.blocks.move_replicas(&request("dn0", "dn1", 0)).unwrap();
+    let other = MoveRequest { run: 2, ..request("dn0", "dn1", 0) };
+    assert_eq!(cluster.blocks.move_replicas(&other).unwrap_err().kind(), ErrorKind::Busy);
+    cluster.seconds(31);
+    cluster.blocks.move_replicas(&other).unwrap();
+}
