@@ -255,25 +255,35 @@ impl SharedWriter {
         if state.phase.must_complete() { self.complete(&mut state).await } else { Ok(()) }
     }
 
-    /// Cuts the file to `length`; true when bytes went.
+    /// Cuts the file to `length`; true when bytes may have gone.
     ///
     /// # Errors
-    /// `EOPNOTSUPP` for anything but 0 and the length it has.
+    /// `EOPNOTSUPP` when it is shorter than that, nothing changed.
     pub(crate) async fn set_length(&self, length: u64) -> FsResult<bool> {
         let mut state = self.turn().await?;
-        if state.phase.is_closed() && length != 0 {
-            // Others may have changed it since: the NameNode knows.
-            self.client.truncate(&Caller::root(), self.inode, length).await?;
-            return Ok(false);
+        if !state.phase.is_closed() {
+            let end = self.length();
+            if length == end {
+                self.mark_changed().await?;
+                return Ok(false);
+            }
+            if length > end {
+                return Err(Errno::EOPNOTSUPP.into());
+            }
         }
-        if !state.phase.is_closed() && length == self.length() {
-            self.mark_changed().await?;
-            return Ok(false);
+        if length == 0 {
+            self.empty(&mut state).await?;
+            return Ok(true);
         }
-        if length != 0 {
-            return Err(Errno::EOPNOTSUPP.into());
+        if !state.phase.is_closed() {
+            self.complete(&mut state).await?;
         }
-        self.empty(&mut state).await?;
+        // Others may have changed it while it was closed: the NameNode knows.
+        let attr = self.client.truncate(&Caller::root(), self.inode, length).await?;
+        let mut view = self.view.lock();
+        view.closed_length = attr.length;
+        view.visible = attr.length;
+        view.changes += 1;
         Ok(true)
     }
 

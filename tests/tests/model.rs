@@ -40,7 +40,8 @@ enum Op {
     CreateNew(String),
     Replace(String, Pattern, u64),
     Append(String, Pattern, u64),
-    Truncate(String),
+    /// To a share of its length, in hundredths.
+    Truncate(String, u64),
     Unlink(String),
     Rename(String, String),
     RenameNoReplace(String, String),
@@ -78,7 +79,7 @@ fn random_op(rng: &mut SmallRng) -> Op {
         5..=6 => Op::CreateNew(path),
         7..=10 => Op::Replace(path, pattern, length),
         11..=13 => Op::Append(path, pattern, length),
-        14 => Op::Truncate(path),
+        14 => Op::Truncate(path, rng.random_range(0..=100)),
         15..=16 => Op::Unlink(path),
         17..=19 => Op::Rename(path, random_path(rng)),
         20 => Op::RenameNoReplace(path, random_path(rng)),
@@ -108,7 +109,7 @@ fn perform(root: &Path, op: &Op) -> Result<String, i32> {
             done(File::create(at(path)).and_then(|file| pattern.write(file, 0, *length)))
         }
         Op::Append(path, pattern, length) => done(append(&at(path), *pattern, *length)),
-        Op::Truncate(path) => done(OpenOptions::new().write(true).open(at(path)).and_then(|file| file.set_len(0))),
+        Op::Truncate(path, share) => done(truncate(&at(path), *share)),
         Op::Unlink(path) => done(fs::remove_file(at(path))),
         Op::Rename(from, to) => done(fs::rename(at(from), at(to))),
         Op::RenameNoReplace(from, to) => done(rename(from, to, RenameFlags::NOREPLACE)),
@@ -133,6 +134,11 @@ fn append(path: &Path, pattern: Pattern, length: u64) -> io::Result<()> {
         file.write_all(piece)?;
     }
     Ok(())
+}
+
+fn truncate(path: &Path, share: u64) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).open(path)?;
+    file.set_len(file.metadata()?.len() * share / 100)
 }
 
 fn set_times(path: &Path, seconds: i64, nanoseconds: i64) -> io::Result<()> {

@@ -3,11 +3,11 @@
 //! Errors are the NameNode's (`NotFound`, `PermissionDenied`, ...), or `Unavailable` and `TimedOut` once
 //! [`retry_timeout`](crate::ClientConfig::retry_timeout) has passed without an answer.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dfs_common::attr::FileAttr;
-use dfs_common::error::Result;
+use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::InodeId;
 use dfs_proto::v1;
 
@@ -17,6 +17,11 @@ use super::answers::{
 use super::{DfsClient, attr_of, rpc};
 use crate::caller::Caller;
 use crate::datanode::Located;
+
+/// How long a truncation waits for the DataNodes; the NameNode asks one after the other within it.
+const TRUNCATE_PATIENCE: Duration = Duration::from_secs(60);
+/// Time between looks, after the NameNode itself has waited some seconds.
+const TRUNCATE_LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The header of a call that changes nothing.
 fn reading(caller: &Caller) -> Option<v1::RequestHeader> {
@@ -239,10 +244,25 @@ impl DfsClient {
         self.changed_inode(self.core.mutate(caller, build, rpc!(set_attr)).await?)
     }
 
-    /// Cuts a file that nobody writes to `length`.
+    /// Cuts a file that nobody writes to `length`, and returns when its replicas are cut too.
+    ///
+    /// # Errors
+    /// `Busy` while somebody writes it, `Unsupported` when `length` is above the file's, `TimedOut` when the DataNodes have
+    /// not done their part for a minute: the file has its new length then, and can be written when they have.
     pub async fn truncate(&self, caller: &Caller, inode: InodeId, length: u64) -> Result<FileAttr> {
         let build = |header| v1::TruncateRequest { header: Some(header), inode: inode.0, length };
-        attr_of(self.core.mutate(caller, build, rpc!(truncate)).await?.attr)
+        let mut attr = attr_of(self.core.mutate(caller, build, rpc!(truncate)).await?.attr)?;
+        let begun = Instant::now();
+        // Another length: somebody has opened it for writing since.
+        while attr.under_construction && attr.length == length {
+            if begun.elapsed() >= TRUNCATE_PATIENCE {
+                let words = format!("inode {inode} is cut to {length} bytes, but its replicas are not yet");
+                return Err(DfsError::new(ErrorKind::TimedOut, words));
+            }
+            tokio::time::sleep(TRUNCATE_LOOK_INTERVAL).await;
+            attr = self.get_file_info(&Caller::root(), inode).await?;
+        }
+        Ok(attr)
     }
 
     /// Changes how many replicas a file should have.

@@ -3,18 +3,21 @@
 //! ```text
 //!   clients, DataNodes ──TCP──▶ transfer ──▶ store ──▶ volumes (files)
 //!   clients ────────────gRPC──▶ client_service ──▶ │
+//!   DataNodes ──────────gRPC──▶ inter_datanode ──▶ │
 //!                                                  │ events
 //!   NameNodes ◀─────────gRPC─── namenode_link ◀────┘
 //!                                   │ orders
-//!                                   └──▶ orders ──▶ transfer, store
+//!                                   └──▶ orders ──▶ transfer, store, block_recovery
 //! ```
 //!
 //! Threads: the runtime carries gRPC, HTTP and the NameNode links; whatever touches blocks runs on threads of its own
 //! (`transfer::data_service`, `orders`) or on the runtime's blocking pool. Files are the truth; everything in memory is
 //! rebuilt from them at start.
 
+mod block_recovery;
 mod client_service;
 mod http;
+mod inter_datanode;
 mod metrics;
 mod namenode_link;
 mod orders;
@@ -35,7 +38,9 @@ use dfs_common::shutdown::Shutdown;
 use dfs_proto::GRPC_MESSAGE_MAX;
 use dfs_proto::v1;
 use dfs_proto::v1::client_datanode_server::ClientDatanodeServer;
+use dfs_proto::v1::inter_datanode_server::InterDatanodeServer;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tonic::transport::server::TcpIncoming;
@@ -43,6 +48,7 @@ use tracing::{error, info};
 
 use client_service::ClientService;
 use http::HttpState;
+use inter_datanode::InterDatanodeService;
 use metrics::Metrics;
 use namenode_link::{Link, LinkContext, LinkSignals};
 use orders::Orders;
@@ -159,7 +165,8 @@ fn make_links(
     addresses: ReadyInfo,
     fatal: &mpsc::Sender<DfsError>,
 ) -> Result<(Vec<Link>, Vec<Arc<LinkSignals>>)> {
-    let orders = Orders::start(plane).map_err(|error| DfsError::io("start the threads for orders", error))?;
+    let orders = Orders::start(plane, &Handle::current())
+        .map_err(|error| DfsError::io("start the threads for orders", error))?;
     let context = Arc::new(LinkContext {
         store: Arc::clone(&plane.store),
         data_service: Arc::clone(data_service),
@@ -216,13 +223,14 @@ fn spawn_housekeeper(
 }
 
 fn spawn_grpc(tasks: &mut JoinSet<()>, listener: TcpListener, service: ClientService) {
+    let recovery = InterDatanodeServer::new(InterDatanodeService { store: Arc::clone(&service.store) });
     let server = ClientDatanodeServer::new(service)
         .max_decoding_message_size(GRPC_MESSAGE_MAX)
         .max_encoding_message_size(GRPC_MESSAGE_MAX);
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     tasks.spawn(async move {
-        if let Err(error) = tonic::transport::Server::builder().add_service(server).serve_with_incoming(incoming).await
-        {
+        let router = tonic::transport::Server::builder().add_service(server).add_service(recovery);
+        if let Err(error) = router.serve_with_incoming(incoming).await {
             error!(%error, "the gRPC service ended");
         }
     });

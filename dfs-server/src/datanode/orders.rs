@@ -1,4 +1,4 @@
-//! What the NameNode orders by heartbeat: copy replicas, delete them, verify them.
+//! What the NameNode orders by heartbeat: copy replicas, delete them, verify them, recover blocks.
 //!
 //! Each kind has a bounded queue and threads of its own, so that a slow copy holds up no deletion. An order that finds its
 //! queue full is dropped: the NameNode keeps no promise of ours, and orders again what it still misses.
@@ -10,15 +10,21 @@ use dfs_common::block::{Block, ExtendedBlock};
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_proto::hadoop::{DatanodeIdProto, DatanodeInfoProto};
 use dfs_proto::v1;
+use dfs_proto::v1::datanode_client::DatanodeClient;
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tonic::transport::Channel;
 use tracing::{info, warn};
 
+use super::block_recovery::{Recovery, recover};
 use super::transfer::{DataPlane, copy_block};
 
 /// Copies made at once: two keep a disk and a link busy, two more hide each other's waits.
 const COPIES_AT_ONCE: usize = 4;
 /// Copies for the balancer at once: they share one limit of bytes per second, and wait behind nothing else.
 const MOVES_AT_ONCE: usize = 2;
+/// Blocks recovered at once: most of it is waiting for other nodes.
+const RECOVERIES_AT_ONCE: usize = 4;
 /// Orders waiting, per kind. A heartbeat's worth of deletions is one order.
 const ORDERS_MAX: usize = 1024;
 /// Bytes verified at once.
@@ -31,6 +37,7 @@ pub(crate) struct Orders {
     moves: SyncSender<v1::TransferOrder>,
     deletions: SyncSender<v1::InvalidateOrder>,
     verifications: SyncSender<v1::VerifyOrder>,
+    recoveries: SyncSender<Recovery>,
 }
 
 impl Orders {
@@ -38,13 +45,22 @@ impl Orders {
     ///
     /// # Errors
     /// When a thread cannot be started.
-    pub(crate) fn start(plane: &Arc<DataPlane>) -> std::io::Result<Self> {
+    pub(crate) fn start(plane: &Arc<DataPlane>, runtime: &Handle) -> std::io::Result<Self> {
+        let runtime = runtime.clone();
         Ok(Self {
             copies: spawn("dn-copy", COPIES_AT_ONCE, plane, copy)?,
             moves: spawn("dn-move", MOVES_AT_ONCE, plane, copy)?,
             deletions: spawn("dn-delete", 1, plane, delete)?,
             verifications: spawn("dn-verify", 1, plane, verify)?,
+            recoveries: spawn("dn-recover", RECOVERIES_AT_ONCE, plane, move |_, recovery| {
+                runtime.block_on(recover(recovery));
+            })?,
         })
+    }
+
+    /// Recovers a block, as the primary.
+    pub(crate) fn recover(&self, order: v1::RecoverOrder, namenode: DatanodeClient<Channel>) {
+        enqueue(&self.recoveries, Recovery { order, namenode }, "recovery");
     }
 
     /// Copies a replica to other nodes.
@@ -79,12 +95,12 @@ fn spawn<T: Send + 'static>(
     name: &str,
     threads: usize,
     plane: &Arc<DataPlane>,
-    obey: fn(&DataPlane, T),
+    obey: impl Fn(&DataPlane, T) + Clone + Send + 'static,
 ) -> std::io::Result<SyncSender<T>> {
     let (sender, receiver) = sync_channel(ORDERS_MAX);
     let receiver: Arc<Mutex<Receiver<T>>> = Arc::new(Mutex::new(receiver));
     for _ in 0..threads {
-        let (plane, receiver) = (Arc::clone(plane), Arc::clone(&receiver));
+        let (plane, receiver, obey) = (Arc::clone(plane), Arc::clone(&receiver), obey.clone());
         std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             loop {
                 // One thread waits in `recv`, the others for the lock; each order goes to exactly one.

@@ -43,6 +43,8 @@ use super::storage_dir::{FormatOptions, NameDir, image_path};
 const BLOCKS_TICK: Duration = Duration::from_secs(1);
 /// How often silent sessions are looked for.
 const SESSIONS_TICK: Duration = Duration::from_secs(5);
+/// How often files that wait for recovery are looked at.
+const RECOVERIES_TICK: Duration = Duration::from_secs(1);
 /// How often it is asked whether a checkpoint is due.
 const CHECKPOINT_TICK: Duration = Duration::from_secs(5);
 /// Blocks of one file list handed to the block manager at once while loading.
@@ -84,6 +86,7 @@ pub async fn run(config: &Config, stop: Shutdown, on_ready: impl FnOnce(&Address
         result = super::http::serve(http, Arc::clone(&namesystem), inner_stop.clone()) => result,
         result = watch_blocks(&namesystem) => result,
         result = watch_sessions(&namesystem) => result,
+        result = watch_recoveries(&namesystem) => result,
         result = watch_checkpoints(&namesystem, config) => result,
         () = outer_stop.wait() => Ok(()),
     };
@@ -220,8 +223,7 @@ async fn serve_grpc(
     mut stop: Shutdown,
 ) -> Result<()> {
     let client = ClientNamenodeServer::new(ClientService::new(Arc::clone(&namesystem), Arc::clone(&node_files)));
-    let datanode = DatanodeService::new(Arc::clone(namesystem.blocks()), namesystem.info().clone(), node_files);
-    let datanode = DatanodeServer::new(datanode);
+    let datanode = DatanodeServer::new(DatanodeService::of(&namesystem, node_files));
     let namenode = NamenodeServer::new(NamenodeService::new(namesystem));
     Server::builder()
         // Dead peers are noticed, and their connections freed.
@@ -271,6 +273,20 @@ async fn watch_sessions(namesystem: &Namesystem) -> Result<()> {
         ticks.tick().await;
         if let Err(error) = namesystem.expire_sessions().await {
             tracing::warn!("ending silent sessions: {}", error.chain());
+        }
+    }
+}
+
+async fn watch_recoveries(namesystem: &Namesystem) -> Result<()> {
+    let mut ticks = tokio::time::interval(RECOVERIES_TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = namesystem.recovery_wanted() => {}
+        }
+        if let Err(error) = namesystem.recover_leases().await {
+            tracing::warn!("recovering the files of dead writers: {}", error.chain());
         }
     }
 }

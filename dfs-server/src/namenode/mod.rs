@@ -19,6 +19,7 @@ pub mod fsck;
 pub mod http;
 pub mod image;
 pub mod journal;
+mod lease_recovery;
 pub mod machine;
 pub mod namespace;
 pub mod namesystem;

@@ -14,22 +14,21 @@ use dfs_common::clock::Clock;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{BlockId, ClientId, Incarnation, InodeId, TxId};
 use dfs_proto::v1::edit_op::Op;
-use dfs_proto::v1::{
-    self, AddBlockOp, CreateOp, EditOp, EndSessionOp, ForgetSessionsOp, OpenForAppendOp, RequestHeader,
-};
+use dfs_proto::v1::{self, AddBlockOp, CreateOp, EditOp, EndSessionOp, ForgetSessionsOp, RequestHeader};
 use parking_lot::{Mutex, RwLock};
 
 use super::apply::CallKey;
 use super::blocks::{BlockManager, TargetRequest};
 use super::journal::Journal;
+use super::lease_recovery::LeaseRecovery;
 use super::machine::Machine;
 use super::namespace::Namespace;
-use super::namespace::permission::{Identity, READ, WRITE};
+use super::namespace::permission::{Identity, READ};
 use super::outcome::Outcome;
 use super::storage_dir::NameDir;
 
 /// A writer not heard of for this long may lose its lease to another one (design D12).
-const LEASE_SOFT_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const LEASE_SOFT_LIMIT: Duration = Duration::from_secs(30);
 /// A client not heard of for this long loses its session.
 const LEASE_HARD_LIMIT: Duration = Duration::from_secs(120);
 /// A session that ended or fell silent is remembered this long, to refuse late calls of it.
@@ -60,7 +59,8 @@ pub struct Namesystem {
     name_dir: Arc<NameDir>,
     limits: FileLimits,
     info: v1::NamespaceInfo,
-    clock: Arc<dyn Clock>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) recovery: LeaseRecovery,
     /// When each client was last heard of by this leader. Soft: a new leader gives everybody the full limits again.
     renewals: Mutex<HashMap<ClientId, Instant>>,
 }
@@ -76,7 +76,17 @@ impl Namesystem {
         info: v1::NamespaceInfo,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { namespace, blocks, journal, name_dir, limits, info, clock, renewals: Mutex::new(HashMap::new()) }
+        Self {
+            namespace,
+            blocks,
+            journal,
+            name_dir,
+            limits,
+            info,
+            clock,
+            recovery: LeaseRecovery::default(),
+            renewals: Mutex::new(HashMap::new()),
+        }
     }
 
     /// The namespace, to be read.
@@ -166,7 +176,7 @@ impl Namesystem {
     }
 
     /// The outcome of this call, if it has been applied before.
-    fn recorded(&self, header: Option<&RequestHeader>) -> Result<Option<Outcome>> {
+    pub(super) fn recorded(&self, header: Option<&RequestHeader>) -> Result<Option<Outcome>> {
         let Some(retry) = header.and_then(|header| header.retry.as_ref()) else { return Ok(None) };
         let key = CallKey::try_from(retry)?;
         let recorded = self.namespace.read().recorded_outcome(key.client, key.incarnation, key.call);
@@ -185,7 +195,7 @@ impl Namesystem {
         EditOp { retry, caller, time_ns: self.clock.now_ns(), op: Some(op) }
     }
 
-    fn check_writable(&self) -> Result<()> {
+    pub(super) fn check_writable(&self) -> Result<()> {
         if self.blocks.is_read_only() {
             return Err(DfsError::new(
                 ErrorKind::ReadOnly,
@@ -212,7 +222,11 @@ impl Namesystem {
         self.touch(client);
         let op = v1::OpenSessionOp { client_id: client.0.to_vec().into(), name };
         match self.mutate_internally(Op::OpenSession(op)).await? {
-            Outcome::Session(incarnation) => Ok(incarnation),
+            Outcome::Session(incarnation) => {
+                // The files of the life before are recovered at once.
+                self.recovery.wanted.notify_one();
+                Ok(incarnation)
+            }
             other => Err(unexpected(&other)),
         }
     }
@@ -240,7 +254,7 @@ impl Namesystem {
         self.renewals.lock().insert(client, self.clock.instant());
     }
 
-    fn silent_for(&self, client: ClientId) -> Duration {
+    pub(super) fn silent_for(&self, client: ClientId) -> Duration {
         let now = self.clock.instant();
         now.saturating_duration_since(*self.renewals.lock().entry(client).or_insert(now))
     }
@@ -277,7 +291,9 @@ impl Namesystem {
     /// Of logging.
     pub async fn end_session(&self, client: ClientId, incarnation: Incarnation) -> Result<()> {
         let op = EndSessionOp { client_id: client.0.to_vec().into(), incarnation: incarnation.0 };
-        self.mutate_internally(Op::EndSession(op)).await.map(drop)
+        self.mutate_internally(Op::EndSession(op)).await?;
+        self.recovery.wanted.notify_one();
+        Ok(())
     }
 
     // --- files ---
@@ -348,25 +364,6 @@ impl Namesystem {
         Ok((replication, block_size))
     }
 
-    /// Takes the lease of an existing file. A holder past the soft limit loses it first.
-    ///
-    /// # Errors
-    /// `Busy` while another client writes.
-    pub async fn append(&self, header: Option<RequestHeader>, op: OpenForAppendOp) -> Result<Outcome> {
-        let holder = {
-            let namespace = self.namespace.read();
-            let inode = namespace.inode(InodeId(op.inode))?;
-            Identity::of(header.as_ref().and_then(|header| header.caller.as_ref())).check(inode, WRITE)?;
-            namespace.lease(InodeId(op.inode)).map(|lease| (lease.client, lease.incarnation))
-        };
-        if let Some((client, incarnation)) = holder
-            && self.silent_for(client) > LEASE_SOFT_LIMIT
-        {
-            self.end_session(client, incarnation).await?;
-        }
-        self.mutate(header, Op::OpenForAppend(op)).await
-    }
-
     /// Commits the previous block and allocates the next one on DataNodes chosen for the writer at `writer_ip`.
     ///
     /// # Errors
@@ -409,32 +406,6 @@ impl Namesystem {
             Outcome::Block(block) => self.located_new(block, request.offset),
             other => Err(unexpected(&other)),
         }
-    }
-
-    /// Ends the session of whoever writes `id`, for its owner or root; true when the file is closed now.
-    ///
-    /// # Errors
-    /// `NotPermitted`, `Busy` while the writer is alive, `ReadOnly`.
-    pub async fn recover_lease(&self, who: &Identity, id: InodeId) -> Result<bool> {
-        self.check_writable()?;
-        let holder = {
-            let namespace = self.namespace.read();
-            if !who.owns(namespace.inode(id)?) {
-                return Err(DfsError::new(ErrorKind::NotPermitted, "only the owner or root recovers a lease"));
-            }
-            namespace.lease(id).cloned()
-        };
-        if let Some(lease) = holder.filter(|lease| !lease.needs_recovery) {
-            let silent = self.silent_for(lease.client);
-            if silent < LEASE_SOFT_LIMIT && !who.is_root() {
-                return Err(DfsError::new(
-                    ErrorKind::Busy,
-                    format!("the writer was heard of {} s ago; only root takes its lease", silent.as_secs()),
-                ));
-            }
-            self.end_session(lease.client, lease.incarnation).await?;
-        }
-        Ok(self.namespace.read().lease(id).is_none())
     }
 
     /// A block with its replicas, nearest to `reader_ip` first.

@@ -14,7 +14,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
 use super::load::LoadProcess;
-use crate::checkers::replicas::check_identical;
+use crate::checkers::replicas::check_identical_where;
 use crate::checkers::tree::Snapshot;
 use crate::cluster::{Cluster, Devices};
 use crate::device::SMALL_DEVICE;
@@ -238,7 +238,7 @@ impl Chaos {
         let cluster = &self.cluster;
         let undamaged = |name: &std::ffi::OsStr| !self.damaged.contains(&PathBuf::from(name));
         wait_until(REPAIR, "identical replicas, as many as there should be", || {
-            check_identical(cluster, REPLICATION, &undamaged).is_ok()
+            check_identical_where(cluster, REPLICATION, &undamaged).is_ok()
         });
         wait_until(REPAIR, "no replica of a block that no file has", || {
             let names: BTreeSet<_> = (0..DATANODES)

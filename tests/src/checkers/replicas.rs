@@ -7,11 +7,19 @@ use std::fs;
 use crate::cluster::Cluster;
 use crate::fault::replica_files;
 
-/// Whether every finalized block whose file name is `counted` has `count` replicas, identical in data.
+/// Whether every finalized block has `count` replicas, identical in data.
 ///
 /// # Errors
 /// Naming the first block that has not.
-pub fn check_identical(cluster: &Cluster, count: usize, counted: &dyn Fn(&OsStr) -> bool) -> Result<(), String> {
+pub fn check_identical(cluster: &Cluster, count: usize) -> Result<(), String> {
+    check_identical_where(cluster, count, &|_| true)
+}
+
+/// The same of those blocks whose file name is `counted`.
+///
+/// # Errors
+/// Naming the first block that has not.
+pub fn check_identical_where(cluster: &Cluster, count: usize, counted: &dyn Fn(&OsStr) -> bool) -> Result<(), String> {
     let mut blocks: BTreeMap<OsString, Vec<Vec<u8>>> = BTreeMap::new();
     for datanode in 0..cluster.datanodes.len() {
         for path in replica_files(cluster, datanode) {

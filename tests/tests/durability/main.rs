@@ -3,6 +3,7 @@
 
 mod balancer;
 mod crash;
+mod recovery;
 mod repair;
 mod replicas;
 
@@ -11,7 +12,8 @@ use std::process::ExitCode;
 use dfs_tests::suite::{self, Case, Nothing};
 
 fn main() -> ExitCode {
-    let groups: [&[Case<Nothing>]; 4] = [&crash::CASES, &replicas::CASES, &repair::CASES, &balancer::CASES];
+    let groups: [&[Case<Nothing>]; 5] =
+        [&crash::CASES, &recovery::CASES, &replicas::CASES, &repair::CASES, &balancer::CASES];
     suite::run(groups.concat())
 }
 

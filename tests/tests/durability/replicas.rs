@@ -37,7 +37,7 @@ fn damaged_replica_is_not_read_and_is_replaced(_: &Nothing) {
     let mount = cluster.mount("mount");
     let pattern = Pattern::new(1);
     pattern.make_file(&mount.join("file"), LENGTH);
-    wait_until(REPAIR, "three identical replicas", || check_identical(&cluster, 3, &|_| true).is_ok());
+    wait_until(REPAIR, "three identical replicas", || check_identical(&cluster, 3).is_ok());
     // Two of three, so that a reader meets one soon, whichever it prefers.
     for (datanode, offset) in [(0, 1_000_000), (1, 2_999_999)] {
         flip_bit(&replica_files(&cluster, datanode)[0], offset).unwrap();
@@ -45,12 +45,8 @@ fn damaged_replica_is_not_read_and_is_replaced(_: &Nothing) {
     // Readers never see the damage, and whatever they meet is reported and replaced. A fresh mount chooses replicas anew.
     let deadline = Instant::now() + REPAIR;
     let mut round = 0;
-    while check_identical(&cluster, 3, &|_| true).is_err() {
-        assert!(
-            Instant::now() < deadline,
-            "damaged replicas were not replaced: {:?}",
-            check_identical(&cluster, 3, &|_| true)
-        );
+    while check_identical(&cluster, 3).is_err() {
+        assert!(Instant::now() < deadline, "damaged replicas were not replaced: {:?}", check_identical(&cluster, 3));
         cold_check(&mount, "file", pattern);
         round += 1;
         let fresh = cluster.mount(&format!("fresh-{round}"));
@@ -64,7 +60,7 @@ fn all_replicas_damaged_is_eio_and_never_wrong_bytes(_: &Nothing) {
     let cluster = Cluster::builder().start();
     let mount = cluster.mount("mount");
     Pattern::new(2).make_file(&mount.join("file"), LENGTH);
-    wait_until(REPAIR, "three identical replicas", || check_identical(&cluster, 3, &|_| true).is_ok());
+    wait_until(REPAIR, "three identical replicas", || check_identical(&cluster, 3).is_ok());
     for datanode in 0..3 {
         flip_bit(&replica_files(&cluster, datanode)[0], 1_500_000).unwrap();
     }
@@ -124,7 +120,7 @@ fn dead_datanode_is_repaired_elsewhere(_: &Nothing) {
     // The lost node comes back with its old replicas: what is too much goes.
     cluster.start_datanode(victim);
     cluster.wait_datanodes_live(4);
-    wait_until(REPAIR, "three identical replicas of everything", || check_identical(&cluster, 3, &|_| true).is_ok());
+    wait_until(REPAIR, "three identical replicas of everything", || check_identical(&cluster, 3).is_ok());
 }
 
 fn failed_device_of_a_datanode_leaves_its_other_volume(_: &Nothing) {

@@ -1,4 +1,4 @@
-//! truncate and ftruncate: to nothing; any other length needs block recovery or holes.
+//! truncate and ftruncate: to any shorter length; longer ones need holes.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -8,12 +8,15 @@ use std::time::{Duration, UNIX_EPOCH};
 use dfs_tests::workload::Pattern;
 use rustix::io::Errno;
 
-use super::{Case, Mounts, assert_errno, cases};
+use super::{BLOCK_SIZE, Case, Mounts, assert_errno, cases, shell};
 
-pub(super) const CASES: [Case<Mounts>; 5] = cases![
+pub(super) const CASES: [Case<Mounts>; 8] = cases![
     truncate_to_nothing_empties_a_file,
     truncate_to_the_same_length_changes_the_times_only,
-    truncate_to_another_length_is_eopnotsupp_and_changes_nothing,
+    truncate_to_more_is_eopnotsupp_and_changes_nothing,
+    truncate_to_less_keeps_the_rest_and_lets_writing_go_on,
+    truncate_between_blocks_keeps_whole_ones,
+    ftruncate_on_the_handle_that_writes_cuts_what_it_wrote,
     ftruncate_to_nothing_on_an_open_handle_starts_over,
     truncate_of_an_empty_file_changes_its_times,
 ];
@@ -63,14 +66,63 @@ fn truncate_of_an_empty_file_changes_its_times(mounts: &Mounts) {
     }
 }
 
-fn truncate_to_another_length_is_eopnotsupp_and_changes_nothing(mounts: &Mounts) {
-    let path = mounts.mount.new_dir("truncate-other").join("file");
+fn truncate_to_more_is_eopnotsupp_and_changes_nothing(mounts: &Mounts) {
+    let path = mounts.mount.new_dir("truncate-more").join("file");
     Pattern::new(4).make_file(&path, 10_000);
     let file = OpenOptions::new().write(true).open(&path).unwrap();
-    for length in [9_999, 512, 1, 10_001, 1 << 40] {
+    for length in [10_001, 1 << 40] {
         assert_errno(file.set_len(length), Errno::OPNOTSUPP);
         Pattern::new(4).check_file(&path, 10_000);
     }
+}
+
+fn truncate_to_less_keeps_the_rest_and_lets_writing_go_on(mounts: &Mounts) {
+    let path = mounts.mount.new_dir("truncate-less").join("file");
+    let other = mounts.other.join("truncate-less/file");
+    let whole = BLOCK_SIZE + 700_000;
+    Pattern::new(5).make_file(&path, whole);
+    // By handle and by name; inside a chunk, at its end, in the first block; each seen at once on the other mount.
+    for (round, length) in
+        [whole - 1, BLOCK_SIZE + 513, BLOCK_SIZE + 512, BLOCK_SIZE - 1, 4_097, 1].into_iter().enumerate()
+    {
+        if round % 2 == 0 {
+            OpenOptions::new().write(true).open(&path).unwrap().set_len(length).unwrap();
+        } else {
+            shell(path.parent().unwrap(), &format!("truncate -s {length} file"));
+        }
+        assert_eq!(fs::metadata(&path).unwrap().len(), length);
+        Pattern::new(5).check_file(&path, length);
+        Pattern::new(5).check_file(&other, length);
+    }
+    let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+    file.write_all(&Pattern::new(5).bytes(9_000)[1..]).unwrap();
+    drop(file);
+    Pattern::new(5).check_file(&path, 9_000);
+    Pattern::new(5).check_file(&other, 9_000);
+}
+
+fn truncate_between_blocks_keeps_whole_ones(mounts: &Mounts) {
+    let path = mounts.mount.new_dir("truncate-blocks").join("file");
+    Pattern::new(6).make_file(&path, 2 * BLOCK_SIZE + 5);
+    for length in [2 * BLOCK_SIZE, BLOCK_SIZE] {
+        OpenOptions::new().write(true).open(&path).unwrap().set_len(length).unwrap();
+        Pattern::new(6).check_file(&path, length);
+    }
+}
+
+fn ftruncate_on_the_handle_that_writes_cuts_what_it_wrote(mounts: &Mounts) {
+    let path = mounts.mount.new_dir("truncate-writing").join("file");
+    let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path).unwrap();
+    let bytes = Pattern::new(7).bytes(100_000);
+    file.write_all(&bytes[..70_000]).unwrap();
+    file.set_len(33_333).unwrap();
+    assert_eq!(file.metadata().unwrap().len(), 33_333);
+    assert_errno(file.set_len(40_000), Errno::OPNOTSUPP);
+    file.write_all(&bytes[33_333..]).unwrap();
+    file.set_len(90_001).unwrap();
+    file.write_all(&bytes[90_001..]).unwrap();
+    drop(file);
+    Pattern::new(7).check_file(&path, 100_000);
 }
 
 fn ftruncate_to_nothing_on_an_open_handle_starts_over(mounts: &Mounts) {

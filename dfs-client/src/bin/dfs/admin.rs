@@ -7,6 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use dfs_client::{SafeModeAction, SafeModeStatus};
 use serde::Serialize;
 
+use crate::admin_recover_lease::{self, RecoverLeaseArgs};
 use crate::admin_report::{self, ReportArgs};
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
@@ -34,6 +35,8 @@ enum AdminCommand {
     /// These are the files that its keys dfs.hosts, dfs.hosts.exclude and net.topology.table.file.name name. A DataNode that
     /// is in dfs.hosts.exclude now is decommissioned: `dfs admin report` shows how far that is.
     RefreshNodes,
+    /// Closes the file of a writer that is gone, with every byte that was acknowledged, and waits until that is done
+    RecoverLease(RecoverLeaseArgs),
 }
 
 #[derive(Debug, Args)]
@@ -96,6 +99,7 @@ impl AdminArgs {
             AdminCommand::Safemode(_) => "admin safemode",
             AdminCommand::SaveNamespace => "admin save-namespace",
             AdminCommand::RefreshNodes => "admin refresh-nodes",
+            AdminCommand::RecoverLease(_) => "admin recover-lease",
         }
     }
 }
@@ -107,6 +111,7 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: AdminArgs) -> Outcome {
         AdminCommand::Safemode(args) => safemode(ctx, args.action).await,
         AdminCommand::SaveNamespace => save_namespace(ctx).await,
         AdminCommand::RefreshNodes => refresh_nodes(ctx).await,
+        AdminCommand::RecoverLease(args) => admin_recover_lease::run(ctx, args).await,
     }
 }
 

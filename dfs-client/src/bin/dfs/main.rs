@@ -15,6 +15,7 @@
 //! makes no sense, 130 and 141 when interrupted or when the reader of the output has gone, as a shell expects.
 
 mod admin;
+mod admin_recover_lease;
 mod admin_report;
 mod balancer;
 mod cat;

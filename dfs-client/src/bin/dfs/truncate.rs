@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::Args;
 use dfs_common::units::ByteCount;
@@ -14,15 +13,12 @@ use crate::get;
 use crate::json::PathJson;
 use crate::tree::{self, Links, Node};
 
-/// Time between looks with `-w`.
-const LOOK_INTERVAL: Duration = Duration::from_millis(200);
-
 /// Cuts files to a length.
 #[derive(Debug, Args)]
 pub(crate) struct TruncateArgs {
-    /// Wait until the files are closed again
-    #[arg(short = 'w', long)]
-    wait: bool,
+    /// Accepted as in HDFS: files are closed again when the command returns
+    #[arg(short = 'w', long = "wait")]
+    _wait: bool,
     /// Bytes that stay, like 0 or 64MiB
     #[arg(value_name = "LENGTH")]
     length: ByteCount,
@@ -56,11 +52,7 @@ async fn truncate(ctx: &Context, node: &Node, args: &TruncateArgs) -> Outcome {
     if let Some(failure) = get::not_a_file(node) {
         return Err(failure);
     }
-    let failed = |error| Failure::dfs(&node.path, error);
-    let mut attr = ctx.client.truncate(&ctx.caller, node.attr.inode, args.length.0).await.map_err(failed)?;
-    while args.wait && attr.under_construction {
-        tokio::time::sleep(LOOK_INTERVAL).await;
-        attr = ctx.client.get_file_info(&ctx.caller, node.attr.inode).await.map_err(failed)?;
-    }
+    let cut = ctx.client.truncate(&ctx.caller, node.attr.inode, args.length.0).await;
+    cut.map_err(|error| Failure::dfs(&node.path, error))?;
     Ok(())
 }

@@ -63,7 +63,7 @@ impl Link {
                 Order::Transfer(order) => self.context.orders.transfer(order),
                 Order::Invalidate(order) => self.context.orders.invalidate(order),
                 Order::Verify(order) => self.context.orders.verify(order),
-                Order::Recover(_) => warn!(namenode = self.address, "block recovery is not supported yet"),
+                Order::Recover(order) => self.context.orders.recover(order, self.client.clone()),
             }
         }
         register

@@ -215,7 +215,7 @@ fn storage_report(report: &VolumeReport) -> v1::StorageReport {
 }
 
 /// Makes a call with a deadline.
-async fn call<T>(
+pub(super) async fn call<T>(
     deadline: Duration,
     answer: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
 ) -> Result<T> {

@@ -45,6 +45,7 @@ use parking_lot::RwLock;
 
 use events::EventHub;
 pub(crate) use events::{Event, EventKind, EventQueue};
+pub(crate) use pool::UnderRecovery;
 pub(crate) use reader::ReplicaReader;
 pub(crate) use replica::OpenKind;
 pub(crate) use report::{Cursor, ReportPage};
@@ -203,6 +204,34 @@ impl ReplicaStore {
     /// `NotFound`, `StaleGeneration`, `Io`.
     pub(crate) fn sync(&self, block: &ExtendedBlock) -> Result<()> {
         self.pool(&block.pool)?.sync(block.block)
+    }
+
+    /// Takes a replica from its writer for a block recovery and tells what it has, every byte of it verified that is not
+    /// known to be on disk; finalized ones are not verified for a truncation. `None` when there is no replica.
+    ///
+    /// # Errors
+    /// `StaleGeneration` when a newer recovery has it, `Io`.
+    pub(crate) fn init_recovery(
+        &self,
+        block: &ExtendedBlock,
+        recovery_id: GenerationStamp,
+        is_truncation: bool,
+    ) -> Result<Option<UnderRecovery>> {
+        self.pool(&block.pool)?.init_recovery(block.block, recovery_id, is_truncation)
+    }
+
+    /// Cuts a replica taken by `init_recovery` to `length` and finalizes it under the recovery's generation stamp, durably.
+    /// `old` is what it was said to be. Returns its volume's uuid. Repeating it does no harm.
+    ///
+    /// # Errors
+    /// `StaleGeneration` when it is not this recovery's (any more), `Corrupt`, `Io`.
+    pub(crate) fn update_recovered(
+        &self,
+        old: &ExtendedBlock,
+        recovery_id: GenerationStamp,
+        length: u64,
+    ) -> Result<Arc<str>> {
+        self.pool(&old.pool)?.update_recovered(old.block, recovery_id, length)
     }
 
     /// Deletes a replica of exactly this generation stamp. One that is not there is reported as deleted.

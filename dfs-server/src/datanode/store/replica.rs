@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dfs_common::block::Block;
+use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{BlockId, GenerationStamp};
 use dfs_proto::data_transfer::DataChecksum;
 use parking_lot::{Condvar, Mutex};
@@ -103,6 +104,21 @@ pub(super) struct OpenState {
     pub(super) place: Place,
     /// Its deletion was ordered: its writer must stop.
     pub(super) doomed: bool,
+    /// The block recovery that has taken the replica from its writer. Not known any more after a restart.
+    pub(super) recovery: Option<GenerationStamp>,
+}
+
+impl OpenState {
+    /// Fails when whoever wrote the replica must not change it any more.
+    pub(super) fn check_writable(&self) -> Result<()> {
+        match (self.doomed, self.recovery) {
+            (false, None) => Ok(()),
+            (true, _) => Err(DfsError::new(ErrorKind::Cancelled, "the deletion of this block was ordered")),
+            (false, Some(id)) => {
+                Err(DfsError::new(ErrorKind::Cancelled, format!("block recovery {id} has taken the replica over")))
+            }
+        }
+    }
 }
 
 impl OpenReplica {
@@ -146,7 +162,11 @@ impl OpenReplica {
     pub(super) fn wait_visible(&self, length: u64, patience: Duration) {
         let deadline = Instant::now() + patience;
         let mut state = self.state.lock();
-        while self.kind == OpenKind::Rbw && state.acked < length && state.place == Place::Rbw && !state.doomed {
+        while self.kind == OpenKind::Rbw
+            && state.acked < length
+            && state.place == Place::Rbw
+            && state.check_writable().is_ok()
+        {
             if self.grown.wait_until(&mut state, deadline).timed_out() {
                 return;
             }

@@ -153,6 +153,7 @@ impl Scan<'_> {
                     tail_crc: cut.tail_crc,
                     place: Place::Rbw,
                     doomed: false,
+                    recovery: None,
                 };
                 let home = (Arc::clone(self.volume), Arc::clone(self.dirs));
                 let replica = OpenReplica::new(id, OpenKind::Waiting, cut.checksum, home, state);

@@ -1,3 +1,5 @@
+mod recover;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 

@@ -103,9 +103,7 @@ impl ReplicaWriter {
         let _writing = replica.writing.lock();
         let (tail, synced) = {
             let state = replica.state.lock();
-            if state.doomed {
-                return Err(DfsError::new(ErrorKind::Cancelled, "the deletion of this block was ordered"));
-            }
+            state.check_writable()?;
             (Tail { length: state.on_disk, crc: state.tail_crc }, state.synced)
         };
         let plan = plan_append(tail, replica.checksum, offset, data, checksums).map_err(|refusal| {
@@ -218,9 +216,8 @@ impl ReplicaWriter {
     fn rename_to_finalized(&self) -> io::Result<()> {
         let replica = &self.replica;
         let mut state = replica.state.lock();
-        if state.doomed {
-            return Err(io::Error::new(io::ErrorKind::NotFound, "the deletion of this block was ordered"));
-        }
+        // Of a kind that blames no device.
+        state.check_writable().map_err(|error| io::Error::new(io::ErrorKind::NotFound, error))?;
         let (from, stamp) = (state.place, state.generation_stamp);
         // Checksums first: a replica cut in two by a crash then has its data still in rbw or tmp, where recovery knows
         // what to make of it.

@@ -106,7 +106,7 @@ impl Namespace {
         let mode = FileKind::File as u32 | op.mode & PERMISSION_MASK;
         let inode = self.add_inode(context, entry, mode, content)?;
         if let Some((client, incarnation)) = lease {
-            let lease = Lease { client, incarnation, open_block: None, targets: Vec::new(), needs_recovery: false };
+            let lease = Lease::taken_by(client, incarnation);
             self.leases.insert(inode, lease);
             if !op.target_datanodes.is_empty() {
                 let targets = op.target_datanodes.iter().cloned().zip(op.target_storages.iter().cloned()).collect();

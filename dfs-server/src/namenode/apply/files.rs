@@ -1,11 +1,12 @@
-//! Ops on the content of files: taking the lease, allocating, committing and reopening blocks, closing, truncating.
+//! Ops on the content of files: taking the lease, allocating, committing and reopening blocks, closing. Cutting files and
+//! closing those of dead writers is `recovery`.
 
 use dfs_common::block::Block;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{BlockId, InodeId};
 use dfs_proto::v1::{
-    self, AbandonBlockOp, AddBlockOp, CloseRecoveredOp, CompleteOp, NewGenerationStampOp, OpenForAppendOp,
-    RecordLengthOp, SetReplicationOp, TruncateOp, UpdatePipelineOp,
+    self, AbandonBlockOp, AddBlockOp, CompleteOp, NewGenerationStampOp, OpenForAppendOp, RecordLengthOp,
+    SetReplicationOp, UpdatePipelineOp,
 };
 
 use super::{Context, not_a_file};
@@ -26,7 +27,7 @@ impl Namespace {
         self.check_not_leased(id)
     }
 
-    fn check_not_leased(&self, id: InodeId) -> Result<()> {
+    pub(super) fn check_not_leased(&self, id: InodeId) -> Result<()> {
         let Some(lease) = self.leases.get(&id) else { return Ok(()) };
         let writer = self.sessions.get(&lease.client).map_or("a client that is gone", |session| &session.name);
         let wait = if lease.needs_recovery { "; its file waits for recovery" } else { "" };
@@ -40,7 +41,7 @@ impl Namespace {
         if op.truncate {
             self.drop_content(context, id)?;
         }
-        let lease = Lease { client, incarnation, open_block: None, targets: Vec::new(), needs_recovery: false };
+        let lease = Lease::taken_by(client, incarnation);
         self.leases.insert(id, lease);
         let Content::File { blocks, block_size_sectors, .. } = &self.inode(id)?.content else {
             return Ok(Outcome::Appended { inode: id, last: None });
@@ -51,7 +52,7 @@ impl Namespace {
     }
 
     /// Sets the times as a change of content does; a caller without privilege loses the set-id bits.
-    fn mark_content_changed(&mut self, context: &Context<'_>, id: InodeId) -> Result<&mut Inode> {
+    pub(super) fn mark_content_changed(&mut self, context: &Context<'_>, id: InodeId) -> Result<&mut Inode> {
         let inode = self.inode_mut(id)?;
         inode.mtime_ns = context.now_ns;
         inode.ctime_ns = context.now_ns;
@@ -62,39 +63,13 @@ impl Namespace {
     }
 
     /// Removes all blocks of a file and marks the change.
-    fn drop_content(&mut self, context: &mut Context<'_>, id: InodeId) -> Result<()> {
+    pub(super) fn drop_content(&mut self, context: &mut Context<'_>, id: InodeId) -> Result<()> {
         let inode = self.mark_content_changed(context, id)?;
         let Some(blocks) = inode.blocks_mut() else { return Ok(()) };
         let blocks = std::mem::take(blocks);
         self.block_count -= blocks.as_slice().len() as u64;
         context.events.extend(blocks.as_slice().iter().map(|block| BlockEvent::Removed { id: block.id }));
         Ok(())
-    }
-
-    pub(super) fn check_truncate(&self, who: &Identity, op: &TruncateOp) -> Result<()> {
-        let id = InodeId(op.inode);
-        let inode = self.inode(id)?;
-        let Some(blocks) = inode.blocks() else { return Err(not_a_file(id, inode)) };
-        who.check(inode, WRITE)?;
-        self.check_not_leased(id)?;
-        if op.length != 0 && op.length != blocks.length() {
-            return Err(DfsError::new(
-                ErrorKind::Unsupported,
-                format!("a file of {} bytes can be truncated to 0 only, not to {}", blocks.length(), op.length),
-            ));
-        }
-        Ok(())
-    }
-
-    pub(super) fn apply_truncate(&mut self, context: &mut Context<'_>, op: &TruncateOp) -> Result<Outcome> {
-        self.check_truncate(&context.who, op)?;
-        let id = InodeId(op.inode);
-        if op.length == 0 {
-            self.drop_content(context, id)?;
-        } else {
-            self.mark_content_changed(context, id)?;
-        }
-        Ok(Outcome::Inode(id))
     }
 
     /// The caller's lease on a file.
@@ -117,7 +92,7 @@ impl Namespace {
         self.leases.get_mut(&id).ok_or_else(|| DfsError::new(ErrorKind::Internal, "the lease was there"))
     }
 
-    fn file_blocks(&self, id: InodeId) -> Result<&BlockList> {
+    pub(super) fn file_blocks(&self, id: InodeId) -> Result<&BlockList> {
         let inode = self.inode(id)?;
         inode.blocks().ok_or_else(|| not_a_file(id, inode))
     }
@@ -262,7 +237,7 @@ impl Namespace {
         Ok(Outcome::Done)
     }
 
-    fn drop_last_block(&mut self, context: &mut Context<'_>, id: InodeId) -> Result<()> {
+    pub(super) fn drop_last_block(&mut self, context: &mut Context<'_>, id: InodeId) -> Result<()> {
         if let Some(block) = self.inode_mut(id)?.blocks_mut().and_then(BlockList::pop) {
             self.block_count -= 1;
             context.events.push(BlockEvent::Removed { id: block.id });
@@ -363,46 +338,6 @@ impl Namespace {
         Ok(Outcome::Done)
     }
 
-    /// Block recovery has agreed on the last block; the file is closed.
-    pub(super) fn apply_close_recovered(
-        &mut self,
-        context: &mut Context<'_>,
-        op: &CloseRecoveredOp,
-    ) -> Result<Outcome> {
-        let id = InodeId(op.inode);
-        let lease = self.leases.get(&id);
-        if lease.is_none_or(|lease| !lease.needs_recovery) {
-            return Err(DfsError::new(ErrorKind::InvalidArgument, format!("inode {id} is not under recovery")));
-        }
-        let open = lease.and_then(|lease| lease.open_block);
-        let given = op.last.as_ref().map(Block::from);
-        if given.is_some_and(|given| given.length > self.inode(id).map_or(0, |inode| inode.block_size())) {
-            return Err(DfsError::new(ErrorKind::InvalidArgument, "the recovered block is longer than a block"));
-        }
-        let inode = self.inode_mut(id)?;
-        let blocks = inode.blocks_mut();
-        match (blocks, given) {
-            (Some(blocks), Some(given)) if blocks.last().is_some_and(|last| last.id == given.id) => {
-                if let Some(last) = blocks.last_mut() {
-                    last.generation_stamp = given.generation_stamp;
-                    last.length = given.length;
-                }
-                context.events.push(BlockEvent::Reopened { block: given, targets: Vec::new() });
-                context.events.push(BlockEvent::Committed { block: given });
-            }
-            (Some(blocks), None) if op.delete_block && blocks.last().is_some_and(|last| Some(last.id) == open) => {
-                if let Some(block) = blocks.pop() {
-                    context.events.push(BlockEvent::Removed { id: block.id });
-                    self.block_count -= 1;
-                }
-            }
-            _ => return Err(DfsError::new(ErrorKind::InvalidArgument, "not the last block of the file")),
-        }
-        self.leases.remove(&id);
-        self.reap(id, context.events);
-        Ok(Outcome::Closed(true))
-    }
-
     pub(super) fn check_set_replication(&self, who: &Identity, op: &SetReplicationOp) -> Result<()> {
         let id = InodeId(op.inode);
         let inode = self.inode(id)?;
@@ -442,7 +377,7 @@ const TARGETS_MAX: usize = 512;
 /// Longest uuid of a DataNode or volume, bytes.
 const UUID_MAX: usize = 64;
 
-fn check_targets(datanodes: &[String], storages: &[String]) -> Result<()> {
+pub(super) fn check_targets(datanodes: &[String], storages: &[String]) -> Result<()> {
     let too_long = datanodes.iter().chain(storages).any(|uuid| uuid.len() > UUID_MAX);
     if datanodes.len() != storages.len() || datanodes.len() > TARGETS_MAX || too_long {
         return Err(DfsError::new(ErrorKind::InvalidArgument, "the pipeline's DataNodes and volumes are malformed"));

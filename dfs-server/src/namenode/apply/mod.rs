@@ -9,6 +9,7 @@
 mod attributes;
 mod entries;
 mod files;
+mod recovery;
 mod sessions;
 #[cfg(test)]
 pub(super) mod tests;
@@ -120,6 +121,8 @@ impl Namespace {
             Op::NewGenerationStamp(op) => self.apply_new_generation_stamp(context, op),
             Op::UpdatePipeline(op) => self.apply_update_pipeline(context, op),
             Op::CloseRecovered(op) => self.apply_close_recovered(context, op),
+            Op::RevokeLease(op) => self.apply_revoke_lease(context, op),
+            Op::StartRecovery(op) => self.apply_start_recovery(op),
             Op::SetAttr(op) => self.apply_set_attr(context, op),
             Op::Truncate(op) => self.apply_truncate(context, op),
             Op::SetReplication(op) => self.apply_set_replication(context, op),
@@ -162,6 +165,8 @@ impl Namespace {
             | Op::NewGenerationStamp(_)
             | Op::UpdatePipeline(_)
             | Op::CloseRecovered(_)
+            | Op::RevokeLease(_)
+            | Op::StartRecovery(_)
             | Op::Hold(_)
             | Op::ReleaseHold(_) => Ok(()),
         }

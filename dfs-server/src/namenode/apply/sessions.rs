@@ -69,14 +69,7 @@ impl Namespace {
         let leased: Vec<InodeId> =
             self.leases.iter().filter(|(_, lease)| lease.client == client).map(|(id, _)| *id).collect();
         for id in leased {
-            let has_name = self.inode(id).is_ok_and(|inode| inode.nlink > 0);
-            let Some(lease) = self.leases.get_mut(&id) else { continue };
-            if lease.open_block.is_some() && has_name {
-                lease.needs_recovery = true;
-            } else {
-                self.leases.remove(&id);
-                self.reap(id, events);
-            }
+            self.revoke(id, events);
         }
         let held: Vec<InodeId> = self.holds.iter().filter(|(_, holder)| *holder == client).map(|(id, _)| *id).collect();
         for id in held {

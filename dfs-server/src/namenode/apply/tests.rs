@@ -1,6 +1,8 @@
 //! Ops one by one, and random histories: every invariant of the namespace holds after each op, refused ops change nothing,
 //! and the same log gives the same state.
 
+mod recovery;
+
 use std::collections::BTreeMap;
 
 use dfs_common::attr::{FileAttr, FileKind};

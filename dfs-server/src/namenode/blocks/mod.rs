@@ -30,6 +30,7 @@ mod liveness;
 mod locate;
 mod moves;
 mod placement;
+mod recovery;
 mod redundancy;
 mod replication;
 pub(crate) mod report;
@@ -62,6 +63,7 @@ use super::node_files::HostRules;
 pub use self::events::BlockEvent;
 pub use self::locate::Locations;
 pub use self::moves::{MoveRequest, Moves};
+pub use self::recovery::Holders;
 pub use self::stats::FsStats;
 pub use self::targets::{Target, TargetRequest};
 
@@ -401,6 +403,21 @@ impl BlockManager {
     /// Good replicas known, also on nodes that have died a moment ago.
     pub fn replica_count(&self, id: BlockId) -> usize {
         self.lock().map.replica_count(id)
+    }
+
+    /// Who has a block that waits for recovery.
+    pub fn holders(&self, id: BlockId) -> Holders {
+        self.lock().holders(id)
+    }
+
+    /// Has a DataNode recover a block: the order goes with its next heartbeat.
+    pub fn order_recovery(&self, primary: &str, order: v1::RecoverOrder) {
+        self.lock().order_recovery(primary, order);
+    }
+
+    /// The file that a block belongs to.
+    pub fn file_of(&self, id: BlockId) -> Option<InodeId> {
+        self.lock().map.get(id).map(|info| info.inode)
     }
 
     /// Totals over nodes and blocks.

@@ -194,6 +194,11 @@ impl ReportSequence {
         self.full.as_ref().is_some_and(|full| now.saturating_duration_since(full.last_page_at) > FULL_REPORT_STALL)
     }
 
+    /// A full report has come since the registration.
+    pub(crate) fn has_told(&self) -> bool {
+        self.had_full
+    }
+
     /// Asks for a full report with the next heartbeat.
     pub(crate) fn request_full(&mut self) {
         self.wants_full = true;

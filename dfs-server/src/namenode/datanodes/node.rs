@@ -36,6 +36,8 @@ pub(crate) struct Datanode {
     pub reports: ReportSequence,
     /// Copies to be ordered with its next heartbeat; bounded by the repair scheduler's limit per source.
     pub transfers: VecDeque<v1::TransferOrder>,
+    /// Recoveries to be ordered with its next heartbeats; at most one per open file.
+    pub recoveries: VecDeque<v1::RecoverOrder>,
     /// Repair streams that it was told to send and that have not ended, in the scheduler's unit of cost.
     pub outgoing_cost: u32,
     /// What the operator wants of it.
@@ -62,6 +64,7 @@ impl Datanode {
             next_volume: 0,
             reports: ReportSequence::new(now),
             transfers: VecDeque::new(),
+            recoveries: VecDeque::new(),
             outgoing_cost: 0,
             duty: Duty::Serve,
             is_drained: false,
@@ -89,6 +92,7 @@ impl Datanode {
         self.reports = ReportSequence::new(now);
         // Copies it was told to make before are not made any more; they time out and are ordered anew.
         self.transfers.clear();
+        self.recoveries.clear();
     }
 
     /// Time since it was last heard of.

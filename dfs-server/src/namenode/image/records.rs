@@ -283,6 +283,8 @@ fn lease_record(id: InodeId, lease: &Lease) -> LeaseRecord {
         incarnation: lease.incarnation.0,
         open_block: lease.open_block.map_or(0, |block| block.0),
         needs_recovery: lease.needs_recovery,
+        recovery_id: lease.recovery_id.map_or(0, |id| id.0),
+        is_truncating: lease.is_truncating,
     }
 }
 
@@ -293,6 +295,8 @@ fn load_lease(namespace: &mut Namespace, record: &LeaseRecord) -> Result<()> {
         open_block: (record.open_block != 0).then_some(BlockId(record.open_block)),
         targets: Vec::new(),
         needs_recovery: record.needs_recovery,
+        recovery_id: (record.recovery_id != 0).then_some(GenerationStamp(record.recovery_id)),
+        is_truncating: record.is_truncating,
     };
     namespace.inode(InodeId(record.inode))?;
     namespace.leases.insert(InodeId(record.inode), lease);

@@ -44,8 +44,27 @@ pub struct Lease {
     pub open_block: Option<BlockId>,
     /// DataNodes and volumes of the open block: a hint for retries and readers, never in an image.
     pub targets: Vec<(String, String)>,
-    /// The owner's session has ended with a block open: the file waits for block recovery.
+    /// The writer is gone with a block open, or the block is being cut: the file waits for block recovery.
     pub needs_recovery: bool,
+    /// The recovery begun last: a generation stamp. Only this one may close the file.
+    pub recovery_id: Option<GenerationStamp>,
+    /// The recovery is to cut the open block to its recorded length.
+    pub is_truncating: bool,
+}
+
+impl Lease {
+    /// A lease just taken: nothing is open yet.
+    pub fn taken_by(client: ClientId, incarnation: Incarnation) -> Self {
+        Self {
+            client,
+            incarnation,
+            open_block: None,
+            targets: Vec::new(),
+            needs_recovery: false,
+            recovery_id: None,
+            is_truncating: false,
+        }
+    }
 }
 
 /// One life of a client.

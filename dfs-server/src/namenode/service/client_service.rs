@@ -503,7 +503,8 @@ impl ClientNamenode for ClientService {
     async fn truncate(&self, request: Request<TruncateRequest>) -> Reply<AttrResponse> {
         let request = request.into_inner();
         let op = TruncateOp { inode: request.inode, length: request.length };
-        self.change_inode(request.header, Op::Truncate(op)).await
+        let cut = self.namesystem.truncate(request.header, op).await;
+        reply(cut.and_then(|id| self.attr_response(id)))
     }
 
     async fn set_replication(&self, request: Request<SetReplicationRequest>) -> Reply<AttrResponse> {

@@ -9,11 +9,14 @@ use dfs_proto::v1::order::Order;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::namenode::blocks::BlockManager;
+use crate::namenode::namesystem::Namesystem;
 use crate::namenode::node_files::NodeFiles;
 
 /// Serves DataNodes of one cluster.
 pub struct DatanodeService {
     blocks: Arc<BlockManager>,
+    /// Where recoveries are committed; none where only reports are taken in.
+    namesystem: Option<Arc<Namesystem>>,
     namespace_info: v1::NamespaceInfo,
     node_files: Arc<NodeFiles>,
 }
@@ -21,7 +24,13 @@ pub struct DatanodeService {
 impl DatanodeService {
     /// A service for the DataNodes of the cluster that `namespace_info` names; `node_files` say their racks.
     pub fn new(blocks: Arc<BlockManager>, namespace_info: v1::NamespaceInfo, node_files: Arc<NodeFiles>) -> Self {
-        Self { blocks, namespace_info, node_files }
+        Self { blocks, namesystem: None, namespace_info, node_files }
+    }
+
+    /// A service that also commits recoveries.
+    pub fn of(namesystem: &Arc<Namesystem>, node_files: Arc<NodeFiles>) -> Self {
+        let service = Self::new(Arc::clone(namesystem.blocks()), namesystem.info().clone(), node_files);
+        Self { namesystem: Some(Arc::clone(namesystem)), ..service }
     }
 
     /// The rack by the operator's files in place of what the DataNode says, where there are any.
@@ -184,9 +193,15 @@ impl v1::datanode_server::Datanode for DatanodeService {
 
     async fn commit_block_synchronization(
         &self,
-        _: Request<v1::CommitBlockSynchronizationRequest>,
+        request: Request<v1::CommitBlockSynchronizationRequest>,
     ) -> Result<Response<v1::CommitBlockSynchronizationResponse>, Status> {
-        reply(Err(DfsError::new(ErrorKind::Unsupported, "block recovery is not part of this version")))
+        let request = request.into_inner();
+        let commit = async {
+            self.check_pool(&request.block_pool_id)?;
+            let namesystem = self.namesystem.as_ref().ok_or_else(|| protocol("no namespace is served here"))?;
+            namesystem.commit_block_synchronization(request).await
+        };
+        reply(commit.await.map(|()| v1::CommitBlockSynchronizationResponse {}))
     }
 }
 

@@ -44,6 +44,7 @@ impl Pool {
             tail_crc,
             place: Place::Finalized,
             doomed: false,
+            recovery: None,
         };
         let home = (Arc::clone(&volume), dirs);
         let replica = Arc::new(OpenReplica::new(block.id, OpenKind::Rbw, checksum, home, state));
@@ -119,9 +120,8 @@ fn relocate(replica: &OpenReplica, to: Place, new_stamp: GenerationStamp) -> io:
     if (from, old_stamp) == (to, new_stamp) {
         return Ok(());
     }
-    if state.doomed {
-        return Err(io::Error::new(io::ErrorKind::NotFound, "the deletion of this block was ordered"));
-    }
+    // Of a kind that blames no device.
+    state.check_writable().map_err(|error| io::Error::new(io::ErrorKind::NotFound, error))?;
     let (old_meta, new_meta) = (replica.meta_path(from, old_stamp), replica.meta_path(to, new_stamp));
     fs::rename(&old_meta, &new_meta)?;
     if let Err(error) = fs::rename(replica.data_path(from), replica.data_path(to)) {

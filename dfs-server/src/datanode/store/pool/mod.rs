@@ -1,7 +1,8 @@
 //! The replicas of one block pool: the map, and what changes it. Beside this file: extending (`append`), deleting and
-//! giving up (`removal`), making durable (`sync`).
+//! giving up (`removal`), making durable (`sync`), agreeing with other nodes (`recover`).
 
 mod append;
+mod recover;
 mod removal;
 mod sync;
 
@@ -28,6 +29,8 @@ use super::scan::{Scanned, scan_volume, set_aside};
 use super::volume::{PoolDirs, Volume, VolumeIndex};
 use super::volumes::Volumes;
 use super::writer::ReplicaWriter;
+
+pub(crate) use recover::UnderRecovery;
 
 /// How long a reader that asks for bytes still on their way through the pipeline is made to wait for them.
 const READER_PATIENCE: Duration = Duration::from_secs(1);
@@ -115,6 +118,7 @@ impl Pool {
             tail_crc: 0,
             place,
             doomed: false,
+            recovery: None,
         };
         let replica = Arc::new(OpenReplica::new(block.id, kind, checksum, (Arc::clone(&volume), dirs), state));
         let replaced = self.insert_new(&replica, block)?;

@@ -30,7 +30,14 @@ impl Pool {
             }
             None => {
                 drop(writer);
-                replica.state.lock().doomed = true;
+                {
+                    let mut state = replica.state.lock();
+                    if state.recovery.is_some() {
+                        // Its files are another's now.
+                        return;
+                    }
+                    state.doomed = true;
+                }
                 let unlinked = self.unlink_open(&replica);
                 if let Err(error) = unlinked {
                     warn!(block = %replica.block(), "could not remove an unfinished replica: {}", error.chain());

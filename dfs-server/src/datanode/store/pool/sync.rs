@@ -38,7 +38,7 @@ impl Pool {
     }
 }
 
-fn sync_files(dir: &Path, id: BlockId, stamp: GenerationStamp) -> io::Result<()> {
+pub(super) fn sync_files(dir: &Path, id: BlockId, stamp: GenerationStamp) -> io::Result<()> {
     fs::File::open(dir.join(layout::data_name(id)))?.sync_data()?;
     fs::File::open(dir.join(layout::meta_name(id, stamp)))?.sync_data()?;
     durable::sync_dir(dir)

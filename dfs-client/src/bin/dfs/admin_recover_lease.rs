@@ -1,0 +1,75 @@
+//! `dfs admin recover-lease`: closes files whose writers are gone.
+
+use std::ffi::OsString;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use dfs_common::error::{DfsError, ErrorKind};
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::failure::{Failure, Outcome};
+use crate::get;
+use crate::json::PathJson;
+use crate::tree::{self, Links, Node};
+
+/// Pause before the NameNode, which waits itself, is asked again.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Which files, and for how long.
+#[derive(Debug, Args)]
+pub(crate) struct RecoverLeaseArgs {
+    /// Seconds to wait for each file
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    timeout: u64,
+    /// Files, which may be patterns
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<OsString>,
+}
+
+#[derive(Serialize)]
+struct RecoveredJson {
+    recovered: Vec<FileJson>,
+}
+
+#[derive(Serialize)]
+struct FileJson {
+    #[serde(flatten)]
+    path: PathJson,
+    length: u64,
+}
+
+/// Runs the command.
+pub(crate) async fn run(ctx: &Arc<Context>, args: RecoverLeaseArgs) -> Outcome {
+    let mut recovered = Vec::new();
+    for node in tree::operands(ctx, &args.paths, Links::Follow).await? {
+        let Some(length) = ctx.tolerate(recover(ctx, &node, Duration::from_secs(args.timeout)).await)? else {
+            continue;
+        };
+        if !ctx.json() {
+            let words = format!(" is closed, {length} bytes");
+            ctx.output.line([node.path.as_bytes(), words.as_bytes()].concat())?;
+        }
+        recovered.push(FileJson { path: PathJson::from(&node.path), length });
+    }
+    if ctx.json() { ctx.output.json(&RecoveredJson { recovered }) } else { Ok(()) }
+}
+
+/// The length of the closed file.
+async fn recover(ctx: &Context, node: &Node, patience: Duration) -> Outcome<u64> {
+    if let Some(failure) = get::not_a_file(node) {
+        return Err(failure);
+    }
+    let failed = |error| Failure::dfs(&node.path, error);
+    let begun = Instant::now();
+    while !ctx.client.recover_lease(&ctx.caller, node.attr.inode).await.map_err(failed)? {
+        if begun.elapsed() >= patience {
+            let words = format!("still open after {} s; the NameNode's log says what it waits for", patience.as_secs());
+            return Err(failed(DfsError::new(ErrorKind::TimedOut, words)));
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+    let attr = ctx.client.get_file_info(&ctx.caller, node.attr.inode).await.map_err(failed)?;
+    Ok(attr.length)
+}

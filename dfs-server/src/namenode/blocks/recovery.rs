@@ -1,0 +1,74 @@
+//! What block recovery must know of the replicas of a block, and the way of its orders to the DataNodes.
+
+use std::collections::BTreeSet;
+
+use dfs_common::ids::BlockId;
+use dfs_proto::v1::{self, ReplicaState};
+
+use super::state::SoftState;
+use crate::namenode::datanodes::NodeIndex;
+
+/// Recoveries ordered with one heartbeat: each keeps a DataNode busy for as long as a replica takes to be verified.
+const RECOVERIES_PER_HEARTBEAT: usize = 16;
+
+/// Who has an open block.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Holders {
+    /// DataNodes that live and have a replica that counts, or were told to hold one; those that know most first.
+    pub live: Vec<v1::DatanodeId>,
+    /// More DataNodes may have one: they are silent and not given up yet, or have not told since they registered.
+    pub others_are_away: bool,
+}
+
+impl SoftState {
+    /// The holders of a block that waits for recovery.
+    pub(crate) fn holders(&self, id: BlockId) -> Holders {
+        let mut others_are_away = self.nodes.registered().any(|(_, node)| node.is_live && !node.reports.has_told());
+        let (Some(info), Some(open)) = (self.map.get(id), self.open.get(&id)) else {
+            return Holders { live: Vec::new(), others_are_away };
+        };
+        let mut ranked: BTreeSet<(u8, bool, NodeIndex)> = BTreeSet::new();
+        let told = open.targets.iter().map(|&storage| (storage, None));
+        let reported = open.reported.iter().map(|&(storage, replica)| (storage, Some(replica)));
+        for (storage, replica) in reported.chain(told) {
+            if replica.is_some_and(|replica| replica.generation_stamp < info.generation_stamp) {
+                continue;
+            }
+            let index = self.nodes.storage(storage).node;
+            let node = self.nodes.node(index);
+            if !node.is_live {
+                others_are_away |= node.silent_for(self.now) < self.config.dead_after;
+            } else if ranked.iter().all(|&(_, _, other)| other != index) {
+                let is_stale = node.silent_for(self.now) >= self.config.stale_after;
+                ranked.insert((rank(replica.map(|replica| replica.state)), is_stale, index));
+            }
+        }
+        let live = ranked.into_iter().map(|(_, _, index)| self.nodes.node(index).id.clone()).collect();
+        Holders { live, others_are_away }
+    }
+
+    /// Queues an order for a DataNode; an older one of the same block goes.
+    pub(crate) fn order_recovery(&mut self, primary: &str, order: v1::RecoverOrder) {
+        let Some(index) = self.nodes.by_uuid(primary) else { return };
+        let queue = &mut self.nodes.node_mut(index).recoveries;
+        let id = |order: &v1::RecoverOrder| order.block.as_ref().map(|block| block.id);
+        queue.retain(|queued| id(queued) != id(&order));
+        queue.push_back(order);
+    }
+
+    pub(crate) fn take_recoveries(&mut self, index: NodeIndex) -> Vec<v1::RecoverOrder> {
+        let queue = &mut self.nodes.node_mut(index).recoveries;
+        let count = queue.len().min(RECOVERIES_PER_HEARTBEAT);
+        queue.drain(..count).collect()
+    }
+}
+
+/// How good a primary the holder of such a replica is; less is better.
+fn rank(state: Option<ReplicaState>) -> u8 {
+    match state {
+        Some(ReplicaState::Finalized) => 0,
+        Some(ReplicaState::Rbw | ReplicaState::Rur) => 1,
+        None => 2,
+        Some(ReplicaState::Rwr | ReplicaState::Temporary) => 3,
+    }
+}

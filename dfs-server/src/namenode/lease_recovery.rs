@@ -1,0 +1,334 @@
+//! Closing the files of writers that are gone: which block is recovered when, and by whom.
+//!
+//! ```text
+//!  lease that waits --choose_step--> StartRecovery (logged) --> order on a heartbeat reply of the primary
+//!        ^                                                        |  asks all holders, agrees, cuts them
+//!        +---- no commit within the patience: the next one ------ v
+//!                                   CloseRecovered (logged) <-- CommitBlockSynchronization
+//! ```
+//!
+//! What waits is durable (the leases); who was asked is not: a new leader, or a NameNode started again, begins anew with a
+//! new id. The NameNode decides alone only that a block is dropped of which nobody has a replica and no byte was promised.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use dfs_common::block::Block;
+use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::ids::{GenerationStamp, InodeId};
+use dfs_proto::v1::edit_op::Op;
+use dfs_proto::v1::{self, CloseRecoveredOp, OpenForAppendOp, RevokeLeaseOp, StartRecoveryOp, TruncateOp};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::blocks::Holders;
+use super::namespace::permission::{Identity, WRITE};
+use super::namesystem::{LEASE_SOFT_LIMIT, Namesystem, unexpected};
+use super::outcome::Outcome;
+
+/// Time for the first primary to commit; a block of 128 MiB is verified by then on any disk worth having.
+const PATIENCE_FIRST: Duration = Duration::from_secs(10);
+/// Patience doubles up to this.
+const PATIENCE_MAX: Duration = Duration::from_secs(60);
+/// Recoveries begun per round: each is a logged op.
+const STARTED_PER_ROUND: usize = 256;
+/// How long a call waits for a recovery that is in its way, below the deadline of a client's call.
+const CALL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Recoveries under way.
+#[derive(Default)]
+pub(super) struct LeaseRecovery {
+    attempts: Mutex<BTreeMap<InodeId, Attempt>>,
+    /// A file has begun to wait.
+    pub(super) wanted: Notify,
+    /// A file was closed.
+    ended: Notify,
+}
+
+/// The latest try for one file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Attempt {
+    /// Uuid of the DataNode asked; none when none could be.
+    primary: Option<String>,
+    since: Instant,
+    /// Tries before this one.
+    earlier: u32,
+}
+
+/// A file whose last block waits.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    inode: InodeId,
+    /// With the length that was promised, or is to be cut to.
+    block: Block,
+    is_truncating: bool,
+}
+
+/// What to do for a file now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Wait,
+    /// Order the holder with this index to recover the block.
+    Start(usize),
+    /// Nobody has the block and nobody was promised a byte of it.
+    Drop,
+    /// Nobody has the block, which had bytes.
+    Stuck,
+}
+
+fn patience(earlier: u32) -> Duration {
+    PATIENCE_FIRST.saturating_mul(1 << earlier.min(8)).min(PATIENCE_MAX)
+}
+
+fn choose_step(waiting: &Waiting, holders: &Holders, last: Option<&Attempt>, now: Instant) -> Step {
+    if let Some(last) = last {
+        let is_over = now.saturating_duration_since(last.since) >= patience(last.earlier);
+        // A primary that died will not commit: no need to wait out its time.
+        let is_asked = last.primary.as_ref().is_some_and(|uuid| holders.live.iter().any(|node| node.uuid == *uuid));
+        if !is_over && (is_asked || last.primary.is_none()) {
+            return Step::Wait;
+        }
+    }
+    if !holders.live.is_empty() {
+        let tries = last.map_or(0, |last| last.earlier as usize + 1);
+        return Step::Start(tries % holders.live.len());
+    }
+    match (holders.others_are_away, waiting.block.length, waiting.is_truncating) {
+        (true, _, _) => Step::Wait,
+        (false, 0, false) => Step::Drop,
+        (false, _, _) => Step::Stuck,
+    }
+}
+
+impl Namesystem {
+    /// Takes the next step for every file that waits. Called every second, and when a file begins to wait.
+    ///
+    /// # Errors
+    /// Of logging.
+    pub async fn recover_leases(&self) -> Result<()> {
+        if !self.blocks().may_repair() {
+            return Ok(());
+        }
+        let waiting = self.waiting_files();
+        let ids: BTreeSet<InodeId> = waiting.iter().map(|waiting| waiting.inode).collect();
+        self.recovery.attempts.lock().retain(|id, _| ids.contains(id));
+        let mut started = 0;
+        for file in &waiting {
+            if started == STARTED_PER_ROUND {
+                self.recovery.wanted.notify_one();
+                break;
+            }
+            let holders = self.blocks().holders(file.block.id);
+            let last = self.recovery.attempts.lock().get(&file.inode).cloned();
+            let step = choose_step(file, &holders, last.as_ref(), self.clock.instant());
+            started += usize::from(step != Step::Wait);
+            match step {
+                Step::Wait => {}
+                Step::Start(primary) => self.start_recovery(file, &holders, primary).await?,
+                Step::Drop => {
+                    let op = CloseRecoveredOp { inode: file.inode.0, delete_block: true, ..Default::default() };
+                    self.close_recovered(op).await?;
+                    tracing::info!(inode = %file.inode, block = %file.block.id, "closed without its last block, which was never written");
+                }
+                Step::Stuck => {
+                    tracing::warn!(
+                        inode = %file.inode, block = %file.block,
+                        "no DataNode has the last block of a file that waits for recovery; it stays open until one comes back"
+                    );
+                    self.note_attempt(file.inode, None);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn waiting_files(&self) -> Vec<Waiting> {
+        let namespace = self.namespace().read();
+        let waiting = namespace.leases().filter(|(_, lease)| lease.needs_recovery);
+        let waiting = waiting.filter_map(|(inode, lease)| {
+            let last = namespace.inode(inode).ok()?.blocks()?.last()?;
+            Some(Waiting { inode, block: Block::from(*last), is_truncating: lease.is_truncating })
+        });
+        waiting.collect()
+    }
+
+    fn note_attempt(&self, inode: InodeId, primary: Option<String>) {
+        let mut attempts = self.recovery.attempts.lock();
+        let earlier = attempts.get(&inode).map_or(0, |last| last.earlier.saturating_add(1));
+        attempts.insert(inode, Attempt { primary, since: self.clock.instant(), earlier });
+    }
+
+    async fn start_recovery(&self, file: &Waiting, holders: &Holders, primary: usize) -> Result<()> {
+        let op = StartRecoveryOp { inode: file.inode.0, block_id: file.block.id.0 };
+        let stamp = match self.mutate_internally(Op::StartRecovery(op)).await {
+            Ok(Outcome::GenerationStamp(stamp)) => stamp,
+            Ok(other) => return Err(unexpected(&other)),
+            // Removed or recovered since it was looked at.
+            Err(error) if matches!(error.kind(), ErrorKind::InvalidArgument | ErrorKind::Stale) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let order = v1::RecoverOrder {
+            block_pool_id: String::new(),
+            block: Some(file.block.into()),
+            locations: holders.live.clone(),
+            new_generation_stamp: stamp.0,
+            truncate_length: file.is_truncating.then_some(file.block.length),
+            length_floor: file.block.length,
+            others_are_away: holders.others_are_away,
+        };
+        let primary = holders.live[primary].uuid.clone();
+        tracing::info!(inode = %file.inode, block = %file.block, recovery = %stamp, primary, "block recovery begins");
+        self.blocks().order_recovery(&primary, order);
+        self.note_attempt(file.inode, Some(primary));
+        Ok(())
+    }
+
+    /// A primary has come to an end.
+    ///
+    /// # Errors
+    /// `NotFound` when no file has the block any more, `InvalidArgument` when another recovery has begun since or the
+    /// outcome breaks a promise, `Unavailable` when the block may not be dropped yet.
+    pub async fn commit_block_synchronization(&self, request: v1::CommitBlockSynchronizationRequest) -> Result<()> {
+        let block = request.block.as_ref().map(Block::from);
+        let block = block.ok_or_else(|| DfsError::new(ErrorKind::Protocol, "a commit without its block"))?;
+        let inode = self
+            .blocks()
+            .file_of(block.id)
+            .ok_or_else(|| DfsError::new(ErrorKind::NotFound, format!("no file has block {} any more", block.id)))?;
+        if request.delete_block && self.blocks().holders(block.id).others_are_away {
+            let words = format!("block {} is not dropped while DataNodes that may have it are away", block.id);
+            return Err(DfsError::new(ErrorKind::Unavailable, words));
+        }
+        let last = Block {
+            generation_stamp: GenerationStamp(request.new_generation_stamp),
+            length: request.new_length,
+            ..block
+        };
+        self.close_recovered(CloseRecoveredOp {
+            inode: inode.0,
+            last: (!request.delete_block).then(|| last.into()),
+            delete_block: request.delete_block,
+            target_datanodes: request.datanode_uuids,
+            target_storages: request.storage_uuids,
+            recovery_id: request.new_generation_stamp,
+        })
+        .await?;
+        tracing::info!(%inode, block = %last, dropped = request.delete_block, "block recovery has closed the file");
+        Ok(())
+    }
+
+    async fn close_recovered(&self, op: CloseRecoveredOp) -> Result<()> {
+        let inode = InodeId(op.inode);
+        self.mutate_internally(Op::CloseRecovered(op)).await?;
+        self.recovery.attempts.lock().remove(&inode);
+        self.recovery.ended.notify_waiters();
+        Ok(())
+    }
+
+    /// Takes one file's lease from its writer; true when the file is closed now.
+    async fn revoke_lease(&self, id: InodeId) -> Result<bool> {
+        let outcome = self.mutate_internally(Op::RevokeLease(RevokeLeaseOp { inode: id.0 })).await?;
+        self.recovery.wanted.notify_one();
+        Ok(outcome == Outcome::Closed(true))
+    }
+
+    /// Waits a while for a file's recovery to end; true when it is not waiting (any more).
+    async fn wait_recovered(&self, id: InodeId) -> bool {
+        let waits = || self.namespace().read().lease(id).is_some_and(|lease| lease.needs_recovery);
+        if !waits() {
+            return true;
+        }
+        self.recovery.wanted.notify_one();
+        let wait = async {
+            loop {
+                let ended = self.recovery.ended.notified();
+                if !waits() {
+                    return;
+                }
+                ended.await;
+            }
+        };
+        tokio::time::timeout(CALL_PATIENCE, wait).await.is_ok()
+    }
+
+    /// Takes the lease of an existing file. A holder past the soft limit loses it first, and a file that waits for recovery
+    /// is given a moment.
+    ///
+    /// # Errors
+    /// `Busy` while another client writes.
+    pub async fn append(&self, header: Option<v1::RequestHeader>, op: OpenForAppendOp) -> Result<Outcome> {
+        self.make_way(header.as_ref(), InodeId(op.inode)).await?;
+        self.mutate(header, Op::OpenForAppend(op)).await
+    }
+
+    /// Ends what stands in the way of a new writer and may be ended: a holder past the soft limit, a recovery.
+    async fn make_way(&self, header: Option<&v1::RequestHeader>, id: InodeId) -> Result<()> {
+        let holder = {
+            let namespace = self.namespace().read();
+            let inode = namespace.inode(id)?;
+            Identity::of(header.and_then(|header| header.caller.as_ref())).check(inode, WRITE)?;
+            namespace.lease(id).map(|lease| (lease.client, lease.needs_recovery))
+        };
+        let Some((client, needs_recovery)) = holder else { return Ok(()) };
+        // A repeated call whose first one was applied has its own lease in the way: nothing is to be ended for it.
+        if self.recorded(header)?.is_some() {
+            return Ok(());
+        }
+        self.check_writable()?;
+        if !needs_recovery && self.silent_for(client) > LEASE_SOFT_LIMIT {
+            self.revoke_lease(id).await?;
+        }
+        self.wait_recovered(id).await;
+        Ok(())
+    }
+
+    /// Takes the lease of whoever writes `id`, for its owner or root, and waits a while for the file to be recovered; true
+    /// when it is closed now.
+    ///
+    /// # Errors
+    /// `NotPermitted`, `Busy` while the writer is alive, `ReadOnly`.
+    pub async fn recover_lease(&self, who: &Identity, id: InodeId) -> Result<bool> {
+        self.check_writable()?;
+        let holder = {
+            let namespace = self.namespace().read();
+            if !who.owns(namespace.inode(id)?) {
+                return Err(DfsError::new(ErrorKind::NotPermitted, "only the owner or root recovers a lease"));
+            }
+            namespace.lease(id).cloned()
+        };
+        if let Some(lease) = holder.filter(|lease| !lease.needs_recovery) {
+            let silent = self.silent_for(lease.client);
+            if silent < LEASE_SOFT_LIMIT && !who.is_root() {
+                return Err(DfsError::new(
+                    ErrorKind::Busy,
+                    format!("the writer was heard of {} s ago; only root takes its lease", silent.as_secs()),
+                ));
+            }
+            self.revoke_lease(id).await?;
+        }
+        self.wait_recovered(id).await;
+        Ok(self.namespace().read().lease(id).is_none())
+    }
+
+    /// Returns when a file has begun to wait.
+    pub async fn recovery_wanted(&self) {
+        self.recovery.wanted.notified().await;
+    }
+
+    /// Cuts a file. When the new end lies inside a block, its replicas are cut before this returns, or it says that the
+    /// file is still under construction.
+    ///
+    /// # Errors
+    /// As `mutate`; `Busy` while somebody writes, `Unsupported` for a longer file.
+    pub async fn truncate(&self, header: Option<v1::RequestHeader>, op: TruncateOp) -> Result<InodeId> {
+        let id = InodeId(op.inode);
+        self.make_way(header.as_ref(), id).await?;
+        self.mutate(header, Op::Truncate(op)).await?;
+        self.wait_recovered(id).await;
+        Ok(id)
+    }
+}
+
+#[cfg(test)]
+#[path = "lease_recovery_tests.rs"]
+mod tests;
