@@ -78,3 +78,25 @@ fn documents_name_only_scripts_that_exist() {
         }
     }
 }
+
+/// Every test that the failure model names is there: a sentence without its test is a hope.
+#[test]
+fn failure_model_names_tests_that_exist() {
+    let root = repository();
+    let text = std::fs::read_to_string(root.join("docs/failure-model.md")).expect("read docs/failure-model.md");
+    let sources: String = walkdir::WalkDir::new(root.join("tests/tests"))
+        .into_iter()
+        .filter_map(Result::ok)
+        .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "rs"))
+        .map(|entry| std::fs::read_to_string(entry.path()).expect("read a test"))
+        .collect();
+    let mut count = 0;
+    for name in text.split('`').skip(1).step_by(2).filter(|name| name.contains('_') && !name.contains('/')) {
+        assert!(sources.contains(&format!("fn {name}(")), "docs/failure-model.md names the test {name}");
+        count += 1;
+    }
+    for path in text.split('`').skip(1).step_by(2).filter(|name| name.contains('/')) {
+        assert!(root.join(path).exists(), "docs/failure-model.md names {path}");
+    }
+    assert!(count > 20);
+}
