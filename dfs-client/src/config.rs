@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use dfs_common::config_file::Config;
 use dfs_common::ids::ClientId;
+use dfs_proto::data_transfer::patience::HUNG_AFTER;
 
 /// Settings of one client. Start from [`ClientConfig::new`] or [`ClientConfig::from_config`] and change fields.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub struct ClientConfig {
     pub max_in_flight: usize,
     /// Silence of a pipeline with packets outstanding after which it has failed.
     pub ack_timeout: Duration,
+    /// Whether a pipeline that lost a node asks for another one.
+    pub replace_datanodes: bool,
     /// How long opening a data connection may take.
     pub data_connect_timeout: Duration,
     /// Silence of a DataNode in a read after which another replica is asked.
@@ -54,8 +57,9 @@ impl ClientConfig {
             metadata_deadline: Duration::from_secs(10),
             packet_size: size("dfs.client-write-packet-size"),
             max_in_flight: size("dfs.client.write.max-in-flight"),
-            ack_timeout: Duration::from_secs(30),
-            data_connect_timeout: Duration::from_secs(5),
+            ack_timeout: HUNG_AFTER,
+            replace_datanodes: config.flag("dfs.client.block.write.replace-datanode-on-failure.enable"),
+            data_connect_timeout: Duration::from_secs(3),
             read_timeout: Duration::from_secs(15),
             // Two round trips of a long-distance link at 10 Gb/s fit; more only costs memory.
             prefetch_window: 8 << 20,

@@ -71,6 +71,12 @@ pub const KEYS: &[Key] = &[
         "data in a packet of the write pipeline",
     ),
     key(
+        "dfs.client.block.write.replace-datanode-on-failure.enable",
+        ValueKind::Flag,
+        "true",
+        "whether a write that lost a DataNode takes another one in its place, when there is one; it goes on either way",
+    ),
+    key(
         "dfs.client.failover.timeout",
         ValueKind::Duration(1_000, DAY_MS),
         "5m",

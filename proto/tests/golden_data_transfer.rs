@@ -291,8 +291,8 @@ fn acks_are_hadoops() {
     let ack = PipelineAck {
         seqno: 7,
         replies: vec![
-            Reply { status: Status::Success, ecn: Ecn::Congested, slow: SlowNode::Normal },
-            Reply { status: Status::ErrorChecksum, ecn: Ecn::Supported, slow: SlowNode::Slow },
+            Reply { status: Status::Success, ecn: Ecn::Congested, slow: SlowNode::Normal, full: false },
+            Reply { status: Status::ErrorChecksum, ecn: Ecn::Supported, slow: SlowNode::Slow, full: false },
             success,
         ],
         downstream_ack_time_nanos: 123_456_789,

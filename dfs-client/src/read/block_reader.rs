@@ -6,7 +6,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use dfs_common::block::ExtendedBlock;
 use dfs_common::error::{DfsError, ErrorKind, Result};
-use dfs_proto::data_transfer::{DataChecksum, PacketFrame, WireError, encode_delimited, encode_request};
+use dfs_proto::data_transfer::{ChecksumKind, DataChecksum, PacketFrame, WireError, encode_delimited, encode_request};
 use dfs_proto::hadoop::{
     BlockOpResponseProto, ClientOperationHeaderProto, ClientReadStatusProto, OpReadBlockProto, Status,
 };
@@ -17,6 +17,9 @@ use crate::datanode::{DataConnection, Datanodes, Node, receive, receive_message}
 
 /// Room for headers and the checksums of a packet of 1 MiB; what more a read brings is data that has to be copied.
 const BUFFER_LEN: usize = 16 * 1024;
+
+/// Packets without data in one read: nodes send none but heartbeats, each after seconds of silence.
+const IDLE_PACKETS_MAX: u32 = 1024;
 
 /// What to read.
 #[derive(Clone, Copy)]
@@ -123,6 +126,9 @@ fn accepted(
         return Err(refusal(ErrorKind::Protocol, "answer lacks the checksum's kind"));
     };
     let checksum = DataChecksum::from_proto(&info.checksum)?;
+    if checksum.kind() == ChecksumKind::Null {
+        return Err(refusal(ErrorKind::Protocol, "it sends no checksums"));
+    }
     let chunk = checksum.bytes_per_checksum() as u64;
     if info.chunk_offset > range.offset || range.offset - info.chunk_offset >= chunk || info.chunk_offset % chunk != 0 {
         return Err(refusal(ErrorKind::Protocol, &format!("it starts at {}", info.chunk_offset)));
@@ -158,6 +164,7 @@ impl Body {
         mut buffer: BytesMut,
         silence: Duration,
     ) -> Result<(), ReadFailure> {
+        let mut idle_packets = 0;
         loop {
             let frame = loop {
                 match PacketFrame::decode(&buffer)? {
@@ -169,6 +176,12 @@ impl Body {
             };
             if !frame.header.is_heartbeat() {
                 self.check(&frame)?;
+            }
+            if frame.header.data_len == 0 && !frame.header.last_packet_in_block {
+                idle_packets += 1;
+                if idle_packets > IDLE_PACKETS_MAX {
+                    return Err(DfsError::new(ErrorKind::Protocol, "DataNode sends packets without data").into());
+                }
             }
             self.sums.clear();
             self.sums.extend_from_slice(&buffer[frame.checksums()]);

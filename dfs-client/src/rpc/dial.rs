@@ -13,9 +13,10 @@ use super::gathering_stream::GatheringStream;
 /// How long a gRPC connection may take to open. Shorter than any deadline of a try, so that the reason is seen.
 const GRPC_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pings while calls are outstanding find a peer that vanished without closing.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// Silence after a ping that ends the connection.
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(3);
+/// Silence after a ping that ends the connection. With the interval it bounds what a hung process costs a caller that has
+/// others to ask, such as an fsync of blocks on three nodes.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A channel to `host:port` that connects when first used, and again whenever it broke.
 ///

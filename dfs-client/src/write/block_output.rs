@@ -9,8 +9,8 @@
 //!   +-------------------------------------------------------------------+
 //! ```
 //!
-//! A block whose pipeline fails before anything was acknowledged is given up, and its bytes, all still here, go to a new
-//! block on other nodes. After that the failure is the caller's.
+//! A pipeline that fails is rebuilt, or its block written anew (`block_recovery`); callers hear of it only when no node
+//! that has acknowledged bytes is left.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,10 +22,10 @@ use dfs_common::ids::BlockId;
 use dfs_proto::data_transfer::DataChecksum;
 
 use super::file_writer::Status;
-use super::packet::{PacketBuilder, PacketKind, packet_capacity};
+use super::packet::{PacketBuilder, PacketKind, packet_capacity, packet_data_len};
 use super::pipeline::{Goal, Pipeline};
-use super::pipeline_state::Origin;
 use super::questions::Questions;
+use super::recovery_plan::Origin;
 use super::replica_sync::sync_replicas;
 use crate::datanode::Located;
 
@@ -75,10 +75,12 @@ pub(super) struct BlockOutput {
     recorded: Option<(BlockId, u64)>,
     /// Finished blocks, to be synced by the next hsync.
     unsynced: Vec<Located>,
-    /// Nodes that failed this writer, by uuid.
-    pub(super) excluded: Vec<String>,
+    /// Nodes that failed this writer, by uuid, and when.
+    pub(super) excluded: Vec<(String, Instant)>,
     /// Blocks that failed in a row.
     pub(super) tries: u32,
+    /// Bytes acknowledged of the block when its pipeline was last rebuilt, and how often it was at that length.
+    pub(super) rebuilds: (u64, u32),
     /// The last failure of a node, told when no other node is left.
     pub(super) last_blame: Option<DfsError>,
 }
@@ -95,7 +97,7 @@ impl BlockOutput {
         let config = &questions.core.config;
         Self {
             block_size,
-            packet_size: config.packet_size,
+            packet_size: packet_data_len(config.packet_size),
             max_in_flight: config.max_in_flight,
             questions,
             status,
@@ -112,6 +114,7 @@ impl BlockOutput {
             unsynced: Vec::new(),
             excluded: Vec::new(),
             tries: 0,
+            rebuilds: (0, 0),
             last_blame: None,
         }
     }
@@ -163,6 +166,10 @@ impl BlockOutput {
 
     /// hflush, or hsync.
     pub(super) async fn flush(&mut self, sync: bool) -> Result<()> {
+        if self.current.as_ref().is_some_and(|current| current.pipeline.is_ending()) {
+            // A call that was dropped had begun to end the block: nothing may follow its last packet.
+            self.finish_block().await?;
+        }
         if self.builder.is_some() {
             self.queue_packet(sync).await?;
         } else if let Some(current) = &mut self.current
@@ -270,6 +277,9 @@ impl BlockOutput {
         if let (Some(current), Some((builder, _))) = (&mut self.current, self.builder.take()) {
             let seqno = current.pipeline.state.next_seqno();
             current.pipeline.enqueue(builder.seal(seqno, sync, DataChecksum::DEFAULT));
+        } else if let Some(current) = self.current.as_mut().filter(|_| sync) {
+            // Its bytes have left in other packets, when a block was written anew.
+            current.pipeline.enqueue_empty(self.block_len, PacketKind { sync_block: true, last_in_block: false });
         }
     }
 
@@ -303,6 +313,7 @@ impl BlockOutput {
         self.open_block = None;
         self.may_hold_bytes = false;
         self.tries = 0;
+        self.rebuilds = (0, 0);
         Ok(())
     }
 

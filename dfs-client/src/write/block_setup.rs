@@ -1,8 +1,7 @@
-//! How a block gets its pipeline: allocated or reopened, and replaced when the pipeline fails before anything was
-//! acknowledged.
-//!
-//! Recovery of a pipeline that has acknowledged bytes (new generation stamp, surviving nodes, replacement) belongs in
-//! [`BlockOutput::recover`], as another arm beside those of [`Recovery`].
+//! How a block gets its pipeline: allocated or reopened, and written anew elsewhere when nothing of it was acknowledged.
+//! What happens to pipelines that fail is `block_recovery`'s.
+
+use std::time::{Duration, Instant};
 
 use dfs_common::block::Block;
 use dfs_common::error::{DfsError, ErrorKind, Result};
@@ -10,17 +9,21 @@ use dfs_proto::hadoop::op_write_block_proto::BlockConstructionStage;
 use tracing::warn;
 
 use super::block_output::{BlockOutput, Current};
+use super::block_recovery::Broken;
 use super::packet::PacketKind;
 use super::pipeline::{Goal, Pipeline, PipelineFailure, Target};
-use super::pipeline_state::{BLOCK_TRIES_MAX, Origin, Recovery, choose_recovery};
-use crate::datanode::Located;
+use super::pipeline_state::PipelineState;
+use super::recovery_plan::{BLOCK_TRIES_MAX, Origin};
+use crate::datanode::{Located, Replica};
 
 /// Nodes that a writer refuses to use again; far more than a file meets before it gives up.
 const EXCLUDED_MAX: usize = 64;
+/// How long: a node that was started again should be used again. HDFS waits 10 minutes.
+const EXCLUDED_FOR: Duration = Duration::from_secs(60);
 
 /// What a failed pipeline had not brought home: bytes, and what the last packets asked for.
 #[derive(Default)]
-struct Salvaged {
+pub(super) struct Salvaged {
     bytes: Vec<u8>,
     asked: PacketKind,
 }
@@ -35,36 +38,6 @@ impl BlockOutput {
         let outcome = match self.reopen.take() {
             Some(last) => self.reopen_block(last).await,
             None => self.start_block().await,
-        };
-        uncertain.settle();
-        outcome
-    }
-
-    /// Makes a new pipeline for what the failed one had not brought home, or says why not.
-    pub(super) async fn recover(&mut self, failure: PipelineFailure) -> Result<()> {
-        let Some(Current { pipeline, origin, .. }) = self.current.take() else { return Ok(()) };
-        let uncertain = self.status.uncertain();
-        let error = self.blame(&pipeline.target, &failure);
-        let recovery = choose_recovery(origin, pipeline.state.has_acks(), self.tries);
-        warn!(inode = %self.questions.inode, ?recovery, error = %error.chain(), "write pipeline failed");
-        self.tries += 1;
-        let block = pipeline.target.block.block;
-        let outcome = match recovery {
-            Recovery::GiveUp => Err(error),
-            Recovery::ReplaceBlock => {
-                let salvaged = self.salvage(Some(pipeline));
-                self.last_blame = Some(error);
-                match self.abandon_block(block).await {
-                    Ok(()) => self.restart_block(salvaged).await,
-                    Err(error) => Err(error),
-                }
-            }
-            Recovery::StartNextBlock => {
-                let salvaged = self.salvage(Some(pipeline));
-                self.last_blame = Some(error);
-                self.leave_block(block);
-                self.restart_block(salvaged).await
-            }
         };
         uncertain.settle();
         outcome
@@ -103,14 +76,19 @@ impl BlockOutput {
         }
     }
 
-    async fn abandon_block(&mut self, block: Block) -> Result<()> {
+    pub(super) async fn abandon_block(&mut self, block: Block) -> Result<()> {
         self.questions.abandon_block(block).await?;
         self.open_block = None;
         Ok(())
     }
 
     async fn allocate(&mut self) -> Result<Target> {
-        let answer = self.questions.add_block(self.previous, self.block_start, &self.excluded).await;
+        let mut answer = self.questions.add_block(self.previous, self.block_start, &self.excluded_nodes()).await;
+        if self.tries == 0 && answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::NoSpace) {
+            // Too few without those that failed in earlier blocks: they may have come back.
+            self.excluded.clear();
+            answer = self.questions.add_block(self.previous, self.block_start, &[]).await;
+        }
         let located = answer.map_err(|error| match self.last_blame.take() {
             // Without the nodes that failed there are too few: what counts is why they failed.
             Some(blame) if error.kind() == ErrorKind::NoSpace => {
@@ -133,21 +111,22 @@ impl BlockOutput {
             self.may_hold_bytes = true;
             let generation_stamp = self.questions.update_block_for_pipeline(block).await?;
             let stage = BlockConstructionStage::PipelineSetupAppend;
-            let target = Target { block: last.block, generation_stamp, replicas: last.replicas, stage };
-            match self.set_up(target.clone()).await {
+            let sent = block.length;
+            let target = Target { block: last.block, generation_stamp, replicas: last.replicas, stage, sent };
+            let (origin, synced) = (Origin::Append, block.length);
+            let failure = match self.set_up(target.clone()).await {
                 Ok(pipeline) => {
                     self.questions.update_pipeline(block, pipeline.block(block.length), &target.replicas).await?;
-                    let synced = block.length;
-                    self.current = Some(Current { pipeline, origin: Origin::Append, synced });
+                    self.current = Some(Current { pipeline, origin, synced });
                     return Ok(());
                 }
-                Err(failure) => {
-                    let error = self.blame(&target, &failure);
-                    warn!(inode = %self.questions.inode, error = %error.chain(), "last block not reopened");
-                    self.tries += 1;
-                    self.last_blame = Some(error);
-                }
-            }
+                Err(failure) => failure,
+            };
+            let error = self.blame(&target, &failure);
+            let Target { block, mut replicas, .. } = target;
+            replicas.remove(failure.node.min(replicas.len() - 1));
+            let state = PipelineState::new(block.block.length);
+            return self.mend(Broken { block, replicas, origin, is_announced: false, state, synced, error }).await;
         }
         let salvaged = self.salvage(None);
         self.leave_block(block);
@@ -159,19 +138,17 @@ impl BlockOutput {
         Pipeline::connect(&core.datanodes, target, &core.client_name, core.config.ack_timeout).await
     }
 
-    async fn set_up(&self, target: Target) -> Result<Pipeline, PipelineFailure> {
+    pub(super) async fn set_up(&self, target: Target) -> Result<Pipeline, PipelineFailure> {
         let mut pipeline = self.connect(target).await?;
         pipeline.pump(Goal::SetUp).await?;
         Ok(pipeline)
     }
 
     /// The failure in words that name the node. The node is not used again by this writer, and asked last by readers.
-    fn blame(&mut self, target: &Target, failure: &PipelineFailure) -> DfsError {
+    pub(super) fn blame(&mut self, target: &Target, failure: &PipelineFailure) -> DfsError {
         let node = &target.replicas[failure.node.min(target.replicas.len() - 1)].node;
-        if self.excluded.len() < EXCLUDED_MAX && !self.excluded.contains(&node.uuid) {
-            self.excluded.push(node.uuid.clone());
-        }
         self.questions.core.datanodes.suspect(node);
+        self.exclude(&target.replicas[failure.node.min(target.replicas.len() - 1)]);
         let kind = match failure.error.kind() {
             kind @ (ErrorKind::TimedOut | ErrorKind::NoSpace) => kind,
             _ => ErrorKind::Io,
@@ -179,10 +156,24 @@ impl BlockOutput {
         DfsError::new(kind, format!("DataNode {}: {}", node.data_address, failure.error.chain()))
     }
 
+    /// This writer does not use the node again for a while.
+    pub(super) fn exclude(&mut self, replica: &Replica) {
+        let uuid = &replica.node.uuid;
+        self.excluded.retain(|(other, since)| other != uuid && since.elapsed() < EXCLUDED_FOR);
+        if self.excluded.len() < EXCLUDED_MAX {
+            self.excluded.push((uuid.clone(), Instant::now()));
+        }
+    }
+
+    pub(super) fn excluded_nodes(&self) -> Vec<String> {
+        let recent = self.excluded.iter().filter(|(_, since)| since.elapsed() < EXCLUDED_FOR);
+        recent.map(|(uuid, _)| uuid.clone()).collect()
+    }
+
     /// Takes back what a pipeline has not brought home, and the packet under way behind it.
-    fn salvage(&mut self, pipeline: Option<Pipeline>) -> Salvaged {
+    pub(super) fn salvage(&mut self, state: Option<PipelineState>) -> Salvaged {
         let mut salvaged = Salvaged::default();
-        for packet in pipeline.map(|pipeline| pipeline.state.into_unacked()).unwrap_or_default() {
+        for packet in state.map(PipelineState::into_unacked).unwrap_or_default() {
             salvaged.bytes.extend_from_slice(&packet.data);
             salvaged.asked.sync_block |= packet.kind.sync_block;
             salvaged.asked.last_in_block |= packet.kind.last_in_block;
@@ -193,15 +184,8 @@ impl BlockOutput {
         salvaged
     }
 
-    /// Leaves a block as it was before this writer, with its `length` bytes: the next one starts behind it.
-    fn leave_block(&mut self, block: Block) {
-        self.block_start += block.length;
-        self.block_len -= block.length;
-        self.previous = Some(block);
-    }
-
     /// Starts a block with what was salvaged, which is everything that was accepted into it.
-    async fn restart_block(&mut self, salvaged: Salvaged) -> Result<()> {
+    pub(super) async fn restart_block(&mut self, salvaged: Salvaged) -> Result<()> {
         debug_assert_eq!(salvaged.bytes.len() as u64, self.block_len, "nothing is lost and nothing added");
         self.start_block().await?;
         self.block_len = 0;
@@ -230,5 +214,5 @@ impl BlockOutput {
 fn target_of(located: Located) -> Target {
     let generation_stamp = located.block.block.generation_stamp;
     let stage = BlockConstructionStage::PipelineSetupCreate;
-    Target { block: located.block, generation_stamp, replicas: located.replicas, stage }
+    Target { block: located.block, generation_stamp, replicas: located.replicas, stage, sent: 0 }
 }

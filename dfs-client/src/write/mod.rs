@@ -3,12 +3,14 @@
 //! ```text
 //! FileWriter       one file being written: blocks one after another, flush, sync, complete; every failure sticks
 //!   block_output   its blocks: packets queued, blocks begun and ended
-//!   block_setup    pipelines opened, and replaced when they fail
+//!   block_setup    blocks begun, reopened, begun again
+//!   block_recovery pipelines rebuilt when they fail: other nodes, a new generation stamp
 //!   questions      what a writer asks of the NameNode
 //!   replica_sync   finished blocks brought to disk
 //!   packet         bytes cut into packets, with their checksums (pure)
 //!   pipeline       one block under way: a connection to the first DataNode, which passes everything on
-//!   pipeline_state which packets are sent and not acknowledged; what to do when a pipeline fails (pure)
+//!   pipeline_state which packets are sent and not acknowledged (pure)
+//!   recovery_plan  what to do when a pipeline fails (pure)
 //! ```
 //!
 //! There is no task per file. Whoever writes or flushes drives the connection himself: sends what is queued and takes in the
@@ -23,12 +25,14 @@
 //!   NameNode whose answer is then unknown: that fails the writer.
 
 mod block_output;
+mod block_recovery;
 mod block_setup;
 mod file_writer;
 mod packet;
 mod pipeline;
 mod pipeline_state;
 mod questions;
+mod recovery_plan;
 mod registry;
 mod replica_sync;
 

@@ -4,13 +4,25 @@
 //! bytes, except behind a flushed or appended partial chunk: then it holds only what completes that chunk, so that every
 //! node can continue the chunk's checksum, and the packets behind it are aligned again. Hadoop's nodes demand that.
 
+use dfs_proto::data_transfer::packet::PACKET_LEN_MAX;
 use dfs_proto::data_transfer::{DataChecksum, PacketHeader};
+
+/// Bytes of a packet before its checksums are far fewer: lengths and header.
+const PACKET_HEADER_MAX: usize = 1024;
 
 /// Data that a packet at `offset` of a block may hold, when `remaining` bytes of the block are left.
 pub(crate) fn packet_capacity(offset: u64, packet_size: usize, remaining: u64, chunk: usize) -> usize {
     let into_chunk = (offset % chunk as u64) as usize;
     let capacity = if into_chunk == 0 { packet_size } else { chunk - into_chunk };
     usize::try_from(remaining).map_or(capacity, |remaining| capacity.min(remaining))
+}
+
+/// Data that packets hold when `wanted` is asked for: whole chunks, and no more than a packet may have with its checksums.
+pub(crate) fn packet_data_len(wanted: usize) -> usize {
+    let chunk = DataChecksum::DEFAULT.bytes_per_checksum();
+    let chunk_on_wire = chunk + DataChecksum::DEFAULT.checksum_size();
+    let most = (PACKET_LEN_MAX - PACKET_HEADER_MAX) / chunk_on_wire * chunk;
+    (wanted / chunk * chunk).clamp(chunk, most)
 }
 
 /// A packet that still takes bytes.
@@ -142,6 +154,17 @@ mod tests {
         let (sums, data) = (&bytes[frame.checksums()], &bytes[frame.data()]);
         assert_eq!(DataChecksum::DEFAULT.verify(data, sums), Ok(()));
         assert_eq!(packet.end, 2024);
+    }
+
+    #[test]
+    fn packet_data_len_fits_into_a_packet() {
+        for (wanted, expected) in [(65_536, 65_536), (65_537, 65_536), (0, 512), (4096 + 511, 4096)] {
+            assert_eq!(packet_data_len(wanted), expected);
+        }
+        let most = packet_data_len(16 << 20);
+        assert_eq!(packet_data_len(usize::MAX), most);
+        let packet = Packet::new(0, 0, vec![7; most], PacketKind::default(), DataChecksum::DEFAULT);
+        assert!(packet.wire_len() <= PACKET_LEN_MAX && most > 15 << 20, "{most}");
     }
 
     #[test]

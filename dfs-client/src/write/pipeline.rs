@@ -23,6 +23,7 @@ use dfs_proto::hadoop::{
     BlockOpResponseProto, ClientOperationHeaderProto, OpWriteBlockProto, Status, StorageTypeProto,
 };
 use tokio::io::Interest;
+use tracing::warn;
 
 use super::packet::{Packet, PacketKind};
 use super::pipeline_state::{AckOutcome, PipelineState};
@@ -41,6 +42,8 @@ pub(crate) struct Target {
     /// In pipeline order; never empty.
     pub(crate) replicas: Vec<Replica>,
     pub(crate) stage: BlockConstructionStage,
+    /// Where the bytes end that nodes may have got in an earlier pipeline of this writer.
+    pub(crate) sent: u64,
 }
 
 /// A pipeline that failed.
@@ -83,6 +86,8 @@ pub(crate) struct Pipeline {
     /// The peer closed when it owed us nothing: as some do behind a block's end; anything more to send has failed.
     is_closed_by_peer: bool,
     last_heard: Instant,
+    /// A node that waits for its disk is named once.
+    is_slow_named: bool,
     pub(crate) last_sent: Instant,
     ack_timeout: Duration,
 }
@@ -111,7 +116,7 @@ impl Target {
             stage: self.stage.into(),
             pipeline_size: self.replicas.len() as u32,
             min_bytes_rcvd: length,
-            max_bytes_rcvd: length,
+            max_bytes_rcvd: self.sent.max(length),
             latest_generation_stamp: self.generation_stamp.0,
             requested_checksum: DataChecksum::DEFAULT.to_proto(),
             storage_type: Some(StorageTypeProto::Disk.into()),
@@ -152,6 +157,7 @@ impl Pipeline {
             is_ending: false,
             is_closed_by_peer: false,
             last_heard: now,
+            is_slow_named: false,
             last_sent: now,
             ack_timeout,
         })
@@ -170,6 +176,15 @@ impl Pipeline {
     /// Queues a packet without data, behind `length` bytes of the block.
     pub(crate) fn enqueue_empty(&mut self, length: u64, kind: PacketKind) {
         self.enqueue(Packet::empty(length, self.state.next_seqno(), kind));
+    }
+
+    /// Takes over the packets of the pipeline before: those not acknowledged are sent again.
+    pub(crate) fn go_on_with(&mut self, mut state: PipelineState) {
+        state.rewind();
+        // Without its last packet left to send, a block that was ending has ended.
+        self.is_ending = state.is_ending() || self.target.stage == BlockConstructionStage::PipelineCloseRecovery;
+        self.state = state;
+        self.last_heard = Instant::now();
     }
 
     /// Whether the block's last packet was queued: nothing may follow.
@@ -209,6 +224,8 @@ impl Pipeline {
     }
 
     async fn pump_connection(&mut self, goal: Goal) -> Result<(), PipelineFailure> {
+        // Acks may lie here since nobody looked: silence counts from now on.
+        let start = Instant::now();
         loop {
             self.send_ready()?;
             self.receive_ready()?;
@@ -218,7 +235,7 @@ impl Pipeline {
             if self.is_closed_by_peer {
                 return Err(PipelineFailure { node: 0, error: closed_error(), is_disconnect: true });
             }
-            self.wait().await?;
+            self.wait(start).await?;
         }
     }
 
@@ -289,10 +306,12 @@ impl Pipeline {
         while let Some((ack, used)) = PipelineAck::decode(&self.inbound).map_err(PipelineFailure::protocol)? {
             self.inbound.advance(used);
             match self.state.on_ack(&ack, self.target.replicas.len()) {
-                AckOutcome::Acknowledged | AckOutcome::Alive => {}
-                AckOutcome::NodeFailed(place, status) => {
+                AckOutcome::Acknowledged | AckOutcome::Alive(None) => {}
+                AckOutcome::Alive(Some(place)) => self.name_slow(place),
+                AckOutcome::NodeFailed { place, status, is_full } => {
+                    let kind = if is_full { ErrorKind::NoSpace } else { ErrorKind::Io };
                     let words = format!("a packet of {} failed there with {status:?}", self.target.block);
-                    return Err(PipelineFailure::new(place, DfsError::new(ErrorKind::Io, words)));
+                    return Err(PipelineFailure::new(place, DfsError::new(kind, words)));
                 }
                 AckOutcome::OutOfStep => {
                     let words = format!("unexpected ack {} of {} nodes", ack.seqno, ack.replies.len());
@@ -310,7 +329,17 @@ impl Pipeline {
         }
         let node = self.place_of(bad_link).unwrap_or(0);
         let words = format!("set-up of {} refused: {:?} {}", self.target.block, response.status(), response.message());
-        Err(PipelineFailure::new(node, DfsError::new(ErrorKind::Io, words)))
+        let kind = if response.full() { ErrorKind::NoSpace } else { ErrorKind::Io };
+        Err(PipelineFailure::new(node, DfsError::new(kind, words)))
+    }
+
+    /// A node that is only slow stays; who looks for the reason should find its name.
+    fn name_slow(&mut self, place: usize) {
+        if !self.is_slow_named {
+            self.is_slow_named = true;
+            let datanode = &self.target.replicas[place].node.data_address;
+            warn!(block = %self.target.block, datanode, "a DataNode waits for its disk; the write goes on with it");
+        }
     }
 
     /// Which node is meant by an address or uuid in a response.
@@ -323,10 +352,10 @@ impl Pipeline {
     }
 
     /// Sleeps until the connection can do something.
-    async fn wait(&mut self) -> Result<(), PipelineFailure> {
+    async fn wait(&mut self, start: Instant) -> Result<(), PipelineFailure> {
         let has_unsent = self.urgent_sent < self.urgent.len() || !self.state.is_all_sent();
         let interest = if has_unsent { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
-        let patience = self.ack_timeout.saturating_sub(self.last_heard.elapsed());
+        let patience = self.ack_timeout.saturating_sub(self.last_heard.max(start).elapsed());
         match tokio::time::timeout(patience, self.connection.stream.ready(interest)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(PipelineFailure::broken("wait for a DataNode", error)),

@@ -1,5 +1,4 @@
-//! What is known of a block under way, without its connection: packets sent and not acknowledged, and what a failure
-//! calls for. Pure.
+//! What is known of a block under way, without its connection: packets sent and not acknowledged. Pure.
 //!
 //! ```text
 //! seqno   0 .. acked | acked .. sent             | sent .. queued        | not yet
@@ -49,10 +48,10 @@ pub(crate) struct PipelineState {
 pub(crate) enum AckOutcome {
     /// The oldest packet is on every node.
     Acknowledged,
-    /// Every node is there; no packet is meant.
-    Alive,
-    /// The node at this place of the pipeline failed, with this status.
-    NodeFailed(usize, Status),
+    /// Every node is there; no packet is meant. The node at this place, if any, says that it waits for its disk.
+    Alive(Option<usize>),
+    /// The node at this place of the pipeline failed; `is_full` for lack of space.
+    NodeFailed { place: usize, status: Status, is_full: bool },
     /// No packet we wait for has this seqno, or the number of replies is not that of the nodes.
     OutOfStep,
 }
@@ -135,10 +134,11 @@ impl PipelineState {
     /// Takes in an ack of a pipeline of `nodes` nodes.
     pub(crate) fn on_ack(&mut self, ack: &PipelineAck, nodes: usize) -> AckOutcome {
         if let Some(place) = ack.first_failure() {
-            return AckOutcome::NodeFailed(place.min(nodes - 1), ack.replies[place].status);
+            let reply = ack.replies[place];
+            return AckOutcome::NodeFailed { place: place.min(nodes - 1), status: reply.status, is_full: reply.full };
         }
         if ack.seqno == HEARTBEAT_SEQNO {
-            return AckOutcome::Alive;
+            return AckOutcome::Alive(ack.first_slow().filter(|place| *place < nodes));
         }
         let is_oldest = self.kept.front().is_some_and(|packet| packet.seqno == ack.seqno) && self.sent > 0;
         if !is_oldest || ack.replies.len() != nodes {
@@ -162,43 +162,31 @@ impl PipelineState {
         self.partly_sent = 0;
     }
 
+    /// Where the data queued so far ends in the block.
+    pub(crate) fn end(&self) -> u64 {
+        self.kept.back().map_or(self.acked, |packet| packet.end.max(self.acked))
+    }
+
+    /// Whether the block's last packet is among those not acknowledged.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.kept.back().is_some_and(|packet| packet.kind.last_in_block)
+    }
+
+    /// Whether all data is acknowledged and the last packet is not.
+    pub(crate) fn lacks_only_end(&self) -> bool {
+        self.kept.len() == 1 && self.is_ending() && self.in_flight == 0
+    }
+
+    /// The last packet is not needed any more: the nodes have ended the block without it.
+    pub(crate) fn drop_end(&mut self) {
+        assert!(self.lacks_only_end(), "only the end of a block can be spared");
+        self.kept.clear();
+        self.rewind();
+    }
+
     /// The packets not acknowledged, to be written elsewhere.
     pub(crate) fn into_unacked(self) -> VecDeque<Packet> {
         self.kept
-    }
-}
-
-/// How a pipeline came to be, for [`choose_recovery`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Origin {
-    /// For a block just allocated.
-    Create,
-    /// For a block that had bytes before.
-    Append,
-}
-
-/// What to do about a pipeline that failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Recovery {
-    /// The block never came to be: give it up and write its bytes to a new one, without the bad node.
-    ReplaceBlock,
-    /// The block stays as it was before: go on in a new one behind it.
-    StartNextBlock,
-    /// Nodes hold acknowledged bytes: only a recovery of the pipeline could go on.
-    GiveUp,
-}
-
-/// New blocks tried for the same bytes, HDFS's number (`dfs.client.block.write.retries`).
-pub(crate) const BLOCK_TRIES_MAX: u32 = 3;
-
-/// Chooses what follows the failure of a pipeline after `tries` blocks have failed for the same bytes.
-pub(crate) fn choose_recovery(origin: Origin, has_acks: bool, tries: u32) -> Recovery {
-    if has_acks || tries >= BLOCK_TRIES_MAX {
-        return Recovery::GiveUp;
-    }
-    match origin {
-        Origin::Create => Recovery::ReplaceBlock,
-        Origin::Append => Recovery::StartNextBlock,
     }
 }
 

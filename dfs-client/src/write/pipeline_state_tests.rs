@@ -1,4 +1,4 @@
-use dfs_proto::data_transfer::{DataChecksum, Reply};
+use dfs_proto::data_transfer::{DataChecksum, Reply, SlowNode};
 use proptest::prelude::*;
 
 use super::super::packet::{PacketBuilder, PacketKind};
@@ -7,6 +7,10 @@ use super::*;
 fn ack(seqno: i64, statuses: &[Status]) -> PipelineAck {
     let replies = statuses.iter().map(|status| Reply::new(*status)).collect();
     PipelineAck { seqno, replies, downstream_ack_time_nanos: 0 }
+}
+
+fn failed_at(place: usize, status: Status) -> AckOutcome {
+    AckOutcome::NodeFailed { place, status, is_full: false }
 }
 
 const OK: [Status; 2] = [Status::Success; 2];
@@ -37,7 +41,7 @@ fn packets_are_kept_until_acknowledged_in_order() {
     assert_eq!(state.on_ack(&ack(0, &OK), 2), AckOutcome::OutOfStep, "nothing was sent yet");
     send_all(&mut state);
     assert_eq!(state.on_ack(&ack(1, &OK), 2), AckOutcome::OutOfStep, "the first one comes first");
-    assert_eq!(state.on_ack(&ack(HEARTBEAT_SEQNO, &OK), 2), AckOutcome::Alive);
+    assert_eq!(state.on_ack(&ack(HEARTBEAT_SEQNO, &OK), 2), AckOutcome::Alive(None));
     assert_eq!(state.on_ack(&ack(0, &OK), 2), AckOutcome::Acknowledged);
     assert_eq!((state.acked(), state.is_all_acked()), (700, false));
     assert_eq!(state.on_ack(&ack(1, &OK[..1]), 2), AckOutcome::OutOfStep, "one node did not answer");
@@ -52,9 +56,9 @@ fn on_ack_names_the_first_node_that_failed() {
     push(&mut state, 0, &[1; 10]);
     send_all(&mut state);
     let failed = ack(0, &[Status::Success, Status::ErrorChecksum]);
-    assert_eq!(state.on_ack(&failed, 2), AckOutcome::NodeFailed(1, Status::ErrorChecksum));
+    assert_eq!(state.on_ack(&failed, 2), failed_at(1, Status::ErrorChecksum));
     let longer = ack(0, &[Status::Success, Status::Success, Status::Error]);
-    assert_eq!(state.on_ack(&longer, 2), AckOutcome::NodeFailed(1, Status::Error), "never outside the pipeline");
+    assert_eq!(state.on_ack(&longer, 2), failed_at(1, Status::Error), "never outside the pipeline");
     assert!(!state.is_all_acked());
 }
 
@@ -83,18 +87,30 @@ fn rewind_sends_the_same_bytes_again() {
 }
 
 #[test]
-fn choose_recovery_table() {
-    for (origin, has_acks, tries, expected) in [
-        (Origin::Create, false, 0, Recovery::ReplaceBlock),
-        (Origin::Create, false, BLOCK_TRIES_MAX - 1, Recovery::ReplaceBlock),
-        (Origin::Create, false, BLOCK_TRIES_MAX, Recovery::GiveUp),
-        (Origin::Create, true, 0, Recovery::GiveUp),
-        (Origin::Append, false, 0, Recovery::StartNextBlock),
-        (Origin::Append, false, BLOCK_TRIES_MAX, Recovery::GiveUp),
-        (Origin::Append, true, 0, Recovery::GiveUp),
-    ] {
-        assert_eq!(choose_recovery(origin, has_acks, tries), expected, "{origin:?} {has_acks} {tries}");
-    }
+fn on_ack_tells_full_and_slow_nodes() {
+    let mut state = PipelineState::new(0);
+    push(&mut state, 0, &[1; 10]);
+    send_all(&mut state);
+    let mut slow = ack(HEARTBEAT_SEQNO, &OK);
+    slow.replies[1].slow = SlowNode::Slow;
+    assert_eq!(state.on_ack(&slow, 2), AckOutcome::Alive(Some(1)));
+    assert_eq!(state.on_ack(&slow, 1), AckOutcome::Alive(None), "never outside the pipeline");
+    let mut full = ack(0, &[Status::Success, Status::Error]);
+    full.replies[1].full = true;
+    assert_eq!(state.on_ack(&full, 2), AckOutcome::NodeFailed { place: 1, status: Status::Error, is_full: true });
+}
+
+#[test]
+fn end_of_a_block_is_told_from_its_data() {
+    let mut state = PipelineState::new(0);
+    push(&mut state, 0, &[1; 10]);
+    state.enqueue(Packet::empty(10, 1, PacketKind { sync_block: false, last_in_block: true }));
+    assert_eq!((state.is_ending(), state.lacks_only_end(), state.end()), (true, false, 10));
+    send_all(&mut state);
+    state.on_ack(&ack(0, &OK), 2);
+    assert!(state.lacks_only_end());
+    state.drop_end();
+    assert_eq!((state.is_all_acked(), state.is_all_sent(), state.acked()), (true, true, 10));
 }
 
 proptest! {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dfs_common::attr::FileAttr;
-use dfs_common::block::Block;
+use dfs_common::block::{Block, ExtendedBlock};
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{GenerationStamp, InodeId};
 use dfs_common::retry::Backoff;
@@ -74,6 +74,27 @@ impl Questions {
             storage_uuids: replicas.iter().map(|replica| replica.storage_uuid.clone()).collect(),
         };
         self.core.mutate_in(&self.session, &self.caller, &build, &rpc!(update_pipeline)).await.map(|_| ())
+    }
+
+    /// Nodes that could take the place of lost ones in the pipeline of `block`.
+    pub(super) async fn additional_datanodes(
+        &self,
+        block: &ExtendedBlock,
+        existing: &[Replica],
+        exclude: &[String],
+        count: usize,
+    ) -> Result<Vec<Replica>> {
+        let request = v1::GetAdditionalDatanodeRequest {
+            header: Some(v1::RequestHeader { caller: Some((&self.caller).into()), retry: None }),
+            inode: self.inode.0,
+            block: Some(block.block.into()),
+            existing: existing.iter().map(|replica| replica.node.uuid.clone()).collect(),
+            exclude: exclude.to_vec(),
+            count: u32::try_from(count).unwrap_or(u32::MAX),
+        };
+        let answer = self.core.query(request, rpc!(get_additional_datanode)).await?;
+        let block_found = answer.block.ok_or_else(|| lacks("the DataNodes"))?;
+        Ok(Located::new(&self.core.datanodes, block_found, &block.pool)?.replicas)
     }
 
     /// Has the length of the last block logged.

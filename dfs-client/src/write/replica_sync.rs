@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use dfs_common::error::{ErrorKind, Result};
+use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::BlockId;
 use dfs_proto::v1;
 use tracing::warn;
@@ -33,17 +33,25 @@ pub(crate) async fn sync_replicas(core: &ClientCore, blocks: &[Located]) -> Resu
     for (outcome, blocks) in futures::future::join_all(calls).await {
         match outcome {
             Ok(()) => on_disk.extend(blocks.iter().map(|block| block.block.block.id)),
-            Err(error) if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::TimedOut) => {
+            Err(error) if is_absence(error.kind()) => {
                 warn!(error = %error.chain(), "finished blocks not synced there");
                 unreachable = Some(error);
             }
             Err(error) => return Err(error),
         }
     }
-    match unreachable {
-        Some(error) if blocks.iter().any(|block| !on_disk.contains(&block.block.block.id)) => Err(error),
-        _ => Ok(()),
+    match blocks.iter().find(|block| !on_disk.contains(&block.block.block.id)) {
+        Some(block) => Err(unreachable.unwrap_or_else(|| {
+            DfsError::new(ErrorKind::Unavailable, format!("no DataNode is known to have {}", block.block))
+        })),
+        None => Ok(()),
     }
+}
+
+/// Whether a node cannot be asked, or does not have the block any more: it was restarted, or its replica moved elsewhere.
+fn is_absence(kind: ErrorKind) -> bool {
+    use ErrorKind::{NotFound, StaleGeneration, TimedOut, Unavailable};
+    matches!(kind, Unavailable | TimedOut | NotFound | StaleGeneration)
 }
 
 async fn sync_on(core: &ClientCore, node: &Node, blocks: &[&Located]) -> Result<()> {

@@ -55,7 +55,7 @@ use orders::Orders;
 use settings::Settings;
 use store::{ReplicaStore, StoreSettings};
 use transfer::data_service::DataService;
-use transfer::{DataPlane, Pace, PeerPool};
+use transfer::{DataPlane, Pace, PeerPool, Pulse};
 
 /// Time between rounds of housekeeping when nothing is suspected.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(10);
@@ -88,6 +88,7 @@ pub async fn run(config: &Config, mut shutdown: Shutdown, on_ready: impl FnOnce(
     let plane = Arc::new(DataPlane {
         store: Arc::clone(&store),
         peers: PeerPool::default(),
+        pulse: Pulse::start().map_err(|error| DfsError::io("start the thread for signs of life", error))?,
         metrics: Arc::clone(&metrics),
         timeout: settings.socket_timeout,
         balance_pace: Pace::new(settings.balance_bandwidth),

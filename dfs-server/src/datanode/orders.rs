@@ -124,7 +124,7 @@ fn copy(plane: &DataPlane, order: v1::TransferOrder) {
             plane.balance_pace.wait(bytes, order.bandwidth);
         }
     };
-    match copy_block(plane, &block, &targets, &order.target_storage_uuids, pace) {
+    match copy_block(plane, &block, &targets, &order.target_storage_uuids, &pace) {
         Ok(()) => info!(%block, targets = targets.len(), "copied"),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => info!(%block, "not copied: {}", error.chain()),
         Err(error) => warn!(%block, "copy failed: {}", error.chain()),

@@ -7,6 +7,8 @@
 //!        slow    ecn    reserved  status
 //! ```
 //!
+//! A node without room says so in a field of ours, `full`, beside its ERROR: the writer tells its application.
+//!
 //! We always write flags, as Hadoop does, and read acks without them. The ack of a heartbeat has seqno
 //! [`HEARTBEAT_SEQNO`](super::packet::HEARTBEAT_SEQNO); one that answers no packet (a DataNode that restarts) has
 //! [`UNKNOWN_SEQNO`](super::packet::UNKNOWN_SEQNO) and an `Oob…` status.
@@ -61,12 +63,14 @@ pub struct Reply {
     pub ecn: Ecn,
     /// Slowness hint.
     pub slow: SlowNode,
+    /// It failed for lack of space.
+    pub full: bool,
 }
 
 impl Reply {
     /// A reply without hints.
     pub const fn new(status: Status) -> Self {
-        Self { status, ecn: Ecn::Disabled, slow: SlowNode::Disabled }
+        Self { status, ecn: Ecn::Disabled, slow: SlowNode::Disabled, full: false }
     }
 
     /// The flag's bits.
@@ -88,7 +92,7 @@ impl Reply {
             2 => SlowNode::Slow,
             _ => SlowNode::Reserved,
         };
-        Ok(Self { status: status_of((flag & STATUS_BITS) as i32)?, ecn, slow })
+        Ok(Self { status: status_of((flag & STATUS_BITS) as i32)?, ecn, slow, full: false })
     }
 }
 
@@ -114,6 +118,15 @@ impl PipelineAck {
         self.replies.iter().position(|reply| reply.status != Status::Success)
     }
 
+    /// The nearest node that holds up the pipeline by its own account.
+    pub fn first_slow(&self) -> Option<usize> {
+        self.places(|reply| reply.slow == SlowNode::Slow).next()
+    }
+
+    fn places(&self, is_meant: impl Fn(&Reply) -> bool) -> impl Iterator<Item = usize> {
+        self.replies.iter().enumerate().filter(move |(_, reply)| is_meant(reply)).map(|(place, _)| place)
+    }
+
     /// Appends the ack with its length. Fails with `TooLong` if the pipeline is longer than [`PIPELINE_LEN_MAX`].
     pub fn encode(&self, out: &mut impl BufMut) -> Result<(), WireError> {
         check_replies(self.replies.len())?;
@@ -122,6 +135,7 @@ impl PipelineAck {
             reply: self.replies.iter().map(|reply| reply.status.into()).collect(),
             downstream_ack_time_nanos: Some(self.downstream_ack_time_nanos),
             flag: self.replies.iter().map(|reply| reply.to_flag()).collect(),
+            full: self.places(|reply| reply.full).map(|place| place as u32).collect(),
         };
         encode_delimited(&proto, out)
     }
@@ -143,13 +157,18 @@ impl PipelineAck {
     fn from_proto(proto: &PipelineAckProto) -> Result<Self, WireError> {
         check_replies(proto.reply.len())?;
         let statuses = proto.reply.iter().map(|&status| status_of(status));
-        let replies = if proto.flag.is_empty() {
+        let mut replies = if proto.flag.is_empty() {
             statuses.map(|status| status.map(Reply::new)).collect::<Result<Vec<_>, _>>()?
         } else if proto.flag.len() == proto.reply.len() {
             statuses.zip(&proto.flag).map(|(status, &flag)| reply_of(status?, flag)).collect::<Result<Vec<_>, _>>()?
         } else {
             return Err(WireError::BadValue { what: "number of flags in an ack", value: proto.flag.len() as i64 });
         };
+        for &place in &proto.full {
+            let reply = replies.get_mut(place as usize);
+            let reply = reply.ok_or(WireError::BadValue { what: "place of a full node", value: place.into() })?;
+            reply.full = true;
+        }
         let downstream_ack_time_nanos = proto.downstream_ack_time_nanos();
         Ok(Self { seqno: proto.seqno, replies, downstream_ack_time_nanos })
     }
@@ -184,8 +203,8 @@ mod tests {
         PipelineAck {
             seqno,
             replies: vec![
-                Reply { status: Status::Success, ecn: Ecn::Congested, slow: SlowNode::Normal },
-                Reply { status: Status::ErrorChecksum, ecn: Ecn::Supported, slow: SlowNode::Slow },
+                Reply { status: Status::Success, ecn: Ecn::Congested, slow: SlowNode::Normal, full: false },
+                Reply { status: Status::ErrorChecksum, ecn: Ecn::Supported, slow: SlowNode::Slow, full: true },
                 Reply::new(Status::Success),
             ],
             downstream_ack_time_nanos: 123_456_789,

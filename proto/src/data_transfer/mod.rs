@@ -37,6 +37,7 @@ pub mod frame;
 pub mod meta_file;
 pub mod op;
 pub mod packet;
+pub mod patience;
 pub mod required;
 
 pub use ack::{Ecn, PipelineAck, Reply, SlowNode};

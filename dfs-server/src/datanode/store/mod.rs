@@ -32,6 +32,7 @@ mod writer;
 mod store_tests;
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -159,6 +160,30 @@ impl ReplicaStore {
     /// `NotFound`, `StaleGeneration`, `InvalidArgument` when it has another length, `Corrupt`, `Io`.
     pub(crate) fn append(&self, block: &ExtendedBlock, new_stamp: GenerationStamp) -> Result<ReplicaWriter> {
         self.pool(&block.pool)?.append(block.block, new_stamp)
+    }
+
+    /// Goes on with a replica in a pipeline that was rebuilt, under a new generation stamp: its writer so far is stopped,
+    /// and what nobody was told it has is cut off. Of its bytes at least the first of `bytes` must have been acknowledged,
+    /// and it may not have more than the last.
+    ///
+    /// # Errors
+    /// `NotFound`, `StaleGeneration`, `InvalidArgument` when it has other lengths, `Busy` when its writer hangs, `Corrupt`,
+    /// `Io`.
+    pub(crate) fn resume(
+        &self,
+        block: &ExtendedBlock,
+        new_stamp: GenerationStamp,
+        bytes: RangeInclusive<u64>,
+    ) -> Result<ReplicaWriter> {
+        self.pool(&block.pool)?.resume(block.block, new_stamp, bytes)
+    }
+
+    /// Makes a finished copy a replica that a pipeline goes on with.
+    ///
+    /// # Errors
+    /// `Io`, `Cancelled` when its deletion was ordered meanwhile.
+    pub(crate) fn convert_to_rbw(&self, pool: &str, writer: &ReplicaWriter) -> Result<()> {
+        self.pool(pool)?.convert_to_rbw(writer)
     }
 
     /// Tells the NameNodes that a replica is being written; worth it only for writes that take their time.

@@ -16,19 +16,25 @@
 //! Positions of an open replica, each a promise: `synced <= on_disk`, `acked <= on_disk`. Bytes below `acked` are
 //! visible to readers: every node behind this one has them. Bytes below `synced` survive a loss of power.
 //!
-//! Locks, in this order: `OpenReplica::writing` (held while files grow), `OpenReplica::state` (held for moments, and while
+//! **One writer at a time.** A pipeline that is rebuilt takes the replica over from the writer before
+//! ([`OpenReplica::take_over`]): its connection is shut, a disk call of its own is waited for, and whatever it still tries
+//! is refused, because its turn is over.
+//!
+//! Locks, in this order: `OpenReplica::writing` (held while files grow, move or are taken over), `OpenReplica::state` (held for moments, and while
 //! files are renamed), the pool's map. A report takes the map's lock and then `state`'s, so nobody takes the map's
 //! while holding `state`'s.
 
+use std::net::{Shutdown, TcpStream};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use dfs_common::block::Block;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{BlockId, GenerationStamp};
 use dfs_proto::data_transfer::DataChecksum;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::layout;
 use super::volume::{PoolDirs, Volume, VolumeIndex};
@@ -86,6 +92,10 @@ pub(crate) struct OpenReplica {
     pub(super) writing: Mutex<()>,
     pub(super) state: Mutex<OpenState>,
     grown: Condvar,
+    /// Number of the writer whose turn it is; changes only under `writing`.
+    turn: AtomicU64,
+    /// The connection that the writer is fed by; not kept open for this.
+    feed: Mutex<Weak<TcpStream>>,
 }
 
 /// What changes while a replica is open.
@@ -139,6 +149,8 @@ impl OpenReplica {
             writing: Mutex::new(()),
             state: Mutex::new(state),
             grown: Condvar::new(),
+            turn: AtomicU64::new(0),
+            feed: Mutex::new(Weak::new()),
         }
     }
 
@@ -171,6 +183,28 @@ impl OpenReplica {
                 return;
             }
         }
+    }
+
+    /// Whose turn it is to write.
+    pub(super) fn turn(&self) -> u64 {
+        self.turn.load(Ordering::Acquire)
+    }
+
+    /// Names the connection that has to be shut when another writer takes over.
+    pub(super) fn set_feed(&self, feed: &Arc<TcpStream>) {
+        *self.feed.lock() = Arc::downgrade(feed);
+    }
+
+    /// Ends the turn of the writer, and returns once it is not in the middle of anything; `None` when it is still after
+    /// `patience`, in a call that the disk does not answer.
+    pub(super) fn take_over(&self, patience: Duration) -> Option<MutexGuard<'_, ()>> {
+        if let Some(feed) = self.feed.lock().upgrade() {
+            // A connection that is gone already is what is wanted.
+            let _ = feed.shutdown(Shutdown::Both);
+        }
+        let writing = self.writing.try_lock_for(patience)?;
+        self.turn.fetch_add(1, Ordering::AcqRel);
+        Some(writing)
     }
 
     /// Tells those who wait for more bytes.

@@ -14,6 +14,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::net::TcpStream;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -44,6 +45,8 @@ pub(crate) struct ReplicaWriter {
     directory_synced: bool,
     /// The finalized replica that this writer extends.
     appended_to: Option<Finalized>,
+    /// Its number among the replica's writers.
+    turn: u64,
 }
 
 impl ReplicaWriter {
@@ -62,6 +65,7 @@ impl ReplicaWriter {
         let length = state.on_disk;
         drop(state);
         Ok(Self {
+            turn: replica.turn(),
             replica,
             data: Arc::new(data),
             meta,
@@ -80,6 +84,32 @@ impl ReplicaWriter {
     /// The finalized replica that this writer extends.
     pub(super) fn appended_to(&self) -> Option<Finalized> {
         self.appended_to
+    }
+
+    /// Whether no other writer has taken the replica over. Certain only under the replica's `writing` lock.
+    pub(super) fn is_current(&self) -> bool {
+        self.replica.turn() == self.turn
+    }
+
+    /// Names the connection by which packets come, which ends with this writer's turn.
+    pub(crate) fn set_feed(&self, feed: &Arc<TcpStream>) {
+        self.replica.set_feed(feed);
+    }
+
+    /// What has the device checked when it does not answer.
+    pub(crate) fn volume_suspect(&self) -> impl FnOnce() + Send + use<> {
+        let volume = Arc::clone(&self.replica.volume);
+        move || volume.suspect()
+    }
+
+    /// Whether it extends a replica that was finalized.
+    pub(crate) fn is_reopened(&self) -> bool {
+        self.appended_to.is_some()
+    }
+
+    /// Whether no byte of the replica was acknowledged.
+    pub(crate) fn has_no_acks(&self) -> bool {
+        self.replica.state.lock().acked == 0
     }
 
     /// Whether not a single byte came.
@@ -101,6 +131,7 @@ impl ReplicaWriter {
     pub(crate) fn append(&mut self, offset: u64, data: &[u8], checksums: &[u8]) -> Result<()> {
         let replica = Arc::clone(&self.replica);
         let _writing = replica.writing.lock();
+        self.check_turn()?;
         let (tail, synced) = {
             let state = replica.state.lock();
             state.check_writable()?;
@@ -133,6 +164,14 @@ impl ReplicaWriter {
         Ok(())
     }
 
+    fn check_turn(&self) -> Result<()> {
+        if self.is_current() {
+            Ok(())
+        } else {
+            Err(DfsError::new(ErrorKind::Cancelled, "another writer has taken over"))
+        }
+    }
+
     fn write(&self, at: u64, data: &[u8], checksums: &[u8], promised: bool) -> io::Result<()> {
         self.data.write_all_at(data, at)?;
         if promised {
@@ -161,6 +200,7 @@ impl ReplicaWriter {
     /// # Errors
     /// `Io`.
     pub(crate) fn sync(&mut self) -> Result<()> {
+        self.check_turn()?;
         let place = self.promise();
         let synced = self
             .sync_files()
@@ -186,6 +226,9 @@ impl ReplicaWriter {
 
     /// Makes bytes visible to readers: this node and all behind it have them.
     pub(crate) fn set_acked(&self, length: u64) {
+        if !self.is_current() {
+            return;
+        }
         let mut state = self.replica.state.lock();
         state.acked = state.acked.max(length.min(state.on_disk));
         drop(state);

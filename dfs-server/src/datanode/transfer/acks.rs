@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 
+use dfs_proto::data_transfer::packet::HEARTBEAT_SEQNO;
 use dfs_proto::data_transfer::{PipelineAck, Reply};
 use dfs_proto::hadoop::Status;
 
@@ -16,7 +17,7 @@ pub(super) struct Pending {
     /// Bytes of the block up to the packet's end; visible to readers once answered.
     pub(super) end: u64,
     /// How it went here.
-    pub(super) status: Status,
+    pub(super) reply: Reply,
     /// The block ends with it.
     pub(super) last: bool,
 }
@@ -71,6 +72,13 @@ impl AckQueue {
         self.pending.is_empty()
     }
 
+    /// Whether an ack of the node behind is no answer, but says that it is there: it waits for its disk. The ack of
+    /// a heartbeat looks the same and serves as well.
+    pub(super) fn is_life_sign(&self, ack: &PipelineAck) -> bool {
+        let is_awaited = self.pending.front().is_some_and(|packet| packet.seqno == HEARTBEAT_SEQNO);
+        ack.seqno == HEARTBEAT_SEQNO && ack.is_success() && !is_awaited
+    }
+
     /// The next answer, if one is due.
     pub(super) fn answer(&mut self, behind: Behind) -> Result<Option<Answer>, OutOfStep> {
         let Some(&packet) = self.pending.front() else {
@@ -81,7 +89,7 @@ impl AckQueue {
         };
         let replies = match behind {
             // What failed here is said at once: nothing that the others say can mend it.
-            _ if packet.status != Status::Success => vec![Reply::new(packet.status)],
+            _ if packet.reply.status != Status::Success => vec![packet.reply],
             Behind::Nobody => vec![Reply::new(Status::Success)],
             Behind::Lost => vec![Reply::new(Status::Success), Reply::new(Status::Error)],
             Behind::Silent => return Ok(None),
@@ -102,7 +110,7 @@ mod tests {
     use super::*;
 
     fn packet(seqno: i64, status: Status) -> Pending {
-        Pending { seqno, end: 0, status, last: false }
+        Pending { seqno, end: 0, reply: Reply::new(status), last: false }
     }
 
     fn ack(seqno: i64, statuses: &[Status]) -> Behind {
@@ -143,6 +151,23 @@ mod tests {
         let mut queue = AckQueue::default();
         queue.push(Pending { last: true, ..packet(3, Status::Success) });
         assert!(queue.answer(Behind::Nobody).unwrap().unwrap().ends);
+    }
+
+    #[test]
+    fn life_sign_is_told_from_the_ack_of_a_heartbeat() {
+        let sign = |status| PipelineAck {
+            seqno: HEARTBEAT_SEQNO,
+            replies: vec![Reply::new(status)],
+            downstream_ack_time_nanos: 0,
+        };
+        let mut queue = AckQueue::default();
+        assert!(queue.is_life_sign(&sign(Status::Success)), "nothing is awaited");
+        queue.push(packet(4, Status::Success));
+        assert!(queue.is_life_sign(&sign(Status::Success)), "packet 4 is awaited");
+        assert!(!queue.is_life_sign(&sign(Status::Error)), "a failure is an answer");
+        let mut queue = AckQueue::default();
+        queue.push(packet(HEARTBEAT_SEQNO, Status::Success));
+        assert!(!queue.is_life_sign(&sign(Status::Success)), "a heartbeat is awaited");
     }
 
     #[test]

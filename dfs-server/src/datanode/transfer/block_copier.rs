@@ -2,10 +2,11 @@
 //! first target passes it on to the next, as in any pipeline.
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dfs_common::block::ExtendedBlock;
 use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_proto::data_transfer::packet::HEARTBEAT_SEQNO;
 use dfs_proto::data_transfer::{PipelineAck, encode_request};
 use dfs_proto::hadoop::op_write_block_proto::BlockConstructionStage;
 use dfs_proto::hadoop::{
@@ -17,6 +18,7 @@ use super::block_sender::Sender;
 use super::connection::Connection;
 use super::mirror::data_address;
 use super::reply::protocol_error;
+use crate::datanode::store::ReplicaReader;
 
 /// Copies a replica to `targets`, and returns when all of them have finalized it. `pace` is called with the bytes about to
 /// be sent, and may wait.
@@ -28,18 +30,47 @@ pub(crate) fn copy_block(
     block: &ExtendedBlock,
     targets: &[DatanodeInfoProto],
     target_storage_uuids: &[String],
-    pace: impl Fn(usize),
+    pace: &dyn Fn(usize),
 ) -> Result<()> {
+    let reader = plane.store.open_reader(block, 0)?;
+    let copy = Copy {
+        pool: &block.pool,
+        targets,
+        target_storage_uuids,
+        stage: BlockConstructionStage::TransferFinalized,
+        client_name: "",
+        patience: plane.timeout,
+        pace,
+    };
+    send_copy(plane, reader, &copy)
+}
+
+/// Where a copy goes, and what becomes of it there.
+pub(super) struct Copy<'a> {
+    pub(super) pool: &'a str,
+    pub(super) targets: &'a [DatanodeInfoProto],
+    pub(super) target_storage_uuids: &'a [String],
+    pub(super) stage: BlockConstructionStage,
+    /// The writer on whose behalf it is made; empty: the NameNode's order.
+    pub(super) client_name: &'a str,
+    /// Silence of the first target after which it is given up.
+    pub(super) patience: Duration,
+    /// Called with the bytes about to be sent; may wait.
+    pub(super) pace: &'a dyn Fn(usize),
+}
+
+/// Sends all that `reader` may show, and returns when all targets have it.
+pub(super) fn send_copy(plane: &DataPlane, reader: ReplicaReader, copy: &Copy<'_>) -> Result<()> {
+    let Copy { targets, target_storage_uuids, patience, .. } = *copy;
     let Some(first) = targets.first() else {
         return Err(DfsError::new(ErrorKind::InvalidArgument, "a transfer without targets"));
     };
-    let reader = plane.store.open_reader(block, 0)?;
-    let found = ExtendedBlock { pool: block.pool.clone(), block: reader.block() };
+    let found = ExtendedBlock { pool: copy.pool.to_owned(), block: reader.block() };
     let stamp = found.block.generation_stamp.0;
     let request = OpWriteBlockProto {
-        header: ClientOperationHeaderProto::new(&found, None, ""),
+        header: ClientOperationHeaderProto::new(&found, None, copy.client_name),
         targets: targets[1..].to_vec(),
-        stage: BlockConstructionStage::TransferFinalized.into(),
+        stage: copy.stage.into(),
         pipeline_size: u32::try_from(targets.len()).unwrap_or(u32::MAX),
         latest_generation_stamp: stamp,
         requested_checksum: reader.checksum().to_proto(),
@@ -57,18 +88,18 @@ pub(crate) fn copy_block(
     let mut packets = 0;
     Sender::whole(reader).send_packets(head, |bytes| {
         packets += 1;
-        pace(bytes.len());
-        peer.send_all(bytes, plane.timeout).map_err(|error| DfsError::io(format!("send to {address}"), error))
+        (copy.pace)(bytes.len());
+        peer.send_all(bytes, patience).map_err(|error| DfsError::io(format!("send to {address}"), error))
     })?;
     // One packet per call, but for the empty last one, which rides with the one before it (alone for an empty block).
     let packets = if found.block.length == 0 { 1 } else { packets + 1 };
-    read_answers(plane, &mut peer, &address, packets)?;
+    read_answers(patience, &mut peer, &address, packets)?;
     plane.peers.put(address, peer);
     Ok(())
 }
 
-fn read_answers(plane: &DataPlane, peer: &mut Connection, address: &str, packets: usize) -> Result<()> {
-    let response: BlockOpResponseProto = peer.read_message(Instant::now() + plane.timeout).map_err(protocol_error)?;
+fn read_answers(patience: Duration, peer: &mut Connection, address: &str, packets: usize) -> Result<()> {
+    let response: BlockOpResponseProto = peer.read_message(Instant::now() + patience).map_err(protocol_error)?;
     if response.status() != Status::Success {
         return Err(DfsError::new(
             if response.status() == Status::ErrorExists { ErrorKind::AlreadyExists } else { ErrorKind::Unavailable },
@@ -76,7 +107,7 @@ fn read_answers(plane: &DataPlane, peer: &mut Connection, address: &str, packets
         ));
     }
     for _ in 0..packets {
-        let ack = read_ack(peer, Instant::now() + plane.timeout)?;
+        let ack = read_ack(peer, patience)?;
         if let Some(at) = ack.first_failure() {
             return Err(DfsError::new(
                 ErrorKind::Unavailable,
@@ -87,13 +118,17 @@ fn read_answers(plane: &DataPlane, peer: &mut Connection, address: &str, packets
     Ok(())
 }
 
-fn read_ack(peer: &mut Connection, deadline: Instant) -> Result<PipelineAck> {
+/// The next answer to a packet. Signs of life between them, while a target waits for its disk, only prolong the wait: a
+/// target gives no more of them once a call lasts too long.
+fn read_ack(peer: &mut Connection, patience: Duration) -> Result<PipelineAck> {
     loop {
-        if let Some((ack, len)) = PipelineAck::decode(peer.filled()).map_err(protocol_error)? {
+        while let Some((ack, len)) = PipelineAck::decode(peer.filled()).map_err(protocol_error)? {
             peer.consume(len);
-            return Ok(ack);
+            if ack.seqno != HEARTBEAT_SEQNO {
+                return Ok(ack);
+            }
         }
-        let more = peer.receive_by(deadline).map_err(|error| DfsError::io("wait for acks", error))?;
+        let more = peer.receive_by(Instant::now() + patience).map_err(|error| DfsError::io("wait for acks", error))?;
         if !more {
             return Err(DfsError::io("wait for acks", io::ErrorKind::UnexpectedEof.into()));
         }

@@ -21,19 +21,22 @@
 //! compute checksums of their own. What fails here is answered at once with this node's status and ends the pipeline; the
 //! loss of the next node is answered with [success, error]. The replica stays as it is (RBW) for the writer's recovery.
 //!
-//! Not yet: the stages of pipeline recovery (`write_setup`), which resume an RBW replica under a new generation stamp.
+//! While the disk keeps the thread waiting, `upstream` tells the writer that this node lives; signs of life from behind are
+//! passed on.
 
 use std::collections::VecDeque;
 use std::io;
-use std::io::IoSlice;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dfs_common::block::ExtendedBlock;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::GenerationStamp;
-use dfs_proto::data_transfer::{DataChecksum, PacketFrame};
+use dfs_proto::data_transfer::packet::HEARTBEAT_SEQNO;
+use dfs_proto::data_transfer::patience::{DISK_CALL_MAX, relay_patience};
+use dfs_proto::data_transfer::{DataChecksum, PacketFrame, PipelineAck, Reply};
 use dfs_proto::hadoop::{BlockOpResponseProto, OpWriteBlockProto, Status};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::DataPlane;
 use super::acks::{AckQueue, Behind, Pending};
@@ -41,7 +44,8 @@ use super::connection::{Connection, Watch, wait};
 use super::data_service::After;
 use super::mirror::{Heard, Mirror};
 use super::reply::{encoded, protocol_error, status_of};
-use super::write_setup::{Stage, answer_refusal, checked, refuse, refuse_link};
+use super::upstream::Upstream;
+use super::write_setup::{Stage, answer_refusal, checked, refuse, refuse_link, resumable_bytes};
 use crate::datanode::store::{OpenKind, ReplicaWriter};
 
 /// Packets received and not answered; beyond it the writer is made to wait. Far above what a writer keeps in flight.
@@ -50,9 +54,6 @@ const PENDING_MAX: usize = 16 * 1024;
 const OUT_MAX: usize = 1 << 20;
 /// Packets of at most this many bytes are verified by every node: costs a few microseconds.
 const VERIFY_ALWAYS_MAX: usize = 16 * 1024;
-/// How much longer a node waits for the next one per node behind it, so that the node before a dead one is the first to
-/// notice; Hadoop's value, less when the timeout itself is short.
-const EXTENSION_PER_NODE: Duration = Duration::from_secs(5);
 
 /// Serves one WRITE_BLOCK.
 pub(super) fn receive_block(plane: &DataPlane, up: &mut Connection, request: OpWriteBlockProto) -> After {
@@ -68,10 +69,12 @@ pub(super) fn receive_block(plane: &DataPlane, up: &mut Connection, request: OpW
             Err(error) => return refuse_link(plane, up, &super::mirror::data_address(&request.targets[0]), &error),
         }
     };
-    let extension = EXTENSION_PER_NODE.min(plane.timeout / 12) * u32::try_from(request.targets.len()).unwrap_or(1);
+    let mirror_patience = relay_patience(request.pipeline_size as usize, request.targets.len()).min(plane.timeout);
+    let upstream = Arc::new(Upstream::new(up.socket_handle()));
     let mut receiver = Receiver {
         plane,
         up,
+        upstream,
         block,
         stage,
         checksum,
@@ -84,13 +87,12 @@ pub(super) fn receive_block(plane: &DataPlane, up: &mut Connection, request: OpW
         forwarded: 0,
         written: 0,
         last_scanned: false,
-        failed_here: false,
+        failed_here: None,
         set_up: false,
         announced: false,
         acks: AckQueue::default(),
-        out: Vec::new(),
         mirror_heard: Instant::now(),
-        mirror_patience: plane.timeout + extension,
+        mirror_patience,
         finished: None,
     };
     let after = receiver.run(&request);
@@ -101,6 +103,7 @@ pub(super) fn receive_block(plane: &DataPlane, up: &mut Connection, request: OpW
 struct Receiver<'a> {
     plane: &'a DataPlane,
     up: &'a mut Connection,
+    upstream: Arc<Upstream>,
     block: ExtendedBlock,
     stage: Stage,
     checksum: DataChecksum,
@@ -117,13 +120,12 @@ struct Receiver<'a> {
     forwarded: usize,
     written: usize,
     last_scanned: bool,
-    failed_here: bool,
+    /// Why this node cannot go on.
+    failed_here: Option<ErrorKind>,
     /// The set-up was answered.
     set_up: bool,
     announced: bool,
     acks: AckQueue,
-    /// Bytes for the writer.
-    out: Vec<u8>,
     /// When the next node last said something, or was first asked.
     mirror_heard: Instant,
     mirror_patience: Duration,
@@ -152,7 +154,7 @@ impl Receiver<'_> {
             self.acknowledge()?;
             self.flush()?;
             if let Some(after) = self.finished
-                && self.out.is_empty()
+                && self.upstream.unsent() == 0
             {
                 return Ok(after);
             }
@@ -165,14 +167,19 @@ impl Receiver<'_> {
     fn open_replica(&mut self, request: &OpWriteBlockProto) {
         let store = &self.plane.store;
         let hint = request.storage_id.as_deref();
+        let new_stamp = GenerationStamp(request.latest_generation_stamp);
         let opened = match self.stage {
             Stage::Create => store.create(&self.block, OpenKind::Rbw, self.checksum, hint),
-            Stage::Copy => store.create(&self.block, OpenKind::Temporary, self.checksum, hint),
-            Stage::Append => store.append(&self.block, GenerationStamp(request.latest_generation_stamp)),
+            Stage::Copy | Stage::CopyToRbw => store.create(&self.block, OpenKind::Temporary, self.checksum, hint),
+            Stage::Append => store.append(&self.block, new_stamp),
+            Stage::Resume => store.resume(&self.block, new_stamp, resumable_bytes(self.stage, request)),
+            Stage::Close => store
+                .resume(&self.block, new_stamp, resumable_bytes(self.stage, request))
+                .and_then(|mut writer| store.finalize(&self.block.pool, &mut writer, false).map(|_| writer)),
         };
         match opened {
             Ok(writer) => {
-                self.writer = Some(writer);
+                self.take_writer(writer);
                 if self.mirror.is_none() {
                     self.answer_set_up();
                 }
@@ -184,14 +191,31 @@ impl Receiver<'_> {
         }
     }
 
+    fn take_writer(&mut self, writer: ReplicaWriter) {
+        if self.stage == Stage::Close {
+            self.finished_writer = Some(writer);
+            return;
+        }
+        writer.set_feed(&self.up.socket_handle());
+        let (suspect, block) = (writer.volume_suspect(), self.block.clone());
+        self.plane.pulse.watch(&self.upstream, move || {
+            error!(%block, "a disk call takes longer than {DISK_CALL_MAX:?}; the volume is checked");
+            suspect();
+        });
+        self.writer = Some(writer);
+    }
+
     fn answer_set_up(&mut self) {
         let response = BlockOpResponseProto {
             status: Status::Success.into(),
             first_bad_link: Some(String::new()),
             ..Default::default()
         };
-        self.out.extend_from_slice(&encoded(&response));
+        self.upstream.push_response(&encoded(&response));
         self.set_up = true;
+        if self.stage == Stage::Close {
+            self.finished = Some(After::Serve);
+        }
     }
 
     /// Finds the whole packets that have arrived.
@@ -237,19 +261,20 @@ impl Receiver<'_> {
     /// Writes the packets that were found, up to the first that fails.
     fn store(&mut self) {
         while let Some(frame) = self.frames.pop_front() {
-            if self.failed_here || self.finished.is_some() {
+            if self.failed_here.is_some() || self.finished.is_some() {
                 self.written = self.scanned;
                 self.frames.clear();
                 break;
             }
-            let status = match self.store_packet(&frame) {
-                Ok(()) => Status::Success,
+            let upstream = Arc::clone(&self.upstream);
+            let reply = match upstream.while_busy(|| self.store_packet(&frame)) {
+                Ok(()) => Reply::new(Status::Success),
                 Err(error) => {
                     warn!(block = %self.block, peer = ?self.up.peer_address(), "packet {} failed: {}",
                         frame.header.seqno, error.chain());
                     self.plane.metrics.operations_failed.inc();
-                    self.failed_here = true;
-                    status_of(error.kind())
+                    self.failed_here = Some(error.kind());
+                    Reply { full: error.kind() == ErrorKind::NoSpace, ..Reply::new(status_of(error.kind())) }
                 }
             };
             if self.acks.is_empty() {
@@ -259,7 +284,7 @@ impl Receiver<'_> {
             self.acks.push(Pending {
                 seqno: header.seqno,
                 end: header.offset_in_block.unsigned_abs() + u64::from(header.data_len),
-                status,
+                reply,
                 last: header.last_packet_in_block,
             });
             self.written += frame.total_len();
@@ -289,7 +314,7 @@ impl Receiver<'_> {
         let (data, sums) = (&packet[frame.data()], &packet[frame.checksums()]);
         let offset = header.offset_in_block.unsigned_abs();
         let must_verify = self.mirror.is_none()
-            || self.stage == Stage::Copy
+            || self.stage.is_copy()
             || data.len() <= VERIFY_ALWAYS_MAX
             || !offset.is_multiple_of(self.checksum.bytes_per_checksum() as u64);
         if must_verify && let Err(at) = self.checksum.verify(data, sums) {
@@ -305,7 +330,11 @@ impl Receiver<'_> {
             // No longer the writer, whatever comes of it.
             let finished = self.writer.take().expect("checked above");
             let finished = self.finished_writer.insert(finished);
-            self.plane.store.finalize(&self.block.pool, finished, header.sync_block)?;
+            if self.stage == Stage::CopyToRbw {
+                self.plane.store.convert_to_rbw(&self.block.pool, finished)?;
+            } else {
+                self.plane.store.finalize(&self.block.pool, finished, header.sync_block)?;
+            }
             self.plane.metrics.blocks_written.inc();
         } else if header.sync_block {
             writer.sync()?;
@@ -320,18 +349,20 @@ impl Receiver<'_> {
             match heard {
                 Ok(Heard::Nothing) => return,
                 Ok(Heard::Ready) => self.answer_set_up(),
-                Ok(Heard::Refused { bad_link, status, message }) => {
+                Ok(Heard::Refused { bad_link, status, message, full }) => {
                     warn!(block = %self.block, bad_link, ?status, message, "pipeline cannot be set up");
                     let message = Some(format!("{bad_link}: {message}"));
                     let response = BlockOpResponseProto {
                         status: status.into(),
                         first_bad_link: Some(bad_link),
                         message,
+                        full: full.then_some(true),
                         ..Default::default()
                     };
                     self.finished = Some(answer_refusal(self.plane, self.up, &response));
                     return;
                 }
+                Ok(Heard::Ack(ack)) if self.acks.is_life_sign(&ack) => self.pass_on(ack),
                 Ok(Heard::Ack(ack)) => self.answer(Behind::Answered(ack)),
                 Err(error) => self.lose_mirror(&protocol_error(error).chain()),
             }
@@ -355,6 +386,15 @@ impl Receiver<'_> {
         Ok(())
     }
 
+    /// The node behind waits for its disk: those in front must not take us for hung.
+    fn pass_on(&mut self, sign: PipelineAck) {
+        let replies = [vec![Reply::new(Status::Success)], sign.replies].concat();
+        let sign = PipelineAck { seqno: HEARTBEAT_SEQNO, replies, downstream_ack_time_nanos: 0 };
+        if self.set_up && !self.upstream.push_ack(&sign) {
+            self.lose_mirror("an ack with too many replies");
+        }
+    }
+
     fn answer(&mut self, behind: Behind) {
         let answer = match self.acks.answer(behind) {
             Ok(Some(answer)) => answer,
@@ -369,7 +409,7 @@ impl Receiver<'_> {
         {
             writer.set_acked(answer.packet.end);
         }
-        if answer.ack.encode(&mut self.out).is_err() {
+        if !self.upstream.push_ack(&answer.ack) {
             self.lose_mirror("an ack with too many replies");
             return;
         }
@@ -379,12 +419,7 @@ impl Receiver<'_> {
     }
 
     fn flush(&mut self) -> Result<()> {
-        if !self.out.is_empty() {
-            let sent =
-                self.up.send(&[IoSlice::new(&self.out)]).map_err(|error| DfsError::io("answer the writer", error))?;
-            self.out.drain(..sent);
-        }
-        Ok(())
+        self.upstream.flush().map_err(|error| DfsError::io("answer the writer", error))
     }
 
     fn has_unsent(&self) -> bool {
@@ -395,11 +430,11 @@ impl Receiver<'_> {
     /// Takes more from the writer, or waits until anything can move.
     fn advance(&mut self) -> Result<()> {
         let wants_more = !self.last_scanned
-            && !self.failed_here
+            && self.failed_here.is_none()
             && self.finished.is_none()
             && !self.has_unsent()
             && self.acks.len() < PENDING_MAX
-            && self.out.len() < OUT_MAX;
+            && self.upstream.unsent() < OUT_MAX;
         if wants_more {
             let limit = self.up.packet_read_limit(self.scanned);
             match self.up.receive(limit).map_err(|error| DfsError::io("receive from the writer", error))? {
@@ -414,7 +449,7 @@ impl Receiver<'_> {
 
     /// Tells the NameNodes of a write that takes its time.
     fn announce(&mut self) -> Result<()> {
-        if let Some(writer) = self.writer.as_ref().filter(|_| !self.announced && self.stage != Stage::Copy) {
+        if let Some(writer) = self.writer.as_ref().filter(|_| !self.announced && !self.stage.is_copy()) {
             self.plane.store.announce(&self.block.pool, writer)?;
             self.announced = true;
         }
@@ -428,7 +463,7 @@ impl Receiver<'_> {
             .filter(|mirror| !mirror.is_ready() || !self.acks.is_empty() || self.has_unsent())
             .map(|_| self.mirror_heard + self.mirror_patience);
         let deadline = mirror_due.unwrap_or(now + self.plane.timeout).min(now + self.plane.timeout);
-        let mut watches = vec![Watch::either(self.up.socket(), wants_more, !self.out.is_empty())];
+        let mut watches = vec![Watch::either(self.up.socket(), wants_more, self.upstream.unsent() > 0)];
         if let Some(mirror) = mirror {
             watches.push(Watch::either(mirror.connection().socket(), true, self.has_unsent()));
         }
@@ -453,9 +488,18 @@ impl Receiver<'_> {
         {
             mirror.release(&self.plane.peers);
         }
-        // Nobody was promised anything about a copy, a replica whose pipeline never stood, or one without a byte.
         let Some(writer) = self.writer.take() else { return };
-        if self.stage == Stage::Copy || !self.set_up || writer.is_empty() {
+        // Nobody was promised anything about a copy, a replica whose pipeline never stood, one without a byte, or one that
+        // found no room before anything was acknowledged: its own comes back.
+        let is_full = self.failed_here == Some(ErrorKind::NoSpace);
+        let is_worthless = match self.stage {
+            Stage::Copy | Stage::CopyToRbw => true,
+            Stage::Create => !self.set_up || writer.is_empty() || (is_full && writer.has_no_acks()),
+            // Put back as it was, if this set-up has reopened it.
+            Stage::Append | Stage::Resume => !self.set_up && writer.is_reopened(),
+            Stage::Close => false,
+        };
+        if is_worthless {
             debug!(block = %self.block, "discarding an unfinished replica");
             if let Err(error) = self.plane.store.discard(&self.block.pool, writer) {
                 warn!(block = %self.block, "could not discard: {}", error.chain());

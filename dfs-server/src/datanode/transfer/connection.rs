@@ -99,6 +99,11 @@ impl Connection {
         &self.socket
     }
 
+    /// For others that send on it or shut it.
+    pub(super) fn socket_handle(&self) -> Arc<TcpStream> {
+        Arc::clone(&self.socket)
+    }
+
     pub(super) fn peer_address(&self) -> Option<SocketAddr> {
         self.socket.peer_addr().ok()
     }
@@ -197,15 +202,7 @@ impl Connection {
 
     /// Sends what the socket takes now of `parts`, in order; 0 when it takes nothing.
     pub(super) fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        loop {
-            match rustix::net::sendmsg(&*self.socket, parts, &mut SendAncillaryBuffer::default(), flags) {
-                Ok(len) => return Ok(len),
-                Err(rustix::io::Errno::AGAIN) => return Ok(0),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
+        send_now(&self.socket, parts)
     }
 
     /// Sends all of `bytes`; each wait for the peer to take some of it ends after `patience`.
@@ -240,6 +237,19 @@ impl Connection {
             let len = self.filled().len();
             self.consume(len);
             budget = budget.saturating_sub(len);
+        }
+    }
+}
+
+/// Sends what the socket takes now of `parts`, in order; 0 when it takes nothing.
+pub(super) fn send_now(socket: &TcpStream, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    loop {
+        match rustix::net::sendmsg(socket, parts, &mut SendAncillaryBuffer::default(), flags) {
+            Ok(len) => return Ok(len),
+            Err(rustix::io::Errno::AGAIN) => return Ok(0),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
         }
     }
 }

@@ -22,6 +22,7 @@ use super::block_checksum::checksum_block;
 use super::block_receiver::receive_block;
 use super::block_sender::send_block;
 use super::connection::Connection;
+use super::replica_transfer::transfer_replica;
 use super::reply::{encoded, error_response, protocol_error};
 
 /// How long a connection may be idle: well above the time for which our own nodes and clients keep theirs (`peer_pool`),
@@ -273,9 +274,9 @@ impl Shared {
             Request::WriteBlock(request) => receive_block(plane, connection, *request),
             Request::ReadBlock(request) => send_block(plane, connection, &request),
             Request::BlockChecksum(request) => checksum_block(plane, connection, &request),
+            Request::TransferBlock(request) => transfer_replica(plane, connection, &request),
             Request::ReplaceBlock(_)
             | Request::CopyBlock(_)
-            | Request::TransferBlock(_)
             | Request::RequestShortCircuitFds(_)
             | Request::ReleaseShortCircuitFds(_)
             | Request::RequestShortCircuitShm(_) => {

@@ -28,6 +28,8 @@ pub(super) enum Heard {
         status: Status,
         /// In words.
         message: String,
+        /// It has no room.
+        full: bool,
     },
     /// An ack.
     Ack(PipelineAck),
@@ -146,7 +148,8 @@ impl Mirror {
             "" => self.address.clone(),
             link => link.to_owned(),
         };
-        Ok(Some(Heard::Refused { bad_link, status: response.status(), message: response.message().to_owned() }))
+        let (status, message, full) = (response.status(), response.message().to_owned(), response.full());
+        Ok(Some(Heard::Refused { bad_link, status, message, full }))
     }
 
     /// Gives the connection back for the next block, when nothing is outstanding on it.

@@ -2,7 +2,8 @@
 //!
 //! One thread serves one connection, one operation after another (`data_service`). A write is the busiest of them: its
 //! thread receives packets, forwards them to the next node, writes them, and passes acks back, all by itself
-//! (`block_receiver`); reads are `block_sender`'s, copies to other nodes `block_copier`'s. `connection` and `peer_pool` are
+//! (`block_receiver`); reads are `block_sender`'s, copies to other nodes `block_copier`'s
+//! (ordered by a writer whose pipeline lost a node: `replica_transfer`). `connection` and `peer_pool` are
 //! what they stand on.
 
 mod acks;
@@ -15,7 +16,9 @@ pub(crate) mod data_service;
 mod mirror;
 mod pace;
 mod peer_pool;
+mod replica_transfer;
 mod reply;
+mod upstream;
 mod write_setup;
 
 #[cfg(test)]
@@ -38,6 +41,7 @@ use super::store::ReplicaStore;
 pub(crate) use block_copier::copy_block;
 pub(crate) use pace::Pace;
 pub(crate) use peer_pool::PeerPool;
+pub(crate) use upstream::Pulse;
 
 /// What every operation needs.
 #[derive(Debug)]
@@ -46,6 +50,8 @@ pub(crate) struct DataPlane {
     pub(crate) store: Arc<ReplicaStore>,
     /// Idle connections to other DataNodes.
     pub(crate) peers: PeerPool,
+    /// Signs of life for writes that wait for a disk.
+    pub(crate) pulse: Pulse,
     /// Counters.
     pub(crate) metrics: Arc<Metrics>,
     /// Silence after which a transfer is given up.

@@ -9,8 +9,9 @@ use parking_lot::Mutex;
 
 use super::connection::Connection;
 
-/// Time to connect; a node that takes longer is taken for dead, and another one serves the pipeline.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time to connect; a node that takes longer is taken for dead, and another one serves the pipeline. One lost packet is
+/// made up for within it, and the writer's own patience with us is longer.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(2500);
 /// Idle connections kept to one node: as many small blocks in flight at once find one.
 const IDLE_PER_PEER_MAX: usize = 32;
 /// Idle connections kept in all: each occupies a thread of the far side.

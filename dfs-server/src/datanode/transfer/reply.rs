@@ -51,7 +51,8 @@ pub(super) fn error_response(error: &DfsError) -> BlockOpResponseProto {
         let end = (0..=MESSAGE_MAX).rev().find(|&at| message.is_char_boundary(at)).unwrap_or(0);
         message.truncate(end);
     }
-    BlockOpResponseProto { status: status_of(error.kind()).into(), message: Some(message), ..Default::default() }
+    let full = (error.kind() == ErrorKind::NoSpace).then_some(true);
+    BlockOpResponseProto { status: status_of(error.kind()).into(), message: Some(message), full, ..Default::default() }
 }
 
 /// The bytes of a response.

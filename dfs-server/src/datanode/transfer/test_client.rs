@@ -20,7 +20,7 @@ use dfs_proto::hadoop::{
 
 use super::connection::Connection;
 use super::data_service::DataService;
-use super::{DataPlane, Pace, PeerPool};
+use super::{DataPlane, Pace, PeerPool, Pulse};
 use crate::datanode::metrics::Metrics;
 use crate::datanode::store::{Identity, ReplicaStore, StoreSettings};
 
@@ -54,6 +54,7 @@ impl TestNode {
         let plane = Arc::new(DataPlane {
             store: Arc::clone(&store),
             peers: PeerPool::default(),
+            pulse: Pulse::start().unwrap(),
             metrics: Arc::new(Metrics::default()),
             timeout,
             balance_pace: Pace::new(1 << 40),

@@ -1,5 +1,7 @@
 //! The start of a WRITE_BLOCK: what the request asks for, and how it is refused.
 
+use std::ops::RangeInclusive;
+
 use dfs_common::block::ExtendedBlock;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_proto::data_transfer::checksum::BYTES_PER_CHECKSUM_DEFAULT;
@@ -16,9 +18,18 @@ use super::reply::{encoded, error_response, protocol_error};
 /// How a replica comes into being or grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
+    /// A new one.
     Create,
+    /// A finalized one is extended.
     Append,
+    /// The pipeline lost a node and goes on.
+    Resume,
+    /// The pipeline lost a node when only its end was missing: finalized at once, no packets follow.
+    Close,
+    /// A copy of a finalized replica.
     Copy,
+    /// A copy for a pipeline that goes on here.
+    CopyToRbw,
 }
 
 impl Stage {
@@ -26,18 +37,31 @@ impl Stage {
         use BlockConstructionStage as Wire;
         let is_client = !request.header.client_name.is_empty();
         match request.stage() {
-            Wire::TransferRbw | Wire::TransferFinalized => Ok(Self::Copy),
+            Wire::TransferRbw => Ok(Self::CopyToRbw),
+            Wire::TransferFinalized => Ok(Self::Copy),
             Wire::PipelineSetupCreate | Wire::DataStreaming if !is_client => Ok(Self::Copy),
             Wire::PipelineSetupCreate => Ok(Self::Create),
             Wire::PipelineSetupAppend => Ok(Self::Append),
-            stage @ (Wire::PipelineSetupAppendRecovery
-            | Wire::PipelineSetupStreamingRecovery
-            | Wire::PipelineCloseRecovery
-            | Wire::PipelineClose
-            | Wire::DataStreaming) => {
-                Err(DfsError::new(ErrorKind::Unsupported, format!("write stage {stage:?} is not supported yet")))
+            Wire::PipelineSetupAppendRecovery | Wire::PipelineSetupStreamingRecovery => Ok(Self::Resume),
+            Wire::PipelineCloseRecovery => Ok(Self::Close),
+            stage @ (Wire::PipelineClose | Wire::DataStreaming) => {
+                Err(DfsError::new(ErrorKind::Unsupported, format!("a write does not begin with stage {stage:?}")))
             }
         }
+    }
+
+    /// Whether another node sends what it has: nobody was promised anything about it.
+    pub(super) fn is_copy(self) -> bool {
+        matches!(self, Self::Copy | Self::CopyToRbw)
+    }
+}
+
+/// The bytes that a replica must and may have for its pipeline to go on: acknowledged to the writer, and sent by it.
+pub(super) fn resumable_bytes(stage: Stage, request: &OpWriteBlockProto) -> RangeInclusive<u64> {
+    let acked = request.min_bytes_rcvd;
+    match stage {
+        Stage::Close => acked..=acked,
+        _ => acked..=acked.max(request.max_bytes_rcvd),
     }
 }
 

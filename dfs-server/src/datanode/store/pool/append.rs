@@ -114,7 +114,7 @@ fn corrupt(block: Block) -> DfsError {
 }
 
 /// Moves both files of an open replica, its checksums first, and brings the first back when the second cannot follow.
-fn relocate(replica: &OpenReplica, to: Place, new_stamp: GenerationStamp) -> io::Result<()> {
+pub(super) fn relocate(replica: &OpenReplica, to: Place, new_stamp: GenerationStamp) -> io::Result<()> {
     let mut state = replica.state.lock();
     let (from, old_stamp) = (state.place, state.generation_stamp);
     if (from, old_stamp) == (to, new_stamp) {

@@ -1,9 +1,11 @@
-//! The replicas of one block pool: the map, and what changes it. Beside this file: extending (`append`), deleting and
-//! giving up (`removal`), making durable (`sync`), agreeing with other nodes (`recover`).
+//! The replicas of one block pool: the map, and what changes it. Beside this file: extending (`append`), going on
+//! with in a rebuilt pipeline (`resume`), agreeing with other nodes (`recover`), deleting and giving up (`removal`), making
+//! durable (`sync`).
 
 mod append;
 mod recover;
 mod removal;
+mod resume;
 mod sync;
 
 use std::collections::BTreeMap;
@@ -188,8 +190,12 @@ impl Pool {
 
     /// See `ReplicaStore::finalize`.
     pub(super) fn finalize(&self, writer: &mut ReplicaWriter, sync: bool) -> Result<Block> {
-        let durable = writer.move_to_finalized(sync)?;
         let replica = Arc::clone(writer.replica());
+        let _writing = replica.writing.lock();
+        if !writer.is_current() {
+            return Err(DfsError::new(ErrorKind::Cancelled, "another writer has taken over"));
+        }
+        let durable = writer.move_to_finalized(sync)?;
         let block = replica.block();
         let header = MetaHeader { checksum: replica.checksum };
         replica.volume.add_used(ByteCount(header.meta_len(block.length)));

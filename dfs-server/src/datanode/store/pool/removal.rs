@@ -22,6 +22,10 @@ impl Pool {
     /// See `ReplicaStore::discard`. An extension without new bytes is undone, one with new bytes waits for recovery.
     pub(in crate::datanode::store) fn discard(&self, writer: ReplicaWriter) {
         let replica = Arc::clone(writer.replica());
+        let _writing = replica.writing.lock();
+        if !writer.is_current() {
+            return;
+        }
         let length = replica.block().length;
         match writer.appended_to() {
             Some(old) if length == old.length => {

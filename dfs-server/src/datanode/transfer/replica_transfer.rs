@@ -1,0 +1,63 @@
+//! TRANSFER_BLOCK: a writer whose pipeline lost a node has a replacement filled from a node that is left.
+//!
+//! What goes over are the bytes that this node may show, at least those that the writer knows to be acknowledged. At the
+//! target they become a replica being written, under the generation stamp that they have here; the set-up of the rebuilt
+//! pipeline then gives all of them the new one.
+
+use std::time::Duration;
+
+use dfs_common::block::ExtendedBlock;
+use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_proto::hadoop::op_write_block_proto::BlockConstructionStage;
+use dfs_proto::hadoop::{BlockOpResponseProto, OpTransferBlockProto, Status};
+use tracing::{info, warn};
+
+use super::DataPlane;
+use super::block_copier::{Copy, send_copy};
+use super::connection::Connection;
+use super::data_service::After;
+use super::reply::{encoded, error_response, protocol_error};
+
+/// Silence of the target after which it is given up: an application waits for the pipeline meanwhile.
+const TARGET_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Serves one TRANSFER_BLOCK.
+pub(super) fn transfer_replica(plane: &DataPlane, to: &Connection, request: &OpTransferBlockProto) -> After {
+    let response = match transfer(plane, request) {
+        Ok(block) => {
+            info!(%block, targets = request.targets.len(), "replica copied for a pipeline");
+            BlockOpResponseProto { status: Status::Success.into(), ..Default::default() }
+        }
+        Err(error) => {
+            plane.metrics.operations_failed.inc();
+            warn!(peer = ?to.peer_address(), "replica not copied for a pipeline: {}", error.chain());
+            error_response(&error)
+        }
+    };
+    match to.send_all(&encoded(&response), plane.timeout) {
+        Ok(()) => After::Serve,
+        Err(_) => After::Close,
+    }
+}
+
+fn transfer(plane: &DataPlane, request: &OpTransferBlockProto) -> Result<ExtendedBlock> {
+    let block = ExtendedBlock::try_from(&request.header.base_header.block).map_err(protocol_error)?;
+    let reader = plane.store.open_reader(&block, block.block.length)?;
+    let found = reader.block();
+    if found.length < block.block.length {
+        let words = format!("of {block} only {} bytes can be read here", found.length);
+        return Err(DfsError::new(ErrorKind::InvalidArgument, words));
+    }
+    let copy = Copy {
+        pool: &block.pool,
+        targets: &request.targets,
+        target_storage_uuids: &request.target_storage_ids,
+        stage: BlockConstructionStage::TransferRbw,
+        client_name: &request.header.client_name,
+        patience: TARGET_PATIENCE.min(plane.timeout),
+        // A writer waits for it.
+        pace: &|_| {},
+    };
+    send_copy(plane, reader, &copy)?;
+    Ok(ExtendedBlock { pool: block.pool, block: found })
+}
