@@ -205,12 +205,55 @@ async fn append_extends_the_last_block_in_place() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn append_goes_on_without_a_node_that_refuses() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client().await;
+    let data = bytes(3000);
+    let inode = write_file(&client, &data[..700]).await;
+    cluster.set_fault(1, Fault::RefusesSetup);
+    let writer = client.append(&caller(), inode, false).await.unwrap();
+    writer.write(&data[700..]).await.unwrap();
+    writer.complete(false).await.unwrap();
+    assert_eq!(cluster.content(inode.0, 0), data);
+    assert_eq!(cluster.content(inode.0, 1), data[..700], "left out");
+    assert_eq!(cluster.world.lock().files[&inode.0].blocks.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pipeline_that_breaks_is_rebuilt_without_the_node_to_blame() {
+    for packets in 1..6 {
+        let cluster = FakeCluster::start(3).await;
+        let client = cluster.client().await;
+        cluster.set_fault(0, Fault::HangsUpAfter(packets));
+        let data = bytes(9000);
+        let (attr, writer) = create(&client).await;
+        writer.write(&data[..2048]).await.unwrap();
+        writer.hflush().await.unwrap();
+        writer.write(&data[2048..]).await.unwrap();
+        writer.hsync().await.unwrap();
+        writer.complete(false).await.unwrap();
+        assert!(cluster.content(attr.inode.0, 1) == data, "after {packets} packets");
+        assert_eq!(cluster.calls("abandon_block"), 0);
+        assert_eq!(cluster.calls("update_pipeline"), 1, "after {packets} packets");
+        let world = cluster.world.lock();
+        assert!((1..3).all(|node| {
+            world
+                .replicas
+                .iter()
+                .any(|((at, _), replica)| *at == node && replica.is_finalized && replica.synced == data.len())
+        }));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn append_to_nodes_that_refuse_goes_on_in_a_new_block() {
     let cluster = FakeCluster::start(4).await;
     let client = cluster.client().await;
     let data = bytes(3000);
     let inode = write_file(&client, &data[..700]).await;
-    cluster.set_fault(1, Fault::RefusesSetup);
+    for node in 0..3 {
+        cluster.set_fault(node, Fault::RefusesSetup);
+    }
     let writer = client.append(&caller(), inode, false).await.unwrap();
     writer.write(&data[700..]).await.unwrap();
     writer.complete(false).await.unwrap();
@@ -267,8 +310,8 @@ async fn silent_pipeline_without_acks_is_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn failure_after_acks_sticks_and_names_the_node() {
-    let cluster = FakeCluster::start(3).await;
+async fn failure_of_the_last_node_sticks_and_names_it() {
+    let cluster = FakeCluster::start(1).await;
     let client = cluster.client().await;
     cluster.set_fault(0, Fault::HangsUpAfter(1));
     let (_, writer) = create(&client).await;

@@ -224,29 +224,45 @@ fn take_block(
         Err(bad_link) => return respond(output, DataStatus::Error, &bad_link).and(None),
     };
     let is_append = request.stage() == BlockConstructionStage::PipelineSetupAppend;
+    let is_close = request.stage() == BlockConstructionStage::PipelineCloseRecovery;
+    let is_recovery = is_close
+        || matches!(
+            request.stage(),
+            BlockConstructionStage::PipelineSetupAppendRecovery
+                | BlockConstructionStage::PipelineSetupStreamingRecovery
+        );
     for place in &pipeline {
         let mut world = world.lock();
         let replica = world.replicas.entry((*place, block.block_id)).or_default();
-        if is_append {
+        if is_recovery {
+            assert!(replica.data.len() as u64 >= request.min_bytes_rcvd, "what was acknowledged is there");
+            replica.data.truncate(request.min_bytes_rcvd as usize);
+        } else if is_append {
             assert!(replica.is_finalized && replica.data.len() as u64 == block.num_bytes(), "append to what is there");
         } else if !replica.data.is_empty() {
             return respond(output, DataStatus::ErrorExists, "").and(None);
         }
         replica.stamp = request.latest_generation_stamp;
-        replica.is_finalized = false;
+        replica.is_finalized = is_close;
     }
     if fault != Fault::Silent {
         respond(output, DataStatus::Success, "")?;
     }
-    let mut expected_seqno = 0;
+    if is_close {
+        return Some(());
+    }
+    let (mut expected_seqno, mut taken) = (None, 0);
     loop {
-        if fault == Fault::HangsUpAfter(expected_seqno as usize) {
+        if fault == Fault::HangsUpAfter(taken) {
             return None;
         }
         let (frame, bytes) = read_packet(input)?;
         if !frame.header.is_heartbeat() {
-            assert_eq!(frame.header.seqno, expected_seqno);
-            expected_seqno += 1;
+            // A rebuilt pipeline goes on where the one before was.
+            let seqno = expected_seqno.unwrap_or(if is_recovery { frame.header.seqno } else { 0 });
+            assert_eq!(frame.header.seqno, seqno);
+            expected_seqno = Some(seqno + 1);
+            taken += 1;
             for place in &pipeline {
                 let mut world = world.lock();
                 let replica = world.replicas.get_mut(&(*place, block.block_id)).unwrap();

@@ -3,6 +3,7 @@
 
 mod balancer;
 mod crash;
+mod pipeline;
 mod recovery;
 mod repair;
 mod replicas;
@@ -12,8 +13,14 @@ use std::process::ExitCode;
 use dfs_tests::suite::{self, Case, Nothing};
 
 fn main() -> ExitCode {
-    let groups: [&[Case<Nothing>]; 5] =
-        [&crash::CASES, &recovery::CASES, &replicas::CASES, &repair::CASES, &balancer::CASES];
+    let groups: [&[Case<Nothing>]; 6] = [
+        &crash::CASES,
+        &pipeline::CASES,
+        &recovery::CASES,
+        &replicas::CASES,
+        &repair::CASES,
+        &balancer::CASES,
+    ];
     suite::run(groups.concat())
 }
 

@@ -28,6 +28,8 @@ mod fuzz_tests;
 #[cfg(test)]
 mod lost_power_tests;
 #[cfg(test)]
+mod resume_tests;
+#[cfg(test)]
 pub(crate) mod test_client;
 #[cfg(test)]
 mod tests;

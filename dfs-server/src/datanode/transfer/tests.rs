@@ -296,11 +296,7 @@ fn unsupported_operations_and_stages_are_refused() {
     let mut client = node.client();
     client.request(&OpCopyBlockProto { header: BaseHeaderProto::new(&block(1), None) });
     assert_eq!(client.response().status(), Status::ErrorUnsupported);
-    for stage in [
-        BlockConstructionStage::PipelineSetupStreamingRecovery,
-        BlockConstructionStage::PipelineSetupAppendRecovery,
-        BlockConstructionStage::PipelineCloseRecovery,
-    ] {
+    for stage in [BlockConstructionStage::PipelineClose, BlockConstructionStage::DataStreaming] {
         let mut client = node.client();
         let mut request = write_request(&block(1), &[]);
         request.set_stage(stage);

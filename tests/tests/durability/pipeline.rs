@@ -1,0 +1,241 @@
+//! DataNodes that die or hang while files are written through them: no call fails, none stalls for long, and when the
+//! nodes are back all replicas are the same.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use dfs_common::sys::close;
+use dfs_tests::bench::drop_caches;
+use dfs_tests::cases;
+use dfs_tests::checkers::replicas::check_identical;
+use dfs_tests::cluster::Cluster;
+use dfs_tests::mount::Mount;
+use dfs_tests::suite::{Case, Nothing};
+use dfs_tests::wait::{REPAIR, wait_until};
+use dfs_tests::workload::Pattern;
+
+pub(super) const CASES: [Case<Nothing>; 7] = cases![
+    killed_member_of_a_pipeline_fails_no_write,
+    two_of_three_killed_members_fail_no_write,
+    stopped_member_of_a_pipeline_stalls_no_call_for_long,
+    lost_member_is_replaced_within_the_write,
+    append_goes_on_without_a_lost_member,
+    fsync_during_recovery_keeps_its_promise,
+    end_of_a_file_outlives_a_lost_member,
+];
+
+/// Several blocks of 64 MiB, the last one not full.
+const LENGTH: u64 = (200 << 20) + 12_345;
+/// Written between two looks at the clock.
+const STEP: u64 = 1 << 20;
+/// No call may take longer.
+const STALL_MAX: Duration = Duration::from_secs(15);
+
+/// Writes a file step by step; notes the longest call.
+struct Writing {
+    file: File,
+    pattern: Pattern,
+    at: u64,
+    slowest: Duration,
+}
+
+impl Writing {
+    fn begin(mount: &Mount, name: &str, seed: u64) -> Self {
+        let file = File::create(mount.join(name)).expect("create");
+        Self { file, pattern: Pattern::new(seed), at: 0, slowest: Duration::ZERO }
+    }
+
+    fn timed<T>(&mut self, what: &str, call: impl FnOnce(&mut Self) -> std::io::Result<T>) {
+        let begun = Instant::now();
+        let outcome = call(self);
+        self.slowest = self.slowest.max(begun.elapsed());
+        if let Err(error) = outcome {
+            panic!("{what} at {}: {error}", self.at);
+        }
+    }
+
+    fn write_to(&mut self, end: u64) {
+        while self.at < end {
+            let piece = STEP.min(end - self.at);
+            self.timed("write", |writing| writing.pattern.write(&writing.file, writing.at, piece));
+            self.at += piece;
+        }
+    }
+
+    fn sync(&mut self) {
+        self.timed("fsync", |writing| writing.file.sync_all());
+    }
+
+    fn end(mut self) {
+        let begun = Instant::now();
+        close(self.file).expect("close");
+        self.slowest = self.slowest.max(begun.elapsed());
+        eprintln!("slowest call: {:?}", self.slowest);
+        assert!(self.slowest < STALL_MAX, "a call took {:?}", self.slowest);
+    }
+}
+
+fn check(cluster: &Cluster, mount: &Mount, name: &str, seed: u64, length: u64, copies: usize) {
+    wait_until(REPAIR, format!("{copies} identical replicas of everything"), || {
+        check_identical(cluster, copies, &|_| true).is_ok()
+    });
+    drop_caches().unwrap();
+    Pattern::new(seed).check_file(&mount.join(name), length);
+}
+
+fn killed_member_of_a_pipeline_fails_no_write(_: &Nothing) {
+    let mut cluster = Cluster::builder().set("dfs.blocksize=64MiB").start();
+    let mount = cluster.mount("mount");
+    for victim in 0..3 {
+        let name = format!("file-{victim}");
+        let seed = victim as u64;
+        let mut writing = Writing::begin(&mount, &name, seed);
+        writing.write_to(LENGTH / 3);
+        cluster.datanodes[victim].daemon.kill();
+        writing.write_to(LENGTH);
+        writing.end();
+        drop_caches().unwrap();
+        Pattern::new(seed).check_file(&mount.join(&name), LENGTH);
+        cluster.start_datanode(victim);
+        cluster.wait_datanodes_live(3);
+        check(&cluster, &mount, &name, seed, LENGTH, 3);
+    }
+}
+
+fn two_of_three_killed_members_fail_no_write(_: &Nothing) {
+    let mut cluster = Cluster::builder().set("dfs.blocksize=64MiB").start();
+    let mount = cluster.mount("mount");
+    for (case, victims) in [[0, 1], [1, 2], [2, 0]].into_iter().enumerate() {
+        let (name, seed) = (format!("file-{case}"), 10 + case as u64);
+        let mut writing = Writing::begin(&mount, &name, seed);
+        writing.write_to(LENGTH / 3);
+        cluster.datanodes[victims[0]].daemon.kill();
+        if case == 1 {
+            // One after the other; else both at once.
+            writing.write_to(LENGTH / 2);
+        }
+        cluster.datanodes[victims[1]].daemon.kill();
+        writing.write_to(LENGTH);
+        writing.end();
+        for victim in victims {
+            cluster.start_datanode(victim);
+        }
+        cluster.wait_datanodes_live(3);
+        check(&cluster, &mount, &name, seed, LENGTH, 3);
+    }
+}
+
+fn stopped_member_of_a_pipeline_stalls_no_call_for_long(_: &Nothing) {
+    let cluster = Cluster::builder().set("dfs.blocksize=64MiB").start();
+    let mount = cluster.mount("mount");
+    for victim in 0..3 {
+        let (name, seed) = (format!("file-{victim}"), 20 + victim as u64);
+        let mut writing = Writing::begin(&mount, &name, seed);
+        writing.write_to(LENGTH / 3);
+        cluster.datanodes[victim].daemon.pause();
+        writing.write_to(LENGTH / 2);
+        writing.sync();
+        writing.write_to(LENGTH);
+        writing.end();
+        cluster.datanodes[victim].daemon.resume();
+        cluster.wait_datanodes_live(3);
+        check(&cluster, &mount, &name, seed, LENGTH, 3);
+    }
+}
+
+fn lost_member_is_replaced_within_the_write(_: &Nothing) {
+    let mut cluster = Cluster::builder().datanodes(4).replication(3).set("dfs.blocksize=256MiB").start();
+    let mount = cluster.mount("mount");
+    let mut writing = Writing::begin(&mount, "file", 30);
+    writing.write_to(LENGTH / 3);
+    writing.sync();
+    // Whoever has a replica under way is in the pipeline; the first of them goes.
+    let victim = (0..4).find(|node| !replicas_under_way(&cluster, *node).is_empty()).expect("a node that writes");
+    cluster.datanodes[victim].daemon.kill();
+    writing.write_to(LENGTH / 2);
+    writing.sync();
+    let writers = (0..4).filter(|node| *node != victim && !replicas_under_way(&cluster, *node).is_empty()).count();
+    assert_eq!(writers, 3, "the fourth node has taken the place of the lost one");
+    writing.write_to(LENGTH);
+    writing.end();
+    drop_caches().unwrap();
+    Pattern::new(30).check_file(&mount.join("file"), LENGTH);
+    cluster.start_datanode(victim);
+    cluster.wait_datanodes_live(4);
+    check(&cluster, &mount, "file", 30, LENGTH, 3);
+}
+
+/// Data files of replicas being written.
+fn replicas_under_way(cluster: &Cluster, datanode: usize) -> Vec<std::path::PathBuf> {
+    let dirs = &cluster.datanodes[datanode].data_dirs;
+    let files = dirs.iter().flat_map(walkdir::WalkDir::new).filter_map(Result::ok).map(walkdir::DirEntry::into_path);
+    files
+        .filter(|path| path.parent().is_some_and(|dir| dir.ends_with("rbw")) && path.extension().is_none())
+        .filter(|path| path.is_file())
+        .collect()
+}
+
+fn append_goes_on_without_a_lost_member(_: &Nothing) {
+    let mut cluster = Cluster::builder().start();
+    let mount = cluster.mount("mount");
+    for victim in 0..3 {
+        let (name, pattern) = (format!("file-{victim}"), Pattern::new(40 + victim as u64));
+        pattern.make_file(&mount.join(&name), 1_000_001);
+        // Dead when the append begins, but not yet known to be.
+        cluster.datanodes[victim].daemon.kill();
+        let begun = Instant::now();
+        let file = OpenOptions::new().append(true).open(mount.join(&name)).expect("open for append");
+        pattern.write(&file, 1_000_001, 2_000_000).expect("append");
+        close(file).expect("close");
+        assert!(begun.elapsed() < 2 * STALL_MAX, "the append took {:?}", begun.elapsed());
+        drop_caches().unwrap();
+        pattern.check_file(&mount.join(&name), 3_000_001);
+        cluster.start_datanode(victim);
+        cluster.wait_datanodes_live(3);
+        check(&cluster, &mount, &name, 40 + victim as u64, 3_000_001, 3);
+    }
+}
+
+fn fsync_during_recovery_keeps_its_promise(_: &Nothing) {
+    let mut cluster = Cluster::builder().start();
+    let mount = cluster.mount("mount");
+    let mut writing = Writing::begin(&mount, "file", 50);
+    for (round, victim) in [0, 1, 2, 0].into_iter().enumerate() {
+        writing.write_to((round as u64 * 2 + 1) * 5_000_011);
+        writing.sync();
+        cluster.datanodes[victim].daemon.kill();
+        // The failure is met by a write or by the fsync, whichever comes first.
+        writing.write_to((round as u64 * 2 + 2) * 5_000_011);
+        writing.sync();
+        let reader = cluster.mount(&format!("reader-{round}"));
+        let seen = File::open(reader.join("file")).and_then(|file| Pattern::new(50).check(0, file)).expect("read");
+        assert!(seen >= writing.at, "{seen} of {} synced bytes are visible", writing.at);
+        cluster.start_datanode(victim);
+        cluster.wait_datanodes_live(3);
+    }
+    let length = writing.at;
+    writing.end();
+    check(&cluster, &mount, "file", 50, length, 3);
+}
+
+fn end_of_a_file_outlives_a_lost_member(_: &Nothing) {
+    let mut cluster = Cluster::builder().start();
+    let mount = cluster.mount("mount");
+    for victim in 0..3 {
+        let (name, pattern) = (format!("file-{victim}"), Pattern::new(60 + victim as u64));
+        let mut file = File::create(mount.join(&name)).expect("create");
+        file.write_all(&pattern.bytes(700_001)).expect("write");
+        file.sync_all().expect("fsync");
+        // Everything is acknowledged but the block's end.
+        cluster.datanodes[victim].daemon.kill();
+        let begun = Instant::now();
+        close(file).expect("close");
+        assert!(begun.elapsed() < STALL_MAX, "close took {:?}", begun.elapsed());
+        drop_caches().unwrap();
+        pattern.check_file(&mount.join(&name), 700_001);
+        cluster.start_datanode(victim);
+        cluster.wait_datanodes_live(3);
+        check(&cluster, &mount, &name, 60 + victim as u64, 700_001, 3);
+    }
+}
