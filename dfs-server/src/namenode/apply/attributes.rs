@@ -5,8 +5,8 @@ use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::InodeId;
 use dfs_proto::v1::{RemoveXAttrOp, SetAttrOp, SetXAttrOp, XAttrSetFlag};
 
-use super::Context;
 use super::files::without_privileges;
+use super::{Context, known};
 use crate::namenode::namespace::Namespace;
 use crate::namenode::namespace::inode::Inode;
 use crate::namenode::namespace::permission::{Identity, SETGID, WRITE};
@@ -70,7 +70,7 @@ impl Namespace {
         }
         check_xattr_access(who, inode, &op.name, WRITE)?;
         let old = inode.xattrs.as_ref().and_then(|xattrs| xattrs.get(&op.name[..]));
-        match (op.flag(), old) {
+        match (known::<XAttrSetFlag>(op.flag, "flag of an extended attribute")?, old) {
             (XAttrSetFlag::XattrCreate, Some(_)) => {
                 return Err(DfsError::new(ErrorKind::AlreadyExists, "the extended attribute exists"));
             }

@@ -7,7 +7,7 @@ use dfs_common::ids::{INODE_LIMIT, InodeId, ROOT_INODE};
 use dfs_common::name::Name;
 use dfs_proto::v1::{CreateOp, LinkOp, MakeNodeOp, RemoveKind, RemoveOp, RenameFlag, RenameOp};
 
-use super::Context;
+use super::{Context, known};
 use crate::namenode::blocks::BlockEvent;
 use crate::namenode::namespace::directory::{Cookie, Directory};
 use crate::namenode::namespace::inode::{BlockList, Content, Inode};
@@ -242,7 +242,7 @@ impl Namespace {
         let (directory, victim) = (self.inode(parent)?, self.inode(id)?);
         who.check(directory, WRITE | EXECUTE)?;
         who.check_sticky(directory, victim)?;
-        match (op.kind(), victim.directory()) {
+        match (known::<RemoveKind>(op.kind, "kind of removal")?, victim.directory()) {
             (RemoveKind::RemoveUnlink, Some(_)) => {
                 Err(DfsError::new(ErrorKind::IsADirectory, "it is a directory; use rmdir"))
             }
@@ -328,7 +328,7 @@ impl Namespace {
             target,
             same_inode: target.is_some_and(|(_, target)| target == id),
         };
-        match (op.flag(), target) {
+        match (known::<RenameFlag>(op.flag, "flag of a rename")?, target) {
             (RenameFlag::RenameNoreplace, Some(_)) => {
                 return Err(DfsError::new(ErrorKind::AlreadyExists, "the new name is taken"));
             }

@@ -237,6 +237,11 @@ impl Namespace {
     }
 }
 
+/// A choice that this version knows. One it does not know must not be taken for the default: it may promise something else.
+fn known<T: TryFrom<i32>>(value: i32, what: &str) -> Result<T> {
+    T::try_from(value).map_err(|_| DfsError::new(ErrorKind::InvalidArgument, format!("unknown {what}: {value}")))
+}
+
 fn required_op(op: &EditOp) -> Result<&Op> {
     op.op.as_ref().ok_or_else(|| DfsError::new(ErrorKind::InvalidArgument, "edit op of an unknown kind"))
 }

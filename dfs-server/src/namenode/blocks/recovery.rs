@@ -14,7 +14,7 @@ const RECOVERIES_PER_HEARTBEAT: usize = 16;
 /// Who has an open block.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Holders {
-    /// DataNodes that live and have a replica that counts, or were told to hold one; those that know most first.
+    /// DataNodes that live and have a replica that counts, or were told to hold one; silent ones last, those that know most first.
     pub live: Vec<v1::DatanodeId>,
     /// More DataNodes may have one: they are silent and not given up yet, or have not told since they registered.
     pub others_are_away: bool,
@@ -27,7 +27,7 @@ impl SoftState {
         let (Some(info), Some(open)) = (self.map.get(id), self.open.get(&id)) else {
             return Holders { live: Vec::new(), others_are_away };
         };
-        let mut ranked: BTreeSet<(u8, bool, NodeIndex)> = BTreeSet::new();
+        let mut ranked: BTreeSet<(bool, u8, NodeIndex)> = BTreeSet::new();
         let told = open.targets.iter().map(|&storage| (storage, None));
         let reported = open.reported.iter().map(|&(storage, replica)| (storage, Some(replica)));
         for (storage, replica) in reported.chain(told) {
@@ -40,7 +40,7 @@ impl SoftState {
                 others_are_away |= node.silent_for(self.now) < self.config.dead_after;
             } else if ranked.iter().all(|&(_, _, other)| other != index) {
                 let is_stale = node.silent_for(self.now) >= self.config.stale_after;
-                ranked.insert((rank(replica.map(|replica| replica.state)), is_stale, index));
+                ranked.insert((is_stale, rank(replica.map(|replica| replica.state)), index));
             }
         }
         let live = ranked.into_iter().map(|(_, _, index)| self.nodes.node(index).id.clone()).collect();

@@ -84,6 +84,9 @@ pub struct Session {
     pub ended: bool,
 }
 
+/// Longest message kept of a refusal, bytes: a session keeps thousands, and names in them come from clients.
+const RECORDED_MESSAGE_MAX: usize = 512;
+
 /// A refusal in the retry cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordedError {
@@ -96,7 +99,9 @@ pub struct RecordedError {
 impl RecordedError {
     /// What to keep of `error`.
     pub fn of(error: &DfsError) -> Self {
-        Self { kind: error.kind(), message: error.chain() }
+        let mut message = error.chain();
+        message.truncate(message.floor_char_boundary(RECORDED_MESSAGE_MAX));
+        Self { kind: error.kind(), message }
     }
 
     /// The error again.

@@ -142,3 +142,22 @@ fn revoke_lease_closes_a_file_without_an_open_block() {
     assert_eq!(run_internally(&mut fixture, revoke(id)).unwrap(), Outcome::Closed(true));
     assert!(fixture.namespace.lease(block).is_some(), "the client's other files stay its own");
 }
+
+#[test]
+fn choices_of_a_later_version_are_refused_not_taken_for_the_default() {
+    let mut fixture = Fixture::new();
+    let (id, _) = closed_file(&mut fixture, "a", &[1]);
+    let unknown = 77;
+    let remove = v1::RemoveOp { parent: ROOT_INODE.0, name: bytes("a"), kind: unknown };
+    assert_eq!(fixture.kind_of(Op::Remove(remove)), Some(ErrorKind::InvalidArgument));
+    let rename = v1::RenameOp {
+        src_parent: ROOT_INODE.0,
+        src_name: bytes("a"),
+        dst_parent: ROOT_INODE.0,
+        dst_name: bytes("b"),
+        flag: unknown,
+    };
+    assert_eq!(fixture.kind_of(Op::Rename(rename)), Some(ErrorKind::InvalidArgument));
+    let set = v1::SetXAttrOp { inode: id.0, name: bytes("user.a"), value: bytes("b"), flag: unknown };
+    assert_eq!(fixture.kind_of(Op::SetXattr(set)), Some(ErrorKind::InvalidArgument));
+}

@@ -6,6 +6,7 @@ mod hostile;
 mod model;
 mod moves;
 mod placement;
+mod recovery;
 mod repair;
 mod reports;
 mod safe_mode;

@@ -1,0 +1,87 @@
+//! Who has a block that waits for recovery, and how the order reaches its primary.
+
+use super::*;
+use crate::namenode::blocks::Holders;
+
+const RACKS: [&str; 3] = ["/r", "/r", "/r"];
+
+fn rwr(generation_stamp: u64, length: u64) -> Copy {
+    Copy { state: v1::ReplicaState::Rwr, ..finalized(generation_stamp, length) }
+}
+
+/// Allocates a block on the first `targets` nodes.
+fn allocate(cluster: &Cluster, targets: usize) -> Block {
+    let open = block(5, 10, 0);
+    let targets = cluster.nodes[..targets].iter().map(|node| (node.uuid.clone(), node.storage.clone())).collect();
+    cluster.blocks.on_events([BlockEvent::Allocated { block: open, inode: InodeId(1), replication: 3, targets }]);
+    open
+}
+
+fn uuids(holders: &Holders) -> Vec<&str> {
+    holders.live.iter().map(|node| node.uuid.as_str()).collect()
+}
+
+#[test]
+fn holders_are_who_was_told_and_who_has_one() {
+    let mut cluster = Cluster::new(&RACKS);
+    let open = allocate(&cluster, 2);
+    assert_eq!(uuids(&cluster.blocks.holders(open.id)), ["dn0", "dn1"]);
+    cluster.put(2, 5, finalized(10, 100));
+    cluster.put(0, 5, rwr(10, 100));
+    let holders = cluster.blocks.holders(open.id);
+    assert_eq!(uuids(&holders), ["dn2", "dn1", "dn0"], "those that know most first");
+    assert!(!holders.others_are_away);
+    assert_eq!(cluster.blocks.file_of(open.id), Some(InodeId(1)));
+}
+
+#[test]
+fn holders_of_an_older_generation_do_not_count() {
+    let mut cluster = Cluster::new(&RACKS);
+    let open = allocate(&cluster, 0);
+    cluster.put(0, 5, finalized(9, 100));
+    assert_eq!(uuids(&cluster.blocks.holders(open.id)), [""; 0]);
+}
+
+#[test]
+fn holders_are_away_until_they_are_dead() {
+    let mut cluster = Cluster::new(&RACKS);
+    let open = allocate(&cluster, 1);
+    cluster.nodes[0].is_up = false;
+    let mut seconds = 0;
+    while cluster.blocks.holders(open.id).live.len() == 1 {
+        cluster.second();
+        seconds += 1;
+        assert!(seconds < 100, "a silent node is taken for dead at some time");
+    }
+    let holders = cluster.blocks.holders(open.id);
+    assert!(holders.live.is_empty() && !holders.others_are_away);
+    // Registered again, but what it holds is not known yet.
+    cluster.register_only(0);
+    assert!(cluster.blocks.holders(open.id).others_are_away);
+    cluster.report(0);
+    assert!(!cluster.blocks.holders(open.id).others_are_away);
+}
+
+#[test]
+fn a_target_never_heard_of_is_away_for_the_dead_interval() {
+    let mut cluster = Cluster::new(&RACKS);
+    let open = block(5, 10, 0);
+    let targets = vec![("stranger".to_owned(), "volume".to_owned())];
+    cluster.blocks.on_events([BlockEvent::Allocated { block: open, inode: InodeId(1), replication: 1, targets }]);
+    assert!(cluster.blocks.holders(open.id).others_are_away);
+    (0..100).for_each(|_| cluster.second());
+    assert!(!cluster.blocks.holders(open.id).others_are_away);
+}
+
+#[test]
+fn a_recovery_is_ordered_once_and_the_newest_counts() {
+    let mut cluster = Cluster::new(&RACKS);
+    let open = allocate(&cluster, 2);
+    let order =
+        |stamp| v1::RecoverOrder { block: Some(open.into()), new_generation_stamp: stamp, ..Default::default() };
+    cluster.blocks.order_recovery("dn1", order(11));
+    cluster.blocks.order_recovery("dn1", order(12));
+    assert_eq!(cluster.heartbeat(0), []);
+    assert_eq!(cluster.heartbeat(1), [Order::Recover(order(12))]);
+    assert_eq!(cluster.heartbeat(1), []);
+}
