@@ -263,7 +263,7 @@ impl NodeFiles {
         }
     }
 
-    /// Reads all files. Racks hold for registrations from now on; the rules are the caller's to apply.
+    /// Reads all files. `rack_of` answers by them from now on; the rules are the caller's to apply.
     ///
     /// # Errors
     /// Naming file and line; then nothing has changed.

@@ -100,6 +100,10 @@ fn racks_come_from_the_table(_: &Nothing) {
     cluster.restart_all();
     let rack = |cluster: &Cluster, node| node_report(cluster, node)["rack"].as_str().unwrap().to_owned();
     assert_eq!([0, 1, 2].map(|node| rack(&cluster, node)), ["/north", "/north", "/default-rack"]);
+    // Read again, it holds for who is there already.
+    fs::write(&table, format!("127.0.0.1:{} /south\n127.0.0.1 /north\n", ports[0])).unwrap();
+    cluster.dfs(&["admin", "refresh-nodes"]);
+    assert_eq!([0, 1, 2].map(|node| rack(&cluster, node)), ["/south", "/north", "/north"]);
     // A table with an error is refused by line, and changes nothing.
     fs::write(&table, "127.0.0.1 north\n").unwrap();
     let refused = cluster.try_dfs(&["admin", "refresh-nodes"]).unwrap_err();

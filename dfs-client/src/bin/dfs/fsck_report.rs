@@ -186,11 +186,10 @@ impl Report {
         self.missing_blocks == 0 && self.corrupt_blocks == 0
     }
 
+    /// Every block has what it should have, and nothing is on its way.
     fn is_fully_replicated(&self) -> bool {
-        self.is_healthy()
-            && self.under_replicated_blocks == 0
-            && self.misplaced_blocks == 0
-            && self.bad_replica_blocks == 0
+        let wrong = [self.under_replicated_blocks, self.misplaced_blocks, self.bad_replica_blocks, self.pending_blocks];
+        self.is_healthy() && wrong.iter().all(|&count| count == 0)
     }
 
     /// What is wrong, for the error.
@@ -308,7 +307,7 @@ pub(crate) fn file_line(path: &DfsPath, file: &FileHealth) -> Vec<u8> {
 
 /// A block in one line, with what is wrong.
 pub(crate) fn describe_block(health: &BlockHealth) -> String {
-    let mut words = format!("{} len={} repl={} of {}", health.block, health.block.length, health.live, health.wanted);
+    let mut words = format!("{} repl={} of {}", health.block, health.live, health.wanted);
     if health.is_open {
         words.push_str(", being written");
     } else {

@@ -12,6 +12,7 @@
 //! A change of duty starts a walk over all blocks, which finds what must be copied or is too many now. Whether a node is
 //! through is counted afresh every few seconds, in slices.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,19 @@ use crate::namenode::node_files::{Duty, HostRules};
 
 /// Time between counts of what drained nodes still hold alone: a count looks at every block of the node.
 const COUNT_INTERVAL: Duration = Duration::from_secs(2);
+
+/// By what the operator's files know a DataNode.
+#[derive(Clone, Debug)]
+pub struct NodeName {
+    /// Its identity.
+    pub uuid: String,
+    /// What it calls itself.
+    pub host: String,
+    /// Where it takes data transfers.
+    pub data_port: u32,
+    /// Its address.
+    pub address: String,
+}
 
 /// A node being drained and the blocks it has.
 pub(crate) struct Draining {
@@ -76,6 +90,36 @@ impl SoftState {
             }
         }
         self.walk_again();
+    }
+
+    /// Names of every node that has registered, as racks are asked by.
+    pub(crate) fn node_names(&self) -> Vec<NodeName> {
+        let name = |(_, node): (NodeIndex, &Datanode)| {
+            let peer = node.addresses.first().map(ToString::to_string);
+            let is_address = node.id.host.parse::<IpAddr>().is_ok();
+            NodeName {
+                uuid: node.id.uuid.clone(),
+                host: node.id.host.clone(),
+                data_port: node.id.data_port,
+                address: peer.filter(|_| !is_address).unwrap_or_else(|| node.id.host.clone()),
+            }
+        };
+        self.nodes.registered().map(name).collect()
+    }
+
+    /// Nodes stand on other racks than was known.
+    pub(crate) fn set_racks(&mut self, racks: &[(String, String)]) {
+        let mut has_changed = false;
+        for (uuid, rack) in racks {
+            let Some(index) = self.nodes.by_uuid(uuid) else { continue };
+            if self.nodes.set_rack(index, rack) {
+                has_changed = true;
+                tracing::info!(uuid, rack, "a DataNode stands on another rack");
+            }
+        }
+        if has_changed {
+            self.walk_again();
+        }
     }
 
     /// Ends maintenance whose time is over.

@@ -15,7 +15,10 @@ impl SoftState {
         let Some(info) = self.map.get(block.id) else { return health };
         let wanted = usize::from(info.replication);
         let readable = self.usable_replicas(block.id);
-        let counts = self.redundancy(&self.map.replicas(block.id), 0);
+        let pending = self.pending.get(&block.id);
+        // What a writer's pipeline acknowledged and has not reported yet is there, as good as certainly.
+        let awaited = pending.filter(|pending| pending.source.is_none()).map_or(0, |pending| pending.targets.len());
+        let counts = self.redundancy(&self.map.replicas(block.id), awaited);
         let live = self.redundancy(&readable, 0);
         let bad = self.bad.get(&block.id).into_iter().flatten();
         let bad: Vec<StorageIndex> = bad.map(|bad| bad.storage).filter(|&at| self.nodes.is_usable(at)).collect();
@@ -26,11 +29,11 @@ impl SoftState {
         health.decommissioning = small(live.leaving);
         health.in_maintenance = small(counts.maintained + counts.away);
         health.is_open = info.state() != BlockState::Complete;
-        health.pending = small(self.pending.get(&block.id).map_or(0, |pending| pending.targets.len()));
+        health.pending = small(pending.map_or(0, |pending| pending.targets.len()));
         if !health.is_open {
             health.is_under_replicated = live.readable() > 0 && counts.missing(wanted) > 0;
             health.is_over_replicated = live.serving > wanted;
-            health.is_misplaced = live.readable() > 0 && !self.is_well_placed(&readable);
+            health.is_misplaced = live.readable() > 0 && awaited == 0 && !self.is_well_placed(&readable);
         }
         if with_locations {
             let good = readable.iter().map(|&storage| self.replica_health(storage, false));

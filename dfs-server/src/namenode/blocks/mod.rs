@@ -60,6 +60,7 @@ use self::state::SoftState;
 use super::datanodes::RegistrationId;
 use super::node_files::HostRules;
 
+pub use self::duties::NodeName;
 pub use self::events::BlockEvent;
 pub use self::locate::Locations;
 pub use self::moves::{MoveRequest, Moves};
@@ -428,6 +429,16 @@ impl BlockManager {
     /// Who may join and what is to become of whom, from now on.
     pub fn set_host_rules(&self, rules: HostRules) {
         self.lock().set_host_rules(Arc::new(rules));
+    }
+
+    /// Every DataNode that has registered, by the names that racks are asked by.
+    pub fn node_names(&self) -> Vec<NodeName> {
+        self.lock().node_names()
+    }
+
+    /// Puts DataNodes, by uuid, on racks.
+    pub fn set_racks(&self, racks: &[(String, String)]) {
+        self.lock().set_racks(racks);
     }
 
     /// How blocks of the namespace stand, in the order given.

@@ -144,6 +144,20 @@ impl Datanodes {
         racks.len()
     }
 
+    /// Moves a node to the rack of this name; false when it stands there.
+    pub(crate) fn set_rack(&mut self, index: NodeIndex, name: &str) -> bool {
+        let rack = self.topology.rack(topology::normalized(name));
+        let rack_name = self.topology.name(rack).to_owned();
+        let node = &mut self.nodes[index.0 as usize];
+        let before = std::mem::replace(&mut node.rack, rack);
+        node.id.rack = rack_name;
+        if node.is_live && before != rack {
+            self.topology.remove_live(index, before);
+            self.topology.add_live(index, rack);
+        }
+        before != rack
+    }
+
     /// Changes what the operator wants of a node.
     pub(crate) fn set_duty(&mut self, index: NodeIndex, duty: Duty) {
         let node = self.node_mut(index);

@@ -13,7 +13,7 @@ use dfs_proto::v1::*;
 use tonic::{Request, Response, Status};
 
 use super::{peer_ip, reply};
-use crate::namenode::blocks::MoveRequest;
+use crate::namenode::blocks::{MoveRequest, NodeName};
 use crate::namenode::fsck;
 use crate::namenode::namespace::Namespace;
 use crate::namenode::namespace::permission::Identity;
@@ -583,11 +583,17 @@ impl ClientNamenode for ClientService {
         let request = request.into_inner();
         let refresh = async {
             require_root(request.header.as_ref())?;
-            let files = Arc::clone(&self.node_files);
-            let rules = tokio::task::spawn_blocking(move || files.read()).await.map_err(|error| {
-                DfsError::new(ErrorKind::Internal, "read the files of DataNodes").with_source(error)
-            })??;
-            self.namesystem.blocks().set_host_rules(rules);
+            let (files, blocks) = (Arc::clone(&self.node_files), Arc::clone(self.namesystem.blocks()));
+            let refresh = move || {
+                blocks.set_host_rules(files.read()?);
+                let rack =
+                    |node: NodeName| Some((node.uuid, files.rack_of(&node.host, node.data_port, &node.address)?));
+                let racks: Vec<_> = blocks.node_names().into_iter().filter_map(rack).collect();
+                blocks.set_racks(&racks);
+                Ok(())
+            };
+            let failed = |error| DfsError::new(ErrorKind::Internal, "read the files of DataNodes").with_source(error);
+            tokio::task::spawn_blocking(refresh).await.map_err(failed)??;
             Ok(RefreshNodesResponse { txid: self.txid() })
         };
         reply(refresh.await)

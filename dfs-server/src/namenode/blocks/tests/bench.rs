@@ -1,6 +1,7 @@
 //! Measures, on demand: bytes per block and replicas per second.
 //! `cargo test --release -p dfs-server blocks::tests::bench -- --ignored --nocapture`
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use dfs_common::ids::{BlockId, FIRST_BLOCK, InodeId};
@@ -83,26 +84,42 @@ fn measure(nodes: usize) {
         assert_eq!(cluster.blocks.choose_targets(&request).unwrap().len(), 3);
     }
     let chosen = rate(BLOCKS, started);
-    let died = measure_death(&mut cluster);
+    let (died, waited) = measure_death(&mut cluster);
     println!(
         "{nodes:4} nodes: {bytes:.0} bytes per block; loaded {:.2} M/s; replicas reported first {first:.2} M/s, \
-         again {again:.2} M/s; located {located:.2} M/s; targets chosen {chosen:.2} M/s; a node's death taken in within {died:?}",
+         again {again:.2} M/s; located {located:.2} M/s; targets chosen {chosen:.2} M/s; a node's death taken in within {died:?}, \
+         the lock waited for {waited:?} at most",
         BLOCKS as f64 / loaded.as_secs_f64() / 1e6,
     );
     assert_eq!(cluster.blocks.fs_stats().missing_blocks, 0);
 }
 
-/// Time of the tick that takes the first node for dead, with all its replicas.
-fn measure_death(cluster: &mut Cluster) -> Duration {
+/// Time of the tick that takes the first node for dead, with all its replicas, and the longest that a call waited for the
+/// lock meanwhile.
+fn measure_death(cluster: &mut Cluster) -> (Duration, Duration) {
     cluster.blocks.leave_safe_mode();
     cluster.blocks.tick();
     for _ in 0..70 {
         cluster.clock.advance(Duration::from_secs(1));
         (1..cluster.nodes.len()).for_each(|at| drop(cluster.heartbeat(at)));
         let started = Instant::now();
-        cluster.blocks.tick();
+        let (blocks, is_over) = (&cluster.blocks, &AtomicBool::new(false));
+        let longest_wait = std::thread::scope(|scope| {
+            let caller = scope.spawn(move || {
+                let mut longest = Duration::ZERO;
+                while !is_over.load(Ordering::Relaxed) {
+                    let asked = Instant::now();
+                    blocks.is_active();
+                    longest = longest.max(asked.elapsed());
+                }
+                longest
+            });
+            blocks.tick();
+            is_over.store(true, Ordering::Relaxed);
+            caller.join().unwrap()
+        });
         if cluster.blocks.fs_stats().dead_datanodes == 1 {
-            return started.elapsed();
+            return (started.elapsed(), longest_wait);
         }
     }
     panic!("the node did not die");
