@@ -35,10 +35,13 @@ fn terms(floor: u64, others_are_away: bool) -> Terms {
     Terms { generation_stamp: GenerationStamp(STAMP), floor, truncate_length: None, others_are_away }
 }
 
+/// What it shows; floor, whether the length is given, what the nodes say; what is agreed.
+type Row<'a> = (&'a str, u64, bool, &'a [Claim], Option<Agreement>);
+
 #[test]
 fn agree_follows_the_table() {
     use Agreement::{Drop, Length};
-    let rows: &[(&str, u64, bool, &[Claim], Option<Agreement>)] = &[
+    let rows: &[Row<'_>] = &[
         ("nobody has it", 0, false, &[], Some(Drop)),
         ("nobody says so, some are away", 0, true, &[], None),
         ("nobody has it, but bytes were promised", 1, false, &[], None),

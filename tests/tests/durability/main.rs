@@ -13,14 +13,8 @@ use std::process::ExitCode;
 use dfs_tests::suite::{self, Case, Nothing};
 
 fn main() -> ExitCode {
-    let groups: [&[Case<Nothing>]; 6] = [
-        &crash::CASES,
-        &pipeline::CASES,
-        &recovery::CASES,
-        &replicas::CASES,
-        &repair::CASES,
-        &balancer::CASES,
-    ];
+    let groups: [&[Case<Nothing>]; 6] =
+        [&crash::CASES, &pipeline::CASES, &recovery::CASES, &replicas::CASES, &repair::CASES, &balancer::CASES];
     suite::run(groups.concat())
 }
 

@@ -78,7 +78,7 @@ impl Writing {
 
 fn check(cluster: &Cluster, mount: &Mount, name: &str, seed: u64, length: u64, copies: usize) {
     wait_until(REPAIR, format!("{copies} identical replicas of everything"), || {
-        check_identical(cluster, copies, &|_| true).is_ok()
+        check_identical(cluster, copies).is_ok()
     });
     drop_caches().unwrap();
     Pattern::new(seed).check_file(&mount.join(name), length);
