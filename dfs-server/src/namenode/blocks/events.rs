@@ -211,6 +211,10 @@ impl SoftState {
     /// A block with a final length gets a writer again: what its replicas are worth is open until it is committed.
     fn begin_construction(&mut self, id: BlockId, info: &BlockInfo) {
         let replicas = self.map.replicas(id);
+        // Nodes that acknowledged the block and have not reported it yet have it as well.
+        let awaited = self.pending.get(&id).filter(|pending| pending.source.is_none());
+        let mut holders: SmallVec<[StorageIndex; 3]> = replicas.iter().copied().collect();
+        holders.extend(awaited.into_iter().flat_map(|pending| pending.targets.iter().copied()));
         self.drop_pending(id);
         self.set_queue(id, None);
         self.excess.remove(&id);
@@ -232,7 +236,7 @@ impl SoftState {
         let is_without_pipeline = open.targets.is_empty();
         self.open.insert(id, open);
         if is_without_pipeline {
-            self.put_targets(id, replicas.into_iter().collect());
+            self.put_targets(id, holders);
         }
     }
 

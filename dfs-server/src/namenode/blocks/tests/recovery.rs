@@ -85,3 +85,17 @@ fn a_recovery_is_ordered_once_and_the_newest_counts() {
     assert_eq!(cluster.heartbeat(1), [Order::Recover(order(12))]);
     assert_eq!(cluster.heartbeat(1), []);
 }
+
+#[test]
+fn holders_of_a_block_reopened_before_all_have_reported_are_the_whole_pipeline() {
+    let mut cluster = Cluster::new(&RACKS);
+    let open = allocate(&cluster, 3);
+    let closed = Block { length: 100, ..open };
+    cluster.blocks.on_events([BlockEvent::Committed { block: closed }]);
+    cluster.put(1, 5, finalized(10, 100));
+    assert!(cluster.blocks.is_complete(open.id));
+    // Cut at once.
+    cluster.blocks.on_events([BlockEvent::Reopened { block: Block { length: 50, ..open }, targets: Vec::new() }]);
+    let holders = cluster.blocks.holders(open.id);
+    assert_eq!(uuids(&holders), ["dn1", "dn0", "dn2"]);
+}
