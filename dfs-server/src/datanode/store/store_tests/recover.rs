@@ -104,7 +104,7 @@ fn truncation_makes_a_new_file_and_readers_of_the_old_one_go_on() {
         let mut before = vec![0; 3000];
         old.read(0, &mut before).unwrap();
         assert_eq!(before, data);
-        drop(store);
+        drop((store, old));
         let store = open(&[dir.path()]);
         assert_eq!(pages(&store, 0), [(1, length, None)]);
         assert_eq!(read_all(&store, 1), cut);

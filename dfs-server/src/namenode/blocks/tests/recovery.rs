@@ -27,7 +27,8 @@ fn holders_are_who_was_told_and_who_has_one() {
     let open = allocate(&cluster, 2);
     assert_eq!(uuids(&cluster.blocks.holders(open.id)), ["dn0", "dn1"]);
     cluster.put(2, 5, finalized(10, 100));
-    cluster.put(0, 5, rwr(10, 100));
+    cluster.nodes[0].copies.insert(5, rwr(10, 100));
+    cluster.report(0);
     let holders = cluster.blocks.holders(open.id);
     assert_eq!(uuids(&holders), ["dn2", "dn1", "dn0"], "those that know most first");
     assert!(!holders.others_are_away);
