@@ -204,8 +204,25 @@ impl SoftState {
         }
         if !targets.is_empty() {
             self.set_targets(id, targets);
+            self.forget_outdated(block);
         }
         self.judge_set_aside(id);
+    }
+
+    /// Members of a new pipeline have the new generation: what they reported of an older one is not true any more. Judged by
+    /// it they would count as stale until their next report, and a block reopened before that would go on without them.
+    fn forget_outdated(&mut self, block: Block) {
+        let Some(open) = self.open.get_mut(&block.id) else { return };
+        let targets = open.targets.clone();
+        let is_outdated = |storage: StorageIndex, replica: &ReportedReplica| {
+            replica.generation_stamp < block.generation_stamp && targets.contains(&storage)
+        };
+        let outdated: SmallVec<[StorageIndex; 3]> =
+            open.reported.iter().filter(|(storage, replica)| is_outdated(*storage, replica)).map(|(s, _)| *s).collect();
+        open.reported.retain(|(storage, replica)| !is_outdated(*storage, replica));
+        for storage in outdated {
+            self.nodes.storage_mut(storage).blocks.remove(block.id.0);
+        }
     }
 
     /// A block with a final length gets a writer again: what its replicas are worth is open until it is committed.

@@ -100,3 +100,28 @@ fn holders_of_a_block_reopened_before_all_have_reported_are_the_whole_pipeline()
     let holders = cluster.blocks.holders(open.id);
     assert_eq!(uuids(&holders), ["dn1", "dn0", "dn2"]);
 }
+
+#[test]
+fn holders_stay_whole_through_one_truncation_after_the_other() {
+    let mut cluster = Cluster::new(&RACKS);
+    let open = allocate(&cluster, 3);
+    cluster.blocks.on_events([BlockEvent::Committed { block: Block { length: 100, ..open } }]);
+    (0..3).for_each(|at| cluster.put(at, 5, finalized(10, 100)));
+    let targets: Vec<_> = cluster.nodes.iter().map(|node| (node.uuid.clone(), node.storage.clone())).collect();
+    for (stamp, length) in [(11, 90), (12, 80), (13, 70)] {
+        let before = block(5, stamp - 1, length);
+        cluster.blocks.on_events([BlockEvent::Reopened { block: before, targets: Vec::new() }]);
+        assert_eq!(cluster.blocks.holders(open.id).live.len(), 3, "before {stamp}");
+        // The file is closed when only one of them has reported its new replica.
+        cluster.put(1, 5, finalized(stamp, length));
+        let cut = block(5, stamp, length);
+        cluster.blocks.on_events([
+            BlockEvent::Reopened { block: cut, targets: targets.clone() },
+            BlockEvent::Committed { block: cut },
+        ]);
+        assert_eq!(cluster.blocks.locate(open.id, None).datanodes.len(), 3, "after {stamp}");
+    }
+    (0..3).for_each(|at| cluster.put(at, 5, finalized(13, 70)));
+    cluster.second();
+    assert_eq!(cluster.blocks.replica_count(open.id), 3);
+}
