@@ -167,9 +167,10 @@ impl Placement<'_> {
         None
     }
 
-    /// Racks of the replicas that are there and of those chosen, in order.
+    /// Racks of the replicas that are there and of those chosen, in order. Those that leave with their nodes do not count.
     fn racks(&self, so_far: &Chosen) -> SmallVec<[RackIndex; 4]> {
-        let there = self.chosen.iter().map(|&node| self.nodes.node(node).rack);
+        let staying = self.chosen.iter().filter(|&&node| self.nodes.node(node).duty != Duty::Decommission);
+        let there = staying.map(|&node| self.nodes.node(node).rack);
         there.chain(so_far.iter().map(|&storage| self.nodes.rack_of(storage))).collect()
     }
 
