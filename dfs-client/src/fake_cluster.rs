@@ -587,7 +587,9 @@ impl ClientNamenode for Fake {
         let request = request.into_inner();
         let mut world = self.mutate("update_pipeline", request.header.as_ref())?;
         let last = world.files.get_mut(&request.inode).unwrap().blocks.last_mut().unwrap();
-        assert_eq!(Some(*last), request.old_block);
+        let old = request.old_block.unwrap();
+        assert_eq!((last.id, last.generation_stamp), (old.id, old.generation_stamp));
+        assert!(old.length >= last.length, "what was recorded was acknowledged");
         *last = request.new_block.unwrap();
         Ok(Response::new(v1::EmptyResponse::default()))
     }

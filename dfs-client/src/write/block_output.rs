@@ -27,6 +27,8 @@ use super::pipeline::{Goal, Pipeline};
 use super::questions::Questions;
 use super::recovery_plan::Origin;
 use super::replica_sync::sync_replicas;
+use crate::caller::Caller;
+use crate::client::DfsClient;
 use crate::datanode::Located;
 
 /// The block under way.
@@ -136,11 +138,15 @@ impl BlockOutput {
         self.builder = None;
     }
 
-    /// Closes the file without what was not acknowledged, if no node holds more than that; otherwise the file waits for the
-    /// recovery of its last block.
+    /// Closes the file without what was not acknowledged, if no node holds more than that; otherwise gives the lease up, so
+    /// that the NameNode has the last block recovered.
     pub(super) async fn abort(&mut self) -> Result<()> {
         self.hang_up();
         if self.may_hold_bytes {
+            let client = DfsClient { core: Arc::clone(&self.questions.core) };
+            if client.recover_lease(&Caller::root(), self.questions.inode).await? {
+                return Ok(());
+            }
             let words = "the file stays open until its last block is recovered";
             return Err(DfsError::new(ErrorKind::Busy, words));
         }

@@ -37,6 +37,8 @@ use crate::datanode::{Replica, receive_message};
 
 /// Replacements tried for one pipeline: an application waits, and the NameNode makes up for what is missing.
 const REPLACEMENT_TRIES: usize = 2;
+/// A node that failed longer ago is asked again when there is no other: it may have been started again.
+const FORGIVEN_AFTER: Duration = Duration::from_secs(1);
 /// Time for a replacement to be filled, whatever its size.
 const TRANSFER_TIME: Duration = Duration::from_secs(4);
 /// Bytes per second that a transfer must bring on top; a slower one is not worth an application's wait.
@@ -171,13 +173,14 @@ impl BlockOutput {
                 return;
             }
             let missing = wanted - broken.replicas.len();
-            let excluded = self.excluded_nodes();
+            // When nobody else is there, a node that failed some time ago may be back.
+            let excluded = if round == 0 { self.excluded_nodes() } else { self.excluded_within(FORGIVEN_AFTER) };
             let asked = self.questions.additional_datanodes(&broken.block, &broken.replicas, &excluded, missing).await;
             let found = match asked {
                 Ok(found) => found,
                 Err(error) => {
                     info!(block = %broken.block, error = %error.chain(), "no DataNode in place of a lost one");
-                    return;
+                    continue;
                 }
             };
             let source = broken.replicas[round % broken.replicas.len()].clone();

@@ -166,7 +166,12 @@ impl BlockOutput {
     }
 
     pub(super) fn excluded_nodes(&self) -> Vec<String> {
-        let recent = self.excluded.iter().filter(|(_, since)| since.elapsed() < EXCLUDED_FOR);
+        self.excluded_within(EXCLUDED_FOR)
+    }
+
+    /// Those that failed no longer ago than `age`.
+    pub(super) fn excluded_within(&self, age: Duration) -> Vec<String> {
+        let recent = self.excluded.iter().filter(|(_, since)| since.elapsed() < age);
         recent.map(|(uuid, _)| uuid.clone()).collect()
     }
 

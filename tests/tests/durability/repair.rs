@@ -212,7 +212,8 @@ fn fsck_says_what_is_missing(_: &Nothing) {
     let (report, success) = fsck(&cluster, &[]);
     assert!(success && report["healthy"] == true, "{report}");
     let blocks = report["blocks"].as_u64().unwrap();
-    assert!(blocks >= 40);
+    // Some of the files are empty.
+    assert!(blocks >= 30);
     let on_first = replica_files(&cluster, 0).len() as u64;
     assert!(on_first > 0 && on_first < blocks, "{on_first} of {blocks}");
     cluster.datanodes[0].daemon.kill();

@@ -98,8 +98,13 @@ impl ReplicaWriter {
 
     /// What has the device checked when it does not answer.
     pub(crate) fn volume_suspect(&self) -> impl FnOnce() + Send + use<> {
-        let volume = Arc::clone(&self.replica.volume);
-        move || volume.suspect()
+        // Kept for as long as anybody might want to call it: it must not keep the volume in use.
+        let volume = Arc::downgrade(&self.replica.volume);
+        move || {
+            if let Some(volume) = volume.upgrade() {
+                volume.suspect();
+            }
+        }
     }
 
     /// Whether it extends a replica that was finalized.
