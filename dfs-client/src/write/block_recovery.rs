@@ -37,8 +37,9 @@ use crate::datanode::{Replica, receive_message};
 
 /// Replacements tried for one pipeline: an application waits, and the NameNode makes up for what is missing.
 const REPLACEMENT_TRIES: usize = 2;
-/// A node that failed longer ago is asked again when there is no other: it may have been started again.
-const FORGIVEN_AFTER: Duration = Duration::from_secs(1);
+/// A node that failed longer ago than just now is asked again when there is no other: it may have been started again, and if
+/// not, it refuses at once.
+const FORGIVEN_AFTER: Duration = Duration::from_millis(100);
 /// Time for a replacement to be filled, whatever its size.
 const TRANSFER_TIME: Duration = Duration::from_secs(4);
 /// Bytes per second that a transfer must bring on top; a slower one is not worth an application's wait.
