@@ -57,6 +57,12 @@ const DAY_MS: u64 = 86_400_000;
 /// Every key of every role, sorted by name.
 pub const KEYS: &[Key] = &[
     key(
+        "dfs.block.scanner.volume.bytes.per.second",
+        ValueKind::Bytes(0, 1 << 40),
+        "1MiB",
+        "bytes per second that the block scanner reads of each volume at most; 0: it scans only when asked to",
+    ),
+    key(
         "dfs.blockreport.intervalMsec",
         ValueKind::Duration(1_000, 30 * DAY_MS),
         "6h",
@@ -103,6 +109,12 @@ pub const KEYS: &[Key] = &[
         "bytes of each volume that blocks must leave free",
     ),
     key(
+        "dfs.datanode.failed.volumes.tolerated",
+        ValueKind::Count(0, 256),
+        "256",
+        "volumes that may fail before the DataNode stops; by default it goes on with none and waits for one to come back",
+    ),
+    key(
         "dfs.datanode.hostname",
         ValueKind::Text,
         "",
@@ -112,6 +124,12 @@ pub const KEYS: &[Key] = &[
     key("dfs.datanode.ipc.address", ValueKind::Text, "0.0.0.0:9867", "where the DataNode serves gRPC"),
     key("dfs.datanode.max.transfer.threads", ValueKind::Count(16, 65_536), "4096", "data connections served at once"),
     key("dfs.datanode.rack", ValueKind::Text, "/default-rack", "network location of the DataNode"),
+    key(
+        "dfs.datanode.scan.period.hours",
+        ValueKind::Count(1, 100_000),
+        "504",
+        "hours from one pass of the block scanner over a volume to the next",
+    ),
     key(
         "dfs.datanode.socket.timeout",
         ValueKind::Duration(100, DAY_MS),

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 
 use super::metrics::Metrics;
+use super::scanner::BlockScanner;
 use super::store::ReplicaStore;
 
 /// What the pages show.
@@ -16,13 +17,20 @@ use super::store::ReplicaStore;
 pub(crate) struct HttpState {
     /// The replicas.
     pub(crate) store: Arc<ReplicaStore>,
+    /// Verifies replicas in the background.
+    pub(crate) scanner: Arc<BlockScanner>,
     /// Counters.
     pub(crate) metrics: Arc<Metrics>,
 }
 
-/// `/health` and `/metrics`.
+/// `/health`, `/metrics`, `/scanner` (progress of the block scanner), `POST /scan` (a scan at once).
 pub(crate) fn router(state: HttpState) -> Router {
-    Router::new().route("/health", get(health)).route("/metrics", get(metrics)).with_state(state)
+    Router::new()
+        .route("/health", get(health))
+        .route("/metrics", get(metrics))
+        .route("/scanner", get(scanner))
+        .route("/scan", post(scan))
+        .with_state(state)
 }
 
 /// 200 while every volume works, 503 when one is out.
@@ -39,6 +47,16 @@ async fn health(State(state): State<HttpState>) -> impl IntoResponse {
         "replicas": state.store.replica_count(),
     });
     (status, Json(body))
+}
+
+async fn scanner(State(state): State<HttpState>) -> impl IntoResponse {
+    Json(state.scanner.status())
+}
+
+/// Has every volume scanned from the start, without limit.
+async fn scan(State(state): State<HttpState>) -> impl IntoResponse {
+    state.scanner.scan_now();
+    StatusCode::ACCEPTED
 }
 
 async fn metrics(State(state): State<HttpState>) -> impl IntoResponse {

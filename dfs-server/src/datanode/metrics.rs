@@ -22,6 +22,12 @@ pub(crate) struct Metrics {
     pub(crate) operations_failed: Counter,
     /// Packets whose checksums did not match.
     pub(crate) corrupt_packets: Counter,
+    /// Replicas that the scanner found good.
+    pub(crate) blocks_verified: Counter,
+    /// Bytes of them.
+    pub(crate) bytes_verified: Counter,
+    /// Replicas that the scanner found bad.
+    pub(crate) blocks_found_bad: Counter,
     /// Connections refused because all threads were taken.
     pub(crate) connections_refused: Counter,
     /// Data connections open, idle ones too.
@@ -41,6 +47,9 @@ impl Metrics {
             ("blocks_read", "Read requests served", &self.blocks_read),
             ("operations_failed", "Operations refused or broken off", &self.operations_failed),
             ("corrupt_packets", "Packets whose checksums did not match", &self.corrupt_packets),
+            ("blocks_verified", "Replicas that the scanner found good", &self.blocks_verified),
+            ("bytes_verified", "Bytes of replicas that the scanner found good", &self.bytes_verified),
+            ("blocks_found_bad", "Replicas that the scanner found bad", &self.blocks_found_bad),
             ("connections_refused", "Connections refused for want of threads", &self.connections_refused),
         ];
         for (name, help, counter) in counters {

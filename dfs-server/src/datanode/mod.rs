@@ -21,6 +21,7 @@ mod inter_datanode;
 mod metrics;
 mod namenode_link;
 mod orders;
+mod scanner;
 mod settings;
 mod store;
 mod transfer;
@@ -52,6 +53,7 @@ use inter_datanode::InterDatanodeService;
 use metrics::Metrics;
 use namenode_link::{Link, LinkContext, LinkSignals};
 use orders::Orders;
+use scanner::BlockScanner;
 use settings::Settings;
 use store::{ReplicaStore, StoreSettings};
 use transfer::data_service::DataService;
@@ -98,13 +100,15 @@ pub async fn run(config: &Config, mut shutdown: Shutdown, on_ready: impl FnOnce(
 
     let (fatal, mut fatal_errors) = mpsc::channel(1);
     let (links, signals) = make_links(&settings, &plane, &data_service, addresses, &fatal)?;
-    let housekeeper = spawn_housekeeper(Arc::clone(&plane), signals.clone(), fatal)?;
+    let housekeeper = spawn_housekeeper(Arc::clone(&plane), signals.clone(), settings.failed_volumes_tolerated, fatal)?;
     let mut tasks = JoinSet::new();
     for link in links {
         tasks.spawn(link.run());
     }
     spawn_grpc(&mut tasks, grpc, ClientService { store: Arc::clone(&store), links: signals });
-    spawn_http(&mut tasks, http, HttpState { store: Arc::clone(&store), metrics });
+    let scanner = BlockScanner::start(Arc::clone(&store), Arc::clone(&metrics), settings.scanner)
+        .map_err(|error| DfsError::io("start the block scanner", error))?;
+    spawn_http(&mut tasks, http, HttpState { store: Arc::clone(&store), scanner: Arc::clone(&scanner), metrics });
     on_ready(addresses);
 
     let result = tokio::select! {
@@ -113,6 +117,7 @@ pub async fn run(config: &Config, mut shutdown: Shutdown, on_ready: impl FnOnce(
     };
     // Receivers gone tell the housekeeper to end.
     drop(fatal_errors);
+    scanner.stop();
     tasks.shutdown().await;
     let stopped = tokio::task::spawn_blocking(move || {
         data_service.stop(STOP_PATIENCE);
@@ -198,6 +203,7 @@ fn make_links(
 fn spawn_housekeeper(
     plane: Arc<DataPlane>,
     links: Vec<Arc<LinkSignals>>,
+    failed_tolerated: usize,
     fatal: mpsc::Sender<DfsError>,
 ) -> Result<std::thread::JoinHandle<()>> {
     let keep_house = move || {
@@ -206,13 +212,20 @@ fn spawn_housekeeper(
             let suspected = plane.store.wait_suspicion(HOUSEKEEPING_INTERVAL);
             round = round.wrapping_add(1);
             plane.peers.sweep();
-            if plane.store.check_volumes(!suspected && round.is_multiple_of(ROUNDS_PER_PROBE)) {
+            let is_out = plane.store.check_volumes(!suspected && round.is_multiple_of(ROUNDS_PER_PROBE));
+            // Not in the round of its failure: what was under way on it ends first.
+            let is_back = !is_out && !suspected && plane.store.readmit_volumes();
+            if is_out || is_back {
                 for link in &links {
                     link.heartbeat_now.notify_one();
                 }
             }
-            if plane.store.volumes().good().next().is_none() {
-                let _ = fatal.try_send(DfsError::new(ErrorKind::Io, "the last volume has failed"));
+            let failed = plane.store.volumes().all().iter().filter(|volume| volume.is_failed()).count();
+            if is_out && failed > failed_tolerated {
+                let what = format!(
+                    "{failed} volumes have failed, more than the {failed_tolerated} of dfs.datanode.failed.volumes.tolerated"
+                );
+                let _ = fatal.try_send(DfsError::new(ErrorKind::Io, what));
                 return;
             }
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use dfs_common::block::{Block, ExtendedBlock};
-use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::error::ErrorKind;
 use dfs_proto::hadoop::{DatanodeIdProto, DatanodeInfoProto};
 use dfs_proto::v1;
 use dfs_proto::v1::datanode_client::DatanodeClient;
@@ -17,6 +17,7 @@ use tonic::transport::Channel;
 use tracing::{info, warn};
 
 use super::block_recovery::{Recovery, recover};
+use super::scanner::verify_now;
 use super::transfer::{DataPlane, copy_block};
 
 /// Copies made at once: two keep a disk and a link busy, two more hide each other's waits.
@@ -27,8 +28,6 @@ const MOVES_AT_ONCE: usize = 2;
 const RECOVERIES_AT_ONCE: usize = 4;
 /// Orders waiting, per kind. A heartbeat's worth of deletions is one order.
 const ORDERS_MAX: usize = 1024;
-/// Bytes verified at once.
-const VERIFY_STEP: usize = 1 << 20;
 
 /// Takes orders.
 #[derive(Clone, Debug)]
@@ -161,33 +160,6 @@ fn delete(plane: &DataPlane, order: v1::InvalidateOrder) {
 fn verify(plane: &DataPlane, order: v1::VerifyOrder) {
     for block in order.blocks.iter().map(Block::from) {
         let block = ExtendedBlock { pool: order.block_pool_id.clone(), block };
-        match verify_replica(plane, &block) {
-            Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
-                warn!(%block, "replica is corrupt: {}", error.chain());
-                let _ = plane.store.report_corrupt(&block);
-            }
-            Err(error) => info!(%block, "not verified: {}", error.chain()),
-        }
+        verify_now(&plane.store, &plane.metrics, &block);
     }
-}
-
-/// Reads a replica and compares it with its checksums.
-fn verify_replica(plane: &DataPlane, block: &ExtendedBlock) -> Result<()> {
-    let reader = plane.store.open_reader(block, 0)?;
-    let (length, checksum) = (reader.block().length, reader.checksum());
-    let mut data = vec![0; VERIFY_STEP];
-    let mut sums = vec![0; checksum.checksums_len(VERIFY_STEP)];
-    let mut at = 0;
-    while at < length {
-        let len = (length - at).min(VERIFY_STEP as u64) as usize;
-        let (data, sums) = (&mut data[..len], &mut sums[..checksum.checksums_len(len)]);
-        reader.read(at, data)?;
-        reader.read_checksums(at, sums)?;
-        if let Err(bad) = checksum.verify(data, sums) {
-            return Err(DfsError::new(ErrorKind::Corrupt, format!("checksum error at byte {}", at + bad as u64)));
-        }
-        at += len as u64;
-    }
-    Ok(())
 }

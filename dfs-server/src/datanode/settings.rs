@@ -7,6 +7,8 @@ use dfs_common::config_file::Config;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::units::ByteCount;
 
+use super::scanner::ScannerSettings;
+
 /// What the operator decided.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
@@ -36,6 +38,10 @@ pub(crate) struct Settings {
     pub(crate) heartbeat_interval: Duration,
     /// Time between full block reports.
     pub(crate) block_report_interval: Duration,
+    /// Volumes that may fail before the node gives up.
+    pub(crate) failed_volumes_tolerated: usize,
+    /// How replicas are verified in the background.
+    pub(crate) scanner: ScannerSettings,
     /// `host:port` of every NameNode.
     pub(crate) namenodes: Vec<String>,
 }
@@ -71,6 +77,12 @@ impl Settings {
             socket_timeout: config.duration("dfs.datanode.socket.timeout"),
             heartbeat_interval: config.duration("dfs.heartbeat.interval"),
             block_report_interval: config.duration("dfs.blockreport.intervalMsec"),
+            failed_volumes_tolerated: usize::try_from(config.count("dfs.datanode.failed.volumes.tolerated"))
+                .expect("limited by the key's range"),
+            scanner: ScannerSettings {
+                bytes_per_second: config.bytes("dfs.block.scanner.volume.bytes.per.second"),
+                period: Duration::from_secs(3600 * config.count("dfs.datanode.scan.period.hours")),
+            },
             namenodes: list("dfs.namenode.address")?,
         })
     }

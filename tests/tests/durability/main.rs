@@ -3,6 +3,7 @@
 
 mod balancer;
 mod crash;
+mod integrity;
 mod pipeline;
 mod recovery;
 mod repair;
@@ -13,8 +14,15 @@ use std::process::ExitCode;
 use dfs_tests::suite::{self, Case, Nothing};
 
 fn main() -> ExitCode {
-    let groups: [&[Case<Nothing>]; 6] =
-        [&crash::CASES, &pipeline::CASES, &recovery::CASES, &replicas::CASES, &repair::CASES, &balancer::CASES];
+    let groups: [&[Case<Nothing>]; 7] = [
+        &crash::CASES,
+        &integrity::CASES,
+        &pipeline::CASES,
+        &recovery::CASES,
+        &replicas::CASES,
+        &repair::CASES,
+        &balancer::CASES,
+    ];
     suite::run(groups.concat())
 }
 

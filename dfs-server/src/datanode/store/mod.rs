@@ -43,6 +43,7 @@ use dfs_common::ids::GenerationStamp;
 use dfs_common::units::ByteCount;
 use dfs_proto::data_transfer::DataChecksum;
 use parking_lot::RwLock;
+use tracing::warn;
 
 use events::EventHub;
 pub(crate) use events::{Event, EventKind, EventQueue};
@@ -50,6 +51,7 @@ pub(crate) use pool::UnderRecovery;
 pub(crate) use reader::ReplicaReader;
 pub(crate) use replica::OpenKind;
 pub(crate) use report::{Cursor, ReportPage};
+pub(crate) use volume::{Volume, VolumeIndex};
 pub(crate) use volumes::{Identity, VolumeReport, Volumes};
 pub(crate) use writer::ReplicaWriter;
 
@@ -295,6 +297,11 @@ impl ReplicaStore {
         Ok(self.pool(pool)?.report_page(cursor))
     }
 
+    /// Names of the pools.
+    pub(crate) fn pool_names(&self) -> Vec<Arc<str>> {
+        self.pools.read().keys().cloned().collect()
+    }
+
     /// Replicas of all pools.
     pub(crate) fn replica_count(&self) -> usize {
         self.pools.read().values().map(|pool| pool.len()).sum()
@@ -310,5 +317,30 @@ impl ReplicaStore {
             }
         }
         !failed.is_empty()
+    }
+
+    /// Takes in failed volumes whose devices work again, with their replicas. Returns whether there was any; the NameNodes
+    /// then hear of it with the next heartbeat and want a full report.
+    pub(crate) fn readmit_volumes(&self) -> bool {
+        let mut is_any_back = false;
+        for old in self.volumes.all().iter().filter(|volume| volume.is_failed()) {
+            let Some(volume) = self.volumes.reopen(old) else { continue };
+            let pools: Vec<_> = self.pools.read().values().cloned().collect();
+            match pools.iter().try_for_each(|pool| pool.take_in(&volume)) {
+                Ok(()) => {
+                    self.volumes.put_back(volume);
+                    is_any_back = true;
+                }
+                Err(error) => {
+                    warn!(volume = %volume.root().display(), "volume failed again: {}", error.chain());
+                    volume.fail();
+                    volume.release();
+                    for pool in &pools {
+                        pool.drop_volume(volume.index());
+                    }
+                }
+            }
+        }
+        is_any_back
     }
 }

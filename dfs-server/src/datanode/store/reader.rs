@@ -95,6 +95,15 @@ impl ReplicaReader {
         &self.data
     }
 
+    /// Has the kernel forget what it cached of the replica, so that the next read asks the device. What cannot be forgotten
+    /// (pages not written yet) stays.
+    pub(crate) fn drop_cached(&self) {
+        // Only advice: a kernel that does not take it costs memory, not correctness.
+        for file in [&self.data, self.meta.file()] {
+            let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
+        }
+    }
+
     /// A file that ends too early is damage to this replica; other errors may be the device's.
     fn check<T>(&self, result: io::Result<T>, doing: impl FnOnce() -> String) -> Result<T> {
         match result {

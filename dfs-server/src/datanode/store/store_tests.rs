@@ -158,6 +158,38 @@ fn replicas_spread_over_volumes_and_survive_the_loss_of_one() {
 }
 
 #[test]
+fn volume_that_comes_back_brings_its_replicas() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second, away) = (dir.path().join("1"), dir.path().join("2"), dir.path().join("away"));
+    std::fs::create_dir(&first).unwrap();
+    std::fs::create_dir(&second).unwrap();
+    let store = open(&[&first, &second]);
+    for id in 1..=6 {
+        put(&store, id, &[id as u8; 1000]);
+    }
+    let lost = pages(&store, 1);
+    assert_eq!(lost.len(), 3);
+    std::fs::rename(&second, &away).unwrap();
+    std::fs::create_dir(&second).unwrap();
+    assert!(store.check_volumes(true));
+    assert_eq!(pages(&store, 1), []);
+    assert!(!store.readmit_volumes(), "the bare directory under a mount is no volume");
+    assert!(std::fs::read_dir(&second).unwrap().next().is_none(), "and nothing is written to it");
+    // One of its blocks has been copied to the other volume meanwhile.
+    put(&store, lost[0].0, &[lost[0].0 as u8; 1000]);
+    std::fs::remove_dir(&second).unwrap();
+    std::fs::rename(&away, &second).unwrap();
+    assert!(store.readmit_volumes());
+    assert!(!store.readmit_volumes() && !store.check_volumes(true));
+    assert_eq!(pages(&store, 1), lost[1..]);
+    for id in 1..=6 {
+        let mut read = vec![0; 1000];
+        store.open_reader(&block(id, 1001), 0).unwrap().read(0, &mut read).unwrap();
+        assert_eq!(read, [id as u8; 1000]);
+    }
+}
+
+#[test]
 fn volumes_of_different_clusters_are_refused() {
     let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     drop(open(&[first.path()]));

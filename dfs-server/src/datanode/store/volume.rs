@@ -8,7 +8,10 @@
 //!     └── missing, unwritable, locked ─────────────────────────────────┘
 //! ```
 //!
-//! A failed volume stays failed until the daemon starts again: a device that comes and goes must not be trusted.
+//! A failed volume stays failed. When its device works again (the same VERSION, a probe written), a new volume takes its
+//! place with whatever replicas are found on it (`Volumes::reopen`), so that nothing that still holds the old one can
+//! write to it.
+//!
 //! Whoever meets an I/O error on a volume reports it through [`Volume::check`]; the store's checker then writes a probe
 //! and decides.
 
@@ -73,6 +76,8 @@ pub(crate) struct Volume {
     storage_uuid: OnceLock<Arc<str>>,
     failed: AtomicBool,
     suspected: AtomicBool,
+    /// Somebody looks whether its device is back; that may hang.
+    reopening: AtomicBool,
     used: AtomicU64,
     reserved: ByteCount,
     suspicion: Arc<Suspicion>,
@@ -109,6 +114,7 @@ impl Volume {
             storage_uuid: OnceLock::new(),
             failed: AtomicBool::new(info.is_err()),
             suspected: AtomicBool::new(false),
+            reopening: AtomicBool::new(false),
             used: AtomicU64::new(0),
             reserved,
             suspicion,
@@ -155,7 +161,7 @@ impl Volume {
     }
 
     /// Whether VERSION has been written.
-    pub(super) fn is_formatted(&self) -> bool {
+    pub(crate) fn is_formatted(&self) -> bool {
         self.storage_uuid.get().is_some()
     }
 
@@ -167,6 +173,16 @@ impl Volume {
     /// Takes it out; false when it was out already.
     pub(super) fn fail(&self) -> bool {
         !self.failed.swap(true, Ordering::AcqRel)
+    }
+
+    /// Begins a look whether the device is back; false while one is under way.
+    pub(super) fn begin_reopening(&self) -> bool {
+        !self.reopening.swap(true, Ordering::AcqRel)
+    }
+
+    /// Ends it.
+    pub(super) fn end_reopening(&self) {
+        self.reopening.store(false, Ordering::Release);
     }
 
     /// Whether an error was met since the last check; the question clears it.

@@ -2,22 +2,24 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::storage_info::{LAYOUT_VERSION, StorageInfo, StorageType};
 use dfs_common::units::ByteCount;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tracing::{error, info, warn};
 
-use super::layout::{CURRENT, POOL_PREFIX};
+use super::layout::{CURRENT, POOL_PREFIX, VERSION_FILE};
 use super::volume::{Space, Suspicion, Volume, VolumeIndex};
 
 /// Room a volume must have to take a new replica. A block's length is not known when it begins, so this only keeps nearly
 /// full volumes from being chosen; growing replicas look again every few MiB.
 const ROOM_FOR_NEW_REPLICA: ByteCount = ByteCount(1 << 20);
+/// A device that does not answer within this has failed.
+const DISK_PATIENCE: Duration = Duration::from_secs(30);
 /// Volumes of one DataNode.
 const VOLUMES_MAX: usize = 256;
 
@@ -48,7 +50,9 @@ pub(crate) struct VolumeReport {
 /// All volumes.
 #[derive(Debug)]
 pub(crate) struct Volumes {
-    all: Vec<Arc<Volume>>,
+    /// By index. A volume that comes back is a new one in the old one's place: writers of the old one notice nothing of it.
+    all: RwLock<Vec<Arc<Volume>>>,
+    reserved: ByteCount,
     datanode_uuid: String,
     /// What the VERSION files say, once there are any.
     cluster_id: Mutex<Option<String>>,
@@ -93,7 +97,8 @@ impl Volumes {
         }
         let datanode_uuid = first.as_ref().and_then(|(_, info)| info.datanode_uuid.clone());
         let volumes = Self {
-            all,
+            all: RwLock::new(all),
+            reserved,
             datanode_uuid: datanode_uuid.unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
             cluster_id: Mutex::new(None),
             next: AtomicUsize::new(0),
@@ -172,13 +177,13 @@ impl Volumes {
     }
 
     /// All volumes, failed ones too.
-    pub(crate) fn all(&self) -> &[Arc<Volume>] {
-        &self.all
+    pub(crate) fn all(&self) -> Vec<Arc<Volume>> {
+        self.all.read().clone()
     }
 
     /// Volumes that work.
-    pub(crate) fn good(&self) -> impl Iterator<Item = &Arc<Volume>> {
-        self.all.iter().filter(|volume| !volume.is_failed())
+    pub(crate) fn good(&self) -> impl Iterator<Item = Arc<Volume>> + use<> {
+        self.all().into_iter().filter(|volume| !volume.is_failed())
     }
 
     /// The volume of a new replica: the one asked for if it has room, else the next in turn that has. `usable` says
@@ -216,7 +221,7 @@ impl Volumes {
                 space: space.unwrap_or_default(),
             }
         };
-        self.all.iter().map(report).collect()
+        self.all.read().iter().map(report).collect()
     }
 
     /// Blocks until an error was met on a volume, or `patience` is over; true when one was.
@@ -241,22 +246,81 @@ impl Volumes {
             if !volume.take_suspicion() && !all {
                 continue;
             }
-            match volume.probe() {
-                Ok(()) => {}
+            let probed = Arc::clone(&volume);
+            let cause = match within_patience("dn-probe", move || probed.probe()) {
+                Some(Ok(())) => continue,
                 // A full volume is no broken one.
-                Err(cause) if cause.kind() == std::io::ErrorKind::StorageFull => {}
-                Err(cause) => {
-                    error!(volume = %volume.root().display(), %cause, "volume failed, taking it out");
-                    if volume.fail() {
-                        failed.push(volume.index());
-                    }
-                }
+                Some(Err(cause)) if cause.kind() == std::io::ErrorKind::StorageFull => continue,
+                Some(Err(cause)) => cause,
+                None => std::io::Error::other(format!("a write takes longer than {DISK_PATIENCE:?}")),
+            };
+            error!(volume = %volume.root().display(), %cause, "volume failed, taking it out");
+            if volume.fail() {
+                // Its file system can be unmounted and come back.
+                volume.release();
+                failed.push(volume.index());
             }
         }
         if !failed.is_empty() && self.good().next().is_none() {
             warn!("no volume is left");
         }
         failed
+    }
+
+    /// A failed volume's device as it is now: locked and probed, when it works again and is the volume that it was.
+    pub(super) fn reopen(&self, old: &Arc<Volume>) -> Option<Arc<Volume>> {
+        let known = self.cluster_id.lock().clone()?;
+        if !old.begin_reopening() {
+            return None;
+        }
+        let (reserved, suspicion, failed) = (self.reserved, Arc::clone(&self.suspicion), Arc::clone(old));
+        let opened = within_patience("dn-reopen", move || {
+            // Before anything is written: the bare directory under a device that is away is no volume.
+            let version = StorageInfo::load(&failed.root().join(CURRENT).join(VERSION_FILE));
+            let opened = match version {
+                Ok(Some(_)) => Some(Volume::open(failed.index(), failed.root(), reserved, suspicion)),
+                Ok(None) | Err(_) => None,
+            };
+            failed.end_reopening();
+            opened
+        });
+        let (volume, Ok(Some(info))) = opened?? else { return None };
+        let others: Vec<_> = self.all().into_iter().filter(|other| other.index() != old.index()).collect();
+        let is_ours = info.storage_type == StorageType::DataNode
+            && info.cluster_id == known
+            && info.datanode_uuid.as_deref() == Some(&self.datanode_uuid)
+            && (!old.is_formatted() || old.storage_uuid() == volume.storage_uuid())
+            && others.iter().all(|other| other.storage_uuid() != volume.storage_uuid());
+        if !is_ours {
+            warn!(volume = %old.root().display(), "what lies in a failed volume's place is another volume");
+        }
+        is_ours.then(|| Arc::new(volume))
+    }
+
+    /// Puts a volume that came back, and whose replicas are loaded, into its old place.
+    pub(super) fn put_back(&self, volume: Arc<Volume>) {
+        info!(volume = %volume.root().display(), "volume is back");
+        let at = usize::from(volume.index().0);
+        if let Some(place) = self.all.write().get_mut(at) {
+            *place = volume;
+        }
+    }
+}
+
+/// Runs a piece of file work that a hung device may never end; `None` when it takes longer than [`DISK_PATIENCE`]. Its
+/// thread is then left to its fate.
+fn within_patience<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (sender, receiver) = mpsc::sync_channel(1);
+    let started = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        // Nobody waits any more when this fails.
+        let _ = sender.send(work());
+    });
+    match started {
+        Ok(_) => receiver.recv_timeout(DISK_PATIENCE).ok(),
+        Err(error) => {
+            warn!(%error, "no thread for a look at a volume");
+            None
+        }
     }
 }
 

@@ -16,6 +16,12 @@ use crate::namenode::node_files::Duty;
 /// Deletions ordered with one heartbeat, HDFS's limit: a DataNode deletes that many in well under a heartbeat's time.
 const INVALIDATIONS_PER_HEARTBEAT: usize = 1000;
 
+/// Verifications ordered with one heartbeat: a DataNode reads that many blocks of usual size in a few minutes.
+const VERIFICATIONS_PER_HEARTBEAT: usize = 100;
+
+/// Verifications that wait for one DataNode. What does not fit is left to its scanner and to readers.
+const VERIFICATIONS_MAX: usize = 10_000;
+
 /// Full reports asked for that run at the same time, HDFS's number of report leases: a new leader wants one of everybody.
 const ORDERED_REPORTS_AT_ONCE: usize = 6;
 
@@ -156,7 +162,30 @@ impl SoftState {
         if !blocks.is_empty() {
             orders.push(Order::Invalidate(v1::InvalidateOrder { block_pool_id: String::new(), blocks }));
         }
+        let blocks = self.take_verifications(index);
+        if !blocks.is_empty() {
+            orders.push(Order::Verify(v1::VerifyOrder { block_pool_id: String::new(), blocks }));
+        }
         orders
+    }
+
+    /// The next replicas that a node is to verify.
+    fn take_verifications(&mut self, index: NodeIndex) -> Vec<v1::Block> {
+        let waiting = &mut self.nodes.node_mut(index).verifications;
+        let next = std::iter::from_fn(|| waiting.pop_first()).take(VERIFICATIONS_PER_HEARTBEAT);
+        next.map(|(id, stamp)| v1::Block { id: id.0, generation_stamp: stamp.0, length: 0 }).collect()
+    }
+
+    /// One replica of the block is bad: has the other ones verified at once, for what damaged one may have damaged more,
+    /// and the bad one is to be replaced by a copy of a good one.
+    fn verify_other_replicas(&mut self, id: BlockId, generation_stamp: GenerationStamp) {
+        for storage in self.usable_replicas(id) {
+            let node = self.nodes.storage(storage).node;
+            let waiting = &mut self.nodes.node_mut(node).verifications;
+            if waiting.len() < VERIFICATIONS_MAX {
+                waiting.insert(id, generation_stamp);
+            }
+        }
     }
 
     /// The next deletions of a node, from its volumes in turn so that none waits for another.
@@ -386,6 +415,7 @@ impl SoftState {
         if let Some(storage) = named {
             let length = info.length;
             self.mark_bad(id, BadReplica { storage, reason: BadReason::Corrupt, generation_stamp, length });
+            self.verify_other_replicas(id, generation_stamp);
         }
     }
 }

@@ -1,9 +1,10 @@
 //! One DataNode.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use dfs_common::ids::{BlockId, GenerationStamp};
 use dfs_proto::v1;
 use smallvec::SmallVec;
 
@@ -38,6 +39,8 @@ pub(crate) struct Datanode {
     pub transfers: VecDeque<v1::TransferOrder>,
     /// Recoveries to be ordered with its next heartbeats; at most one per open file.
     pub recoveries: VecDeque<v1::RecoverOrder>,
+    /// Replicas to be verified, with their generation stamps: another replica of the same block was found bad.
+    pub verifications: BTreeMap<BlockId, GenerationStamp>,
     /// Repair streams that it was told to send and that have not ended, in the scheduler's unit of cost.
     pub outgoing_cost: u32,
     /// What the operator wants of it.
@@ -65,6 +68,7 @@ impl Datanode {
             reports: ReportSequence::new(now),
             transfers: VecDeque::new(),
             recoveries: VecDeque::new(),
+            verifications: BTreeMap::new(),
             outgoing_cost: 0,
             duty: Duty::Serve,
             is_drained: false,

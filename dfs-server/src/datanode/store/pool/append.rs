@@ -27,7 +27,7 @@ impl Pool {
     /// See `ReplicaStore::append`.
     pub(in crate::datanode::store) fn append(&self, block: Block, new_stamp: GenerationStamp) -> Result<ReplicaWriter> {
         let old = self.finalized_for_append(block, new_stamp)?;
-        let (volume, dirs) = self.home_of(&old).clone();
+        let (volume, dirs) = self.home_of(&old);
         let paths = &dirs.paths;
         let dir = paths.finalized_dir(block.id);
         let tail = read_proven_tail(&dir, block.id, &old);

@@ -1,11 +1,12 @@
 //! The replicas of one block pool: the map, and what changes it. Beside this file: extending (`append`), going on
-//! with in a rebuilt pipeline (`resume`), agreeing with other nodes (`recover`), deleting and giving up (`removal`), making
-//! durable (`sync`).
+//! with in a rebuilt pipeline (`resume`), agreeing with other nodes (`recover`), deleting and giving up (`removal`),
+//! coming back with a volume (`returning`), making durable (`sync`).
 
 mod append;
 mod recover;
 mod removal;
 mod resume;
+mod returning;
 mod sync;
 
 use std::collections::BTreeMap;
@@ -19,7 +20,7 @@ use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{BlockId, GenerationStamp};
 use dfs_common::units::ByteCount;
 use dfs_proto::data_transfer::{DataChecksum, MetaHeader};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tracing::{error, warn};
 
 use super::events::{Event, EventHub, EventKind};
@@ -39,12 +40,15 @@ const READER_PATIENCE: Duration = Duration::from_secs(1);
 /// Times a reader looks again when the files moved under it; each move is two renames, so once is nearly always enough.
 const OPEN_TRIES: usize = 16;
 
+/// A volume and the pool's directories on it.
+type Home = (Arc<Volume>, Arc<PoolDirs>);
+
 /// One block pool.
 #[derive(Debug)]
 pub(super) struct Pool {
     name: Arc<str>,
     /// By volume; `None` for volumes that had failed when the pool was loaded.
-    homes: Vec<Option<(Arc<Volume>, Arc<PoolDirs>)>>,
+    homes: RwLock<Vec<Option<Home>>>,
     /// Ordered, so that reports come in pages without a copy of the map.
     replicas: Mutex<BTreeMap<BlockId, Entry>>,
     events: Arc<EventHub>,
@@ -57,7 +61,12 @@ impl Pool {
             let threads: Vec<_> = volumes
                 .good()
                 .filter(|volume| volume.is_formatted())
-                .map(|volume| scope.spawn(move || (volume, scan_volume(volume, name))))
+                .map(|volume| {
+                    scope.spawn(move || {
+                        let scanned = scan_volume(&volume, name);
+                        (volume, scanned)
+                    })
+                })
                 .collect();
             threads.into_iter().map(|thread| thread.join().expect("a scan does not panic")).collect()
         });
@@ -78,7 +87,7 @@ impl Pool {
                 }
             }
         }
-        Ok(Self { name: name.into(), homes, replicas: Mutex::new(replicas), events })
+        Ok(Self { name: name.into(), homes: RwLock::new(homes), replicas: Mutex::new(replicas), events })
     }
 
     pub(super) fn name(&self) -> Arc<str> {
@@ -89,11 +98,11 @@ impl Pool {
         self.replicas.lock().len()
     }
 
-    fn home(&self, index: VolumeIndex) -> Option<&(Arc<Volume>, Arc<PoolDirs>)> {
-        self.homes.get(usize::from(index.0)).and_then(Option::as_ref)
+    fn home(&self, index: VolumeIndex) -> Option<Home> {
+        self.homes.read().get(usize::from(index.0)).cloned().flatten()
     }
 
-    fn home_of(&self, finalized: &Finalized) -> &(Arc<Volume>, Arc<PoolDirs>) {
+    fn home_of(&self, finalized: &Finalized) -> Home {
         self.home(finalized.volume).expect("an entry's volume has the pool")
     }
 
@@ -110,7 +119,7 @@ impl Pool {
         choose: impl FnOnce(&dyn Fn(VolumeIndex) -> bool) -> Result<Arc<Volume>>,
     ) -> Result<ReplicaWriter> {
         let volume = choose(&|index| self.home(index).is_some())?;
-        let (volume, dirs) = self.home(volume.index()).expect("chosen among those that have the pool").clone();
+        let (volume, dirs) = self.home(volume.index()).expect("chosen among those that have the pool");
         let place = if kind == OpenKind::Temporary { Place::Tmp } else { Place::Rbw };
         let state = OpenState {
             generation_stamp: block.generation_stamp,
@@ -229,7 +238,7 @@ impl Pool {
                         dir.join(layout::data_name(block.id)),
                         dir.join(layout::meta_name(block.id, found.generation_stamp)),
                     );
-                    let opened = ReplicaReader::open_finalized(found, Arc::clone(volume), paths);
+                    let opened = ReplicaReader::open_finalized(found, Arc::clone(&volume), paths);
                     // Reopened for append meanwhile: its files moved, or the checksum of its last chunk may have changed.
                     let unchanged = matches!(self.lookup(block)?, Entry::Finalized(now)
                         if (now.generation_stamp, now.length) == (finalized.generation_stamp, finalized.length));
@@ -267,7 +276,7 @@ impl Pool {
         let mut replicas = self.replicas.lock();
         if matches!(replicas.get(&block.id), Some(Entry::Finalized(now)) if now == finalized) {
             replicas.remove(&block.id);
-            self.publish(EventKind::Deleted, block, volume);
+            self.publish(EventKind::Deleted, block, &volume);
         }
     }
 
@@ -303,7 +312,7 @@ impl Pool {
         if let Some(Entry::Finalized(finalized)) = replicas.get(&block.id)
             && let Some((volume, _)) = self.home(finalized.volume)
         {
-            self.publish(EventKind::Corrupt, block, volume);
+            self.publish(EventKind::Corrupt, block, &volume);
         }
     }
 
@@ -326,12 +335,7 @@ impl Pool {
 }
 
 /// Adds what a scan found; of two replicas of a block on different volumes the better one is kept.
-fn add_found(
-    replicas: &mut BTreeMap<BlockId, Entry>,
-    homes: &[Option<(Arc<Volume>, Arc<PoolDirs>)>],
-    id: BlockId,
-    entry: Entry,
-) {
+fn add_found(replicas: &mut BTreeMap<BlockId, Entry>, homes: &[Option<Home>], id: BlockId, entry: Entry) {
     let (better, worse) = match replicas.remove(&id) {
         None => (entry, None),
         Some(there) if worth(&there) >= worth(&entry) => (there, Some(entry)),

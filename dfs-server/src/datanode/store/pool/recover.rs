@@ -135,7 +135,7 @@ impl Pool {
             let (_, to) = pair(&dir, block.id.0, stamp);
             volume.check(fs::rename(from, to), || format!("give {block} generation stamp {stamp}"))?;
             replicas.insert(block.id, Entry::Finalized(new));
-            self.publish(EventKind::Received, Block { generation_stamp: stamp, length: new.length, ..block }, volume);
+            self.publish(EventKind::Received, Block { generation_stamp: stamp, length: new.length, ..block }, &volume);
         }
         volume.check(sync_files(&dir, block.id, stamp), || format!("sync {block}"))?;
         Ok(volume.storage_uuid())
@@ -143,7 +143,7 @@ impl Pool {
 
     /// Puts a shorter copy in the place of a finalized replica.
     fn cut(&self, block: Block, old: &Finalized, stamp: GenerationStamp, length: u64) -> Result<Arc<str>> {
-        let (volume, dirs) = self.home_of(old).clone();
+        let (volume, dirs) = self.home_of(old);
         let finalized_dir = dirs.paths.finalized_dir(block.id);
         let doing = || format!("cut {block} to {length} bytes");
         let source = pair(&finalized_dir, block.id.0, old.generation_stamp);

@@ -94,7 +94,7 @@ impl Pool {
         let (volume, _) = self.home(index).expect("an entry's volume has the pool");
         let mut replicas = self.replicas.lock();
         replicas.remove(&block.id);
-        self.publish(EventKind::Deleted, block, volume);
+        self.publish(EventKind::Deleted, block, &volume);
         unlinked
     }
 
@@ -136,7 +136,7 @@ impl Pool {
                 }
                 Entry::Finalized(_) | Entry::Open(_) | Entry::Deleting => return true,
             };
-            self.publish(EventKind::Deleted, block, volume);
+            self.publish(EventKind::Deleted, block, &volume);
             false
         });
     }

@@ -252,7 +252,17 @@ impl Cluster {
                     }
                 }
             }
-            Order::Recover(_) | Order::Verify(_) => panic!("not ordered by this version"),
+            Order::Verify(order) => {
+                for suspect in order.blocks {
+                    let copy = self.nodes[at].copies.get(&suspect.id).copied();
+                    if let Some(copy) = copy.filter(|copy| !copy.is_intact) {
+                        let uuid = self.nodes[at].uuid.clone();
+                        let bad = block(suspect.id, copy.generation_stamp, copy.length);
+                        self.blocks.report_bad_replica(bad, &uuid, "");
+                    }
+                }
+            }
+            Order::Recover(_) => panic!("not ordered by this version"),
         }
     }
 

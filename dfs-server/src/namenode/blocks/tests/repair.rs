@@ -1,6 +1,7 @@
 //! Repair, deletion and corrupt replicas, from the outside.
 
 use dfs_common::ids::BlockId;
+use dfs_proto::v1::order::Order;
 
 use super::super::BlockEvent;
 use super::super::redundancy::Redundancy;
@@ -196,6 +197,25 @@ fn a_corrupt_replica_is_not_served_and_replaced_elsewhere() {
     let FsStats { corrupt_blocks, under_replicated_blocks, .. } = cluster.blocks.fs_stats();
     assert_eq!((corrupt_blocks, under_replicated_blocks), (0, 0));
     cluster.check();
+}
+
+#[test]
+fn a_corrupt_replica_has_the_other_ones_verified_once() {
+    let mut cluster = Cluster::new(&["/a"; 3]);
+    cluster.write(1, 3, &[0, 1, 2]);
+    cluster.blocks.report_bad_replica(block(1, 1, 10), "dn1", "");
+    // The same news again is no news.
+    cluster.blocks.report_bad_replica(block(1, 1, 10), "dn1", "");
+    let mut ordered = |at| -> Vec<(u64, u64)> {
+        let orders = cluster.heartbeat(at).into_iter();
+        let verified = orders.filter_map(|order| match order {
+            Order::Verify(order) => Some(order.blocks),
+            _ => None,
+        });
+        verified.flatten().map(|block| (block.id, block.generation_stamp)).collect()
+    };
+    assert_eq!([ordered(0), ordered(1), ordered(2)], [vec![(1, 1)], vec![], vec![(1, 1)]]);
+    assert_eq!([ordered(0), ordered(1), ordered(2)], [vec![], vec![], vec![]]);
 }
 
 #[test]

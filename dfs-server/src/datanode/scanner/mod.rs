@@ -1,0 +1,256 @@
+//! The block scanner: reads every finalized replica now and then and compares it with its checksums, so that damage is
+//! found while there are good replicas to repair it from.
+//!
+//! ```text
+//!           period over, or asked for           last replica
+//! waiting ────────────────────────▶ scanning ───────────────▶ waiting
+//!                                    │    ▲
+//!                                    └────┘ asked for meanwhile: from the start, without limit
+//! ```
+//!
+//! One thread per volume, so that a slow device slows no other one. How far it has come is stored in the volume
+//! (`cursor`). A bad replica is reported and left alone: the NameNode decides when there are enough good ones to delete
+//! it. What somebody suspects is verified at once, by the threads for orders ([`verify_now`]).
+
+mod cursor;
+mod verify;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use dfs_common::block::ExtendedBlock;
+use parking_lot::{Condvar, Mutex};
+use serde::Serialize;
+use tracing::{info, warn};
+
+use super::metrics::Metrics;
+use super::store::{Cursor, ReplicaStore, Volume, VolumeIndex};
+use super::transfer::Pace;
+use cursor::ScanCursor;
+use verify::{Finding, verify};
+
+pub(crate) use verify::verify_now;
+
+/// Longest wait before a thread looks at its volume again: it may have come back.
+const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+/// Progress that a crash may cost.
+const SAVE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// What the operator decided.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ScannerSettings {
+    /// Bytes per second read of each volume at most; 0: no scans but those asked for.
+    pub(crate) bytes_per_second: u64,
+    /// Time between the beginnings of two passes.
+    pub(crate) period: Duration,
+}
+
+/// Progress of one volume's scan since start.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct ScanStatus {
+    /// Directory of the volume.
+    pub(crate) volume: String,
+    /// A pass is under way.
+    pub(crate) is_scanning: bool,
+    /// When the last pass began, in seconds since the epoch; 0: never.
+    pub(crate) begun: u64,
+    /// Replicas that had their turn in this pass.
+    pub(crate) replicas: u64,
+    /// Bad ones among them.
+    pub(crate) bad: u64,
+    /// Passes that came to their end.
+    pub(crate) passes: u64,
+}
+
+/// The threads' common ground.
+#[derive(Debug)]
+pub(crate) struct BlockScanner {
+    store: Arc<ReplicaStore>,
+    metrics: Arc<Metrics>,
+    settings: ScannerSettings,
+    control: Mutex<Control>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct Control {
+    is_stopping: bool,
+    /// Scans asked for so far.
+    asked: u64,
+    /// By volume.
+    status: Vec<ScanStatus>,
+}
+
+impl BlockScanner {
+    /// Starts a thread per volume.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub(crate) fn start(
+        store: Arc<ReplicaStore>,
+        metrics: Arc<Metrics>,
+        settings: ScannerSettings,
+    ) -> std::io::Result<Arc<Self>> {
+        let volumes = store.volumes().all();
+        let status = volumes
+            .iter()
+            .map(|volume| ScanStatus { volume: volume.root().display().to_string(), ..ScanStatus::default() });
+        let control = Mutex::new(Control { is_stopping: false, asked: 0, status: status.collect() });
+        let indexes: Vec<_> = volumes.iter().map(|volume| volume.index()).collect();
+        let scanner = Arc::new(Self { store, metrics, settings, control, changed: Condvar::new() });
+        for index in indexes {
+            let scanner = Arc::clone(&scanner);
+            std::thread::Builder::new().name(format!("dn-scan-{}", index.0)).spawn(move || scanner.run(index))?;
+        }
+        Ok(scanner)
+    }
+
+    /// Has every volume scanned from the start, at once and without limit.
+    pub(crate) fn scan_now(&self) {
+        self.control.lock().asked += 1;
+        self.changed.notify_all();
+    }
+
+    /// Ends the threads soon.
+    pub(crate) fn stop(&self) {
+        self.control.lock().is_stopping = true;
+        self.changed.notify_all();
+    }
+
+    /// Progress, by volume.
+    pub(crate) fn status(&self) -> Vec<ScanStatus> {
+        self.control.lock().status.clone()
+    }
+
+    fn run(&self, index: VolumeIndex) {
+        // Scans asked for that this thread has begun.
+        let mut begun = 0;
+        loop {
+            let mut control = self.control.lock();
+            if control.is_stopping {
+                return;
+            }
+            let asked = control.asked;
+            let volume = self.store.volumes().good().find(|volume| volume.index() == index);
+            let Some(volume) = volume.filter(|volume| volume.is_formatted()) else {
+                self.changed.wait_for(&mut control, LOOK_INTERVAL);
+                continue;
+            };
+            drop(control);
+            let is_asked = asked > begun;
+            let Some(start) = self.next_pass(&volume, is_asked) else {
+                let mut control = self.control.lock();
+                if !control.is_stopping && control.asked == asked {
+                    self.changed.wait_for(&mut control, LOOK_INTERVAL);
+                }
+                continue;
+            };
+            begun = asked;
+            self.pass(&volume, start, asked, is_asked);
+        }
+    }
+
+    /// Where a scan of the volume begins or goes on now; `None` when none is due.
+    fn next_pass(&self, volume: &Volume, is_asked: bool) -> Option<ScanCursor> {
+        if is_asked {
+            return Some(ScanCursor::begin(now()));
+        }
+        if self.settings.bytes_per_second == 0 {
+            return None;
+        }
+        let what = || format!("read the scanner's cursor in {}", volume.root().display());
+        match volume.check(ScanCursor::load(volume.root()), what) {
+            Ok(cursor) if cursor.due_in(now(), self.settings.period.as_secs()) > 0 => None,
+            Ok(cursor) if cursor.is_finished || cursor.begun == 0 => Some(ScanCursor::begin(now())),
+            Ok(cursor) => Some(cursor),
+            Err(error) => {
+                warn!("{}", error.chain());
+                None
+            }
+        }
+    }
+
+    /// One pass over a volume, until its end, the daemon's, the volume's, or until another scan is asked for.
+    fn pass(&self, volume: &Volume, start: ScanCursor, asked: u64, is_asked: bool) {
+        let index = usize::from(volume.index().0);
+        let mut cursor = start;
+        self.begin_status(index, cursor.begun);
+        let pace = (!is_asked).then(|| Pace::new(self.settings.bytes_per_second));
+        let mut saved = Instant::now();
+        let mut pools = self.store.pool_names();
+        pools.sort();
+        let from = cursor.pool.clone();
+        let mut is_whole = true;
+        'pools: for pool in pools.iter().filter(|pool| from.as_deref().is_none_or(|from| &***pool >= from)) {
+            if cursor.pool.as_deref() != Some(&**pool) {
+                cursor.pool = Some(pool.to_string());
+                cursor.after = None;
+            }
+            loop {
+                // A pool that cannot be asked is gone.
+                let at = Cursor { volume: volume.index(), after: cursor.after };
+                let Ok(page) = self.store.report_page(pool, at) else { break };
+                for item in page.items.iter().filter(|item| item.open.is_none()) {
+                    if self.is_over(volume, asked) {
+                        is_whole = false;
+                        break 'pools;
+                    }
+                    let block = ExtendedBlock { pool: pool.to_string(), block: item.block };
+                    let mut wait = |bytes: usize| {
+                        if let Some(pace) = &pace {
+                            pace.wait(bytes, 0);
+                        }
+                    };
+                    let finding = verify(&self.store, &self.metrics, &block, &mut wait);
+                    let mut control = self.control.lock();
+                    control.status[index].replicas += 1;
+                    control.status[index].bad += u64::from(finding == Finding::Bad);
+                    drop(control);
+                    cursor.after = Some(item.block.id);
+                    if saved.elapsed() >= SAVE_INTERVAL {
+                        save(volume, &cursor);
+                        saved = Instant::now();
+                    }
+                }
+                cursor.after = page.next;
+                if page.next.is_none() {
+                    break;
+                }
+            }
+        }
+        cursor.is_finished = is_whole;
+        save(volume, &cursor);
+        let mut control = self.control.lock();
+        let status = &mut control.status[index];
+        status.is_scanning = false;
+        status.passes += u64::from(is_whole);
+        info!(volume = status.volume, replicas = status.replicas, bad = status.bad, is_whole, "scan ended");
+    }
+
+    fn begin_status(&self, index: usize, begun: u64) {
+        let mut control = self.control.lock();
+        let status = &mut control.status[index];
+        (status.is_scanning, status.begun, status.replicas, status.bad) = (true, begun, 0, 0);
+    }
+
+    fn is_over(&self, volume: &Volume, asked: u64) -> bool {
+        let control = self.control.lock();
+        control.is_stopping || control.asked != asked || volume.is_failed()
+    }
+}
+
+/// Stores progress. A volume that refuses is checked; the scan itself does not need the file.
+fn save(volume: &Volume, cursor: &ScanCursor) {
+    if volume.is_failed() {
+        return;
+    }
+    let what = || format!("store the scanner's cursor in {}", volume.root().display());
+    if let Err(error) = volume.check(cursor.store(volume.root()), what) {
+        warn!("{}", error.chain());
+    }
+}
+
+/// Seconds since the epoch.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,67 @@
+//! Replicas that come back with their volume.
+//!
+//! Meanwhile their blocks may have been written, copied or deleted. What this node has gained since counts; what the
+//! NameNode does not want any more it orders to be deleted after the full report that follows.
+
+use std::fs;
+use std::sync::Arc;
+
+use dfs_common::error::Result;
+use dfs_common::ids::BlockId;
+use dfs_common::units::ByteCount;
+use dfs_proto::data_transfer::{DataChecksum, MetaHeader};
+use tracing::{info, warn};
+
+use super::super::layout;
+use super::super::replica::{Entry, Place};
+use super::super::scan::{Scanned, place_dir, scan_volume, set_aside};
+use super::super::volume::{PoolDirs, Volume};
+use super::Pool;
+
+impl Pool {
+    /// Scans a volume that came back and adds its replicas.
+    pub(in crate::datanode::store) fn take_in(&self, volume: &Arc<Volume>) -> Result<()> {
+        let Scanned { volume, dirs, entries } = scan_volume(volume, &self.name)?;
+        let (found, mut second) = (entries.len(), Vec::new());
+        let mut replicas = self.replicas.lock();
+        if let Some(home) = self.homes.write().get_mut(usize::from(volume.index().0)) {
+            *home = Some((Arc::clone(&volume), Arc::clone(&dirs)));
+        }
+        for (id, entry) in entries {
+            match replicas.get(&id) {
+                None => {
+                    replicas.insert(id, entry);
+                }
+                Some(there) => second.push((id, entry, there.clone())),
+            }
+        }
+        drop(replicas);
+        info!(volume = %volume.root().display(), replicas = found - second.len(), doubles = second.len(), "replicas are back");
+        for (id, entry, there) in second {
+            clear_second(&volume, &dirs, id, &entry, &there);
+        }
+        Ok(())
+    }
+}
+
+/// Clears a replica away of which another volume has a better one, or one being written. What is certainly not needed is
+/// deleted, everything else set aside.
+fn clear_second(volume: &Volume, dirs: &PoolDirs, id: BlockId, entry: &Entry, there: &Entry) {
+    let (place, stamp, length) = match entry {
+        Entry::Finalized(old) => (Place::Finalized, old.generation_stamp, old.length),
+        Entry::Open(open) => (Place::Rbw, open.block().generation_stamp, open.block().length),
+        Entry::Deleting => return,
+    };
+    let is_needless = matches!(there, Entry::Finalized(new) if new.generation_stamp >= stamp && new.length >= length);
+    let dir = place_dir(&dirs.paths, id, place);
+    for name in [layout::data_name(id), layout::meta_name(id, stamp)] {
+        let path = dir.join(&name);
+        let cleared = if is_needless { fs::remove_file(&path) } else { set_aside(&dirs.paths, &path) };
+        if let Err(error) = cleared {
+            warn!(file = name, %error, "could not clear away the second replica of a block");
+        }
+    }
+    let header = MetaHeader { checksum: DataChecksum::DEFAULT };
+    let meta = if place == Place::Finalized { header.meta_len(length) } else { 0 };
+    volume.subtract_used(ByteCount(length + meta));
+}
