@@ -292,7 +292,11 @@ async fn node_that_fails_at_setup_is_replaced() {
             let whole = (0..4).filter(|other| cluster.content(inode.0, *other) == data).count();
             assert!(whole >= 2, "{fault:?} of node {node}: {whole} whole copies");
             assert!(cluster.content(inode.0, node) != data, "not used again");
-            assert!(cluster.calls("abandon_block") <= 1);
+            assert!(
+                cluster.calls("abandon_block") <= 1,
+                "{fault:?} of node {node}: {} blocks given up",
+                cluster.calls("abandon_block")
+            );
             assert_eq!(read_all(&client, inode).await, data, "{fault:?} of node {node}");
         }
     }

@@ -29,6 +29,8 @@ use super::packet::{Packet, PacketKind};
 use super::pipeline_state::{AckOutcome, PipelineState};
 use crate::datanode::{DataConnection, Datanodes, Replica, closed_error};
 
+/// For what a node said before it hung up: it is here already, or never.
+const PARTING_PATIENCE: Duration = Duration::from_secs(1);
 /// Room for acks: one is about 30 bytes.
 const INBOUND_LEN: usize = 4096;
 
@@ -227,7 +229,9 @@ impl Pipeline {
         // Acks may lie here since nobody looked: silence counts from now on.
         let start = Instant::now();
         loop {
-            self.send_ready()?;
+            if let Err(failure) = self.send_ready() {
+                return Err(self.parting_words().await.unwrap_or(failure));
+            }
             self.receive_ready()?;
             if self.has_reached(goal) {
                 return Ok(());
@@ -236,6 +240,22 @@ impl Pipeline {
                 return Err(PipelineFailure { node: 0, error: closed_error(), is_disconnect: true });
             }
             self.wait(start).await?;
+        }
+    }
+
+    /// What a node that takes no more had said before: it names the node that really failed.
+    async fn parting_words(&mut self) -> Option<PipelineFailure> {
+        loop {
+            match self.receive_ready() {
+                Err(failure) if failure.is_disconnect => return None,
+                Err(failure) => return Some(failure),
+                Ok(()) if self.is_closed_by_peer => return None,
+                Ok(()) => {}
+            }
+            let ready = tokio::time::timeout(PARTING_PATIENCE, self.connection.stream.readable());
+            if !matches!(ready.await, Ok(Ok(()))) {
+                return None;
+            }
         }
     }
 
