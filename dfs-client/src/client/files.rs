@@ -10,7 +10,7 @@ use super::{CreatedFile, DfsClient, attr_of, rpc};
 use crate::caller::Caller;
 use crate::datanode::Located;
 use crate::read::FileReader;
-use crate::write::{FileWriter, Start, sync_replicas};
+use crate::write::{FileWriter, Start, SyncPatience, sync_replicas};
 
 impl DfsClient {
     /// A writer for a file just made with `open_for_write`. Asks nobody anything.
@@ -63,10 +63,14 @@ impl DfsClient {
     /// Those of [`get_block_locations`](Self::get_block_locations), and of the DataNodes.
     pub async fn sync_file(&self, caller: &Caller, inode: InodeId) -> Result<()> {
         let mut offset = 0;
+        let mut patience = SyncPatience::new(&self.core);
         loop {
             let blocks = crate::read::locate_page(&self.core, caller, inode, offset, u64::MAX / 2).await?;
             let Some(end) = blocks.last().map(Located::end) else { return Ok(()) };
-            sync_replicas(&self.core, &blocks).await?;
+            if let Err(error) = sync_replicas(&self.core, &blocks).await {
+                patience.wait_after(error).await?;
+                continue;
+            }
             if end <= offset {
                 return Ok(());
             }

@@ -26,7 +26,7 @@ use super::packet::{PacketBuilder, PacketKind, packet_capacity, packet_data_len}
 use super::pipeline::{Goal, Pipeline};
 use super::questions::Questions;
 use super::recovery_plan::Origin;
-use super::replica_sync::sync_replicas;
+use super::replica_sync::{SyncPatience, sync_replicas};
 use crate::caller::Caller;
 use crate::client::DfsClient;
 use crate::datanode::Located;
@@ -192,7 +192,11 @@ impl BlockOutput {
             current.synced = self.block_len;
         }
         if !self.unsynced.is_empty() {
-            sync_replicas(&self.questions.core, &self.unsynced).await?;
+            let core = &self.questions.core;
+            let mut patience = SyncPatience::new(core);
+            while let Err(error) = sync_replicas(core, &self.unsynced).await {
+                patience.wait_after(error).await?;
+            }
             self.unsynced.clear();
         }
         // Later syncs of the same block are on record at the replicas.

@@ -1,10 +1,11 @@
 //! Finished blocks brought to disk: for the fsync that comes after their pipeline has ended.
 
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::BlockId;
+use dfs_common::retry::Backoff;
 use dfs_proto::v1;
 use tracing::warn;
 
@@ -13,6 +14,37 @@ use crate::datanode::{DatanodeClient, Located, Node};
 
 /// How long a DataNode may take: many gigabytes may wait for a slow disk.
 const SYNC_REPLICA_DEADLINE: Duration = Duration::from_secs(120);
+
+/// Pauses between tries while no node has a block: nodes register within a second of a NameNode's start.
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(50), max: Duration::from_secs(2) };
+
+/// How long a sync is tried again while it finds a block on no node that can be asked: a NameNode just started knows no
+/// replicas yet, and DataNodes that were killed come back with theirs.
+pub(crate) struct SyncPatience {
+    begun: Instant,
+    tries: u32,
+    total: Duration,
+}
+
+impl SyncPatience {
+    pub(crate) fn new(core: &ClientCore) -> Self {
+        Self { begun: Instant::now(), tries: 0, total: core.config.retry_timeout }
+    }
+
+    /// Returns when it is time for another try.
+    ///
+    /// # Errors
+    /// `error` itself, when time will not change it or there is no time left.
+    pub(crate) async fn wait_after(&mut self, error: DfsError) -> Result<()> {
+        let pause = BACKOFF.delay(self.tries, &mut rand::rng());
+        if !is_absence(error.kind()) || self.begun.elapsed() + pause >= self.total {
+            return Err(error);
+        }
+        self.tries += 1;
+        tokio::time::sleep(pause).await;
+        Ok(())
+    }
+}
 
 /// Brings `blocks` to disk on all their nodes at once. A node that cannot be reached is forgiven while another one has each of
 /// its blocks on disk: the NameNode will replace it.

@@ -153,7 +153,7 @@ impl Dispatcher {
             match outcome {
                 Ok(value) => answer(reply, value),
                 Err(failure) => {
-                    log(class, operation, &failure);
+                    log(operation, &failure);
                     reply.refuse(failure.errno());
                 }
             }
@@ -172,8 +172,9 @@ impl Dispatcher {
     }
 }
 
-/// Refusals are the programs' business; what is wrong with the cluster is the log's.
-fn log(class: Class, operation: &'static str, failure: &FsError) {
+/// Refusals are the programs' business; what is wrong with the cluster is the log's, except that each write behind a failed
+/// one fails as well.
+fn log(operation: &'static str, failure: &FsError) {
     let is_trouble = matches!(
         failure.kind(),
         Some(
@@ -187,7 +188,7 @@ fn log(class: Class, operation: &'static str, failure: &FsError) {
         )
     );
     let cause = failure.cause().map(|cause| cause.chain()).unwrap_or_default();
-    if is_trouble && class != Class::Write {
+    if is_trouble && operation != "write" {
         warn!(operation, errno = failure.errno().code(), cause, "failed");
     } else {
         debug!(operation, errno = failure.errno().code(), cause, "refused");
