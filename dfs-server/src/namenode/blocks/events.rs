@@ -173,8 +173,8 @@ impl SoftState {
         }
     }
 
-    /// Of a committed block, only members of its pipeline that live can still report. Without any (as in the replay of a
-    /// log, when nobody has registered) nothing is kept beside the block's slot.
+    /// Of a committed block, only members of its pipeline that live can still report. Without any, the block is as complete as
+    /// it gets: it has the replicas that were reported, and is missing if there are none.
     fn forget_dead_targets(&mut self, id: BlockId) {
         let Some(open) = self.open.get_mut(&id) else { return };
         let (live, dead): (SmallVec<_>, SmallVec<[_; 3]>) =
@@ -186,6 +186,18 @@ impl SoftState {
         }
         for storage in dead {
             self.release_unit(storage);
+        }
+        if !self.open.contains_key(&id) {
+            self.complete(id);
+        }
+    }
+
+    /// Nodes have died: looks again at who can still report committed blocks.
+    pub(crate) fn forget_dead_writers(&mut self) {
+        let is_committed = |id: &&BlockId| self.map.get(**id).is_some_and(|info| info.state() == BlockState::Committed);
+        let committed: Vec<BlockId> = self.open.keys().filter(is_committed).copied().collect();
+        for id in committed {
+            self.forget_dead_targets(id);
         }
     }
 

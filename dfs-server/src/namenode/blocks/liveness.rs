@@ -49,7 +49,9 @@ impl SoftState {
             tracing::warn!(?pause, "this NameNode stood still; silence of DataNodes meanwhile does not count");
             self.nodes.forgive_silence(pause, self.now);
         }
-        for index in self.nodes.silent_nodes(self.now, self.config.dead_after) {
+        let dead = self.nodes.silent_nodes(self.now, self.config.dead_after);
+        let have_died = !dead.is_empty();
+        for index in dead {
             let node = self.nodes.node(index);
             let silent_ms = u64::try_from(node.silent_for(self.now).as_millis()).unwrap_or(u64::MAX);
             tracing::warn!(uuid = node.id.uuid, address = node.address(), silent_ms, "a DataNode is dead");
@@ -63,6 +65,9 @@ impl SoftState {
             for storage in self.nodes.node(index).storages.clone() {
                 self.start_draining(storage);
             }
+        }
+        if have_died {
+            self.forget_dead_writers();
         }
         let stalled: Vec<NodeIndex> =
             self.nodes.registered().filter(|(_, node)| node.reports.has_stalled(self.now)).map(|(at, _)| at).collect();

@@ -181,6 +181,25 @@ fn a_block_on_one_rack_gets_a_copy_on_another() {
 }
 
 #[test]
+fn a_block_whose_writers_died_unreported_is_missing_until_one_returns() {
+    let mut cluster = Cluster::new(&["/a"; 3]);
+    cluster.allocate(1, 1, 2, &[0, 1]);
+    cluster.commit(1, 1, 10);
+    cluster.nodes[0].is_up = false;
+    cluster.nodes[1].is_up = false;
+    cluster.seconds(60);
+    assert_eq!(cluster.blocks.fs_stats().missing_blocks, 0, "they may still report");
+    cluster.seconds(10);
+    assert_eq!(cluster.blocks.fs_stats().missing_blocks, 1);
+    cluster.nodes[0].copies.insert(1, finalized(1, 10));
+    cluster.register(0);
+    cluster.seconds(5);
+    assert_eq!(cluster.blocks.fs_stats().missing_blocks, 0);
+    assert_eq!(cluster.located(1), ["dn0", "dn2"], "and is copied");
+    cluster.check();
+}
+
+#[test]
 fn a_corrupt_replica_is_not_served_and_replaced_elsewhere() {
     let mut cluster = Cluster::new(&["/a"; 4]);
     cluster.write(1, 3, &[0, 1, 2]);
