@@ -141,7 +141,11 @@ fn join_all<T>(running: Running<T>) -> Vec<T> {
 impl Load {
     fn prepare(mounts: &[PathBuf], seed: u64) -> io::Result<Self> {
         let tree = source_tree(seed, STATIC_FILES);
-        make_tree(&mounts[0].join("static"), &tree)?;
+        let root = mounts[0].join("static");
+        make_tree(&root, &tree)?;
+        for file in &tree {
+            fs::File::open(root.join(&file.path))?.sync_all()?;
+        }
         let mut workers = Vec::new();
         for (number, mount) in mounts.iter().enumerate() {
             for writer in 0..WRITERS {
@@ -192,7 +196,16 @@ impl Load {
         for reader in &self.readers {
             check_tree(&reader.root, &reader.tree).map_err(|error| format!("a file that never changes: {error}"))?;
         }
+        if loss == Loss::Power {
+            self.discard_unsynced().map_err(|error| format!("removing files that were not synced: {error}"))?;
+        }
         Ok(())
+    }
+
+    /// What a power cut has damaged is given up, as a user would: everything that is left can be whole again.
+    fn discard_unsynced(&mut self) -> io::Result<()> {
+        self.workers.iter_mut().try_for_each(Worker::discard_unsynced)?;
+        shared_log::start_over(&self.shared_log, self.appenders.iter_mut().map(|appender| &mut appender.writer))
     }
 }
 

@@ -1,6 +1,6 @@
 //! One file that several mounts append to: whoever gets the lease adds one record, everybody else is told EBUSY and tries
-//! again. Invariant: the file is the acknowledged records, whole, each once, each writer's in its order; a record whose answer was lost may be
-//! there or not.
+//! again. Invariant: the file is the acknowledged records, whole, each once, each writer's in its order; a record whose
+//! answer was lost may be there or not.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -44,6 +44,21 @@ impl LogWriter {
         self.acknowledged.push(number);
         Ok(true)
     }
+}
+
+/// Begins a new log: a power cut may have taken records that nobody synced.
+///
+/// # Errors
+/// Of the file system.
+pub fn start_over<'a>(path: &Path, writers: impl Iterator<Item = &'a mut LogWriter>) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    for writer in writers {
+        *writer = LogWriter::new(writer.name);
+    }
+    Ok(())
 }
 
 fn record(name: char, number: u64) -> String {
@@ -111,5 +126,7 @@ mod tests {
         assert!(check(&path, &writers).unwrap_err().contains("twice"));
         fs::write(&path, &whole[..whole.len() - 5]).unwrap();
         assert!(check(&path, &writers).is_err(), "a record that is not whole");
+        start_over(&path, writers.iter_mut()).unwrap();
+        check(&path, &writers).unwrap();
     }
 }
