@@ -281,6 +281,17 @@ pub struct DataNodeProcess {
     pub config: PathBuf,
 }
 
+impl DataNodeProcess {
+    /// Has it verify all its replicas at once.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn scan(&self) {
+        let (status, body) = http_ask("POST", &self.host, self.http_port, "/scan").expect("the DataNode answers");
+        assert_eq!(status, 202, "{body}");
+    }
+}
+
 /// A cluster. Fields are dropped in order: processes first, with their devices, then hosts, then the directory.
 #[derive(Debug)]
 pub struct Cluster {
@@ -497,10 +508,15 @@ pub fn http_status(host: &str, port: u16, path: &str) -> Option<u16> {
 
 /// Status and body of a GET from a daemon.
 pub fn http_get(host: &str, port: u16, path: &str) -> Option<(u16, String)> {
+    http_ask("GET", host, port, path)
+}
+
+fn http_ask(method: &str, host: &str, port: u16, path: &str) -> Option<(u16, String)> {
     let timeout = Some(Duration::from_secs(5));
     let mut stream = TcpStream::connect((host, port)).ok()?;
     stream.set_read_timeout(timeout).and_then(|()| stream.set_write_timeout(timeout)).ok()?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").ok()?;
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        .ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     let status = answer.split_ascii_whitespace().nth(1)?.parse().ok()?;

@@ -5,10 +5,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use dfs_common::units::ByteCount;
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
 /// Smallest file system that mkfs.xfs makes, and enough for the tests' files.
 pub const SMALL_DEVICE: ByteCount = ByteCount(512 << 20);
+
+/// Less room than this is left on a filled device.
+const FILL_PIECE_MIN: u64 = 4096;
 
 /// An image file, mounted.
 #[derive(Debug)]
@@ -54,6 +59,34 @@ impl LoopDevice {
     pub fn unmount(&self) {
         // An error means that it is not mounted.
         let _ = unmount(&self.mount_dir, UnmountFlags::DETACH);
+    }
+
+    /// Takes all room there is.
+    ///
+    /// # Panics
+    /// When the file that takes it cannot be made.
+    pub fn fill(&self) {
+        let file = File::create(self.filler()).expect("make a file that takes all room");
+        let (mut offset, mut piece) = (0, 64 << 20);
+        while piece >= FILL_PIECE_MIN {
+            match fallocate(&file, FallocateFlags::empty(), offset, piece) {
+                Ok(()) => offset += piece,
+                Err(Errno::NOSPC) => piece /= 2,
+                Err(error) => panic!("fill {}: {error}", self.mount_dir.display()),
+            }
+        }
+    }
+
+    /// Gives the room back.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn free(&self) {
+        std::fs::remove_file(self.filler()).expect("remove the file that takes all room");
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.mount_dir.join("filler")
     }
 
     /// The device fails at once, as if its power was cut: what was not flushed is lost, every later access is EIO.

@@ -14,9 +14,9 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
 use super::load::LoadProcess;
-use crate::checkers::replicas::check_identical_where;
+use crate::checkers::replicas::check_identical;
 use crate::checkers::tree::Snapshot;
-use crate::cluster::{Cluster, Devices};
+use crate::cluster::{Cluster, DataNodeProcess, Devices};
 use crate::device::SMALL_DEVICE;
 use crate::fault::{flip_bit, power_cut, recover_power, replica_files, shut_down_device};
 use crate::model::Loss;
@@ -34,6 +34,7 @@ enum Fault {
     PauseDataNode(usize),
     CutDataNode(usize),
     ShutDownDevice(usize),
+    FillDevice(usize),
     FlipBit(usize),
     KillNameNode,
     PauseNameNode,
@@ -144,14 +145,15 @@ impl Chaos {
 
     fn choose_fault(&mut self) -> Fault {
         let node = self.rng.random_range(0..DATANODES);
-        match self.rng.random_range(0..10) {
+        match self.rng.random_range(0..11) {
             0..=1 => Fault::KillDataNode(node),
             2 => Fault::PauseDataNode(node),
             3 => Fault::CutDataNode(node),
             4 => Fault::ShutDownDevice(node),
-            5..=6 => Fault::FlipBit(node),
-            7 => Fault::KillNameNode,
-            8 => Fault::PauseNameNode,
+            5 => Fault::FillDevice(node),
+            6..=7 => Fault::FlipBit(node),
+            8 => Fault::KillNameNode,
+            9 => Fault::PauseNameNode,
             _ => Fault::CutNameNode,
         }
     }
@@ -164,6 +166,7 @@ impl Chaos {
             Fault::PauseDataNode(node) => self.cluster.datanodes[node].daemon.pause(),
             Fault::CutDataNode(node) => network.cut(node + 1),
             Fault::ShutDownDevice(node) => shut_down_device(&self.cluster.datanodes[node].devices[0]),
+            Fault::FillDevice(node) => self.cluster.datanodes[node].devices[0].fill(),
             Fault::FlipBit(node) => self.damage_a_replica(node),
             Fault::KillNameNode => self.cluster.namenode.daemon.kill(),
             Fault::PauseNameNode => self.cluster.namenode.daemon.pause(),
@@ -182,6 +185,7 @@ impl Chaos {
                 self.cluster.datanodes[node].devices[0].remount();
                 self.cluster.start_datanode(node);
             }
+            Fault::FillDevice(node) => self.cluster.datanodes[node].devices[0].free(),
             Fault::FlipBit(_) => {}
             Fault::KillNameNode => self.cluster.start_namenode(),
             Fault::PauseNameNode => self.cluster.namenode.daemon.resume(),
@@ -236,9 +240,10 @@ impl Chaos {
         self.cluster.wait_datanodes_live(DATANODES);
         self.cluster.wait_fully_replicated();
         let cluster = &self.cluster;
-        let undamaged = |name: &std::ffi::OsStr| !self.damaged.contains(&PathBuf::from(name));
+        // What nobody has read since it was damaged is found by a scan.
+        cluster.datanodes.iter().for_each(DataNodeProcess::scan);
         wait_until(REPAIR, "identical replicas, as many as there should be", || {
-            check_identical_where(cluster, REPLICATION, &undamaged).is_ok()
+            check_identical(cluster, REPLICATION).is_ok()
         });
         wait_until(REPAIR, "no replica of a block that no file has", || {
             let names: BTreeSet<_> = (0..DATANODES)

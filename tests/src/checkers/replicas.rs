@@ -1,7 +1,7 @@
 //! All replicas of a block are the same bytes, and there are as many as there should be.
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs;
 
 use crate::cluster::Cluster;
@@ -12,21 +12,10 @@ use crate::fault::replica_files;
 /// # Errors
 /// Naming the first block that has not.
 pub fn check_identical(cluster: &Cluster, count: usize) -> Result<(), String> {
-    check_identical_where(cluster, count, &|_| true)
-}
-
-/// The same of those blocks whose file name is `counted`.
-///
-/// # Errors
-/// Naming the first block that has not.
-pub fn check_identical_where(cluster: &Cluster, count: usize, counted: &dyn Fn(&OsStr) -> bool) -> Result<(), String> {
     let mut blocks: BTreeMap<OsString, Vec<Vec<u8>>> = BTreeMap::new();
     for datanode in 0..cluster.datanodes.len() {
         for path in replica_files(cluster, datanode) {
             let name = path.file_name().expect("a file has a name").to_owned();
-            if !counted(&name) {
-                continue;
-            }
             let data = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
             blocks.entry(name).or_default().push(data);
         }

@@ -1,14 +1,12 @@
 //! Damage that nobody has met yet is found and repaired while there is one good replica.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use dfs_tests::bench::drop_caches;
 use dfs_tests::cases;
 use dfs_tests::checkers::replicas::check_identical;
-use dfs_tests::cluster::{Cluster, DataNodeProcess};
+use dfs_tests::cluster::Cluster;
 use dfs_tests::fault::{flip_bit, replica_files};
 use dfs_tests::suite::{Case, Nothing};
 use dfs_tests::wait::{REPAIR, wait_until};
@@ -20,16 +18,6 @@ const BLOCKS: u64 = 100;
 const LENGTH: u64 = 200_001;
 /// From the first read or scan to the last replica replaced.
 const REPLACED_WITHIN: Duration = Duration::from_secs(120);
-
-/// Asks a DataNode to scan all its volumes at once.
-fn scan(node: &DataNodeProcess) {
-    let mut stream = TcpStream::connect((node.host.as_str(), node.http_port)).unwrap();
-    write!(stream, "POST /scan HTTP/1.1\r\nHost: {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", node.host)
-        .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 202"), "{answer}");
-}
 
 fn all_replicas_but_one_of_100_blocks_are_damaged(_: &Nothing) {
     let cluster = Cluster::builder().start();
@@ -50,7 +38,7 @@ fn all_replicas_but_one_of_100_blocks_are_damaged(_: &Nothing) {
     drop_caches().unwrap();
     let begun = Instant::now();
     for node in &cluster.datanodes {
-        scan(node);
+        node.scan();
     }
     for seed in 0..BLOCKS {
         Pattern::new(seed).check_file(&mount.join(format!("files/{seed}")), LENGTH);
