@@ -61,6 +61,11 @@ impl LoopDevice {
         let _ = unmount(&self.mount_dir, UnmountFlags::DETACH);
     }
 
+    /// Takes the mount away unless someone uses it.
+    pub fn try_unmount(&self) -> bool {
+        unmount(&self.mount_dir, UnmountFlags::empty()).is_ok()
+    }
+
     /// Takes all room there is.
     ///
     /// # Panics

@@ -46,11 +46,11 @@ impl SyncPatience {
     }
 }
 
-/// Brings `blocks` to disk on all their nodes at once. A node that cannot be reached is forgiven while another one has each of
-/// its blocks on disk: the NameNode will replace it.
+/// Brings `blocks` to disk on all their nodes at once. A node that cannot be reached, or whose disk fails, is forgiven while
+/// another one has each of its blocks on disk: the NameNode will replace it.
 ///
 /// # Errors
-/// A node's own failure to sync; `Unavailable` or `TimedOut` when a block is on no disk.
+/// Why a block is on no disk: `Io`, or an absence that may end.
 pub(crate) async fn sync_replicas(core: &ClientCore, blocks: &[Located]) -> Result<()> {
     let mut by_node: HashMap<&str, (&Node, Vec<&Located>)> = HashMap::new();
     for block in blocks {
@@ -61,19 +61,19 @@ pub(crate) async fn sync_replicas(core: &ClientCore, blocks: &[Located]) -> Resu
     }
     let calls = by_node.into_values().map(async |(node, blocks)| (sync_on(core, node, &blocks).await, blocks));
     let mut on_disk: HashSet<BlockId> = HashSet::new();
-    let mut unreachable = None;
+    let mut not_there = None;
     for (outcome, blocks) in futures::future::join_all(calls).await {
         match outcome {
             Ok(()) => on_disk.extend(blocks.iter().map(|block| block.block.block.id)),
-            Err(error) if is_absence(error.kind()) => {
+            Err(error) if is_absence(error.kind()) || error.kind() == ErrorKind::Io => {
                 warn!(error = %error.chain(), "finished blocks not synced there");
-                unreachable = Some(error);
+                not_there = Some(error);
             }
             Err(error) => return Err(error),
         }
     }
     match blocks.iter().find(|block| !on_disk.contains(&block.block.block.id)) {
-        Some(block) => Err(unreachable.unwrap_or_else(|| {
+        Some(block) => Err(not_there.unwrap_or_else(|| {
             DfsError::new(ErrorKind::Unavailable, format!("no DataNode is known to have {}", block.block))
         })),
         None => Ok(()),

@@ -8,22 +8,23 @@ use std::time::Duration;
 use dfs_tests::cases;
 use dfs_tests::cluster::{Cluster, Devices};
 use dfs_tests::device::SMALL_DEVICE;
-use dfs_tests::fault::{PowerSwitch, recover_power};
+use dfs_tests::fault::{PowerSwitch, recover_power, replica_files, shut_down_device};
 use dfs_tests::model::{Loss, Worker};
 use dfs_tests::mount::Mount;
 use dfs_tests::suite::{Case, Nothing};
-use dfs_tests::wait::{STARTUP, wait_until};
+use dfs_tests::wait::{REPAIR, STARTUP, wait_until};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::seed;
 
-pub(super) const CASES: [Case<Nothing>; 5] = cases![
+pub(super) const CASES: [Case<Nothing>; 6] = cases![
     namenode_killed_at_random_moments_loses_nothing_and_stops_nobody,
     every_process_killed_at_random_moments_loses_nothing_acknowledged,
     mount_killed_loses_nothing_acknowledged,
     power_cut_on_every_device_keeps_answered_changes_and_synced_bytes,
     clean_stop_and_start_keeps_everything,
+    device_that_fails_under_load_fails_no_call_and_is_taken_in_again,
 ];
 
 const WORKERS: u64 = 4;
@@ -193,4 +194,26 @@ fn clean_stop_and_start_keeps_everything(_: &Nothing) {
     check_all(&mut workers, Loss::Processes);
     assert_eq!(version(&data_dir), before);
     drop(mount);
+}
+
+fn device_that_fails_under_load_fails_no_call_and_is_taken_in_again(_: &Nothing) {
+    let mut rng = SmallRng::seed_from_u64(seed());
+    let cluster = Cluster::builder().datanodes(4).devices(Devices::Loop(SMALL_DEVICE)).start();
+    let mount = cluster.mount("mount");
+    let mut workers = make_workers(&mount, rng.random());
+    let device = &cluster.datanodes[1].devices[0];
+    let errors = work(&mut workers, |count| {
+        wait_progress(count, rng.random_range(50..200));
+        shut_down_device(device);
+        wait_progress(count, 300);
+        // The DataNode has let go of it.
+        wait_until(REPAIR, "the failed device to be free", || device.try_unmount());
+        device.mount();
+        let known = replica_files(&cluster, 1).len();
+        wait_until(REPAIR, "new replicas on the device that came back", || replica_files(&cluster, 1).len() > known);
+    });
+    assert!(errors.is_empty(), "a device of one of four nodes failed, but: {errors:?}\n{}", mount.diagnostics());
+    check_all(&mut workers, Loss::Processes);
+    cluster.wait_fully_replicated();
+    check_all(&mut workers, Loss::Processes);
 }
