@@ -434,7 +434,7 @@ async fn unreachable_replicas_are_left_for_good_ones() {
 #[tokio::test(flavor = "multi_thread")]
 async fn read_without_a_good_replica_says_why() {
     let cluster = FakeCluster::start(2).await;
-    let client = cluster.client().await;
+    let client = cluster.client_with(|config| config.absence_timeout = Duration::ZERO).await;
     let inode = write_file(&client, &bytes(1000)).await;
     cluster.set_fault(0, Fault::Corrupt);
     cluster.set_fault(1, Fault::Corrupt);
@@ -443,6 +443,22 @@ async fn read_without_a_good_replica_says_why() {
     cluster.set_fault(1, Fault::HangsUp);
     let error = reader.read_at(0, 1000).await.unwrap_err();
     assert!(error.kind() == ErrorKind::Io && error.message().contains("checksum"), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn read_waits_for_replicas_that_come_back() {
+    let cluster = FakeCluster::start(1).await;
+    let client = cluster.client().await;
+    let inode = write_file(&client, &bytes(1000)).await;
+    let lost = std::mem::take(&mut cluster.world.lock().replicas);
+    let reader = client.open_reader(&caller(), inode).await.unwrap();
+    let reading = tokio::spawn(async move { reader.read_at(0, 1000).await });
+    // More rounds than bad replicas get.
+    while cluster.calls("get_block_locations") < 6 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    cluster.world.lock().replicas = lost;
+    assert_eq!(reading.await.unwrap().unwrap(), bytes(1000));
 }
 
 #[tokio::test(flavor = "multi_thread")]

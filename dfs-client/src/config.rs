@@ -31,8 +31,11 @@ pub struct ClientConfig {
     pub replace_datanodes: bool,
     /// How long opening a data connection may take.
     pub data_connect_timeout: Duration,
-    /// Silence of a DataNode in a read after which another replica is asked.
+    /// Silence of a DataNode in a read after which another replica is asked; in later rounds over all replicas, a multiple.
     pub read_timeout: Duration,
+    /// How long a read waits for replicas that nobody has: after an outage of its own, a NameNode learns of them with the next
+    /// heartbeats, and nodes that were killed come back.
+    pub absence_timeout: Duration,
     /// Most bytes read ahead of one sequential reader.
     pub prefetch_window: usize,
     /// Most bytes read ahead over all files of this client.
@@ -60,7 +63,9 @@ impl ClientConfig {
             ack_timeout: HUNG_AFTER,
             replace_datanodes: config.flag("dfs.client.block.write.replace-datanode-on-failure.enable"),
             data_connect_timeout: Duration::from_secs(3),
-            read_timeout: Duration::from_secs(15),
+            read_timeout: HUNG_AFTER,
+            // About as long as HDFS's clients wait.
+            absence_timeout: Duration::from_secs(10),
             // Two round trips of a long-distance link at 10 Gb/s fit; more only costs memory.
             prefetch_window: 8 << 20,
             prefetch_budget: 256 << 20,

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use dfs_common::error::{DfsError, ErrorKind, Result};
@@ -188,33 +188,38 @@ impl Source {
 
     /// Bytes from the start of `range` to its end or the end of the block they are in.
     async fn fetch_in_block(&self, range: Range<u64>) -> Result<Bytes> {
-        let mut last = None;
-        for round in 0..ROUNDS_MAX {
-            if round > 0 {
-                let pause = BACKOFF.delay(round - 1, &mut rand::rng());
-                tokio::time::sleep(pause).await;
-            }
+        let begun = Instant::now();
+        let mut round = 0;
+        loop {
             let located = self.locations.locate(range.start, round > 0).await?;
             let in_block = range.start - located.offset..range.end.min(located.end()) - located.offset;
-            match self.read_from_any(&located, in_block).await {
+            let error = match self.read_from_any(&located, in_block, round).await {
                 Ok(bytes) => return Ok(bytes),
-                Err(error) => last = Some(error),
+                Err(error) => error,
+            };
+            // Bad replicas do not get better; absent ones may come.
+            let is_absent = located.replicas.is_empty() || error.kind() != ErrorKind::Corrupt;
+            round += 1;
+            if round >= ROUNDS_MAX && !(is_absent && begun.elapsed() < self.core.config.absence_timeout) {
+                return Err(error);
             }
+            let pause = BACKOFF.delay(round - 1, &mut rand::rng());
+            tokio::time::sleep(pause).await;
         }
-        Err(last.unwrap_or_else(|| DfsError::new(ErrorKind::Internal, "no round was made")))
     }
 
-    /// One round over the replicas.
-    async fn read_from_any(&self, located: &Located, range: Range<u64>) -> Result<Bytes> {
+    /// One round over the replicas; each round has more patience with slow disks than the one before.
+    async fn read_from_any(&self, located: &Located, range: Range<u64>, round: u32) -> Result<Bytes> {
         if located.replicas.is_empty() {
             let words = format!("no DataNode has {}: its replicas are lost or not reported yet", located.block);
             return Err(DfsError::new(ErrorKind::Corrupt, words));
         }
+        let silence = self.core.config.read_timeout * 3u32.pow(round.min(ROUNDS_MAX - 1));
         let mut failures: Vec<String> = Vec::new();
         let mut all_corrupt = true;
         for index in choose_order(&located.replicas, |node| self.core.datanodes.is_suspect(node), |_| false) {
             let replica = &located.replicas[index];
-            match self.read_from(located, replica, range.clone()).await {
+            match self.read_from(located, replica, range.clone(), silence).await {
                 Ok(bytes) => return Ok(bytes),
                 Err(ReadFailure::Checksum { offset }) => {
                     warn!(block = %located.block, datanode = %replica.node.data_address, offset, "corrupt replica");
@@ -239,9 +244,14 @@ impl Source {
         }
     }
 
-    async fn read_from(&self, located: &Located, replica: &Replica, range: Range<u64>) -> Result<Bytes, ReadFailure> {
+    async fn read_from(
+        &self,
+        located: &Located,
+        replica: &Replica,
+        range: Range<u64>,
+        silence: Duration,
+    ) -> Result<Bytes, ReadFailure> {
         let wanted = BlockRange { block: &located.block, offset: range.start, len: (range.end - range.start) as usize };
-        let silence = self.core.config.read_timeout;
         for _ in 1..LAST_CHUNK_TRIES {
             match read_range(&self.core.datanodes, &replica.node, wanted, &self.core.client_name, silence).await {
                 Err(ReadFailure::Checksum { offset }) if self.may_be_in_motion(located, offset) => {

@@ -81,12 +81,16 @@ impl NamenodeLink {
             let (address, client) = self.current();
             let deadline = patience.per_try.min(patience.total.saturating_sub(start.elapsed()));
             let outcome = tokio::time::timeout(deadline, call(client, request.clone())).await;
+            let mut is_answer = false;
             let error = match outcome {
                 Ok(Ok(response)) => {
                     self.on_answer(&address);
                     return Ok(response.into_inner());
                 }
-                Ok(Err(status)) => error_of(&status),
+                Ok(Err(status)) => {
+                    is_answer = !status.details().is_empty();
+                    error_of(&status)
+                }
                 Err(_) => {
                     let words = format!("no answer within {:.1} s", deadline.as_secs_f32());
                     DfsError::new(ErrorKind::TimedOut, words)
@@ -97,7 +101,11 @@ impl NamenodeLink {
                 return Err(error);
             }
             debug!(namenode = %address, error = %error.chain(), "call failed, trying again");
-            self.on_outage(&address, &error);
+            if is_answer {
+                self.on_answer(&address);
+            } else {
+                self.on_outage(&address, &error);
+            }
             self.on_failure(&address, error.leader());
             let pause = self.pause_after(failures, error.leader().is_some());
             if start.elapsed() + pause >= patience.total {
