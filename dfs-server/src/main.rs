@@ -98,7 +98,7 @@ fn run(role: Role) -> anyhow::Result<()> {
         Role::Datanode(settings) => {
             let config = settings.load().map_err(describe)?;
             serve(|stop| async move {
-                dfs_server::datanode::run(&config, stop, |addresses| ready("DataNode", &format!("{addresses:?}"))).await
+                dfs_server::datanode::run(&config, stop, |addresses| ready("DataNode", &addresses.to_string())).await
             })
         }
         #[cfg(feature = "namenode")]

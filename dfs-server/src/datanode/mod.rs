@@ -29,6 +29,7 @@ mod transfer;
 #[cfg(test)]
 mod daemon_tests;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,6 +76,12 @@ pub struct ReadyInfo {
     pub grpc: SocketAddr,
     /// Status and metrics.
     pub http: SocketAddr,
+}
+
+impl fmt::Display for ReadyInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "(data {}, gRPC {}, HTTP {})", self.data, self.grpc, self.http)
+    }
 }
 
 /// Runs a DataNode until `shutdown`, or until it cannot go on. `on_ready` is called when it listens and has loaded its
