@@ -395,12 +395,17 @@ impl Cluster {
     /// Waits until every block has all its replicas.
     ///
     /// # Panics
-    /// When that does not happen in time.
+    /// When that does not happen in time, with what fsck finds.
+    #[track_caller]
     pub fn wait_fully_replicated(&self) {
-        let is_zero = |field| self.status(field) == Some(0);
-        wait_until(REPAIR, "every block with all its replicas", || {
-            ["under_replicated_blocks", "missing_blocks", "corrupt_blocks"].into_iter().all(is_zero)
-        });
+        let fields = ["under_replicated_blocks", "missing_blocks", "corrupt_blocks"];
+        let is_whole = || fields.iter().all(|field| self.status(field) == Some(0)).then_some(());
+        if poll(REPAIR, is_whole).is_none() {
+            let counts = fields.map(|field| format!("{field}: {:?}", self.status(field)));
+            let found = self.dfs_command(&["fsck", "/", "--locations"]).output().expect("run dfs fsck");
+            let found = String::from_utf8_lossy(&found.stdout);
+            panic!("waited {REPAIR:?} in vain for all replicas of every block; {}\n{found}", counts.join(", "));
+        }
     }
 
     /// Mounts at a directory of this name beside the daemons' ones and waits until it answers.

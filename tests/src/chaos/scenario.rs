@@ -277,12 +277,15 @@ impl Chaos {
     fn judge<T>(&self, when: &str, outcome: Result<T, String>) -> T {
         outcome.unwrap_or_else(|why| {
             let mounts: Vec<String> = self.mounts.iter().map(Mount::diagnostics).collect();
-            panic!(
-                "DFS_TEST_SEED={}: {when}: {why}\nwhat was done:\n  {}\n{}",
-                self.seed,
-                self.history.join("\n  "),
-                mounts.join("\n")
-            )
+            panic!("{when}: {why}\n{}", mounts.join("\n"))
         })
+    }
+}
+
+impl Drop for Chaos {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("DFS_TEST_SEED={}, what was done:\n  {}", self.seed, self.history.join("\n  "));
+        }
     }
 }

@@ -239,7 +239,13 @@ fn invalidate_minds_the_generation_stamp() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&[dir.path()]);
     put(&store, 1, &[1; 10]);
+    let queue = store.subscribe();
     assert_eq!(store.invalidate(&block(1, 1000)).unwrap_err().kind(), ErrorKind::StaleGeneration);
+    let (told, _) = queue.take();
+    assert_eq!(
+        told.iter().map(|event| (event.kind, event.block.generation_stamp.0)).collect::<Vec<_>>(),
+        [(EventKind::Received, 1001)]
+    );
     store.invalidate(&block(1, 1001)).unwrap();
     store.invalidate(&block(1, 1001)).unwrap();
     assert_eq!(store.replica_count(), 0);

@@ -74,6 +74,9 @@ impl Pool {
             Some(Entry::Open(replica)) => (replica.state.lock().generation_stamp, replica.volume.index()),
         };
         if stamp != block.generation_stamp {
+            if let Some(entry) = &entry {
+                self.tell(block.id, entry);
+            }
             return Err(DfsError::new(
                 ErrorKind::StaleGeneration,
                 format!("{block} is not deleted: the replica here has generation stamp {stamp}"),
@@ -96,6 +99,22 @@ impl Pool {
         replicas.remove(&block.id);
         self.publish(EventKind::Deleted, block, &volume);
         unlinked
+    }
+
+    /// The NameNode knows another replica than is here, from before a pipeline that it has not heard of.
+    fn tell(&self, id: BlockId, entry: &Entry) {
+        match entry {
+            Entry::Finalized(Finalized { generation_stamp, length, volume, .. }) => {
+                if let Some((volume, _)) = self.home(*volume) {
+                    let block = Block { id, generation_stamp: *generation_stamp, length: *length };
+                    self.publish(EventKind::Received, block, &volume);
+                }
+            }
+            Entry::Open(open) if open.kind == OpenKind::Rbw => {
+                self.publish(EventKind::Receiving, open.block(), &open.volume);
+            }
+            Entry::Open(_) | Entry::Deleting => {}
+        }
     }
 
     fn unlink_finalized(&self, id: BlockId, finalized: &Finalized) -> Result<()> {
