@@ -103,6 +103,12 @@ pub const KEYS: &[Key] = &[
         "bytes per second that a DataNode sends for the balancer at most",
     ),
     key(
+        "dfs.datanode.directoryscan.interval",
+        ValueKind::Duration(1000, 365 * DAY_MS),
+        "6h",
+        "time between two comparisons of a DataNode's files with its records of them",
+    ),
+    key(
         "dfs.datanode.du.reserved",
         ValueKind::Bytes(0, 1 << 60),
         "64MiB",

@@ -9,7 +9,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 
 use super::metrics::Metrics;
-use super::scanner::BlockScanner;
+use super::scanner::{BlockScanner, DirectoryScanner};
 use super::store::ReplicaStore;
 
 /// What the pages show.
@@ -19,6 +19,8 @@ pub(crate) struct HttpState {
     pub(crate) store: Arc<ReplicaStore>,
     /// Verifies replicas in the background.
     pub(crate) scanner: Arc<BlockScanner>,
+    /// Compares files and records.
+    pub(crate) directory_scanner: Arc<DirectoryScanner>,
     /// Counters.
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -53,8 +55,9 @@ async fn scanner(State(state): State<HttpState>) -> impl IntoResponse {
     Json(state.scanner.status())
 }
 
-/// Has every volume scanned from the start, without limit.
+/// Has every volume scanned from the start, without limit, its directories too.
 async fn scan(State(state): State<HttpState>) -> impl IntoResponse {
+    state.directory_scanner.scan_now();
     state.scanner.scan_now();
     StatusCode::ACCEPTED
 }

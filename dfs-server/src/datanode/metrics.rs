@@ -28,6 +28,10 @@ pub(crate) struct Metrics {
     pub(crate) bytes_verified: Counter,
     /// Replicas that the scanner found bad.
     pub(crate) blocks_found_bad: Counter,
+    /// Replicas whose files were gone.
+    pub(crate) replicas_lost: Counter,
+    /// Replicas that lay in a volume without a record.
+    pub(crate) replicas_found: Counter,
     /// Connections refused because all threads were taken.
     pub(crate) connections_refused: Counter,
     /// Data connections open, idle ones too.
@@ -50,6 +54,8 @@ impl Metrics {
             ("blocks_verified", "Replicas that the scanner found good", &self.blocks_verified),
             ("bytes_verified", "Bytes of replicas that the scanner found good", &self.bytes_verified),
             ("blocks_found_bad", "Replicas that the scanner found bad", &self.blocks_found_bad),
+            ("replicas_lost", "Replicas whose files were gone", &self.replicas_lost),
+            ("replicas_found", "Replicas that lay in a volume without a record", &self.replicas_found),
             ("connections_refused", "Connections refused for want of threads", &self.connections_refused),
         ];
         for (name, help, counter) in counters {

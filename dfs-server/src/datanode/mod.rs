@@ -54,7 +54,7 @@ use inter_datanode::InterDatanodeService;
 use metrics::Metrics;
 use namenode_link::{Link, LinkContext, LinkSignals};
 use orders::Orders;
-use scanner::BlockScanner;
+use scanner::{BlockScanner, DirectoryScanner};
 use settings::Settings;
 use store::{ReplicaStore, StoreSettings};
 use transfer::data_service::DataService;
@@ -115,7 +115,16 @@ pub async fn run(config: &Config, mut shutdown: Shutdown, on_ready: impl FnOnce(
     spawn_grpc(&mut tasks, grpc, ClientService { store: Arc::clone(&store), links: signals });
     let scanner = BlockScanner::start(Arc::clone(&store), Arc::clone(&metrics), settings.scanner)
         .map_err(|error| DfsError::io("start the block scanner", error))?;
-    spawn_http(&mut tasks, http, HttpState { store: Arc::clone(&store), scanner: Arc::clone(&scanner), metrics });
+    let interval = settings.directory_scan_interval;
+    let directory_scanner = DirectoryScanner::start(Arc::clone(&store), Arc::clone(&metrics), interval)
+        .map_err(|error| DfsError::io("start the directory scanner", error))?;
+    let state = HttpState {
+        store: Arc::clone(&store),
+        scanner: Arc::clone(&scanner),
+        directory_scanner: Arc::clone(&directory_scanner),
+        metrics,
+    };
+    spawn_http(&mut tasks, http, state);
     on_ready(addresses);
 
     let result = tokio::select! {
@@ -125,6 +134,7 @@ pub async fn run(config: &Config, mut shutdown: Shutdown, on_ready: impl FnOnce(
     // Receivers gone tell the housekeeper to end.
     drop(fatal_errors);
     scanner.stop();
+    directory_scanner.stop();
     tasks.shutdown().await;
     let stopped = tokio::task::spawn_blocking(move || {
         data_service.stop(STOP_PATIENCE);

@@ -42,6 +42,8 @@ pub(crate) struct Settings {
     pub(crate) failed_volumes_tolerated: usize,
     /// How replicas are verified in the background.
     pub(crate) scanner: ScannerSettings,
+    /// Time between two comparisons of files and records.
+    pub(crate) directory_scan_interval: Duration,
     /// `host:port` of every NameNode.
     pub(crate) namenodes: Vec<String>,
 }
@@ -83,6 +85,7 @@ impl Settings {
                 bytes_per_second: config.bytes("dfs.block.scanner.volume.bytes.per.second"),
                 period: Duration::from_secs(3600 * config.count("dfs.datanode.scan.period.hours")),
             },
+            directory_scan_interval: config.duration("dfs.datanode.directoryscan.interval"),
             namenodes: list("dfs.namenode.address")?,
         })
     }

@@ -1,6 +1,7 @@
 //! Damage that nobody has met yet is found and repaired while there is one good replica.
 
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use dfs_tests::bench::drop_caches;
@@ -12,7 +13,8 @@ use dfs_tests::suite::{Case, Nothing};
 use dfs_tests::wait::{REPAIR, wait_until};
 use dfs_tests::workload::Pattern;
 
-pub(super) const CASES: [Case<Nothing>; 1] = cases![all_replicas_but_one_of_100_blocks_are_damaged];
+pub(super) const CASES: [Case<Nothing>; 2] =
+    cases![all_replicas_but_one_of_100_blocks_are_damaged, files_removed_and_brought_back_behind_the_datanodes_back];
 
 const BLOCKS: u64 = 100;
 const LENGTH: u64 = 200_001;
@@ -51,4 +53,53 @@ fn all_replicas_but_one_of_100_blocks_are_damaged(_: &Nothing) {
     for seed in 0..BLOCKS {
         Pattern::new(seed).check_file(&mount.join(format!("files/{seed}")), LENGTH);
     }
+}
+
+/// Removes files of replicas, and puts a replica where no record of it is: a scan mends all of it.
+fn files_removed_and_brought_back_behind_the_datanodes_back(_: &Nothing) {
+    let mut cluster = Cluster::builder().start();
+    let mount = cluster.mount("mount");
+    for seed in 0..6 {
+        Pattern::new(seed).make_file(&mount.join(format!("{seed}")), LENGTH);
+    }
+    wait_until(REPAIR, "three identical replicas", || check_identical(&cluster, 3).is_ok());
+    let files = replica_files(&cluster, 0);
+    let meta_of = |data: &Path| {
+        let name = format!("{}_", data.file_name().unwrap().display());
+        let entries = fs::read_dir(data.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
+        entries.into_iter().find(|path| path.file_name().unwrap().to_string_lossy().starts_with(&name))
+    };
+    fs::remove_file(&files[0]).unwrap();
+    fs::remove_file(meta_of(&files[1]).unwrap()).unwrap();
+    fs::OpenOptions::new().write(true).open(&files[2]).unwrap().set_len(LENGTH - 1000).unwrap();
+    cluster.datanodes[0].scan();
+    wait_until(REPAIR, "lost and damaged replicas replaced", || {
+        check_identical(&cluster, 3).is_ok() && files[..3].iter().all(|path| meta_of(path).is_some())
+    });
+    cluster.wait_fully_replicated();
+
+    // Away while the DataNode starts, so that it has no record.
+    let away = cluster.datanodes[0].data_dirs[0].with_extension("away");
+    fs::create_dir(&away).unwrap();
+    cluster.datanodes[0].daemon.kill();
+    let moved = [files[3].clone(), meta_of(&files[3]).unwrap()];
+    let kept = moved.each_ref().map(|path| away.join(path.file_name().unwrap()));
+    for (path, kept) in moved.iter().zip(&kept) {
+        fs::rename(path, kept).unwrap();
+    }
+    cluster.datanodes[1].daemon.kill();
+    cluster.datanodes[2].daemon.kill();
+    cluster.start_datanode(0);
+    for (path, kept) in moved.iter().zip(&kept) {
+        fs::rename(kept, path).unwrap();
+    }
+    cluster.datanodes[0].scan();
+    // All of it is on this node only.
+    drop_caches().unwrap();
+    for seed in 0..6 {
+        Pattern::new(seed).check_file(&mount.join(format!("{seed}")), LENGTH);
+    }
+    cluster.start_datanode(1);
+    cluster.start_datanode(2);
+    cluster.wait_fully_replicated();
 }

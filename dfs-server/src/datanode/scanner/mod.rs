@@ -13,6 +13,7 @@
 //! it. What somebody suspects is verified at once, by the threads for orders ([`verify_now`]).
 
 mod cursor;
+mod directory;
 mod verify;
 
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use super::transfer::Pace;
 use cursor::ScanCursor;
 use verify::{Finding, verify};
 
+pub(crate) use directory::DirectoryScanner;
 pub(crate) use verify::verify_now;
 
 /// Longest wait before a thread looks at its volume again: it may have come back.

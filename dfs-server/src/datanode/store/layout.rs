@@ -100,7 +100,17 @@ impl PoolPaths {
     /// Directory of a finalized replica.
     pub(super) fn finalized_dir(&self, id: BlockId) -> PathBuf {
         let (first, second) = subdirs(id);
-        self.finalized.join(format!("subdir{first}")).join(format!("subdir{second}"))
+        self.finalized_subdir(first, second)
+    }
+
+    /// Directory of finalized replicas by its numbers on the two levels.
+    pub(super) fn finalized_subdir(&self, first: usize, second: usize) -> PathBuf {
+        self.finalized_parent(first).join(format!("subdir{second}"))
+    }
+
+    /// Directory on the first level.
+    pub(super) fn finalized_parent(&self, first: usize) -> PathBuf {
+        self.finalized.join(format!("subdir{first}"))
     }
 }
 

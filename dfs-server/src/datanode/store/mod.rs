@@ -47,7 +47,7 @@ use tracing::warn;
 
 use events::EventHub;
 pub(crate) use events::{Event, EventKind, EventQueue};
-pub(crate) use pool::UnderRecovery;
+pub(crate) use pool::{DirectoryFindings, UnderRecovery};
 pub(crate) use reader::ReplicaReader;
 pub(crate) use replica::OpenKind;
 pub(crate) use report::{Cursor, ReportPage};
@@ -267,6 +267,19 @@ impl ReplicaStore {
     /// `StaleGeneration`, `Io`.
     pub(crate) fn invalidate(&self, block: &ExtendedBlock) -> Result<()> {
         self.pool(&block.pool)?.invalidate(block.block)
+    }
+
+    /// Compares the finalized files of one volume with the records of them, and mends the records. Ends early when `is_over`.
+    ///
+    /// # Errors
+    /// `NotFound` for a pool that is gone, `Io`.
+    pub(crate) fn compare_directory(
+        &self,
+        pool: &str,
+        volume: VolumeIndex,
+        is_over: &dyn Fn() -> bool,
+    ) -> Result<DirectoryFindings> {
+        self.pool(pool)?.compare_directory(volume, is_over)
     }
 
     /// Tells the NameNodes that a finalized replica does not match its checksums.

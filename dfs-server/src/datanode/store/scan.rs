@@ -57,15 +57,14 @@ impl Scan<'_> {
     fn run(&mut self) -> io::Result<()> {
         let paths = &self.dirs.paths;
         let mut open = HashMap::new();
-        self.read_dir(&paths.rbw, Place::Rbw, &mut open)?;
+        list_dir(paths, &paths.rbw, Place::Rbw, &mut open)?;
         for first in 0..SUBDIRS {
-            let parent = paths.finalized.join(format!("subdir{first}"));
-            if !parent.is_dir() {
+            if !paths.finalized_parent(first).is_dir() {
                 continue;
             }
             for second in 0..SUBDIRS {
                 let mut found = HashMap::new();
-                self.read_dir(&parent.join(format!("subdir{second}")), Place::Finalized, &mut found)?;
+                list_dir(paths, &paths.finalized_subdir(first, second), Place::Finalized, &mut found)?;
                 for (id, found) in found {
                     let found = match open.remove(&id) {
                         Some(in_rbw) => merge(found, in_rbw),
@@ -77,37 +76,6 @@ impl Scan<'_> {
         }
         for (id, found) in open {
             self.settle(id, &found)?;
-        }
-        Ok(())
-    }
-
-    fn read_dir(&self, dir: &Path, place: Place, out: &mut HashMap<BlockId, Found>) -> io::Result<()> {
-        let entries = match fs::read_dir(dir) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        for entry in entries {
-            let entry = entry?;
-            let file_name = entry.file_name();
-            let Some(name) = file_name.to_str().and_then(FileName::parse) else {
-                warn!(path = %entry.path().display(), "ignoring a file that is no replica's");
-                continue;
-            };
-            let length = entry.metadata()?.len();
-            let id = match name {
-                FileName::Data(id) | FileName::Meta(id, _) => id,
-            };
-            if place == Place::Finalized && self.dirs.paths.finalized_dir(id) != dir {
-                warn!(path = %entry.path().display(), "ignoring a replica in the wrong subdirectory");
-                continue;
-            }
-            let found = out.entry(id).or_default();
-            match (name, place) {
-                (FileName::Data(_), Place::Finalized) => found.finalized = Some(length),
-                (FileName::Data(_), _) => found.rbw = Some(length),
-                (FileName::Meta(_, stamp), _) => found.metas.push(FoundMeta { place, stamp, length }),
-            }
         }
         Ok(())
     }
@@ -177,6 +145,43 @@ impl Scan<'_> {
             Leftover::SetDataAside(place) => set_aside(paths, &place_dir(paths, id, place).join(layout::data_name(id))),
         }
     }
+}
+
+/// Adds what a directory has to `out`; nothing when there is no such directory.
+pub(super) fn list_dir(
+    paths: &PoolPaths,
+    dir: &Path,
+    place: Place,
+    out: &mut HashMap<BlockId, Found>,
+) -> io::Result<()> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        let file_name = entry.file_name();
+        let Some(name) = file_name.to_str().and_then(FileName::parse) else {
+            warn!(path = %entry.path().display(), "ignoring a file that is no replica's");
+            continue;
+        };
+        let length = entry.metadata()?.len();
+        let id = match name {
+            FileName::Data(id) | FileName::Meta(id, _) => id,
+        };
+        if place == Place::Finalized && paths.finalized_dir(id) != dir {
+            warn!(path = %entry.path().display(), "ignoring a replica in the wrong subdirectory");
+            continue;
+        }
+        let found = out.entry(id).or_default();
+        match (name, place) {
+            (FileName::Data(_), Place::Finalized) => found.finalized = Some(length),
+            (FileName::Data(_), _) => found.rbw = Some(length),
+            (FileName::Meta(_, stamp), _) => found.metas.push(FoundMeta { place, stamp, length }),
+        }
+    }
+    Ok(())
 }
 
 fn is_unreadable_meta(error: &io::Error) -> bool {

@@ -235,6 +235,40 @@ fn replica_on_two_volumes_is_kept_once() {
 }
 
 #[test]
+fn compare_directory_mends_the_records() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&[dir.path()]);
+    for id in 1..=4 {
+        put(&store, id, &[1; 10]);
+    }
+    let used = store.volumes().reports()[0].space.used;
+    let index = store.volumes().all()[0].index();
+    let compare = || store.compare_directory(POOL, index, &|| false).unwrap();
+    let same = DirectoryFindings { replicas: 4, ..DirectoryFindings::default() };
+    assert_eq!(compare(), same);
+    let finalized = |name: &str| file(dir.path(), "current/finalized/subdir0/subdir0").join(name);
+    let kept = dir.path().join("kept");
+    std::fs::rename(finalized("blk_1"), &kept).unwrap();
+    std::fs::remove_file(finalized("blk_2_1001.meta")).unwrap();
+    std::fs::write(finalized("blk_3"), [1; 9]).unwrap();
+    let queue = store.subscribe();
+    assert_eq!(compare(), DirectoryFindings { lost: 2, damaged: 1, ..same });
+    let mut told: Vec<_> = queue.take().0.iter().map(|event| (event.block.id.0, event.kind)).collect();
+    told.sort_by_key(|(id, _)| *id);
+    assert_eq!(told, [(1, EventKind::Deleted), (2, EventKind::Deleted), (3, EventKind::Corrupt)]);
+    // What is left of them is not touched.
+    assert!(finalized("blk_2").exists() && finalized("blk_1_1001.meta").exists());
+    std::fs::rename(&kept, finalized("blk_1")).unwrap();
+    assert_eq!(compare(), DirectoryFindings { replicas: 2, found: 1, damaged: 1, unexplained: 1, ..same });
+    assert_eq!((queue.take().0[0].kind, store.replica_count()), (EventKind::Received, 3));
+    assert!(store.volumes().reports()[0].space.used < used);
+    // As a copy does that replaces what was lost.
+    put(&store, 2, &[1; 10]);
+    assert_eq!(compare(), DirectoryFindings { damaged: 1, ..same });
+    assert_eq!(store.volumes().reports()[0].space.used, used);
+}
+
+#[test]
 fn invalidate_minds_the_generation_stamp() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&[dir.path()]);

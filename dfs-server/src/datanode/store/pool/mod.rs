@@ -3,6 +3,7 @@
 //! coming back with a volume (`returning`), making durable (`sync`).
 
 mod append;
+mod directory;
 mod recover;
 mod removal;
 mod resume;
@@ -33,6 +34,7 @@ use super::volume::{PoolDirs, Volume, VolumeIndex};
 use super::volumes::Volumes;
 use super::writer::ReplicaWriter;
 
+pub(crate) use directory::DirectoryFindings;
 pub(crate) use recover::UnderRecovery;
 
 /// How long a reader that asks for bytes still on their way through the pipeline is made to wait for them.
