@@ -166,7 +166,12 @@ pub(super) fn list_dir(
             warn!(path = %entry.path().display(), "ignoring a file that is no replica's");
             continue;
         };
-        let length = entry.metadata()?.len();
+        let length = match entry.metadata() {
+            Ok(metadata) => metadata.len(),
+            // Gone since it was listed: of a volume in use.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
         let id = match name {
             FileName::Data(id) | FileName::Meta(id, _) => id,
         };

@@ -9,6 +9,8 @@
 //! none     anything else                                  left to the next start, which sets it aside
 //! ```
 //!
+//! A second replica of a block that another volume has is left to the next start as well.
+//!
 //! Files are looked at without any lock, for a device may hang. A difference counts when the record was the same before and
 //! after the files were looked at once more; writers and deleters change records before they touch files.
 
@@ -174,7 +176,10 @@ impl Pool {
                 volume.add_used(used(length));
                 self.publish(EventKind::Received, block, volume);
             }
-            _ => findings.unexplained += 1,
+            _ => {
+                warn!(block = %id, dir = %dirs.paths.finalized_dir(id).display(), "files that are no whole replica");
+                findings.unexplained += 1;
+            }
         }
         Ok(())
     }
