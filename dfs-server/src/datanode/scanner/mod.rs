@@ -175,53 +175,16 @@ impl BlockScanner {
     /// One pass over a volume, until its end, the daemon's, the volume's, or until another scan is asked for.
     fn pass(&self, volume: &Volume, start: ScanCursor, asked: u64, is_asked: bool) {
         let index = usize::from(volume.index().0);
-        let mut cursor = start;
-        self.begin_status(index, cursor.begun);
+        self.begin_status(index, start.begun);
         let pace = (!is_asked).then(|| Pace::new(self.settings.bytes_per_second));
-        let mut saved = Instant::now();
+        let from = start.pool.clone();
+        let mut pass = Pass { scanner: self, volume, asked, pace, cursor: start, saved: Instant::now() };
         let mut pools = self.store.pool_names();
         pools.sort();
-        let from = cursor.pool.clone();
-        let mut is_whole = true;
-        'pools: for pool in pools.iter().filter(|pool| from.as_deref().is_none_or(|from| &***pool >= from)) {
-            if cursor.pool.as_deref() != Some(&**pool) {
-                cursor.pool = Some(pool.to_string());
-                cursor.after = None;
-            }
-            loop {
-                // A pool that cannot be asked is gone.
-                let at = Cursor { volume: volume.index(), after: cursor.after };
-                let Ok(page) = self.store.report_page(pool, at) else { break };
-                for item in page.items.iter().filter(|item| item.open.is_none()) {
-                    if self.is_over(volume, asked) {
-                        is_whole = false;
-                        break 'pools;
-                    }
-                    let block = ExtendedBlock { pool: pool.to_string(), block: item.block };
-                    let mut wait = |bytes: usize| {
-                        if let Some(pace) = &pace {
-                            pace.wait(bytes, 0);
-                        }
-                    };
-                    let finding = verify(&self.store, &self.metrics, &block, &mut wait);
-                    let mut control = self.control.lock();
-                    control.status[index].replicas += 1;
-                    control.status[index].bad += u64::from(finding == Finding::Bad);
-                    drop(control);
-                    cursor.after = Some(item.block.id);
-                    if saved.elapsed() >= SAVE_INTERVAL {
-                        save(volume, &cursor);
-                        saved = Instant::now();
-                    }
-                }
-                cursor.after = page.next;
-                if page.next.is_none() {
-                    break;
-                }
-            }
-        }
-        cursor.is_finished = is_whole;
-        save(volume, &cursor);
+        let is_whole =
+            pools.iter().filter(|pool| from.as_deref().is_none_or(|from| &***pool >= from)).all(|pool| pass.scan(pool));
+        pass.cursor.is_finished = is_whole;
+        save(volume, &pass.cursor);
         let mut control = self.control.lock();
         let status = &mut control.status[index];
         status.is_scanning = false;
@@ -238,6 +201,63 @@ impl BlockScanner {
     fn is_over(&self, volume: &Volume, asked: u64) -> bool {
         let control = self.control.lock();
         control.is_stopping || control.asked != asked || volume.is_failed()
+    }
+}
+
+/// A pass under way.
+struct Pass<'a> {
+    scanner: &'a BlockScanner,
+    volume: &'a Volume,
+    /// The number of the scan asked for that it is.
+    asked: u64,
+    /// None: as fast as the device can.
+    pace: Option<Pace>,
+    cursor: ScanCursor,
+    saved: Instant,
+}
+
+impl Pass<'_> {
+    /// Scans what is left of a pool; false when the pass is over before its end.
+    fn scan(&mut self, pool: &str) -> bool {
+        if self.cursor.pool.as_deref() != Some(pool) {
+            self.cursor.pool = Some(pool.to_owned());
+            self.cursor.after = None;
+        }
+        loop {
+            // A pool that cannot be asked is gone.
+            let at = Cursor { volume: self.volume.index(), after: self.cursor.after };
+            let Ok(page) = self.scanner.store.report_page(pool, at) else { return true };
+            for item in page.items.iter().filter(|item| item.open.is_none()) {
+                if self.scanner.is_over(self.volume, self.asked) {
+                    return false;
+                }
+                self.verify(&ExtendedBlock { pool: pool.to_owned(), block: item.block });
+            }
+            self.cursor.after = page.next;
+            if page.next.is_none() {
+                return true;
+            }
+        }
+    }
+
+    fn verify(&mut self, block: &ExtendedBlock) {
+        let BlockScanner { store, metrics, .. } = self.scanner;
+        let mut wait = |bytes: usize| {
+            if let Some(pace) = &self.pace {
+                pace.wait(bytes, 0);
+            }
+        };
+        let finding = verify(store, metrics, block, &mut wait);
+        let mut control = self.scanner.control.lock();
+        let status = &mut control.status[usize::from(self.volume.index().0)];
+        status.replicas += 1;
+        status.bad += u64::from(finding == Finding::Bad);
+        drop(control);
+        self.cursor.after = Some(block.block.id);
+        if self.saved.elapsed() >= SAVE_INTERVAL {
+            save(self.volume, &self.cursor);
+            self.saved = Instant::now();
+        }
     }
 }
 
