@@ -6,7 +6,7 @@
 //! namespaceID=1234567
 //! clusterID=CID-...
 //! blockpoolID=BP-...
-//! storageType=NAME_NODE
+//! storageType=NAME_NODE     (SECONDARY_NAME_NODE, DATA_NODE)
 //! layoutVersion=1
 //! storageID=DS-...          (DataNode volumes)
 //! datanodeUuid=...          (DataNode volumes)
@@ -31,6 +31,9 @@ const VERSION_FILE_MAX: u64 = 64 * 1024;
 pub enum StorageType {
     /// Image and edits.
     NameNode,
+    /// A copy of them, as of the last checkpoint. A type of its own, so that no NameNode starts in it by mistake and hands
+    /// out ids again that were handed out since.
+    SecondaryNameNode,
     /// Blocks.
     DataNode,
 }
@@ -39,6 +42,7 @@ impl StorageType {
     fn as_str(self) -> &'static str {
         match self {
             Self::NameNode => "NAME_NODE",
+            Self::SecondaryNameNode => "SECONDARY_NAME_NODE",
             Self::DataNode => "DATA_NODE",
         }
     }
@@ -100,6 +104,7 @@ impl StorageInfo {
         };
         let storage_type = match take("storageType")?.as_str() {
             "NAME_NODE" => StorageType::NameNode,
+            "SECONDARY_NAME_NODE" => StorageType::SecondaryNameNode,
             "DATA_NODE" => StorageType::DataNode,
             other => return Err(bad(format!("storageType={other} is unknown"))),
         };

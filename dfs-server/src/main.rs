@@ -62,6 +62,15 @@ enum Role {
         #[arg(long, value_name = "CID")]
         cluster_id: Option<String>,
     },
+    /// Makes the directory of a lost NameNode anew, from the SecondaryNameNode's.
+    #[cfg(feature = "namenode")]
+    ImportCheckpoint {
+        #[command(flatten)]
+        settings: Settings,
+        /// The SecondaryNameNode's directory or a copy of it; `dfs.namenode.checkpoint.dir` by default.
+        #[arg(long, value_name = "DIR")]
+        from: Option<PathBuf>,
+    },
     /// Measures the NameNode alone: operations per second, bytes of memory per file.
     #[cfg(feature = "namenode")]
     BenchNamenode(dfs_server::namenode::bench::BenchArgs),
@@ -85,6 +94,13 @@ fn run(role: Role) -> anyhow::Result<()> {
             let config = settings.load().map_err(describe)?;
             let formatted = dfs_server::namenode::format(&config, cluster_id).map_err(describe)?;
             println!("{formatted}");
+            Ok(())
+        }
+        #[cfg(feature = "namenode")]
+        Role::ImportCheckpoint { settings, from } => {
+            let config = settings.load().map_err(describe)?;
+            let imported = dfs_server::namenode::import_checkpoint(&config, from).map_err(describe)?;
+            println!("{imported}");
             Ok(())
         }
         #[cfg(feature = "namenode")]

@@ -107,7 +107,7 @@ async fn bind(config: &Config, key: &str) -> Result<TcpListener> {
     })
 }
 
-fn name_dir(config: &Config) -> Result<PathBuf> {
+pub(super) fn name_dir(config: &Config) -> Result<PathBuf> {
     match config.list("dfs.namenode.name.dir").as_slice() {
         [dir] => Ok(PathBuf::from(dir)),
         [] => Err(DfsError::new(ErrorKind::InvalidArgument, "set dfs.namenode.name.dir to the NameNode's directory")),
@@ -164,6 +164,10 @@ pub async fn start(config: &Config) -> Result<Arc<Namesystem>> {
     let (files, directories, block_count) = namespace.read().counts();
     let TxId(txid) = namespace.read().counters().last_txid;
     tracing::info!(files, directories, blocks = block_count, txid, elapsed = ?started.elapsed(), "namespace loaded");
+    if storage.is_restored() {
+        tracing::warn!("restored from a checkpoint: read-only until `dfs admin safemode leave`");
+        blocks.on_restored();
+    }
     blocks.set_active(true);
     let limits = FileLimits {
         default_block_size: config.bytes("dfs.blocksize"),
@@ -214,6 +218,7 @@ fn tell_blocks(namespace: &Namespace, blocks: &BlockManager) {
     }
     blocks.on_events(batch);
     blocks.set_allocated_limit(namespace.counters().next_block);
+    blocks.set_lost(namespace.lost_ids());
 }
 
 async fn serve_grpc(

@@ -53,6 +53,7 @@ async fn status(State(namesystem): State<Arc<Namesystem>>) -> Json<serde_json::V
         "misplaced_blocks": repair.misplaced,
         "pending_replication_blocks": repair.pending,
         "excess_blocks": repair.excess,
+        "unknown_replicas": namesystem.blocks().unknown_replicas(),
         "safe_mode": safe_mode,
         "safe_mode_status": safe_mode_status,
     }))
@@ -91,6 +92,8 @@ async fn metrics(State(namesystem): State<Arc<Namesystem>>) -> String {
         None,
         repair.pending_deletions,
     );
+    let unknown = namesystem.blocks().unknown_replicas();
+    gauge("unknown_replicas", "Replicas that no file explains, and that are kept", None, unknown as u64);
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _ = encode(&mut text, &registry);

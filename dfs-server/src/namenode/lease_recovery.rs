@@ -17,7 +17,9 @@ use dfs_common::block::Block;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{GenerationStamp, InodeId};
 use dfs_proto::v1::edit_op::Op;
-use dfs_proto::v1::{self, CloseRecoveredOp, OpenForAppendOp, RevokeLeaseOp, StartRecoveryOp, TruncateOp};
+use dfs_proto::v1::{
+    self, CloseRecoveredOp, OpenForAppendOp, ReclaimBlockOp, RevokeLeaseOp, StartRecoveryOp, TruncateOp,
+};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -109,6 +111,7 @@ impl Namesystem {
         if !self.blocks().may_repair() {
             return Ok(());
         }
+        self.reclaim_blocks().await?;
         let waiting = self.waiting_files();
         let ids: BTreeSet<InodeId> = waiting.iter().map(|waiting| waiting.inode).collect();
         self.recovery.attempts.lock().retain(|id, _| ids.contains(id));
@@ -137,6 +140,25 @@ impl Namesystem {
                     );
                     self.note_attempt(file.inode, None);
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// After a restore from an older image: blocks that had grown since are recovered as DataNodes have them.
+    async fn reclaim_blocks(&self) -> Result<()> {
+        for (inode, block) in self.blocks().take_outgrown() {
+            let op = ReclaimBlockOp { inode: inode.0, last: Some(block.into()) };
+            match self.mutate_internally(Op::ReclaimBlock(op)).await {
+                Ok(_) => {
+                    tracing::info!(%inode, %block, "the file has grown since the checkpoint; its last block is recovered")
+                }
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::InvalidArgument | ErrorKind::Stale | ErrorKind::Busy) =>
+                {
+                    tracing::warn!(%inode, %block, "a block is newer than the checkpoint: {}", error.chain());
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(())

@@ -18,6 +18,7 @@ pub mod datanodes;
 pub mod fsck;
 pub mod http;
 pub mod image;
+pub mod import;
 pub mod journal;
 mod lease_recovery;
 pub mod machine;
@@ -30,3 +31,4 @@ pub mod service;
 pub mod storage_dir;
 
 pub use daemon::{format, run};
+pub use import::import_checkpoint;

@@ -140,6 +140,16 @@ impl Namesystem {
         self.namespace.read().attr(id)
     }
 
+    /// Ends safe mode, also that of a namespace restored from a checkpoint.
+    ///
+    /// # Errors
+    /// Of writing down that a restored namespace may go on.
+    pub fn leave_safe_mode(&self) -> Result<()> {
+        self.name_dir.end_restore()?;
+        self.blocks.leave_safe_mode();
+        Ok(())
+    }
+
     /// Logs and applies a client's op, or answers from the retry cache.
     ///
     /// # Errors

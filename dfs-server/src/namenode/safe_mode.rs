@@ -7,7 +7,8 @@
 //!
 //! The automatic part runs once, from the start of the process; a change of leader does not enter it. It holds back repair
 //! and deletion only: files can be written meanwhile. Safe mode by command comes on top of it, holds back the same and
-//! makes the namespace read-only, until it is left by command; leaving ends the automatic part too.
+//! makes the namespace read-only, until it is left by command; leaving ends the automatic part too. A namespace restored from
+//! an older image begins in the latter, so that somebody looks at it before anything is decided by it.
 
 use std::time::{Duration, Instant};
 
@@ -22,10 +23,17 @@ enum Phase {
     Off,
 }
 
+/// Why the namespace is read-only until somebody says otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manual {
+    Command,
+    Restored,
+}
+
 /// The state of safe mode.
 pub(crate) struct SafeMode {
     phase: Phase,
-    is_manual: bool,
+    manual: Option<Manual>,
     /// Share of the blocks that must have their minimum of replicas.
     threshold: f64,
     extension: Duration,
@@ -33,12 +41,12 @@ pub(crate) struct SafeMode {
 
 impl SafeMode {
     pub(crate) fn new(threshold: f64, extension: Duration) -> Self {
-        Self { phase: Phase::Loading, is_manual: false, threshold, extension }
+        Self { phase: Phase::Loading, manual: None, threshold, extension }
     }
 
     /// Neither the automatic part nor a command holds repair and deletion back.
     pub(crate) fn is_off(&self) -> bool {
-        self.phase == Phase::Off && !self.is_manual
+        self.phase == Phase::Off && self.manual.is_none()
     }
 
     /// The automatic part has ended.
@@ -46,9 +54,9 @@ impl SafeMode {
         self.phase == Phase::Off
     }
 
-    /// Entered by command.
+    /// Entered by command, or to be left by one.
     pub(crate) fn is_manual(&self) -> bool {
-        self.is_manual
+        self.manual.is_some()
     }
 
     /// The whole namespace is known: counting begins.
@@ -86,20 +94,34 @@ impl SafeMode {
     }
 
     pub(crate) fn enter(&mut self) {
-        self.is_manual = true;
+        self.manual.get_or_insert(Manual::Command);
+    }
+
+    pub(crate) fn on_restored(&mut self) {
+        self.manual = Some(Manual::Restored);
     }
 
     pub(crate) fn leave(&mut self) {
-        self.is_manual = false;
+        self.manual = None;
         self.phase = Phase::Off;
     }
 
     /// One line for people.
     pub(crate) fn status(&self, safe: u64, total: u64, now: Instant) -> String {
-        if self.is_manual {
-            return "Safe mode is on by command: the namespace is read-only, nothing is repaired or deleted. \
-                    Leave it with: dfs admin safemode leave"
-                .to_owned();
+        match self.manual {
+            Some(Manual::Command) => {
+                return "Safe mode is on by command: the namespace is read-only, nothing is repaired or deleted. \
+                        Leave it with: dfs admin safemode leave"
+                    .to_owned();
+            }
+            Some(Manual::Restored) => {
+                return format!(
+                    "Safe mode is on because the namespace was restored from a checkpoint: it is read-only, nothing is \
+                     repaired or deleted. {safe} of {total} blocks have their replicas reported. When all DataNodes are \
+                     there (dfs admin report) and it is what you want (dfs fsck /), go on with: dfs admin safemode leave"
+                );
+            }
+            None => {}
         }
         match self.phase {
             Phase::Loading => "Safe mode is on: the namespace is being loaded.".to_owned(),

@@ -5,12 +5,13 @@
 //!   in_use.lock                        locked by the running daemon; holds its pid
 //!   current/
 //!     VERSION                          cluster, namespace, block pool, layout
+//!     RESTORED                         it was imported from a checkpoint, and nobody has said yet that it may go on
 //!     fsimage_0000000000000001234      the state after transaction 1234 (image/format.rs)
 //!     edits/                           the edit log (journal/)
 //! ```
 //!
 //! `format` makes such a directory, once; `open` locks it for a daemon. Files that end in `.tmp` were never finished and
-//! are removed at open. Images are immutable; the newest few are kept (`dfs.namenode.num.checkpoints.retained`), and with
+//! are removed at open. The SecondaryNameNode's directory is laid out the same, but for its type. Images are immutable; the newest few are kept (`dfs.namenode.num.checkpoints.retained`), and with
 //! them all edits that the oldest of them needs, so that a damaged image costs time and nothing else.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -26,10 +27,13 @@ use tracing::{info, warn};
 
 use super::image::format::{ImageHeader, ImageReader};
 
-const CURRENT: &str = "current";
-const VERSION: &str = "VERSION";
+pub(super) const CURRENT: &str = "current";
+pub(super) const VERSION: &str = "VERSION";
+pub(super) const RESTORED: &str = "RESTORED";
+/// What an import that did not come to its end leaves behind.
+pub(super) const IMPORTING: &str = "import.tmp";
 const LOCK: &str = "in_use.lock";
-const EDITS: &str = "edits";
+pub(super) const EDITS: &str = "edits";
 const IMAGE_PREFIX: &str = "fsimage_";
 /// Appended to the name of an image that was found damaged: kept for whoever wants to look, never read again.
 const DAMAGED_SUFFIX: &str = ".damaged";
@@ -78,13 +82,7 @@ impl NameDir {
         if let Some(cluster_id) = &options.cluster_id {
             check_cluster_id(cluster_id)?;
         }
-        durable::create_dir_all(root).map_err(context)?;
-        if !root.join(LOCK).exists() {
-            // Before a lock file is made: a directory that is somebody else's stays as it was.
-            refuse_unless_empty(root, options.force)?;
-        }
-        let _lock = lock(root)?;
-        refuse_unless_empty(root, options.force)?;
+        let _lock = lock_empty(root, options.force)?;
         let current = root.join(CURRENT);
         if current.exists() {
             warn!(directory = %current.display(), "formatting: the namespace in it is thrown away");
@@ -117,11 +115,16 @@ impl NameDir {
         }
         let lock = lock(root)?;
         let info = StorageInfo::load(&version)?.ok_or_else(not_formatted)?;
-        if info.storage_type != StorageType::NameNode {
-            return Err(DfsError::new(
-                ErrorKind::WrongCluster,
-                format!("{} belongs to a DataNode; give the NameNode a directory of its own", root.display()),
-            ));
+        let foreign = match info.storage_type {
+            StorageType::NameNode => None,
+            StorageType::DataNode => Some("a DataNode; give the NameNode a directory of its own"),
+            StorageType::SecondaryNameNode => Some(
+                "a SecondaryNameNode; give the NameNode an empty directory and import this one into it: \
+                 dfs-server import-checkpoint",
+            ),
+        };
+        if let Some(whose) = foreign {
+            return Err(DfsError::new(ErrorKind::WrongCluster, format!("{} belongs to {whose}", root.display())));
         }
         let dir = Self { root: root.to_owned(), info, _lock: lock };
         remove_temporary_files(&dir.current())?;
@@ -233,25 +236,25 @@ impl NameDir {
     /// # Errors
     /// `WrongCluster` naming both.
     pub fn check_identity(&self, header: &ImageHeader, from: &Path) -> Result<()> {
-        let ours = (&self.info.cluster_id, self.info.namespace_id, &self.info.block_pool_id);
-        let theirs = (&header.cluster_id, header.namespace_id, &header.block_pool_id);
-        if ours == theirs {
-            return Ok(());
-        }
-        Err(DfsError::new(
-            ErrorKind::WrongCluster,
-            format!(
-                "image {} is of cluster {}, namespace {}, pool {}; {} is of {}, {}, {}",
-                from.display(),
-                theirs.0,
-                theirs.1,
-                theirs.2,
-                self.root.display(),
-                ours.0,
-                ours.1,
-                ours.2
-            ),
-        ))
+        check_identity(&self.info, header, from)
+    }
+
+    /// Whether the namespace was imported from a checkpoint and waits to be told that it may go on.
+    pub fn is_restored(&self) -> bool {
+        self.current().join(RESTORED).exists()
+    }
+
+    /// It has been told.
+    ///
+    /// # Errors
+    /// Of removing the mark: then it still waits.
+    pub fn end_restore(&self) -> Result<()> {
+        let path = self.current().join(RESTORED);
+        let removed = match fs::remove_file(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            removed => removed.and_then(|()| durable::sync_dir(&self.current())),
+        };
+        removed.map_err(|error| DfsError::io(format!("remove {}", path.display()), error))
     }
 
     /// Deletes all but the newest `retained` images and returns the oldest that stays.
@@ -268,6 +271,31 @@ impl NameDir {
         }
         Ok(images.pop())
     }
+}
+
+/// Refuses an image header of another cluster or namespace than `ours`.
+///
+/// # Errors
+/// `WrongCluster` naming both.
+pub fn check_identity(ours: &StorageInfo, header: &ImageHeader, from: &Path) -> Result<()> {
+    let is_ours = (&ours.cluster_id, ours.namespace_id, &ours.block_pool_id)
+        == (&header.cluster_id, header.namespace_id, &header.block_pool_id);
+    if is_ours {
+        return Ok(());
+    }
+    Err(DfsError::new(
+        ErrorKind::WrongCluster,
+        format!(
+            "image {} is of cluster {}, namespace {}, pool {}; expected {}, {}, {}",
+            from.display(),
+            header.cluster_id,
+            header.namespace_id,
+            header.block_pool_id,
+            ours.cluster_id,
+            ours.namespace_id,
+            ours.block_pool_id
+        ),
+    ))
 }
 
 /// Where in `directory` the image up to `txid` is or will be.
@@ -319,7 +347,24 @@ pub fn remove_temporary_files(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-fn lock(root: &Path) -> Result<File> {
+/// Makes and locks a directory that nothing is in yet.
+///
+/// # Errors
+/// `AlreadyExists` when it holds a namespace (unless forced) or foreign files; `Busy`; else of writing.
+pub(super) fn lock_empty(root: &Path, force: bool) -> Result<File> {
+    durable::create_dir_all(root).map_err(|error| DfsError::io(format!("create {}", root.display()), error))?;
+    // Before a lock file is made: a directory that is somebody else's stays as it was.
+    refuse_unless_empty(root, force)?;
+    let lock = lock(root)?;
+    refuse_unless_empty(root, force)?;
+    Ok(lock)
+}
+
+/// Locks a directory for this process, until the file is dropped.
+///
+/// # Errors
+/// `Busy` naming who has it; else of writing the lock file.
+pub fn lock(root: &Path) -> Result<File> {
     let path = root.join(LOCK);
     let context = |error| DfsError::io(format!("lock {}", path.display()), error);
     let mut file =
@@ -348,7 +393,7 @@ fn refuse_unless_empty(root: &Path, force: bool) -> Result<()> {
     let context = |error| DfsError::io(format!("list {}", root.display()), error);
     for entry in fs::read_dir(root).map_err(context)? {
         let name = entry.map_err(context)?.file_name();
-        if name == LOCK || name == LOST_AND_FOUND {
+        if name == LOCK || name == LOST_AND_FOUND || name == IMPORTING {
             continue;
         }
         if name == CURRENT {
@@ -357,7 +402,7 @@ fn refuse_unless_empty(root: &Path, force: bool) -> Result<()> {
             }
             return Err(DfsError::new(
                 ErrorKind::AlreadyExists,
-                format!("{} is formatted already; --force throws away the namespace in it", root.display()),
+                format!("{} holds a namespace already; give an empty directory, or move that one away", root.display()),
             ));
         }
         return Err(DfsError::new(

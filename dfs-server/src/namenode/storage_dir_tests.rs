@@ -39,7 +39,7 @@ fn format_refuses_a_formatted_directory_unless_forced() {
     let (dir, info) = formatted();
     let error = NameDir::format(dir.path(), &FormatOptions::default()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AlreadyExists);
-    assert!(error.message().contains("--force"));
+    assert!(error.message().contains("holds a namespace already"));
     let options = FormatOptions { force: true, ..FormatOptions::default() };
     assert_ne!(NameDir::format(dir.path(), &options).unwrap().cluster_id, info.cluster_id);
 }

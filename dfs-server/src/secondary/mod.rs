@@ -7,16 +7,16 @@
 //! 4. the new image is pushed back;
 //! 5. the NameNode takes it as its newest image and retires the edits it no longer needs.
 //!
-//! The directory (`dfs.namenode.checkpoint.dir`) is laid out as a NameNode's, so that a lost NameNode can be started from
-//! a copy of it: everything up to the last checkpoint and the edits fetched with it is there.
+//! The directory (`dfs.namenode.checkpoint.dir`, see `checkpoint_dir`) always holds the last checkpoint whole, from which
+//! `dfs-server import-checkpoint` makes a lost NameNode's directory anew. Either side may die at any step: what was not
+//! finished is thrown away, and the next checkpoint begins at the first step.
 
+mod checkpoint_dir;
 mod transfer;
 
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use dfs_common::config_file::Config;
-use dfs_common::durable;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::TxId;
 use dfs_common::retry::Backoff;
@@ -28,18 +28,24 @@ use dfs_proto::status::from_status;
 use dfs_proto::v1::namenode_client::NamenodeClient;
 use dfs_proto::v1::{GetManifestRequest, NamenodeVersionRequest, RollEditLogRequest};
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Response, Status};
 
-use crate::namenode::checkpoint::fold;
-use crate::namenode::image::format::{ImageHeader, ImageReader};
-use crate::namenode::journal::EditReader;
-use crate::namenode::storage_dir::image_path;
+use self::checkpoint_dir::{CheckpointDir, Merged};
 
 /// How often it is asked whether a checkpoint is due.
 const TICK: Duration = Duration::from_secs(5);
 /// A NameNode that does not accept within this is away.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A NameNode that does not answer a short call within this is away.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// A silent connection is asked this often whether it lives.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// And given up after this.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Between tries after a failure.
 const BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(60) };
+
+type Client = NamenodeClient<Channel>;
 
 /// Runs until told to stop.
 ///
@@ -50,10 +56,15 @@ pub async fn run(config: &Config, mut stop: Shutdown, on_ready: impl FnOnce()) -
     on_ready();
     let mut failures = 0;
     loop {
-        let wait = match secondary.checkpoint_if_due().await {
+        let outcome = tokio::select! {
+            outcome = secondary.checkpoint_if_due() => outcome,
+            // A checkpoint may be dropped at any step.
+            () = stop.wait() => return Ok(()),
+        };
+        let wait = match outcome {
             Ok(()) => {
                 failures = 0;
-                TICK
+                TICK.min(secondary.period)
             }
             Err(error) if error.kind() == ErrorKind::WrongCluster => return Err(error),
             Err(error) => {
@@ -70,19 +81,14 @@ pub async fn run(config: &Config, mut stop: Shutdown, on_ready: impl FnOnce()) -
 }
 
 struct Secondary {
-    directory: PathBuf,
-    channel: Channel,
+    dir: CheckpointDir,
+    client: Client,
     period: Duration,
     txns: u64,
-    last: parking_lot::Mutex<Instant>,
 }
 
 impl Secondary {
     fn open(config: &Config) -> Result<Self> {
-        let directories = config.list("dfs.namenode.checkpoint.dir");
-        let [directory] = directories.as_slice() else {
-            return Err(DfsError::new(ErrorKind::InvalidArgument, "set dfs.namenode.checkpoint.dir to one directory"));
-        };
         let namenodes = config.list("dfs.namenode.address");
         let Some(namenode) = namenodes.first() else {
             return Err(DfsError::new(
@@ -93,28 +99,26 @@ impl Secondary {
         let endpoint = Endpoint::from_shared(format!("http://{namenode}")).map_err(|error| {
             DfsError::new(ErrorKind::InvalidArgument, format!("{namenode} is not host:port")).with_source(error)
         })?;
-        let directory = PathBuf::from(directory);
-        durable::create_dir_all(&directory.join("current/edits"))
-            .map_err(|error| DfsError::io(format!("create {}", directory.display()), error))?;
+        let channel = endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            .tcp_nodelay(true)
+            .connect_lazy();
         Ok(Self {
-            directory,
-            channel: endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true).connect_lazy(),
+            dir: CheckpointDir::open(&crate::namenode::import::checkpoint_dir(config)?)?,
+            client: NamenodeClient::new(channel).max_decoding_message_size(GRPC_MESSAGE_MAX),
             period: config.duration("dfs.namenode.checkpoint.period"),
             txns: config.count("dfs.namenode.checkpoint.txns"),
-            last: parking_lot::Mutex::new(Instant::now()),
         })
     }
 
-    fn client(&self) -> NamenodeClient<Channel> {
-        NamenodeClient::new(self.channel.clone()).max_decoding_message_size(GRPC_MESSAGE_MAX)
-    }
-
     async fn checkpoint_if_due(&self) -> Result<()> {
-        let version = self.client().version_request(NamenodeVersionRequest {}).await;
-        let version = version.map_err(|status| from_status(&status))?.into_inner();
+        let mut client = self.client.clone();
+        let version = answer(client.version_request(NamenodeVersionRequest {})).await?;
         let namespace = required(version.namespace, "namespace")?;
         let info = StorageInfo {
-            storage_type: StorageType::NameNode,
+            storage_type: StorageType::SecondaryNameNode,
             cluster_id: namespace.cluster_id,
             namespace_id: namespace.namespace_id,
             block_pool_id: namespace.block_pool_id,
@@ -122,74 +126,76 @@ impl Secondary {
             storage_uuid: None,
             datanode_uuid: None,
         };
-        self.adopt(&info)?;
-        let since = version.last_applied_txid.saturating_sub(version.checkpoint_txid);
-        let is_due = since > 0 && (since >= self.txns || self.last.lock().elapsed() >= self.period);
-        if !is_due {
+        self.dir.adopt(&info)?;
+        if !self.is_due(TxId(version.last_applied_txid))? {
             return Ok(());
         }
         let started = Instant::now();
-        let TxId(txid) = self.checkpoint(&info).await?;
-        *self.last.lock() = Instant::now();
-        tracing::info!(txid, elapsed = ?started.elapsed(), "checkpoint pushed to the NameNode");
+        let txid = self.checkpoint(&info).await?;
+        tracing::info!(%txid, elapsed = ?started.elapsed(), "checkpoint");
         Ok(())
     }
 
-    /// Takes the directory into the NameNode's cluster, once; refuses another one's afterwards.
-    fn adopt(&self, info: &StorageInfo) -> Result<()> {
-        let path = self.current().join("VERSION");
-        match StorageInfo::load(&path)? {
-            None => info.store(&path),
-            Some(own) if own == *info => Ok(()),
-            Some(own) => Err(DfsError::new(
-                ErrorKind::WrongCluster,
+    /// Whether the last checkpoint here, which is what a lost NameNode would be restored from, is old enough. The
+    /// NameNode's own checkpoints do not count: they are lost with it.
+    fn is_due(&self, applied: TxId) -> Result<bool> {
+        let Some(last) = self.dir.last_checkpoint()? else { return Ok(true) };
+        let Some(since) = applied.0.checked_sub(last.txid.0) else {
+            return Err(DfsError::new(
+                ErrorKind::InvalidArgument,
                 format!(
-                    "{} belongs to cluster {} (namespace {}), the NameNode to {} ({}); use another directory",
-                    path.display(),
-                    own.cluster_id,
-                    own.namespace_id,
-                    info.cluster_id,
-                    info.namespace_id
+                    "the NameNode is at transaction {applied}, the checkpoint in {} at {}: the NameNode's directory is an \
+                     older copy. Import the checkpoint, or keep it elsewhere and give this daemon an empty directory",
+                    self.dir.root().display(),
+                    last.txid
                 ),
-            )),
-        }
+            ));
+        };
+        Ok(since > 0 && (since >= self.txns || last.age >= self.period))
     }
 
-    fn current(&self) -> PathBuf {
-        self.directory.join("current")
-    }
-
+    /// The five steps; gives the transaction that the checkpoint ends with.
     async fn checkpoint(&self, info: &StorageInfo) -> Result<TxId> {
-        let mut client = self.client();
-        client.roll_edit_log(RollEditLogRequest {}).await.map_err(|status| from_status(&status))?;
-        let manifest = client.get_manifest(GetManifestRequest {}).await.map_err(|status| from_status(&status))?;
-        let manifest = manifest.into_inner();
+        let mut client = self.client.clone();
+        let rolled = answer(client.roll_edit_log(RollEditLogRequest {})).await?;
+        let manifest = answer(client.get_manifest(GetManifestRequest {})).await?;
         let image = required(manifest.image, "image")?;
-        let image = transfer::fetch(&mut client, &image, &self.current()).await?;
-        let edits = self.current().join("edits");
-        transfer::forget_others(&edits, &manifest.edits)?;
-        for file in &manifest.edits {
-            transfer::fetch(&mut client, file, &edits).await?;
+        self.dir.forget_edits(&manifest.edits)?;
+        if !self.dir.has_image(&image).await? {
+            transfer::fetch(&mut client, &image, self.dir.current()).await?;
         }
-        let (current, namespace_id) = (self.current(), info.namespace_id);
-        let merged = tokio::task::spawn_blocking(move || merge(&image, &edits, &current, namespace_id))
-            .await
-            .map_err(|error| DfsError::new(ErrorKind::Internal, "merge").with_source(error))??;
-        let txid = transfer::push(&mut client, &merged).await?;
-        transfer::forget_other_images(&self.current(), &merged)?;
+        for file in &manifest.edits {
+            transfer::fetch(&mut client, file, self.dir.edits()).await?;
+        }
+        let Merged { path, txid, is_new } = self.dir.merge(&image, info).await?;
+        if txid < TxId(rolled.last_txid) {
+            return Err(DfsError::new(
+                ErrorKind::Corrupt,
+                format!(
+                    "the edits fetched end at transaction {txid}, the NameNode rolled them at {}",
+                    rolled.last_txid
+                ),
+            ));
+        }
+        if is_new {
+            match transfer::push(&mut client, &path).await {
+                // It has made a checkpoint of its own meanwhile.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                    tracing::info!("not pushed: {}", error.chain())
+                }
+                pushed => pushed?,
+            }
+        }
+        self.dir.keep_only(&path)?;
         Ok(txid)
     }
 }
 
-/// Merges image and edits into a new image beside it; gives its path.
-fn merge(image: &Path, edits: &Path, current: &Path, namespace_id: u32) -> Result<PathBuf> {
-    let header: ImageHeader = ImageReader::open(image)?.header().clone();
-    // A first pass over the edits tells where they end, which the new image's name and header say.
-    let mut reader = EditReader::open(edits, namespace_id, &header)?;
-    while reader.next_ops()?.is_some() {}
-    let merged_header = reader.header_after(&header);
-    let path = image_path(current, merged_header.txid());
-    let mut reader = EditReader::open(edits, namespace_id, &header)?;
-    fold(image, &mut reader, &merged_header, &path)?;
-    Ok(path)
+/// The answer of a short call.
+async fn answer<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T> {
+    let answered = tokio::time::timeout(CALL_TIMEOUT, call).await;
+    let answered = answered.map_err(|_| {
+        DfsError::new(ErrorKind::TimedOut, format!("the NameNode has not answered within {CALL_TIMEOUT:?}"))
+    })?;
+    answered.map(Response::into_inner).map_err(|status| from_status(&status))
 }

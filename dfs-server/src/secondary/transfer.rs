@@ -1,94 +1,119 @@
-//! Files between the NameNode and the SecondaryNameNode: whole or not at all.
+//! Files between the NameNode and the SecondaryNameNode: whole or not at all, never longer than announced.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use dfs_common::durable::{self, TEMPORARY_SUFFIX};
 use dfs_common::error::{DfsError, ErrorKind, Result};
-use dfs_common::ids::TxId;
 use dfs_proto::status::from_status;
-use dfs_proto::v1::namenode_client::NamenodeClient;
 use dfs_proto::v1::{FetchFileRequest, FilePiece, ManifestFile};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 
+use super::Client;
 use crate::namenode::service::namenode_service::PIECE_BYTES;
 
 /// Pieces in flight.
 const PIECES_AHEAD: usize = 4;
+/// A NameNode that sends no piece for this long is away.
+const PIECE_PATIENCE: Duration = Duration::from_secs(60);
 
-fn io(doing: &str, path: &Path) -> impl Fn(std::io::Error) -> DfsError {
+/// The error of doing something to a path.
+pub(super) fn io(doing: &str, path: &Path) -> impl Fn(std::io::Error) -> DfsError + use<> {
     let what = format!("{doing} {}", path.display());
     move |error| DfsError::io(what.clone(), error)
 }
 
-/// Fetches a file of the manifest into `directory`. One of the same name and length is kept: images never change and
-/// finished segments do not either.
-pub(super) async fn fetch(
-    client: &mut NamenodeClient<Channel>,
-    file: &ManifestFile,
-    directory: &Path,
-) -> Result<PathBuf> {
-    let plain = !file.name.is_empty() && !file.name.contains('/') && !file.name.starts_with('.');
-    if !plain {
-        return Err(DfsError::new(ErrorKind::Protocol, format!("{:?} is not a file's name", file.name)));
+/// Refuses a name that leads out of the directory or hides in it.
+///
+/// # Errors
+/// `Protocol`.
+pub(super) fn check_name(file: &ManifestFile) -> Result<()> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    if !file.name.is_empty() && file.name.bytes().all(is_plain) {
+        return Ok(());
     }
-    let path = directory.join(&file.name);
-    if file.name.starts_with("fsimage_") && fs::metadata(&path).is_ok_and(|metadata| metadata.len() == file.length) {
-        return Ok(path);
+    Err(DfsError::new(ErrorKind::Protocol, format!("{:?} is not the name of an image or of edits", file.name)))
+}
+
+/// A file on its way in; removed unless it came to its end.
+struct Download {
+    file: File,
+    temporary: PathBuf,
+    target: PathBuf,
+    received: u64,
+    length: u64,
+}
+
+impl Download {
+    fn create(file: &ManifestFile, directory: &Path) -> Result<Self> {
+        check_name(file)?;
+        let temporary = directory.join(format!("{}{TEMPORARY_SUFFIX}", file.name));
+        Ok(Self {
+            file: File::create(&temporary).map_err(io("create", &temporary))?,
+            temporary,
+            target: directory.join(&file.name),
+            received: 0,
+            length: file.length,
+        })
     }
-    let temporary = directory.join(format!("{}{TEMPORARY_SUFFIX}", file.name));
-    let mut output = File::create(&temporary).map_err(io("create", &temporary))?;
+
+    /// Takes a piece; true after the last one.
+    fn write(mut self, piece: &FilePiece) -> Result<(Self, bool)> {
+        let end = self.received + piece.data.len() as u64;
+        if piece.offset != self.received || end > self.length || piece.last != (end == self.length) {
+            let why = format!("a piece of {} does not follow the one before", self.target.display());
+            return Err(DfsError::new(ErrorKind::Protocol, why));
+        }
+        self.file.write_all(&piece.data).map_err(io("write", &self.temporary))?;
+        self.received = end;
+        if piece.last {
+            self.file.sync_all().map_err(io("sync", &self.temporary))?;
+            durable::rename(&self.temporary, &self.target).map_err(io("rename", &self.target))?;
+        }
+        Ok((self, piece.last))
+    }
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        // Already renamed when it is whole; otherwise a left-over that the next start removes at the latest.
+        let _ = fs::remove_file(&self.temporary);
+    }
+}
+
+/// Fetches a file of the manifest into `directory`, in place of one of its name.
+///
+/// # Errors
+/// `Protocol` when it is not what was announced, `TimedOut`, `NotFound` when the NameNode has retired it since; of writing.
+pub(super) async fn fetch(client: &mut Client, file: &ManifestFile, directory: &Path) -> Result<()> {
+    let mut download = Download::create(file, directory)?;
     let request = FetchFileRequest { name: file.name.clone() };
     let mut pieces = client.fetch_file(request).await.map_err(|status| from_status(&status))?.into_inner();
-    let mut received = 0;
-    let mut is_whole = false;
-    while let Some(piece) = pieces.message().await.map_err(|status| from_status(&status))? {
-        if piece.offset != received {
-            return Err(DfsError::new(ErrorKind::Protocol, format!("{} came out of order", file.name)));
-        }
-        received += piece.data.len() as u64;
-        is_whole = piece.last;
-        output = tokio::task::spawn_blocking(move || output.write_all(&piece.data).map(|()| output))
+    loop {
+        let piece = tokio::time::timeout(PIECE_PATIENCE, pieces.message()).await.map_err(|_| {
+            DfsError::new(ErrorKind::TimedOut, format!("no piece of {} came for {PIECE_PATIENCE:?}", file.name))
+        })?;
+        let piece = piece
+            .map_err(|status| from_status(&status))?
+            .ok_or_else(|| DfsError::new(ErrorKind::Unavailable, format!("{} was not sent to its end", file.name)))?;
+        let (written, is_whole) = tokio::task::spawn_blocking(move || download.write(&piece))
             .await
-            .map_err(|error| DfsError::new(ErrorKind::Internal, "write a piece").with_source(error))?
-            .map_err(io("write", &temporary))?;
-    }
-    if !is_whole {
-        return Err(DfsError::new(ErrorKind::Unavailable, format!("{} was not sent to its end", file.name)));
-    }
-    output.sync_all().map_err(io("sync", &temporary))?;
-    durable::rename(&temporary, &path).map_err(io("rename", &path))?;
-    Ok(path)
-}
-
-/// Removes what is in `directory` and not in the manifest: segments that the NameNode has retired.
-pub(super) fn forget_others(directory: &Path, manifest: &[ManifestFile]) -> Result<()> {
-    let wanted: BTreeSet<&str> = manifest.iter().map(|file| file.name.as_str()).collect();
-    for entry in fs::read_dir(directory).map_err(io("list", directory))? {
-        let entry = entry.map_err(io("list", directory))?;
-        if !wanted.contains(entry.file_name().to_string_lossy().as_ref()) {
-            fs::remove_file(entry.path()).map_err(io("remove", &entry.path()))?;
+            .map_err(|error| DfsError::new(ErrorKind::Internal, "write a piece").with_source(error))??;
+        if is_whole {
+            return Ok(());
         }
+        download = written;
     }
-    Ok(())
 }
 
-/// Keeps one image.
-pub(super) fn forget_other_images(directory: &Path, keep: &Path) -> Result<()> {
-    for image in crate::namenode::storage_dir::list_images(directory)? {
-        if image.path != keep {
-            fs::remove_file(&image.path).map_err(io("remove", &image.path))?;
-        }
-    }
-    Ok(())
-}
-
-/// Pushes an image; gives the transaction the NameNode now has a checkpoint of.
-pub(super) async fn push(client: &mut NamenodeClient<Channel>, path: &Path) -> Result<TxId> {
+/// Pushes an image.
+///
+/// # Errors
+/// `AlreadyExists` when the NameNode has one as new; else its refusal, or of reading.
+pub(super) async fn push(client: &mut Client, path: &Path) -> Result<()> {
     let (sender, receiver) = mpsc::channel(PIECES_AHEAD);
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let source = path.to_owned();
@@ -96,9 +121,8 @@ pub(super) async fn push(client: &mut NamenodeClient<Channel>, path: &Path) -> R
     let answer = client.put_image(ReceiverStream::new(receiver)).await;
     let read =
         reading.await.map_err(|error| DfsError::new(ErrorKind::Internal, "read the image").with_source(error))?;
-    let answer = answer.map_err(|status| from_status(&status))?;
-    read?;
-    Ok(TxId(answer.into_inner().checkpoint_txid))
+    answer.map_err(|status| from_status(&status))?;
+    read
 }
 
 fn read_pieces(path: &Path, name: &str, pieces: &mpsc::Sender<FilePiece>) -> Result<()> {
@@ -109,8 +133,11 @@ fn read_pieces(path: &Path, name: &str, pieces: &mpsc::Sender<FilePiece>) -> Res
     loop {
         let mut data = Vec::with_capacity(PIECE_BYTES);
         let read = Read::by_ref(&mut file).take(PIECE_BYTES as u64).read_to_end(&mut data).map_err(&context)? as u64;
+        if read == 0 && offset < length {
+            return Err(DfsError::new(ErrorKind::Io, format!("{} is shorter than it was", path.display())));
+        }
         let last = offset + read >= length;
-        let piece = FilePiece { name: name.to_owned(), offset, data: data.into(), last };
+        let piece = FilePiece { name: name.to_owned(), offset, data: data.into(), last, length };
         // A closed channel is a NameNode that has given its answer already.
         if pieces.blocking_send(piece).is_err() || last {
             return Ok(());

@@ -123,6 +123,7 @@ impl Namespace {
             Op::CloseRecovered(op) => self.apply_close_recovered(context, op),
             Op::RevokeLease(op) => self.apply_revoke_lease(context, op),
             Op::StartRecovery(op) => self.apply_start_recovery(op),
+            Op::ReclaimBlock(op) => self.apply_reclaim_block(context, op),
             Op::SetAttr(op) => self.apply_set_attr(context, op),
             Op::Truncate(op) => self.apply_truncate(context, op),
             Op::SetReplication(op) => self.apply_set_replication(context, op),
@@ -167,6 +168,7 @@ impl Namespace {
             | Op::CloseRecovered(_)
             | Op::RevokeLease(_)
             | Op::StartRecovery(_)
+            | Op::ReclaimBlock(_)
             | Op::Hold(_)
             | Op::ReleaseHold(_) => Ok(()),
         }

@@ -4,25 +4,31 @@
 //!             RevokeLease, session over      StartRecovery          CloseRecovered
 //!   leased ---------------------------> waits -------------> under recovery ------> closed
 //!   closed ---------------------------> waits     ^   |            (of this id)
-//!             Truncate inside a block             +---+ again, with a new id
+//!             Truncate inside a block,            +---+ again, with a new id
+//!             ReclaimBlock
 //! ```
 //!
 //! A truncation takes effect at once: the file has its new length, the blocks behind are gone. Cutting the replicas of the
 //! block that the new end lies in is a recovery like any other, which must come out at exactly that length.
+//!
+//! A restored namespace may be older than the replicas of a file's last block: somebody appended to it, and the NameNode
+//! that knew is lost. `ReclaimBlock` has the block recovered from what the DataNodes have, which begins with every byte that
+//! the namespace knows of.
 //!
 //! Only the recovery begun last may close the file. Its id is a generation stamp: replicas that an earlier one reached are
 //! known by theirs, and a late commit of it is refused.
 
 use dfs_common::block::Block;
 use dfs_common::error::{DfsError, ErrorKind, Result};
-use dfs_common::ids::{GenerationStamp, InodeId};
-use dfs_proto::v1::{CloseRecoveredOp, RevokeLeaseOp, StartRecoveryOp, TruncateOp};
+use dfs_common::ids::{ClientId, GenerationStamp, Incarnation, InodeId};
+use dfs_proto::v1::{CloseRecoveredOp, ReclaimBlockOp, RevokeLeaseOp, StartRecoveryOp, TruncateOp};
 
 use super::files::check_targets;
 use super::{Context, not_a_file};
 use crate::namenode::blocks::BlockEvent;
 use crate::namenode::namespace::inode::{BlockList, FileBlock};
 use crate::namenode::namespace::permission::{Identity, WRITE};
+use crate::namenode::namespace::restore::is_lost_stamp;
 use crate::namenode::namespace::{Lease, Namespace};
 use crate::namenode::outcome::Outcome;
 
@@ -97,6 +103,29 @@ impl Namespace {
             self.leases.insert(id, lease);
         }
         Ok(Outcome::Inode(id))
+    }
+
+    /// The last block of a closed file is to be recovered in a newer generation than is known here.
+    pub(super) fn apply_reclaim_block(&mut self, context: &mut Context<'_>, op: &ReclaimBlockOp) -> Result<Outcome> {
+        let id = InodeId(op.inode);
+        let given = op.last.as_ref().map(Block::from).unwrap_or_default();
+        let refuse = |why: &str| Err(DfsError::new(ErrorKind::InvalidArgument, format!("reclaim {given}: {why}")));
+        self.check_not_leased(id)?;
+        let Some(last) = self.inode(id)?.blocks().and_then(BlockList::last).copied().filter(|last| last.id == given.id)
+        else {
+            return refuse("not the last block of its file");
+        };
+        if given.generation_stamp <= last.generation_stamp || !is_lost_stamp(&self.lost, given.generation_stamp) {
+            return refuse("not of a generation that was lost");
+        }
+        let block = Block { generation_stamp: given.generation_stamp, ..Block::from(last) };
+        if let Some(last) = self.inode_mut(id)?.blocks_mut().and_then(BlockList::last_mut) {
+            last.generation_stamp = block.generation_stamp;
+        }
+        context.events.push(BlockEvent::Reopened { block, targets: Vec::new() });
+        let nobody = Lease::taken_by(ClientId([0; 16]), Incarnation(0));
+        self.leases.insert(id, Lease { open_block: Some(block.id), needs_recovery: true, ..nobody });
+        Ok(Outcome::Done)
     }
 
     /// The lease of a file that waits for recovery, and its open block.

@@ -18,7 +18,8 @@
 //! - a replica is ordered to be deleted only by the active leader outside safe mode, and only when its block was removed
 //!   from the namespace, when enough good replicas are known from reports since this leader began, or when it is bad and a
 //!   good one is there;
-//! - a replica of a block that was never allocated here is kept;
+//! - a replica of a block that was never allocated here is kept, and so is one of a block or a generation that may have been
+//!   allocated by a NameNode that was lost;
 //! - a call holds the lock for milliseconds at most: long work (reports, dead nodes, walks over all blocks) goes in slices.
 
 mod block_map;
@@ -58,6 +59,7 @@ use self::replication::Repair;
 use self::report::ReportNumber;
 use self::state::SoftState;
 use super::datanodes::RegistrationId;
+use super::namespace::restore::LostIds;
 use super::node_files::HostRules;
 
 pub use self::duties::NodeName;
@@ -163,6 +165,23 @@ impl BlockManager {
     pub fn set_allocated_limit(&self, limit: BlockId) {
         let mut state = self.lock();
         state.allocated_limit = state.allocated_limit.max(limit);
+    }
+
+    /// The namespace was restored from an older image: nobody knows what became of these ids. Replicas with them are kept,
+    /// however the counters stand.
+    pub fn set_lost(&self, lost: &[LostIds]) {
+        self.lock().lost = lost.to_vec();
+    }
+
+    /// Blocks whose replicas are of a generation that was lost, with that generation and the replica's length: to be
+    /// reclaimed. Each is named once per report.
+    pub fn take_outgrown(&self) -> Vec<(InodeId, Block)> {
+        self.lock().take_outgrown()
+    }
+
+    /// Replicas that no block of the namespace explains, and that are kept.
+    pub fn unknown_replicas(&self) -> usize {
+        self.lock().set_aside.len()
     }
 
     /// The whole namespace has been told: safe mode begins to count. Leading implies it.
@@ -513,6 +532,11 @@ impl BlockManager {
             needed_blocks: state.safe_mode.needed(total),
             txid: 0,
         }
+    }
+
+    /// Begins in safe mode until told to leave it: the namespace was restored from an older image.
+    pub fn on_restored(&self) {
+        self.lock().safe_mode.on_restored();
     }
 
     /// Enters safe mode by command.

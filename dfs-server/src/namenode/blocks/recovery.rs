@@ -2,11 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use dfs_common::ids::BlockId;
+use dfs_common::block::Block;
+use dfs_common::ids::{BlockId, InodeId};
 use dfs_proto::v1::{self, ReplicaState};
 
+use super::block_map::BlockState;
+use super::report::ReportedReplica;
 use super::state::SoftState;
-use crate::namenode::datanodes::NodeIndex;
+use crate::namenode::datanodes::{NodeIndex, StorageIndex};
+use crate::namenode::namespace::restore::is_lost_stamp;
 
 /// Recoveries ordered with one heartbeat: each keeps a DataNode busy for as long as a replica takes to be verified.
 const RECOVERIES_PER_HEARTBEAT: usize = 16;
@@ -45,6 +49,26 @@ impl SoftState {
         }
         let live = ranked.into_iter().map(|(_, _, index)| self.nodes.node(index).id.clone()).collect();
         Holders { live, others_are_away }
+    }
+
+    /// Complete blocks that have replicas of a newer, lost generation, as long at least as the namespace knows them: with
+    /// the newest of these generations.
+    pub(crate) fn take_outgrown(&mut self) -> Vec<(InodeId, Block)> {
+        let mut found = Vec::new();
+        for id in std::mem::take(&mut self.outgrown) {
+            let Some(info) = self.map.get(id).filter(|info| info.state() == BlockState::Complete) else { continue };
+            let range = (id, StorageIndex(0))..=(id, StorageIndex(u32::MAX));
+            let newest = self
+                .set_aside
+                .range(range)
+                .map(|(_, replica)| replica)
+                .filter(|replica| replica.length >= info.length && is_lost_stamp(&self.lost, replica.generation_stamp))
+                .max_by_key(|replica| replica.generation_stamp);
+            if let Some(&ReportedReplica { generation_stamp, length, .. }) = newest {
+                found.push((info.inode, Block { id, generation_stamp, length }));
+            }
+        }
+        found
     }
 
     /// Queues an order for a DataNode; an older one of the same block goes.

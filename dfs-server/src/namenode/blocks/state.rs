@@ -28,6 +28,7 @@ use super::moves::BalancerRun;
 use super::replication::{Pending, RepairQueues};
 use super::report::{BadReason, Disposition, ReportedReplica, choose_disposition};
 use crate::namenode::datanodes::{Datanodes, Invalidation, NodeIndex, StorageIndex};
+use crate::namenode::namespace::restore::{LostIds, is_lost_block, is_lost_stamp};
 use crate::namenode::node_files::HostRules;
 use crate::namenode::safe_mode::SafeMode;
 
@@ -85,6 +86,10 @@ pub(crate) struct SoftState {
     pub counts: Counts,
     /// Ids below were allocated at some time.
     pub allocated_limit: BlockId,
+    /// But for these, of which nobody knows.
+    pub lost: Vec<LostIds>,
+    /// Blocks of which replicas of a lost generation were reported since the last look.
+    pub outgrown: BTreeSet<BlockId>,
     /// This NameNode leads and has applied an entry of its own term.
     pub is_active: bool,
     /// Dead or failed storages whose replicas are being forgotten.
@@ -132,6 +137,8 @@ impl SoftState {
             safe_mode: SafeMode::new(config.safe_mode_threshold, config.safe_mode_extension),
             counts: Counts::default(),
             allocated_limit: BlockId(0),
+            lost: Vec::new(),
+            outgrown: BTreeSet::new(),
             is_active: false,
             draining: VecDeque::new(),
             scan: None,
@@ -183,7 +190,7 @@ impl SoftState {
             return;
         }
         self.forget_superseded(id, storage);
-        let was_allocated = id < self.allocated_limit;
+        let was_allocated = id < self.allocated_limit && !is_lost_block(&self.lost, id);
         match choose_disposition(&reported, self.map.get(id), was_allocated) {
             Disposition::Accept => self.accept(id, storage),
             Disposition::RecordOpen => self.record_open(id, storage, reported),
@@ -300,10 +307,14 @@ impl SoftState {
     }
 
     fn put_aside(&mut self, id: BlockId, storage: StorageIndex, reported: ReportedReplica) {
-        if self.set_aside.len() >= SET_ASIDE_MAX {
+        let is_unknown = self.map.get(id).is_none();
+        if is_unknown && self.set_aside.len() >= SET_ASIDE_MAX {
             return;
         }
-        if self.set_aside.insert((id, storage), reported).is_none() && id >= self.allocated_limit {
+        if !is_unknown && is_lost_stamp(&self.lost, reported.generation_stamp) {
+            self.outgrown.insert(id);
+        }
+        if self.set_aside.insert((id, storage), reported).is_none() && is_unknown {
             let node = &self.nodes.node_of(storage).id.host;
             tracing::debug!(block = %id, datanode = node, "a replica of a block not allocated here is set aside");
         }

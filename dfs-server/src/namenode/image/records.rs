@@ -14,13 +14,14 @@ use dfs_common::name::Name;
 use dfs_proto::v1::outcome_record::Outcome as WireOutcome;
 use dfs_proto::v1::{
     AppendedRecord, CountersRecord, CreatedRecord, DentryRecord, DoneRecord, ErrorDetail, FileEntry, HoldRecord,
-    InodeRecord, LeaseRecord, OutcomeRecord, SessionRecord, XAttrRecord, file_entry,
+    InodeRecord, LeaseRecord, LostIdsRecord, OutcomeRecord, SessionRecord, XAttrRecord, file_entry,
 };
 use prost::Message;
 
 use super::format::{ImageHeader, ImageReader, ImageWriter, Section};
 use crate::namenode::namespace::directory::{Dentry, Directory, HashKey};
 use crate::namenode::namespace::inode::{BlockList, Content, FileBlock, Inode, XAttrs};
+use crate::namenode::namespace::restore::LostIds;
 use crate::namenode::namespace::{Counters, Lease, Namespace, RecordedError, Session};
 use crate::namenode::outcome::Outcome;
 
@@ -153,6 +154,23 @@ fn counters_record(namespace: &Namespace) -> CountersRecord {
         next_generation_stamp: counters.next_generation_stamp.0,
         hash_key_0: namespace.hash_key.0,
         hash_key_1: namespace.hash_key.1,
+        lost: namespace.lost.iter().map(lost_record).collect(),
+    }
+}
+
+fn lost_record(lost: &LostIds) -> LostIdsRecord {
+    LostIdsRecord {
+        first_block: lost.blocks.start.0,
+        end_block: lost.blocks.end.0,
+        first_generation_stamp: lost.generation_stamps.start.0,
+        end_generation_stamp: lost.generation_stamps.end.0,
+    }
+}
+
+fn lost_ids(record: &LostIdsRecord) -> LostIds {
+    LostIds {
+        blocks: BlockId(record.first_block)..BlockId(record.end_block),
+        generation_stamps: GenerationStamp(record.first_generation_stamp)..GenerationStamp(record.end_generation_stamp),
     }
 }
 
@@ -166,6 +184,7 @@ fn load_counters(namespace: &mut Namespace, record: &CountersRecord) -> Result<(
     if !(FIRST_INODE.0..=INODE_LIMIT).contains(&record.next_inode) {
         return Err(corrupt(format!("inode counter {} is out of range", record.next_inode)));
     }
+    namespace.lost = record.lost.iter().map(lost_ids).collect();
     namespace.hash_key = HashKey(record.hash_key_0, record.hash_key_1);
     Ok(())
 }

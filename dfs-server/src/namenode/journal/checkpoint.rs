@@ -64,19 +64,22 @@ impl<M: Machine> Journal<M> {
     /// Takes an image made elsewhere of this journal's own edits, from the file `received` in the NameNode's directory.
     ///
     /// # Errors
-    /// `Corrupt` when it is damaged; `WrongCluster`; `InvalidArgument` when it is not newer than the newest image or not of
-    /// this log; the file is left to the caller then.
+    /// `Corrupt` when it is damaged; `WrongCluster`; `AlreadyExists` when it is not newer than the newest image;
+    /// `InvalidArgument` when it is not of this log; the file is left to the caller then.
     pub async fn adopt_image(&self, received: &Path) -> Result<TxId> {
         let _alone = self.checkpointing.lock().await;
         let path = received.to_owned();
         let header = on_own_thread(move || ImageReader::open(&path).and_then(ImageReader::verify)).await??;
         self.dir.check_identity(&header, received)?;
-        let refuse = |why: String| {
-            DfsError::new(ErrorKind::InvalidArgument, format!("image {} is not taken: {why}", received.display()))
-        };
+        // An image whose membership cannot be read would keep the NameNode from starting.
+        decode_membership(&header)?;
+        let refuse_as =
+            |kind, why: String| DfsError::new(kind, format!("image {} is not taken: {why}", received.display()));
+        let refuse = |why: String| refuse_as(ErrorKind::InvalidArgument, why);
         let newest = self.dir.images()?.first().map_or(TxId(0), |image| image.txid);
         if header.txid() <= newest {
-            return Err(refuse(format!("it ends at transaction {}, ours at {newest}", header.txid())));
+            let why = format!("it ends at transaction {}, ours at {newest}", header.txid());
+            return Err(refuse_as(ErrorKind::AlreadyExists, why));
         }
         let position = header.last_log.ok_or_else(|| refuse("it names no log entry".into()))?;
         let applied = self.state.applied.lock().clone();

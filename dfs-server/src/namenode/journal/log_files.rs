@@ -25,7 +25,7 @@ use super::state_file;
 use crate::namenode::storage_dir;
 
 const VOTE: &str = "vote";
-const PURGED: &str = "purged";
+pub(super) const PURGED: &str = "purged";
 const PROBE: &str = "probe.tmp";
 
 /// How this directory's file system wants to be written.

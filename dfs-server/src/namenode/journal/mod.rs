@@ -56,7 +56,7 @@ use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 use tracing::error;
 
-use super::image::format::ImageHeader;
+use super::image::format::{ImageHeader, LogPosition};
 use super::storage_dir::NameDir;
 pub use edit_reader::{EditReader, LoggedOps};
 use log_index::LogIndex;
@@ -222,16 +222,17 @@ impl<M: Machine> Journal<M> {
         Ok(txid)
     }
 
-    /// The finished files of the edit log, oldest first.
-    pub fn edit_files(&self) -> Vec<EditFile> {
+    /// The finished files of the edit log that hold entries behind `after` (none: all of them), oldest first.
+    pub fn edit_files(&self, after: Option<LogPosition>) -> Vec<EditFile> {
         let log = self.index.lock();
         let finished = log.segments.len().saturating_sub(1);
+        let contained = after.map_or(0, |position| log.segments_through(position.index));
         let file = |segment: &log_index::SegmentIndex| EditFile {
             path: segment.path.clone(),
             length: segment.end,
             first_index: segment.header.first_index,
         };
-        log.segments.iter().take(finished).map(file).collect()
+        log.segments.iter().take(finished).skip(contained).map(file).collect()
     }
 
     /// Stops: changes under way are finished, waiting ones refused, threads joined.
@@ -247,6 +248,14 @@ impl<M: Machine> Journal<M> {
             _ => Err(DfsError::new(ErrorKind::Internal, "a thread of the journal panicked")),
         }
     }
+}
+
+/// Prepares an empty edit log in `directory` that goes on after the entry `last`.
+///
+/// # Errors
+/// Of writing.
+pub fn begin_after(directory: &Path, last: &LogPosition) -> Result<()> {
+    state_file::store(&directory.join(log_files::PURGED), &raft_types::log_id_of(last))
 }
 
 fn leads(metrics: &RaftMetrics<NodeId, openraft::BasicNode>) -> bool {

@@ -18,6 +18,7 @@ pub mod inode;
 pub mod paged;
 pub mod permission;
 pub mod read;
+pub mod restore;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,6 +32,7 @@ use dfs_common::ids::{
 use self::directory::{Directory, HashKey};
 use self::inode::{Content, Inode};
 use self::paged::PagedTable;
+use self::restore::LostIds;
 use super::outcome::Outcome;
 
 /// The right to write a file.
@@ -126,6 +128,8 @@ pub struct Counters {
 /// The durable state.
 pub struct Namespace {
     pub(super) counters: Counters,
+    /// Ids of which this namespace does not know what they stood for; empty unless it was restored from an older image.
+    pub(super) lost: Vec<LostIds>,
     pub(super) hash_key: HashKey,
     pub(super) inodes: PagedTable<Inode>,
     pub(super) root: Inode,
@@ -148,6 +152,7 @@ impl Namespace {
                 next_block: FIRST_BLOCK,
                 next_generation_stamp: FIRST_GENERATION_STAMP,
             },
+            lost: Vec::new(),
             hash_key,
             inodes: PagedTable::new(FIRST_INODE.0),
             root: Inode {

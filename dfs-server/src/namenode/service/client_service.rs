@@ -558,7 +558,9 @@ impl ClientNamenode for ClientService {
         let change = match request.action() {
             SafeModeAction::SafeModeGet => Ok(()),
             SafeModeAction::SafeModeEnter => require_root(request.header.as_ref()).map(|()| blocks.enter_safe_mode()),
-            SafeModeAction::SafeModeLeave => require_root(request.header.as_ref()).map(|()| blocks.leave_safe_mode()),
+            SafeModeAction::SafeModeLeave => {
+                require_root(request.header.as_ref()).and_then(|()| self.namesystem.leave_safe_mode())
+            }
         };
         reply(change.map(|()| SetSafeModeResponse { txid: self.txid(), ..blocks.safe_mode_report() }))
     }

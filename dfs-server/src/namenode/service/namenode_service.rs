@@ -4,17 +4,19 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::TxId;
 use dfs_proto::status::{from_status, to_status};
 use dfs_proto::v1::namenode_server::Namenode;
 use dfs_proto::v1::*;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::reply;
+use crate::namenode::image::format::ImageReader;
 use crate::namenode::namesystem::Namesystem;
 
 /// Bytes in a piece of a file; well below the message limit.
@@ -26,33 +28,61 @@ const PIECES_AHEAD: usize = 4;
 
 type Reply<T> = Result<Response<T>, Status>;
 
+/// A SecondaryNameNode that sends no piece for this long has given up, or is to.
+const PIECE_PATIENCE: Duration = Duration::from_secs(60);
+/// Left free on the file system, for the edit log: its largest segment.
+const ROOM_FOR_EDITS_BYTES: u64 = 64 << 20;
+
 /// Serves other NameNodes' daemons.
 pub struct NamenodeService {
     namesystem: Arc<Namesystem>,
     /// One image is received at a time: they share a temporary name.
-    receiving: tokio::sync::Mutex<()>,
+    receiving: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// An image on its way in; removed unless it was adopted, which renames it.
+/// An image on its way in; removed unless it was adopted, which renames it. Holds the right to the temporary name.
 struct Upload {
     file: File,
     path: PathBuf,
+    received: u64,
     length: u64,
+    _alone: OwnedMutexGuard<()>,
 }
 
 impl Upload {
-    fn create(path: PathBuf) -> Result<Self> {
-        let file = File::create(&path).map_err(|error| DfsError::io(format!("create {}", path.display()), error))?;
-        Ok(Self { file, path, length: 0 })
+    fn create(path: PathBuf, length: u64, alone: OwnedMutexGuard<()>) -> Result<Self> {
+        let context = |error| DfsError::io(format!("create {}", path.display()), error);
+        let file = File::create(&path).map_err(context)?;
+        let upload = Self { file, path, received: 0, length, _alone: alone };
+        upload.check_room()?;
+        Ok(upload)
     }
 
-    fn write(mut self, offset: u64, data: &[u8], last: bool) -> Result<Self> {
-        if offset != self.length {
-            return Err(DfsError::new(ErrorKind::Protocol, "a piece of the image is out of order"));
+    /// An image must not take the room that the edit log needs: without it the NameNode stops.
+    fn check_room(&self) -> Result<()> {
+        let status = rustix::fs::fstatvfs(&self.file)
+            .map_err(|error| DfsError::io(format!("ask for room at {}", self.path.display()), error.into()))?;
+        let room = status.f_bavail.saturating_mul(status.f_frsize);
+        if self.length.saturating_add(ROOM_FOR_EDITS_BYTES) <= room {
+            return Ok(());
         }
-        let written = self.file.write_all(data).and_then(|()| if last { self.file.sync_all() } else { Ok(()) });
+        Err(DfsError::new(
+            ErrorKind::NoSpace,
+            format!("an image of {} bytes does not fit beside the edit log: {room} bytes are free", self.length),
+        ))
+    }
+
+    fn write(mut self, piece: &FilePiece) -> Result<Self> {
+        let end = self.received + piece.data.len() as u64;
+        if piece.offset != self.received || end > self.length || piece.last != (end == self.length) {
+            return Err(DfsError::new(ErrorKind::Protocol, "a piece of the image does not follow the one before"));
+        }
+        let written = self.file.write_all(&piece.data).and_then(|()| {
+            // Durable before it may take another one's place.
+            if piece.last { self.file.sync_all() } else { Ok(()) }
+        });
         written.map_err(|error| DfsError::io(format!("write {}", self.path.display()), error))?;
-        self.length += data.len() as u64;
+        self.received = end;
         Ok(self)
     }
 }
@@ -73,20 +103,54 @@ struct Fetchable {
 impl NamenodeService {
     /// A service over `namesystem`.
     pub fn new(namesystem: Arc<Namesystem>) -> Self {
-        Self { namesystem, receiving: tokio::sync::Mutex::new(()) }
+        Self { namesystem, receiving: Arc::default() }
     }
 
-    /// The newest image and the finished edit segments.
+    /// The newest image, and the finished edit segments that hold what came after it.
     fn files(&self) -> Result<(Option<Fetchable>, Vec<Fetchable>)> {
-        let image = self.namesystem.name_dir().images()?.into_iter().next();
-        let image = image.map(|image| -> Result<Fetchable> {
-            let metadata = std::fs::metadata(&image.path)
-                .map_err(|error| DfsError::io(format!("look at {}", image.path.display()), error))?;
-            Ok(Fetchable { path: image.path, length: metadata.len() })
-        });
-        let edits = self.namesystem.journal().edit_files().into_iter();
-        let edits = edits.map(|file| Fetchable { path: file.path, length: file.length }).collect();
-        Ok((image.transpose()?, edits))
+        let mut image = None;
+        let mut after = None;
+        if let Some(newest) = self.namesystem.name_dir().images()?.into_iter().next() {
+            after = ImageReader::open(&newest.path)?.header().last_log;
+            let metadata = std::fs::metadata(&newest.path)
+                .map_err(|error| DfsError::io(format!("look at {}", newest.path.display()), error))?;
+            image = Some(Fetchable { path: newest.path, length: metadata.len() });
+        }
+        let edits = self.namesystem.journal().edit_files(after).into_iter();
+        Ok((image, edits.map(|file| Fetchable { path: file.path, length: file.length }).collect()))
+    }
+
+    /// Takes an image piece by piece into a file of its own.
+    async fn receive(&self, mut pieces: Streaming<FilePiece>) -> Result<Upload> {
+        let mut upload = None;
+        loop {
+            let piece = tokio::time::timeout(PIECE_PATIENCE, pieces.message()).await.map_err(|_| {
+                DfsError::new(ErrorKind::TimedOut, format!("no piece of the image came for {PIECE_PATIENCE:?}"))
+            })?;
+            let Some(piece) = piece.map_err(|status| from_status(&status))? else {
+                return Err(DfsError::new(ErrorKind::Protocol, "the image ended before its last piece"));
+            };
+            let begun = match upload.take() {
+                Some(begun) => begun,
+                None => {
+                    let alone = Arc::clone(&self.receiving).try_lock_owned().map_err(|_| {
+                        DfsError::new(
+                            ErrorKind::Busy,
+                            "another image is being received; is there a second SecondaryNameNode?",
+                        )
+                    })?;
+                    Upload::create(self.namesystem.name_dir().current().join(RECEIVED_IMAGE), piece.length, alone)?
+                }
+            };
+            let last = piece.last;
+            let written = tokio::task::spawn_blocking(move || begun.write(&piece))
+                .await
+                .map_err(|error| DfsError::new(ErrorKind::Internal, "write the image").with_source(error))??;
+            if last {
+                return Ok(written);
+            }
+            upload = Some(written);
+        }
     }
 }
 
@@ -142,28 +206,17 @@ impl Namenode for NamenodeService {
     }
 
     async fn put_image(&self, request: Request<Streaming<FilePiece>>) -> Reply<PutImageResponse> {
-        let mut pieces = request.into_inner();
-        let receive = async {
-            let _alone = self.receiving.lock().await;
-            let path = self.namesystem.name_dir().current().join(RECEIVED_IMAGE);
-            let mut upload = Upload::create(path)?;
-            loop {
-                let piece = pieces.message().await.map_err(|status| from_status(&status))?;
-                let Some(piece) = piece else {
-                    return Err(DfsError::new(ErrorKind::Protocol, "the image ended before its last piece"));
-                };
-                let last = piece.last;
-                upload = tokio::task::spawn_blocking(move || upload.write(piece.offset, &piece.data, last))
-                    .await
-                    .map_err(|error| DfsError::new(ErrorKind::Internal, "write the image").with_source(error))??;
-                if last {
-                    break;
-                }
-            }
-            let TxId(checkpoint_txid) = self.namesystem.journal().adopt_image(&upload.path).await?;
+        let put = async {
+            let upload = self.receive(request.into_inner()).await?;
+            let namesystem = Arc::clone(&self.namesystem);
+            // To its end, whether or not the caller waits for the answer.
+            let adopted = tokio::spawn(async move { namesystem.journal().adopt_image(&upload.path).await });
+            let TxId(checkpoint_txid) = adopted
+                .await
+                .map_err(|error| DfsError::new(ErrorKind::Internal, "adopt the image").with_source(error))??;
             Ok(PutImageResponse { checkpoint_txid })
         };
-        reply(receive.await)
+        reply(put.await)
     }
 }
 
@@ -186,7 +239,7 @@ fn send_file(source: &Fetchable, name: &str, pieces: &mpsc::Sender<Result<FilePi
         if read == 0 && !last {
             return Err(DfsError::new(ErrorKind::Io, format!("{} is shorter than it was", source.path.display())));
         }
-        let piece = FilePiece { name: name.to_owned(), offset, data: data.into(), last };
+        let piece = FilePiece { name: name.to_owned(), offset, data: data.into(), last, length: source.length };
         if pieces.blocking_send(Ok(piece)).is_err() || last {
             return Ok(());
         }

@@ -92,7 +92,7 @@ async fn checkpoint_and_restart_give_the_same_state() {
     let journal = TestJournal::open(root.path()).await;
     let oldest = journal.dir.images().unwrap().pop().unwrap();
     let (header, numbers) = load_numbers(&oldest.path).unwrap();
-    let files = journal.journal.edit_files();
+    let files = journal.journal.edit_files(None);
     assert!(files[0].first_index > 0 && files[0].first_index <= header.last_log.unwrap().index + 1, "{files:?}");
     let mut edits = EditReader::open(&journal.dir.edits(), journal.dir.info().namespace_id, &header).unwrap();
     let mut replayed = numbers;
@@ -158,7 +158,7 @@ async fn an_image_made_elsewhere_is_adopted_only_when_it_is_ours_and_newer() {
     assert_eq!(journal.journal.roll().await.unwrap(), TxId(6));
     // What a SecondaryNameNode does: fetch finished files, fold, push.
     let fetched = tempfile::tempdir().unwrap();
-    for file in journal.journal.edit_files() {
+    for file in journal.journal.edit_files(None) {
         std::fs::copy(&file.path, fetched.path().join(file.path.file_name().unwrap())).unwrap();
     }
     let base = journal.dir.image_header();
@@ -175,7 +175,7 @@ async fn an_image_made_elsewhere_is_adopted_only_when_it_is_ours_and_newer() {
     assert!(journal.dir.image_path(TxId(6)).exists());
     // Again: not newer. Then: ahead of us. Then: of a log that is not ours. Then: damaged.
     std::fs::write(&pushed, &copy).unwrap();
-    assert_eq!(journal.journal.adopt_image(&pushed).await.unwrap_err().kind(), ErrorKind::InvalidArgument);
+    assert_eq!(journal.journal.adopt_image(&pushed).await.unwrap_err().kind(), ErrorKind::AlreadyExists);
     journal.submit_all(6..8).await;
     let mut ahead = ImageHeader { last_txid: 60, ..header.clone() };
     ImageWriter::create(&pushed, &ahead).unwrap().finish().unwrap();

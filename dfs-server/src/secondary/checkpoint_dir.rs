@@ -1,0 +1,220 @@
+//! The SecondaryNameNode's directory.
+//!
+//! ```text
+//! <dfs.namenode.checkpoint.dir>/
+//!   in_use.lock
+//!   current/
+//!     VERSION                          the NameNode's cluster; storageType=SECONDARY_NAME_NODE
+//!     fsimage_0000000000000001234      the last checkpoint; beside it, for a while, the image that the next one begins with
+//!     edits/                           what was fetched for the checkpoint being made
+//! ```
+//!
+//! Every file is whole or absent. An older image goes only when the newer one, which contains it, is on disk and has been
+//! read back.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use dfs_common::durable;
+use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::ids::TxId;
+use dfs_common::storage_info::{StorageInfo, StorageType};
+use dfs_proto::v1::ManifestFile;
+
+use super::transfer::{check_name, io};
+use crate::namenode::checkpoint::fold;
+use crate::namenode::image::format::ImageReader;
+use crate::namenode::image::records;
+use crate::namenode::journal::EditReader;
+use crate::namenode::storage_dir::{check_identity, image_path, list_images, lock, remove_temporary_files};
+
+/// The directory, locked for this process.
+pub(super) struct CheckpointDir {
+    root: PathBuf,
+    current: PathBuf,
+    edits: PathBuf,
+    _lock: File,
+}
+
+/// The newest image in the directory.
+pub(super) struct LastCheckpoint {
+    /// Its last transaction.
+    pub txid: TxId,
+    /// How long ago it was made.
+    pub age: Duration,
+}
+
+/// What image and edits came to.
+pub(super) struct Merged {
+    /// The image.
+    pub path: PathBuf,
+    /// Its last transaction.
+    pub txid: TxId,
+    /// There were edits: it is not the image that was fetched.
+    pub is_new: bool,
+}
+
+impl CheckpointDir {
+    /// Makes the directory when it is not there, locks it, and removes what was never finished.
+    ///
+    /// # Errors
+    /// `Busy` when another daemon has it; `WrongCluster` when it is a NameNode's or a DataNode's; else of writing.
+    pub(super) fn open(root: &Path) -> Result<Self> {
+        durable::create_dir_all(root).map_err(io("create", root))?;
+        let lock = lock(root)?;
+        let current = root.join("current");
+        let edits = current.join("edits");
+        if let Some(info) = StorageInfo::load(&current.join("VERSION"))?
+            && info.storage_type != StorageType::SecondaryNameNode
+        {
+            return Err(DfsError::new(
+                ErrorKind::WrongCluster,
+                format!("{} is the directory of another daemon; give the SecondaryNameNode its own", root.display()),
+            ));
+        }
+        durable::create_dir_all(&edits).map_err(io("create", &edits))?;
+        remove_temporary_files(&current)?;
+        remove_temporary_files(&edits)?;
+        Ok(Self { root: root.to_owned(), current, edits, _lock: lock })
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where images are.
+    pub(super) fn current(&self) -> &Path {
+        &self.current
+    }
+
+    /// Where edits are.
+    pub(super) fn edits(&self) -> &Path {
+        &self.edits
+    }
+
+    /// Takes the directory into the NameNode's cluster, once; refuses another one's afterwards.
+    ///
+    /// # Errors
+    /// `WrongCluster` naming both.
+    pub(super) fn adopt(&self, info: &StorageInfo) -> Result<()> {
+        let path = self.current.join("VERSION");
+        match StorageInfo::load(&path)? {
+            None => info.store(&path),
+            Some(own) if own == *info => Ok(()),
+            Some(own) => Err(DfsError::new(
+                ErrorKind::WrongCluster,
+                format!(
+                    "{} belongs to cluster {} (namespace {}), the NameNode to {} ({}); use another directory",
+                    path.display(),
+                    own.cluster_id,
+                    own.namespace_id,
+                    info.cluster_id,
+                    info.namespace_id
+                ),
+            )),
+        }
+    }
+
+    /// The newest image, if there is one.
+    ///
+    /// # Errors
+    /// Of reading the directory.
+    pub(super) fn last_checkpoint(&self) -> Result<Option<LastCheckpoint>> {
+        let Some(image) = list_images(&self.current)?.into_iter().next() else { return Ok(None) };
+        let made =
+            fs::metadata(&image.path).and_then(|metadata| metadata.modified()).map_err(io("look at", &image.path))?;
+        // Of the future, by a clock that was set back: old enough.
+        let age = made.elapsed().unwrap_or(Duration::MAX);
+        Ok(Some(LastCheckpoint { txid: image.txid, age }))
+    }
+
+    /// Whether the NameNode's image is here already, as it is after every checkpoint but the first.
+    ///
+    /// # Errors
+    /// Of a name that is none, or of reading.
+    pub(super) async fn has_image(&self, image: &ManifestFile) -> Result<bool> {
+        check_name(image)?;
+        let (path, length) = (self.current.join(&image.name), image.length);
+        blocking("look at the image", move || {
+            if !fs::metadata(&path).is_ok_and(|metadata| metadata.len() == length) {
+                return Ok(false);
+            }
+            match ImageReader::open(&path).and_then(ImageReader::verify) {
+                Ok(_) => Ok(true),
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    tracing::warn!("{}; it is fetched again", error.chain());
+                    Ok(false)
+                }
+                Err(error) => Err(error),
+            }
+        })
+        .await
+    }
+
+    /// Removes fetched edits that are not in the manifest.
+    ///
+    /// # Errors
+    /// Of removing.
+    pub(super) fn forget_edits(&self, manifest: &[ManifestFile]) -> Result<()> {
+        let wanted: BTreeSet<&str> = manifest.iter().map(|file| file.name.as_str()).collect();
+        for entry in fs::read_dir(&self.edits).map_err(io("list", &self.edits))? {
+            let entry = entry.map_err(io("list", &self.edits))?;
+            if !wanted.contains(entry.file_name().to_string_lossy().as_ref()) {
+                fs::remove_file(entry.path()).map_err(io("remove", &entry.path()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Merges the image and the edits that were fetched into a new image beside it, and reads that back.
+    ///
+    /// # Errors
+    /// `Corrupt` when they do not fit, `WrongCluster` when the image is not of `info`; of reading and writing.
+    pub(super) async fn merge(&self, image: &ManifestFile, info: &StorageInfo) -> Result<Merged> {
+        let (current, edits, info) = (self.current.clone(), self.edits.clone(), info.clone());
+        let image = self.current.join(&image.name);
+        blocking("merge", move || merge(&image, &edits, &current, &info)).await
+    }
+
+    /// Removes what the image at `keep` contains: all edits, all other images.
+    ///
+    /// # Errors
+    /// Of removing.
+    pub(super) fn keep_only(&self, keep: &Path) -> Result<()> {
+        self.forget_edits(&[])?;
+        for image in list_images(&self.current)? {
+            if image.path != keep {
+                fs::remove_file(&image.path).map_err(io("remove", &image.path))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn merge(image: &Path, edits: &Path, current: &Path, info: &StorageInfo) -> Result<Merged> {
+    let header = ImageReader::open(image)?.header().clone();
+    check_identity(info, &header, image)?;
+    // A first pass over the edits tells where they end, which the new image's name and header say.
+    let mut reader = EditReader::open(edits, info.namespace_id, &header)?;
+    while reader.next_ops()?.is_some() {}
+    let merged_header = reader.header_after(&header);
+    let txid = merged_header.txid();
+    if txid == header.txid() {
+        return Ok(Merged { path: image.to_owned(), txid, is_new: false });
+    }
+    let path = image_path(current, txid);
+    let mut reader = EditReader::open(edits, info.namespace_id, &header)?;
+    fold(image, &mut reader, &merged_header, &path)?;
+    // As a NameNode that starts from it will: what cannot be loaded must not take another image's place.
+    records::load(&path)?;
+    Ok(Merged { path, txid, is_new: true })
+}
+
+/// Blocking work on a thread for it.
+async fn blocking<T: Send + 'static>(doing: &str, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| DfsError::new(ErrorKind::Internal, doing).with_source(error))?
+}
