@@ -158,3 +158,7 @@ fn write_dir(root: &Path, info: &StorageInfo, header: &ImageHeader, namespace: &
     let current = root.join(CURRENT);
     durable::rename(&importing, &current).map_err(|error| DfsError::io(format!("make {}", current.display()), error))
 }
+
+#[cfg(test)]
+#[path = "import_tests.rs"]
+mod tests;

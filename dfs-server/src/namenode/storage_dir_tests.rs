@@ -75,8 +75,14 @@ fn open_refuses_what_is_not_a_namenode_directory() {
     assert_eq!(NameDir::open(&dir.path().join("absent")).unwrap_err().kind(), ErrorKind::NotFound);
     let (dir, info) = formatted();
     let version = dir.path().join(CURRENT).join(VERSION);
-    StorageInfo { storage_type: StorageType::DataNode, ..info }.store(&version).unwrap();
-    assert_eq!(NameDir::open(dir.path()).unwrap_err().kind(), ErrorKind::WrongCluster);
+    for (storage_type, words) in
+        [(StorageType::DataNode, "DataNode"), (StorageType::SecondaryNameNode, "import-checkpoint")]
+    {
+        StorageInfo { storage_type, ..info.clone() }.store(&version).unwrap();
+        let error = NameDir::open(dir.path()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::WrongCluster);
+        assert!(error.message().contains(words), "{}", error.message());
+    }
 }
 
 #[test]

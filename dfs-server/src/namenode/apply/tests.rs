@@ -86,7 +86,7 @@ impl Fixture {
         }
     }
 
-    fn create(&mut self, name: &str) -> InodeId {
+    pub(crate) fn create(&mut self, name: &str) -> InodeId {
         match self.run(create(ROOT_INODE, name)).unwrap() {
             Outcome::Created { inode, created: true } => inode,
             other => panic!("{other:?}"),

@@ -161,3 +161,32 @@ fn choices_of_a_later_version_are_refused_not_taken_for_the_default() {
     let set = v1::SetXAttrOp { inode: id.0, name: bytes("user.a"), value: bytes("b"), flag: unknown };
     assert_eq!(fixture.kind_of(Op::SetXattr(set)), Some(ErrorKind::InvalidArgument));
 }
+
+#[test]
+fn reclaim_block_waits_for_recovery_only_in_a_generation_that_was_lost() {
+    let mut fixture = Fixture::new();
+    let (id, blocks) = closed_file(&mut fixture, "a", &[100, 200]);
+    let last = blocks[1];
+    let reclaim = |block: v1::Block| Op::ReclaimBlock(v1::ReclaimBlockOp { inode: id.0, last: Some(block) });
+    let grown = v1::Block { generation_stamp: last.generation_stamp + 10, length: 250, ..last };
+    assert!(run_internally(&mut fixture, reclaim(grown)).is_err(), "nothing was lost");
+    fixture.namespace.go_on_after_loss(0).unwrap();
+    assert_eq!(fixture.kind_of(truncate(id, 0)), Some(ErrorKind::LeaseLost), "sessions have ended");
+    assert!(
+        run_internally(&mut fixture, reclaim(v1::Block { id: blocks[0].id, ..grown })).is_err(),
+        "not the last block"
+    );
+    let newer = fixture.namespace.counters().next_generation_stamp.0;
+    assert!(run_internally(&mut fixture, reclaim(v1::Block { generation_stamp: newer, ..grown })).is_err());
+    run_internally(&mut fixture, reclaim(grown)).unwrap();
+    check_invariants(&fixture.namespace);
+    assert!(fixture.namespace.lease(id).unwrap().needs_recovery);
+    assert!(run_internally(&mut fixture, reclaim(grown)).is_err(), "it waits already");
+    let stamp = start_recovery(&mut fixture, id, &last);
+    assert_eq!(stamp, newer, "far from what was given out before");
+    let recovered = v1::Block { generation_stamp: stamp, ..grown };
+    run_internally(&mut fixture, close(id, Some(recovered), stamp)).unwrap();
+    assert_eq!(fixture.namespace.attr(id).unwrap().length, 350);
+    assert!(fixture.namespace.lease(id).is_none());
+    check_invariants(&fixture.namespace);
+}

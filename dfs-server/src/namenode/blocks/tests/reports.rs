@@ -16,6 +16,7 @@ use super::super::report::{
     choose_disposition,
 };
 use super::{Cluster, Copy, block, finalized};
+use crate::namenode::namespace::restore::LostIds;
 
 #[test]
 fn choose_disposition_is_this_table() {
@@ -197,6 +198,38 @@ fn replicas_of_removed_blocks_go_and_of_unknown_ones_stay() {
     cluster.report(0);
     cluster.seconds(3);
     assert_eq!(cluster.nodes[0].copies.keys().copied().collect::<Vec<_>>(), [6]);
+    cluster.check();
+}
+
+#[test]
+fn replicas_of_lost_ids_are_kept_and_grown_blocks_named() {
+    let mut cluster = Cluster::new(&["/a"; 2]);
+    cluster.write(1, 2, &[0, 1]);
+    let lost = LostIds {
+        blocks: BlockId(100)..BlockId(1_000),
+        generation_stamps: GenerationStamp(50)..GenerationStamp(1_000),
+    };
+    cluster.blocks.set_lost(&[lost]);
+    cluster.blocks.set_allocated_limit(BlockId(2_000));
+    // Of a removed block, of lost time, never allocated; and the known block, grown, on one node more than on the other.
+    for id in [99, 100, 999, 2_000] {
+        cluster.nodes[0].copies.insert(id, finalized(1, 10));
+    }
+    cluster.nodes[0].copies.insert(1, finalized(51, 12));
+    cluster.nodes[1].copies.insert(1, finalized(52, 15));
+    cluster.report(0);
+    cluster.report(1);
+    cluster.seconds(3);
+    assert_eq!(cluster.nodes[0].copies.keys().copied().collect::<Vec<_>>(), [1, 100, 999, 2_000]);
+    let grown = Block { id: BlockId(1), generation_stamp: GenerationStamp(52), length: 15 };
+    assert_eq!(cluster.blocks.take_outgrown().iter().map(|(_, block)| *block).collect::<Vec<_>>(), [grown]);
+    assert_eq!(cluster.blocks.take_outgrown(), [], "once per report");
+    // Shorter than what the namespace promises: cut since, nothing to reclaim.
+    cluster.nodes[1].copies.insert(1, finalized(53, 5));
+    cluster.nodes[0].copies.remove(&1);
+    cluster.report(0);
+    cluster.report(1);
+    assert_eq!(cluster.blocks.take_outgrown(), []);
     cluster.check();
 }
 

@@ -13,6 +13,7 @@ use super::super::raft_types::Entry;
 use super::super::state_machine::MachineState;
 use super::super::{batcher, log_store};
 use super::*;
+use crate::namenode::image::format::LogPosition;
 
 #[tokio::test]
 async fn submitted_operations_are_applied_in_order_and_survive_many_restarts() {
@@ -173,6 +174,11 @@ async fn an_image_made_elsewhere_is_adopted_only_when_it_is_ours_and_newer() {
     let copy = std::fs::read(&pushed).unwrap();
     assert_eq!(journal.journal.adopt_image(&pushed).await.unwrap(), TxId(6));
     assert!(journal.dir.image_path(TxId(6)).exists());
+    // The same edits do not follow an image of a later leader.
+    let mut later = base.clone();
+    later.last_log = Some(LogPosition { term: 1 << 20, node: 1, index: 0 });
+    let mut edits = EditReader::open(fetched.path(), namespace_id, &later).unwrap();
+    assert_eq!(edits.next_ops().unwrap_err().kind(), ErrorKind::Corrupt);
     // Again: not newer. Then: ahead of us. Then: of a log that is not ours. Then: damaged.
     std::fs::write(&pushed, &copy).unwrap();
     assert_eq!(journal.journal.adopt_image(&pushed).await.unwrap_err().kind(), ErrorKind::AlreadyExists);
