@@ -3,6 +3,7 @@
 //! ```text
 //! suite      cases that share one cluster, torn down after the last one
 //! cluster    NameNode and DataNodes as processes, on folders or on XFS loop devices     process, device, ports
+//! secondary  a SecondaryNameNode beside a cluster
 //! mount      a dfs-fuse process and its mount point
 //! network    hosts of their own, with cables that can be pulled
 //! wait       conditions with deadlines: nothing here sleeps a fixed time
@@ -28,6 +29,7 @@ pub mod mount;
 pub mod network;
 pub mod ports;
 pub mod process;
+pub mod secondary;
 pub mod suite;
 pub mod wait;
 pub mod workload;

@@ -87,7 +87,7 @@ fn value_out_of_range_is_refused_with_its_key(_: &Nothing) {
 }
 
 fn missing_configuration_file_is_named(_: &Nothing) {
-    for role in ["namenode", "datanode", "format", "secondary-namenode"] {
+    for role in ["namenode", "datanode", "format", "secondary-namenode", "import-checkpoint"] {
         assert_says(&refusal(&mut server(role, Path::new("/nowhere/dfs.toml"), &[])), &["/nowhere/dfs.toml"]);
     }
 }

@@ -33,7 +33,7 @@ const WORKERS: u64 = 4;
 const PROGRESS: Duration = Duration::from_secs(120);
 
 /// Workers in directories of their own below the mount.
-fn make_workers(mount: &Mount, seed: u64) -> Vec<Worker> {
+pub(super) fn make_workers(mount: &Mount, seed: u64) -> Vec<Worker> {
     (0..WORKERS)
         .map(|number| Worker::new(mount.new_dir(&format!("worker-{number}")), seed.wrapping_add(number)))
         .collect()
@@ -45,7 +45,7 @@ fn acknowledged(workers: &[Worker]) -> u64 {
 
 /// Lets all workers work, each on its thread, while `meanwhile` runs; then stops them. `meanwhile` is given the count of
 /// acknowledged operations. Workers end early at their first error, which is returned.
-fn work(workers: &mut [Worker], meanwhile: impl FnOnce(&dyn Fn() -> u64)) -> Vec<std::io::Error> {
+pub(super) fn work(workers: &mut [Worker], meanwhile: impl FnOnce(&dyn Fn() -> u64)) -> Vec<std::io::Error> {
     let (stop, count) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
         let (stop, count) = (&stop, &count);
@@ -79,13 +79,13 @@ impl Drop for StopOnDrop<'_> {
     }
 }
 
-fn wait_progress(count: &dyn Fn() -> u64, operations: u64) {
+pub(super) fn wait_progress(count: &dyn Fn() -> u64, operations: u64) {
     let goal = count() + operations;
     wait_until(PROGRESS, format!("{operations} more operations to be acknowledged"), || count() >= goal);
 }
 
 #[track_caller]
-fn check_all(workers: &mut [Worker], loss: Loss) {
+pub(super) fn check_all(workers: &mut [Worker], loss: Loss) {
     let wrong: Vec<String> = workers.iter_mut().filter_map(|worker| worker.check(loss).err()).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -2,6 +2,7 @@
 //! lost replicas, full devices. Every case has a cluster of its own.
 
 mod balancer;
+mod checkpoint;
 mod crash;
 mod integrity;
 mod pipeline;
@@ -14,8 +15,9 @@ use std::process::ExitCode;
 use dfs_tests::suite::{self, Case, Nothing};
 
 fn main() -> ExitCode {
-    let groups: [&[Case<Nothing>]; 7] = [
+    let groups: [&[Case<Nothing>]; 8] = [
         &crash::CASES,
+        &checkpoint::CASES,
         &integrity::CASES,
         &pipeline::CASES,
         &recovery::CASES,
