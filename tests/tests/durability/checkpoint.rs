@@ -173,8 +173,7 @@ fn append(file: File, pattern: Pattern, offset: u64, length: u64) {
 /// Finalized replicas on all DataNodes.
 fn block_files(cluster: &Cluster) -> BTreeSet<PathBuf> {
     let dirs = cluster.datanodes.iter().flat_map(|node| &node.data_dirs);
-    let files =
-        dirs.flat_map(|dir| walkdir::WalkDir::new(dir)).filter_map(Result::ok).map(walkdir::DirEntry::into_path);
+    let files = dirs.flat_map(walkdir::WalkDir::new).filter_map(Result::ok).map(walkdir::DirEntry::into_path);
     files.filter(|path| is_block(path)).collect()
 }
 
