@@ -337,7 +337,7 @@ async fn failure_of_the_last_node_sticks_and_names_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_node_left_tells_why() {
     let cluster = FakeCluster::start(2).await;
-    let client = cluster.client().await;
+    let client = cluster.client_with(|config| config.absence_timeout = Duration::from_millis(500)).await;
     cluster.set_fault(0, Fault::RefusesSetup);
     cluster.set_fault(1, Fault::RefusesSetup);
     let (_, writer) = create(&client).await;
@@ -345,6 +345,26 @@ async fn no_node_left_tells_why() {
     let error = writer.hflush().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io, "{error:?}");
     assert!(error.message().contains("refused") && error.message().contains("no other DataNode"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn write_waits_for_the_only_nodes_when_they_fail() {
+    let cluster = FakeCluster::start(2).await;
+    let client = cluster.client().await;
+    cluster.set_fault(0, Fault::RefusesSetup);
+    cluster.set_fault(1, Fault::RefusesSetup);
+    let data = bytes(5000);
+    let (attr, writer) = create(&client).await;
+    writer.write(&data).await.unwrap();
+    let heal = async {
+        while cluster.calls("abandon_block") < 4 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        cluster.set_fault(1, Fault::None);
+    };
+    let (closed, ()) = tokio::join!(writer.complete(false), heal);
+    closed.unwrap();
+    assert_eq!(cluster.content(attr.inode.0, 1), data);
 }
 
 #[tokio::test(flavor = "multi_thread")]

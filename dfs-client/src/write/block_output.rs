@@ -81,10 +81,10 @@ pub(super) struct BlockOutput {
     pub(super) excluded: Vec<(String, Instant)>,
     /// Blocks that failed in a row.
     pub(super) tries: u32,
+    /// When the first of them failed, and why the last one did: told when no other node is left.
+    pub(super) failing: Option<(Instant, DfsError)>,
     /// Bytes acknowledged of the block when its pipeline was last rebuilt, and how often it was at that length.
     pub(super) rebuilds: (u64, u32),
-    /// The last failure of a node, told when no other node is left.
-    pub(super) last_blame: Option<DfsError>,
 }
 
 impl BlockOutput {
@@ -116,8 +116,8 @@ impl BlockOutput {
             unsynced: Vec::new(),
             excluded: Vec::new(),
             tries: 0,
+            failing: None,
             rebuilds: (0, 0),
-            last_blame: None,
         }
     }
 
@@ -323,6 +323,7 @@ impl BlockOutput {
         self.open_block = None;
         self.may_hold_bytes = false;
         self.tries = 0;
+        self.failing = None;
         self.rebuilds = (0, 0);
         Ok(())
     }

@@ -85,16 +85,14 @@ impl BlockOutput {
             match recovery {
                 Recovery::GiveUp => return Err(broken.error),
                 Recovery::ReplaceBlock => {
-                    self.tries += 1;
+                    self.note_failed_block(broken.error);
                     let salvaged = self.salvage(Some(broken.state));
-                    self.last_blame = Some(broken.error);
                     self.abandon_block(broken.block.block).await?;
                     return self.restart_block(salvaged).await;
                 }
                 Recovery::StartNextBlock => {
-                    self.tries += 1;
+                    self.note_failed_block(broken.error);
                     let salvaged = self.salvage(Some(broken.state));
-                    self.last_blame = Some(broken.error);
                     self.leave_block(broken.block.block);
                     return self.restart_block(salvaged).await;
                 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use dfs_common::block::Block;
 use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::retry::Backoff;
 use dfs_proto::hadoop::op_write_block_proto::BlockConstructionStage;
 use tracing::warn;
 
@@ -20,6 +21,10 @@ use crate::datanode::{Located, Replica};
 const EXCLUDED_MAX: usize = 64;
 /// How long: a node that was started again should be used again. HDFS waits 10 minutes.
 const EXCLUDED_FOR: Duration = Duration::from_secs(60);
+
+/// Pauses before nodes that failed are asked again because nobody else is there: after an outage of its own, a
+/// NameNode hears of its DataNodes one by one.
+const RETURN_BACKOFF: Backoff = Backoff { first: Duration::from_millis(200), max: Duration::from_secs(4) };
 
 /// What a failed pipeline had not brought home: bytes, and what the last packets asked for.
 #[derive(Default)]
@@ -68,8 +73,7 @@ impl BlockOutput {
                     if self.tries >= BLOCK_TRIES_MAX {
                         return Err(error);
                     }
-                    self.tries += 1;
-                    self.last_blame = Some(error);
+                    self.note_failed_block(error);
                     self.abandon_block(block).await?;
                 }
             }
@@ -82,16 +86,29 @@ impl BlockOutput {
         Ok(())
     }
 
+    /// Another block is needed for the same bytes.
+    pub(super) fn note_failed_block(&mut self, error: DfsError) {
+        self.tries += 1;
+        let since = self.failing.as_ref().map_or_else(Instant::now, |(since, _)| *since);
+        self.failing = Some((since, error));
+    }
+
     async fn allocate(&mut self) -> Result<Target> {
-        let mut answer = self.questions.add_block(self.previous, self.block_start, &self.excluded_nodes()).await;
-        if self.tries == 0 && answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::NoSpace) {
-            // Too few without those that failed in earlier blocks: they may have come back.
+        let excluded = self.excluded_nodes();
+        let mut answer = self.questions.add_block(self.previous, self.block_start, &excluded).await;
+        let are_too_few = answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::NoSpace);
+        if are_too_few && !excluded.is_empty() && self.may_wait_for_nodes() {
+            // Those that failed may have come back, or will in a moment, as may others.
+            if self.tries > 0 {
+                let pause = RETURN_BACKOFF.delay(self.tries - 1, &mut rand::rng());
+                tokio::time::sleep(pause).await;
+            }
             self.excluded.clear();
             answer = self.questions.add_block(self.previous, self.block_start, &[]).await;
         }
-        let located = answer.map_err(|error| match self.last_blame.take() {
+        let located = answer.map_err(|error| match self.failing.take() {
             // Without the nodes that failed there are too few: what counts is why they failed.
-            Some(blame) if error.kind() == ErrorKind::NoSpace => {
+            Some((_, blame)) if error.kind() == ErrorKind::NoSpace => {
                 let words = format!("{}, and no other DataNode can take the block: {}", blame.chain(), error.chain());
                 DfsError::new(blame.kind(), words)
             }
@@ -102,6 +119,14 @@ impl BlockOutput {
             return Err(DfsError::new(ErrorKind::NoSpace, words));
         }
         Ok(target_of(located))
+    }
+
+    /// Whether nodes that failed are worth another try. Waiting makes no room on those that had none.
+    fn may_wait_for_nodes(&self) -> bool {
+        let patience = self.questions.core.config.absence_timeout;
+        self.failing
+            .as_ref()
+            .is_none_or(|(since, blame)| blame.kind() != ErrorKind::NoSpace && since.elapsed() < patience)
     }
 
     /// Extends the last block in place; when its nodes cannot do that, a new block follows it.

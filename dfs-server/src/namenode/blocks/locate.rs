@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use dfs_common::ids::BlockId;
+use dfs_common::ids::{BlockId, GenerationStamp};
 use dfs_proto::v1;
 use rand::Rng;
 use smallvec::SmallVec;
@@ -41,7 +41,7 @@ impl SoftState {
     pub(crate) fn locate(&mut self, id: BlockId, reader: Option<IpAddr>) -> Locations {
         let Some(&info) = self.map.get(id) else { return Locations::default() };
         let (mut storages, is_open) = match info.state() {
-            BlockState::UnderConstruction => (self.open_locations(id), true),
+            BlockState::UnderConstruction => (self.open_locations(id, info.generation_stamp), true),
             BlockState::Committed | BlockState::Complete => (self.reported_locations(id), false),
         };
         let mut corrupt = false;
@@ -61,8 +61,9 @@ impl SoftState {
         }
     }
 
-    /// The pipeline of an open block; where it is not known (after a restart), what DataNodes say they have.
-    fn open_locations(&self, id: BlockId) -> StorageList {
+    /// The pipeline of an open block; where it is not known (after a restart) or dead, what DataNodes say they have of this
+    /// generation. A replica of an older one lacks what was acknowledged since.
+    fn open_locations(&self, id: BlockId, generation_stamp: GenerationStamp) -> StorageList {
         let Some(open) = self.open.get(&id) else { return StorageList::new() };
         let is_live = |storage: &StorageIndex| {
             let storage = self.nodes.storage(*storage);
@@ -73,6 +74,7 @@ impl SoftState {
             return pipeline;
         }
         let newest = open.reported.iter().map(|(_, replica)| replica.generation_stamp).max();
+        let newest = newest.filter(|newest| *newest >= generation_stamp);
         let newest = open.reported.iter().filter(|(_, replica)| Some(replica.generation_stamp) == newest);
         newest.map(|(storage, _)| *storage).filter(is_live).collect()
     }

@@ -19,7 +19,8 @@ pub struct FsStats {
     pub used: u64,
     /// Bytes that blocks may still take.
     pub remaining: u64,
-    /// Blocks with fewer replicas than they should have, but at least one.
+    /// Blocks with fewer replicas than they should have, but at least one: those that wait for a copy, those being copied, and
+    /// what lay on volumes just lost and has not been looked at yet.
     pub under_replicated_blocks: u64,
     /// Blocks with a replica that is corrupt.
     pub corrupt_blocks: u64,
@@ -66,7 +67,20 @@ impl SoftState {
 
     pub(crate) fn under_replicated(&self) -> u64 {
         let queues = [Priority::OneLeft, Priority::VeryLow, Priority::Low];
-        queues.iter().map(|&priority| self.queues.len(priority) as u64).sum()
+        let queued: u64 = queues.iter().map(|&priority| self.queues.len(priority) as u64).sum();
+        let copied = self.pending.iter().filter(|(id, pending)| pending.source.is_some() && self.lacks_copies(**id));
+        let lost = self.draining.iter().filter(|storage| !self.nodes.is_usable(**storage));
+        let unseen: u64 = lost.map(|&storage| self.nodes.storage(storage).blocks.len()).sum();
+        queued + copied.count() as u64 + unseen
+    }
+
+    /// Whether a block that stands in no queue lacks replicas as long as the copies under way have not arrived.
+    fn lacks_copies(&self, id: BlockId) -> bool {
+        self.map.get(id).is_some_and(|info| {
+            let is_queued = info.queue().is_some_and(|queue| queue != Priority::Misplaced as usize);
+            let counts = self.redundancy(&self.map.replicas(id), 0);
+            !is_queued && counts.missing(usize::from(info.replication)) > 0
+        })
     }
 
     /// Blocks of which nothing is left, known once the start-up part of safe mode is over.

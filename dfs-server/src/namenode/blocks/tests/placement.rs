@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use dfs_common::error::ErrorKind;
 use dfs_common::ids::BlockId;
 
-use super::super::TargetRequest;
-use super::{Cluster, finalized};
+use super::super::{BlockEvent, TargetRequest};
+use super::{Cluster, block, finalized};
 
 fn rack_of(cluster: &Cluster, uuid: &str) -> String {
     cluster.nodes[cluster.node_at(uuid)].rack.clone()
@@ -228,4 +228,28 @@ fn locate_of_an_open_block_is_its_pipeline_in_order() {
     cluster.commit(1, 1, 10);
     assert_eq!(cluster.located(1), ["dn0", "dn1", "dn2"]);
     assert_eq!(cluster.blocks.replica_count(BlockId(1)), 1);
+}
+
+#[test]
+fn locate_of_an_open_block_names_no_replica_of_an_older_generation() {
+    let mut cluster = Cluster::new(&["/a"; 3]);
+    let targets = [0, 1, 2].map(|at: usize| (format!("dn{at}"), format!("s{at}"))).to_vec();
+    cluster.allocate(1, 2, 3, &[0, 1, 2]);
+    for at in 0..3 {
+        cluster.put(at, 1, finalized(2, 10));
+    }
+    cluster.commit(1, 2, 10);
+    for at in 0..3 {
+        cluster.nodes[at].is_up = false;
+    }
+    cluster.seconds(70);
+    cluster.blocks.on_events([BlockEvent::Reopened { block: block(1, 2, 10), targets: Vec::new() }]);
+    // Only the node that was not there when the block went on comes back at first.
+    cluster.nodes[0].copies.insert(1, finalized(1, 5));
+    cluster.register(0);
+    assert_eq!(cluster.blocks.locate(BlockId(1), None).datanodes, [], "what was acknowledged since is not there");
+    cluster.register(1);
+    assert_eq!(cluster.located(1), ["dn1"]);
+    cluster.blocks.on_events([BlockEvent::Reopened { block: block(1, 3, 10), targets }]);
+    assert_eq!(cluster.located(1), ["dn0", "dn1"], "a pipeline that was set up has what it should");
 }

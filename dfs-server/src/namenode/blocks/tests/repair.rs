@@ -361,5 +361,6 @@ fn two_replicas_on_one_node_count_as_one() {
     assert_eq!(cluster.blocks.under_replicated_count(), 1);
     cluster.blocks.tick();
     assert_eq!(cluster.blocks.pending_count(), 1, "a copy on dn1 is ordered");
+    assert_eq!(cluster.blocks.under_replicated_count(), 1, "until it has arrived");
     cluster.check();
 }
