@@ -200,7 +200,8 @@ pub fn settle() {
 fn processor_times() -> Option<(u64, u64)> {
     let stat = fs::read_to_string("/proc/stat").ok()?;
     // cpu  user nice system idle iowait irq softirq steal ...
-    let ticks: Vec<u64> = stat.lines().next()?.split_whitespace().skip(1).take(8).map_while(|t| t.parse().ok()).collect();
+    let ticks: Vec<u64> =
+        stat.lines().next()?.split_whitespace().skip(1).take(8).map_while(|t| t.parse().ok()).collect();
     let all: u64 = ticks.iter().sum();
     Some((all - ticks.get(3)? - ticks.get(4)?, all))
 }

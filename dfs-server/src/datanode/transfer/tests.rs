@@ -5,6 +5,7 @@ use std::time::Duration;
 use dfs_common::block::ExtendedBlock;
 use dfs_common::ids::GenerationStamp;
 use dfs_common::units::ByteCount;
+use dfs_proto::data_transfer::{ChecksumKind, DataChecksum};
 use dfs_proto::hadoop::op_write_block_proto::BlockConstructionStage;
 use dfs_proto::hadoop::{
     BaseHeaderProto, ClientOperationHeaderProto, OpBlockChecksumProto, OpCopyBlockProto, OpReadBlockProto, Status,
@@ -303,6 +304,21 @@ fn unsupported_operations_and_stages_are_refused() {
         client.request(&request);
         assert_eq!(client.response().status(), Status::ErrorUnsupported);
     }
+}
+
+#[test]
+fn write_with_other_checksums_is_refused_and_leaves_nothing() {
+    let (_dir, node) = node();
+    for (kind, bytes) in [(ChecksumKind::Null, 512), (ChecksumKind::Crc32c, 4096)] {
+        let mut client = node.client();
+        let mut request = write_request(&block(1), &[]);
+        request.requested_checksum = DataChecksum::new(kind, bytes).unwrap().to_proto();
+        client.request(&request);
+        let response = client.response();
+        assert_eq!(response.status(), Status::ErrorUnsupported, "{kind:?} of {bytes}");
+        assert!(response.message().contains("CRC32C of 512 bytes"), "{}", response.message());
+    }
+    assert_eq!(node.store.replica_count(), 0);
 }
 
 #[test]
