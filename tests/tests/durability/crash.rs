@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use dfs_tests::bench::drop_caches;
 use dfs_tests::cases;
 use dfs_tests::cluster::{Cluster, Devices};
 use dfs_tests::device::SMALL_DEVICE;
@@ -13,16 +14,19 @@ use dfs_tests::model::{Loss, Worker};
 use dfs_tests::mount::Mount;
 use dfs_tests::suite::{Case, Nothing};
 use dfs_tests::wait::{REPAIR, STARTUP, wait_until};
+use dfs_tests::workload::{check_tree, make_tree, source_tree};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use walkdir::WalkDir;
 
 use super::seed;
 
-pub(super) const CASES: [Case<Nothing>; 6] = cases![
+pub(super) const CASES: [Case<Nothing>; 7] = cases![
     namenode_killed_at_random_moments_loses_nothing_and_stops_nobody,
     every_process_killed_at_random_moments_loses_nothing_acknowledged,
     mount_killed_loses_nothing_acknowledged,
     power_cut_on_every_device_keeps_answered_changes_and_synced_bytes,
+    copies_of_synced_replicas_survive_a_power_cut,
     clean_stop_and_start_keeps_everything,
     device_that_fails_under_load_fails_no_call_and_is_taken_in_again,
 ];
@@ -171,6 +175,27 @@ fn power_cut_on_every_device_keeps_answered_changes_and_synced_bytes(_: &Nothing
         mount.restart();
         check_all(&mut workers, Loss::Power);
     }
+}
+
+fn copies_of_synced_replicas_survive_a_power_cut(_: &Nothing) {
+    let devices = Devices::Loop(SMALL_DEVICE);
+    let mut cluster = Cluster::builder().datanodes(2).replication(1).devices(devices).start();
+    let mount = cluster.mount("mount");
+    let tree = source_tree(seed(), 60);
+    make_tree(mount.path(), &tree).expect("make the tree");
+    let files = WalkDir::new(mount.path()).into_iter().map(|entry| entry.expect("walk the mount").into_path());
+    for path in files.filter(|path| path.is_file()) {
+        fs::File::open(path).and_then(|file| file.sync_all()).expect("fsync");
+    }
+    // Each node copies what the other one has. Then one is gone for good, and of the other the power fails.
+    cluster.dfs(&["setrep", "-w", "2", "/"]);
+    cluster.datanodes[0].daemon.kill();
+    shut_down_device(&cluster.datanodes[1].devices[0]);
+    cluster.datanodes[1].daemon.kill();
+    cluster.datanodes[1].devices[0].remount();
+    cluster.start_datanode(1);
+    drop_caches().expect("drop caches");
+    check_tree(mount.path(), &tree).expect("everything that was synced");
 }
 
 fn clean_stop_and_start_keeps_everything(_: &Nothing) {
