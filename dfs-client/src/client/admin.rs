@@ -90,7 +90,13 @@ impl DfsClient {
             bandwidth: step.bandwidth,
         };
         let answer = self.core.query(request, rpc!(move_replicas)).await?;
-        Ok(Moves { replicas: answer.replicas, bytes: answer.bytes, on_their_way: answer.on_their_way })
+        Ok(Moves {
+            replicas: answer.replicas,
+            bytes: answer.bytes,
+            on_their_way: answer.on_their_way,
+            moved_replicas: answer.moved_replicas,
+            moved_bytes: answer.moved_bytes,
+        })
     }
 
     /// Asks about safe mode, enters or leaves it.

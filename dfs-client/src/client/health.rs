@@ -216,4 +216,8 @@ pub struct Moves {
     pub bytes: u64,
     /// Replicas of the source on their way in all.
     pub on_their_way: u32,
+    /// Replicas that this run has moved until now; from 0 again when the NameNode restarts.
+    pub moved_replicas: u64,
+    /// Their bytes.
+    pub moved_bytes: u64,
 }

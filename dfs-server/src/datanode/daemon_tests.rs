@@ -29,6 +29,7 @@ enum Heard {
     Report { registration: u64, number: u64, finalized: Vec<u64>, open: Vec<u64> },
     Events { registration: u64, number: u64, events: Vec<(v1::ReplicaEventKind, u64)> },
     Bad(Vec<u64>),
+    FailedCopies(Vec<u64>),
 }
 
 #[derive(Default)]
@@ -39,6 +40,8 @@ struct Script {
     /// Errors for the next calls that bring events.
     refusals: Vec<ErrorKind>,
     storages: Vec<v1::StorageReport>,
+    /// Errors for the next heartbeats.
+    unanswered: u32,
     cluster_id: String,
 }
 
@@ -80,7 +83,15 @@ impl Datanode for FakeNameNode {
         request: Request<v1::SendHeartbeatRequest>,
     ) -> Result<Response<v1::SendHeartbeatResponse>, Status> {
         let mut script = self.0.lock();
-        script.storages = request.into_inner().storages;
+        let request = request.into_inner();
+        script.storages = request.storages;
+        if !request.failed_copies.is_empty() {
+            script.heard.push(Heard::FailedCopies(request.failed_copies.iter().map(|block| block.id).collect()));
+            if script.unanswered > 0 {
+                script.unanswered -= 1;
+                return Err(Status::unavailable("as the test wants it"));
+            }
+        }
         let orders = script.orders.drain(..).map(|order| v1::Order { order: Some(order) }).collect();
         Ok(Response::new(v1::SendHeartbeatResponse { orders, is_active: true }))
     }
@@ -344,6 +355,34 @@ async fn corrupt_replica_is_found_on_order_and_reported() {
     let order = v1::VerifyOrder { block_pool_id: POOL.into(), blocks };
     daemon.namenode.0.lock().orders.push(Order::Verify(order));
     daemon.namenode.wait_for("the corrupt replica", |heard| *heard == Heard::Bad(vec![2])).await;
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failed_copies_are_told_until_the_namenode_has_heard() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path(), FakeNameNode::default()).await;
+    daemon.namenode.wait_for("a report", |heard| matches!(heard, Heard::Report { .. })).await;
+    daemon.write(block(1), 1000).await;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let data_port = listener.local_addr().unwrap().port().into();
+    drop(listener);
+    let target = v1::DatanodeId { uuid: "away".into(), host: "127.0.0.1".into(), data_port, ..Default::default() };
+    let order = |is_balancing| v1::TransferOrder {
+        block_pool_id: POOL.into(),
+        block: Some(block(1).block.into()),
+        targets: vec![target.clone()],
+        is_balancing,
+        ..Default::default()
+    };
+    daemon.namenode.0.lock().unanswered = 1;
+    daemon.namenode.0.lock().orders.push(Order::Transfer(order(false)));
+    daemon.namenode.wait_for("a failed copy", |heard| *heard == Heard::FailedCopies(vec![1])).await;
+    daemon.namenode.0.lock().heard.clear();
+    daemon.namenode.wait_for("the same again", |heard| *heard == Heard::FailedCopies(vec![1])).await;
+    daemon.namenode.0.lock().heard.clear();
+    daemon.namenode.0.lock().orders.push(Order::Transfer(order(true)));
+    daemon.namenode.wait_for("a failed move", |heard| *heard == Heard::FailedCopies(vec![1])).await;
     daemon.stop().await;
 }
 

@@ -1,7 +1,8 @@
 //! What the NameNode orders by heartbeat: copy replicas, delete them, verify them, recover blocks.
 //!
 //! Each kind has a bounded queue and threads of its own, so that a slow copy holds up no deletion. An order that finds its
-//! queue full is dropped: the NameNode keeps no promise of ours, and orders again what it still misses.
+//! queue full is dropped: the NameNode keeps no promise of ours, and orders again what it still misses. It is told of
+//! copies that did not come about, because it waits for them to arrive.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -29,11 +30,31 @@ const RECOVERIES_AT_ONCE: usize = 4;
 /// Orders waiting, per kind. A heartbeat's worth of deletions is one order.
 const ORDERS_MAX: usize = 1024;
 
+/// Copies that did not come about, until the NameNode that ordered them has been told.
+#[derive(Debug, Default)]
+pub(crate) struct FailedCopies(Mutex<Vec<Block>>);
+
+impl FailedCopies {
+    pub(crate) fn add(&self, blocks: impl IntoIterator<Item = Block>) {
+        self.0.lock().extend(blocks);
+    }
+
+    pub(crate) fn take(&self) -> Vec<Block> {
+        std::mem::take(&mut *self.0.lock())
+    }
+}
+
+/// A copy to be made, and where to note that it failed.
+struct CopyJob {
+    order: v1::TransferOrder,
+    failed: Arc<FailedCopies>,
+}
+
 /// Takes orders.
 #[derive(Clone, Debug)]
 pub(crate) struct Orders {
-    copies: SyncSender<v1::TransferOrder>,
-    moves: SyncSender<v1::TransferOrder>,
+    copies: SyncSender<CopyJob>,
+    moves: SyncSender<CopyJob>,
     deletions: SyncSender<v1::InvalidateOrder>,
     verifications: SyncSender<v1::VerifyOrder>,
     recoveries: SyncSender<Recovery>,
@@ -62,12 +83,12 @@ impl Orders {
         enqueue(&self.recoveries, Recovery { order, namenode }, "recovery");
     }
 
-    /// Copies a replica to other nodes.
-    pub(crate) fn transfer(&self, order: v1::TransferOrder) {
-        if order.is_balancing {
-            enqueue(&self.moves, order, "move");
-        } else {
-            enqueue(&self.copies, order, "copy");
+    /// Copies a replica to other nodes; if that fails, the block is added to `failed`.
+    pub(crate) fn transfer(&self, order: v1::TransferOrder, failed: &Arc<FailedCopies>) {
+        let (queue, what) = if order.is_balancing { (&self.moves, "move") } else { (&self.copies, "copy") };
+        let block = order.block.map(Block::from);
+        if !enqueue(queue, CopyJob { order, failed: Arc::clone(failed) }, what) {
+            failed.add(block);
         }
     }
 
@@ -82,12 +103,14 @@ impl Orders {
     }
 }
 
-fn enqueue<T>(queue: &SyncSender<T>, order: T, what: &str) {
+/// False when the order is dropped.
+fn enqueue<T>(queue: &SyncSender<T>, order: T, what: &str) -> bool {
     match queue.try_send(order) {
-        Ok(()) => {}
+        Ok(()) => return true,
         Err(TrySendError::Full(_)) => warn!("too many orders wait, dropping a {what}; the NameNode will repeat it"),
         Err(TrySendError::Disconnected(_)) => warn!("no thread is left for a {what}"),
     }
+    false
 }
 
 fn spawn<T: Send + 'static>(
@@ -114,7 +137,7 @@ fn spawn<T: Send + 'static>(
     Ok(sender)
 }
 
-fn copy(plane: &DataPlane, order: v1::TransferOrder) {
+fn copy(plane: &DataPlane, CopyJob { order, failed }: CopyJob) {
     let Some(block) = order.block.map(Block::from) else { return };
     let block = ExtendedBlock { pool: order.block_pool_id, block };
     let targets: Vec<_> = order.targets.iter().map(target).collect();
@@ -123,11 +146,16 @@ fn copy(plane: &DataPlane, order: v1::TransferOrder) {
             plane.balance_pace.wait(bytes, order.bandwidth);
         }
     };
-    match copy_block(plane, &block, &targets, &order.target_storage_uuids, &pace) {
-        Ok(()) => info!(%block, targets = targets.len(), "copied"),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => info!(%block, "not copied: {}", error.chain()),
-        Err(error) => warn!(%block, "copy failed: {}", error.chain()),
+    let Err(error) = copy_block(plane, &block, &targets, &order.target_storage_uuids, &pace) else {
+        info!(%block, targets = targets.len(), "copied");
+        return;
+    };
+    if error.kind() == ErrorKind::AlreadyExists {
+        info!(%block, "not copied: {}", error.chain());
+    } else {
+        warn!(%block, "copy failed: {}", error.chain());
     }
+    failed.add([block.block]);
 }
 
 fn target(id: &v1::DatanodeId) -> DatanodeInfoProto {

@@ -146,14 +146,14 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: BalancerArgs) -> Outcome {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     // Unlike any other run's, also of another machine started in the same instant, with all but certainty.
     let number = (since_epoch.as_nanos() as u64).rotate_left(16) ^ u64::from(std::process::id());
-    let mut run = Run { ctx, args: &args, number, rounds: 0, replicas: 0, bytes: 0 };
+    let mut run = Run { ctx, args: &args, number, rounds: 0, replicas: Tally::default(), bytes: Tally::default() };
     let (plan, balanced) = run.balance().await?;
     if ctx.json() {
         ctx.output.json(&BalancerJson {
             balanced,
             rounds: run.rounds,
-            moved_replicas: run.replicas,
-            moved_bytes: run.bytes,
+            moved_replicas: run.replicas.total,
+            moved_bytes: run.bytes.total,
             mean_percent: plan.mean,
             worst_distance_percent: plan.worst,
         })?;
@@ -171,8 +171,22 @@ struct Run<'a> {
     args: &'a BalancerArgs,
     number: u64,
     rounds: u32,
-    replicas: u64,
-    bytes: u64,
+    replicas: Tally,
+    bytes: Tally,
+}
+
+/// A number that the NameNode counts up, and begins anew when it restarts.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    total: u64,
+    last: u64,
+}
+
+impl Tally {
+    fn hear(&mut self, counted: u64) {
+        self.total += counted.checked_sub(self.last).unwrap_or(counted);
+        self.last = counted;
+    }
 }
 
 impl Run<'_> {
@@ -193,11 +207,11 @@ impl Run<'_> {
                 self.rounds,
                 plan.mean,
                 plan.worst,
-                format::human_size(self.bytes)
+                format::human_size(self.bytes.total)
             ))?;
-            let before = self.replicas;
+            let before = self.replicas.total;
             self.round(&plan.pairs).await?;
-            idle_rounds = if self.replicas == before { idle_rounds + 1 } else { 0 };
+            idle_rounds = if self.replicas.total == before { idle_rounds + 1 } else { 0 };
         }
     }
 
@@ -232,8 +246,8 @@ impl Run<'_> {
         let step = MoveStep { run: self.number, source, target, max_bytes, bandwidth: self.args.bandwidth.0 };
         match self.ctx.client.move_replicas(&self.ctx.caller, &step).await {
             Ok(moves) => {
-                self.replicas += u64::from(moves.replicas);
-                self.bytes += moves.bytes;
+                self.replicas.hear(moves.moved_replicas);
+                self.bytes.hear(moves.moved_bytes);
                 Ok(moves.on_their_way)
             }
             // A node that died meanwhile is not in the next plan.
@@ -286,6 +300,15 @@ mod tests {
             (vec![0, 0], vec![]),
         ] {
             assert_eq!(make_plan(&nodes(&used), 10.0).pairs, expected, "{used:?}");
+        }
+    }
+
+    #[test]
+    fn tally_goes_on_after_the_namenode_began_anew() {
+        let mut tally = Tally::default();
+        for (counted, total) in [(3, 3), (5, 5), (2, 7), (2, 7), (4, 9)] {
+            tally.hear(counted);
+            assert_eq!(tally.total, total);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Heartbeats: that this node lives, its volumes and its load; orders come back.
+//! Heartbeats: that this node lives, its volumes, its load and which copies failed; orders come back.
 
 use dfs_common::error::{ErrorKind, Result};
 use dfs_proto::v1;
@@ -38,13 +38,20 @@ impl Link {
     }
 
     async fn heartbeat(&self, registration: &Registration) -> Result<v1::SendHeartbeatResponse> {
+        let storages = self.storages().await?;
+        let failed_copies = self.failed_copies.take();
         let request = v1::SendHeartbeatRequest {
             datanode_uuid: registration.datanode_uuid.clone(),
             registration_id: registration.id,
-            storages: self.storages().await?,
+            storages,
             active_transfers: u32::try_from(self.context.data_service.active_transfers()).unwrap_or(u32::MAX),
+            failed_copies: failed_copies.iter().map(|&block| block.into()).collect(),
         };
-        call(CALL_TIMEOUT, self.client.clone().send_heartbeat(request)).await
+        let answer = call(CALL_TIMEOUT, self.client.clone().send_heartbeat(request)).await;
+        if answer.is_err() {
+            self.failed_copies.add(failed_copies);
+        }
+        answer
     }
 
     /// Passes orders on; true when one is to register again.
@@ -60,7 +67,7 @@ impl Link {
                     // A deposed leader may not know it yet.
                     debug!(namenode = self.address, "ignoring an order of a NameNode that does not lead");
                 }
-                Order::Transfer(order) => self.context.orders.transfer(order),
+                Order::Transfer(order) => self.context.orders.transfer(order, &self.failed_copies),
                 Order::Invalidate(order) => self.context.orders.invalidate(order),
                 Order::Verify(order) => self.context.orders.verify(order),
                 Order::Recover(order) => self.context.orders.recover(order, self.client.clone()),

@@ -28,7 +28,7 @@ use tokio::sync::{Notify, mpsc};
 use tonic::transport::{Channel, Endpoint};
 use tracing::{info, warn};
 
-use super::orders::Orders;
+use super::orders::{FailedCopies, Orders};
 use super::store::{EventQueue, Identity, ReplicaStore, VolumeReport};
 use super::transfer::data_service::DataService;
 
@@ -76,6 +76,7 @@ pub(crate) struct Link {
     address: String,
     signals: Arc<LinkSignals>,
     queue: Arc<EventQueue>,
+    failed_copies: Arc<FailedCopies>,
     client: DatanodeClient<Channel>,
 }
 
@@ -107,7 +108,7 @@ impl Link {
             .max_decoding_message_size(GRPC_MESSAGE_MAX)
             .max_encoding_message_size(GRPC_MESSAGE_MAX);
         let queue = context.store.subscribe();
-        Ok(Self { context, address: address.to_owned(), signals, queue, client })
+        Ok(Self { context, address: address.to_owned(), signals, queue, failed_copies: Arc::default(), client })
     }
 
     /// Serves the link until the task is dropped.

@@ -140,6 +140,9 @@ impl SoftState {
                 self.nodes.node_mut(index).reports.request_full();
             }
         }
+        for block in &request.failed_copies {
+            self.give_up_copies(BlockId(block.id), index);
+        }
         Ok(self.orders_for(index))
     }
 

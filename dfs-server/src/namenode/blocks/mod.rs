@@ -65,7 +65,7 @@ use super::node_files::HostRules;
 pub use self::duties::NodeName;
 pub use self::events::BlockEvent;
 pub use self::locate::Locations;
-pub use self::moves::{MoveRequest, Moves};
+pub use self::moves::{MoveRequest, Moved, Moves};
 pub use self::recovery::Holders;
 pub use self::stats::FsStats;
 pub use self::targets::{Target, TargetRequest};

@@ -31,6 +31,16 @@ const EXAMINED_PER_CALL: usize = 2_000;
 pub(crate) struct BalancerRun {
     number: u64,
     last_call: Instant,
+    moved: Moved,
+}
+
+/// What a run has moved: the new replica is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Replicas.
+    pub replicas: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// What is asked for.
@@ -57,11 +67,13 @@ pub struct Moves {
     pub bytes: u64,
     /// Replicas of the source on their way in all.
     pub on_their_way: u32,
+    /// What this run has moved until now.
+    pub moved: Moved,
 }
 
 impl SoftState {
     pub(crate) fn move_replicas(&mut self, request: &MoveRequest<'_>) -> Result<Moves> {
-        self.admit_run(request.run)?;
+        let moved = self.admit_run(request.run)?;
         if !self.may_repair() {
             return Err(DfsError::new(ErrorKind::Unavailable, "the NameNode is in safe mode: nothing is moved"));
         }
@@ -70,7 +82,7 @@ impl SoftState {
             found.ok_or_else(|| DfsError::new(ErrorKind::NotFound, format!("no live DataNode {uuid}")))
         };
         let (source, target) = (node(request.source)?, node(request.target)?);
-        let mut moves = Moves::default();
+        let mut moves = Moves { moved, ..Moves::default() };
         let (mut under_way, mut bytes_under_way) = self.moves_of(source);
         for (id, from) in self.some_blocks_of(source) {
             if under_way >= MOVES_PER_SOURCE || bytes_under_way >= request.max_bytes {
@@ -104,15 +116,26 @@ impl SoftState {
     }
 
     /// One balancer at a time: two would undo each other's work.
-    fn admit_run(&mut self, number: u64) -> Result<()> {
+    fn admit_run(&mut self, number: u64) -> Result<Moved> {
+        let (now, same) = (self.now, self.balancer.filter(|run| run.number == number));
         if let Some(run) = self.balancer
-            && run.number != number
-            && self.now.saturating_duration_since(run.last_call) < RUN_TIMEOUT
+            && same.is_none()
+            && now.saturating_duration_since(run.last_call) < RUN_TIMEOUT
         {
             return Err(DfsError::new(ErrorKind::Busy, "another balancer runs; let it end or stop it first"));
         }
-        self.balancer = Some(BalancerRun { number, last_call: self.now });
-        Ok(())
+        let moved = same.map_or_else(Moved::default, |run| run.moved);
+        self.balancer = Some(BalancerRun { number, last_call: now, moved });
+        Ok(moved)
+    }
+
+    /// The copy of a replica that is being moved has arrived.
+    pub(crate) fn count_move(&mut self, id: BlockId) {
+        let length = self.map.get(id).map_or(0, |info| info.length);
+        if let Some(run) = &mut self.balancer {
+            run.moved.replicas += 1;
+            run.moved.bytes += length;
+        }
     }
 
     /// Some blocks of a node, from a random place on, with the volume each lies on.

@@ -2,8 +2,9 @@
 //!
 //! Blocks that need work stand in queues by how near they are to being lost. Each tick takes a bounded number of them,
 //! chooses a source and targets, and hands the order to the source's next heartbeat; the block is then *pending* until the
-//! targets report, or for a minute. Replicas that are too many or bad go to their storage's deletions. Everything here
-//! waits for `may_repair`, except the queues themselves, which are kept once the start-up part of safe mode is over.
+//! targets report, the source says that it failed, or a minute has passed. Replicas that are too many or bad go to their
+//! storage's deletions. Everything here waits for `may_repair`, except the queues themselves, which are kept once the
+//! start-up part of safe mode is over.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -242,10 +243,22 @@ impl SoftState {
         }
         self.cursors.pending = last.filter(|_| examined == EXAMINED_PER_TICK).map_or(BlockId(0), BlockId::next);
         for id in given_up {
-            self.drop_pending(id);
-            self.moves.remove(&id);
-            self.recheck(id);
+            self.give_up(id);
         }
+    }
+
+    /// The source could not make these copies: the block is queued again, for another source or other targets.
+    pub(crate) fn give_up_copies(&mut self, id: BlockId, source: NodeIndex) {
+        let is_of_source = |pending: &Pending| pending.source.is_some_and(|(node, _)| node == source);
+        if self.pending.get(&id).is_some_and(|pending| is_of_source(pending)) {
+            self.give_up(id);
+        }
+    }
+
+    fn give_up(&mut self, id: BlockId) {
+        self.drop_pending(id);
+        self.moves.remove(&id);
+        self.recheck(id);
     }
 
     /// The blocks that this tick looks at, and what it may spend on them.

@@ -419,6 +419,9 @@ impl SoftState {
         self.release_unit(target);
         if is_over {
             self.drop_pending(id);
+            if self.moves.contains_key(&id) {
+                self.count_move(id);
+            }
         }
     }
 

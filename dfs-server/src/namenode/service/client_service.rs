@@ -615,6 +615,8 @@ impl ClientNamenode for ClientService {
             replicas: moves.replicas,
             bytes: moves.bytes,
             on_their_way: moves.on_their_way,
+            moved_replicas: moves.moved.replicas,
+            moved_bytes: moves.moved.bytes,
             txid: self.txid(),
         }))
     }

@@ -35,7 +35,7 @@ fn registration() -> impl Strategy<Value = (usize, Option<u64>)> {
 enum Message {
     Events { who: (usize, Option<u64>), number: u64, events: Vec<(i32, Option<v1::Block>, String)> },
     Page { who: (usize, Option<u64>), page: v1::BlockReportPage },
-    Heartbeat { who: (usize, Option<u64>), storages: Vec<v1::StorageReport>, transfers: u32 },
+    Heartbeat { who: (usize, Option<u64>), storages: Vec<v1::StorageReport>, transfers: u32, failed: Vec<v1::Block> },
     Register(v1::RegisterDatanodeRequest),
     Bad(v1::Block, String, String),
     Abort(usize),
@@ -85,12 +85,13 @@ fn page() -> impl Strategy<Value = v1::BlockReportPage> {
 
 fn message() -> impl Strategy<Value = Message> {
     let events = prop::collection::vec((-1i32..5, prop::option::of(wire_block()), name()), 0..5);
+    let failed = prop::collection::vec(wire_block(), 0..3);
     prop_oneof![
         4 => (registration(), number(), events)
             .prop_map(|(who, number, events)| Message::Events { who, number, events }),
         4 => (registration(), page()).prop_map(|(who, page)| Message::Page { who, page }),
-        2 => (registration(), prop::collection::vec(storage(), 0..3), any::<u32>())
-            .prop_map(|(who, storages, transfers)| Message::Heartbeat { who, storages, transfers }),
+        2 => (registration(), prop::collection::vec(storage(), 0..3), any::<u32>(), failed)
+            .prop_map(|(who, storages, transfers, failed)| Message::Heartbeat { who, storages, transfers, failed }),
         1 => (name(), name(), name(), prop::collection::vec(storage(), 0..3)).prop_map(
             |(uuid, host, rack, storages)| {
                 let id = v1::DatanodeId { uuid, host, rack, ..v1::DatanodeId::default() };
@@ -127,13 +128,14 @@ fn send(cluster: &mut Cluster, message: Message) {
             (page.datanode_uuid, page.registration_id) = of(cluster, who);
             let _ = cluster.blocks.block_report_page(&page);
         }
-        Message::Heartbeat { who, storages, transfers } => {
+        Message::Heartbeat { who, storages, transfers, failed } => {
             let (datanode_uuid, registration_id) = of(cluster, who);
             let _ = cluster.blocks.heartbeat(&v1::SendHeartbeatRequest {
                 datanode_uuid,
                 registration_id,
                 storages,
                 active_transfers: transfers,
+                failed_copies: failed,
             });
         }
         Message::Register(request) => drop(cluster.blocks.register_datanode(&request, "10.0.0.9")),

@@ -52,6 +52,8 @@ pub(super) struct Node {
     pub copies: BTreeMap<u64, Copy>,
     pub remaining: u64,
     pub active_transfers: u32,
+    /// To be told with the next heartbeat.
+    pub failed_copies: Vec<v1::Block>,
     pub is_up: bool,
 }
 
@@ -209,12 +211,13 @@ impl Cluster {
     }
 
     pub(super) fn heartbeat(&mut self, at: usize) -> Vec<Order> {
-        let node = &self.nodes[at];
+        let node = &mut self.nodes[at];
         let request = v1::SendHeartbeatRequest {
             datanode_uuid: node.uuid.clone(),
             registration_id: node.registration,
             storages: vec![Self::storage_report(node)],
             active_transfers: node.active_transfers,
+            failed_copies: std::mem::take(&mut node.failed_copies),
         };
         let response = self.blocks.heartbeat(&request).unwrap();
         response.orders.into_iter().filter_map(|order| order.order).collect()
@@ -231,14 +234,22 @@ impl Cluster {
             Order::BlockReport(_) => self.report(at),
             Order::Transfer(order) => {
                 let wanted = Block::from(order.block.unwrap());
-                let Some(&copy) = self.nodes[at].copies.get(&wanted.id.0) else { return };
-                let is_right = copy.generation_stamp == wanted.generation_stamp.0 && copy.length == wanted.length;
+                let copy = self.nodes[at].copies.get(&wanted.id.0).copied();
+                let is_right = |copy: &Copy| {
+                    copy.is_intact && copy.generation_stamp == wanted.generation_stamp.0 && copy.length == wanted.length
+                };
+                let Some(copy) = copy.filter(is_right) else {
+                    self.nodes[at].failed_copies.push(wanted.into());
+                    return;
+                };
                 for target in order.targets {
                     let to = self.node_at(&target.uuid);
                     // A node that has anything of the block refuses; orders given across a change of leader come twice.
                     let has = self.nodes[to].copies.contains_key(&wanted.id.0);
-                    if is_right && copy.is_intact && self.nodes[to].is_up && !has {
+                    if self.nodes[to].is_up && !has {
                         self.put(to, wanted.id.0, copy);
+                    } else {
+                        self.nodes[at].failed_copies.push(wanted.into());
                     }
                 }
             }

@@ -2,7 +2,7 @@
 
 use dfs_common::error::ErrorKind;
 
-use super::super::{MoveRequest, Moves};
+use super::super::{MoveRequest, Moved, Moves};
 use super::Cluster;
 
 fn request<'a>(source: &'a str, target: &'a str, max_bytes: u64) -> MoveRequest<'a> {
@@ -16,12 +16,13 @@ fn move_replicas_takes_them_from_the_source() {
         cluster.write(id, 3, &[0, 1, 2]);
     }
     let moves = cluster.blocks.move_replicas(&request("dn0", "dn3", 50)).unwrap();
-    assert_eq!(moves, Moves { replicas: 5, bytes: 50, on_their_way: 5 });
+    assert_eq!(moves, Moves { replicas: 5, bytes: 50, on_their_way: 5, moved: Moved::default() });
     cluster.check();
     cluster.seconds(5);
     let on = |cluster: &Cluster, at: usize| cluster.nodes[at].copies.len();
     assert_eq!([0, 1, 2, 3].map(|at| on(&cluster, at)), [15, 20, 20, 5]);
-    assert_eq!(cluster.blocks.move_replicas(&request("dn0", "dn3", 0)).unwrap(), Moves::default());
+    let moved = Moved { replicas: 5, bytes: 50 };
+    assert_eq!(cluster.blocks.move_replicas(&request("dn0", "dn3", 0)).unwrap(), Moves { moved, ..Moves::default() });
     for id in 1..=20 {
         assert_eq!(cluster.holders(id, 1, 10).len(), 3, "block {id}");
     }
@@ -49,6 +50,18 @@ fn move_replicas_of_a_target_that_dies_leaves_all_replicas() {
     cluster.seconds(70);
     assert_eq!(cluster.holders(1, 1, 10), [0, 1]);
     assert_eq!(cluster.blocks.pending_count(), 0);
+    cluster.check();
+}
+
+#[test]
+fn move_that_fails_ends_at_once_and_is_not_counted() {
+    let mut cluster = Cluster::new(&["/a", "/a", "/a"]);
+    cluster.write(1, 2, &[0, 1]);
+    assert_eq!(cluster.blocks.move_replicas(&request("dn0", "dn2", 1_000)).unwrap().replicas, 1);
+    cluster.nodes[2].is_up = false;
+    cluster.seconds(2);
+    assert_eq!(cluster.blocks.move_replicas(&request("dn0", "dn2", 0)).unwrap(), Moves::default());
+    assert_eq!(cluster.holders(1, 1, 10), [0, 1]);
     cluster.check();
 }
 

@@ -266,6 +266,38 @@ fn a_block_with_only_corrupt_replicas_keeps_and_shows_them() {
 }
 
 #[test]
+fn a_copy_that_failed_is_ordered_again_without_waiting() {
+    let mut cluster = Cluster::new(&["/a"; 3]);
+    cluster.write(1, 3, &[0, 1]);
+    // Beats and takes nothing.
+    cluster.nodes[2].is_up = false;
+    for _ in 0..5 {
+        cluster.heartbeat(2);
+        cluster.second();
+    }
+    assert_eq!(cluster.holders(1, 1, 10), [0, 1]);
+    cluster.nodes[2].is_up = true;
+    cluster.seconds(3);
+    assert_eq!(cluster.holders(1, 1, 10), [0, 1, 2]);
+    cluster.check();
+}
+
+#[test]
+fn copies_that_others_say_have_failed_are_still_awaited() {
+    let mut cluster = Cluster::new(&["/a"; 3]);
+    cluster.write(1, 3, &[0]);
+    cluster.blocks.tick();
+    assert_eq!(cluster.blocks.pending_count(), 1);
+    cluster.nodes[1].failed_copies.push(block(1, 1, 10).into());
+    cluster.heartbeat(1);
+    assert_eq!(cluster.blocks.pending_count(), 1);
+    cluster.nodes[0].failed_copies.push(block(1, 1, 10).into());
+    cluster.heartbeat(0);
+    assert_eq!(cluster.blocks.pending_count(), 0);
+    cluster.check();
+}
+
+#[test]
 fn a_failed_volume_is_repaired_from_elsewhere() {
     let mut cluster = Cluster::new(&["/a"; 4]);
     cluster.write(1, 3, &[0, 1, 2]);
@@ -276,6 +308,7 @@ fn a_failed_volume_is_repaired_from_elsewhere() {
         registration_id: cluster.nodes[1].registration,
         storages: vec![failed],
         active_transfers: 0,
+        failed_copies: Vec::new(),
     };
     cluster.blocks.heartbeat(&request).unwrap();
     assert_eq!(cluster.located(1), ["dn0", "dn2"]);
@@ -349,6 +382,7 @@ fn two_replicas_on_one_node_count_as_one() {
         registration_id: cluster.nodes[0].registration,
         storages: vec![Cluster::storage_report(&cluster.nodes[0]), Cluster::storage_report(&cluster.nodes[0])],
         active_transfers: 0,
+        failed_copies: Vec::new(),
     };
     request.storages[1].storage_uuid = "s0-second".into();
     let mut moved = cluster.nodes[0].clone();
