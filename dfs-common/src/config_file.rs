@@ -29,6 +29,8 @@ pub enum ValueKind {
     Fraction,
     /// true or false.
     Flag,
+    /// One of these words.
+    Choice(&'static [&'static str]),
     /// Any text.
     Text,
     /// A list of texts; a single text is a list of one.
@@ -107,6 +109,12 @@ pub const KEYS: &[Key] = &[
         ValueKind::Duration(1000, 365 * DAY_MS),
         "6h",
         "time between two comparisons of a DataNode's files with its records of them",
+    ),
+    key(
+        "dfs.datanode.drop.cache.behind.writes",
+        ValueKind::Choice(&["false", "mirrors", "true"]),
+        "mirrors",
+        "who drops large blocks from the page cache as they reach the disk: none, all but the first node of a pipeline, or all",
     ),
     key(
         "dfs.datanode.du.reserved",
@@ -286,6 +294,8 @@ impl Config {
                 _ => Err(format!("{text:?} is not a number from 0 to 1")),
             },
             ValueKind::Flag => text.parse::<bool>().map(|_| ()).map_err(|_| format!("{text:?} is not true or false")),
+            ValueKind::Choice(words) if words.contains(&text.as_str()) => Ok(()),
+            ValueKind::Choice(words) => Err(format!("{text:?} is not one of {}", words.join(", "))),
             ValueKind::Text | ValueKind::List => Ok(()),
         };
         checked.map_err(|why| self.error(&format!("{}: {why}", key.name)))
@@ -409,6 +419,7 @@ mod tests {
             ("\"dfs.replication\" = 0", "not within"),
             ("dfs.replication = 3", "quote"),
             ("\"dfs.replication\" = \"three\"", "whole number"),
+            ("\"dfs.datanode.drop.cache.behind.writes\" = \"some\"", "not one of false, mirrors, true"),
             ("= 3", "TOML"),
         ] {
             std::fs::write(&path, text).unwrap();

@@ -28,6 +28,7 @@ fn limits(kind: ValueKind) -> String {
         ValueKind::Count(low, high) => format!("number, {low} to {high}"),
         ValueKind::Fraction => "share, 0 to 1".to_owned(),
         ValueKind::Flag => "true or false".to_owned(),
+        ValueKind::Choice(words) => words.join(", "),
         ValueKind::Text => "text".to_owned(),
         ValueKind::List => "list of texts".to_owned(),
     }

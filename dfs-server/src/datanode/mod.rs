@@ -101,6 +101,7 @@ pub async fn run(config: &Config, mut shutdown: Shutdown, on_ready: impl FnOnce(
         metrics: Arc::clone(&metrics),
         timeout: settings.socket_timeout,
         balance_pace: Pace::new(settings.balance_bandwidth),
+        drop_behind: settings.drop_behind,
     });
     let (data_service, grpc, http) = listen(&settings, &plane).await?;
     let addresses = ReadyInfo { data: data_service.address(), grpc: address_of(&grpc)?, http: address_of(&http)? };

@@ -8,6 +8,7 @@ use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::units::ByteCount;
 
 use super::scanner::ScannerSettings;
+use super::transfer::DropBehind;
 
 /// What the operator decided.
 #[derive(Clone, Debug)]
@@ -32,6 +33,8 @@ pub(crate) struct Settings {
     pub(crate) max_transfer_threads: usize,
     /// Bytes per second sent for the balancer at most.
     pub(crate) balance_bandwidth: u64,
+    /// Which writes drop what they wrote from the page cache.
+    pub(crate) drop_behind: DropBehind,
     /// Silence after which a transfer is given up.
     pub(crate) socket_timeout: Duration,
     /// Time between heartbeats.
@@ -76,6 +79,7 @@ impl Settings {
             max_transfer_threads: usize::try_from(config.count("dfs.datanode.max.transfer.threads"))
                 .expect("limited by the key's range"),
             balance_bandwidth: config.bytes("dfs.datanode.balance.bandwidthPerSec"),
+            drop_behind: DropBehind::of(&config.text("dfs.datanode.drop.cache.behind.writes")),
             socket_timeout: config.duration("dfs.datanode.socket.timeout"),
             heartbeat_interval: config.duration("dfs.heartbeat.interval"),
             block_report_interval: config.duration("dfs.blockreport.intervalMsec"),

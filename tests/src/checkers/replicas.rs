@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::{fs, io};
 
 use crate::cluster::Cluster;
 use crate::fault::replica_files;
@@ -29,4 +31,19 @@ pub fn check_identical(cluster: &Cluster, count: usize) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Which part of a file is in the page cache.
+///
+/// # Errors
+/// What fincore(1) says.
+pub fn cached_share(path: &Path) -> io::Result<f64> {
+    let output =
+        Command::new("fincore").args(["--bytes", "--noheadings", "--output", "RES,SIZE"]).arg(path).output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let sizes: Vec<f64> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    match sizes[..] {
+        [cached, size] => Ok(cached / size.max(1.0)),
+        _ => Err(io::Error::other(format!("fincore: {text}{}", String::from_utf8_lossy(&output.stderr)))),
+    }
 }

@@ -6,16 +6,18 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use dfs_common::sys::close;
+use dfs_common::units::ByteCount;
 use dfs_tests::bench::drop_caches;
 use dfs_tests::cases;
-use dfs_tests::checkers::replicas::check_identical;
-use dfs_tests::cluster::Cluster;
+use dfs_tests::checkers::replicas::{cached_share, check_identical};
+use dfs_tests::cluster::{Cluster, Devices};
+use dfs_tests::fault::replica_files;
 use dfs_tests::mount::Mount;
 use dfs_tests::suite::{Case, Nothing};
 use dfs_tests::wait::{REPAIR, wait_until};
 use dfs_tests::workload::Pattern;
 
-pub(super) const CASES: [Case<Nothing>; 7] = cases![
+pub(super) const CASES: [Case<Nothing>; 8] = cases![
     killed_member_of_a_pipeline_fails_no_write,
     two_of_three_killed_members_fail_no_write,
     stopped_member_of_a_pipeline_stalls_no_call_for_long,
@@ -23,6 +25,7 @@ pub(super) const CASES: [Case<Nothing>; 7] = cases![
     append_goes_on_without_a_lost_member,
     fsync_during_recovery_keeps_its_promise,
     end_of_a_file_outlives_a_lost_member,
+    first_node_alone_keeps_a_large_block_in_memory,
 ];
 
 /// Several blocks of 64 MiB, the last one not full.
@@ -238,4 +241,24 @@ fn end_of_a_file_outlives_a_lost_member(_: &Nothing) {
         cluster.wait_datanodes_live(3);
         check(&cluster, &mount, &name, 60 + victim as u64, 700_001, 3);
     }
+}
+
+/// One of three copies is enough of a page cache.
+fn first_node_alone_keeps_a_large_block_in_memory(_: &Nothing) {
+    let cluster = Cluster::builder().devices(Devices::Loop(ByteCount(512 << 20))).start();
+    let mount = cluster.mount("mount");
+    let mut writing = Writing::begin(&mount, "large", 40);
+    writing.write_to(48 << 20);
+    writing.sync();
+    writing.write_to(64 << 20);
+    writing.end();
+    let shares = || -> Vec<f64> {
+        let share = |node| cached_share(&replica_files(&cluster, node)[0]).unwrap();
+        (0..3).map(share).collect()
+    };
+    wait_until(REPAIR, "mirrors that have forgotten what is on disk", || {
+        let shares = shares();
+        shares.iter().filter(|share| **share > 0.9).count() == 1
+            && shares.iter().filter(|share| **share < 0.5).count() == 2
+    });
 }

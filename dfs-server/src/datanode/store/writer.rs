@@ -26,6 +26,7 @@ use dfs_common::units::ByteCount;
 use super::append_plan::{Refusal, Tail, plan_append};
 use super::meta_file::MetaFile;
 use super::replica::{Finalized, OpenReplica, Place};
+use super::writeback::DirtyRange;
 
 /// Dirty bytes after which the kernel is asked to start writing: large enough for long device writes, small enough that
 /// an fsync at any time finds little left.
@@ -41,6 +42,7 @@ pub(crate) struct ReplicaWriter {
     data: Arc<File>,
     meta: MetaFile,
     writeback_from: u64,
+    drop_behind: bool,
     space_checked_at: u64,
     directory_synced: bool,
     /// The finalized replica that this writer extends.
@@ -70,6 +72,7 @@ impl ReplicaWriter {
             data: Arc::new(data),
             meta,
             writeback_from: length,
+            drop_behind: false,
             space_checked_at: length,
             directory_synced: false,
             appended_to: None,
@@ -79,6 +82,11 @@ impl ReplicaWriter {
     /// Remembers what to go back to when nothing is written.
     pub(super) fn set_appended_to(&mut self, old: Finalized) {
         self.appended_to = Some(old);
+    }
+
+    /// Whether the page cache is to forget what has reached the disk, but for the last few megabytes.
+    pub(crate) fn set_drop_behind(&mut self, drop_behind: bool) {
+        self.drop_behind = drop_behind;
     }
 
     /// The finalized replica that this writer extends.
@@ -195,7 +203,16 @@ impl ReplicaWriter {
 
     fn start_writeback(&mut self, length: u64) {
         let dirty = length - self.writeback_from;
-        if dirty >= WRITEBACK_STEP && self.replica.volume.writeback.start(&self.data, self.writeback_from, dirty) {
+        if dirty < WRITEBACK_STEP {
+            return;
+        }
+        let range = DirtyRange {
+            file: Arc::clone(&self.data),
+            offset: self.writeback_from,
+            length: dirty,
+            drop_behind: self.drop_behind,
+        };
+        if self.replica.volume.writeback.start(range) {
             self.writeback_from = length;
         }
     }

@@ -178,7 +178,8 @@ impl Receiver<'_> {
                 .and_then(|mut writer| store.finalize(&self.block.pool, &mut writer, false).map(|_| writer)),
         };
         match opened {
-            Ok(writer) => {
+            Ok(mut writer) => {
+                writer.set_drop_behind(self.plane.drop_behind.applies(self.stage, request));
                 self.take_writer(writer);
                 if self.mirror.is_none() {
                     self.answer_set_up();

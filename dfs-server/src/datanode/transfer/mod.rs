@@ -44,6 +44,7 @@ pub(crate) use block_copier::copy_block;
 pub(crate) use pace::Pace;
 pub(crate) use peer_pool::PeerPool;
 pub(crate) use upstream::Pulse;
+pub(crate) use write_setup::DropBehind;
 
 /// What every operation needs.
 #[derive(Debug)]
@@ -60,4 +61,6 @@ pub(crate) struct DataPlane {
     pub(crate) timeout: Duration,
     /// What copies for the balancer may take of the network.
     pub(crate) balance_pace: Pace,
+    /// Which writes drop what they wrote from the page cache.
+    pub(crate) drop_behind: DropBehind,
 }

@@ -20,7 +20,7 @@ use dfs_proto::hadoop::{
 
 use super::connection::Connection;
 use super::data_service::DataService;
-use super::{DataPlane, Pace, PeerPool, Pulse};
+use super::{DataPlane, DropBehind, Pace, PeerPool, Pulse};
 use crate::datanode::metrics::Metrics;
 use crate::datanode::store::{Identity, ReplicaStore, StoreSettings};
 
@@ -58,6 +58,7 @@ impl TestNode {
             metrics: Arc::new(Metrics::default()),
             timeout,
             balance_pace: Pace::new(1 << 40),
+            drop_behind: DropBehind::Mirrors,
         });
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let service = DataService::start(listener, Arc::clone(&plane), threads_max).unwrap();
