@@ -101,6 +101,12 @@ impl HostRules {
         Self { include: Vec::new(), duties: duties.iter().map(duty).collect() }
     }
 
+    /// Rules by which only these uuids may join.
+    #[cfg(test)]
+    pub(crate) fn of_members(uuids: &[&str]) -> Self {
+        Self { include: uuids.iter().map(|uuid| HostPattern::parse(uuid).unwrap()).collect(), duties: Vec::new() }
+    }
+
     /// Whether the DataNode may join.
     pub fn admits(&self, id: &v1::DatanodeId, addresses: &[IpAddr]) -> bool {
         self.include.is_empty() || self.include.iter().any(|host| host.matches(id, addresses))

@@ -61,17 +61,28 @@ impl SoftState {
         let nodes: Vec<NodeIndex> = self.nodes.registered().map(|(index, _)| index).collect();
         for index in nodes {
             let node = self.nodes.node(index);
+            let is_counted = node.is_live || matches!(node.duty, Duty::Maintain { .. });
             if self.rules.admits(&node.id, &node.addresses) {
                 self.apply_duty(index);
-            } else if node.is_live {
+            } else if is_counted {
                 tracing::warn!(uuid = node.id.uuid, address = node.address(), "a DataNode may not join any more");
-                self.nodes.retire(index);
-                self.abort_report(index);
-                for storage in self.nodes.node(index).storages.clone() {
-                    self.start_draining(storage);
-                }
+                self.expel(index);
             }
         }
+    }
+
+    /// What the node has counts no more, whether it serves or is away in maintenance.
+    fn expel(&mut self, index: NodeIndex) {
+        if self.nodes.node(index).is_live {
+            self.nodes.retire(index);
+            self.abort_report(index);
+        }
+        self.nodes.set_duty(index, Duty::Serve);
+        for storage in self.nodes.node(index).storages.clone() {
+            self.start_draining(storage);
+        }
+        self.forget_dead_writers();
+        self.walk_again();
     }
 
     /// Gives a node the duty that the rules say.

@@ -245,6 +245,7 @@ impl SoftState {
         let mut holders: SmallVec<[StorageIndex; 3]> = replicas.iter().copied().collect();
         holders.extend(awaited.into_iter().flat_map(|pending| pending.targets.iter().copied()));
         self.drop_pending(id);
+        self.moves.remove(&id);
         self.set_queue(id, None);
         self.excess.remove(&id);
         self.change(id, |map| {
@@ -272,6 +273,7 @@ impl SoftState {
     fn on_removed(&mut self, id: BlockId) {
         let Some(info) = self.map.get(id).copied() else { return };
         self.drop_pending(id);
+        self.moves.remove(&id);
         self.set_queue(id, None);
         self.excess.remove(&id);
         let set_aside = self.take_set_aside(id);

@@ -56,6 +56,7 @@ impl SoftState {
         let registration = RegistrationId(self.next_registration);
         self.check_admitted(request, peer)?;
         let registered = self.nodes.register(request, peer, registration, self.now)?;
+        self.give_up_copies_of(registered.node);
         self.next_registration += 1;
         for storage in registered.gone {
             self.start_draining(storage);
@@ -149,7 +150,7 @@ impl SoftState {
     fn orders_for(&mut self, index: NodeIndex) -> Vec<Order> {
         let now = self.now;
         let mut orders = Vec::new();
-        if self.nodes.node(index).reports.is_full_due(now) {
+        if self.nodes.node(index).reports.is_full_due(now) && self.nodes.has_working_volume(index) {
             let under_way = self.nodes.registered().filter(|(_, node)| node.reports.is_full_under_way(now)).count();
             if under_way < ORDERED_REPORTS_AT_ONCE {
                 self.nodes.node_mut(index).reports.on_full_ordered(now);
@@ -195,6 +196,10 @@ impl SoftState {
     fn take_invalidations(&mut self, index: NodeIndex) -> Vec<v1::Block> {
         let mut blocks = Vec::new();
         let storages = self.nodes.node(index).storages.clone();
+        let now = self.now;
+        for &storage in &storages {
+            self.nodes.storage_mut(storage).repeat_invalidations(now);
+        }
         let waiting = storages.iter().filter(|&&storage| self.nodes.storage(storage).invalidation_count() > 0).count();
         if waiting == 0 {
             return blocks;
@@ -202,7 +207,7 @@ impl SoftState {
         let share = (INVALIDATIONS_PER_HEARTBEAT / waiting).max(1);
         for storage in storages {
             for _ in 0..share {
-                let Some((id, doomed)) = self.nodes.storage_mut(storage).next_invalidation() else { break };
+                let Some((id, doomed)) = self.nodes.storage_mut(storage).next_invalidation(now) else { break };
                 if !self.reprieve(id, storage, doomed) {
                     blocks.push(v1::Block { id: id.0, generation_stamp: doomed.generation_stamp.0, length: 0 });
                 }

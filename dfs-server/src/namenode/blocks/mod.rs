@@ -55,7 +55,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use self::block_map::BlockState;
 use self::intake::{Columns, PageOrigin, Vanished};
-use self::replication::Repair;
+use self::replication::{PRIORITIES, Repair};
 use self::report::ReportNumber;
 use self::state::SoftState;
 use super::datanodes::RegistrationId;
@@ -80,7 +80,8 @@ const PAGE_REPLICAS_MAX: usize = 100_000;
 /// minute and a half.
 const SCANNED_PER_TICK: usize = 1 << 20;
 
-/// Blocks for which no target is found, per tick: each costs a look at every node. The walk goes on from there next time.
+/// Blocks for which no target is found, per tick and queue: each costs a look at every node. The walk through the queue goes
+/// on from there next time.
 const WITHOUT_TARGET_PER_TICK: usize = 256;
 
 /// Events applied per hold of the lock.
@@ -366,25 +367,25 @@ impl BlockManager {
 
     fn repair(&self) {
         let (plan, mut budget) = self.step(SoftState::plan_repairs);
-        let mut without_target = 0;
+        let mut without_target = [0; PRIORITIES];
+        let mut not_tried = [None; PRIORITIES];
         for slice in plan.chunks(SLICE / 32) {
-            let goes_on = self.step(|state| {
+            self.step(|state| {
                 for &(id, priority) in slice {
-                    if budget == 0 || without_target == WITHOUT_TARGET_PER_TICK || !state.may_repair() {
-                        return false;
+                    let queue = priority as usize;
+                    if budget == 0 || without_target[queue] == WITHOUT_TARGET_PER_TICK || !state.may_repair() {
+                        not_tried[queue].get_or_insert(id);
+                        continue;
                     }
                     match state.repair(id, priority) {
                         Repair::Ordered { cost } => budget = budget.saturating_sub(cost),
-                        Repair::NoTarget => without_target += 1,
+                        Repair::NoTarget => without_target[queue] += 1,
                         Repair::NotNow => {}
                     }
                 }
-                true
             });
-            if !goes_on {
-                return;
-            }
         }
+        self.step(|state| state.queues.go_on_at(not_tried));
     }
 
     fn delete(&self) {

@@ -281,9 +281,10 @@ impl Placement<'_> {
             message.push_str(if at == 0 { ": " } else { ", " });
             message.push_str(&format!("{count} {}", refusal.words()));
         }
-        let has_live = !self.nodes.topology().live().is_empty();
-        // Without a live node it is not space that lacks: nodes that register in a moment have it.
-        let kind = if has_live { ErrorKind::NoSpace } else { ErrorKind::Unavailable };
+        // Without a live node that has a volume it is not space that lacks: nodes that register in a moment have it.
+        let is_away = |refusal| matches!(refusal, Refusal::Dead | Refusal::NoVolume);
+        let are_away = found == 0 && reasons.iter().all(|&(refusal, _)| is_away(refusal));
+        let kind = if are_away { ErrorKind::Unavailable } else { ErrorKind::NoSpace };
         DfsError::new(kind, message)
     }
 }

@@ -27,7 +27,8 @@ pub struct Holders {
 impl SoftState {
     /// The holders of a block that waits for recovery.
     pub(crate) fn holders(&self, id: BlockId) -> Holders {
-        let mut others_are_away = self.nodes.registered().any(|(_, node)| node.is_live && !node.reports.has_told());
+        let may_tell = |index| self.nodes.has_working_volume(index) && !self.nodes.node(index).reports.has_told();
+        let mut others_are_away = self.nodes.registered().any(|(index, node)| node.is_live && may_tell(index));
         let (Some(info), Some(open)) = (self.map.get(id), self.open.get(&id)) else {
             return Holders { live: Vec::new(), others_are_away };
         };

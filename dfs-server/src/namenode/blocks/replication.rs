@@ -58,7 +58,7 @@ pub(crate) enum Priority {
     NoneLeft = 4,
 }
 
-const PRIORITIES: usize = 5;
+pub(crate) const PRIORITIES: usize = 5;
 
 /// Priorities that copying can help, most urgent first.
 const WORKABLE: [Priority; 4] = [Priority::OneLeft, Priority::VeryLow, Priority::Low, Priority::Misplaced];
@@ -99,6 +99,13 @@ impl RepairQueues {
     /// The first blocks of a queue.
     pub(crate) fn first(&self, priority: Priority, limit: usize) -> Vec<BlockId> {
         self.queues[priority as usize].iter().copied().take(limit).collect()
+    }
+
+    /// Where the next walks through the queues begin, where that is not behind the last one's plan.
+    pub(crate) fn go_on_at(&mut self, first: [Option<BlockId>; PRIORITIES]) {
+        for (cursor, first) in self.cursors.iter_mut().zip(first) {
+            *cursor = first.unwrap_or(*cursor);
+        }
     }
 
     /// The next blocks to look at, most urgent first. No queue takes more than half of what is left, so that blocks
@@ -255,6 +262,16 @@ impl SoftState {
         }
     }
 
+    /// The node has begun anew and knows nothing of what it was told to copy.
+    pub(crate) fn give_up_copies_of(&mut self, source: NodeIndex) {
+        let is_of_source = |pending: &Pending| pending.source.is_some_and(|(node, _)| node == source);
+        let ids: Vec<BlockId> =
+            self.pending.iter().filter(|(_, pending)| is_of_source(pending)).map(|(&id, _)| id).collect();
+        for id in ids {
+            self.give_up(id);
+        }
+    }
+
     fn give_up(&mut self, id: BlockId) {
         self.drop_pending(id);
         self.moves.remove(&id);
@@ -271,7 +288,15 @@ impl SoftState {
     /// Orders the copies that a block lacks, if it can be helped now.
     pub(crate) fn repair(&mut self, id: BlockId, priority: Priority) -> Repair {
         let Some(&info) = self.map.get(id) else { return Repair::NotNow };
-        if info.queue() != Some(priority as usize) || self.pending.contains_key(&id) {
+        if info.queue() != Some(priority as usize) {
+            return Repair::NotNow;
+        }
+        if self.moves.contains_key(&id) {
+            // The balancer's copy waits its turn; this one must not wait for it.
+            self.give_up(id);
+        }
+        if self.map.get(id).is_none_or(|info| info.queue() != Some(priority as usize)) || self.pending.contains_key(&id)
+        {
             return Repair::NotNow;
         }
         let replicas = self.usable_replicas(id);

@@ -154,6 +154,8 @@ impl ReportSequence {
         }
         let (queued, queued_events) =
             self.full.take().map_or((Vec::new(), 0), |abandoned| (abandoned.queued, abandoned.queued_events));
+        // What is asked for from here on, this one cannot know.
+        self.wants_full = false;
         self.full = Some(FullReport {
             number,
             last_page_at: now,
@@ -177,7 +179,7 @@ impl ReportSequence {
         let after = full.number.plus(1);
         self.next = Some(self.next.map_or(after, |next| next.max(after)));
         self.had_full = true;
-        self.wants_full = full.predates_activation;
+        self.wants_full |= full.predates_activation;
         self.ordered_at = None;
         Some(FullReportEnd { storages: full.done, is_fresh: !full.predates_activation, queued: full.queued })
     }

@@ -184,6 +184,11 @@ impl Datanodes {
         storage.state == StorageState::Normal && self.node(storage.node).is_live
     }
 
+    /// Whether the node has a volume that works.
+    pub(crate) fn has_working_volume(&self, index: NodeIndex) -> bool {
+        self.node(index).storages.iter().any(|&storage| self.storage(storage).state == StorageState::Normal)
+    }
+
     /// Mean of the transfers that run on the live nodes, times a hundred.
     pub(crate) fn mean_transfers_percent(&self) -> u64 {
         let live = self.topology.live().len() as u64;

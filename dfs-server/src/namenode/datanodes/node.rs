@@ -94,7 +94,7 @@ impl Datanode {
         self.active_transfers = 0;
         self.software_version = software_version;
         self.reports = ReportSequence::new(now);
-        // Copies it was told to make before are not made any more; they time out and are ordered anew.
+        // Copies it was told to make before are not made any more.
         self.transfers.clear();
         self.recoveries.clear();
     }

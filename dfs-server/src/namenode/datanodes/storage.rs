@@ -1,6 +1,7 @@
 //! One volume of a DataNode.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
 
 use dfs_common::ids::{BlockId, GenerationStamp};
 use dfs_proto::v1;
@@ -11,6 +12,9 @@ use super::NodeIndex;
 /// Deletions that wait for one volume. What does not fit is found again by the next full report, so nothing is lost but
 /// time; the bound keeps the removal of a huge tree from filling memory (about 30 bytes each).
 const INVALIDATIONS_MAX: usize = 1_000_000;
+
+/// Time after which a deletion that was ordered and is not confirmed is ordered again.
+const REPEAT_INVALIDATION_AFTER: Duration = Duration::from_secs(60);
 
 /// Whether a volume can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,8 +48,12 @@ pub(crate) struct Storage {
     pub blocks: RoaringTreemap,
     /// Replicas whose deletion was decided and not yet confirmed. They count for nothing, whatever reports say.
     pub doomed: RoaringTreemap,
+    /// The part of `doomed` of which there were too many.
+    excess: RoaringTreemap,
     /// The part of `doomed` to be ordered.
     invalidations: BTreeMap<BlockId, Invalidation>,
+    /// Orders that went out, oldest first; also ones that have been confirmed since.
+    ordered: VecDeque<(Instant, BlockId, GenerationStamp)>,
     /// Blocks being written or copied here, not yet seen in `remaining`.
     pub scheduled_blocks: u32,
     /// No full report has come since this NameNode began to lead: another leader may have ordered deletions that are
@@ -65,7 +73,9 @@ impl Storage {
             state,
             blocks: RoaringTreemap::new(),
             doomed: RoaringTreemap::new(),
+            excess: RoaringTreemap::new(),
             invalidations: BTreeMap::new(),
+            ordered: VecDeque::new(),
             scheduled_blocks: 0,
             is_content_stale: true,
         }
@@ -92,20 +102,24 @@ impl Storage {
         if self.invalidations.len() >= INVALIDATIONS_MAX {
             return;
         }
-        self.doomed.insert(id.0);
         // What was decided first knows best why.
+        if self.doomed.insert(id.0) && invalidation.is_good {
+            self.excess.insert(id.0);
+        }
         self.invalidations.entry(id).or_insert(invalidation);
     }
 
     /// A replica that was to be deleted is still there: the order has not gone out, was lost, or is being carried out.
     pub(crate) fn on_doomed_reported(&mut self, id: BlockId, generation_stamp: GenerationStamp, is_good: bool) {
-        let again = Invalidation { generation_stamp, is_good: false };
-        let queued = self.invalidations.entry(id).or_insert(again);
-        *queued = Invalidation { generation_stamp, is_good: queued.is_good && is_good };
+        if !is_good {
+            self.excess.remove(id.0);
+        }
+        self.invalidations.insert(id, Invalidation { generation_stamp, is_good: self.excess.contains(id.0) });
     }
 
     /// A replica that is to be deleted turns out to be corrupt: it must not be kept after all.
     pub(crate) fn on_doomed_corrupt(&mut self, id: BlockId) {
+        self.excess.remove(id.0);
         if let Some(queued) = self.invalidations.get_mut(&id) {
             queued.is_good = false;
         }
@@ -114,13 +128,16 @@ impl Storage {
     /// The replica is gone from the volume.
     pub(crate) fn on_deleted(&mut self, id: BlockId) {
         self.doomed.remove(id.0);
+        self.excess.remove(id.0);
         self.invalidations.remove(&id);
     }
 
     /// The node died or the volume failed: what was to be deleted will be reported again if it still exists.
     pub(crate) fn forget_doomed(&mut self) {
         self.doomed.clear();
+        self.excess.clear();
         self.invalidations.clear();
+        self.ordered.clear();
     }
 
     /// Deletions that wait.
@@ -129,7 +146,23 @@ impl Storage {
     }
 
     /// Takes the next deletion to be ordered.
-    pub(crate) fn next_invalidation(&mut self) -> Option<(BlockId, Invalidation)> {
-        self.invalidations.pop_first()
+    pub(crate) fn next_invalidation(&mut self, now: Instant) -> Option<(BlockId, Invalidation)> {
+        let (id, invalidation) = self.invalidations.pop_first()?;
+        self.ordered.push_back((now, id, invalidation.generation_stamp));
+        Some((id, invalidation))
+    }
+
+    /// Queues again what was ordered a while ago and is not confirmed: the order may be lost.
+    pub(crate) fn repeat_invalidations(&mut self, now: Instant) {
+        while let Some(&(since, id, generation_stamp)) = self.ordered.front() {
+            if now.saturating_duration_since(since) < REPEAT_INVALIDATION_AFTER {
+                break;
+            }
+            self.ordered.pop_front();
+            if self.doomed.contains(id.0) {
+                let again = Invalidation { generation_stamp, is_good: self.excess.contains(id.0) };
+                self.invalidations.entry(id).or_insert(again);
+            }
+        }
     }
 }

@@ -113,3 +113,18 @@ fn node_back_from_maintenance_in_time_changes_nothing() {
     assert_eq!(cluster.located(1), ["dn0", "dn1"]);
     cluster.check();
 }
+
+#[test]
+fn node_in_maintenance_that_may_not_join_any_more_counts_no_longer() {
+    let mut cluster = Cluster::new(&["/a", "/a", "/a"]);
+    cluster.write(1, 2, &[0, 1]);
+    set(&cluster, &[("dn0", Duty::Maintain { until_ns: None })]);
+    cluster.seconds(5);
+    cluster.nodes[0].is_up = false;
+    cluster.seconds(90);
+    assert_eq!(cluster.blocks.under_replicated_count(), 0);
+    cluster.blocks.set_host_rules(HostRules::of_members(&["dn1", "dn2"]));
+    cluster.seconds(10);
+    assert_eq!(cluster.located(1), ["dn1", "dn2"]);
+    cluster.check();
+}

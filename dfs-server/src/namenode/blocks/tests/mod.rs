@@ -55,6 +55,7 @@ pub(super) struct Node {
     /// To be told with the next heartbeat.
     pub failed_copies: Vec<v1::Block>,
     pub is_up: bool,
+    pub has_failed_volume: bool,
 }
 
 /// A block manager and its DataNodes.
@@ -113,7 +114,7 @@ impl Cluster {
             capacity: ROOM,
             used: ROOM - node.remaining,
             remaining: node.remaining,
-            failed: false,
+            failed: node.has_failed_volume,
         }
     }
 

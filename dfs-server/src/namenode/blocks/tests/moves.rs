@@ -74,3 +74,18 @@ fn move_replicas_of_a_second_balancer_is_refused_while_the_first_runs() {
     cluster.seconds(31);
     cluster.blocks.move_replicas(&other).unwrap();
 }
+
+#[test]
+fn move_under_way_does_not_hold_repair_back() {
+    let mut cluster = Cluster::new(&["/a"; 5]);
+    cluster.write(1, 3, &[0, 1, 2]);
+    assert_eq!(cluster.blocks.move_replicas(&request("dn0", "dn3", 1_000)).unwrap().replicas, 1);
+    // Its source has the order and is long in carrying it out.
+    cluster.heartbeat(0);
+    for at in [1, 2] {
+        cluster.nodes[at].has_failed_volume = true;
+    }
+    cluster.seconds(10);
+    assert_eq!(cluster.holders(1, 1, 10).iter().filter(|at| ![1, 2].contains(*at)).count(), 3);
+    cluster.check();
+}

@@ -156,6 +156,13 @@ fn choose_targets_without_room_says_why() {
         error.message(),
         "only 0 of 4 DataNodes can take a block of 128MiB: 3 without room, 1 excluded by the writer"
     );
+    // Nobody is full: who comes back has room.
+    for at in 0..4 {
+        cluster.nodes[at].has_failed_volume = true;
+        cluster.heartbeat(at);
+    }
+    let request = TargetRequest { exclude: &[], ..request };
+    assert_eq!(cluster.blocks.choose_targets(&request).unwrap_err().kind(), ErrorKind::Unavailable);
     let empty = Cluster::unregistered(&[], &[]);
     let error = empty.blocks.choose_targets(&request).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");

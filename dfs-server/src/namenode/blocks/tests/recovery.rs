@@ -125,3 +125,17 @@ fn holders_stay_whole_through_one_truncation_after_the_other() {
     cluster.second();
     assert_eq!(cluster.blocks.replica_count(open.id), 3);
 }
+
+#[test]
+fn holders_are_not_awaited_on_a_node_without_a_working_volume() {
+    let mut cluster = Cluster::new(&RACKS);
+    let open = allocate(&cluster, 1);
+    cluster.nodes[2].has_failed_volume = true;
+    cluster.register_only(2);
+    assert!(!cluster.blocks.holders(open.id).others_are_away, "it can tell nothing");
+    cluster.nodes[2].has_failed_volume = false;
+    cluster.heartbeat(2);
+    assert!(cluster.blocks.holders(open.id).others_are_away, "its volume is back and not reported");
+    cluster.report(2);
+    assert!(!cluster.blocks.holders(open.id).others_are_away);
+}

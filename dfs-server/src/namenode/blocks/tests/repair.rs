@@ -398,3 +398,62 @@ fn two_replicas_on_one_node_count_as_one() {
     assert_eq!(cluster.blocks.under_replicated_count(), 1, "until it has arrived");
     cluster.check();
 }
+
+#[test]
+fn blocks_that_no_node_can_take_do_not_keep_others_waiting() {
+    let mut cluster = Cluster::new(&["/a"; 4]);
+    for id in 1..=5_000 {
+        cluster.write(id, 5, &[0, 1, 2, 3]);
+    }
+    for id in 5_001..=5_010 {
+        cluster.write(id, 3, &[0, 1]);
+    }
+    cluster.seconds(40);
+    for id in 5_001..=5_010 {
+        assert_eq!(cluster.holders(id, 1, 10).len(), 3, "block {id}");
+    }
+    cluster.check();
+}
+
+#[test]
+fn a_lost_deletion_is_ordered_again() {
+    let mut cluster = Cluster::new(&["/a"; 3]);
+    cluster.write(1, 2, &[0, 1, 2]);
+    cluster.blocks.tick();
+    assert_eq!(lose_orders(&mut cluster), 1);
+    cluster.seconds(50);
+    assert_eq!(cluster.holders(1, 1, 10).len(), 3, "it may still be under way");
+    cluster.seconds(15);
+    assert_eq!(cluster.holders(1, 1, 10).len(), 2);
+    cluster.check();
+}
+
+#[test]
+fn a_replica_whose_deletion_was_lost_is_kept_when_it_is_needed() {
+    let mut cluster = Cluster::new(&["/a"; 3]);
+    cluster.write(1, 2, &[0, 1, 2]);
+    cluster.blocks.tick();
+    assert_eq!(lose_orders(&mut cluster), 1);
+    let left = cluster.located(1);
+    for at in 0..3 {
+        cluster.nodes[at].has_failed_volume = left.contains(&format!("dn{at}"));
+    }
+    for at in 0..3 {
+        cluster.heartbeat(at);
+        if !cluster.nodes[at].has_failed_volume {
+            cluster.report(at);
+        }
+    }
+    cluster.seconds(5);
+    assert_eq!(cluster.located(1).len(), 1, "the last good replica");
+    assert_eq!(cluster.blocks.fs_stats().missing_blocks, 0);
+    cluster.check();
+}
+
+/// All nodes beat and none obeys; the deletions that were ordered.
+fn lose_orders(cluster: &mut Cluster) -> usize {
+    let orders: Vec<Order> = (0..cluster.nodes.len()).flat_map(|at| cluster.heartbeat(at)).collect();
+    let deletions =
+        orders.iter().map(|order| if let Order::Invalidate(order) = order { order.blocks.len() } else { 0 });
+    deletions.sum()
+}

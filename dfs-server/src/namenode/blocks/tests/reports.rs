@@ -320,3 +320,17 @@ fn registration_ids_differ_between_runs() {
     }
     assert_eq!(ids.len(), 100);
 }
+
+#[test]
+fn sequence_remembers_a_request_made_while_a_report_streams_in() {
+    let now = Instant::now();
+    let mut sequence = ReportSequence::new(now);
+    sequence.request_full();
+    sequence.on_full_page(ReportNumber(1), now);
+    sequence.on_full_end();
+    assert!(!sequence.is_full_due(now), "the report is what was asked for");
+    sequence.on_full_page(ReportNumber(2), now);
+    sequence.request_full();
+    sequence.on_full_end();
+    assert!(sequence.is_full_due(now), "the report may be older than what is asked for");
+}
