@@ -90,6 +90,12 @@ impl OpenInode {
         self.content_epoch.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// The same for who looked at the content in `epoch`; gives the epoch that it belongs to.
+    pub(crate) fn content_dropped_since(&self, epoch: u64) -> u64 {
+        let changed = self.content_epoch.compare_exchange(epoch, epoch + 1, Ordering::AcqRel, Ordering::Acquire);
+        changed.map_or(epoch, |_| epoch + 1)
+    }
+
     /// Notes the permissions that the file has.
     pub(crate) fn learn_permissions(&self, permissions: u32) {
         *self.set_id.lock() = if permissions & SET_ID == 0 { SetId::No } else { SetId::Maybe };

@@ -295,7 +295,15 @@ impl SharedWriter {
             state.writer.abort().await;
             return Ok(());
         }
-        if state.phase.must_complete() { self.complete(&mut state).await } else { Ok(()) }
+        if !state.phase.must_complete() {
+            return Ok(());
+        }
+        let outcome = self.complete(&mut state).await;
+        if outcome.is_err() {
+            // The lease must not stay with a writer that nobody has any more.
+            state.writer.abort().await;
+        }
+        outcome
     }
 
     /// Waits for this operation's turn.

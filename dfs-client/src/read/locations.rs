@@ -129,7 +129,6 @@ async fn fetch(core: &ClientCore, caller: &Caller, inode: InodeId, offset: u64, 
 /// The blocks of one file, as far as known.
 pub(crate) struct Locations {
     core: Arc<ClientCore>,
-    caller: Caller,
     inode: InodeId,
     /// Protects what is known; never held across an await.
     known: Mutex<Known>,
@@ -143,12 +142,13 @@ struct Known {
 }
 
 impl Locations {
-    /// Asks for the first blocks and the length.
+    /// Asks for the first blocks and the length. That authorises `caller`; what is asked later is asked for whoever opened
+    /// the file, whatever its permissions are by then.
     pub(crate) async fn open(core: &Arc<ClientCore>, caller: &Caller, inode: InodeId) -> Result<Self> {
         let block_size = core.defaults.block_size;
         let known = Known { blocks: BTreeMap::new(), length: 0, block_size };
-        let locations = Self { core: Arc::clone(core), caller: caller.clone(), inode, known: Mutex::new(known) };
-        let page = locations.fetch(0, block_size.saturating_mul(BLOCKS_PER_CALL)).await?;
+        let locations = Self { core: Arc::clone(core), inode, known: Mutex::new(known) };
+        let page = fetch(core, caller, inode, 0, block_size.saturating_mul(BLOCKS_PER_CALL)).await?;
         locations.learn(page).await?;
         Ok(locations)
     }
@@ -183,7 +183,7 @@ impl Locations {
     }
 
     async fn fetch(&self, offset: u64, length: u64) -> Result<Page> {
-        fetch(&self.core, &self.caller, self.inode, offset, length).await
+        fetch(&self.core, &Caller::root(), self.inode, offset, length).await
     }
 
     /// Takes in a page from which the length of the file can be told.
@@ -245,7 +245,7 @@ impl Locations {
             datanode_uuid: node.uuid.clone(),
             storage_uuid: storage_uuid.to_owned(),
         };
-        let header = Some(v1::RequestHeader { caller: Some((&self.caller).into()), retry: None });
+        let header = Some(v1::RequestHeader { caller: Some((&Caller::root()).into()), retry: None });
         let request = v1::ReportBadBlocksRequest { header, replicas: vec![replica] };
         let patience = crate::rpc::Patience { total: VISIBLE_LENGTH_DEADLINE, ..self.core.patience() };
         if let Err(error) = self.core.namenode.call(patience, request, rpc!(report_bad_blocks)).await {

@@ -30,6 +30,7 @@ use super::replica_sync::{SyncPatience, sync_replicas};
 use crate::caller::Caller;
 use crate::client::DfsClient;
 use crate::datanode::Located;
+use crate::read::locate_page;
 
 /// The block under way.
 pub(super) struct Current {
@@ -192,10 +193,10 @@ impl BlockOutput {
             current.synced = self.block_len;
         }
         if !self.unsynced.is_empty() {
-            let core = &self.questions.core;
-            let mut patience = SyncPatience::new(core);
-            while let Err(error) = sync_replicas(core, &self.unsynced).await {
+            let mut patience = SyncPatience::new(&self.questions.core);
+            while let Err(error) = sync_replicas(&self.questions.core, &self.unsynced).await {
                 patience.wait_after(error).await?;
+                self.relocate_unsynced().await?;
             }
             self.unsynced.clear();
         }
@@ -204,6 +205,19 @@ impl BlockOutput {
             Some(block) if self.recorded.is_none_or(|(id, _)| id != block.id) => self.record(block).await,
             _ => Ok(()),
         }
+    }
+
+    /// Finished blocks may have moved since they were written.
+    async fn relocate_unsynced(&mut self) -> Result<()> {
+        for block in &mut self.unsynced {
+            let located =
+                locate_page(&self.questions.core, &Caller::root(), self.questions.inode, block.offset, 1).await?;
+            let now = located.into_iter().find(|now| now.block.block.id == block.block.block.id);
+            if let Some(now) = now.filter(|now| !now.replicas.is_empty()) {
+                *block = now;
+            }
+        }
+        Ok(())
     }
 
     /// Flushes, and tells the NameNode the length.

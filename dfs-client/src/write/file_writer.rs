@@ -1,11 +1,11 @@
 //! [`FileWriter`]: the one writer of a file. Shared freely; calls on it take turns.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use dfs_common::attr::FileAttr;
-use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::error::{DfsError, ErrorKind, Result, RetryClass};
 use dfs_common::ids::InodeId;
 use parking_lot::Mutex;
 use tracing::{debug, warn};
@@ -41,6 +41,8 @@ pub(super) struct Status {
     acked: AtomicU64,
     /// Protects how the writer ended; never held across an await.
     end: Mutex<Option<End>>,
+    /// The lease has been given back, or the NameNode has said why not.
+    has_given_up: AtomicBool,
 }
 
 enum End {
@@ -80,6 +82,16 @@ impl Status {
             Some(End::Failed(error)) => Err(error.duplicate()),
             Some(End::Completed(_)) => Err(DfsError::new(ErrorKind::InvalidArgument, "the file has been completed")),
         }
+    }
+
+    /// Whether the NameNode may think that the file is this writer's.
+    fn may_hold_lease(&self) -> bool {
+        let is_over = match &*self.end.lock() {
+            None => false,
+            Some(End::Completed(_)) => true,
+            Some(End::Failed(error)) => error.kind() == ErrorKind::LeaseLost,
+        };
+        !is_over && !self.has_given_up.load(Ordering::Acquire)
     }
 
     /// For the time of a question whose answer changes what is true: being dropped before
@@ -210,14 +222,21 @@ impl FileWriter {
     }
 
     /// Gives the file up: what was not acknowledged is lost, and the file is closed if that is possible without recovery.
+    /// A lease that is no longer this writer's is left alone: somebody else may write by now.
     pub async fn abort(&self) {
         let mut output = self.output.lock().await;
-        if matches!(&*self.status.end.lock(), Some(End::Completed(_))) {
+        if !self.status.may_hold_lease() {
             return;
         }
         self.status.fail(&DfsError::new(ErrorKind::Cancelled, "the writer was aborted"));
-        if let Err(error) = output.abort().await {
-            debug!(inode = %self.inode, error = %error.chain(), "file not closed after its writer was aborted");
+        match output.abort().await {
+            Ok(()) => self.status.has_given_up.store(true, Ordering::Release),
+            Err(error) => {
+                if error.kind().retry_class() == RetryClass::Never {
+                    self.status.has_given_up.store(true, Ordering::Release);
+                }
+                debug!(inode = %self.inode, error = %error.chain(), "file not closed after its writer was aborted");
+            }
         }
     }
 

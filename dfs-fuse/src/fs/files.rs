@@ -72,7 +72,7 @@ impl FileSystem {
     }
 
     async fn open_for_reading(&self, caller: &Caller, open: OpenRef) -> FsResult<Opened> {
-        let epoch = open.content_epoch();
+        let mut epoch = open.content_epoch();
         let (attr, reader) =
             tokio::join!(self.client.get_file_info(caller, open.id), self.client.open_reader(caller, open.id));
         let (mut attr, reader) = (attr?, reader?);
@@ -85,6 +85,10 @@ impl FileSystem {
         let verdict = self.seen.on_open(&attr);
         if verdict.drop_attributes {
             self.kernel.drop_attributes(open.id);
+        }
+        if !verdict.keep_pages {
+            // Handles opened before must not fill the pages that the kernel drops now with what they have of older content.
+            epoch = open.content_dropped_since(epoch);
         }
         let handle = self.handles.add_file(FileHandle::new(open, None, Some((epoch, reader))))?;
         Ok(Opened { handle, keep_pages: verdict.keep_pages && !is_being_written, writes: false })

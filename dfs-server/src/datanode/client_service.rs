@@ -68,8 +68,11 @@ impl ClientDatanode for ClientService {
 }
 
 fn sync_all(store: &ReplicaStore, pool: &str, blocks: &[v1::Block]) -> Result<()> {
+    // One that is not here any more keeps no other from being synced.
+    let mut outcome = Ok(());
     for block in blocks {
-        store.sync(&ExtendedBlock { pool: pool.to_owned(), block: Block::from(block) })?;
+        let synced = store.sync(&ExtendedBlock { pool: pool.to_owned(), block: Block::from(block) });
+        outcome = outcome.and(synced);
     }
-    Ok(())
+    outcome
 }

@@ -9,11 +9,12 @@ use dfs_tests::workload::Pattern;
 
 use super::{Case, Mounts, cases};
 
-pub(super) const CASES: [Case<Mounts>; 4] = cases![
+pub(super) const CASES: [Case<Mounts>; 5] = cases![
     open_after_close_elsewhere_sees_the_new_content,
     attributes_and_names_are_fresh_within_their_second,
     reader_with_an_open_file_sees_appends,
     many_files_written_here_are_read_there,
+    descriptor_opened_before_leaves_no_old_bytes_behind,
 ];
 
 /// Longer than the attribute TTL of one second, with room for a busy machine.
@@ -80,4 +81,21 @@ fn many_files_written_here_are_read_there(mounts: &Mounts) {
         }
     });
     assert_eq!(fs::read_dir(mounts.other.join("coherence-many")).unwrap().count(), 200);
+}
+
+fn descriptor_opened_before_leaves_no_old_bytes_behind(mounts: &Mounts) {
+    const LENGTH: u64 = 12_000_001;
+    let here = mounts.mount.new_dir("coherence-pages").join("file");
+    let there = mounts.other.join("coherence-pages/file");
+    Pattern::new(1).make_file(&here, LENGTH);
+    let mut old = File::open(&there).unwrap();
+    // In order, so that more is read ahead.
+    let mut start = vec![0; 2_000_000];
+    old.read_exact(&mut start).unwrap();
+    assert!(start == Pattern::new(1).bytes(start.len()));
+    Pattern::new(2).make_file(&here, LENGTH);
+    let new = File::open(&there).unwrap();
+    let mut rest = Vec::new();
+    old.read_to_end(&mut rest).unwrap();
+    Pattern::new(2).check(0, new).expect("the content of the last close");
 }

@@ -7,12 +7,13 @@ use std::process::Command;
 
 use super::{Case, Mounts, cases};
 
-pub(super) const CASES: [Case<Mounts>; 5] = cases![
+pub(super) const CASES: [Case<Mounts>; 6] = cases![
     others_are_refused_what_the_mode_forbids,
     supplementary_groups_count,
     sticky_directories_protect_entries,
     only_the_owner_changes_attributes,
     writing_by_others_clears_setuid,
+    open_descriptor_reads_on_after_chmod,
 ];
 
 const USER: u32 = 12_345;
@@ -101,4 +102,13 @@ fn writing_by_others_clears_setuid(mounts: &Mounts) {
     set(&dir.join("program"), 0, 0, 0o6777);
     allowed(USER, "", &dir, "echo more >> program");
     assert_eq!(fs::metadata(dir.join("program")).unwrap().mode() & 0o7777, 0o777);
+}
+
+/// More blocks than are asked for at once.
+fn open_descriptor_reads_on_after_chmod(mounts: &Mounts) {
+    let dir = mounts.mount.new_dir("permission-open");
+    set(&dir, USER, USER, 0o755);
+    allowed(USER, "", &dir, "head -c 60000000 /dev/zero > large");
+    allowed(USER, "", &dir, "exec 3< large; chmod 000 large; test $(cat <&3 | wc -c) = 60000000");
+    refused(USER, "", &dir, "cat large", "Permission denied");
 }
