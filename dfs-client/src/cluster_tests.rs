@@ -415,6 +415,26 @@ async fn abort_closes_the_file_without_what_was_not_acknowledged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn abort_gives_the_lease_back_once_the_namenode_answers() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client_with(|config| config.retry_timeout = Duration::from_millis(300)).await;
+    let (attr, writer) = create(&client).await;
+    writer.write(&bytes(BLOCK)).await.unwrap();
+    writer.hflush().await.unwrap();
+    writer.write(&bytes(1)).await.unwrap();
+    cluster.world.lock().unavailable_answers = usize::MAX;
+    writer.abort().await;
+    drop(writer);
+    assert!(cluster.world.lock().files[&attr.inode.0].is_open);
+    cluster.world.lock().unavailable_answers = 0;
+    let begun = std::time::Instant::now();
+    while cluster.world.lock().files[&attr.inode.0].is_open {
+        assert!(begun.elapsed() < Duration::from_secs(20), "the lease was not given back");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn open_file_is_read_up_to_what_was_flushed() {
     let cluster = FakeCluster::start(3).await;
     let client = cluster.client().await;
@@ -595,7 +615,7 @@ async fn sync_file_reaches_every_block_of_a_closed_file() {
 
 /// Calls run in tasks: their futures must be `Send`.
 #[allow(dead_code)]
-fn futures_are_send(client: &DfsClient, writer: &FileWriter, reader: &crate::FileReader, file: &CreatedFile) {
+fn futures_are_send(client: &DfsClient, writer: &Arc<FileWriter>, reader: &crate::FileReader, file: &CreatedFile) {
     fn check(_: impl Send) {}
     let who = caller();
     check(DfsClient::connect(client.config().clone()));

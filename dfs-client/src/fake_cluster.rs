@@ -638,7 +638,7 @@ impl ClientNamenode for Fake {
         get_x_attr(v1::XAttrRequest) -> v1::GetXAttrResponse;
         list_x_attrs(v1::InodeRequest) -> v1::ListXAttrsResponse;
         get_additional_datanode(v1::GetAdditionalDatanodeRequest) -> v1::GetAdditionalDatanodeResponse;
-        recover_lease(v1::InodeMutation) -> v1::RecoverLeaseResponse;
+        recover_lease(v1::RecoverLeaseRequest) -> v1::RecoverLeaseResponse;
         mkdir(v1::MkdirRequest) -> v1::AttrResponse;
         mknod(v1::MknodRequest) -> v1::AttrResponse;
         create_symlink(v1::CreateSymlinkRequest) -> v1::AttrResponse;

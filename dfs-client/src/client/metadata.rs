@@ -312,7 +312,7 @@ impl DfsClient {
 
     /// Starts to close the file of a writer that is gone; true when it is closed now.
     pub async fn recover_lease(&self, caller: &Caller, inode: InodeId) -> Result<bool> {
-        let build = |header| v1::InodeMutation { header: Some(header), inode: inode.0 };
+        let build = |header| v1::RecoverLeaseRequest { header: Some(header), inode: inode.0, own: false };
         Ok(self.core.mutate(caller, build, rpc!(recover_lease)).await?.closed)
     }
 }

@@ -28,7 +28,6 @@ use super::questions::Questions;
 use super::recovery_plan::Origin;
 use super::replica_sync::{SyncPatience, sync_replicas};
 use crate::caller::Caller;
-use crate::client::DfsClient;
 use crate::datanode::Located;
 use crate::read::locate_page;
 
@@ -144,8 +143,7 @@ impl BlockOutput {
     pub(super) async fn abort(&mut self) -> Result<()> {
         self.hang_up();
         if self.may_hold_bytes {
-            let client = DfsClient { core: Arc::clone(&self.questions.core) };
-            if client.recover_lease(&Caller::root(), self.questions.inode).await? {
+            if self.questions.give_up_lease().await? {
                 return Ok(());
             }
             let words = "the file stays open until its last block is recovered";

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use dfs_common::attr::FileAttr;
 use dfs_common::error::{DfsError, ErrorKind, Result, RetryClass};
 use dfs_common::ids::InodeId;
+use dfs_common::retry::Backoff;
 use parking_lot::Mutex;
 use tracing::{debug, warn};
 
@@ -33,6 +34,9 @@ pub struct FileWriter {
     /// Whoever holds it drives the pipeline; held across awaits, by one call at a time.
     output: tokio::sync::Mutex<BlockOutput>,
 }
+
+/// Pauses before the NameNode is asked again to take a lease back.
+const ABORT_BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(30) };
 
 /// What can be asked of a writer without waiting for its turn.
 #[derive(Default)]
@@ -223,21 +227,38 @@ impl FileWriter {
 
     /// Gives the file up: what was not acknowledged is lost, and the file is closed if that is possible without recovery.
     /// A lease that is no longer this writer's is left alone: somebody else may write by now.
-    pub async fn abort(&self) {
+    /// While the NameNode does not answer, it is asked again behind the caller's back.
+    pub async fn abort(self: &Arc<Self>) {
+        if !self.try_abort().await {
+            let writer = Arc::clone(self);
+            tokio::spawn(async move {
+                let mut tries = 0;
+                loop {
+                    let pause = ABORT_BACKOFF.delay(tries, &mut rand::rng());
+                    tokio::time::sleep(pause).await;
+                    if writer.try_abort().await {
+                        return;
+                    }
+                    tries += 1;
+                }
+            });
+        }
+    }
+
+    /// False when the NameNode has not answered.
+    async fn try_abort(&self) -> bool {
         let mut output = self.output.lock().await;
         if !self.status.may_hold_lease() {
-            return;
+            return true;
         }
         self.status.fail(&DfsError::new(ErrorKind::Cancelled, "the writer was aborted"));
-        match output.abort().await {
-            Ok(()) => self.status.has_given_up.store(true, Ordering::Release),
-            Err(error) => {
-                if error.kind().retry_class() == RetryClass::Never {
-                    self.status.has_given_up.store(true, Ordering::Release);
-                }
-                debug!(inode = %self.inode, error = %error.chain(), "file not closed after its writer was aborted");
-            }
+        let outcome = output.abort().await;
+        if let Err(error) = &outcome {
+            debug!(inode = %self.inode, error = %error.chain(), "file not closed after its writer was aborted");
         }
+        let is_answered = outcome.map_or_else(|error| error.kind().retry_class() == RetryClass::Never, |()| true);
+        self.status.has_given_up.store(is_answered, Ordering::Release);
+        is_answered
     }
 
     /// Takes its turn, unless the writer has ended; a failure ends it.

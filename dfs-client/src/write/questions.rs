@@ -103,6 +103,13 @@ impl Questions {
         self.core.mutate_in(&self.session, &self.caller, &build, &rpc!(fsync)).await.map(|_| ())
     }
 
+    /// Gives the lease back with the last block as it is; true when the file is closed now, false when it is being recovered.
+    pub(super) async fn give_up_lease(&self) -> Result<bool> {
+        let build = |header| v1::RecoverLeaseRequest { header: Some(header), inode: self.inode.0, own: true };
+        let answer = self.core.mutate_in(&self.session, &Caller::root(), &build, &rpc!(recover_lease)).await?;
+        Ok(answer.closed)
+    }
+
     /// Closes the file of `length` bytes; asks until the NameNode has heard of the last block's replicas.
     pub(super) async fn complete(&self, last: Option<Block>, length: u64) -> Result<FileAttr> {
         let build = |header| v1::CompleteRequest {

@@ -400,6 +400,8 @@ async fn client_service_tells_lengths_and_syncs() {
     let sync = |id| v1::SyncReplicaRequest { block_pool_id: POOL.into(), blocks: vec![block(id).block.into()] };
     client.sync_replica(sync(1)).await.unwrap();
     assert_eq!(client.sync_replica(sync(2)).await.unwrap_err().code(), tonic::Code::NotFound);
+    // Else the report may overtake the event, and has its number.
+    assert_eq!(daemon.namenode.wait_for_events(1, v1::ReplicaEventKind::ReplicaReceived, 1).await, 2);
     client.trigger_block_report(v1::TriggerBlockReportRequest {}).await.unwrap();
     let full = Heard::Report { registration: 1, number: 3, finalized: vec![1], open: vec![] };
     daemon.namenode.wait_for("the triggered report", |heard| *heard == full).await;

@@ -23,7 +23,9 @@ use dfs_proto::v1::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::apply::CallKey;
 use super::blocks::Holders;
+use super::namespace::Lease;
 use super::namespace::permission::{Identity, WRITE};
 use super::namesystem::{LEASE_SOFT_LIMIT, Namesystem, unexpected};
 use super::outcome::Outcome;
@@ -330,6 +332,31 @@ impl Namesystem {
         }
         self.wait_recovered(id).await;
         Ok(self.namespace().read().lease(id).is_none())
+    }
+
+    /// Takes the lease of `id` from the caller's own session, whose writer has failed, and waits a while as
+    /// [`recover_lease`](Self::recover_lease) does. A lease that somebody else holds by now stays.
+    ///
+    /// # Errors
+    /// `InvalidArgument` without a session, `ReadOnly`.
+    pub async fn give_up_lease(&self, header: Option<&v1::RequestHeader>, id: InodeId) -> Result<bool> {
+        self.check_writable()?;
+        let retry = header.and_then(|header| header.retry.as_ref());
+        let retry =
+            retry.ok_or_else(|| DfsError::new(ErrorKind::InvalidArgument, "a lease is given up in a session"))?;
+        let caller = CallKey::try_from(retry)?;
+        let holder = self.namespace().read().lease(id).cloned();
+        let is_own = |lease: &Lease| lease.client == caller.client && lease.incarnation == caller.incarnation;
+        match holder {
+            Some(lease) if is_own(&lease) => {
+                if !lease.needs_recovery {
+                    self.revoke_lease(id).await?;
+                }
+                self.wait_recovered(id).await;
+                Ok(self.namespace().read().lease(id).is_none())
+            }
+            holder => Ok(holder.is_none()),
+        }
     }
 
     /// Returns when a file has begun to wait.

@@ -403,10 +403,14 @@ impl ClientNamenode for ClientService {
         reply(found.map(|block| GetAdditionalDatanodeResponse { block: Some(block), txid: self.txid() }))
     }
 
-    async fn recover_lease(&self, request: Request<InodeMutation>) -> Reply<RecoverLeaseResponse> {
+    async fn recover_lease(&self, request: Request<RecoverLeaseRequest>) -> Reply<RecoverLeaseResponse> {
         let request = request.into_inner();
-        let who = identity(request.header.as_ref());
-        let closed = self.namesystem.recover_lease(&who, InodeId(request.inode)).await;
+        let inode = InodeId(request.inode);
+        let closed = if request.own {
+            self.namesystem.give_up_lease(request.header.as_ref(), inode).await
+        } else {
+            self.namesystem.recover_lease(&identity(request.header.as_ref()), inode).await
+        };
         reply(closed.map(|closed| RecoverLeaseResponse { closed, txid: self.txid() }))
     }
 
