@@ -99,13 +99,14 @@ async fn block_made_with_the_file_is_replaced_when_its_nodes_fail() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn small_files_reuse_one_connection() {
+async fn small_files_leave_in_one_message_each_on_one_connection() {
     let cluster = FakeCluster::start(3).await;
     let client = cluster.client().await;
-    for _ in 0..20 {
+    for _ in 0..50 {
         write_file(&client, &bytes(1000)).await;
     }
-    assert_eq!(cluster.world.lock().connections, 1);
+    let world = cluster.world.lock();
+    assert_eq!((world.connections, world.writes_in_pieces), (1, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -77,6 +77,8 @@ pub(crate) struct World {
     pub(crate) bad_replicas: Vec<String>,
     pub(crate) seen_call_ids: HashSet<u64>,
     pub(crate) connections: usize,
+    /// Requests to write that came without the first packet behind them.
+    pub(crate) writes_in_pieces: usize,
     pub(crate) read_bytes: u64,
     next_block: u64,
     next_stamp: u64,
@@ -165,7 +167,10 @@ fn serve(node: usize, stream: TcpStream, world: &Shared) {
         let fault = world.lock().faults.get(&node).copied().unwrap_or_default();
         let goes_on = match request {
             _ if fault == Fault::HangsUp => None,
-            DataRequest::WriteBlock(request) => take_block(node, fault, &request, &mut input, &mut output, world),
+            DataRequest::WriteBlock(request) => {
+                world.lock().writes_in_pieces += usize::from(input.buffer().is_empty());
+                take_block(node, fault, &request, &mut input, &mut output, world)
+            }
             DataRequest::ReadBlock(request) => send_block(node, fault, &request, &mut input, &mut output, world),
             _ => None,
         };

@@ -205,6 +205,10 @@ impl Pipeline {
 
     /// Sends and receives until `goal` is reached.
     pub(crate) async fn pump(&mut self, goal: Goal) -> Result<(), PipelineFailure> {
+        // With room for a packet already, it leaves together with what goes before it.
+        if matches!(goal, Goal::Room(_)) && self.has_reached(goal) {
+            return Ok(());
+        }
         loop {
             match self.pump_connection(goal).await {
                 Err(failure) if self.is_stale_connection(&failure) => self.reconnect().await?,
