@@ -138,9 +138,9 @@ impl SharedWriter {
         self.failure.get().map_or(Ok(()), |failure| Err(failure.duplicate().into()))
     }
 
-    /// Whether it has failed for good.
+    /// Whether it has failed for good, even if nobody has been told yet: it may have failed between two calls.
     pub(crate) fn has_failed(&self) -> bool {
-        self.failure.get().is_some()
+        self.failure.get().is_some() || self.view.lock().open.as_ref().is_some_and(|writer| writer.has_failed())
     }
 
     /// Bytes in the file as far as this mount knows.
@@ -290,7 +290,7 @@ impl SharedWriter {
     /// The last handle is gone, or the mount is: completes what is not completed.
     pub(crate) async fn finish(&self) -> FsResult<()> {
         let mut state = self.state.lock().await;
-        if self.has_failed() {
+        if self.failure.get().is_some() {
             // Everyone has been told.
             state.writer.abort().await;
             return Ok(());

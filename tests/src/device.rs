@@ -9,6 +9,8 @@ use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
+use crate::wait::{STARTUP, poll};
+
 /// Smallest file system that mkfs.xfs makes, and enough for the tests' files.
 pub const SMALL_DEVICE: ByteCount = ByteCount(512 << 20);
 
@@ -47,12 +49,15 @@ impl LoopDevice {
     /// # Panics
     /// When that fails.
     pub fn mount(&self) {
-        let attach = Command::new("losetup").args(["--direct-io=on", "--find", "--show"]).arg(&self.image).output();
-        let attach = attach.expect("run losetup");
-        assert!(attach.status.success(), "losetup: {}", String::from_utf8_lossy(&attach.stderr));
-        let device = String::from_utf8_lossy(&attach.stdout).trim().to_owned();
-        run(Command::new("mount").args(["-t", "xfs", "-o", "noatime", &device]).arg(&self.mount_dir));
-        run(Command::new("losetup").args(["-d", &device]));
+        self.try_mount().unwrap_or_else(|words| panic!("{words}"));
+    }
+
+    fn try_mount(&self) -> Result<(), String> {
+        let device = tried(Command::new("losetup").args(["--direct-io=on", "--find", "--show"]).arg(&self.image))?;
+        let device = device.trim();
+        let mounted = tried(Command::new("mount").args(["-t", "xfs", "-o", "noatime", device]).arg(&self.mount_dir));
+        tried(Command::new("losetup").args(["-d", device]))?;
+        mounted.map(|_| ())
     }
 
     /// Takes the mount away, even when someone uses it.
@@ -108,7 +113,11 @@ impl LoopDevice {
     /// When it cannot be mounted.
     pub fn remount(&self) {
         run(Command::new("umount").arg(&self.mount_dir));
-        self.mount();
+        // Another test on this machine may have a copy of all mounts for a moment (`shut_down_device`), this one among them;
+        // until that is gone, the kernel refuses a second file system with the same UUID.
+        let mut words = String::new();
+        let mounted = poll(STARTUP, || self.try_mount().map_err(|error| words = error).ok());
+        assert!(mounted.is_some(), "{words}");
     }
 }
 
@@ -120,6 +129,15 @@ impl Drop for LoopDevice {
 
 /// Runs a tool that must succeed.
 fn run(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|error| panic!("run {command:?}: {error}"));
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    tried(command).unwrap_or_else(|words| panic!("{words}"));
+}
+
+/// Runs a tool; what it prints, or why it failed.
+fn tried(command: &mut Command) -> Result<String, String> {
+    let output = command.output().map_err(|error| format!("run {command:?}: {error}"))?;
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    } else {
+        Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr)))
+    }
 }

@@ -165,6 +165,11 @@ impl FileWriter {
         Ok(writer)
     }
 
+    /// Whether every later call will fail. It may have happened between two calls, when bytes left by themselves.
+    pub fn has_failed(&self) -> bool {
+        matches!(&*self.status.end.lock(), Some(End::Failed(_)))
+    }
+
     /// The file being written.
     pub fn inode(&self) -> InodeId {
         self.inode
@@ -302,8 +307,11 @@ impl FileWriter {
             Chore::Flush => self.hflush().await,
             Chore::Heartbeat => self.drive(async |output| output.heartbeat().await).await,
         };
-        if let Err(error) = outcome {
-            debug!(inode = %self.inode, ?chore, error = %error.chain(), "writer failed in the background");
+        // Nothing is to be done for one that was completed meanwhile.
+        if let Err(error) = outcome
+            && self.has_failed()
+        {
+            warn!(inode = %self.inode, ?chore, error = %error.chain(), "writer failed in the background");
         }
     }
 }

@@ -149,8 +149,8 @@ impl FileSystem {
                 return Ok(writer);
             }
             if let Some(failed) = open.take_failed_writer() {
-                // Its handles keep its error; the file is free for a new start.
-                failed.finish().await?;
+                // Its handles keep its error, which is in the log; the file is free for a new start.
+                let _ = failed.finish().await;
             }
             tries -= 1;
             match self.client.append(caller, open.id, truncates).await {

@@ -19,9 +19,10 @@ use dfs_tests::wait::{REPAIR, wait_for, wait_until};
 use dfs_tests::workload::Pattern;
 use rustix::io::Errno;
 
-pub(super) const CASES: [Case<Nothing>; 9] = cases![
+pub(super) const CASES: [Case<Nothing>; 10] = cases![
     mount_killed_and_restarted_appends_to_its_files_again,
     another_mount_is_refused_until_the_lease_is_recovered,
+    lease_taken_from_a_living_writer_leaves_the_file_usable_everywhere,
     file_never_written_is_closed_without_a_block,
     datanode_killed_with_the_writer_leaves_every_synced_byte,
     every_datanode_killed_with_the_writer_leaves_every_synced_byte,
@@ -123,6 +124,37 @@ fn another_mount_is_refused_until_the_lease_is_recovered(_: &Nothing) {
     assert!(said.contains("/file is closed"), "{said}");
     check_in_service(&cluster, &other, Pattern::new(2));
     assert!(recover_lease(&cluster).contains("is closed"), "a closed file is closed");
+}
+
+fn lease_taken_from_a_living_writer_leaves_the_file_usable_everywhere(_: &Nothing) {
+    let cluster = cluster();
+    let (mut mount, other) = (cluster.mount("mount"), cluster.mount("other"));
+    let mut file = open_file(&mount.join("file"), Pattern::new(9));
+    // A command that starts closes its copy of the descriptor, which completes the file; one that is written again stays
+    // open from then on.
+    recover_lease(&cluster);
+    let written = fs::metadata(mount.join("file")).unwrap().len();
+    let length = written + 1000;
+    Pattern::new(9).write(&file, written, 1000).unwrap();
+    file.sync_all().unwrap();
+    let refused = OpenOptions::new().append(true).open(other.join("file")).unwrap_err();
+    assert_eq!(Errno::from_io_error(&refused), Some(Errno::BUSY), "{refused}");
+    let said = recover_lease(&cluster);
+    assert!(said.contains("/file is closed"), "{said}");
+    // Nobody has told the writer: bytes are taken from it, and fail when they leave by themselves.
+    if file.write_all(b"not in the pattern").is_ok() {
+        let mut log = || mount.daemon().log_text();
+        wait_until(SOON, "the writer to fail", || log().contains("writer failed in the background"));
+    }
+    let length = append_rest(append_soon(&mount.join("file")), Pattern::new(9), length).unwrap();
+    let length = append_rest(append_soon(&other.join("file")), Pattern::new(9), length).unwrap();
+    assert!(file.write_all(b"not in the pattern").is_err(), "what was taken from it is lost");
+    assert!(file.sync_all().is_err());
+    assert!(close(file).is_err());
+    drop_caches().unwrap();
+    Pattern::new(9).check_file(&mount.join("file"), length);
+    Pattern::new(9).check_file(&other.join("file"), length);
+    wait_until(REPAIR, "three identical replicas", || check_identical(&cluster, 3).is_ok());
 }
 
 fn file_never_written_is_closed_without_a_block(_: &Nothing) {
