@@ -164,8 +164,8 @@ impl ReplicaWriter {
         let promised = tail.length > chunk_start && synced > chunk_start;
         let written = self.write(tail.length, plan.data, &plan.checksums, promised);
         if written.is_err() {
-            // Keep the files no longer than the state says; a failure here leaves a tail that recovery cuts.
-            let _ = self.data.set_len(tail.length);
+            // A failure here leaves a longer file, which recovery cuts.
+            let _ = take_back(&self.data, &self.meta, tail, chunk_start, promised);
         }
         replica.volume.check(written, || format!("write {}", replica.block()))?;
         replica.volume.add_used(ByteCount(plan.data.len() as u64));
@@ -291,5 +291,46 @@ impl ReplicaWriter {
         state.place = Place::Finalized;
         state.acked = state.on_disk;
         Ok(())
+    }
+}
+
+/// Brings the files back to `tail`. The new bytes of a chunk stay until its checksum no longer speaks of them: otherwise
+/// nothing would prove the part of it that was promised.
+fn take_back(data: &File, meta: &MetaFile, tail: Tail, chunk_start: u64, promised: bool) -> io::Result<()> {
+    if tail.length > chunk_start {
+        meta.write_checksums(chunk_start, &tail.crc.to_be_bytes())?;
+        if promised {
+            meta.file().sync_data()?;
+        }
+    }
+    data.set_len(tail.length)
+}
+
+#[cfg(test)]
+mod tests {
+    use dfs_common::checksum::crc32c;
+    use dfs_proto::data_transfer::DataChecksum;
+
+    use super::super::recovery::verified_prefix;
+    use super::*;
+
+    #[test]
+    fn take_back_leaves_the_last_chunk_provable() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("blk_1");
+        let meta = MetaFile::create(&dir.path().join("blk_1_1.meta"), DataChecksum::DEFAULT).unwrap();
+        let bytes = [7; 900];
+        std::fs::write(&path, bytes).unwrap();
+        let data = OpenOptions::new().write(true).open(&path).unwrap();
+        for (at, chunk) in [(0, &bytes[..512]), (512, &bytes[512..])] {
+            meta.write_checksums(at, &crc32c(chunk).to_be_bytes()).unwrap();
+        }
+        let tail = Tail { length: 700, crc: crc32c(&bytes[512..700]) };
+        take_back(&data, &meta, tail, 512, true).unwrap();
+        let left = std::fs::read(&path).unwrap();
+        assert_eq!(left, bytes[..700]);
+        let mut sums = [0; 8];
+        meta.read_checksums(0, &mut sums).unwrap();
+        assert_eq!(verified_prefix(&left, &sums, DataChecksum::DEFAULT, 0), 700);
     }
 }

@@ -68,7 +68,10 @@ impl Pool {
         let mut replicas = self.replicas.lock();
         let entry = replicas.get(&block.id).cloned();
         let (stamp, index) = match &entry {
-            None => return Ok(()),
+            None => {
+                self.tell_missing(block);
+                return Ok(());
+            }
             Some(Entry::Deleting) => return Ok(()),
             Some(Entry::Finalized(finalized)) => (finalized.generation_stamp, finalized.volume),
             Some(Entry::Open(replica)) => (replica.state.lock().generation_stamp, replica.volume.index()),
@@ -99,6 +102,14 @@ impl Pool {
         replicas.remove(&block.id);
         self.publish(EventKind::Deleted, block, &volume);
         unlinked
+    }
+
+    /// The NameNode knows a replica that is not here, and would order its deletion again and again. It has not said on which
+    /// volume. To be called with the map locked: a copy that arrives now is told of later.
+    fn tell_missing(&self, block: Block) {
+        for (volume, _) in self.homes.read().iter().flatten() {
+            self.publish(EventKind::Deleted, block, volume);
+        }
     }
 
     /// The NameNode knows another replica than is here, from before a pipeline that it has not heard of.

@@ -12,7 +12,8 @@
 //!
 //! Cutting keeps a crash harmless at every step: the entry of the last chunk becomes the checksum of the shorter piece
 //! while the data is still longer, so restart recovery finds the piece it proves (`recovery::verified_prefix`); then both
-//! files are cut. Where a sync has promised bytes of that chunk, their data is on disk before the entry changes.
+//! files are cut. Where a sync has promised bytes of that chunk, their data is on disk before the entry changes, and the
+//! entry before the data is cut.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -199,6 +200,10 @@ fn cut_to_acked(replica: &OpenReplica, state: &OpenState) -> io::Result<Option<u
             data.sync_data()?;
         }
         meta.write_checksums(start, &crc.to_be_bytes())?;
+        if state.synced > start {
+            // Before the data is shorter: a checksum of bytes that are gone would prove nothing of what was promised.
+            meta.file().sync_data()?;
+        }
         tail_crc = crc;
     }
     meta.file().set_len(meta.header().meta_len(acked))?;
