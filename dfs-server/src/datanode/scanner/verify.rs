@@ -1,11 +1,14 @@
 //! Reading a whole replica and comparing it with its checksums.
 
+use std::error::Error as _;
+use std::io;
+
 use dfs_common::block::ExtendedBlock;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use tracing::{info, warn};
 
 use crate::datanode::metrics::Metrics;
-use crate::datanode::store::ReplicaStore;
+use crate::datanode::store::{ReplicaStore, is_shortage};
 
 /// Bytes verified at once.
 const STEP: usize = 1 << 20;
@@ -45,7 +48,7 @@ pub(super) fn verify(
         }
         // A sector that cannot be read is as bad as a wrong one. If the whole volume is failing, it is taken out, and all
         // its replicas are reported gone.
-        Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Io) => {
+        Err(error) if is_damage(&error) => {
             warn!(%block, "replica is bad: {}", error.chain());
             metrics.blocks_found_bad.inc();
             if let Err(error) = store.report_corrupt(block) {
@@ -61,7 +64,16 @@ pub(super) fn verify(
 }
 
 fn is_bad(result: &Result<u64>) -> bool {
-    result.as_ref().is_err_and(|error| matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Io))
+    result.as_ref().is_err_and(is_damage)
+}
+
+/// Whether it is the replica that failed, and not this process for want of descriptors or memory.
+fn is_damage(error: &DfsError) -> bool {
+    match error.kind() {
+        ErrorKind::Corrupt => true,
+        ErrorKind::Io => !error.source().and_then(|cause| cause.downcast_ref::<io::Error>()).is_some_and(is_shortage),
+        _ => false,
+    }
 }
 
 /// Compares all of a replica with its checksums, as the device has them; returns its length.
@@ -87,4 +99,18 @@ fn read_through(store: &ReplicaStore, block: &ExtendedBlock, pace: &mut dyn FnMu
     }
     reader.drop_cached();
     Ok(length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_damage_blames_no_replica_for_want_of_descriptors() {
+        let io = |code| DfsError::io("read", io::Error::from_raw_os_error(code));
+        assert!(is_damage(&io(libc::EIO)));
+        assert!(is_damage(&DfsError::new(ErrorKind::Corrupt, "wrong checksum")));
+        assert!(!is_damage(&io(libc::EMFILE)) && !is_damage(&io(libc::ENFILE)));
+        assert!(!is_damage(&DfsError::new(ErrorKind::NotFound, "gone")));
+    }
 }

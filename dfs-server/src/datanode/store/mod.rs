@@ -51,7 +51,7 @@ pub(crate) use pool::{DirectoryFindings, UnderRecovery};
 pub(crate) use reader::ReplicaReader;
 pub(crate) use replica::OpenKind;
 pub(crate) use report::{Cursor, ReportPage};
-pub(crate) use volume::{Volume, VolumeIndex};
+pub(crate) use volume::{Volume, VolumeIndex, is_shortage};
 pub(crate) use volumes::{Identity, VolumeReport, Volumes};
 pub(crate) use writer::ReplicaWriter;
 

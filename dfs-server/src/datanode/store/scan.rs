@@ -15,6 +15,7 @@ use dfs_common::error::{DfsError, Result};
 use dfs_common::ids::{BlockId, GenerationStamp};
 use dfs_common::units::ByteCount;
 use dfs_proto::data_transfer::DataChecksum;
+use rustix::io::Errno;
 use tracing::{info, warn};
 
 use super::layout::{self, FileName, PoolPaths, SUBDIRS};
@@ -129,6 +130,12 @@ impl Scan<'_> {
             }
             Err(error) if is_unreadable_meta(&error) => {
                 warn!(block = %id, %error, "checksum file is unreadable, replica set aside");
+                set_aside(paths, &data_path)?;
+                set_aside(paths, &meta_path)?;
+            }
+            Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) && self.volume.probe().is_ok() => {
+                // One bad sector in what was never finished is no reason to do without the whole volume.
+                warn!(block = %id, %error, "replica cannot be read, set aside");
                 set_aside(paths, &data_path)?;
                 set_aside(paths, &meta_path)?;
             }

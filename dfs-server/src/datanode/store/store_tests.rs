@@ -343,6 +343,12 @@ fn sync_covers_finalized_and_growing_replicas() {
     append(&mut writer, 10, &[2; 10]);
     store.finalize(POOL, &mut writer, false).unwrap();
     assert_eq!(store.sync(&block(3, 1001)).unwrap_err().kind(), ErrorKind::NotFound);
+    // Of the replica's end nothing is here.
+    for id in [1, 2] {
+        let mut longer = block(id, 1001);
+        longer.block.length = 21;
+        assert_eq!(store.sync(&longer).unwrap_err().kind(), ErrorKind::StaleGeneration);
+    }
 }
 
 #[test]

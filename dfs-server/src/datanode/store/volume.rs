@@ -78,6 +78,8 @@ pub(crate) struct Volume {
     suspected: AtomicBool,
     /// Somebody looks whether its device is back; that may hang.
     reopening: AtomicBool,
+    /// One probe at a time: they share a file. On a device that hangs it is never free again.
+    probing: Mutex<()>,
     used: AtomicU64,
     reserved: ByteCount,
     suspicion: Arc<Suspicion>,
@@ -115,6 +117,7 @@ impl Volume {
             failed: AtomicBool::new(info.is_err()),
             suspected: AtomicBool::new(false),
             reopening: AtomicBool::new(false),
+            probing: Mutex::new(()),
             used: AtomicU64::new(0),
             reserved,
             suspicion,
@@ -211,11 +214,17 @@ impl Volume {
         self.suspicion.raise();
     }
 
+    /// Has the volume checked in the next round.
+    pub(super) fn suspect_later(&self) {
+        self.suspected.store(true, Ordering::Release);
+    }
+
     /// Writes, syncs and removes a small file, where the volume has always been.
     pub(super) fn probe(&self) -> io::Result<()> {
         if self.place != Some(place_of(&self.root)?) {
             return Err(io::Error::other("another directory has taken the volume's place; was it unmounted?"));
         }
+        let _probing = self.probing.lock();
         probe(&self.root)
     }
 
@@ -258,17 +267,24 @@ impl Volume {
     }
 }
 
+/// Whether this process, or the machine, has run out of something that is no device's.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN))
+}
+
 /// Whether an error says something about the device rather than about one file.
 fn blames_device(error: &io::Error) -> bool {
-    !matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull
-            | io::ErrorKind::QuotaExceeded
-            | io::ErrorKind::NotFound
-            | io::ErrorKind::AlreadyExists
-            | io::ErrorKind::Interrupted
-            | io::ErrorKind::UnexpectedEof
-    ) && !matches!(rustix::io::Errno::from_io_error(error), Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE))
+    !is_shortage(error)
+        && !matches!(
+            error.kind(),
+            io::ErrorKind::StorageFull
+                | io::ErrorKind::QuotaExceeded
+                | io::ErrorKind::NotFound
+                | io::ErrorKind::AlreadyExists
+                | io::ErrorKind::Interrupted
+                | io::ErrorKind::UnexpectedEof
+        )
 }
 
 fn lock(root: &Path) -> Result<File> {
@@ -394,6 +410,17 @@ mod tests {
         let (volume, info) = open(&dir.path().join("absent"));
         assert_eq!(info.unwrap_err().kind(), ErrorKind::Io);
         assert!(volume.is_failed());
+    }
+
+    #[test]
+    fn probes_at_once_do_not_disturb_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let (volume, _) = open(dir.path());
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..50).for_each(|_| volume.probe().unwrap()));
+            }
+        });
     }
 
     #[test]

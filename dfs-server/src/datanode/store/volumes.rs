@@ -13,7 +13,7 @@ use parking_lot::{Mutex, RwLock};
 use tracing::{error, info, warn};
 
 use super::layout::{CURRENT, POOL_PREFIX, VERSION_FILE};
-use super::volume::{Space, Suspicion, Volume, VolumeIndex};
+use super::volume::{Space, Suspicion, Volume, VolumeIndex, is_shortage};
 
 /// Room a volume must have to take a new replica. A block's length is not known when it begins, so this only keeps nearly
 /// full volumes from being chosen; growing replicas look again every few MiB.
@@ -248,11 +248,16 @@ impl Volumes {
             }
             let probed = Arc::clone(&volume);
             let cause = match within_patience("dn-probe", move || probed.probe()) {
-                Some(Ok(())) => continue,
+                Ok(Ok(())) => continue,
                 // A full volume is no broken one.
-                Some(Err(cause)) if cause.kind() == std::io::ErrorKind::StorageFull => continue,
-                Some(Err(cause)) => cause,
-                None => std::io::Error::other(format!("a write takes longer than {DISK_PATIENCE:?}")),
+                Ok(Err(cause)) if cause.kind() == std::io::ErrorKind::StorageFull => continue,
+                Ok(Err(cause)) | Err(NoAnswer::NotAsked(cause)) if is_shortage(&cause) => {
+                    warn!(volume = %volume.root().display(), %cause, "volume could not be looked at");
+                    volume.suspect_later();
+                    continue;
+                }
+                Ok(Err(cause)) | Err(NoAnswer::NotAsked(cause)) => cause,
+                Err(NoAnswer::Hangs) => std::io::Error::other(format!("a write takes longer than {DISK_PATIENCE:?}")),
             };
             error!(volume = %volume.root().display(), %cause, "volume failed, taking it out");
             if volume.fail() {
@@ -284,7 +289,10 @@ impl Volumes {
             failed.end_reopening();
             opened
         });
-        let (volume, Ok(Some(info))) = opened?? else { return None };
+        if let Err(NoAnswer::NotAsked(_)) = &opened {
+            old.end_reopening();
+        }
+        let (volume, Ok(Some(info))) = opened.ok()?? else { return None };
         let others: Vec<_> = self.all().into_iter().filter(|other| other.index() != old.index()).collect();
         let is_ours = info.storage_type == StorageType::DataNode
             && info.cluster_id == known
@@ -307,20 +315,24 @@ impl Volumes {
     }
 }
 
-/// Runs a piece of file work that a hung device may never end; `None` when it takes longer than [`DISK_PATIENCE`]. Its
-/// thread is then left to its fate.
-fn within_patience<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+/// Why a piece of file work has no outcome.
+enum NoAnswer {
+    /// It takes longer than [`DISK_PATIENCE`].
+    Hangs,
+    /// There was no thread to do it.
+    NotAsked(std::io::Error),
+}
+
+/// Runs a piece of file work that a hung device may never end: its thread is then left to its fate.
+fn within_patience<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<T, NoAnswer> {
     let (sender, receiver) = mpsc::sync_channel(1);
     let started = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
         // Nobody waits any more when this fails.
         let _ = sender.send(work());
     });
     match started {
-        Ok(_) => receiver.recv_timeout(DISK_PATIENCE).ok(),
-        Err(error) => {
-            warn!(%error, "no thread for a look at a volume");
-            None
-        }
+        Ok(_) => receiver.recv_timeout(DISK_PATIENCE).map_err(|_| NoAnswer::Hangs),
+        Err(error) => Err(NoAnswer::NotAsked(error)),
     }
 }
 

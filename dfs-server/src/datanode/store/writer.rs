@@ -303,6 +303,7 @@ fn take_back(data: &File, meta: &MetaFile, tail: Tail, chunk_start: u64, promise
             meta.file().sync_data()?;
         }
     }
+    meta.file().set_len(meta.header().meta_len(tail.length))?;
     data.set_len(tail.length)
 }
 
@@ -319,10 +320,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("blk_1");
         let meta = MetaFile::create(&dir.path().join("blk_1_1.meta"), DataChecksum::DEFAULT).unwrap();
-        let bytes = [7; 900];
+        let bytes = [7; 1300];
         std::fs::write(&path, bytes).unwrap();
         let data = OpenOptions::new().write(true).open(&path).unwrap();
-        for (at, chunk) in [(0, &bytes[..512]), (512, &bytes[512..])] {
+        for (at, chunk) in [(0, &bytes[..512]), (512, &bytes[512..1024]), (1024, &bytes[1024..])] {
             meta.write_checksums(at, &crc32c(chunk).to_be_bytes()).unwrap();
         }
         let tail = Tail { length: 700, crc: crc32c(&bytes[512..700]) };
@@ -332,5 +333,6 @@ mod tests {
         let mut sums = [0; 8];
         meta.read_checksums(0, &mut sums).unwrap();
         assert_eq!(verified_prefix(&left, &sums, DataChecksum::DEFAULT, 0), 700);
+        assert_eq!(meta.file().metadata().unwrap().len(), meta.header().meta_len(700));
     }
 }

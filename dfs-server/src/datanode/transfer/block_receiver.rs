@@ -472,11 +472,14 @@ impl Receiver<'_> {
             watches.push(Watch::either(mirror.connection().socket(), true, self.has_unsent()));
         }
         let moved = wait(&mut watches, deadline).map_err(|error| DfsError::io("wait for the pipeline", error))?;
-        if moved {
+        let is_mirror_late =
+            mirror_due.is_some_and(|due| due <= Instant::now()) && watches.last().is_some_and(|watch| !watch.is_ready);
+        // A writer that has gone is always ready.
+        if moved && !is_mirror_late {
             return Ok(());
         }
         match mirror_due {
-            Some(due) if due <= Instant::now() => {
+            Some(_) if is_mirror_late => {
                 self.lose_mirror("it did not answer in time");
                 Ok(())
             }
@@ -492,7 +495,17 @@ impl Receiver<'_> {
         {
             mirror.release(&self.plane.peers);
         }
-        let Some(writer) = self.writer.take() else { return };
+        let Some(writer) = self.writer.take() else {
+            // A copy that failed at its end would stand in the way of the next one.
+            if self.stage.is_copy()
+                && self.failed_here.is_some()
+                && let Some(writer) = self.finished_writer.take()
+                && let Err(error) = self.plane.store.discard(&self.block.pool, writer)
+            {
+                warn!(block = %self.block, "could not discard a copy: {}", error.chain());
+            }
+            return;
+        };
         // Nobody was promised anything about a copy, a replica whose pipeline never stood, one without a byte, or one that
         // found no room before anything was acknowledged: its own comes back.
         let is_full = self.failed_here == Some(ErrorKind::NoSpace);

@@ -258,15 +258,17 @@ pub(super) fn send_now(socket: &TcpStream, parts: &[IoSlice<'_>]) -> io::Result<
 pub(super) struct Watch<'a> {
     socket: &'a TcpStream,
     flags: PollFlags,
+    /// What [`wait`] found.
+    pub(super) is_ready: bool,
 }
 
 impl<'a> Watch<'a> {
     pub(super) fn readable(socket: &'a TcpStream) -> Self {
-        Self { socket, flags: PollFlags::IN }
+        Self { socket, flags: PollFlags::IN, is_ready: false }
     }
 
     pub(super) fn writable(socket: &'a TcpStream) -> Self {
-        Self { socket, flags: PollFlags::OUT }
+        Self { socket, flags: PollFlags::OUT, is_ready: false }
     }
 
     /// Awaits either, both, or only the end of the connection.
@@ -274,7 +276,7 @@ impl<'a> Watch<'a> {
         let mut flags = PollFlags::empty();
         flags.set(PollFlags::IN, readable);
         flags.set(PollFlags::OUT, writable);
-        Self { socket, flags }
+        Self { socket, flags, is_ready: false }
     }
 }
 
@@ -287,7 +289,12 @@ pub(super) fn wait(watches: &mut [Watch<'_>], deadline: Instant) -> io::Result<b
         let timeout =
             Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() };
         match rustix::event::poll(&mut fds, Some(&timeout)) {
-            Ok(ready) => return Ok(ready > 0),
+            Ok(ready) => {
+                for (watch, fd) in watches.iter_mut().zip(&fds) {
+                    watch.is_ready = !fd.revents().is_empty();
+                }
+                return Ok(ready > 0);
+            }
             Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }

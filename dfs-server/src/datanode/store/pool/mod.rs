@@ -135,8 +135,11 @@ impl Pool {
         };
         let replica = Arc::new(OpenReplica::new(block.id, kind, checksum, (Arc::clone(&volume), dirs), state));
         let replaced = self.insert_new(&replica, block)?;
-        if let Some(waiting) = replaced {
-            self.unlink_open(&waiting)?;
+        if let Some(waiting) = replaced
+            && let Err(error) = self.unlink_open(&waiting)
+        {
+            self.remove_if_same(&replica);
+            return Err(error);
         }
         match ReplicaWriter::open(Arc::clone(&replica), true) {
             Ok(writer) => Ok(writer),

@@ -19,11 +19,13 @@ use super::super::writer::ReplicaWriter;
 use super::{Pool, is_same};
 
 impl Pool {
-    /// See `ReplicaStore::discard`. An extension without new bytes is undone, one with new bytes waits for recovery.
+    /// See `ReplicaStore::discard`. An extension without new bytes is undone, one with new bytes waits for recovery. Files that
+    /// have become another's stay.
     pub(in crate::datanode::store) fn discard(&self, writer: ReplicaWriter) {
         let replica = Arc::clone(writer.replica());
         let _writing = replica.writing.lock();
-        if !writer.is_current() {
+        let is_in_map = self.replicas.lock().get(&replica.id).is_some_and(|entry| is_same(entry, &replica));
+        if !writer.is_current() || !is_in_map {
             return;
         }
         let length = replica.block().length;

@@ -169,6 +169,8 @@ fn resume_open(
     };
     replica.volume.subtract_used(ByteCount(state.on_disk - state.acked));
     let mut now = replica.state.lock();
+    // The writer before may have raised it after its turn had ended.
+    now.acked = state.acked;
     now.on_disk = state.acked;
     now.synced = state.synced.min(state.acked);
     now.tail_crc = cut;

@@ -19,6 +19,7 @@ impl Pool {
         for _ in 0..OPEN_TRIES {
             match self.lookup(block)? {
                 Entry::Finalized(finalized) => {
+                    check_length(block, finalized.length)?;
                     // Remembered first: an append that begins now must already know of the promise.
                     let promised = Finalized { maybe_synced: true, ..finalized };
                     if self.replace_finalized(block.id, &finalized, Entry::Finalized(promised)).is_err() {
@@ -30,12 +31,20 @@ impl Pool {
                         result => return volume.check(result, || format!("sync {block}")),
                     }
                 }
-                Entry::Open(replica) => return sync_open(&replica),
+                Entry::Open(replica) => return sync_open(&replica, block),
                 Entry::Deleting => return Err(not_found(block)),
             }
         }
         Err(DfsError::new(ErrorKind::Busy, format!("{block} keeps changing, try again")))
     }
+}
+
+/// A replica that lost its end, with the power of its node, is not what the caller wrote.
+fn check_length(block: Block, here: u64) -> Result<()> {
+    if here >= block.length {
+        return Ok(());
+    }
+    Err(DfsError::new(ErrorKind::StaleGeneration, format!("of {block} only {here} bytes are on this DataNode")))
 }
 
 pub(super) fn sync_files(dir: &Path, id: BlockId, stamp: GenerationStamp) -> io::Result<()> {
@@ -45,11 +54,12 @@ pub(super) fn sync_files(dir: &Path, id: BlockId, stamp: GenerationStamp) -> io:
 }
 
 /// Syncs what a replica has now while its writer goes on.
-fn sync_open(replica: &OpenReplica) -> Result<()> {
+fn sync_open(replica: &OpenReplica, block: Block) -> Result<()> {
     let (place, stamp) = {
         // Not in the middle of a packet: from here on the writer knows of the promise before it overwrites a checksum.
         let _writing = replica.writing.lock();
         let mut state = replica.state.lock();
+        check_length(block, state.on_disk)?;
         state.synced = state.on_disk;
         (state.place, state.generation_stamp)
     };

@@ -36,6 +36,7 @@ fn recovery_stops_the_writer_and_finalizes_what_was_agreed() {
         let data = content(3000);
         append(&mut writer, 0, &data[..1000]);
         writer.sync().unwrap();
+        writer.set_acked(1000);
         append(&mut writer, 1000, &data[1000..]);
         let found = init(&store, 1);
         assert_eq!((found.block.length, found.state, found.synced), (3000, ReplicaState::Rbw, 1000));
@@ -52,6 +53,37 @@ fn recovery_stops_the_writer_and_finalizes_what_was_agreed() {
         assert_eq!(pages(&store, 0), [(1, agreed, None)]);
         assert_eq!(read_all(&store, 1), data[..usize::try_from(agreed).unwrap()]);
     }
+}
+
+#[test]
+fn bytes_synced_here_alone_are_no_promise() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&[dir.path()]);
+    let mut writer = create(&store, 1);
+    append(&mut writer, 0, &content(700));
+    writer.sync().unwrap();
+    writer.set_acked(700);
+    append(&mut writer, 700, &content(1000)[700..]);
+    writer.sync().unwrap();
+    let found = init(&store, 1);
+    assert_eq!((found.block.length, found.synced), (1000, 700));
+}
+
+#[test]
+fn finalized_replica_with_the_checksum_of_a_shorter_chunk_is_recovered() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&[dir.path()]);
+    let data = content(900);
+    put(&store, 1, &data[..700]);
+    drop(store);
+    // Power lost while it was finalized: the data of the last chunk is there, its checksum is still that of the synced part.
+    std::fs::write(file(dir.path(), "current/finalized/subdir0/subdir0/blk_1"), &data).unwrap();
+    let store = open(&[dir.path()]);
+    assert_eq!(pages(&store, 0), [(1, 900, None)]);
+    let found = init(&store, 1);
+    assert_eq!((found.block.length, found.state), (700, ReplicaState::Rwr));
+    update(&store, &found, RECOVERY, 700).unwrap();
+    assert_eq!(read_all(&store, 1), data[..700]);
 }
 
 #[test]
