@@ -29,7 +29,12 @@ impl SoftState {
         health.decommissioning = small(live.leaving);
         health.in_maintenance = small(counts.maintained + counts.away);
         health.is_open = info.state() != BlockState::Complete;
-        health.pending = small(pending.map_or(0, |pending| pending.targets.len()));
+        health.pending = small(match info.state() {
+            BlockState::UnderConstruction => 0,
+            // Nobody of its pipeline has reported it yet.
+            BlockState::Committed => self.open.get(&block.id).map_or(0, |open| open.targets.len()),
+            BlockState::Complete => pending.map_or(0, |pending| pending.targets.len()),
+        });
         if !health.is_open {
             health.is_under_replicated = live.readable() > 0 && counts.missing(wanted) > 0;
             health.is_over_replicated = live.serving > wanted;

@@ -4,7 +4,7 @@ use dfs_common::block::Block;
 use dfs_proto::v1;
 
 use super::super::duties::admin_state;
-use super::{Cluster, block};
+use super::{Cluster, block, finalized};
 use crate::namenode::node_files::{Duty, HostRules};
 
 fn set(cluster: &Cluster, duties: &[(&str, Duty)]) {
@@ -19,6 +19,19 @@ fn state_of(cluster: &Cluster, at: usize) -> v1::AdminState {
 fn health(cluster: &Cluster, id: u64) -> v1::BlockHealth {
     let asked: [Block; 1] = [block(id, 1, 10)];
     cluster.blocks.block_health(&asked, true).remove(0)
+}
+
+#[test]
+fn block_nobody_has_reported_yet_is_pending() {
+    let mut cluster = Cluster::new(&["/a", "/a"]);
+    cluster.allocate(1, 1, 2, &[0, 1]);
+    assert_eq!((health(&cluster, 1).is_open, health(&cluster, 1).pending), (true, 0));
+    cluster.commit(1, 1, 10);
+    assert_eq!((health(&cluster, 1).is_open, health(&cluster, 1).pending), (true, 2));
+    cluster.put(0, 1, finalized(1, 10));
+    assert_eq!((health(&cluster, 1).is_open, health(&cluster, 1).pending), (false, 1));
+    cluster.put(1, 1, finalized(1, 10));
+    assert_eq!((health(&cluster, 1).is_open, health(&cluster, 1).pending), (false, 0));
 }
 
 #[test]
