@@ -107,6 +107,15 @@ impl LoopDevice {
         run(Command::new("xfs_io").args(["-x", "-c", "shutdown"]).arg(&self.mount_dir));
     }
 
+    /// Writes, and whatever else would change the file system, hang from now on, as on a disk that does not answer.
+    ///
+    /// # Panics
+    /// When fsfreeze cannot do it.
+    pub fn freeze(&self) -> Frozen<'_> {
+        run(Command::new("fsfreeze").arg("--freeze").arg(&self.mount_dir));
+        Frozen(self)
+    }
+
     /// After a shutdown: what is on the device, and nothing else. Its users must be gone.
     ///
     /// # Panics
@@ -124,6 +133,16 @@ impl LoopDevice {
 impl Drop for LoopDevice {
     fn drop(&mut self) {
         self.unmount();
+    }
+}
+
+/// A device that answers again when this is dropped.
+#[derive(Debug)]
+pub struct Frozen<'a>(&'a LoopDevice);
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        run(Command::new("fsfreeze").arg("--unfreeze").arg(&self.0.mount_dir));
     }
 }
 

@@ -60,10 +60,11 @@ use store::{ReplicaStore, StoreSettings};
 use transfer::data_service::DataService;
 use transfer::{DataPlane, Pace, PeerPool, Pulse};
 
-/// Time between rounds of housekeeping when nothing is suspected.
+/// Time between rounds of housekeeping when nothing is suspected. In each all volumes are probed: a device that is not used
+/// can fail too, and one that hangs must not meet many writers before it is known.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(10);
-/// Rounds of housekeeping between probes of volumes that nobody suspects: a device that is not used can fail too.
-const ROUNDS_PER_PROBE: u32 = 6;
+/// Time between looks at a volume that does not answer.
+const SILENCE_INTERVAL: Duration = Duration::from_secs(1);
 /// Time for transfers to end when the daemon stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -225,12 +226,12 @@ fn spawn_housekeeper(
     fatal: mpsc::Sender<DfsError>,
 ) -> Result<std::thread::JoinHandle<()>> {
     let keep_house = move || {
-        let mut round = 0u32;
         while !fatal.is_closed() {
-            let suspected = plane.store.wait_suspicion(HOUSEKEEPING_INTERVAL);
-            round = round.wrapping_add(1);
+            let is_any_silent = plane.store.volumes().good().any(|volume| volume.is_silent());
+            let interval = if is_any_silent { SILENCE_INTERVAL } else { HOUSEKEEPING_INTERVAL };
+            let suspected = plane.store.wait_suspicion(interval);
             plane.peers.sweep();
-            let is_out = plane.store.check_volumes(!suspected && round.is_multiple_of(ROUNDS_PER_PROBE));
+            let is_out = plane.store.check_volumes(!suspected && !is_any_silent);
             // Not in the round of its failure: what was under way on it ends first.
             let is_back = !is_out && !suspected && plane.store.readmit_volumes();
             if is_out || is_back {

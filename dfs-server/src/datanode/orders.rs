@@ -1,9 +1,11 @@
 //! What the NameNode orders by heartbeat: copy replicas, delete them, verify them, recover blocks.
 //!
-//! Each kind has a bounded queue and threads of its own, so that a slow copy holds up no deletion. An order that finds its
-//! queue full is dropped: the NameNode keeps no promise of ours, and orders again what it still misses. It is told of
-//! copies that did not come about, because it waits for them to arrive.
+//! Each kind has a bounded queue and threads of its own, so that a slow copy holds up no deletion; those that work on one
+//! volume have them for each volume, so that a device that hangs holds up no other. An order that finds its queue full is
+//! dropped: the NameNode keeps no promise of ours, and orders again what it still misses. It is told of copies that did
+//! not come about, because it waits for them to arrive.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
@@ -19,9 +21,11 @@ use tracing::{info, warn};
 
 use super::block_recovery::{Recovery, recover};
 use super::scanner::verify_now;
+use super::store::{ReplicaStore, VolumeIndex};
 use super::transfer::{DataPlane, copy_block};
 
-/// Copies made at once: two keep a disk and a link busy, two more hide each other's waits.
+/// Copies made at once from one volume: two keep a disk and a link busy, two more hide each other's waits. How many there
+/// are on the whole node the NameNode limits.
 const COPIES_AT_ONCE: usize = 4;
 /// Copies for the balancer at once: they share one limit of bytes per second, and wait behind nothing else.
 const MOVES_AT_ONCE: usize = 2;
@@ -53,10 +57,12 @@ struct CopyJob {
 /// Takes orders.
 #[derive(Clone, Debug)]
 pub(crate) struct Orders {
-    copies: SyncSender<CopyJob>,
+    store: Arc<ReplicaStore>,
+    /// By volume; the last for what is on none. So are the next two.
+    copies: Vec<SyncSender<CopyJob>>,
+    deletions: Vec<SyncSender<Vec<ExtendedBlock>>>,
+    verifications: Vec<SyncSender<Vec<ExtendedBlock>>>,
     moves: SyncSender<CopyJob>,
-    deletions: SyncSender<v1::InvalidateOrder>,
-    verifications: SyncSender<v1::VerifyOrder>,
     recoveries: SyncSender<Recovery>,
 }
 
@@ -68,10 +74,11 @@ impl Orders {
     pub(crate) fn start(plane: &Arc<DataPlane>, runtime: &Handle) -> std::io::Result<Self> {
         let runtime = runtime.clone();
         Ok(Self {
-            copies: spawn("dn-copy", COPIES_AT_ONCE, plane, copy)?,
+            store: Arc::clone(&plane.store),
+            copies: spawn_per_volume("dn-copy", COPIES_AT_ONCE, plane, copy)?,
             moves: spawn("dn-move", MOVES_AT_ONCE, plane, copy)?,
-            deletions: spawn("dn-delete", 1, plane, delete)?,
-            verifications: spawn("dn-verify", 1, plane, verify)?,
+            deletions: spawn_per_volume("dn-delete", 1, plane, delete)?,
+            verifications: spawn_per_volume("dn-verify", 1, plane, verify)?,
             recoveries: spawn("dn-recover", RECOVERIES_AT_ONCE, plane, move |_, recovery| {
                 runtime.block_on(recover(recovery));
             })?,
@@ -85,22 +92,46 @@ impl Orders {
 
     /// Copies a replica to other nodes; if that fails, the block is added to `failed`.
     pub(crate) fn transfer(&self, order: v1::TransferOrder, failed: &Arc<FailedCopies>) {
-        let (queue, what) = if order.is_balancing { (&self.moves, "move") } else { (&self.copies, "copy") };
-        let block = order.block.map(Block::from);
+        let Some(block) = order.block.map(Block::from) else { return };
+        let (queue, what) = if order.is_balancing {
+            (&self.moves, "move")
+        } else {
+            let block = ExtendedBlock { pool: order.block_pool_id.clone(), block };
+            (queue_of(&self.copies, self.store.volume_of(&block)), "copy")
+        };
         if !enqueue(queue, CopyJob { order, failed: Arc::clone(failed) }, what) {
-            failed.add(block);
+            failed.add([block]);
         }
     }
 
     /// Deletes replicas.
     pub(crate) fn invalidate(&self, order: v1::InvalidateOrder) {
-        enqueue(&self.deletions, order, "deletion");
+        for (volume, blocks) in self.by_volume(&order.block_pool_id, &order.blocks) {
+            enqueue(queue_of(&self.deletions, volume), blocks, "deletion");
+        }
     }
 
     /// Verifies replicas.
     pub(crate) fn verify(&self, order: v1::VerifyOrder) {
-        enqueue(&self.verifications, order, "verification");
+        for (volume, blocks) in self.by_volume(&order.block_pool_id, &order.blocks) {
+            enqueue(queue_of(&self.verifications, volume), blocks, "verification");
+        }
     }
+
+    fn by_volume(&self, pool: &str, blocks: &[v1::Block]) -> HashMap<Option<VolumeIndex>, Vec<ExtendedBlock>> {
+        let mut sorted: HashMap<_, Vec<_>> = HashMap::new();
+        for block in blocks.iter().map(Block::from) {
+            let block = ExtendedBlock { pool: pool.to_owned(), block };
+            sorted.entry(self.store.volume_of(&block)).or_default().push(block);
+        }
+        sorted
+    }
+}
+
+/// The queue for what lies on a volume.
+fn queue_of<T>(queues: &[SyncSender<T>], volume: Option<VolumeIndex>) -> &SyncSender<T> {
+    let of_none = queues.len() - 1;
+    &queues[volume.map_or(of_none, |volume| usize::from(volume.0).min(of_none))]
 }
 
 /// False when the order is dropped.
@@ -111,6 +142,17 @@ fn enqueue<T>(queue: &SyncSender<T>, order: T, what: &str) -> bool {
         Err(TrySendError::Disconnected(_)) => warn!("no thread is left for a {what}"),
     }
     false
+}
+
+/// A queue and threads for each volume, and one more for what is on none.
+fn spawn_per_volume<T: Send + 'static>(
+    name: &str,
+    threads: usize,
+    plane: &Arc<DataPlane>,
+    obey: impl Fn(&DataPlane, T) + Clone + Send + 'static,
+) -> std::io::Result<Vec<SyncSender<T>>> {
+    let volumes = plane.store.volumes().all().len();
+    (0..=volumes).map(|_| spawn(name, threads, plane, obey.clone())).collect()
 }
 
 fn spawn<T: Send + 'static>(
@@ -173,21 +215,19 @@ fn target(id: &v1::DatanodeId) -> DatanodeInfoProto {
     }
 }
 
-fn delete(plane: &DataPlane, order: v1::InvalidateOrder) {
-    let mut failed = 0;
-    for block in order.blocks.iter().map(Block::from) {
-        let block = ExtendedBlock { pool: order.block_pool_id.clone(), block };
-        if let Err(error) = plane.store.invalidate(&block) {
-            failed += 1;
-            warn!(%block, "deletion failed: {}", error.chain());
+fn delete(plane: &DataPlane, blocks: Vec<ExtendedBlock>) {
+    let mut deleted = 0;
+    for block in &blocks {
+        match plane.store.invalidate(block) {
+            Ok(()) => deleted += 1,
+            Err(error) => warn!(%block, "deletion failed: {}", error.chain()),
         }
     }
-    info!(replicas = order.blocks.len() - failed, "deleted");
+    info!(replicas = deleted, "deleted");
 }
 
-fn verify(plane: &DataPlane, order: v1::VerifyOrder) {
-    for block in order.blocks.iter().map(Block::from) {
-        let block = ExtendedBlock { pool: order.block_pool_id.clone(), block };
-        verify_now(&plane.store, &plane.metrics, &block);
+fn verify(plane: &DataPlane, blocks: Vec<ExtendedBlock>) {
+    for block in &blocks {
+        verify_now(&plane.store, &plane.metrics, block);
     }
 }

@@ -33,7 +33,7 @@ pub(super) fn wait_fully_replicated(cluster: &Cluster) {
 }
 
 /// The report's entry of a DataNode.
-fn node_report(cluster: &Cluster, datanode: usize) -> Value {
+pub(super) fn node_report(cluster: &Cluster, datanode: usize) -> Value {
     let report: Value = serde_json::from_str(&cluster.dfs(&["--json", "admin", "report"])).unwrap();
     let port = cluster.datanodes[datanode].data_port;
     let nodes = report["datanodes"].as_array().unwrap();

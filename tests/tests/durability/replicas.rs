@@ -1,6 +1,7 @@
 //! Replicas that are damaged, lost, or out of reach; devices that are full.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use dfs_common::sys::close;
@@ -16,17 +17,26 @@ use dfs_tests::wait::{REPAIR, wait_until};
 use dfs_tests::workload::{Pattern, check_tree, make_tree, source_tree};
 use rustix::io::Errno;
 
-pub(super) const CASES: [Case<Nothing>; 7] = cases![
+use super::repair::node_report;
+
+pub(super) const CASES: [Case<Nothing>; 8] = cases![
     damaged_replica_is_not_read_and_is_replaced,
     all_replicas_damaged_is_eio_and_never_wrong_bytes,
     reads_go_on_without_a_killed_datanode,
     reads_go_on_without_a_stopped_datanode,
     dead_datanode_is_repaired_elsewhere,
     failed_device_of_a_datanode_leaves_its_other_volume,
+    hung_device_of_a_datanode_leaves_its_other_volume,
     full_cluster_is_enospc_and_recovers,
 ];
 
 const LENGTH: u64 = 3_000_001;
+
+/// Whether the NameNode does without a volume of this DataNode.
+fn is_volume_failed(cluster: &Cluster, datanode: usize) -> bool {
+    let node = node_report(cluster, datanode);
+    node["volumes"].as_array().is_some_and(|volumes| volumes.iter().any(|volume| volume["failed"] == true))
+}
 
 fn cold_check(mount: &Mount, name: &str, pattern: Pattern) {
     drop_caches().unwrap();
@@ -137,6 +147,49 @@ fn failed_device_of_a_datanode_leaves_its_other_volume(_: &Nothing) {
     cold_check(&mount, "after", Pattern::new(6));
     cluster.wait_datanodes_live(2);
     cluster.wait_fully_replicated();
+}
+
+fn hung_device_of_a_datanode_leaves_its_other_volume(_: &Nothing) {
+    let device = Devices::Loop(ByteCount(320 << 20));
+    let cluster = Cluster::builder().datanodes(3).volumes(2).devices(device).start();
+    let mount = cluster.mount("mount");
+    let tree = source_tree(7, 60);
+    make_tree(mount.path(), &tree).unwrap();
+    // One is being written when it happens.
+    let mut open = File::create(mount.join("open")).unwrap();
+    open.write_all(&Pattern::new(8).bytes(LENGTH as usize)).unwrap();
+    cluster.wait_fully_replicated();
+    let frozen = cluster.datanodes[0].devices[0].freeze();
+    let begun = Instant::now();
+    let mut written = 0;
+    // Until its writers, readers, reports and deletions have met it, and it was taken out.
+    while !is_volume_failed(&cluster, 0) {
+        let call = Instant::now();
+        Pattern::new(written).make_file(&mount.join(format!("file-{written}")), LENGTH);
+        cold_check(&mount, &format!("file-{written}"), Pattern::new(written));
+        if written > 0 {
+            fs::remove_file(mount.join(format!("file-{}", written - 1))).unwrap();
+        }
+        assert!(call.elapsed() < Duration::from_secs(15), "a hung device held a file up for {:?}", call.elapsed());
+        assert!(begun.elapsed() < REPAIR, "a hung device was not taken out");
+        written += 1;
+    }
+    cluster.wait_datanodes_live(3);
+    close(open).unwrap();
+    cold_check(&mount, "open", Pattern::new(8));
+    // The node's other volume takes the replicas, and deletes what goes.
+    cluster.wait_fully_replicated();
+    let healthy = &cluster.datanodes[0].data_dirs[1];
+    wait_until(REPAIR, "one replica of each block on the healthy volume", || {
+        let here = replica_files(&cluster, 0).iter().filter(|path| path.starts_with(healthy)).count();
+        here == replica_files(&cluster, 1).len()
+    });
+    check_tree(mount.path(), &tree).unwrap();
+    drop(frozen);
+    wait_until(REPAIR, "the volume to come back", || !is_volume_failed(&cluster, 0));
+    wait_until(REPAIR, "three identical replicas of everything", || check_identical(&cluster, 3).is_ok());
+    drop_caches().unwrap();
+    check_tree(mount.path(), &tree).unwrap();
 }
 
 fn full_cluster_is_enospc_and_recovers(_: &Nothing) {

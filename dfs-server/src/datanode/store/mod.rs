@@ -16,6 +16,7 @@
 mod append_plan;
 mod events;
 mod layout;
+mod look;
 mod meta_file;
 mod pool;
 mod reader;
@@ -269,6 +270,11 @@ impl ReplicaStore {
         self.pool(&block.pool)?.invalidate(block.block)
     }
 
+    /// The volume that a replica of this block lies on.
+    pub(crate) fn volume_of(&self, block: &ExtendedBlock) -> Option<VolumeIndex> {
+        self.pools.read().get(&*block.pool)?.volume_of(block.block.id)
+    }
+
     /// Compares the finalized files of one volume with the records of them, and mends the records. Ends early when `is_over`.
     ///
     /// # Errors
@@ -320,8 +326,8 @@ impl ReplicaStore {
         self.pools.read().values().map(|pool| pool.len()).sum()
     }
 
-    /// Checks the volumes that met errors and takes out those that fail: their replicas are gone and reported so. Returns
-    /// whether any was taken out.
+    /// Checks the volumes that met errors, or `all`, and takes out those that fail or have not answered for too long: their
+    /// replicas are gone and reported so. Returns whether any was taken out.
     pub(crate) fn check_volumes(&self, all: bool) -> bool {
         let failed = self.volumes.probe_suspects(all);
         for &index in &failed {

@@ -55,14 +55,14 @@ impl ReplicaReader {
     /// Opens what is visible of a replica that is not finalized.
     pub(super) fn open_growing(replica: &OpenReplica) -> Result<Self> {
         let volume = Arc::clone(&replica.volume);
-        let state = replica.state.lock();
-        let visible = replica.visible(&state);
-        let (on_disk, crc) = (state.on_disk, state.tail_crc);
-        let block = Block { id: replica.id, generation_stamp: state.generation_stamp, length: visible };
-        let opened = File::open(replica.data_path(state.place)).and_then(|data| {
-            Ok((data, MetaFile::open(&replica.meta_path(state.place, state.generation_stamp), false)?))
-        });
-        drop(state);
+        let files = replica.hold_files();
+        let (visible, on_disk, crc) = {
+            let state = replica.state.lock();
+            (replica.visible(&state), state.on_disk, state.tail_crc)
+        };
+        let block = Block { id: replica.id, generation_stamp: files.generation_stamp, length: visible };
+        let opened = File::open(&files.data).and_then(|data| Ok((data, MetaFile::open(&files.meta, false)?)));
+        drop(files);
         let (data, meta) = volume.check(opened, || format!("open {block}"))?;
         let mut reader = Self { block, data, meta, volume, tail_crc: None };
         reader.tail_crc = reader.visible_tail_crc(on_disk, crc)?;

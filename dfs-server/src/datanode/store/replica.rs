@@ -20,9 +20,9 @@
 //! ([`OpenReplica::take_over`]): its connection is shut, a disk call of its own is waited for, and whatever it still tries
 //! is refused, because its turn is over.
 //!
-//! Locks, in this order: `OpenReplica::writing` (held while files grow, move or are taken over), `OpenReplica::state` (held for moments, and while
-//! files are renamed), the pool's map. A report takes the map's lock and then `state`'s, so nobody takes the map's
-//! while holding `state`'s.
+//! Locks, in this order: `OpenReplica::writing` (held while files grow, move or are taken over), `OpenReplica::files` (held
+//! while files are opened by name, moved or removed), the pool's map, `OpenReplica::state`. The last two are held for
+//! moments and never over a call that a hung device would not answer: heartbeats, reports and the other volumes need them.
 
 use std::net::{Shutdown, TcpStream};
 use std::path::PathBuf;
@@ -90,12 +90,23 @@ pub(crate) struct OpenReplica {
     pub(super) dirs: Arc<PoolDirs>,
     /// Held while data and checksums are written.
     pub(super) writing: Mutex<()>,
+    /// Held while their names must stay what they are.
+    files: Mutex<()>,
     pub(super) state: Mutex<OpenState>,
     grown: Condvar,
     /// Number of the writer whose turn it is; changes only under `writing`.
     turn: AtomicU64,
     /// The connection that the writer is fed by; not kept open for this.
     feed: Mutex<Weak<TcpStream>>,
+}
+
+/// A replica's two files, which keep their names as long as this lives.
+pub(super) struct HeldFiles<'a> {
+    pub(super) data: PathBuf,
+    pub(super) meta: PathBuf,
+    pub(super) place: Place,
+    pub(super) generation_stamp: GenerationStamp,
+    _held: MutexGuard<'a, ()>,
 }
 
 /// What changes while a replica is open.
@@ -111,6 +122,7 @@ pub(super) struct OpenState {
     pub(super) synced: u64,
     /// CRC of the last chunk's bytes when `on_disk` ends inside it.
     pub(super) tail_crc: u32,
+    /// Changes only under the replica's `files` lock, like the generation stamp.
     pub(super) place: Place,
     /// Its deletion was ordered: its writer must stop.
     pub(super) doomed: bool,
@@ -147,6 +159,7 @@ impl OpenReplica {
             volume,
             dirs,
             writing: Mutex::new(()),
+            files: Mutex::new(()),
             state: Mutex::new(state),
             grown: Condvar::new(),
             turn: AtomicU64::new(0),
@@ -210,6 +223,22 @@ impl OpenReplica {
     /// Tells those who wait for more bytes.
     pub(super) fn notify(&self) {
         self.grown.notify_all();
+    }
+
+    /// Keeps the files where they are; waits for whoever moves them.
+    pub(super) fn hold_files(&self) -> HeldFiles<'_> {
+        let held = self.files.lock();
+        let (place, generation_stamp) = {
+            let state = self.state.lock();
+            (state.place, state.generation_stamp)
+        };
+        HeldFiles {
+            data: self.data_path(place),
+            meta: self.meta_path(place, generation_stamp),
+            place,
+            generation_stamp,
+            _held: held,
+        }
     }
 
     pub(super) fn data_path(&self, place: Place) -> PathBuf {

@@ -21,6 +21,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use dfs_common::durable;
 use dfs_common::error::{DfsError, ErrorKind, Result};
@@ -29,14 +30,19 @@ use dfs_common::storage_info::StorageInfo;
 use dfs_common::units::ByteCount;
 use parking_lot::{Condvar, Mutex};
 use rustix::fs::FlockOperation;
+use tracing::{info, warn};
 
 use super::layout::{CURRENT, LOCK_FILE, PoolPaths, SUBDIRS, VERSION_FILE, subdirs};
+use super::look::Look;
 use super::writeback::Writeback;
 
 /// Name of the file that a check writes; the suffix makes it recognisable as left-over.
 const PROBE_FILE: &str = "probe.tmp";
 /// What a new file system has in its root before we touch it.
 const HARMLESS_ENTRIES: [&str; 2] = ["lost+found", LOCK_FILE];
+
+/// A device that does not answer within this has failed.
+const DISK_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Place of a volume in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -80,6 +86,10 @@ pub(crate) struct Volume {
     reopening: AtomicBool,
     /// One probe at a time: they share a file. On a device that hangs it is never free again.
     probing: Mutex<()>,
+    /// The checker's look at the device, until it has an outcome.
+    look: Mutex<Option<Look<io::Result<()>>>>,
+    /// The look takes its time: whatever else is asked of the device would too.
+    silent: AtomicBool,
     used: AtomicU64,
     reserved: ByteCount,
     suspicion: Arc<Suspicion>,
@@ -118,6 +128,8 @@ impl Volume {
             suspected: AtomicBool::new(false),
             reopening: AtomicBool::new(false),
             probing: Mutex::new(()),
+            look: Mutex::new(None),
+            silent: AtomicBool::new(false),
             used: AtomicU64::new(0),
             reserved,
             suspicion,
@@ -214,8 +226,55 @@ impl Volume {
         self.suspicion.raise();
     }
 
-    /// Has the volume checked in the next round.
-    pub(super) fn suspect_later(&self) {
+    /// Begins a look at the device unless one is under way.
+    pub(super) fn begin_look(self: &Arc<Self>) {
+        let mut look = self.look.lock();
+        if look.is_some() {
+            return;
+        }
+        let probed = Arc::clone(self);
+        match Look::begin("dn-probe", move || probed.probe()) {
+            Ok(begun) => *look = Some(begun),
+            Err(cause) => self.look_again(&cause),
+        }
+    }
+
+    /// Why the volume has to be taken out, if the look has found that; it has until `deadline`, or goes on.
+    pub(super) fn find_failure(&self, deadline: Instant) -> Option<io::Error> {
+        let mut look = self.look.lock();
+        let begun = look.as_ref()?;
+        let Some(outcome) = begun.wait_until(deadline) else {
+            if begun.elapsed() >= DISK_PATIENCE {
+                return Some(io::Error::other(format!("a write takes longer than {DISK_PATIENCE:?}")));
+            }
+            if !self.silent.swap(true, Ordering::AcqRel) {
+                warn!(volume = %self.root.display(), "volume does not answer, new replicas go to others");
+            }
+            return None;
+        };
+        *look = None;
+        if self.silent.swap(false, Ordering::AcqRel) {
+            info!(volume = %self.root.display(), "volume answers again");
+        }
+        match outcome {
+            Ok(()) => None,
+            // A full volume is no broken one.
+            Err(cause) if cause.kind() == io::ErrorKind::StorageFull => None,
+            Err(cause) if is_shortage(&cause) => {
+                self.look_again(&cause);
+                None
+            }
+            Err(cause) => Some(cause),
+        }
+    }
+
+    /// Whether its device keeps the checker waiting.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::Acquire)
+    }
+
+    fn look_again(&self, cause: &io::Error) {
+        warn!(volume = %self.root.display(), %cause, "volume could not be looked at");
         self.suspected.store(true, Ordering::Release);
     }
 
@@ -421,6 +480,20 @@ mod tests {
                 scope.spawn(|| (0..50).for_each(|_| volume.probe().unwrap()));
             }
         });
+    }
+
+    #[test]
+    fn device_that_takes_its_time_is_silent_until_it_answers() {
+        let dir = tempfile::tempdir().unwrap();
+        let volume = Arc::new(open(dir.path()).0);
+        let hung = volume.probing.lock();
+        volume.begin_look();
+        volume.begin_look();
+        assert!(volume.find_failure(Instant::now() + Duration::from_millis(10)).is_none());
+        assert!(volume.is_silent());
+        drop(hung);
+        assert!(volume.find_failure(Instant::now() + Duration::from_secs(20)).is_none());
+        assert!(!volume.is_silent() && volume.look.lock().is_none());
     }
 
     #[test]

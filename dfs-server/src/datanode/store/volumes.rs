@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::storage_info::{LAYOUT_VERSION, StorageInfo, StorageType};
@@ -13,13 +13,16 @@ use parking_lot::{Mutex, RwLock};
 use tracing::{error, info, warn};
 
 use super::layout::{CURRENT, POOL_PREFIX, VERSION_FILE};
-use super::volume::{Space, Suspicion, Volume, VolumeIndex, is_shortage};
+use super::look::Look;
+use super::volume::{Space, Suspicion, Volume, VolumeIndex};
 
 /// Room a volume must have to take a new replica. A block's length is not known when it begins, so this only keeps nearly
 /// full volumes from being chosen; growing replicas look again every few MiB.
 const ROOM_FOR_NEW_REPLICA: ByteCount = ByteCount(1 << 20);
-/// A device that does not answer within this has failed.
-const DISK_PATIENCE: Duration = Duration::from_secs(30);
+/// Devices that work answer a probe within this, even when they are busy.
+const PROBE_PATIENCE: Duration = Duration::from_secs(1);
+/// How long the device of a failed volume has to show that it works again.
+const REOPEN_PATIENCE: Duration = Duration::from_secs(5);
 /// Volumes of one DataNode.
 const VOLUMES_MAX: usize = 256;
 
@@ -186,13 +189,16 @@ impl Volumes {
         self.all().into_iter().filter(|volume| !volume.is_failed())
     }
 
-    /// The volume of a new replica: the one asked for if it has room, else the next in turn that has. `usable` says
-    /// which volumes have the pool.
+    /// The volume of a new replica: the one asked for if it has room, else the next in turn that has; none that is silent
+    /// while others are not. `usable` says which volumes have the pool.
     ///
     /// # Errors
     /// `NoSpace` with the last volume's reason.
     pub(super) fn choose(&self, hint: Option<&str>, usable: impl Fn(VolumeIndex) -> bool) -> Result<Arc<Volume>> {
-        let candidates: Vec<_> = self.good().filter(|volume| usable(volume.index())).collect();
+        let mut candidates: Vec<_> = self.good().filter(|volume| usable(volume.index())).collect();
+        if candidates.iter().any(|volume| !volume.is_silent()) {
+            candidates.retain(|volume| !volume.is_silent());
+        }
         let hinted = hint.and_then(|hint| candidates.iter().find(|volume| &*volume.storage_uuid() == hint));
         let first = self.next.fetch_add(1, Ordering::Relaxed);
         let in_turn = (0..candidates.len()).map(|step| &candidates[(first.wrapping_add(step)) % candidates.len()]);
@@ -239,26 +245,17 @@ impl Volumes {
         self.suspicion.changed.notify_all();
     }
 
-    /// Writes a probe to the volumes that met errors, or to `all`; returns those that failed it.
+    /// Writes a probe to the volumes that met errors, or to `all`; returns those that failed this one or an earlier one.
     pub(super) fn probe_suspects(&self, all: bool) -> Vec<VolumeIndex> {
         let mut failed = Vec::new();
         for volume in self.good() {
-            if !volume.take_suspicion() && !all {
-                continue;
+            if volume.take_suspicion() || all {
+                volume.begin_look();
             }
-            let probed = Arc::clone(&volume);
-            let cause = match within_patience("dn-probe", move || probed.probe()) {
-                Ok(Ok(())) => continue,
-                // A full volume is no broken one.
-                Ok(Err(cause)) if cause.kind() == std::io::ErrorKind::StorageFull => continue,
-                Ok(Err(cause)) | Err(NoAnswer::NotAsked(cause)) if is_shortage(&cause) => {
-                    warn!(volume = %volume.root().display(), %cause, "volume could not be looked at");
-                    volume.suspect_later();
-                    continue;
-                }
-                Ok(Err(cause)) | Err(NoAnswer::NotAsked(cause)) => cause,
-                Err(NoAnswer::Hangs) => std::io::Error::other(format!("a write takes longer than {DISK_PATIENCE:?}")),
-            };
+        }
+        let deadline = Instant::now() + PROBE_PATIENCE;
+        for volume in self.good() {
+            let Some(cause) = volume.find_failure(deadline) else { continue };
             error!(volume = %volume.root().display(), %cause, "volume failed, taking it out");
             if volume.fail() {
                 // Its file system can be unmounted and come back.
@@ -279,7 +276,7 @@ impl Volumes {
             return None;
         }
         let (reserved, suspicion, failed) = (self.reserved, Arc::clone(&self.suspicion), Arc::clone(old));
-        let opened = within_patience("dn-reopen", move || {
+        let look = Look::begin("dn-reopen", move || {
             // Before anything is written: the bare directory under a device that is away is no volume.
             let version = StorageInfo::load(&failed.root().join(CURRENT).join(VERSION_FILE));
             let opened = match version {
@@ -289,10 +286,15 @@ impl Volumes {
             failed.end_reopening();
             opened
         });
-        if let Err(NoAnswer::NotAsked(_)) = &opened {
-            old.end_reopening();
-        }
-        let (volume, Ok(Some(info))) = opened.ok()?? else { return None };
+        let look = match look {
+            Ok(look) => look,
+            Err(cause) => {
+                warn!(volume = %old.root().display(), %cause, "failed volume could not be looked at");
+                old.end_reopening();
+                return None;
+            }
+        };
+        let (volume, Ok(Some(info))) = look.wait_until(Instant::now() + REOPEN_PATIENCE)?? else { return None };
         let others: Vec<_> = self.all().into_iter().filter(|other| other.index() != old.index()).collect();
         let is_ours = info.storage_type == StorageType::DataNode
             && info.cluster_id == known
@@ -312,27 +314,6 @@ impl Volumes {
         if let Some(place) = self.all.write().get_mut(at) {
             *place = volume;
         }
-    }
-}
-
-/// Why a piece of file work has no outcome.
-enum NoAnswer {
-    /// It takes longer than [`DISK_PATIENCE`].
-    Hangs,
-    /// There was no thread to do it.
-    NotAsked(std::io::Error),
-}
-
-/// Runs a piece of file work that a hung device may never end: its thread is then left to its fate.
-fn within_patience<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<T, NoAnswer> {
-    let (sender, receiver) = mpsc::sync_channel(1);
-    let started = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-        // Nobody waits any more when this fails.
-        let _ = sender.send(work());
-    });
-    match started {
-        Ok(_) => receiver.recv_timeout(DISK_PATIENCE).map_err(|_| NoAnswer::Hangs),
-        Err(error) => Err(NoAnswer::NotAsked(error)),
     }
 }
 

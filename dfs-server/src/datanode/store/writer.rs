@@ -54,18 +54,16 @@ pub(crate) struct ReplicaWriter {
 impl ReplicaWriter {
     /// Opens a replica's files, which `create` makes new.
     pub(super) fn open(replica: Arc<OpenReplica>, create: bool) -> io::Result<Self> {
-        let state = replica.state.lock();
-        let data_path = replica.data_path(state.place);
-        let meta_path = replica.meta_path(state.place, state.generation_stamp);
+        let files = replica.hold_files();
         let (data, meta) = if create {
-            let data = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(data_path)?;
-            (data, MetaFile::create(&meta_path, replica.checksum)?)
+            let data = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&files.data)?;
+            (data, MetaFile::create(&files.meta, replica.checksum)?)
         } else {
-            let data = OpenOptions::new().read(true).write(true).open(data_path)?;
-            (data, MetaFile::open(&meta_path, true)?)
+            let data = OpenOptions::new().read(true).write(true).open(&files.data)?;
+            (data, MetaFile::open(&files.meta, true)?)
         };
-        let length = state.on_disk;
-        drop(state);
+        drop(files);
+        let length = replica.block().length;
         Ok(Self {
             turn: replica.turn(),
             replica,
@@ -280,14 +278,14 @@ impl ReplicaWriter {
 
     fn rename_to_finalized(&self) -> io::Result<()> {
         let replica = &self.replica;
-        let mut state = replica.state.lock();
+        let files = replica.hold_files();
         // Of a kind that blames no device.
-        state.check_writable().map_err(|error| io::Error::new(io::ErrorKind::NotFound, error))?;
-        let (from, stamp) = (state.place, state.generation_stamp);
+        replica.state.lock().check_writable().map_err(|error| io::Error::new(io::ErrorKind::NotFound, error))?;
         // Checksums first: a replica cut in two by a crash then has its data still in rbw or tmp, where recovery knows
         // what to make of it.
-        fs::rename(replica.meta_path(from, stamp), replica.meta_path(Place::Finalized, stamp))?;
-        fs::rename(replica.data_path(from), replica.data_path(Place::Finalized))?;
+        fs::rename(&files.meta, replica.meta_path(Place::Finalized, files.generation_stamp))?;
+        fs::rename(&files.data, replica.data_path(Place::Finalized))?;
+        let mut state = replica.state.lock();
         state.place = Place::Finalized;
         state.acked = state.on_disk;
         Ok(())

@@ -33,7 +33,7 @@ impl Pool {
         let tail = read_proven_tail(&dir, block.id, &old);
         let (checksum, tail_crc) = match tail {
             Ok(Some(tail)) => tail,
-            Ok(None) => return Err(corrupt(block)),
+            Ok(None) => return Err(corrupt_tail(block)),
             Err(error) => return volume.check(Err(error), || format!("read the last chunk of {block}")),
         };
         let state = OpenState {
@@ -105,36 +105,40 @@ impl Pool {
 }
 
 /// Bytes of a finalized replica's checksum file.
-fn checksums_len(finalized: &Finalized) -> ByteCount {
+pub(super) fn checksums_len(finalized: &Finalized) -> ByteCount {
     ByteCount(MetaHeader { checksum: DataChecksum::DEFAULT }.meta_len(finalized.length))
 }
 
-fn corrupt(block: Block) -> DfsError {
+pub(super) fn corrupt_tail(block: Block) -> DfsError {
     DfsError::new(ErrorKind::Corrupt, format!("the last chunk of {block} does not match its checksum"))
 }
 
 /// Moves both files of an open replica, its checksums first, and brings the first back when the second cannot follow.
 pub(super) fn relocate(replica: &OpenReplica, to: Place, new_stamp: GenerationStamp) -> io::Result<()> {
-    let mut state = replica.state.lock();
-    let (from, old_stamp) = (state.place, state.generation_stamp);
-    if (from, old_stamp) == (to, new_stamp) {
+    let files = replica.hold_files();
+    if (files.place, files.generation_stamp) == (to, new_stamp) {
         return Ok(());
     }
     // Of a kind that blames no device.
-    state.check_writable().map_err(|error| io::Error::new(io::ErrorKind::NotFound, error))?;
-    let (old_meta, new_meta) = (replica.meta_path(from, old_stamp), replica.meta_path(to, new_stamp));
-    fs::rename(&old_meta, &new_meta)?;
-    if let Err(error) = fs::rename(replica.data_path(from), replica.data_path(to)) {
-        let _ = fs::rename(&new_meta, &old_meta);
+    replica.state.lock().check_writable().map_err(|error| io::Error::new(io::ErrorKind::NotFound, error))?;
+    let new_meta = replica.meta_path(to, new_stamp);
+    fs::rename(&files.meta, &new_meta)?;
+    if let Err(error) = fs::rename(&files.data, replica.data_path(to)) {
+        let _ = fs::rename(&new_meta, &files.meta);
         return Err(error);
     }
+    let mut state = replica.state.lock();
     state.place = to;
     state.generation_stamp = new_stamp;
     Ok(())
 }
 
 /// Checksum kind and CRC of the last chunk of a finalized replica, when its bytes are what the CRC says.
-fn read_proven_tail(dir: &Path, id: BlockId, finalized: &Finalized) -> io::Result<Option<(DataChecksum, u32)>> {
+pub(super) fn read_proven_tail(
+    dir: &Path,
+    id: BlockId,
+    finalized: &Finalized,
+) -> io::Result<Option<(DataChecksum, u32)>> {
     let meta = MetaFile::open(&dir.join(layout::meta_name(id, finalized.generation_stamp)), false)?;
     let checksum = meta.checksum();
     let inside = finalized.length % checksum.bytes_per_checksum() as u64;

@@ -108,6 +108,15 @@ impl Pool {
         self.home(finalized.volume).expect("an entry's volume has the pool")
     }
 
+    /// See `ReplicaStore::volume_of`.
+    pub(super) fn volume_of(&self, id: BlockId) -> Option<VolumeIndex> {
+        match self.replicas.lock().get(&id)? {
+            Entry::Finalized(finalized) => Some(finalized.volume),
+            Entry::Open(replica) => Some(replica.volume.index()),
+            Entry::Deleting => None,
+        }
+    }
+
     fn publish(&self, kind: EventKind, block: Block, volume: &Volume) {
         self.events.publish(Event { kind, pool: self.name(), block, storage_uuid: volume.storage_uuid() });
     }

@@ -29,9 +29,10 @@ use super::super::events::EventKind;
 use super::super::layout;
 use super::super::meta_file::MetaFile;
 use super::super::recovery::verified_prefix;
-use super::super::replica::{Entry, Finalized, OpenKind, OpenReplica, OpenState, Place};
+use super::super::replica::{Entry, Finalized, HeldFiles, OpenKind, OpenReplica, OpenState, Place};
+use super::append::{checksums_len, corrupt_tail, read_proven_tail};
 use super::sync::sync_files;
-use super::{Pool, describe, is_same, not_found};
+use super::{Home, Pool, describe, is_same, not_found};
 
 /// Bytes verified at once; whole chunks.
 const VERIFY_STEP: usize = 1 << 20;
@@ -122,23 +123,21 @@ impl Pool {
 
     /// Gives a finalized replica of the right length its new generation stamp: one rename.
     fn restamp(&self, block: Block, old: &Finalized, stamp: GenerationStamp) -> Result<Arc<str>> {
-        let (volume, dirs) = self.home_of(old);
-        let dir = dirs.paths.finalized_dir(block.id);
-        let new = Finalized { generation_stamp: stamp, maybe_synced: true, ..*old };
-        {
-            // Under the map's lock: whoever finds the entry finds its files.
-            let mut replicas = self.replicas.lock();
-            if !matches!(replicas.get(&block.id), Some(Entry::Finalized(now)) if now == old) {
-                return Err(DfsError::new(ErrorKind::Busy, format!("{block} changed meanwhile, try again")));
-            }
-            let (_, from) = pair(&dir, block.id.0, old.generation_stamp);
-            let (_, to) = pair(&dir, block.id.0, stamp);
-            volume.check(fs::rename(from, to), || format!("give {block} generation stamp {stamp}"))?;
-            replicas.insert(block.id, Entry::Finalized(new));
-            self.publish(EventKind::Received, Block { generation_stamp: stamp, length: new.length, ..block }, &volume);
+        let home = self.home_of(old);
+        let volume = Arc::clone(&home.0);
+        let dir = home.1.paths.finalized_dir(block.id);
+        volume.check(sync_files(&dir, block.id, old.generation_stamp), || format!("sync {block}"))?;
+        let tail = volume.check(read_proven_tail(&dir, block.id, old), || format!("read the last chunk of {block}"))?;
+        let tail = tail.ok_or_else(|| corrupt_tail(block))?;
+        let replica = Arc::new(in_recovery(block, old, stamp, tail, home));
+        self.replace_finalized(block.id, old, Entry::Open(Arc::clone(&replica)))?;
+        // Counted again when it is finalized.
+        volume.subtract_used(checksums_len(old));
+        let restamped = self.finalize_recovered(&replica, stamp);
+        if restamped.is_err() {
+            self.undo_append(&replica, *old);
         }
-        volume.check(sync_files(&dir, block.id, stamp), || format!("sync {block}"))?;
-        Ok(volume.storage_uuid())
+        restamped
     }
 
     /// Puts a shorter copy in the place of a finalized replica.
@@ -160,35 +159,27 @@ impl Pool {
                 return volume.check(Err(error), doing);
             }
         };
-        let state = OpenState {
-            generation_stamp: old.generation_stamp,
-            on_disk: old.length,
-            acked: old.length,
-            synced: old.length,
-            tail_crc: 0,
-            place: Place::Finalized,
-            doomed: false,
-            recovery: Some(stamp),
-        };
         let home = (Arc::clone(&volume), Arc::clone(&dirs));
-        let replica = Arc::new(OpenReplica::new(block.id, OpenKind::Waiting, made.checksum, home, state));
+        let replica = Arc::new(in_recovery(block, old, stamp, (made.checksum, 0), home));
+        // Whoever wants to read the replica waits for the moves.
+        let files = replica.hold_files();
         if let Err(error) = self.replace_finalized(block.id, old, Entry::Open(Arc::clone(&replica))) {
             remove_pair(&copy);
             return Err(error);
         }
+        let waiting = pair(&dirs.paths.rbw, block.id.0, stamp);
+        let moved = fs::rename(&copy.1, &waiting.1).and_then(|()| fs::rename(&copy.0, &waiting.0));
+        volume.check(moved.and_then(|()| durable::sync_dir(&dirs.paths.rbw)), doing)?;
         {
-            // Readers take the place from the state: they wait for the moves.
             let mut state = replica.state.lock();
-            let waiting = pair(&dirs.paths.rbw, block.id.0, stamp);
-            let moved = fs::rename(&copy.1, &waiting.1).and_then(|()| fs::rename(&copy.0, &waiting.0));
-            volume.check(moved.and_then(|()| durable::sync_dir(&dirs.paths.rbw)), doing)?;
             (state.place, state.generation_stamp) = (Place::Rbw, stamp);
             (state.on_disk, state.acked, state.synced, state.tail_crc) = (length, length, length, made.tail_crc);
-            let removed = fs::remove_file(&source.1).and_then(|()| fs::remove_file(&source.0));
-            volume.check(removed, doing)?;
-            volume.subtract_used(ByteCount(MetaHeader { checksum: made.checksum }.meta_len(old.length) + old.length));
-            volume.add_used(ByteCount(length));
         }
+        let removed = fs::remove_file(&source.1).and_then(|()| fs::remove_file(&source.0));
+        volume.check(removed, doing)?;
+        volume.subtract_used(ByteCount(MetaHeader { checksum: made.checksum }.meta_len(old.length) + old.length));
+        volume.add_used(ByteCount(length));
+        drop(files);
         self.finalize_recovered(&replica, stamp)
     }
 
@@ -197,19 +188,21 @@ impl Pool {
         let volume = &replica.volume;
         let doing = || format!("finalize {} after recovery {stamp}", replica.block());
         let dir = volume.check(replica.dirs.make_finalized_dir(replica.id), doing)?;
-        let (moved, block) = {
-            let mut state = replica.state.lock();
-            let from = state.place;
-            // Checksums first, as `writer` does and restart recovery expects.
-            let moved =
-                fs::rename(replica.meta_path(from, state.generation_stamp), replica.meta_path(Place::Finalized, stamp))
-                    .and_then(|()| fs::rename(replica.data_path(from), replica.data_path(Place::Finalized)));
-            if moved.is_ok() {
-                (state.place, state.generation_stamp) = (Place::Finalized, stamp);
+        let block = {
+            let files = replica.hold_files();
+            let before = replica.state.lock().clone();
+            if before.doomed || before.recovery != Some(stamp) {
+                return Err(overtaken(replica.block(), stamp));
             }
-            (moved, Block { id: replica.id, generation_stamp: stamp, length: state.on_disk })
+            // Checksums first, as `writer` does and restart recovery expects.
+            let moved = fs::rename(&files.meta, replica.meta_path(Place::Finalized, stamp))
+                .and_then(|()| fs::rename(&files.data, replica.data_path(Place::Finalized)));
+            volume.check(moved, doing)?;
+            let mut state = replica.state.lock();
+            (state.place, state.generation_stamp) = (Place::Finalized, stamp);
+            Block { id: replica.id, generation_stamp: stamp, length: state.on_disk }
         };
-        volume.check(moved.and_then(|()| durable::sync_dir(&dir)), doing)?;
+        volume.check(durable::sync_dir(&dir), doing)?;
         replica.notify();
         volume.add_used(ByteCount(MetaHeader { checksum: replica.checksum }.meta_len(block.length)));
         let finalized =
@@ -226,24 +219,48 @@ impl Pool {
     }
 }
 
+/// A finalized replica as it is shown while recovery `stamp` changes it; with kind and CRC of its last chunk's checksum.
+fn in_recovery(
+    block: Block,
+    old: &Finalized,
+    stamp: GenerationStamp,
+    (checksum, tail_crc): (DataChecksum, u32),
+    home: Home,
+) -> OpenReplica {
+    let state = OpenState {
+        generation_stamp: old.generation_stamp,
+        on_disk: old.length,
+        acked: old.length,
+        synced: old.length,
+        tail_crc,
+        place: Place::Finalized,
+        doomed: false,
+        recovery: Some(stamp),
+    };
+    OpenReplica::new(block.id, OpenKind::Waiting, checksum, home, state)
+}
+
 /// Stops the writer of an open replica and looks at what it wrote.
 fn take_over(replica: &OpenReplica, recovery_id: GenerationStamp) -> Result<Option<UnderRecovery>> {
     let (opened, state) = {
         // Not in the middle of a packet.
         let _writing = replica.writing.lock();
-        let mut state = replica.state.lock();
-        if state.doomed {
-            return Ok(None);
-        }
-        let block = Block { id: replica.id, generation_stamp: state.generation_stamp, length: state.on_disk };
-        check_older(block, state.generation_stamp, recovery_id)?;
-        if state.recovery.is_some_and(|newer| newer > recovery_id) {
-            return Err(overtaken(block, recovery_id));
-        }
-        state.recovery = Some(recovery_id);
-        let data = File::open(replica.data_path(state.place));
-        let meta = MetaFile::open(&replica.meta_path(state.place, state.generation_stamp), false);
-        (data.and_then(|data| Ok((data, meta?))), state.clone())
+        let files = replica.hold_files();
+        let state = {
+            let mut state = replica.state.lock();
+            if state.doomed {
+                return Ok(None);
+            }
+            let block = Block { id: replica.id, generation_stamp: state.generation_stamp, length: state.on_disk };
+            check_older(block, state.generation_stamp, recovery_id)?;
+            if state.recovery.is_some_and(|newer| newer > recovery_id) {
+                return Err(overtaken(block, recovery_id));
+            }
+            state.recovery = Some(recovery_id);
+            state.clone()
+        };
+        let opened = File::open(&files.data).and_then(|data| Ok((data, MetaFile::open(&files.meta, false)?)));
+        (opened, state)
     };
     replica.notify();
     let block = Block { id: replica.id, generation_stamp: state.generation_stamp, length: state.on_disk };
@@ -304,27 +321,28 @@ fn proven_length(data: &File, meta: &MetaFile, known: u64, length: u64) -> io::R
 /// Brings an open replica, which `take_over` has verified, to its length; data and checksums are on disk then.
 fn cut_open(replica: &OpenReplica, old: Block, recovery_id: GenerationStamp, length: u64) -> Result<()> {
     let _writing = replica.writing.lock();
-    let mut state = replica.state.lock();
-    let is_ours = state.recovery == Some(recovery_id) && !state.doomed;
-    if !is_ours || state.generation_stamp != old.generation_stamp || state.on_disk < length {
+    let files = replica.hold_files();
+    let before = replica.state.lock().clone();
+    let is_ours = before.recovery == Some(recovery_id) && !before.doomed;
+    if !is_ours || before.generation_stamp != old.generation_stamp || before.on_disk < length {
         return Err(DfsError::new(
             ErrorKind::StaleGeneration,
             format!("{old} is not (any more) in recovery {recovery_id} here"),
         ));
     }
-    let paths = (replica.data_path(state.place), replica.meta_path(state.place, state.generation_stamp));
-    let cut = cut_files(&paths, state.on_disk, length);
+    let cut = cut_files(&files, before.on_disk, length);
     let tail_crc = replica.volume.check(cut, || format!("cut {old} to {length} bytes"))?;
-    replica.volume.subtract_used(ByteCount(state.on_disk - length));
+    replica.volume.subtract_used(ByteCount(before.on_disk - length));
+    let mut state = replica.state.lock();
     (state.on_disk, state.acked, state.synced) = (length, length, length);
     state.tail_crc = tail_crc;
     Ok(())
 }
 
 /// Cuts a pair of files in place; the CRC of the last chunk when it is not whole.
-fn cut_files(paths: &(PathBuf, PathBuf), from: u64, length: u64) -> io::Result<u32> {
-    let data = OpenOptions::new().read(true).write(true).open(&paths.0)?;
-    let meta = MetaFile::open(&paths.1, true)?;
+fn cut_files(files: &HeldFiles<'_>, from: u64, length: u64) -> io::Result<u32> {
+    let data = OpenOptions::new().read(true).write(true).open(&files.data)?;
+    let meta = MetaFile::open(&files.meta, true)?;
     let tail = tail_bytes(&data, meta.checksum(), length)?;
     let tail_crc = if tail.is_empty() { 0 } else { crc32c(&tail) };
     if length < from {

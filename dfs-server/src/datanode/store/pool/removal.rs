@@ -141,14 +141,14 @@ impl Pool {
     }
 
     pub(super) fn unlink_open(&self, replica: &OpenReplica) -> Result<()> {
-        let state = replica.state.lock();
-        replica.volume.subtract_used(ByteCount(state.on_disk));
+        let files = replica.hold_files();
+        replica.volume.subtract_used(ByteCount(replica.block().length));
         let missing_is_fine = |result: io::Result<()>| match result {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
         };
-        let unlinked = missing_is_fine(fs::remove_file(replica.data_path(state.place)))
-            .and_then(|()| missing_is_fine(fs::remove_file(replica.meta_path(state.place, state.generation_stamp))));
+        let unlinked =
+            missing_is_fine(fs::remove_file(&files.data)).and_then(|()| missing_is_fine(fs::remove_file(&files.meta)));
         replica.volume.check(unlinked, || format!("delete blk_{}", replica.id))
     }
 

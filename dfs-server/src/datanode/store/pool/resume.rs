@@ -159,6 +159,8 @@ fn resume_open(
     }
     check_length(block, state.acked, bytes)?;
     check_length(block, state.on_disk, bytes)?;
+    // Whoever opens them to read finds lengths, checksums and state that fit each other.
+    let files = replica.hold_files();
     let cut = match cut_to_acked(replica, &state) {
         Ok(Some(tail_crc)) => tail_crc,
         Ok(None) => {
@@ -168,19 +170,19 @@ fn resume_open(
         Err(error) => return Ok(Err(error)),
     };
     replica.volume.subtract_used(ByteCount(state.on_disk - state.acked));
-    let mut now = replica.state.lock();
-    // The writer before may have raised it after its turn had ended.
-    now.acked = state.acked;
-    now.on_disk = state.acked;
-    now.synced = state.synced.min(state.acked);
-    now.tail_crc = cut;
-    let (old_meta, new_meta) =
-        (replica.meta_path(Place::Rbw, now.generation_stamp), replica.meta_path(Place::Rbw, new_stamp));
-    if let Err(error) = fs::rename(old_meta, new_meta) {
+    {
+        let mut now = replica.state.lock();
+        // The writer before may have raised it after its turn had ended.
+        now.acked = state.acked;
+        now.on_disk = state.acked;
+        now.synced = state.synced.min(state.acked);
+        now.tail_crc = cut;
+    }
+    if let Err(error) = fs::rename(&files.meta, replica.meta_path(Place::Rbw, new_stamp)) {
         return Ok(Err(error));
     }
-    now.generation_stamp = new_stamp;
-    drop(now);
+    replica.state.lock().generation_stamp = new_stamp;
+    drop(files);
     Ok(ReplicaWriter::open(Arc::clone(replica), false))
 }
 

@@ -55,19 +55,17 @@ pub(super) fn sync_files(dir: &Path, id: BlockId, stamp: GenerationStamp) -> io:
 
 /// Syncs what a replica has now while its writer goes on.
 fn sync_open(replica: &OpenReplica, block: Block) -> Result<()> {
-    let (place, stamp) = {
+    {
         // Not in the middle of a packet: from here on the writer knows of the promise before it overwrites a checksum.
         let _writing = replica.writing.lock();
         let mut state = replica.state.lock();
         check_length(block, state.on_disk)?;
         state.synced = state.on_disk;
-        (state.place, state.generation_stamp)
-    };
+    }
     let synced = (|| {
-        let state = replica.state.lock();
-        let data = fs::File::open(replica.data_path(state.place))?;
-        let meta = fs::File::open(replica.meta_path(state.place, stamp))?;
-        drop(state);
+        let files = replica.hold_files();
+        let (data, meta, place) = (fs::File::open(&files.data)?, fs::File::open(&files.meta)?, files.place);
+        drop(files);
         data.sync_data()?;
         meta.sync_data()?;
         durable::sync_dir(&replica.dir(place))?;
