@@ -27,7 +27,7 @@ use dfs_proto::hadoop::{
     BlockOpResponseProto, ClientOperationHeaderProto, OpTransferBlockProto, Status, StorageTypeProto,
 };
 use tokio::io::AsyncWriteExt;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::block_output::{BlockOutput, Current};
 use super::pipeline::{Pipeline, PipelineFailure, Target};
@@ -165,7 +165,7 @@ impl BlockOutput {
     }
 
     /// Adds nodes in place of the lost ones, when the cluster has some. Without them the write goes on with the rest.
-    async fn add_replacements(&mut self, broken: &mut Broken) {
+    pub(super) async fn add_replacements(&mut self, broken: &mut Broken) {
         let wanted = self.questions.opened.replication as usize;
         for round in 0..REPLACEMENT_TRIES {
             if broken.replicas.len() >= wanted || !self.questions.core.config.replace_datanodes {
@@ -178,7 +178,10 @@ impl BlockOutput {
             let found = match asked {
                 Ok(found) => found,
                 Err(error) => {
-                    info!(block = %broken.block, error = %error.chain(), "no DataNode in place of a lost one");
+                    debug!(block = %broken.block, error = %error.chain(), "no DataNode in place of a lost one");
+                    if excluded.is_empty() {
+                        return;
+                    }
                     continue;
                 }
             };

@@ -33,6 +33,14 @@ pub(super) struct Salvaged {
     asked: PacketKind,
 }
 
+/// A block that is about to be extended.
+enum Filled {
+    /// On the nodes that had it.
+    Enough(Located),
+    /// On others too: a pipeline over all of them has to be made as after a failure.
+    More(Box<Broken>),
+}
+
 impl BlockOutput {
     /// Opens the pipeline that the packet under way needs.
     pub(super) async fn ensure_pipeline(&mut self) -> Result<()> {
@@ -134,6 +142,10 @@ impl BlockOutput {
         let block = last.block.block;
         if !last.replicas.is_empty() {
             self.may_hold_bytes = true;
+            let last = match self.fill_up(last).await {
+                Filled::Enough(last) => last,
+                Filled::More(broken) => return self.mend(*broken).await,
+            };
             let generation_stamp = self.questions.update_block_for_pipeline(block).await?;
             let stage = BlockConstructionStage::PipelineSetupAppend;
             let sent = block.length;
@@ -156,6 +168,31 @@ impl BlockOutput {
         let salvaged = self.salvage(None);
         self.leave_block(block);
         self.restart_block(salvaged).await
+    }
+
+    /// One loss would end an append to a block of which only few replicas are known, as after an outage of the NameNode's
+    /// network, and take what was acknowledged with it: others get the block first, when the cluster has some.
+    async fn fill_up(&mut self, last: Located) -> Filled {
+        let (wanted, known) = (self.questions.opened.replication as usize, last.replicas.len());
+        if known * 2 > wanted {
+            return Filled::Enough(last);
+        }
+        let length = last.block.block.length;
+        let error = DfsError::new(ErrorKind::Io, format!("only {known} of {wanted} replicas were known"));
+        let mut broken = Broken {
+            block: last.block,
+            replicas: last.replicas,
+            origin: Origin::Append,
+            is_announced: false,
+            state: PipelineState::new(length),
+            synced: length,
+            error,
+        };
+        self.add_replacements(&mut broken).await;
+        if broken.replicas.len() > known {
+            return Filled::More(Box::new(broken));
+        }
+        Filled::Enough(Located { block: broken.block, replicas: broken.replicas, ..last })
     }
 
     async fn connect(&self, target: Target) -> Result<Pipeline, PipelineFailure> {

@@ -27,7 +27,7 @@ use super::transfer::{DataPlane, copy_block};
 /// Copies made at once from one volume: two keep a disk and a link busy, two more hide each other's waits. How many there
 /// are on the whole node the NameNode limits.
 const COPIES_AT_ONCE: usize = 4;
-/// Copies for the balancer at once: they share one limit of bytes per second, and wait behind nothing else.
+/// Copies for the balancer at once from one volume: all share one limit of bytes per second, and wait behind nothing else.
 const MOVES_AT_ONCE: usize = 2;
 /// Blocks recovered at once: most of it is waiting for other nodes.
 const RECOVERIES_AT_ONCE: usize = 4;
@@ -58,11 +58,11 @@ struct CopyJob {
 #[derive(Clone, Debug)]
 pub(crate) struct Orders {
     store: Arc<ReplicaStore>,
-    /// By volume; the last for what is on none. So are the next two.
+    /// By volume; the last for what is on none. So are the next three.
     copies: Vec<SyncSender<CopyJob>>,
+    moves: Vec<SyncSender<CopyJob>>,
     deletions: Vec<SyncSender<Vec<ExtendedBlock>>>,
     verifications: Vec<SyncSender<Vec<ExtendedBlock>>>,
-    moves: SyncSender<CopyJob>,
     recoveries: SyncSender<Recovery>,
 }
 
@@ -76,7 +76,7 @@ impl Orders {
         Ok(Self {
             store: Arc::clone(&plane.store),
             copies: spawn_per_volume("dn-copy", COPIES_AT_ONCE, plane, copy)?,
-            moves: spawn("dn-move", MOVES_AT_ONCE, plane, copy)?,
+            moves: spawn_per_volume("dn-move", MOVES_AT_ONCE, plane, copy)?,
             deletions: spawn_per_volume("dn-delete", 1, plane, delete)?,
             verifications: spawn_per_volume("dn-verify", 1, plane, verify)?,
             recoveries: spawn("dn-recover", RECOVERIES_AT_ONCE, plane, move |_, recovery| {
@@ -93,12 +93,9 @@ impl Orders {
     /// Copies a replica to other nodes; if that fails, the block is added to `failed`.
     pub(crate) fn transfer(&self, order: v1::TransferOrder, failed: &Arc<FailedCopies>) {
         let Some(block) = order.block.map(Block::from) else { return };
-        let (queue, what) = if order.is_balancing {
-            (&self.moves, "move")
-        } else {
-            let block = ExtendedBlock { pool: order.block_pool_id.clone(), block };
-            (queue_of(&self.copies, self.store.volume_of(&block)), "copy")
-        };
+        let volume = self.store.volume_of(&ExtendedBlock { pool: order.block_pool_id.clone(), block });
+        let (queues, what) = if order.is_balancing { (&self.moves, "move") } else { (&self.copies, "copy") };
+        let queue = queue_of(queues, volume);
         if !enqueue(queue, CopyJob { order, failed: Arc::clone(failed) }, what) {
             failed.add([block]);
         }

@@ -17,12 +17,13 @@ use dfs_tests::suite::{Case, Nothing};
 use dfs_tests::wait::{REPAIR, wait_until};
 use dfs_tests::workload::Pattern;
 
-pub(super) const CASES: [Case<Nothing>; 8] = cases![
+pub(super) const CASES: [Case<Nothing>; 9] = cases![
     killed_member_of_a_pipeline_fails_no_write,
     two_of_three_killed_members_fail_no_write,
     stopped_member_of_a_pipeline_stalls_no_call_for_long,
     lost_member_is_replaced_within_the_write,
     append_goes_on_without_a_lost_member,
+    append_to_a_lone_replica_brings_others_in_first,
     fsync_during_recovery_keeps_its_promise,
     end_of_a_file_outlives_a_lost_member,
     first_node_alone_keeps_a_large_block_in_memory,
@@ -198,6 +199,29 @@ fn append_goes_on_without_a_lost_member(_: &Nothing) {
         cluster.wait_datanodes_live(3);
         check(&cluster, &mount, &name, 40 + victim as u64, 3_000_001, 3);
     }
+}
+
+fn append_to_a_lone_replica_brings_others_in_first(_: &Nothing) {
+    let mut cluster = Cluster::builder().datanodes(4).replication(3).start();
+    let mount = cluster.mount("mount");
+    let (path, pattern) = (mount.join("file"), Pattern::new(47));
+    let local = cluster.dir().join("local");
+    pattern.make_file(&local, 700_001);
+    cluster.dfs(&["put", "-D", "dfs.replication=1", local.to_str().unwrap(), "/file"]);
+    let holder = (0..4).find(|node| !replica_files(&cluster, *node).is_empty()).expect("the only replica");
+    // The others are to have it too, and an append is quicker than repair.
+    cluster.dfs(&["setrep", "3", "/file"]);
+    let file = OpenOptions::new().append(true).open(&path).unwrap();
+    pattern.write(&file, 700_001, 800_000).unwrap();
+    file.sync_all().unwrap();
+    cluster.datanodes[holder].daemon.kill();
+    pattern.write(&file, 1_500_001, 800_000).unwrap();
+    close(file).expect("the append outlives the node that had the only replica");
+    drop_caches().unwrap();
+    pattern.check_file(&path, 2_300_001);
+    cluster.start_datanode(holder);
+    cluster.wait_datanodes_live(4);
+    check(&cluster, &mount, "file", 47, 2_300_001, 3);
 }
 
 fn fsync_during_recovery_keeps_its_promise(_: &Nothing) {

@@ -1,6 +1,7 @@
 //! The directory scanner: compares the files of every volume with the records of them now and then, so that replicas whose
 //! files somebody removed are replaced before they are missed, and files that somebody brought back are used.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,9 +9,9 @@ use parking_lot::{Condvar, Mutex};
 use tracing::{info, warn};
 
 use crate::datanode::metrics::Metrics;
-use crate::datanode::store::{DirectoryFindings, ReplicaStore, Volume};
+use crate::datanode::store::{DirectoryFindings, ReplicaStore, Volume, VolumeIndex};
 
-/// One thread for all volumes: listing directories is little work.
+/// Each volume is scanned by a thread that ends with the scan: a device that hangs keeps only its own.
 #[derive(Debug)]
 pub(crate) struct DirectoryScanner {
     store: Arc<ReplicaStore>,
@@ -24,6 +25,8 @@ pub(crate) struct DirectoryScanner {
 struct Control {
     is_stopping: bool,
     is_asked: bool,
+    /// Volumes being scanned.
+    busy: HashSet<VolumeIndex>,
 }
 
 impl DirectoryScanner {
@@ -55,7 +58,7 @@ impl DirectoryScanner {
         self.changed.notify_all();
     }
 
-    fn run(&self) {
+    fn run(self: &Arc<Self>) {
         let mut due = Instant::now() + self.interval.mul_f64(rand::random());
         loop {
             let mut control = self.control.lock();
@@ -68,9 +71,25 @@ impl DirectoryScanner {
             control.is_asked = false;
             drop(control);
             for volume in self.store.volumes().good() {
-                self.scan(&volume);
+                self.begin(volume);
             }
             due = Instant::now() + self.interval;
+        }
+    }
+
+    fn begin(self: &Arc<Self>, volume: Arc<Volume>) {
+        let index = volume.index();
+        if !self.control.lock().busy.insert(index) {
+            return;
+        }
+        let scanner = Arc::clone(self);
+        let started = std::thread::Builder::new().name("dn-dir-scan".into()).spawn(move || {
+            scanner.scan(&volume);
+            scanner.control.lock().busy.remove(&index);
+        });
+        if let Err(error) = started {
+            warn!(%error, "no thread for a directory scan");
+            self.control.lock().busy.remove(&index);
         }
     }
 

@@ -11,6 +11,16 @@ pub(super) struct Look<T> {
     outcome: mpsc::Receiver<T>,
 }
 
+/// How far it has come.
+#[derive(Debug)]
+pub(super) enum Progress<T> {
+    /// With this outcome, told once.
+    Ended(T),
+    GoesOn,
+    /// Its thread has panicked.
+    BrokenOff,
+}
+
 impl<T: Send + 'static> Look<T> {
     /// Begins it in a thread of its own.
     ///
@@ -25,9 +35,13 @@ impl<T: Send + 'static> Look<T> {
         Ok(Self { since: Instant::now(), outcome })
     }
 
-    /// Its outcome; `None` when there is none by then.
-    pub(super) fn wait_until(&self, deadline: Instant) -> Option<T> {
-        self.outcome.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok()
+    /// What there is of it by then.
+    pub(super) fn wait_until(&self, deadline: Instant) -> Progress<T> {
+        match self.outcome.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(outcome) => Progress::Ended(outcome),
+            Err(mpsc::RecvTimeoutError::Timeout) => Progress::GoesOn,
+            Err(mpsc::RecvTimeoutError::Disconnected) => Progress::BrokenOff,
+        }
     }
 
     /// How long it has been under way.

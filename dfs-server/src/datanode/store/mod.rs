@@ -20,6 +20,7 @@ mod look;
 mod meta_file;
 mod pool;
 mod reader;
+mod readmission;
 mod recovery;
 mod replica;
 mod report;
@@ -43,8 +44,7 @@ use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::GenerationStamp;
 use dfs_common::units::ByteCount;
 use dfs_proto::data_transfer::DataChecksum;
-use parking_lot::RwLock;
-use tracing::warn;
+use parking_lot::{Mutex, RwLock};
 
 use events::EventHub;
 pub(crate) use events::{Event, EventKind, EventQueue};
@@ -57,6 +57,7 @@ pub(crate) use volumes::{Identity, VolumeReport, Volumes};
 pub(crate) use writer::ReplicaWriter;
 
 use pool::Pool;
+use readmission::Readmissions;
 
 /// Block pools of one node: one per namespace it serves, and a federation has few.
 const POOLS_MAX: usize = 64;
@@ -79,6 +80,7 @@ pub(crate) struct ReplicaStore {
     pools: RwLock<HashMap<Arc<str>, Arc<Pool>>>,
     events: Arc<EventHub>,
     sync_on_close: bool,
+    readmissions: Mutex<Readmissions>,
 }
 
 impl ReplicaStore {
@@ -88,8 +90,13 @@ impl ReplicaStore {
     /// When no volume is usable, or two volumes belong to different clusters or DataNodes.
     pub(crate) fn open(settings: &StoreSettings) -> Result<Self> {
         let volumes = Volumes::open(&settings.data_dirs, settings.reserved)?;
-        let store =
-            Self { pools: RwLock::default(), events: Arc::default(), sync_on_close: settings.sync_on_close, volumes };
+        let store = Self {
+            volumes,
+            pools: RwLock::default(),
+            events: Arc::default(),
+            sync_on_close: settings.sync_on_close,
+            readmissions: Mutex::default(),
+        };
         for pool in store.volumes.pools_on_disk()? {
             store.load_pool(&pool)?;
         }
@@ -336,30 +343,5 @@ impl ReplicaStore {
             }
         }
         !failed.is_empty()
-    }
-
-    /// Takes in failed volumes whose devices work again, with their replicas. Returns whether there was any; the NameNodes
-    /// then hear of it with the next heartbeat and want a full report.
-    pub(crate) fn readmit_volumes(&self) -> bool {
-        let mut is_any_back = false;
-        for old in self.volumes.all().iter().filter(|volume| volume.is_failed()) {
-            let Some(volume) = self.volumes.reopen(old) else { continue };
-            let pools: Vec<_> = self.pools.read().values().cloned().collect();
-            match pools.iter().try_for_each(|pool| pool.take_in(&volume)) {
-                Ok(()) => {
-                    self.volumes.put_back(volume);
-                    is_any_back = true;
-                }
-                Err(error) => {
-                    warn!(volume = %volume.root().display(), "volume failed again: {}", error.chain());
-                    volume.fail();
-                    volume.release();
-                    for pool in &pools {
-                        pool.drop_volume(volume.index());
-                    }
-                }
-            }
-        }
-        is_any_back
     }
 }

@@ -68,8 +68,16 @@ pub(crate) enum OpenKind {
 pub(super) enum Entry {
     Finalized(Finalized),
     Open(Arc<OpenReplica>),
-    /// Its files are being removed; until they are gone no other replica of the block may come.
-    Deleting,
+    /// Its files are being removed; until they are gone, or their volume is, no other replica of the block may come.
+    Deleting(Deletion),
+}
+
+/// A removal under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Deletion {
+    /// Among all of this process.
+    pub(super) number: u64,
+    pub(super) volume: VolumeIndex,
 }
 
 /// The directory that holds a replica's files.
@@ -198,7 +206,7 @@ impl OpenReplica {
         }
     }
 
-    /// Whose turn it is to write.
+    /// Whose turn it is to write: 0 until somebody takes over.
     pub(super) fn turn(&self) -> u64 {
         self.turn.load(Ordering::Acquire)
     }

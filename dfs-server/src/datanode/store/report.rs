@@ -55,6 +55,6 @@ pub(super) fn page_item(id: BlockId, entry: &Entry, volume: VolumeIndex) -> Opti
             };
             Some(PageItem { block: replica.block(), open: Some(state) })
         }
-        Entry::Finalized(_) | Entry::Open(_) | Entry::Deleting => None,
+        Entry::Finalized(_) | Entry::Open(_) | Entry::Deleting(_) => None,
     }
 }

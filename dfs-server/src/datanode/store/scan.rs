@@ -29,6 +29,7 @@ use super::volume::{PoolDirs, Volume};
 const VERIFY_WINDOW: u64 = 32 << 20;
 
 /// What one volume has of a pool.
+#[derive(Debug)]
 pub(super) struct Scanned {
     pub(super) volume: Arc<Volume>,
     pub(super) dirs: Arc<PoolDirs>,

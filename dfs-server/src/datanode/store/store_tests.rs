@@ -158,6 +158,33 @@ fn replicas_spread_over_volumes_and_survive_the_loss_of_one() {
 }
 
 #[test]
+fn deletion_that_hangs_on_a_lost_volume_is_in_nobodys_way() {
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = open(&[first.path(), second.path()]);
+    let queue = store.subscribe();
+    let hung = create(&store, 1);
+    let volume = hung.replica().volume.index();
+    std::thread::scope(|scope| {
+        let files = hung.replica().hold_files();
+        let deletion = scope.spawn(|| store.invalidate(&block(1, 1001)));
+        // It waits for the files.
+        while store.volume_of(&block(1, 1001)).is_some() {
+            std::thread::yield_now();
+        }
+        let again = store.create(&block(1, 1002), OpenKind::Rbw, DataChecksum::DEFAULT, None).unwrap_err();
+        assert_eq!(again.kind(), ErrorKind::AlreadyExists);
+        std::fs::remove_dir_all([&first, &second][usize::from(volume.0)].path()).unwrap();
+        assert!(store.check_volumes(true));
+        put(&store, 1, &[7; 100]);
+        drop(files);
+        // Its files are gone already.
+        let _ = deletion.join().unwrap();
+    });
+    assert_eq!(store.volume_of(&block(1, 1001)), Some(VolumeIndex(1 - volume.0)));
+    assert!(queue.take().0.iter().all(|event| event.kind != EventKind::Deleted));
+}
+
+#[test]
 fn volume_that_comes_back_brings_its_replicas() {
     let dir = tempfile::tempdir().unwrap();
     let (first, second, away) = (dir.path().join("1"), dir.path().join("2"), dir.path().join("away"));

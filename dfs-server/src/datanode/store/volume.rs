@@ -33,7 +33,7 @@ use rustix::fs::FlockOperation;
 use tracing::{info, warn};
 
 use super::layout::{CURRENT, LOCK_FILE, PoolPaths, SUBDIRS, VERSION_FILE, subdirs};
-use super::look::Look;
+use super::look::{Look, Progress};
 use super::writeback::Writeback;
 
 /// Name of the file that a check writes; the suffix makes it recognisable as left-over.
@@ -43,6 +43,8 @@ const HARMLESS_ENTRIES: [&str; 2] = ["lost+found", LOCK_FILE];
 
 /// A device that does not answer within this has failed.
 const DISK_PATIENCE: Duration = Duration::from_secs(30);
+/// Looks that must have found it silent: after a pause of this process or its machine the time alone says nothing.
+const SILENT_ROUNDS_MIN: u32 = 5;
 
 /// Place of a volume in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -82,14 +84,12 @@ pub(crate) struct Volume {
     storage_uuid: OnceLock<Arc<str>>,
     failed: AtomicBool,
     suspected: AtomicBool,
-    /// Somebody looks whether its device is back; that may hang.
-    reopening: AtomicBool,
     /// One probe at a time: they share a file. On a device that hangs it is never free again.
     probing: Mutex<()>,
     /// The checker's look at the device, until it has an outcome.
     look: Mutex<Option<Look<io::Result<()>>>>,
-    /// The look takes its time: whatever else is asked of the device would too.
-    silent: AtomicBool,
+    /// Times that the look was found to take its time: whatever else is asked of the device would too.
+    silent_rounds: AtomicU32,
     used: AtomicU64,
     reserved: ByteCount,
     suspicion: Arc<Suspicion>,
@@ -126,10 +126,9 @@ impl Volume {
             storage_uuid: OnceLock::new(),
             failed: AtomicBool::new(info.is_err()),
             suspected: AtomicBool::new(false),
-            reopening: AtomicBool::new(false),
             probing: Mutex::new(()),
             look: Mutex::new(None),
-            silent: AtomicBool::new(false),
+            silent_rounds: AtomicU32::new(0),
             used: AtomicU64::new(0),
             reserved,
             suspicion,
@@ -190,16 +189,6 @@ impl Volume {
         !self.failed.swap(true, Ordering::AcqRel)
     }
 
-    /// Begins a look whether the device is back; false while one is under way.
-    pub(super) fn begin_reopening(&self) -> bool {
-        !self.reopening.swap(true, Ordering::AcqRel)
-    }
-
-    /// Ends it.
-    pub(super) fn end_reopening(&self) {
-        self.reopening.store(false, Ordering::Release);
-    }
-
     /// Whether an error was met since the last check; the question clears it.
     pub(super) fn take_suspicion(&self) -> bool {
         self.suspected.swap(false, Ordering::AcqRel)
@@ -243,17 +232,18 @@ impl Volume {
     pub(super) fn find_failure(&self, deadline: Instant) -> Option<io::Error> {
         let mut look = self.look.lock();
         let begun = look.as_ref()?;
-        let Some(outcome) = begun.wait_until(deadline) else {
-            if begun.elapsed() >= DISK_PATIENCE {
+        let Progress::Ended(outcome) = begun.wait_until(deadline) else {
+            let rounds = self.silent_rounds.fetch_add(1, Ordering::AcqRel);
+            if begun.elapsed() >= DISK_PATIENCE && rounds >= SILENT_ROUNDS_MIN {
                 return Some(io::Error::other(format!("a write takes longer than {DISK_PATIENCE:?}")));
             }
-            if !self.silent.swap(true, Ordering::AcqRel) {
+            if rounds == 0 {
                 warn!(volume = %self.root.display(), "volume does not answer, new replicas go to others");
             }
             return None;
         };
         *look = None;
-        if self.silent.swap(false, Ordering::AcqRel) {
+        if self.silent_rounds.swap(0, Ordering::AcqRel) > 0 {
             info!(volume = %self.root.display(), "volume answers again");
         }
         match outcome {
@@ -270,7 +260,7 @@ impl Volume {
 
     /// Whether its device keeps the checker waiting.
     pub(crate) fn is_silent(&self) -> bool {
-        self.silent.load(Ordering::Acquire)
+        self.silent_rounds.load(Ordering::Acquire) > 0
     }
 
     fn look_again(&self, cause: &io::Error) {

@@ -13,7 +13,6 @@ use parking_lot::{Mutex, RwLock};
 use tracing::{error, info, warn};
 
 use super::layout::{CURRENT, POOL_PREFIX, VERSION_FILE};
-use super::look::Look;
 use super::volume::{Space, Suspicion, Volume, VolumeIndex};
 
 /// Room a volume must have to take a new replica. A block's length is not known when it begins, so this only keeps nearly
@@ -21,8 +20,6 @@ use super::volume::{Space, Suspicion, Volume, VolumeIndex};
 const ROOM_FOR_NEW_REPLICA: ByteCount = ByteCount(1 << 20);
 /// Devices that work answer a probe within this, even when they are busy.
 const PROBE_PATIENCE: Duration = Duration::from_secs(1);
-/// How long the device of a failed volume has to show that it works again.
-const REOPEN_PATIENCE: Duration = Duration::from_secs(5);
 /// Volumes of one DataNode.
 const VOLUMES_MAX: usize = 256;
 
@@ -189,21 +186,21 @@ impl Volumes {
         self.all().into_iter().filter(|volume| !volume.is_failed())
     }
 
-    /// The volume of a new replica: the one asked for if it has room, else the next in turn that has; none that is silent
-    /// while others are not. `usable` says which volumes have the pool.
+    /// The volume of a new replica: the one asked for if it has room, else the next in turn that has; one that is
+    /// silent only when no other has. `usable` says which volumes have the pool.
     ///
     /// # Errors
     /// `NoSpace` with the last volume's reason.
     pub(super) fn choose(&self, hint: Option<&str>, usable: impl Fn(VolumeIndex) -> bool) -> Result<Arc<Volume>> {
         let mut candidates: Vec<_> = self.good().filter(|volume| usable(volume.index())).collect();
-        if candidates.iter().any(|volume| !volume.is_silent()) {
-            candidates.retain(|volume| !volume.is_silent());
+        if !candidates.is_empty() {
+            let turn = self.next.fetch_add(1, Ordering::Relaxed) % candidates.len();
+            candidates.rotate_left(turn);
         }
-        let hinted = hint.and_then(|hint| candidates.iter().find(|volume| &*volume.storage_uuid() == hint));
-        let first = self.next.fetch_add(1, Ordering::Relaxed);
-        let in_turn = (0..candidates.len()).map(|step| &candidates[(first.wrapping_add(step)) % candidates.len()]);
+        // Stable: in turn, but for these.
+        candidates.sort_by_key(|volume| (volume.is_silent(), hint != Some(&*volume.storage_uuid())));
         let mut refusal = DfsError::new(ErrorKind::NoSpace, "no volume of this DataNode works");
-        for volume in hinted.into_iter().chain(in_turn) {
+        for volume in &candidates {
             match volume.require_space(ROOM_FOR_NEW_REPLICA) {
                 Ok(()) => return Ok(Arc::clone(volume)),
                 Err(cause) => refusal = cause,
@@ -269,42 +266,30 @@ impl Volumes {
         failed
     }
 
-    /// A failed volume's device as it is now: locked and probed, when it works again and is the volume that it was.
-    pub(super) fn reopen(&self, old: &Arc<Volume>) -> Option<Arc<Volume>> {
+    /// What looks at a failed volume's device as it is now: locks and probes it, when it works again and is the volume that it
+    /// was. `None` before the first NameNode was met.
+    pub(super) fn reopening(&self, old: &Arc<Volume>) -> Option<impl FnOnce() -> Option<Arc<Volume>> + Send + use<>> {
         let known = self.cluster_id.lock().clone()?;
-        if !old.begin_reopening() {
-            return None;
-        }
-        let (reserved, suspicion, failed) = (self.reserved, Arc::clone(&self.suspicion), Arc::clone(old));
-        let look = Look::begin("dn-reopen", move || {
+        let (reserved, suspicion, old) = (self.reserved, Arc::clone(&self.suspicion), Arc::clone(old));
+        let datanode_uuid = self.datanode_uuid.clone();
+        let others = self.all().into_iter().filter(|other| other.index() != old.index());
+        let others: Vec<_> = others.map(|other| other.storage_uuid()).collect();
+        Some(move || {
             // Before anything is written: the bare directory under a device that is away is no volume.
-            let version = StorageInfo::load(&failed.root().join(CURRENT).join(VERSION_FILE));
-            let opened = match version {
-                Ok(Some(_)) => Some(Volume::open(failed.index(), failed.root(), reserved, suspicion)),
-                Ok(None) | Err(_) => None,
-            };
-            failed.end_reopening();
-            opened
-        });
-        let look = match look {
-            Ok(look) => look,
-            Err(cause) => {
-                warn!(volume = %old.root().display(), %cause, "failed volume could not be looked at");
-                old.end_reopening();
+            let Ok(Some(_)) = StorageInfo::load(&old.root().join(CURRENT).join(VERSION_FILE)) else { return None };
+            let (volume, Ok(Some(info))) = Volume::open(old.index(), old.root(), reserved, suspicion) else {
                 return None;
+            };
+            let is_ours = info.storage_type == StorageType::DataNode
+                && info.cluster_id == known
+                && info.datanode_uuid.as_deref() == Some(&datanode_uuid)
+                && (!old.is_formatted() || old.storage_uuid() == volume.storage_uuid())
+                && !others.contains(&volume.storage_uuid());
+            if !is_ours {
+                warn!(volume = %old.root().display(), "what lies in a failed volume's place is another volume");
             }
-        };
-        let (volume, Ok(Some(info))) = look.wait_until(Instant::now() + REOPEN_PATIENCE)?? else { return None };
-        let others: Vec<_> = self.all().into_iter().filter(|other| other.index() != old.index()).collect();
-        let is_ours = info.storage_type == StorageType::DataNode
-            && info.cluster_id == known
-            && info.datanode_uuid.as_deref() == Some(&self.datanode_uuid)
-            && (!old.is_formatted() || old.storage_uuid() == volume.storage_uuid())
-            && others.iter().all(|other| other.storage_uuid() != volume.storage_uuid());
-        if !is_ours {
-            warn!(volume = %old.root().display(), "what lies in a failed volume's place is another volume");
-        }
-        is_ours.then(|| Arc::new(volume))
+            is_ours.then(|| Arc::new(volume))
+        })
     }
 
     /// Puts a volume that came back, and whose replicas are loaded, into its old place.

@@ -52,8 +52,8 @@ pub(crate) struct ReplicaWriter {
 }
 
 impl ReplicaWriter {
-    /// Opens a replica's files, which `create` makes new.
-    pub(super) fn open(replica: Arc<OpenReplica>, create: bool) -> io::Result<Self> {
+    /// Opens a replica's files, which `create` makes new, for the writer whose turn this is; it may be over by then.
+    pub(super) fn open(replica: Arc<OpenReplica>, turn: u64, create: bool) -> io::Result<Self> {
         let files = replica.hold_files();
         let (data, meta) = if create {
             let data = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&files.data)?;
@@ -65,7 +65,7 @@ impl ReplicaWriter {
         drop(files);
         let length = replica.block().length;
         Ok(Self {
-            turn: replica.turn(),
+            turn,
             replica,
             data: Arc::new(data),
             meta,

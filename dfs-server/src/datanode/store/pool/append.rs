@@ -51,15 +51,15 @@ impl Pool {
         self.replace_finalized(block.id, &old, Entry::Open(Arc::clone(&replica)))?;
         // Counted again, at its new length, when the replica is finalized.
         volume.subtract_used(checksums_len(&old));
-        let reopened =
-            relocate(&replica, Place::Rbw, new_stamp).and_then(|()| ReplicaWriter::open(Arc::clone(&replica), false));
+        let reopened = relocate(&replica, Place::Rbw, new_stamp)
+            .and_then(|()| ReplicaWriter::open(Arc::clone(&replica), 0, false));
         match reopened {
             Ok(mut writer) => {
                 writer.set_appended_to(old);
                 Ok(writer)
             }
             Err(error) => {
-                self.undo_append(&replica, old);
+                self.undo_append(&replica, old, None);
                 volume.check(Err(error), || format!("reopen {block} for append"))
             }
         }
@@ -88,17 +88,21 @@ impl Pool {
         Ok(old)
     }
 
-    /// Brings back a finalized replica whose extension did not begin.
-    pub(super) fn undo_append(&self, replica: &Arc<OpenReplica>, old: Finalized) {
+    /// Brings back a finalized replica whose extension, or change by `recovery`, did not begin.
+    pub(super) fn undo_append(&self, replica: &Arc<OpenReplica>, old: Finalized, recovery: Option<GenerationStamp>) {
         if let Err(error) = relocate(replica, Place::Finalized, old.generation_stamp) {
             warn!(block = %replica.block(), %error, "replica stays open after a failed append");
             return;
         }
         let mut replicas = self.replicas.lock();
+        let mut state = replica.state.lock();
         if let Some(entry) = replicas.get_mut(&replica.id)
             && is_same(entry, replica)
+            && (state.recovery, state.on_disk) == (recovery, old.length)
         {
             *entry = Entry::Finalized(old);
+            // Whoever still holds it must leave the files alone.
+            state.doomed = true;
             replica.volume.add_used(checksums_len(&old));
         }
     }

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Slot;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use dfs_common::block::Block;
@@ -53,6 +54,8 @@ pub(super) struct Pool {
     homes: RwLock<Vec<Option<Home>>>,
     /// Ordered, so that reports come in pages without a copy of the map.
     replicas: Mutex<BTreeMap<BlockId, Entry>>,
+    /// Removals begun so far.
+    deletions: AtomicU64,
     events: Arc<EventHub>,
 }
 
@@ -89,7 +92,8 @@ impl Pool {
                 }
             }
         }
-        Ok(Self { name: name.into(), homes: RwLock::new(homes), replicas: Mutex::new(replicas), events })
+        let (homes, replicas) = (RwLock::new(homes), Mutex::new(replicas));
+        Ok(Self { name: name.into(), homes, replicas, deletions: AtomicU64::new(0), events })
     }
 
     pub(super) fn name(&self) -> Arc<str> {
@@ -113,7 +117,7 @@ impl Pool {
         match self.replicas.lock().get(&id)? {
             Entry::Finalized(finalized) => Some(finalized.volume),
             Entry::Open(replica) => Some(replica.volume.index()),
-            Entry::Deleting => None,
+            Entry::Deleting(_) => None,
         }
     }
 
@@ -150,7 +154,7 @@ impl Pool {
             self.remove_if_same(&replica);
             return Err(error);
         }
-        match ReplicaWriter::open(Arc::clone(&replica), true) {
+        match ReplicaWriter::open(Arc::clone(&replica), 0, true) {
             Ok(writer) => Ok(writer),
             Err(error) => {
                 let _ = self.unlink_open(&replica);
@@ -220,8 +224,6 @@ impl Pool {
         }
         let durable = writer.move_to_finalized(sync)?;
         let block = replica.block();
-        let header = MetaHeader { checksum: replica.checksum };
-        replica.volume.add_used(ByteCount(header.meta_len(block.length)));
         let finalized = Finalized {
             generation_stamp: block.generation_stamp,
             length: block.length,
@@ -232,6 +234,8 @@ impl Pool {
         match replicas.get_mut(&block.id) {
             Some(entry) if is_same(entry, &replica) => {
                 *entry = Entry::Finalized(finalized);
+                let header = MetaHeader { checksum: replica.checksum };
+                replica.volume.add_used(ByteCount(header.meta_len(block.length)));
                 self.publish(EventKind::Received, block, &replica.volume);
                 Ok(block)
             }
@@ -276,7 +280,7 @@ impl Pool {
                     replica.wait_visible(wanted_end, READER_PATIENCE);
                     return ReplicaReader::open_growing(&replica);
                 }
-                Entry::Deleting => return Err(not_found(block)),
+                Entry::Deleting(_) => return Err(not_found(block)),
             }
         }
         Err(DfsError::new(ErrorKind::Busy, format!("{block} keeps changing, try again")))
@@ -300,7 +304,7 @@ impl Pool {
         let stamp = match &entry {
             Entry::Finalized(finalized) => finalized.generation_stamp,
             Entry::Open(replica) if replica.kind != OpenKind::Temporary => replica.state.lock().generation_stamp,
-            Entry::Open(_) | Entry::Deleting => return Err(not_found(block)),
+            Entry::Open(_) | Entry::Deleting(_) => return Err(not_found(block)),
         };
         if stamp < block.generation_stamp {
             return Err(DfsError::new(
@@ -316,7 +320,7 @@ impl Pool {
         Ok(match self.lookup(block)? {
             Entry::Finalized(finalized) => finalized.length,
             Entry::Open(replica) => replica.visible(&replica.state.lock()),
-            Entry::Deleting => 0,
+            Entry::Deleting(_) => 0,
         })
     }
 
@@ -360,7 +364,7 @@ fn add_found(replicas: &mut BTreeMap<BlockId, Entry>, homes: &[Option<Home>], id
     let (index, place, stamp) = match &worse {
         Entry::Finalized(finalized) => (finalized.volume, Place::Finalized, finalized.generation_stamp),
         Entry::Open(replica) => (replica.volume.index(), Place::Rbw, replica.block().generation_stamp),
-        Entry::Deleting => return,
+        Entry::Deleting(_) => return,
     };
     let Some(Some((_, dirs))) = homes.get(usize::from(index.0)) else { return };
     let dir = super::scan::place_dir(&dirs.paths, id, place);
@@ -379,7 +383,7 @@ fn worth(entry: &Entry) -> (bool, GenerationStamp, u64) {
             let block = replica.block();
             (false, block.generation_stamp, block.length)
         }
-        Entry::Deleting => (false, GenerationStamp(0), 0),
+        Entry::Deleting(_) => (false, GenerationStamp(0), 0),
     }
 }
 
@@ -393,7 +397,7 @@ fn describe(entry: &Entry) -> String {
             format!("finalized with generation stamp {} and {} bytes", finalized.generation_stamp, finalized.length)
         }
         Entry::Open(replica) => format!("{:?} as {}", replica.kind, replica.block()),
-        Entry::Deleting => "being deleted".to_owned(),
+        Entry::Deleting(_) => "being deleted".to_owned(),
     }
 }
 

@@ -58,7 +58,7 @@ impl Pool {
     ) -> Result<Option<UnderRecovery>> {
         let entry = self.replicas.lock().get(&block.id).cloned();
         match entry {
-            None | Some(Entry::Deleting) => Ok(None),
+            None | Some(Entry::Deleting(_)) => Ok(None),
             Some(Entry::Open(replica)) if replica.kind == OpenKind::Temporary => Ok(None),
             Some(Entry::Open(replica)) => take_over(&replica, recovery_id),
             Some(Entry::Finalized(finalized)) => {
@@ -114,7 +114,7 @@ impl Pool {
                 cut_open(replica, old, recovery_id, length)?;
                 self.finalize_recovered(replica, recovery_id)
             }
-            Entry::Finalized(_) | Entry::Open(_) | Entry::Deleting => Err(DfsError::new(
+            Entry::Finalized(_) | Entry::Open(_) | Entry::Deleting(_) => Err(DfsError::new(
                 ErrorKind::StaleGeneration,
                 format!("{old} is not recovered to {length} bytes by {recovery_id}: it is {}", describe(&entry)),
             )),
@@ -135,7 +135,7 @@ impl Pool {
         volume.subtract_used(checksums_len(old));
         let restamped = self.finalize_recovered(&replica, stamp);
         if restamped.is_err() {
-            self.undo_append(&replica, *old);
+            self.undo_append(&replica, *old, Some(stamp));
         }
         restamped
     }
@@ -204,13 +204,13 @@ impl Pool {
         };
         volume.check(durable::sync_dir(&dir), doing)?;
         replica.notify();
-        volume.add_used(ByteCount(MetaHeader { checksum: replica.checksum }.meta_len(block.length)));
         let finalized =
             Finalized { generation_stamp: stamp, length: block.length, volume: volume.index(), maybe_synced: true };
         let mut replicas = self.replicas.lock();
         match replicas.get_mut(&replica.id) {
             Some(entry) if is_same(entry, replica) => {
                 *entry = Entry::Finalized(finalized);
+                volume.add_used(ByteCount(MetaHeader { checksum: replica.checksum }.meta_len(block.length)));
                 self.publish(EventKind::Received, block, volume);
                 Ok(volume.storage_uuid())
             }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use dfs_common::block::Block;
 use dfs_common::error::{DfsError, ErrorKind, Result};
@@ -13,7 +14,7 @@ use tracing::warn;
 
 use super::super::events::EventKind;
 use super::super::layout;
-use super::super::replica::{Entry, Finalized, OpenKind, OpenReplica};
+use super::super::replica::{Deletion, Entry, Finalized, OpenKind, OpenReplica};
 use super::super::volume::VolumeIndex;
 use super::super::writer::ReplicaWriter;
 use super::{Pool, is_same};
@@ -32,7 +33,7 @@ impl Pool {
         match writer.appended_to() {
             Some(old) if length == old.length => {
                 drop(writer);
-                self.undo_append(&replica, old);
+                self.undo_append(&replica, old, None);
             }
             None => {
                 drop(writer);
@@ -74,7 +75,7 @@ impl Pool {
                 self.tell_missing(block);
                 return Ok(());
             }
-            Some(Entry::Deleting) => return Ok(()),
+            Some(Entry::Deleting(_)) => return Ok(()),
             Some(Entry::Finalized(finalized)) => (finalized.generation_stamp, finalized.volume),
             Some(Entry::Open(replica)) => (replica.state.lock().generation_stamp, replica.volume.index()),
         };
@@ -91,18 +92,21 @@ impl Pool {
             replica.state.lock().doomed = true;
             replica.notify();
         }
-        replicas.insert(block.id, Entry::Deleting);
+        let deletion = Deletion { number: self.deletions.fetch_add(1, Ordering::Relaxed), volume: index };
+        replicas.insert(block.id, Entry::Deleting(deletion));
         drop(replicas);
 
         let unlinked = match &entry {
             Some(Entry::Open(replica)) => self.unlink_open(replica),
             Some(Entry::Finalized(finalized)) => self.unlink_finalized(block.id, finalized),
-            Some(Entry::Deleting) | None => Ok(()),
+            Some(Entry::Deleting(_)) | None => Ok(()),
         };
         let (volume, _) = self.home(index).expect("an entry's volume has the pool");
         let mut replicas = self.replicas.lock();
-        replicas.remove(&block.id);
-        self.publish(EventKind::Deleted, block, &volume);
+        if matches!(replicas.get(&block.id), Some(Entry::Deleting(now)) if *now == deletion) {
+            replicas.remove(&block.id);
+            self.publish(EventKind::Deleted, block, &volume);
+        }
         unlinked
     }
 
@@ -126,7 +130,7 @@ impl Pool {
             Entry::Open(open) if open.kind == OpenKind::Rbw => {
                 self.publish(EventKind::Receiving, open.block(), &open.volume);
             }
-            Entry::Open(_) | Entry::Deleting => {}
+            Entry::Open(_) | Entry::Deleting(_) => {}
         }
     }
 
@@ -166,7 +170,9 @@ impl Pool {
                     replica.notify();
                     replica.block()
                 }
-                Entry::Finalized(_) | Entry::Open(_) | Entry::Deleting => return true,
+                // Whoever removes its files may wait for ever.
+                Entry::Deleting(deletion) if deletion.volume == index => return false,
+                Entry::Finalized(_) | Entry::Open(_) | Entry::Deleting(_) => return true,
             };
             self.publish(EventKind::Deleted, block, &volume);
             false

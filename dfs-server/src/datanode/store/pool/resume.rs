@@ -152,15 +152,17 @@ fn resume_open(
     new_stamp: GenerationStamp,
     bytes: &RangeInclusive<u64>,
 ) -> Result<io::Result<ReplicaWriter>> {
+    // Until the state is settled: whoever opens them finds lengths, checksums and state that fit each other, and a recovery
+    // that finalizes them has ended or not begun.
+    let files = replica.hold_files();
     let state = replica.state.lock().clone();
-    if state.doomed || state.place != Place::Rbw {
-        let words = format!("{block} is being deleted or moved");
+    state.check_writable()?;
+    if state.place != Place::Rbw {
+        let words = format!("{block} is being moved");
         return Err(DfsError::new(ErrorKind::Cancelled, words));
     }
     check_length(block, state.acked, bytes)?;
     check_length(block, state.on_disk, bytes)?;
-    // Whoever opens them to read finds lengths, checksums and state that fit each other.
-    let files = replica.hold_files();
     let cut = match cut_to_acked(replica, &state) {
         Ok(Some(tail_crc)) => tail_crc,
         Ok(None) => {
@@ -183,7 +185,7 @@ fn resume_open(
     }
     replica.state.lock().generation_stamp = new_stamp;
     drop(files);
-    Ok(ReplicaWriter::open(Arc::clone(replica), false))
+    Ok(ReplicaWriter::open(Arc::clone(replica), replica.turn(), false))
 }
 
 /// Cuts both files to the acknowledged bytes; returns the CRC of the last chunk then, or `None` when its bytes are not

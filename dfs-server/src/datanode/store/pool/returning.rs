@@ -19,9 +19,14 @@ use super::super::volume::{PoolDirs, Volume};
 use super::Pool;
 
 impl Pool {
-    /// Scans a volume that came back and adds its replicas.
-    pub(in crate::datanode::store) fn take_in(&self, volume: &Arc<Volume>) -> Result<()> {
-        let Scanned { volume, dirs, entries } = scan_volume(volume, &self.name)?;
+    /// Looks through a volume that came back.
+    pub(in crate::datanode::store) fn scan_returned(&self, volume: &Arc<Volume>) -> Result<Scanned> {
+        scan_volume(volume, &self.name)
+    }
+
+    /// Adds the replicas of a volume that came back. What is to be done to its files then may take its time.
+    pub(in crate::datanode::store) fn take_in(&self, scanned: Scanned) -> impl FnOnce() + Send + use<> {
+        let Scanned { volume, dirs, entries } = scanned;
         let (found, mut second) = (entries.len(), Vec::new());
         let mut replicas = self.replicas.lock();
         if let Some(home) = self.homes.write().get_mut(usize::from(volume.index().0)) {
@@ -37,10 +42,11 @@ impl Pool {
         }
         drop(replicas);
         info!(volume = %volume.root().display(), replicas = found - second.len(), doubles = second.len(), "replicas are back");
-        for (id, entry, there) in second {
-            clear_second(&volume, &dirs, id, &entry, &there);
+        move || {
+            for (id, entry, there) in second {
+                clear_second(&volume, &dirs, id, &entry, &there);
+            }
         }
-        Ok(())
     }
 }
 
@@ -50,7 +56,7 @@ fn clear_second(volume: &Volume, dirs: &PoolDirs, id: BlockId, entry: &Entry, th
     let (place, stamp, length) = match entry {
         Entry::Finalized(old) => (Place::Finalized, old.generation_stamp, old.length),
         Entry::Open(open) => (Place::Rbw, open.block().generation_stamp, open.block().length),
-        Entry::Deleting => return,
+        Entry::Deleting(_) => return,
     };
     let is_needless = matches!(there, Entry::Finalized(new) if new.generation_stamp >= stamp && new.length >= length);
     let dir = place_dir(&dirs.paths, id, place);

@@ -32,7 +32,7 @@ impl Pool {
                     }
                 }
                 Entry::Open(replica) => return sync_open(&replica, block),
-                Entry::Deleting => return Err(not_found(block)),
+                Entry::Deleting(_) => return Err(not_found(block)),
             }
         }
         Err(DfsError::new(ErrorKind::Busy, format!("{block} keeps changing, try again")))

@@ -56,6 +56,20 @@ fn recovery_stops_the_writer_and_finalizes_what_was_agreed() {
 }
 
 #[test]
+fn pipeline_does_not_go_on_with_a_replica_under_recovery() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&[dir.path()]);
+    let mut writer = create(&store, 1);
+    append(&mut writer, 0, &content(700));
+    writer.set_acked(700);
+    let found = init(&store, 1);
+    let refused = store.resume(&block(1, 1001), GenerationStamp(1500), 0..=700).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Cancelled);
+    update(&store, &found, RECOVERY, 700).unwrap();
+    assert_eq!(read_all(&store, 1), content(700));
+}
+
+#[test]
 fn bytes_synced_here_alone_are_no_promise() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&[dir.path()]);
