@@ -19,7 +19,7 @@ use dfs_tests::wait::{REPAIR, wait_for, wait_until};
 use dfs_tests::workload::Pattern;
 use rustix::io::Errno;
 
-pub(super) const CASES: [Case<Nothing>; 10] = cases![
+pub(super) const CASES: [Case<Nothing>; 11] = cases![
     mount_killed_and_restarted_appends_to_its_files_again,
     another_mount_is_refused_until_the_lease_is_recovered,
     lease_taken_from_a_living_writer_leaves_the_file_usable_everywhere,
@@ -28,6 +28,7 @@ pub(super) const CASES: [Case<Nothing>; 10] = cases![
     every_datanode_killed_with_the_writer_leaves_every_synced_byte,
     namenode_restarted_during_recovery_goes_on,
     power_cut_leaves_every_synced_byte_of_an_open_file,
+    power_cut_leaves_every_synced_byte_of_a_file_being_appended_to,
     truncate_goes_on_after_a_killed_datanode,
     truncate_goes_on_after_a_namenode_restart,
 ];
@@ -227,6 +228,33 @@ fn power_cut_leaves_every_synced_byte_of_an_open_file(_: &Nothing) {
     mount.restart();
     recover_lease(&cluster);
     check_in_service(&cluster, &mount, Pattern::new(7));
+}
+
+fn power_cut_leaves_every_synced_byte_of_a_file_being_appended_to(_: &Nothing) {
+    let mut cluster = Cluster::builder().set(BLOCK).devices(Devices::Loop(SMALL_DEVICE)).start();
+    let mut mount = cluster.mount("mount");
+    let mut relaxed = cluster.mount_with("relaxed", &["sync=hflush"]);
+    let power = PowerSwitch::new(&cluster);
+    // Whole chunks: nothing of them has to be synced again when more follows.
+    let pattern = Pattern::new(17);
+    let file = File::create(mount.join("file")).unwrap();
+    pattern.write(&file, 0, 700_416).unwrap();
+    file.sync_all().unwrap();
+    close(file).unwrap();
+    // The NameNode logs the new generation stamp; the nodes have the bytes in memory.
+    let file = append_soon(&relaxed.join("file"));
+    pattern.write(&file, 700_416, 100_000).unwrap();
+    file.sync_all().unwrap();
+    power.cut(&mut cluster);
+    mount.kill();
+    kill(&mut relaxed, file);
+    recover_power(&mut cluster);
+    mount.restart();
+    recover_lease(&cluster);
+    let length = fs::metadata(mount.join("file")).unwrap().len();
+    assert!((700_416..=800_416).contains(&length), "{length}");
+    drop_caches().unwrap();
+    pattern.check_file(&mount.join("file"), length);
 }
 
 /// Cuts inside the second block and checks what is left, and that writing goes on from there.

@@ -53,7 +53,8 @@ pub(crate) struct ReplicaWriter {
 
 impl ReplicaWriter {
     /// Opens a replica's files, which `create` makes new, for the writer whose turn this is; it may be over by then.
-    pub(super) fn open(replica: Arc<OpenReplica>, turn: u64, create: bool) -> io::Result<Self> {
+    /// `directory_synced` says that their names are on disk.
+    pub(super) fn open(replica: Arc<OpenReplica>, turn: u64, directory_synced: bool, create: bool) -> io::Result<Self> {
         let files = replica.hold_files();
         let (data, meta) = if create {
             let data = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&files.data)?;
@@ -72,7 +73,7 @@ impl ReplicaWriter {
             writeback_from: length,
             drop_behind: false,
             space_checked_at: length,
-            directory_synced: false,
+            directory_synced,
             appended_to: None,
         })
     }

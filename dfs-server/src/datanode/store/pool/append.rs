@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use dfs_common::block::Block;
 use dfs_common::checksum::crc32c;
+use dfs_common::durable;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{BlockId, GenerationStamp};
 use dfs_common::units::ByteCount;
@@ -52,7 +53,8 @@ impl Pool {
         // Counted again, at its new length, when the replica is finalized.
         volume.subtract_used(checksums_len(&old));
         let reopened = relocate(&replica, Place::Rbw, new_stamp)
-            .and_then(|()| ReplicaWriter::open(Arc::clone(&replica), 0, false));
+            .and_then(|()| keep_promise(&replica))
+            .and_then(|is_synced| ReplicaWriter::open(Arc::clone(&replica), 0, is_synced, false));
         match reopened {
             Ok(mut writer) => {
                 writer.set_appended_to(old);
@@ -135,6 +137,20 @@ pub(super) fn relocate(replica: &OpenReplica, to: Place, new_stamp: GenerationSt
     state.place = to;
     state.generation_stamp = new_stamp;
     Ok(())
+}
+
+/// Makes the names that a replica's files have durable when bytes of it were promised; returns whether it did. The NameNode
+/// logs a new generation stamp once all nodes have it: after a loss of power, replicas of an older one would be of no use
+/// to it, and what was synced in them lost.
+pub(super) fn keep_promise(replica: &OpenReplica) -> io::Result<bool> {
+    let (place, has_promised) = {
+        let state = replica.state.lock();
+        (state.place, state.synced > 0)
+    };
+    if has_promised {
+        durable::sync_dir(&replica.dir(place))?;
+    }
+    Ok(has_promised)
 }
 
 /// Checksum kind and CRC of the last chunk of a finalized replica, when its bytes are what the CRC says.

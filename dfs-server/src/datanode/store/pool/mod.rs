@@ -154,7 +154,7 @@ impl Pool {
             self.remove_if_same(&replica);
             return Err(error);
         }
-        match ReplicaWriter::open(Arc::clone(&replica), 0, true) {
+        match ReplicaWriter::open(Arc::clone(&replica), 0, false, true) {
             Ok(writer) => Ok(writer),
             Err(error) => {
                 let _ = self.unlink_open(&replica);

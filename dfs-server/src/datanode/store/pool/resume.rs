@@ -31,7 +31,7 @@ use dfs_common::units::ByteCount;
 use super::super::meta_file::MetaFile;
 use super::super::replica::{Entry, Finalized, OpenKind, OpenReplica, OpenState, Place};
 use super::super::writer::ReplicaWriter;
-use super::append::relocate;
+use super::append::{keep_promise, relocate};
 use super::{OPEN_TRIES, Pool, describe, is_same};
 
 /// How long the writer before may be in the middle of a disk call: less than the writer of the pipeline waits for us.
@@ -185,7 +185,8 @@ fn resume_open(
     }
     replica.state.lock().generation_stamp = new_stamp;
     drop(files);
-    Ok(ReplicaWriter::open(Arc::clone(replica), replica.turn(), false))
+    Ok(keep_promise(replica)
+        .and_then(|is_synced| ReplicaWriter::open(Arc::clone(replica), replica.turn(), is_synced, false)))
 }
 
 /// Cuts both files to the acknowledged bytes; returns the CRC of the last chunk then, or `None` when its bytes are not
