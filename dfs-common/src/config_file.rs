@@ -88,7 +88,7 @@ pub const KEYS: &[Key] = &[
         "dfs.client.failover.timeout",
         ValueKind::Duration(1_000, DAY_MS),
         "5m",
-        "how long a hard mount retries the NameNode",
+        "how long the dfs command retries the NameNode; mounts have hard and soft",
     ),
     key(
         "dfs.client.write.max-in-flight",

@@ -60,12 +60,22 @@ struct Attempt {
 }
 
 /// A file whose last block waits.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Waiting {
     inode: InodeId,
     /// With the length that was promised, or is to be cut to.
     block: Block,
     is_truncating: bool,
+    /// Uuids of the DataNodes of its last pipeline, as far as the log tells.
+    pipeline: Vec<String>,
+}
+
+impl Waiting {
+    /// Nobody else can have more of the block.
+    fn is_everyone_here(&self, holders: &Holders) -> bool {
+        let is_here = |uuid: &String| holders.live.iter().any(|node| node.uuid == *uuid);
+        !self.pipeline.is_empty() && !holders.others_are_away && self.pipeline.iter().all(is_here)
+    }
 }
 
 /// What to do for a file now.
@@ -84,7 +94,11 @@ fn patience(earlier: u32) -> Duration {
     PATIENCE_FIRST.saturating_mul(1 << earlier.min(8)).min(PATIENCE_MAX)
 }
 
-fn choose_step(waiting: &Waiting, holders: &Holders, last: Option<&Attempt>, now: Instant) -> Step {
+/// `is_starting`: the NameNode does not know yet which DataNodes there are.
+fn choose_step(waiting: &Waiting, holders: &Holders, last: Option<&Attempt>, is_starting: bool, now: Instant) -> Step {
+    if is_starting && !waiting.is_everyone_here(holders) {
+        return Step::Wait;
+    }
     if let Some(last) = last {
         let is_over = now.saturating_duration_since(last.since) >= patience(last.earlier);
         // A primary that died will not commit: no need to wait out its time.
@@ -110,10 +124,14 @@ impl Namesystem {
     /// # Errors
     /// Of logging.
     pub async fn recover_leases(&self) -> Result<()> {
-        if !self.blocks().may_repair() {
+        // Automatic safe mode may last, where blocks are lost: files whose holders are all there do not wait for its end.
+        let is_starting = self.blocks().is_starting();
+        if !is_starting && !self.blocks().may_repair() {
             return Ok(());
         }
-        self.reclaim_blocks().await?;
+        if !is_starting {
+            self.reclaim_blocks().await?;
+        }
         let waiting = self.waiting_files();
         let ids: BTreeSet<InodeId> = waiting.iter().map(|waiting| waiting.inode).collect();
         self.recovery.attempts.lock().retain(|id, _| ids.contains(id));
@@ -125,7 +143,7 @@ impl Namesystem {
             }
             let holders = self.blocks().holders(file.block.id);
             let last = self.recovery.attempts.lock().get(&file.inode).cloned();
-            let step = choose_step(file, &holders, last.as_ref(), self.clock.instant());
+            let step = choose_step(file, &holders, last.as_ref(), is_starting, self.clock.instant());
             started += usize::from(step != Step::Wait);
             match step {
                 Step::Wait => {}
@@ -171,7 +189,8 @@ impl Namesystem {
         let waiting = namespace.leases().filter(|(_, lease)| lease.needs_recovery);
         let waiting = waiting.filter_map(|(inode, lease)| {
             let last = namespace.inode(inode).ok()?.blocks()?.last()?;
-            Some(Waiting { inode, block: Block::from(*last), is_truncating: lease.is_truncating })
+            let pipeline = lease.targets.iter().map(|(uuid, _)| uuid.clone()).collect();
+            Some(Waiting { inode, block: Block::from(*last), is_truncating: lease.is_truncating, pipeline })
         });
         waiting.collect()
     }

@@ -19,7 +19,7 @@ use dfs_tests::wait::{REPAIR, wait_for, wait_until};
 use dfs_tests::workload::Pattern;
 use rustix::io::Errno;
 
-pub(super) const CASES: [Case<Nothing>; 11] = cases![
+pub(super) const CASES: [Case<Nothing>; 12] = cases![
     mount_killed_and_restarted_appends_to_its_files_again,
     another_mount_is_refused_until_the_lease_is_recovered,
     lease_taken_from_a_living_writer_leaves_the_file_usable_everywhere,
@@ -29,6 +29,7 @@ pub(super) const CASES: [Case<Nothing>; 11] = cases![
     namenode_restarted_during_recovery_goes_on,
     power_cut_leaves_every_synced_byte_of_an_open_file,
     power_cut_leaves_every_synced_byte_of_a_file_being_appended_to,
+    files_lost_by_a_power_cut_keep_no_other_from_being_recovered,
     truncate_goes_on_after_a_killed_datanode,
     truncate_goes_on_after_a_namenode_restart,
 ];
@@ -228,6 +229,26 @@ fn power_cut_leaves_every_synced_byte_of_an_open_file(_: &Nothing) {
     mount.restart();
     recover_lease(&cluster);
     check_in_service(&cluster, &mount, Pattern::new(7));
+}
+
+fn files_lost_by_a_power_cut_keep_no_other_from_being_recovered(_: &Nothing) {
+    let mut cluster = Cluster::builder().set(BLOCK).devices(Devices::Loop(SMALL_DEVICE)).start();
+    let mut mount = cluster.mount("mount");
+    let power = PowerSwitch::new(&cluster);
+    let file = open_file(&mount.join("file"), Pattern::new(18));
+    // Closed, and on no disk.
+    for number in 0..5 {
+        fs::write(mount.join(format!("lost-{number}")), Pattern::new(number).bytes(100_000)).unwrap();
+    }
+    power.cut(&mut cluster);
+    kill(&mut mount, file);
+    recover_power(&mut cluster);
+    mount.restart();
+    recover_lease(&cluster);
+    check_recovered(&mount.join("file"), Pattern::new(18));
+    let state = cluster.dfs(&["admin", "safemode", "get"]);
+    assert!(state.contains("Safe mode is on"), "{state}");
+    assert!(fs::read(mount.join("lost-0")).is_err());
 }
 
 fn power_cut_leaves_every_synced_byte_of_a_file_being_appended_to(_: &Nothing) {

@@ -157,11 +157,13 @@ impl SoftState {
                 orders.push(Order::BlockReport(v1::BlockReportOrder {}));
             }
         }
+        if self.may_recover() {
+            orders.extend(self.take_recoveries(index).into_iter().map(Order::Recover));
+        }
         if !self.may_repair() {
             return orders;
         }
         orders.extend(self.nodes.node_mut(index).transfers.drain(..).map(Order::Transfer));
-        orders.extend(self.take_recoveries(index).into_iter().map(Order::Recover));
         let blocks = self.take_invalidations(index);
         if !blocks.is_empty() {
             orders.push(Order::Invalidate(v1::InvalidateOrder { block_pool_id: String::new(), blocks }));

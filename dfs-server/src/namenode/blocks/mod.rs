@@ -508,6 +508,12 @@ impl BlockManager {
         self.lock().may_repair()
     }
 
+    /// Active, and only automatic safe mode holds repair and deletion back.
+    pub fn is_starting(&self) -> bool {
+        let state = self.lock();
+        state.may_recover() && !state.safe_mode.has_started_up()
+    }
+
     /// Safe mode by command: the namespace must not be changed.
     pub fn is_read_only(&self) -> bool {
         self.lock().safe_mode.is_manual()

@@ -152,6 +152,11 @@ impl SoftState {
         }
     }
 
+    /// Blocks of dead writers may be recovered: automatic safe mode holds back only repair and deletion.
+    pub(crate) fn may_recover(&self) -> bool {
+        self.is_active && !self.safe_mode.is_manual()
+    }
+
     /// Repair and deletion are allowed.
     pub(crate) fn may_repair(&self) -> bool {
         self.is_active && self.safe_mode.is_off()

@@ -315,7 +315,8 @@ fn corrupt(path: &Path, offset: u64, why: &str) -> DfsError {
         ErrorKind::Corrupt,
         format!(
             "edit log {} is damaged at offset {offset}: {why}. Acknowledged changes may be in the damaged part, so it is \
-             not skipped: restore the directory from a copy, or start from the SecondaryNameNode's latest image",
+             not skipped: restore the directory from a copy, or start from the SecondaryNameNode's latest \
+             image: dfs-server import-checkpoint",
             path.display()
         ),
     )

@@ -197,7 +197,8 @@ fn replay<M: Machine>(store: &LogStore, state: &MachineState<M>, options: &Journ
             start - 1
         );
         if !options.accept_missing_edits {
-            let advice = "restore the edits directory; or, to go on with what the image has, accept missing edits";
+            let advice = "restore the edits directory from a copy, or move the directory away and import the \
+                          SecondaryNameNode's: dfs-server import-checkpoint";
             return Err(DfsError::new(ErrorKind::Corrupt, format!("{message}; {advice}")));
         }
         warn!("{message}; going on with the image alone, as told");
