@@ -21,6 +21,7 @@ use dfs_proto::v1::datanode_server::DatanodeServer;
 use dfs_proto::v1::namenode_server::NamenodeServer;
 use parking_lot::RwLock;
 use tokio::net::TcpListener;
+use tokio_stream::StreamExt;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
@@ -35,6 +36,7 @@ use super::namespace::directory::HashKey;
 use super::namesystem::{FileLimits, Namesystem};
 use super::node_files::NodeFiles;
 use super::service::client_service::ClientService;
+use super::service::connection::ClientConnection;
 use super::service::datanode_service::DatanodeService;
 use super::service::namenode_service::NamenodeService;
 use super::storage_dir::{FormatOptions, NameDir, image_path};
@@ -230,6 +232,8 @@ async fn serve_grpc(
     let client = ClientNamenodeServer::new(ClientService::new(Arc::clone(&namesystem), Arc::clone(&node_files)));
     let datanode = DatanodeServer::new(DatanodeService::of(&namesystem, node_files));
     let namenode = NamenodeServer::new(NamenodeService::new(namesystem));
+    let connections =
+        TcpIncoming::from(listener).with_nodelay(Some(true)).map(|accepted| accepted.map(ClientConnection));
     Server::builder()
         // Dead peers are noticed, and their connections freed.
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
@@ -239,7 +243,7 @@ async fn serve_grpc(
         .add_service(client.max_decoding_message_size(GRPC_MESSAGE_MAX).max_encoding_message_size(GRPC_MESSAGE_MAX))
         .add_service(datanode.max_decoding_message_size(GRPC_MESSAGE_MAX))
         .add_service(namenode.max_decoding_message_size(GRPC_MESSAGE_MAX))
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
+        .serve_with_incoming_shutdown(connections, async move {
             stop.wait().await;
         })
         .await
