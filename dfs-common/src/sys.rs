@@ -32,6 +32,16 @@ pub fn close(descriptor: impl Into<std::os::fd::OwnedFd>) -> io::Result<()> {
     if unsafe { libc::close(raw) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Time since the machine was started, by a clock that runs on while it sleeps.
+#[allow(unsafe_code)]
+pub fn time_since_boot() -> std::time::Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call writes to the timespec it is given, which lives through it.
+    let result = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut time) };
+    assert_eq!(result, 0, "Linux has had this clock since 2.6.39");
+    std::time::Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
+}
+
 /// Tells systemd that the service is ready (sd_notify), when it started us with a notification socket.
 ///
 /// # Errors

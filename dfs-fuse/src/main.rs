@@ -3,7 +3,7 @@
 //! ```text
 //! cli        what was asked for            background  start that tells whether it worked
 //! session    connect, mount, serve, end    identity    who the mount is to the cluster
-//! adapter    fuser in, fuser out
+//! adapter    fuser in, fuser out                  driver    which thread runs sockets, timers and tasks
 //! fs         what each POSIX call means, over the client library
 //!   handles, inodes    what is open        writer, write_order, write_phase   the one writer of a file
 //!   dirs               listings            cache, kernel                      what is remembered, here and there
@@ -16,6 +16,7 @@ mod cache;
 mod caller;
 mod cli;
 mod dirs;
+mod driver;
 mod errno;
 mod flags;
 mod fs;

@@ -25,13 +25,13 @@ use dfs_client::{ClientConfig, DfsClient};
 use dfs_common::shutdown::termination_signal;
 use fuser::{Config, MountOption, Session, SessionACL};
 use rustix::mount::{MountFlags, UnmountFlags};
-use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use crate::adapter::{Adapter, Deadlines, InFlight, Negotiation};
+use crate::adapter::{Adapter, Deadlines, Negotiation};
 use crate::cli::{Command, MountOptions};
+use crate::driver::Driver;
 use crate::fs::{FileSystem, FsOptions};
 use crate::identity::Identity;
 
@@ -64,25 +64,18 @@ pub(crate) fn run(command: &Command, ready: impl FnOnce()) -> anyhow::Result<()>
     let mountpoint = usable_mountpoint(&command.mountpoint)?;
     let identity = Identity::of(&mountpoint);
     let options = &command.options;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(options.workers)
-        .thread_name("dfs-fuse")
-        .enable_all()
-        .build()
-        .context("start the runtime")?;
+    let driver = Driver::new(options.workers, options.threads).context("start the runtime")?;
     let config = client_config(command, &mountpoint, &identity);
     let patience = config.retry_timeout;
-    let fs = runtime.block_on(async {
+    let fs = driver.drive_until(async {
         let client = DfsClient::connect(config).await.map_err(|error| anyhow::anyhow!(error.chain()))?;
         let fs_options =
             FsOptions { attr_ttl: options.attr_timeout, entry_ttl: options.entry_timeout, sync: options.sync };
         FileSystem::new(client, fs_options).await.map_err(|error| anyhow::anyhow!(error.chain()))
     })?;
-    let in_flight = Arc::new(InFlight::default());
     let deadlines = Deadlines { metadata: patience + METADATA_MARGIN, data: patience + DATA_MARGIN };
     let negotiation = Negotiation { max_background: options.max_background };
-    let adapter =
-        Adapter::new(Arc::clone(&fs), runtime.handle().clone(), deadlines, Arc::clone(&in_flight), negotiation);
+    let adapter = Adapter::new(Arc::clone(&fs), Arc::clone(&driver), deadlines, negotiation);
     let session = open_session(adapter, &mountpoint, command)?;
     fs.kernel().connect(session.notifier());
     let (ended, end) = oneshot::channel();
@@ -90,14 +83,14 @@ pub(crate) fn run(command: &Command, ready: impl FnOnce()) -> anyhow::Result<()>
         .name("fuse-session".to_owned())
         .spawn(move || _ = ended.send(session.run()))
         .context("start the session's thread")?;
-    if let Err(error) = announce(&mountpoint, options) {
+    if let Err(error) = announce(&driver, &mountpoint, options.read_ahead_kb) {
         unmount_lazily(&mountpoint);
         return Err(error);
     }
     info!(mountpoint = %mountpoint.display(), namenodes = ?command.namenodes, "mounted");
     ready();
-    let outcome = serve(&runtime, &mountpoint, end);
-    finish(&runtime, &fs, &in_flight);
+    let outcome = serve(&driver, &mountpoint, end);
+    finish(&driver, &fs);
     identity.retire();
     outcome
 }
@@ -194,9 +187,11 @@ fn fusermount_options(source: &str, options: &MountOptions) -> Vec<MountOption> 
 }
 
 /// Asks the mount for its root, so that "ready" is true, and sets its read-ahead.
-fn announce(mountpoint: &Path, options: &MountOptions) -> anyhow::Result<()> {
-    let root = std::fs::metadata(mountpoint).context("the mount does not answer")?;
-    let wanted = options.read_ahead_kb;
+fn announce(driver: &Driver, mountpoint: &Path, wanted: Option<u32>) -> anyhow::Result<()> {
+    // By another thread: this one may be needed for the answer.
+    let asked = mountpoint.to_owned();
+    let asking = driver.handle().spawn_blocking(move || std::fs::metadata(asked));
+    let root = driver.drive_until(asking)?.context("the mount does not answer")?;
     let (major, minor) = (rustix::fs::major(root.dev()), rustix::fs::minor(root.dev()));
     let knob = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
     match std::fs::write(&knob, wanted.unwrap_or(READ_AHEAD_KB).to_string()) {
@@ -210,8 +205,8 @@ fn announce(mountpoint: &Path, options: &MountOptions) -> anyhow::Result<()> {
     }
 }
 
-fn serve(runtime: &Runtime, mountpoint: &Path, end: oneshot::Receiver<io::Result<()>>) -> anyhow::Result<()> {
-    let end = runtime.block_on(async {
+fn serve(driver: &Driver, mountpoint: &Path, end: oneshot::Receiver<io::Result<()>>) -> anyhow::Result<()> {
+    let end = driver.drive_until(async {
         tokio::select! {
             outcome = end => End::Unmounted(outcome.unwrap_or_else(|_| Err(io::Error::other("the session's thread died")))),
             signal = termination_signal() => {
@@ -237,9 +232,9 @@ fn serve(runtime: &Runtime, mountpoint: &Path, end: oneshot::Receiver<io::Result
 }
 
 /// Leaves nothing undone: what programs were told is written gets completed, leases and holds go back.
-fn finish(runtime: &Runtime, fs: &FileSystem, in_flight: &InFlight) {
-    runtime.block_on(async {
-        if timeout(DRAIN_PATIENCE, in_flight.drained()).await.is_err() {
+fn finish(driver: &Driver, fs: &FileSystem) {
+    driver.drive_until(async {
+        if timeout(DRAIN_PATIENCE, driver.drained()).await.is_err() {
             warn!("requests under way did not end within {DRAIN_PATIENCE:?}");
         }
         if timeout(STOP_PATIENCE, fs.stop()).await.is_err() {

@@ -14,6 +14,7 @@ use dfs_proto::v1;
 use super::answers::{
     ContentSummary, CreateOptions, CreatedFile, DirEntry, FsStats, Listing, RenameFlag, SetAttr, TimeSet, XAttrSetFlag,
 };
+use super::delegations::Adding;
 use super::{DfsClient, attr_of, rpc};
 use crate::caller::Caller;
 use crate::datanode::Located;
@@ -39,6 +40,12 @@ impl DfsClient {
         self.core.directories.recent(inode, max_age)
     }
 
+    /// Whether `name` is certainly not in `directory`, which this client has made and nobody else has added to. Says nothing
+    /// of the right to search it.
+    pub fn is_known_absent(&self, directory: InodeId, name: &[u8]) -> bool {
+        self.core.delegations.is_absent(directory, name)
+    }
+
     fn changed(&self, answer: &v1::EmptyResponse) {
         self.core.directories.learn(answer.txid, &answer.changed_directories);
     }
@@ -46,6 +53,14 @@ impl DfsClient {
     fn changed_inode(&self, answer: v1::AttrResponse) -> Result<FileAttr> {
         self.core.directories.learn(answer.txid, &answer.changed_directories);
         attr_of(answer.attr)
+    }
+
+    /// Takes in the answer to a call that has added a name; `is_mkdir`: that of a directory.
+    fn added(&self, adding: Adding<'_>, answer: v1::AttrResponse, is_mkdir: bool) -> Result<FileAttr> {
+        let delegations = answer.delegations.clone();
+        let attr = self.changed_inode(answer)?;
+        adding.on_answer(&delegations, is_mkdir.then_some(attr.inode));
+        Ok(attr)
     }
 
     /// After a change that may have been one of a directory the answer does not tell of: the one that was moved or removed.
@@ -130,7 +145,9 @@ impl DfsClient {
             open_for_write: options.open_for_write,
             exclusive: options.exclusive,
         };
+        let adding = self.core.delegations.add(options.parent, options.name, false);
         let answer = self.core.mutate(caller, build, rpc!(create)).await?;
+        adding.on_answer(&answer.delegations, None);
         self.core.directories.learn(answer.txid, &answer.changed_directories);
         let located = |block| Located::new(&self.core.datanodes, block, &answer.block_pool_id);
         Ok(CreatedFile {
@@ -144,7 +161,8 @@ impl DfsClient {
     pub async fn mkdir(&self, caller: &Caller, parent: InodeId, name: &[u8], mode: u32) -> Result<FileAttr> {
         let name = Bytes::copy_from_slice(name);
         let build = |header| v1::MkdirRequest { header: Some(header), parent: parent.0, name: name.clone(), mode };
-        self.changed_inode(self.core.mutate(caller, build, rpc!(mkdir)).await?)
+        let adding = self.core.delegations.add(parent, &name, true);
+        self.added(adding, self.core.mutate(caller, build, rpc!(mkdir)).await?, true)
     }
 
     /// Makes a fifo, socket, device node or regular file, by the type bits of `mode`.
@@ -152,7 +170,8 @@ impl DfsClient {
         let name = Bytes::copy_from_slice(name);
         let build =
             |header| v1::MknodRequest { header: Some(header), parent: parent.0, name: name.clone(), mode, rdev };
-        self.changed_inode(self.core.mutate(caller, build, rpc!(mknod)).await?)
+        let adding = self.core.delegations.add(parent, &name, false);
+        self.added(adding, self.core.mutate(caller, build, rpc!(mknod)).await?, false)
     }
 
     /// Makes a symlink to `target`.
@@ -170,7 +189,8 @@ impl DfsClient {
             name: name.clone(),
             target: target.clone(),
         };
-        self.changed_inode(self.core.mutate(caller, build, rpc!(create_symlink)).await?)
+        let adding = self.core.delegations.add(parent, &name, false);
+        self.added(adding, self.core.mutate(caller, build, rpc!(create_symlink)).await?, false)
     }
 
     /// Gives `inode` another name.
@@ -182,7 +202,8 @@ impl DfsClient {
             new_parent: parent.0,
             new_name: new_name.clone(),
         };
-        self.changed_inode(self.core.mutate(caller, build, rpc!(link)).await?)
+        let adding = self.core.delegations.add(parent, &new_name, false);
+        self.added(adding, self.core.mutate(caller, build, rpc!(link)).await?, false)
     }
 
     /// Removes a name that is not a directory's.
@@ -219,7 +240,11 @@ impl DfsClient {
             dst_name: dst_name.clone(),
             flag: v1::RenameFlag::from(flag).into(),
         };
+        let adding = self.core.delegations.add(to.0, to.1, false);
         let answer = self.core.mutate(caller, build, rpc!(rename)).await;
+        if let Ok(answer) = &answer {
+            adding.on_answer(&answer.delegations, None);
+        }
         self.moved(answer)
     }
 

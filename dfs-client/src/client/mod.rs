@@ -2,6 +2,7 @@
 
 mod admin;
 mod answers;
+mod delegations;
 mod directory_cache;
 mod files;
 mod health;
@@ -25,6 +26,7 @@ pub use answers::{
 };
 pub use health::{AdminState, BlockHealth, ClusterReport, FileHealth, FilesHealth, Moves, RepairReport, ReplicaHealth};
 
+use self::delegations::Delegations;
 use self::directory_cache::DirectoryCache;
 use crate::caller::Caller;
 use crate::config::ClientConfig;
@@ -60,6 +62,7 @@ pub(crate) struct ClientCore {
     pub(crate) namenode: NamenodeLink,
     pub(crate) sessions: Sessions,
     pub(crate) directories: DirectoryCache,
+    pub(crate) delegations: Delegations,
     pub(crate) datanodes: Arc<Datanodes>,
     pub(crate) writers: WriterRegistry,
     /// Bytes that may be read ahead over all files, in units of [`BUDGET_UNIT`].
@@ -82,6 +85,7 @@ impl DfsClient {
             namenode,
             sessions: Sessions::default(),
             directories: DirectoryCache::new(),
+            delegations: Delegations::new(),
             datanodes: Arc::new(Datanodes::new(config.data_connect_timeout)),
             writers: WriterRegistry::default(),
             prefetch_budget: Arc::new(Semaphore::new((config.prefetch_budget / BUDGET_UNIT).min(PREFETCH_UNITS_MAX))),

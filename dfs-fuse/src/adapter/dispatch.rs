@@ -1,18 +1,11 @@
-//! How a request runs: as a future that owns its reply, with a deadline of its class, and nothing it does can take a loop
-//! thread with it.
-//!
-//! The loop thread polls it once: what needs no waiting (a write that fits, bytes read ahead, a cached answer) is answered
-//! without any other thread. Otherwise the runtime goes on with it, and the loop takes the next request.
+//! How a request runs: as a future that owns its reply, with a deadline of its class; on which thread, says
+//! [`Driver`](crate::driver::Driver).
 //!
 //! Nothing cancels a request from outside (fuser does not deliver interrupts), hence the deadlines. A request that is given
 //! up, and one that panics, drops its reply, which answers EIO.
 
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use dfs_common::error::ErrorKind;
@@ -20,10 +13,9 @@ use fuser::{
     Errno, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen,
     ReplyStatfs, ReplyWrite, ReplyXattr,
 };
-use tokio::runtime::Handle;
-use tokio::sync::Notify;
-use tracing::{debug, error, warn};
+use tracing::{debug, warn};
 
+use crate::driver::Driver;
 use crate::errno::{FsError, FsResult};
 
 /// What kind of waiting a request may do.
@@ -75,53 +67,15 @@ refuse!(
     ReplyXattr
 );
 
-/// Requests that are not answered yet.
-#[derive(Default)]
-pub(crate) struct InFlight {
-    count: AtomicUsize,
-    drained: Notify,
-}
-
-impl InFlight {
-    fn enter(self: &Arc<Self>) -> Entered {
-        self.count.fetch_add(1, Ordering::AcqRel);
-        Entered(Arc::clone(self))
-    }
-
-    /// Returns once all are answered.
-    pub(crate) async fn drained(&self) {
-        loop {
-            let drained = self.drained.notified();
-            tokio::pin!(drained);
-            drained.as_mut().enable();
-            if self.count.load(Ordering::Acquire) == 0 {
-                return;
-            }
-            drained.await;
-        }
-    }
-}
-
-struct Entered(Arc<InFlight>);
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        if self.0.count.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.drained.notify_waiters();
-        }
-    }
-}
-
 /// Runs requests.
 pub(super) struct Dispatcher {
-    runtime: Handle,
+    driver: Arc<Driver>,
     deadlines: Deadlines,
-    in_flight: Arc<InFlight>,
 }
 
 impl Dispatcher {
-    pub(super) fn new(runtime: Handle, deadlines: Deadlines, in_flight: Arc<InFlight>) -> Self {
-        Self { runtime, deadlines, in_flight }
+    pub(super) fn new(driver: Arc<Driver>, deadlines: Deadlines) -> Self {
+        Self { driver, deadlines }
     }
 
     /// Runs `work` and answers with `answer`, or refuses.
@@ -137,8 +91,8 @@ impl Dispatcher {
             Class::Read | Class::Write => Some(self.deadlines.data),
             Class::Release => None,
         };
-        let entered = self.in_flight.enter();
-        self.start(Box::pin(async move {
+        let entered = self.driver.enter();
+        let request = Box::pin(async move {
             let _entered = entered;
             let outcome = match deadline {
                 Some(deadline) => match tokio::time::timeout(deadline, work).await {
@@ -157,18 +111,8 @@ impl Dispatcher {
                     reply.refuse(failure.errno());
                 }
             }
-        }));
-    }
-
-    fn start(&self, mut request: Pin<Box<dyn Future<Output = ()> + Send>>) {
-        let _runtime = self.runtime.enter();
-        let mut context = Context::from_waker(Waker::noop());
-        match catch_unwind(AssertUnwindSafe(|| request.as_mut().poll(&mut context))) {
-            Ok(Poll::Ready(())) => {}
-            // Polled again at once by the task, with a waker that counts: nothing that happens meanwhile is missed.
-            Ok(Poll::Pending) => _ = self.runtime.spawn(request),
-            Err(_) => error!("a request panicked and is answered with EIO"),
-        }
+        });
+        self.driver.run(request, class == Class::Read);
     }
 }
 
@@ -209,14 +153,13 @@ mod tests {
         }
     }
 
-    fn dispatcher(runtime: &tokio::runtime::Runtime) -> (Dispatcher, Arc<InFlight>) {
-        let in_flight = Arc::new(InFlight::default());
+    /// With several workers, and with one that the loop threads take turns with.
+    fn dispatchers() -> [(Dispatcher, Arc<Driver>); 2] {
         let deadlines = Deadlines { metadata: Duration::from_millis(20), data: Duration::from_secs(60) };
-        (Dispatcher::new(runtime.handle().clone(), deadlines, Arc::clone(&in_flight)), in_flight)
-    }
-
-    fn runtime() -> tokio::runtime::Runtime {
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+        [2, 1].map(|workers| {
+            let driver = Driver::new(workers, 2).unwrap();
+            (Dispatcher::new(Arc::clone(&driver), deadlines), driver)
+        })
     }
 
     fn ask(
@@ -230,49 +173,48 @@ mod tests {
     }
 
     #[test]
-    fn run_answers_at_once_what_needs_no_waiting() {
-        let runtime = runtime();
-        let (dispatcher, _) = dispatcher(&runtime);
-        assert_eq!(ask(&dispatcher, Class::Metadata, async { Ok(7) }).try_recv().unwrap(), Ok(7));
-        let refused = ask(&dispatcher, Class::Metadata, async { Err(Errno::EPERM.into()) });
-        assert_eq!(refused.try_recv().unwrap(), Err(Errno::EPERM));
-    }
-
-    #[test]
-    fn run_goes_on_elsewhere_with_what_waits() {
-        let runtime = runtime();
-        let (dispatcher, _) = dispatcher(&runtime);
-        let (go, wait) = tokio::sync::oneshot::channel();
-        let answer = ask(&dispatcher, Class::Read, async move { Ok(wait.await.unwrap()) });
-        go.send(9).unwrap();
-        assert_eq!(answer.recv().unwrap(), Ok(9));
+    fn run_answers_or_refuses() {
+        for (dispatcher, driver) in dispatchers() {
+            assert_eq!(ask(&dispatcher, Class::Metadata, async { Ok(7) }).try_recv().unwrap(), Ok(7));
+            let refused = ask(&dispatcher, Class::Metadata, async { Err(Errno::EPERM.into()) });
+            assert_eq!(refused.try_recv().unwrap(), Err(Errno::EPERM));
+            let waited = ask(&dispatcher, Class::Write, async {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                Ok(9)
+            });
+            driver.drive_until(driver.drained());
+            assert_eq!(waited.try_recv().unwrap(), Ok(9));
+        }
     }
 
     #[test]
     fn run_gives_up_at_the_deadline_but_not_a_release() {
-        let runtime = runtime();
-        let (dispatcher, in_flight) = dispatcher(&runtime);
-        let (go, wait) = tokio::sync::oneshot::channel();
-        let release = ask(&dispatcher, Class::Release, async move { Ok(wait.await.unwrap()) });
-        let late = ask(&dispatcher, Class::Metadata, std::future::pending());
-        assert_eq!(late.recv().unwrap(), Err(Errno::ETIMEDOUT));
-        go.send(1).unwrap();
-        assert_eq!(release.recv().unwrap(), Ok(1));
-        runtime.block_on(in_flight.drained());
+        for (dispatcher, driver) in dispatchers() {
+            let late = ask(&dispatcher, Class::Metadata, std::future::pending());
+            let (go, wait) = tokio::sync::oneshot::channel();
+            let release = ask(&dispatcher, Class::Release, async move { Ok(wait.await.unwrap()) });
+            driver.drive_until(async {
+                while late.try_recv() != Ok(Err(Errno::ETIMEDOUT)) {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                go.send(1).unwrap();
+                driver.drained().await;
+            });
+            assert_eq!(release.try_recv().unwrap(), Ok(1));
+        }
     }
 
     #[test]
     fn run_contains_panics() {
-        let runtime = runtime();
-        let (dispatcher, in_flight) = dispatcher(&runtime);
-        let at_once = ask(&dispatcher, Class::Metadata, async { panic!("on the loop's thread") });
-        assert!(at_once.recv().is_err(), "the reply is dropped");
-        let later = ask(&dispatcher, Class::Metadata, async {
-            tokio::task::yield_now().await;
-            panic!("on the runtime's thread")
-        });
-        assert!(later.recv().is_err(), "the reply is dropped");
-        runtime.block_on(in_flight.drained());
-        assert_eq!(ask(&dispatcher, Class::Metadata, async { Ok(1) }).recv().unwrap(), Ok(1));
+        for (dispatcher, driver) in dispatchers() {
+            let at_once = ask(&dispatcher, Class::Metadata, async { panic!("without waiting") });
+            let later = ask(&dispatcher, Class::Metadata, async {
+                tokio::task::yield_now().await;
+                panic!("after waiting")
+            });
+            driver.drive_until(driver.drained());
+            assert!(at_once.try_recv().is_err() && later.try_recv().is_err(), "the replies are dropped");
+            assert_eq!(ask(&dispatcher, Class::Metadata, async { Ok(1) }).recv().unwrap(), Ok(1));
+        }
     }
 }

@@ -22,18 +22,18 @@ use fuser::{
     OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
     ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
-use tokio::runtime::Handle;
 use tracing::{debug, info};
 
 use self::answers::GENERATION;
 use self::convert::{handle, inode, time_set, to_attr, to_handle};
 use self::dispatch::{Class, Dispatcher};
 use crate::caller::caller_of;
+use crate::driver::Driver;
 use crate::errno::FsResult;
 use crate::flags;
 use crate::fs::{AttrChange, Entry, FileSystem, NewInode, Opened, Write};
 
-pub(crate) use self::dispatch::{Deadlines, InFlight};
+pub(crate) use self::dispatch::Deadlines;
 
 /// Largest write request, bytes: three to five times the throughput of the kernel's default of 128 KiB, and its own limit
 /// (256 pages) unless an administrator has raised it.
@@ -56,12 +56,11 @@ pub(crate) struct Adapter {
 impl Adapter {
     pub(crate) fn new(
         fs: Arc<FileSystem>,
-        runtime: Handle,
+        driver: Arc<Driver>,
         deadlines: Deadlines,
-        in_flight: Arc<InFlight>,
         negotiation: Negotiation,
     ) -> Self {
-        Self { fs, dispatcher: Dispatcher::new(runtime, deadlines, in_flight), negotiation }
+        Self { fs, dispatcher: Dispatcher::new(driver, deadlines), negotiation }
     }
 
     fn entry<W, F>(&self, operation: &'static str, reply: ReplyEntry, work: W)

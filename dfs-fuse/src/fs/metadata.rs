@@ -44,6 +44,10 @@ impl FileSystem {
         if name == b"." {
             return self.getattr(caller, parent).await;
         }
+        // The kernel has checked the right to search `parent` (`default_permissions`).
+        if self.client.is_known_absent(parent, name) {
+            return Err(Errno::ENOENT.into());
+        }
         let attr = self.client.lookup(caller, parent, name).await?;
         Ok(self.entry(attr))
     }

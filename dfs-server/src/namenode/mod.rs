@@ -7,7 +7,8 @@
 //!                       +-------> blocks <---------+  block events                     soft: rebuilt from reports
 //! ```
 //!
-//! `daemon` puts the parts together. Lock order: the namespace's, then the block manager's; neither is held across an await.
+//! `daemon` puts the parts together. Lock order: the delegations', the namespace's, the block manager's; none is held
+//! across an await.
 
 pub mod apply;
 pub mod bench;
@@ -15,6 +16,7 @@ pub mod blocks;
 pub mod checkpoint;
 pub mod daemon;
 pub mod datanodes;
+mod delegations;
 pub mod fsck;
 pub mod http;
 pub mod image;

@@ -19,7 +19,8 @@ use parking_lot::{Mutex, RwLock};
 
 use super::apply::CallKey;
 use super::blocks::{BlockManager, TargetRequest};
-use super::journal::Journal;
+use super::delegations::{Delegations, Holder, grown_directory};
+use super::journal::{Journal, Token};
 use super::lease_recovery::LeaseRecovery;
 use super::machine::Machine;
 use super::namespace::Namespace;
@@ -61,6 +62,7 @@ pub struct Namesystem {
     info: v1::NamespaceInfo,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) recovery: LeaseRecovery,
+    delegations: Arc<Delegations>,
     /// When each client was last heard of by this leader. Soft: a new leader gives everybody the full limits again.
     renewals: Mutex<HashMap<ClientId, Instant>>,
 }
@@ -83,6 +85,7 @@ impl Namesystem {
             name_dir,
             limits,
             info,
+            delegations: Arc::new(Delegations::new(Arc::clone(&clock), rand::random())),
             clock,
             recovery: LeaseRecovery::default(),
             renewals: Mutex::new(HashMap::new()),
@@ -170,7 +173,18 @@ impl Namesystem {
             namespace.check(&op)?;
         }
         self.touch(key.client);
-        self.journal.submit(op).await
+        let adding: Token = match op.op.as_ref().and_then(grown_directory) {
+            Some(directory) => Some(Box::new(self.delegations.enter(directory, key.holder()).await)),
+            None => None,
+        };
+        self.journal.submit_holding(op, adding).await
+    }
+
+    /// What a client that has added a name to a directory, and perhaps `made` one, may rely on.
+    pub(super) fn delegations_of(&self, who: Holder, grown: InodeId, made: Option<InodeId>) -> Vec<v1::Delegation> {
+        let is_empty = |made| move || self.namespace.read().is_empty_directory(made);
+        let begun = made.and_then(|made| self.delegations.begin(made, who, is_empty(made)));
+        begun.into_iter().chain(self.delegations.extend(grown, who)).collect()
     }
 
     /// A block just allocated, with its targets. After a restart the targets are known by name only until they register.

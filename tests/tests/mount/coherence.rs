@@ -1,21 +1,46 @@
 //! Two mounts of one cluster: close-to-open, and attributes within their second.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
-use std::time::Duration;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
 
 use dfs_tests::wait::wait_until;
 use dfs_tests::workload::Pattern;
 
-use super::{Case, Mounts, cases};
+use super::{Case, Mounts, assert_errno, cases};
 
-pub(super) const CASES: [Case<Mounts>; 5] = cases![
+pub(super) const CASES: [Case<Mounts>; 7] = cases![
     open_after_close_elsewhere_sees_the_new_content,
     attributes_and_names_are_fresh_within_their_second,
     reader_with_an_open_file_sees_appends,
     many_files_written_here_are_read_there,
     descriptor_opened_before_leaves_no_old_bytes_behind,
+    name_made_elsewhere_is_found_at_once_in_a_directory_just_made,
+    directory_that_its_maker_fills_without_pause_takes_names_from_others,
 ];
+
+/// How a name comes into a directory.
+const WAYS: [fn(&Path) -> io::Result<()>; 5] = [
+    |path| File::create(path).map(drop),
+    |path| fs::create_dir(path),
+    |path| symlink("nowhere", path),
+    |path| fs::hard_link(path.with_file_name("../outside"), path),
+    |path| fs::rename(path.with_file_name("../moved"), path),
+];
+
+/// Ends another thread's loop when it is dropped.
+struct EndWith<'a>(&'a AtomicBool);
+
+impl Drop for EndWith<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 /// Longer than the attribute TTL of one second, with room for a busy machine.
 const SOON: Duration = Duration::from_secs(10);
@@ -98,4 +123,53 @@ fn descriptor_opened_before_leaves_no_old_bytes_behind(mounts: &Mounts) {
     let mut rest = Vec::new();
     old.read_to_end(&mut rest).unwrap();
     Pattern::new(2).check(0, new).expect("the content of the last close");
+}
+
+/// Who has made a directory is not asked about its names while it can know them: nobody else may add one unseen.
+fn name_made_elsewhere_is_found_at_once_in_a_directory_just_made(mounts: &Mounts) {
+    let top = mounts.mount.new_dir("coherence-made");
+    for round in 0..20 {
+        let make = WAYS[round % WAYS.len()];
+        let name = format!("made-{round}/name");
+        let (here, there) = (top.join(&name), mounts.other.join("coherence-made").join(&name));
+        for source in ["outside", "moved"] {
+            fs::write(top.join(source), b"").unwrap();
+        }
+        fs::create_dir(here.parent().unwrap()).unwrap();
+        assert_errno(fs::symlink_metadata(&here), Errno::NOENT);
+        if round % 2 == 0 {
+            fs::write(here.with_file_name("own"), b"").unwrap();
+            assert_errno(fs::symlink_metadata(&here), Errno::NOENT);
+        }
+        make(&there).unwrap_or_else(|error| panic!("way {}: {error}", round % WAYS.len()));
+        fs::symlink_metadata(&here).unwrap_or_else(|error| panic!("way {}: {error}", round % WAYS.len()));
+        assert_eq!(fs::read_dir(here.parent().unwrap()).unwrap().count(), 2 - round % 2);
+    }
+}
+
+fn directory_that_its_maker_fills_without_pause_takes_names_from_others(mounts: &Mounts) {
+    let here = mounts.mount.new_dir("coherence-filled");
+    let there = mounts.other.join("coherence-filled");
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Also when an assertion fails, or the scope would wait for ever.
+        let end = EndWith(&is_over);
+        scope.spawn(|| {
+            let mut made = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                fs::create_dir(here.join(format!("here-{made}"))).unwrap();
+                made += 1;
+            }
+        });
+        wait_until(SOON, "a name here", || here.join("here-10").exists());
+        let begun = Instant::now();
+        for number in 0..50 {
+            assert_errno(fs::metadata(here.join(format!("there-{number}"))), Errno::NOENT);
+            fs::create_dir(there.join(format!("there-{number}"))).unwrap();
+            fs::metadata(here.join(format!("there-{number}"))).unwrap();
+        }
+        let took = begun.elapsed();
+        drop(end);
+        assert!(took < SOON, "waited {took:?} for the directory's maker");
+    });
 }

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::Machine;
 use super::log_files::check_entry_bytes;
 use super::raft_types::{Batch, Raft, encoded_op_len};
-use super::state_machine::{MachineState, Waiter};
+use super::state_machine::{MachineState, Token, Waiter};
 
 /// Operations that may wait: a second's worth of a busy NameNode. More callers are told to come back.
 pub(super) const QUEUE_OPS_MAX: usize = 10_000;
@@ -48,7 +48,7 @@ impl<O: Send + 'static> Queue<O> {
     /// # Errors
     /// The op's own outcome; `Unavailable` when too many wait or the journal has stopped; `NotLeader`; `InvalidArgument`
     /// when it is too large.
-    pub(super) async fn submit(&self, op: EditOp) -> Result<O> {
+    pub(super) async fn submit(&self, op: EditOp, token: Token) -> Result<O> {
         let bytes = encoded_op_len(&op);
         check_entry_bytes(bytes)?;
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= QUEUE_OPS_MAX {
@@ -58,7 +58,8 @@ impl<O: Send + 'static> Queue<O> {
                 format!("{QUEUE_OPS_MAX} changes wait for the edit log; try again"),
             ));
         }
-        let (waiter, outcome) = oneshot::channel();
+        let (sender, outcome) = oneshot::channel();
+        let waiter = Waiter::new(sender, token);
         self.sender.send(Item { op, bytes, waiter }).map_err(|_| stopped())?;
         outcome.await.unwrap_or_else(|_| Err(stopped()))
     }
@@ -126,8 +127,7 @@ impl<M: Machine> Batcher<M> {
             Err(error) => write_error(error),
         };
         for waiter in left {
-            // A caller that gave up needs no answer.
-            let _ = waiter.send(Err(error.duplicate()));
+            waiter.tell(Err(error.duplicate()));
         }
     }
 }

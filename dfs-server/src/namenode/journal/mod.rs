@@ -63,6 +63,7 @@ use log_index::LogIndex;
 pub use log_store::OnFatal;
 use raft_types::{NodeId, Raft};
 use state_machine::MachineState;
+pub use state_machine::Token;
 
 /// The lone member of a group of one.
 const LONE_NODE: NodeId = 1;
@@ -184,7 +185,15 @@ impl<M: Machine> Journal<M> {
     /// The outcome's own; `Unavailable` when too many wait or the journal has stopped; `NotLeader`; `InvalidArgument` when it
     /// is too large.
     pub async fn submit(&self, op: EditOp) -> Result<M::Outcome> {
-        self.queue.submit(op).await
+        self.submit_holding(op, None).await
+    }
+
+    /// As [`submit`](Self::submit); `token` is dropped when the op has been applied, or nothing can come of it any more.
+    ///
+    /// # Errors
+    /// As `submit`.
+    pub async fn submit_holding(&self, op: EditOp, token: Token) -> Result<M::Outcome> {
+        self.queue.submit(op, token).await
     }
 
     /// Waits until this member leads and has applied an entry of its own term, so that it knows of everything committed

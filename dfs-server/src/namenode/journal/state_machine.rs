@@ -21,8 +21,25 @@ use super::raft_types::{Batch, Entry, LogId, NodeId, Payload, StorageError, Stor
 
 type Meta = SnapshotMeta<NodeId, openraft::BasicNode>;
 type StorageResult<T> = std::result::Result<T, StorageError>;
+/// Something that a caller wants kept until its operation has been applied or refused, even when it gives up before.
+pub type Token = Option<Box<dyn Send>>;
+
 /// Who waits for one operation's outcome.
-pub(super) type Waiter<O> = oneshot::Sender<Result<O>>;
+pub(super) struct Waiter<O> {
+    sender: oneshot::Sender<Result<O>>,
+    _token: Token,
+}
+
+impl<O> Waiter<O> {
+    pub(super) fn new(sender: oneshot::Sender<Result<O>>, token: Token) -> Self {
+        Self { sender, _token: token }
+    }
+
+    /// A caller that gave up misses only the answer; a repeated call finds it in the retry cache.
+    pub(super) fn tell(self, outcome: Result<O>) {
+        let _ = self.sender.send(outcome);
+    }
+}
 
 /// Up to where the log has been applied.
 #[derive(Clone, Debug, Default)]
@@ -97,8 +114,7 @@ impl<M: Machine> MachineState<M> {
         }
         let waiters = if batch.ticket == 0 { None } else { self.waiters.lock().remove(&batch.ticket) };
         for (waiter, outcome) in waiters.into_iter().flatten().zip(outcomes) {
-            // A caller that gave up misses only the answer; a repeated call finds it in the retry cache.
-            let _ = waiter.send(outcome);
+            waiter.tell(outcome);
         }
         Ok(())
     }

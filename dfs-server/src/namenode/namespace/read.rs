@@ -50,6 +50,11 @@ pub struct ContentSummary {
 }
 
 impl Namespace {
+    /// Whether `id` is a directory without entries.
+    pub fn is_empty_directory(&self, id: InodeId) -> bool {
+        matches!(self.inode(id).map(|inode| &inode.content), Ok(Content::Directory(directory)) if directory.is_empty())
+    }
+
     /// Attributes of an inode; who has its number may see them.
     ///
     /// # Errors

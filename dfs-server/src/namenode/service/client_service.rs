@@ -13,7 +13,9 @@ use dfs_proto::v1::*;
 use tonic::{Request, Response, Status};
 
 use super::{peer_ip, reply};
+use crate::namenode::apply::CallKey;
 use crate::namenode::blocks::{MoveRequest, NodeName};
+use crate::namenode::delegations::{Holder, grown_directory};
 use crate::namenode::fsck;
 use crate::namenode::namespace::Namespace;
 use crate::namenode::namespace::permission::Identity;
@@ -43,24 +45,28 @@ impl ClientService {
     }
 
     fn empty(&self) -> EmptyResponse {
-        EmptyResponse { changed_directories: Vec::new(), txid: self.txid() }
+        EmptyResponse { txid: self.txid(), ..EmptyResponse::default() }
     }
 
     async fn change(&self, header: Option<RequestHeader>, op: Op) -> Reply<EmptyResponse> {
-        let touched = touched_inodes(&op);
+        let (touched, growth) = (touched_inodes(&op), Growth::of(header.as_ref(), &op));
         reply(self.namesystem.mutate(header, op).await.map(|_| {
+            let delegations = self.delegations(growth, None);
             let namespace = self.namesystem.namespace().read();
             let changed_directories = directories_of(&namespace, touched);
-            EmptyResponse { changed_directories, txid: namespace.counters().last_txid.0 }
+            EmptyResponse { delegations, changed_directories, txid: namespace.counters().last_txid.0 }
         }))
     }
 
     async fn change_inode(&self, header: Option<RequestHeader>, op: Op) -> Reply<AttrResponse> {
-        let touched = touched_inodes(&op);
+        let (touched, growth) = (touched_inodes(&op), Growth::of(header.as_ref(), &op));
         reply(self.namesystem.mutate(header, op).await.and_then(|outcome| {
+            let inode = inode_of(&outcome)?;
+            let delegations = self.delegations(growth, Some(inode));
             let namespace = self.namesystem.namespace().read();
             Ok(AttrResponse {
-                attr: Some((&namespace.attr(inode_of(&outcome)?)?).into()),
+                attr: Some((&namespace.attr(inode)?).into()),
+                delegations,
                 changed_directories: directories_of(&namespace, touched),
                 txid: namespace.counters().last_txid.0,
             })
@@ -70,7 +76,34 @@ impl ClientService {
     fn attr_response(&self, id: InodeId) -> Result<AttrResponse> {
         let namespace = self.namesystem.namespace().read();
         let TxId(txid) = namespace.counters().last_txid;
-        Ok(AttrResponse { attr: Some((&namespace.attr(id)?).into()), changed_directories: Vec::new(), txid })
+        Ok(AttrResponse { attr: Some((&namespace.attr(id)?).into()), txid, ..AttrResponse::default() })
+    }
+
+    /// What the caller of a change may rely on from now on; `changed` is the inode that it made or changed.
+    fn delegations(&self, growth: Option<Growth>, changed: Option<InodeId>) -> Vec<Delegation> {
+        let Some(Growth { who, directory, makes_directory }) = growth else { return Vec::new() };
+        self.namesystem.delegations_of(who, directory, changed.filter(|_| makes_directory))
+    }
+}
+
+/// A change that adds a name to a directory.
+#[derive(Clone, Copy)]
+struct Growth {
+    who: Holder,
+    directory: InodeId,
+    makes_directory: bool,
+}
+
+impl Growth {
+    fn of(header: Option<&RequestHeader>, op: &Op) -> Option<Self> {
+        let makes_directory =
+            matches!(op, Op::MakeNode(op) if FileKind::from_mode(op.mode) == Some(FileKind::Directory));
+        Self::in_directory(header, grown_directory(op)?, makes_directory)
+    }
+
+    fn in_directory(header: Option<&RequestHeader>, directory: InodeId, makes_directory: bool) -> Option<Self> {
+        let who = CallKey::try_from(header?.retry.as_ref()?).ok()?.holder();
+        Some(Self { who, directory, makes_directory })
     }
 }
 
@@ -163,8 +196,8 @@ impl ClientNamenode for ClientService {
         let answer = namespace.lookup(&who, InodeId(request.parent), &request.name).and_then(|id| {
             Ok(AttrResponse {
                 attr: Some((&namespace.attr(id)?).into()),
-                changed_directories: Vec::new(),
                 txid: namespace.counters().last_txid.0,
+                ..AttrResponse::default()
             })
         });
         reply(answer)
@@ -291,13 +324,16 @@ impl ClientNamenode for ClientService {
         };
         let parent = InodeId(op.parent);
         let opens = op.open_for_write;
+        let growth = Growth::in_directory(request.header.as_ref(), parent, false);
         let outcome = self.namesystem.create(request.header, op, writer.as_deref()).await;
         reply(outcome.and_then(|outcome| {
             let inode = inode_of(&outcome)?;
             let created = !matches!(outcome, Outcome::Created { created: false, .. });
             let first_block = if created && opens { self.namesystem.first_block(inode) } else { None };
+            let delegations = self.delegations(growth, None);
             let namespace = self.namesystem.namespace().read();
             Ok(CreateResponse {
+                delegations,
                 attr: Some((&namespace.attr(inode)?).into()),
                 created,
                 block_pool_id: self.namesystem.info().block_pool_id.clone(),

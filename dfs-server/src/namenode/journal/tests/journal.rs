@@ -290,14 +290,14 @@ async fn a_full_queue_and_an_oversized_operation_are_refused() {
         on_fatal: fatals.hook(),
     });
     let (queue, batcher) = batcher::new(state);
-    let mut waiting: Vec<_> = (0..batcher::QUEUE_OPS_MAX as u64).map(|n| Box::pin(queue.submit(op(n)))).collect();
+    let mut waiting: Vec<_> = (0..batcher::QUEUE_OPS_MAX as u64).map(|n| Box::pin(queue.submit(op(n), None))).collect();
     for submission in &mut waiting {
         assert!(futures::poll!(submission).is_pending());
     }
-    assert_eq!(queue.submit(op(1)).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(queue.submit(op(1), None).await.unwrap_err().kind(), ErrorKind::Unavailable);
     let xattr = dfs_proto::v1::SetXAttrOp { value: vec![0; 17 << 20].into(), ..Default::default() };
     let oversized = EditOp { op: Some(Op::SetXattr(xattr)), ..EditOp::default() };
-    assert_eq!(queue.submit(oversized).await.unwrap_err().kind(), ErrorKind::InvalidArgument);
+    assert_eq!(queue.submit(oversized, None).await.unwrap_err().kind(), ErrorKind::InvalidArgument);
     drop(batcher);
     assert_eq!(waiting.remove(0).await.unwrap_err().kind(), ErrorKind::Unavailable);
 }
