@@ -103,8 +103,7 @@ impl Driver {
         if !is_single {
             builder.worker_threads(workers);
         }
-        let state =
-            State { holder: Holder::Nobody, under_way: 0, is_wanted: false, turns: 0, last_read: None };
+        let state = State { holder: Holder::Nobody, under_way: 0, is_wanted: false, turns: 0, last_read: None };
         Ok(Arc::new(Self {
             runtime: builder.thread_name("dfs-fuse").enable_all().build()?,
             takes_turns: is_single && loop_threads > 1,

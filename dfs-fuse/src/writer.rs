@@ -165,7 +165,7 @@ impl SharedWriter {
         let end = loop {
             let end = self.length();
             match place(request.offset, end, request.appends) {
-                Place::AtEnd if state.phase.is_closed() => self.reopen(&mut state, false).await?,
+                Place::AtEnd if state.phase.is_closed() => Box::pin(self.reopen(&mut state, false)).await?,
                 Place::AtEnd => break end,
                 Place::Elsewhere => return Err(self.refuse(&request, end)),
                 Place::Ahead => {

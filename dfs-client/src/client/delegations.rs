@@ -63,12 +63,8 @@ pub(crate) struct Adding<'a> {
 
 impl Delegations {
     pub(crate) fn new() -> Self {
-        let state = State {
-            known: LruCache::new(DIRECTORIES_MAX),
-            names: 0,
-            mkdirs_under_way: 0,
-            strangers: HashSet::new(),
-        };
+        let state =
+            State { known: LruCache::new(DIRECTORIES_MAX), names: 0, mkdirs_under_way: 0, strangers: HashSet::new() };
         Self { hasher: RandomState::new(), state: Mutex::new(state) }
     }
 
@@ -80,9 +76,10 @@ impl Delegations {
         }
         let mut state = self.state.lock();
         let hash = self.hasher.hash_one(name);
-        state.known.get(&directory).is_some_and(|known| {
-            !known.names.contains(&hash) && time_since_boot() < known.valid_until
-        })
+        state
+            .known
+            .get(&directory)
+            .is_some_and(|known| !known.names.contains(&hash) && time_since_boot() < known.valid_until)
     }
 
     /// To be called before the call that adds `name` to `directory` is sent.

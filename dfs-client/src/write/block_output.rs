@@ -348,7 +348,8 @@ impl BlockOutput {
             self.may_hold_bytes |= current.pipeline.state.has_acks();
             match outcome {
                 Ok(()) => break,
-                Err(failure) => self.recover(failure).await?,
+                // Boxed, as all that is rare: it would make every future of a writer four times as large.
+                Err(failure) => Box::pin(self.recover(failure)).await?,
             }
         }
         Ok(())

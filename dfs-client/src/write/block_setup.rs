@@ -49,7 +49,7 @@ impl BlockOutput {
         }
         let uncertain = self.status.uncertain();
         let outcome = match self.reopen.take() {
-            Some(last) => self.reopen_block(last).await,
+            Some(last) => Box::pin(self.reopen_block(last)).await,
             None => self.start_block().await,
         };
         uncertain.settle();
@@ -62,10 +62,10 @@ impl BlockOutput {
             let target = match self.allocated.take() {
                 Some(first) if !first.replicas.is_empty() => target_of(first),
                 Some(first) => {
-                    self.abandon_block(first.block.block).await?;
+                    Box::pin(self.abandon_block(first.block.block)).await?;
                     continue;
                 }
-                None => self.allocate().await?,
+                None => Box::pin(self.allocate()).await?,
             };
             let block = target.block.block;
             self.open_block = Some(block);
@@ -82,7 +82,7 @@ impl BlockOutput {
                         return Err(error);
                     }
                     self.note_failed_block(error);
-                    self.abandon_block(block).await?;
+                    Box::pin(self.abandon_block(block)).await?;
                 }
             }
         }

@@ -92,6 +92,8 @@ impl Dispatcher {
             Class::Release => None,
         };
         let entered = self.driver.enter();
+        // Once: futures of some thousand bytes would be moved from place to place with every request.
+        let work = Box::pin(work);
         let request = Box::pin(async move {
             let _entered = entered;
             let outcome = match deadline {

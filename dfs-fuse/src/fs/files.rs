@@ -117,8 +117,8 @@ impl FileSystem {
                 // Made by someone else since the kernel looked: ESTALE lets it look again.
                 return Err(Errno::ESTALE.into());
             }
-            let opened = self.open(caller, attr.inode, flags).await?;
-            let entry = self.getattr(caller, attr.inode).await?;
+            let opened = Box::pin(self.open(caller, attr.inode, flags)).await?;
+            let entry = Box::pin(self.getattr(caller, attr.inode)).await?;
             return Ok(Created { entry, opened });
         }
         let open = self.inodes.open(attr.inode);

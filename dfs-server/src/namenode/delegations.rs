@@ -234,7 +234,10 @@ mod tests {
         let (clock, delegations) = open();
         delegations.begin(DIRECTORY, client(1), || true).unwrap();
         assert!(delegations.try_enter(DIRECTORY, client(2)).is_err());
-        assert!(delegations.extend(DIRECTORY, client(1)).is_none(), "or whoever adds without pause would shut others out");
+        assert!(
+            delegations.extend(DIRECTORY, client(1)).is_none(),
+            "or whoever adds without pause would shut others out"
+        );
         clock.advance(TERM - SHORT);
         assert_eq!(delegations.try_enter(DIRECTORY, client(2)).err(), Some(SHORT));
         clock.advance(SHORT);

@@ -46,6 +46,11 @@ const DISK_PATIENCE: Duration = Duration::from_secs(30);
 /// Looks that must have found it silent: after a pause of this process or its machine the time alone says nothing.
 const SILENT_ROUNDS_MIN: u32 = 5;
 
+/// While so much more was left than is wanted at the last look, the file system is not asked again ...
+const PLENTY: u64 = 1 << 30;
+/// ... for this long: no device is filled by a gigabyte within it.
+const PLENTY_LASTS: Duration = Duration::from_millis(100);
+
 /// Place of a volume in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct VolumeIndex(pub(crate) u16);
@@ -91,6 +96,8 @@ pub(crate) struct Volume {
     /// Times that the look was found to take its time: whatever else is asked of the device would too.
     silent_rounds: AtomicU32,
     used: AtomicU64,
+    /// When the free space was looked at last, and what was left for replicas, bytes.
+    last_space: Mutex<Option<(Instant, u64)>>,
     reserved: ByteCount,
     suspicion: Arc<Suspicion>,
     pub(super) writeback: Writeback,
@@ -130,6 +137,7 @@ impl Volume {
             look: Mutex::new(None),
             silent_rounds: AtomicU32::new(0),
             used: AtomicU64::new(0),
+            last_space: Mutex::default(),
             reserved,
             suspicion,
             writeback: Writeback::default(),
@@ -290,7 +298,12 @@ impl Volume {
 
     /// Fails with `NoSpace` unless `wanted` bytes fit beside what is reserved.
     pub(super) fn require_space(&self, wanted: ByteCount) -> Result<()> {
+        let has_plenty = |last: &(Instant, u64)| last.1 >= wanted.0 + PLENTY && last.0.elapsed() < PLENTY_LASTS;
+        if self.last_space.lock().as_ref().is_some_and(has_plenty) {
+            return Ok(());
+        }
         let space = self.check(self.space(), || format!("ask the free space of {}", self.root.display()))?;
+        *self.last_space.lock() = Some((Instant::now(), space.remaining));
         if space.remaining >= wanted.0 {
             return Ok(());
         }
