@@ -29,8 +29,8 @@ const WAYS: [fn(&Path) -> io::Result<()>; 5] = [
     |path| File::create(path).map(drop),
     |path| fs::create_dir(path),
     |path| symlink("nowhere", path),
-    |path| fs::hard_link(path.with_file_name("../outside"), path),
-    |path| fs::rename(path.with_file_name("../moved"), path),
+    |path| fs::hard_link(path.parent().unwrap().with_extension("source"), path),
+    |path| fs::rename(path.parent().unwrap().with_extension("source"), path),
 ];
 
 /// Ends another thread's loop when it is dropped.
@@ -132,9 +132,7 @@ fn name_made_elsewhere_is_found_at_once_in_a_directory_just_made(mounts: &Mounts
         let make = WAYS[round % WAYS.len()];
         let name = format!("made-{round}/name");
         let (here, there) = (top.join(&name), mounts.other.join("coherence-made").join(&name));
-        for source in ["outside", "moved"] {
-            fs::write(top.join(source), b"").unwrap();
-        }
+        fs::write(here.parent().unwrap().with_extension("source"), b"").unwrap();
         fs::create_dir(here.parent().unwrap()).unwrap();
         assert_errno(fs::symlink_metadata(&here), Errno::NOENT);
         if round % 2 == 0 {
