@@ -14,8 +14,8 @@
 //! ```
 //!
 //! The keeper is the thread that the session runs on ([`Driver::drive_until`]). While lone requests follow each other closely it
-//! stays away, and what else there is to do (timers, answers to pings) waits for [`QUIET`], or until a request runs the
-//! runtime. Reads are different: what they fetch ahead is under way when they are answered, so behind them the
+//! stays away, and what else there is to do (timers, answers to pings) waits for twice [`QUIET`] at most, or until a request
+//! runs the runtime. Reads are different: what they fetch ahead is under way when they are answered, so behind them the
 //! keeper takes over and stays for a while.
 //!
 //! A request that takes longer than [`PATIENCE`] is handed over after all, so that loop threads can take others, and end when
@@ -227,6 +227,8 @@ impl Driver {
     /// Keeps the runtime until `future` has ended. To be called by one thread.
     pub(crate) fn drive_until<T>(&self, future: impl Future<Output = T>) -> T {
         let mut future = pin!(future);
+        // At once: it may be about signals.
+        self.state.lock().is_wanted = true;
         loop {
             self.wait_until_wanted();
             let outcome = self.runtime.block_on(async {
@@ -325,25 +327,15 @@ mod tests {
     fn run_uses_the_own_thread_for_lone_requests() {
         let driver = Driver::new(1, 2).unwrap();
         with_keeper(&driver, || {
-            wait_for_holder(&driver, Holder::Keeper);
-            let (first, _) = request(&driver, short());
-            driver.run(first, false);
-            // It was handed over, and the keeper goes when it has ended.
-            wait_for_holder(&driver, Holder::Nobody);
             let here = thread::current().id();
-            for _ in 0..100 {
-                let (lone, ran_on) = request(&driver, async { tokio::task::yield_now().await });
-                if driver.state.lock().holder != Holder::Nobody {
-                    // This thread was kept waiting for longer than the keeper is patient.
-                    drop(lone);
-                    continue;
-                }
+            // While the keeper is there they are handed over; it goes when the first has ended. On a busy machine it may be
+            // back before the next one comes.
+            let ran_here = (0..1_000).any(|_| {
+                let (lone, ran_on) = request(&driver, short());
                 driver.run(lone, false);
-                if ran_on.iter().all(|thread| thread == here) {
-                    return;
-                }
-            }
-            panic!("no request ran on the thread that brought it");
+                ran_on.iter().all(|thread| thread == here)
+            });
+            assert!(ran_here);
         });
     }
 
@@ -368,10 +360,10 @@ mod tests {
     fn run_gives_a_request_that_takes_long_away() {
         let driver = Driver::new(1, 2).unwrap();
         with_keeper(&driver, || {
-            wait_for_holder(&driver, Holder::Keeper);
-            let (first, _) = request(&driver, short());
+            // After it the keeper is gone, most likely.
+            let (first, ran_on) = request(&driver, short());
             driver.run(first, false);
-            wait_for_holder(&driver, Holder::Nobody);
+            assert_eq!(ran_on.iter().count(), 2);
             let (answer, answered) = oneshot::channel();
             let (long, ran_on) = request(&driver, async { answered.await.unwrap() });
             driver.run(long, false);
@@ -406,7 +398,9 @@ mod tests {
             let (other, _) = request(&driver, short());
             driver.run(other, false);
             driver.handle().block_on(driver.drained());
-            assert_eq!(driver.state.lock().holder, Holder::Keeper);
+            let state = driver.state.lock();
+            let is_long_ago = state.last_read.is_some_and(|last| last.elapsed() >= READS_LAST);
+            assert!(state.holder == Holder::Keeper || is_long_ago);
         });
     }
 

@@ -220,12 +220,12 @@ fn serve(driver: &Driver, mountpoint: &Path, end: oneshot::Receiver<io::Result<(
             Ok(())
         }
         End::Unmounted(Err(error)) => {
-            unmount_lazily(mountpoint);
+            unmount_while_serving(driver, mountpoint);
             bail!("serving the mount ended: {error}");
         }
         End::Signal => {
             info!("told to stop: unmounting, completing open files");
-            unmount_lazily(mountpoint);
+            unmount_while_serving(driver, mountpoint);
             Ok(())
         }
     }
@@ -242,6 +242,15 @@ fn finish(driver: &Driver, fs: &FileSystem) {
         }
         fs.close_session().await;
     });
+}
+
+/// By another thread: requests under way may need this one until they are answered.
+fn unmount_while_serving(driver: &Driver, mountpoint: &Path) {
+    let mountpoint = mountpoint.to_owned();
+    let unmounting = driver.handle().spawn_blocking(move || unmount_lazily(&mountpoint));
+    if let Err(error) = driver.drive_until(unmounting) {
+        warn!(%error, "not unmounted");
+    }
 }
 
 /// Takes the mount out of the tree at once; it goes for good when its last file is closed or this process ends.

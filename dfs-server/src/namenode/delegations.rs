@@ -154,11 +154,15 @@ impl Delegations {
         who: Holder,
         is_empty: impl FnOnce() -> bool,
     ) -> Option<v1::Delegation> {
-        let now = self.clock.instant();
         let mut state = self.state.lock();
+        if state.held.get(&directory).is_some_and(|held| held.holder == who) {
+            // The call that made it is repeated.
+            return self.extend_in(&mut state, directory, who);
+        }
         if state.adding.contains_key(&directory) || !is_empty() {
             return None;
         }
+        let now = self.clock.instant();
         if state.held.len() >= HELD_MAX {
             state.held.retain(|_, held| now < held.until);
             if state.held.len() >= HELD_MAX {
@@ -173,10 +177,13 @@ impl Delegations {
 
     /// Extends the delegation of a directory that `who` has added a name to, if he holds one.
     pub(super) fn extend(&self, directory: InodeId, who: Holder) -> Option<v1::Delegation> {
-        let now = self.clock.instant();
-        let mut state = self.state.lock();
+        self.extend_in(&mut self.state.lock(), directory, who)
+    }
+
+    fn extend_in(&self, state: &mut State, directory: InodeId, who: Holder) -> Option<v1::Delegation> {
         let held = state.held.get_mut(&directory).filter(|held| held.holder == who && !held.is_wanted)?;
-        held.until = now + TERM;
+        // Read under the lock: the holder may have been told a later end by a call that came after this one.
+        held.until = self.clock.instant() + TERM;
         Some(told(directory, held.id))
     }
 }
@@ -252,6 +259,15 @@ mod tests {
         drop(adding);
         assert!(delegations.begin(DIRECTORY, client(1), || false).is_none(), "somebody has added to it");
         assert!(delegations.begin(DIRECTORY, client(1), || true).is_some());
+    }
+
+    #[test]
+    fn begin_repeated_changes_no_id_and_forgets_nobody_who_waits() {
+        let (_, delegations) = open();
+        let first = delegations.begin(DIRECTORY, client(1), || true).unwrap();
+        assert_eq!(delegations.begin(DIRECTORY, client(1), || true).unwrap().id, first.id);
+        assert!(delegations.try_enter(DIRECTORY, client(2)).is_err());
+        assert!(delegations.begin(DIRECTORY, client(1), || true).is_none());
     }
 
     #[test]
