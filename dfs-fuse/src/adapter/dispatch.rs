@@ -1,5 +1,5 @@
 //! How a request runs: as a future that owns its reply, with a deadline of its class; on which thread, says
-//! [`Driver`](crate::driver::Driver).
+//! [`Driver`].
 //!
 //! Nothing cancels a request from outside (fuser does not deliver interrupts), hence the deadlines. A request that is given
 //! up, and one that panics, drops its reply, which answers EIO.
