@@ -186,8 +186,7 @@ impl Driver {
         state.holder = Holder::Nobody;
         state.turns += 1;
         if state.under_way > 0 || state.is_wanted {
-            state.is_wanted = true;
-            self.wanted.notify_one();
+            self.want_keeper(&mut state);
         }
     }
 
@@ -198,9 +197,13 @@ impl Driver {
         let mut state = self.state.lock();
         state.last_read = Some(Instant::now());
         if state.holder != Holder::Keeper && !state.is_wanted {
-            state.is_wanted = true;
-            self.wanted.notify_one();
+            self.want_keeper(&mut state);
         }
+    }
+
+    fn want_keeper(&self, state: &mut State) {
+        state.is_wanted = true;
+        self.wanted.notify_one();
     }
 
     /// Lets the keeper go, when what it has run was the last request.

@@ -105,8 +105,9 @@ impl Delegations {
 }
 
 impl Adding<'_> {
-    /// Takes in what the answer says; `made` is the directory that the call has made, if any.
-    pub(crate) fn on_answer(self, told: &[v1::Delegation], made: Option<InodeId>) {
+    /// Takes in what the answer says; `named` is the inode that it tells to have got the name.
+    pub(crate) fn on_answer(self, told: &[v1::Delegation], named: Option<InodeId>) {
+        let made = named.filter(|_| self.is_mkdir);
         let mut state = self.delegations.state.lock();
         let state = &mut *state;
         for delegation in told {

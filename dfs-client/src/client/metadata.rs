@@ -55,11 +55,11 @@ impl DfsClient {
         attr_of(answer.attr)
     }
 
-    /// Takes in the answer to a call that has added a name; `is_mkdir`: that of a directory.
-    fn added(&self, adding: Adding<'_>, answer: v1::AttrResponse, is_mkdir: bool) -> Result<FileAttr> {
-        let delegations = answer.delegations.clone();
+    /// Takes in the answer to a call that has added a name.
+    fn added(&self, adding: Adding<'_>, mut answer: v1::AttrResponse) -> Result<FileAttr> {
+        let delegations = std::mem::take(&mut answer.delegations);
         let attr = self.changed_inode(answer)?;
-        adding.on_answer(&delegations, is_mkdir.then_some(attr.inode));
+        adding.on_answer(&delegations, Some(attr.inode));
         Ok(attr)
     }
 
@@ -162,7 +162,7 @@ impl DfsClient {
         let name = Bytes::copy_from_slice(name);
         let build = |header| v1::MkdirRequest { header: Some(header), parent: parent.0, name: name.clone(), mode };
         let adding = self.core.delegations.add(parent, &name, true);
-        self.added(adding, self.core.mutate(caller, build, rpc!(mkdir)).await?, true)
+        self.added(adding, self.core.mutate(caller, build, rpc!(mkdir)).await?)
     }
 
     /// Makes a fifo, socket, device node or regular file, by the type bits of `mode`.
@@ -171,7 +171,7 @@ impl DfsClient {
         let build =
             |header| v1::MknodRequest { header: Some(header), parent: parent.0, name: name.clone(), mode, rdev };
         let adding = self.core.delegations.add(parent, &name, false);
-        self.added(adding, self.core.mutate(caller, build, rpc!(mknod)).await?, false)
+        self.added(adding, self.core.mutate(caller, build, rpc!(mknod)).await?)
     }
 
     /// Makes a symlink to `target`.
@@ -190,7 +190,7 @@ impl DfsClient {
             target: target.clone(),
         };
         let adding = self.core.delegations.add(parent, &name, false);
-        self.added(adding, self.core.mutate(caller, build, rpc!(create_symlink)).await?, false)
+        self.added(adding, self.core.mutate(caller, build, rpc!(create_symlink)).await?)
     }
 
     /// Gives `inode` another name.
@@ -203,7 +203,7 @@ impl DfsClient {
             new_name: new_name.clone(),
         };
         let adding = self.core.delegations.add(parent, &new_name, false);
-        self.added(adding, self.core.mutate(caller, build, rpc!(link)).await?, false)
+        self.added(adding, self.core.mutate(caller, build, rpc!(link)).await?)
     }
 
     /// Removes a name that is not a directory's.

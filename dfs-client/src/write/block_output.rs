@@ -348,7 +348,7 @@ impl BlockOutput {
             self.may_hold_bytes |= current.pipeline.state.has_acks();
             match outcome {
                 Ok(()) => break,
-                // Boxed, as all that is rare: it would make every future of a writer four times as large.
+                // Boxed, as all that is rare: it would make every future of a writer twice as large.
                 Err(failure) => Box::pin(self.recover(failure)).await?,
             }
         }

@@ -1,6 +1,6 @@
 //! Directory delegations: whoever made a directory is told that nobody else adds names to it for a moment, and is told so
 //! again with every name he adds. He then knows which names are not there without asking: copying a tree would ask for
-//! each name before making it, which is a third of what a small file costs.
+//! each name before making it, which is a tenth of what a small file costs and a fifth of what a directory does.
 //!
 //! The price is paid by the first other client that adds a name to such a directory: it waits until the moment is over, at
 //! most [`TERM`]. After that the directory is everybody's for good.
