@@ -92,6 +92,22 @@ start_daemon() {
   write_pid_file "$dir/run/$name.pid" "$pid" 2>/dev/null || true
 }
 
+# leftovers BASE: what tests below this directory have left behind, a line each: processes, mounts, loop devices. A process is
+# known by the DFS_TEST_BASE in its environment, whatever its command line says: a network namespace of a test has no name,
+# and lives as long as one process in it.
+leftovers() {
+  local base=$1 proc words
+  for proc in /proc/[0-9]*; do
+    [[ ${proc#/proc/} != "$$" ]] || continue
+    words=$(tr '\0' ' ' <"$proc/cmdline" 2>/dev/null) || continue
+    if [[ $words == *"$base"* ]] || grep -qzFx "DFS_TEST_BASE=$base" "$proc/environ" 2>/dev/null; then
+      say "process ${proc#/proc/}: $words"
+    fi
+  done
+  grep -F "$base" /proc/self/mountinfo | awk '{ print "mount " $5 }' || true
+  losetup -n -O NAME,BACK-FILE 2>/dev/null | grep -F "$base" || true
+}
+
 # --- network -----------------------------------------------------------------------------------------------------
 
 port_is_free() { [[ -z $(ss -Hltn "sport = :$1") ]]; }

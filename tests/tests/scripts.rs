@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use dfs_tests::cases;
 use dfs_tests::cluster::test_dir;
+use dfs_tests::device::{LoopDevice, SMALL_DEVICE};
 use dfs_tests::mount::is_mount_point;
 use dfs_tests::process::program;
 use dfs_tests::suite::{self, Nothing};
-use dfs_tests::wait::wait_until;
+use dfs_tests::wait::{STARTUP, wait_for, wait_until};
 use dfs_tests::workload::{check_tree, make_tree, source_tree};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -163,8 +164,43 @@ fn up_refuses_what_it_cannot_do_and_leaves_nothing(_: &Nothing) {
     assert!(cluster.mount_point().join("only-here").exists());
 }
 
+fn leftovers(base: &Path) -> String {
+    let library = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the repository");
+    let mut command = Command::new("bash");
+    command.args(["-c", ". \"$LIBRARY\"; leftovers \"$BASE\""]);
+    command.env("LIBRARY", library.join("scripts/lib.sh")).env("BASE", base);
+    let output = command.output().expect("run bash");
+    assert!(output.status.success(), "{}", text(&output));
+    String::from_utf8(output.stdout).expect("it prints UTF-8")
+}
+
+fn leftovers_finds_processes_network_namespaces_mounts_and_loop_devices(_: &Nothing) {
+    let dir = test_dir();
+    let base = dir.path();
+    assert_eq!(leftovers(base), "");
+    // As a host of a test: nothing in its command line tells whose it is.
+    let mut host = Command::new("unshare")
+        .args(["--net", "sleep", "infinity"])
+        .env("DFS_TEST_BASE", base)
+        .spawn()
+        .expect("run unshare");
+    let device = LoopDevice::create(&base.join("device"), SMALL_DEVICE);
+    let found = wait_for(STARTUP, "a host to be found", || {
+        Some(leftovers(base)).filter(|found| found.contains("sleep infinity"))
+    });
+    host.kill().and_then(|()| host.wait()).expect("end the host");
+    for words in
+        [format!("process {}", host.id()), format!("mount {}", device.path().display()), "/dev/loop".to_owned()]
+    {
+        assert!(found.contains(&words), "{words} is missing: {found}");
+    }
+    drop(device);
+    wait_until(STARTUP, "nothing to be left", || leftovers(base).is_empty());
+}
+
 fn main() -> ExitCode {
     suite::run(cases![
+        leftovers_finds_processes_network_namespaces_mounts_and_loop_devices,
         up_survives_kill_9_of_everything_and_keeps_identity_ports_and_data,
         down_works_after_any_crash,
         up_refuses_what_it_cannot_do_and_leaves_nothing,

@@ -309,7 +309,8 @@ impl Client {
             {
                 let packet = &self.connection.filled()[..frame.total_len()];
                 let data = packet[frame.data()].to_vec();
-                DataChecksum::DEFAULT.verify(&data, &packet[frame.checksums()]).unwrap();
+                let proven = DataChecksum::DEFAULT.verify(&data, &packet[frame.checksums()]);
+                proven.unwrap_or_else(|at| panic!("a checksum does not fit the data at {at}"));
                 self.connection.consume(frame.total_len());
                 return (frame.header, data);
             }

@@ -425,7 +425,9 @@ fn bit_rot_reaches_the_reader_with_the_checksum_that_betrays_it() {
     let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
     file.write_all_at(&[!content(1)[0]], 0).unwrap();
     let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| node.read(&block, 0, 1000)));
-    assert!(read.is_err(), "the test's reader verifies and panics");
+    let words = read.expect_err("the test's reader verifies and panics");
+    let words = words.downcast_ref::<String>().expect("a panic with words");
+    assert!(words.contains("a checksum does not fit"), "{words}");
 }
 
 #[test]
