@@ -28,6 +28,8 @@ pub enum Devices {
     Folders,
     /// One XFS loop device per NameNode and per volume, of this size.
     Loop(ByteCount),
+    /// The same, and the disks of DataNodes can be made to fail; see [`crate::faulty_disk`].
+    Faulty(ByteCount),
 }
 
 /// Shape of a cluster.
@@ -137,19 +139,20 @@ impl ClusterBuilder {
         Cluster { datanodes, namenode, network, dir }
     }
 
-    fn prepare_storage(&self, path: &Path) -> Option<LoopDevice> {
+    fn prepare_storage(&self, path: &Path, is_datanode: bool) -> Option<LoopDevice> {
         match self.devices {
             Devices::Folders => {
                 std::fs::create_dir_all(path).expect("make storage directory");
                 None
             }
-            Devices::Loop(size) => Some(LoopDevice::create(path, size)),
+            Devices::Faulty(size) if is_datanode => Some(LoopDevice::create_faulty(path, size)),
+            Devices::Loop(size) | Devices::Faulty(size) => Some(LoopDevice::create(path, size)),
         }
     }
 
     fn prepare_namenode(&self, place: &Place<'_>) -> NameNodeProcess {
         let storage = place.dir.join("namenode");
-        let devices = self.prepare_storage(&storage).into_iter().collect();
+        let devices = self.prepare_storage(&storage, false).into_iter().collect();
         let (rpc_port, http_port) = (free_port(), free_port());
         let host = place.host(0);
         let lines = [
@@ -168,7 +171,7 @@ impl ClusterBuilder {
         let mut data_dirs = Vec::new();
         for volume in 0..self.volumes {
             let path = place.dir.join(format!("{name}-volume-{volume}"));
-            devices.extend(self.prepare_storage(&path));
+            devices.extend(self.prepare_storage(&path, true));
             data_dirs.push(path.join("data"));
             std::fs::create_dir_all(path.join("data")).expect("make data directory");
         }
@@ -485,6 +488,8 @@ impl Drop for Cluster {
         if std::thread::panicking() {
             eprintln!("{}", self.diagnostics());
         }
+        // A process that waits for its disk does not die.
+        self.datanodes.iter().flat_map(|node| &node.devices).for_each(LoopDevice::mend);
         self.kill_all();
     }
 }

@@ -9,6 +9,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
+use crate::faulty_disk::{Behaviour, FaultyDisk};
 use crate::wait::{STARTUP, poll};
 
 /// Smallest file system that mkfs.xfs makes, and enough for the tests' files.
@@ -22,6 +23,8 @@ const FILL_PIECE_MIN: u64 = 4096;
 pub struct LoopDevice {
     image: PathBuf,
     mount_dir: PathBuf,
+    /// What the image lies on, when that can be made to fail.
+    disk: Option<FaultyDisk>,
 }
 
 impl LoopDevice {
@@ -32,11 +35,39 @@ impl LoopDevice {
     pub fn create(path: &Path, size: ByteCount) -> Self {
         let image = path.with_extension("img");
         File::create_new(&image).and_then(|file| file.set_len(size.0)).expect("make image file");
-        run(Command::new("mkfs.xfs").arg("-q").arg(&image));
+        Self::format(path, image, None)
+    }
+
+    /// The same on a disk that can be made to fail.
+    ///
+    /// # Panics
+    /// When any step fails.
+    pub fn create_faulty(path: &Path, size: ByteCount) -> Self {
+        let disk = FaultyDisk::create(&path.with_extension("below"), size);
+        Self::format(path, disk.file(), Some(disk))
+    }
+
+    /// A disk below that fails does so no longer.
+    pub fn mend(&self) {
+        if let Some(disk) = &self.disk {
+            disk.behave(Behaviour::Good);
+        }
+    }
+
+    fn format(path: &Path, image: PathBuf, disk: Option<FaultyDisk>) -> Self {
+        run(Command::new("mkfs.xfs").args(["-q", "-K"]).arg(&image));
         std::fs::create_dir_all(path).expect("make mount point");
-        let device = Self { image, mount_dir: path.to_owned() };
+        let device = Self { image, mount_dir: path.to_owned(), disk };
         device.mount();
         device
+    }
+
+    /// The disk below.
+    ///
+    /// # Panics
+    /// When the device was not made on one that can fail.
+    pub fn disk(&self) -> &FaultyDisk {
+        self.disk.as_ref().expect("a device on a disk that can fail")
     }
 
     /// Where it is mounted.
@@ -53,7 +84,9 @@ impl LoopDevice {
     }
 
     fn try_mount(&self) -> Result<(), String> {
-        let device = tried(Command::new("losetup").args(["--direct-io=on", "--find", "--show"]).arg(&self.image))?;
+        // A disk that fails is asked for everything anyway.
+        let direct = if self.disk.is_some() { "--direct-io=off" } else { "--direct-io=on" };
+        let device = tried(Command::new("losetup").args([direct, "--find", "--show"]).arg(&self.image))?;
         let device = device.trim();
         let mounted = tried(Command::new("mount").args(["-t", "xfs", "-o", "noatime", device]).arg(&self.mount_dir));
         tried(Command::new("losetup").args(["-d", device]))?;
@@ -111,9 +144,9 @@ impl LoopDevice {
     ///
     /// # Panics
     /// When fsfreeze cannot do it.
-    pub fn freeze(&self) -> Frozen<'_> {
+    pub fn freeze(&self) -> Frozen {
         run(Command::new("fsfreeze").arg("--freeze").arg(&self.mount_dir));
-        Frozen(self)
+        Frozen(self.mount_dir.clone())
     }
 
     /// After a shutdown: what is on the device, and nothing else. Its users must be gone.
@@ -136,13 +169,22 @@ impl Drop for LoopDevice {
     }
 }
 
-/// A device that answers again when this is dropped.
+/// A device that answers again when this is dropped; to be dropped before the device.
 #[derive(Debug)]
-pub struct Frozen<'a>(&'a LoopDevice);
+pub struct Frozen(PathBuf);
 
-impl Drop for Frozen<'_> {
+impl Frozen {
+    /// Where the device is mounted.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Frozen {
     fn drop(&mut self) {
-        run(Command::new("fsfreeze").arg("--unfreeze").arg(&self.0.mount_dir));
+        let thawed = tried(Command::new("fsfreeze").arg("--unfreeze").arg(&self.0));
+        // A test that fails already keeps its own words.
+        assert!(thawed.is_ok() || std::thread::panicking(), "{thawed:?}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! What goes wrong: dead processes, dead devices, flipped bits. Each fault is one call, taken back by one call.
+//! What goes wrong: dead processes, dead devices, damaged replicas. Each fault is one call, taken back by one call.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -6,11 +6,15 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use dfs_proto::data_transfer::ChecksumKind;
+use dfs_proto::data_transfer::meta_file::META_HEADER_LEN;
+use rand::Rng;
 use walkdir::WalkDir;
 
 use crate::cluster::Cluster;
 use crate::device::LoopDevice;
 use crate::process::Gated;
+use crate::replica::Replica;
 
 /// The switch that cuts the power of all machines: every device stops at once, without flushing, then every process
 /// dies. To be made before there are files of a mount open in this process (see [`crate::process`]).
@@ -107,4 +111,105 @@ pub fn flip_bit(path: &Path, offset: u64) -> io::Result<()> {
     file.read_exact_at(&mut byte, offset)?;
     file.write_all_at(&[byte[0] ^ 0x10], offset)?;
     file.sync_all()
+}
+
+/// Where the header of a `.meta` file has the kind of its checksums.
+const META_KIND_AT: u64 = 2;
+
+/// A way in which a disk damages a replica behind the daemon's back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// A bit of the data.
+    DataBit,
+    /// The data's end.
+    DataCut,
+    /// A bit of a checksum.
+    ChecksumBit,
+    /// A bit of the header of the `.meta` file.
+    HeaderBit,
+    /// The header promises no checksums, and a bit of the data is wrong.
+    NoChecksums,
+    /// The end of the `.meta` file.
+    MetaCut,
+    /// The whole `.meta` file.
+    MetaGone,
+}
+
+impl Damage {
+    /// All there are.
+    pub const ALL: [Self; 7] = [
+        Self::DataBit,
+        Self::DataCut,
+        Self::ChecksumBit,
+        Self::HeaderBit,
+        Self::NoChecksums,
+        Self::MetaCut,
+        Self::MetaGone,
+    ];
+
+    /// Damages a replica that has data.
+    ///
+    /// # Errors
+    /// When its files cannot be changed: it may just have been deleted.
+    pub fn inflict(self, replica: &Replica, rng: &mut impl Rng) -> io::Result<()> {
+        let header = META_HEADER_LEN as u64;
+        match self {
+            Self::DataBit => flip_bit(&replica.data, rng.random_range(0..replica.length)),
+            Self::DataCut => cut(&replica.data, rng.random_range(0..replica.length)),
+            Self::ChecksumBit => {
+                let length = std::fs::metadata(&replica.meta)?.len();
+                flip_bit(&replica.meta, rng.random_range(header..length.max(header + 1)))
+            }
+            Self::HeaderBit => flip_bit(&replica.meta, rng.random_range(0..header)),
+            Self::NoChecksums => {
+                write_at(&replica.meta, META_KIND_AT, ChecksumKind::Null.code())?;
+                flip_bit(&replica.data, rng.random_range(0..replica.length))
+            }
+            Self::MetaCut => {
+                let length = std::fs::metadata(&replica.meta)?.len();
+                cut(&replica.meta, rng.random_range(0..length.max(1)))
+            }
+            Self::MetaGone => std::fs::remove_file(&replica.meta),
+        }
+    }
+}
+
+fn cut(path: &Path, length: u64) -> io::Result<()> {
+    OpenOptions::new().write(true).open(path)?.set_len(length)
+}
+
+fn write_at(path: &Path, offset: u64, byte: u8) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).open(path)?;
+    file.write_all_at(&[byte], offset)?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::SmallRng;
+
+    use super::*;
+    use crate::checkers::replicas::check_replicas;
+    use crate::replica::BlockName;
+
+    /// Every damage is one that the checker of replicas finds.
+    #[test]
+    fn inflict_leaves_no_replica_that_passes_for_a_good_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, meta) = (dir.path().join("blk_1"), dir.path().join("blk_1_1.meta"));
+        let bytes = [3; 1000];
+        let sums = bytes.chunks(512).map(|chunk| dfs_common::checksum::crc32c(chunk).to_be_bytes());
+        let whole = [&[0, 1, 2, 0, 0, 2, 0][..], &sums.collect::<Vec<_>>().concat()].concat();
+        let block = BlockName { id: 1, stamp: 1 };
+        let replica = Replica { datanode: 0, block, data: data.clone(), meta: meta.clone(), length: 1000 };
+        let mut rng = SmallRng::seed_from_u64(1);
+        for damage in Damage::ALL.into_iter().cycle().take(200) {
+            std::fs::write(&data, bytes).unwrap();
+            std::fs::write(&meta, &whole).unwrap();
+            check_replicas(std::slice::from_ref(&replica), 1).unwrap();
+            damage.inflict(&replica, &mut rng).unwrap();
+            check_replicas(std::slice::from_ref(&replica), 1).expect_err(&format!("{damage:?}"));
+        }
+    }
 }

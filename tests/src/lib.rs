@@ -3,12 +3,15 @@
 //! ```text
 //! suite      cases that share one cluster, torn down after the last one
 //! cluster    NameNode and DataNodes as processes, on folders or on XFS loop devices     process, device, ports
+//! faulty_disk  a disk below a loop device whose reads fail, hang or are slow
 //! secondary  a SecondaryNameNode beside a cluster
 //! mount      a dfs-fuse process and its mount point
 //! network    hosts of their own, with cables that can be pulled
 //! wait       conditions with deadlines: nothing here sleeps a fixed time
 //! workload   deterministic bytes and trees, random file system operations
 //! model      what must be true of a file system, given what it acknowledged
+//! violation  an answer that must never be given, told from an error
+//! replica    replicas as they lie on devices
 //! fault      what goes wrong: kills, stops, dead devices, flipped bits
 //! checkers   one invariant each
 //! chaos      all of that at once, from a seed
@@ -24,12 +27,15 @@ pub mod checkers;
 pub mod cluster;
 pub mod device;
 pub mod fault;
+pub mod faulty_disk;
 pub mod model;
 pub mod mount;
 pub mod network;
 pub mod ports;
 pub mod process;
+pub mod replica;
 pub mod secondary;
 pub mod suite;
+pub mod violation;
 pub mod wait;
 pub mod workload;

@@ -11,7 +11,7 @@
 //!
 //! After a fault a file may be shorter than `written`, never shorter than what the fault must spare.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -22,6 +22,7 @@ use rand::rngs::SmallRng;
 use rand::seq::IteratorRandom;
 use rand::{Rng, SeedableRng};
 
+use crate::violation::{Violation, about};
 use crate::workload::Pattern;
 
 /// What a fault may take away.
@@ -110,6 +111,8 @@ pub struct Worker {
     in_doubt: Option<Change>,
     rng: SmallRng,
     next_name: u32,
+    /// Names that a rename gave from one file to another.
+    used_again: BTreeSet<String>,
     acknowledged: u64,
 }
 
@@ -129,7 +132,7 @@ impl Worker {
     /// Works in `dir`, which exists and is empty.
     pub fn new(dir: PathBuf, seed: u64) -> Self {
         let rng = SmallRng::seed_from_u64(seed);
-        Self { dir, book: Book::new(), in_doubt: None, rng, next_name: 0, acknowledged: 0 }
+        Self { dir, book: Book::new(), in_doubt: None, rng, next_name: 0, used_again: BTreeSet::new(), acknowledged: 0 }
     }
 
     /// Where it works.
@@ -229,7 +232,10 @@ impl Worker {
         // Onto a fresh name, or onto one of its own kind.
         let taken = self.any(|entry| matches!(entry, Entry::File(_)) == is_file).filter(|to| *to != from);
         let to = match taken {
-            Some(to) if self.rng.random_bool(0.5) => to,
+            Some(to) if self.rng.random_bool(0.5) => {
+                self.used_again.insert(to.clone());
+                to
+            }
             _ => self.new_name("r"),
         };
         self.change(Change::Rename(from, to)).map(drop)
@@ -244,14 +250,47 @@ impl Worker {
         self.change(change).map(drop)
     }
 
+    /// Reads one file whole.
+    ///
+    /// # Errors
+    /// Of the file system, or a [`Violation`]: other bytes, more or fewer than were closed.
+    pub fn read(&mut self) -> io::Result<()> {
+        let Some(name) = self.any(|entry| matches!(entry, Entry::File(_))) else { return Ok(()) };
+        self.read_file(&self.dir, &name)
+    }
+
+    /// Reads one file through another mount, where this directory is `dir`: what was closed here is seen by whoever opens it there.
+    /// Only names that never were another file's, which a mount may remember for a moment.
+    ///
+    /// # Errors
+    /// As of [`read`](Self::read).
+    pub fn read_elsewhere(&mut self, dir: &Path) -> io::Result<()> {
+        let files = self.book.iter().filter(|(_, entry)| matches!(entry, Entry::File(_)));
+        let fresh = files.map(|(name, _)| name).filter(|name| !self.used_again.contains(*name));
+        let Some(name) = fresh.choose(&mut self.rng).cloned() else { return Ok(()) };
+        self.read_file(dir, &name)
+    }
+
+    fn read_file(&self, dir: &Path, name: &str) -> io::Result<()> {
+        let Some(Entry::File(file)) = self.book.get(name) else { return Ok(()) };
+        let path = dir.join(name);
+        let read = File::open(&path).and_then(|input| file.pattern.check(0, input)).map_err(about(path.display()))?;
+        let least = file.least(Loss::Processes);
+        let most = if file.open { file.written } else { least };
+        if (least..=most).contains(&read) {
+            return Ok(());
+        }
+        Err(Violation::error(format!("{}: {read} bytes were read (least {least}, most {most})", path.display())))
+    }
+
     /// Compares the directory with the book after a fault, and takes over what it finds, so that work can go on.
     ///
     /// # Errors
-    /// What was acknowledged and is not there, or is there and never was.
-    pub fn check(&mut self, loss: Loss) -> Result<(), String> {
-        let actual = list(&self.dir).map_err(|error| format!("list {}: {error}", self.dir.display()))?;
+    /// Of the file system, or a [`Violation`]: what was acknowledged and is not there, or is there and never was.
+    pub fn check(&mut self, loss: Loss) -> io::Result<()> {
+        let actual = list(&self.dir).map_err(about(format_args!("list {}", self.dir.display())))?;
         let mut candidates = vec![self.book.clone()];
-        if let Some(change) = self.in_doubt.take() {
+        if let Some(change) = &self.in_doubt {
             let mut changed = self.book.clone();
             change.apply(&mut changed);
             candidates.push(changed);
@@ -261,8 +300,9 @@ impl Worker {
                 .map(|(name, entry)| (name, matches!(entry, Entry::Directory)))
                 .eq(actual.iter().map(|(name, is_dir)| (name, *is_dir)))
         });
-        let Some(found) = found else { return Err(self.describe_names(&actual)) };
+        let Some(found) = found else { return Err(Violation::error(self.describe_names(&actual))) };
         self.book = found;
+        self.in_doubt = None;
         let names: Vec<String> = self.book.keys().cloned().collect();
         for name in names {
             if matches!(self.book[&name], Entry::File(_)) {
@@ -285,24 +325,27 @@ impl Worker {
         Ok(())
     }
 
-    fn check_file(&mut self, name: &str, loss: Loss) -> Result<(), String> {
+    fn check_file(&mut self, name: &str, loss: Loss) -> io::Result<()> {
         let path = self.dir.join(name);
         let file = self.file(name);
         let (least, most) = (file.least(loss), file.written);
-        let describe = |what: String| format!("{}: {what} (least {least}, most {most})", path.display());
-        let length = fs::metadata(&path).map_err(|error| describe(format!("stat: {error}")))?.len();
+        let describe = |what: &str| format!("{}: {what} (least {least}, most {most})", path.display());
+        let length = fs::metadata(&path).map_err(about(describe("stat")))?.len();
         if length < least || length > most {
-            return Err(describe(format!("{length} bytes long")));
+            return Err(Violation::error(describe(&format!("{length} bytes long"))));
         }
         // Bytes above `least` may be lost with their devices; those below must read.
-        let certain = io::Read::take(File::open(&path).map_err(|error| describe(format!("open: {error}")))?, least);
-        let read = file.pattern.check(0, certain).map_err(|error| describe(format!("read: {error}")))?;
+        let certain = io::Read::take(File::open(&path).map_err(about(describe("open")))?, least);
+        let read = file.pattern.check(0, certain).map_err(about(describe("read")))?;
         if read != least {
-            return Err(describe(format!("only {read} bytes could be read")));
+            return Err(Violation::error(describe(&format!("only {read} bytes could be read"))));
         }
         if loss == Loss::Processes {
             let whole = File::open(&path).and_then(|input| file.pattern.check(0, input));
-            whole.map_err(|error| describe(format!("read: {error}")))?;
+            let read = whole.map_err(about(describe("read")))?;
+            if read > most {
+                return Err(Violation::error(describe(&format!("{read} bytes could be read"))));
+            }
         }
         Ok(())
     }
@@ -336,6 +379,12 @@ mod tests {
         (dir, worker)
     }
 
+    fn violated(worker: &mut Worker, loss: Loss) -> String {
+        let error = worker.check(loss).unwrap_err();
+        assert!(Violation::is(&error), "{error}");
+        error.to_string()
+    }
+
     #[test]
     fn check_accepts_a_file_system_that_lost_nothing() {
         for seed in 0..5 {
@@ -361,11 +410,11 @@ mod tests {
     fn check_finds_lost_and_invented_names() {
         let (dir, mut worker) = worked(7);
         fs::write(dir.path().join("invented"), b"x").unwrap();
-        assert!(worker.check(Loss::Power).unwrap_err().contains("surplus [\"invented\"]"));
+        assert!(violated(&mut worker, Loss::Power).contains("surplus [\"invented\"]"));
         fs::remove_file(dir.path().join("invented")).unwrap();
         let victim = worker.any(|entry| matches!(entry, Entry::Directory)).unwrap();
         fs::remove_dir(dir.path().join(&victim)).unwrap();
-        assert!(worker.check(Loss::Power).unwrap_err().contains(&victim));
+        assert!(violated(&mut worker, Loss::Power).contains(&victim));
     }
 
     #[test]
@@ -376,9 +425,58 @@ mod tests {
         let mut bytes = fs::read(&path).unwrap();
         bytes[50] ^= 1;
         fs::write(&path, &bytes).unwrap();
-        assert!(worker.check(Loss::Power).unwrap_err().contains("offset 50"));
+        assert!(violated(&mut worker, Loss::Power).contains("offset 50"));
         fs::write(&path, &bytes[..20]).unwrap();
-        assert!(worker.check(Loss::Power).unwrap_err().contains("20 bytes long"));
+        assert!(violated(&mut worker, Loss::Power).contains("20 bytes long"));
+    }
+
+    #[test]
+    fn check_counts_closed_bytes_when_processes_died_and_synced_ones_when_power_failed() {
+        let (dir, mut worker) = worked(10);
+        let is_relaxed = |entry: &Entry| matches!(entry, Entry::File(file) if !file.open && file.synced < file.closed);
+        let victim = worker.any(is_relaxed).unwrap();
+        let synced = worker.file(&victim).synced;
+        OpenOptions::new().write(true).open(dir.path().join(&victim)).unwrap().set_len(synced).unwrap();
+        worker.check(Loss::Power).unwrap();
+        assert!(violated(&mut worker, Loss::Processes).contains("bytes long"));
+    }
+
+    #[test]
+    fn read_finds_wrong_missing_and_surplus_bytes() {
+        let (dir, mut worker) = worked(11);
+        worker.book.retain(|_, entry| matches!(entry, Entry::File(file) if file.closed > 100));
+        let victim = worker.book.keys().next().unwrap().clone();
+        worker.book.retain(|name, _| *name == victim);
+        worker.read().unwrap();
+        let path = dir.path().join(&victim);
+        let whole = fs::read(&path).unwrap();
+        let mut changed = whole.clone();
+        changed[99] ^= 1;
+        let longer = worker.file(&victim).pattern.bytes(whole.len() + 1);
+        for (bytes, words) in
+            [(&changed[..], "offset 99"), (&whole[..whole.len() - 1], "were read"), (&longer[..], "were read")]
+        {
+            fs::write(&path, bytes).unwrap();
+            let error = worker.read().unwrap_err();
+            assert!(Violation::is(&error) && error.to_string().contains(words), "{error}");
+        }
+        worker.file(&victim).open = true;
+        worker.file(&victim).written += 1;
+        worker.read().expect("its writer died: the last write may be there or not");
+        fs::remove_file(&path).unwrap();
+        assert!(!Violation::is(&worker.read().unwrap_err()), "an error of the file system");
+    }
+
+    #[test]
+    fn check_that_was_cut_short_leaves_what_is_in_doubt_in_doubt() {
+        let (dir, mut worker) = worked(12);
+        worker.in_doubt = Some(Change::Mkdir("maybe".into()));
+        let away = dir.path().with_extension("away");
+        fs::rename(dir.path(), &away).unwrap();
+        assert!(!Violation::is(&worker.check(Loss::Processes).unwrap_err()));
+        fs::rename(&away, dir.path()).unwrap();
+        fs::create_dir(dir.path().join("maybe")).unwrap();
+        worker.check(Loss::Processes).unwrap();
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+use crate::violation::{Violation, about};
+
 /// Bytes that depend on seed and offset only, and do not compress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pattern {
@@ -58,7 +60,7 @@ impl Pattern {
     /// Compares everything `input` has with the pattern from `offset` on; how many bytes there were.
     ///
     /// # Errors
-    /// Of reading, or naming the offset of the first byte that differs.
+    /// Of reading, or a [`Violation`] naming the offset of the first byte that differs.
     pub fn check(self, offset: u64, mut input: impl Read) -> io::Result<u64> {
         let (mut actual, mut expected) = (vec![0; PIECE], vec![0; PIECE]);
         let mut at = offset;
@@ -70,7 +72,7 @@ impl Pattern {
             self.fill(at, &mut expected[..length]);
             if actual[..length] != expected[..length] {
                 let differs = actual.iter().zip(&expected).position(|(a, b)| a != b).unwrap_or(0);
-                return Err(io::Error::other(format!("wrong byte at offset {}", at + differs as u64)));
+                return Err(Violation::error(format!("wrong byte at offset {}", at + differs as u64)));
             }
             at += length as u64;
         }
@@ -161,14 +163,14 @@ pub fn make_tree(root: &Path, tree: &[TreeFile]) -> io::Result<()> {
 /// Compares a tree below `root` with what was written.
 ///
 /// # Errors
-/// Of reading, or naming the first file that differs.
+/// Of reading, or a [`Violation`] naming the first file that differs.
 pub fn check_tree(root: &Path, tree: &[TreeFile]) -> io::Result<()> {
     for file in tree {
-        let describe = |error: io::Error| io::Error::other(format!("{}: {error}", file.path.display()));
-        let read =
-            File::open(root.join(&file.path)).and_then(|input| file.pattern.check(0, input)).map_err(describe)?;
+        let input = File::open(root.join(&file.path));
+        let read = input.and_then(|input| file.pattern.check(0, input)).map_err(about(file.path.display()))?;
         if read != file.length {
-            return Err(describe(io::Error::other(format!("{read} bytes instead of {}", file.length))));
+            let what = format!("{}: {read} bytes instead of {}", file.path.display(), file.length);
+            return Err(Violation::error(what));
         }
     }
     Ok(())
@@ -197,7 +199,8 @@ mod tests {
         let mut bytes = pattern.bytes(1000);
         assert_eq!(pattern.check(0, &bytes[..]).unwrap(), 1000);
         bytes[777] ^= 1;
-        assert!(pattern.check(0, &bytes[..]).unwrap_err().to_string().contains("777"));
+        let error = pattern.check(0, &bytes[..]).unwrap_err();
+        assert!(Violation::is(&error) && error.to_string().contains("777"), "{error}");
     }
 
     #[test]
@@ -208,6 +211,8 @@ mod tests {
         check_tree(dir.path(), &tree).unwrap();
         let victim = tree.iter().find(|file| file.length > 0).unwrap();
         fs::write(dir.path().join(&victim.path), b"x").unwrap();
-        assert!(check_tree(dir.path(), &tree).is_err());
+        assert!(Violation::is(&check_tree(dir.path(), &tree).unwrap_err()));
+        fs::remove_file(dir.path().join(&victim.path)).unwrap();
+        assert!(!Violation::is(&check_tree(dir.path(), &tree).unwrap_err()), "an error of the file system");
     }
 }

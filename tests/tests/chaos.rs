@@ -1,5 +1,5 @@
 //! Seeded storms of faults under a workload, with every invariant checked after them. A short run here; longer ones by hand:
-//! `DFS_CHAOS_SECONDS=60 DFS_CHAOS_RUNS=100 cargo test --release -p dfs-tests --test chaos`.
+//! `DFS_CHAOS_SECONDS=60 DFS_CHAOS_RUNS=100 cargo test --release --workspace --test chaos`.
 
 use std::process::ExitCode;
 use std::time::Duration;

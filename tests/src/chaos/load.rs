@@ -1,212 +1,149 @@
 //! The workload, and the process it runs in.
 //!
-//! Commands come in as lines on standard input, each answered by one line: `go`, `stop`, `check processes`, `check power`. The
-//! answer is `ok ...`, or `bad ...` with what is wrong. While it goes: writers with a book each ([`Worker`]), readers of files that
-//! never change, and one log that both mounts append to. Every operation must succeed, and none may take longer than
-//! [`PATIENCE`].
+//! Commands come in as lines on standard input, each answered by one line, `ok ...`, or `bad ...` with what is wrong:
+//!
+//! ```text
+//! go                       programs run until `stop`, whose answer is the verdict; `go` itself is not answered
+//! away N, back N           mount N is about to go; it is back. While it is away, its programs' operations may fail
+//! check processes|power    compares all books with what is there
+//! ```
+//!
+//! While it goes: writers with a book each, changes of attributes, readers of files that never change, and two logs that all
+//! mounts append to, in one of which every record is synced. Each reads what it has written, through every mount. See
+//! [`super::verdict`] for what is judged.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
-
 use std::sync::Arc;
 
-use super::shared_log::{self, LogWriter};
+use super::attributes::Attributes;
+use super::shared_log::LogWriter;
+use super::tasks::{Appending, Changing, Place, Reading, Running, Task, Writing};
+use super::verdict::{MountState, PATIENCE, Verdict};
 use crate::model::{Loss, Worker};
 use crate::process::program;
-use crate::workload::{TreeFile, check_tree, make_tree, source_tree};
-
-/// Longest that one operation of a program may take while faults come and go: a restarted NameNode, a DataNode found dead.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+use crate::wait::poll;
+use crate::workload::{make_tree, source_tree};
 
 /// Writers on each mount.
 const WRITERS: u64 = 3;
 /// Files that never change.
 const STATIC_FILES: usize = 60;
+/// Logs that all mounts append to, and whether their records are synced.
+const LOGS: [(&str, bool); 2] = [("shared-log", false), ("synced-log", true)];
 
-/// What went wrong, and how slow it was; shared by all threads.
-#[derive(Default)]
-struct Verdict {
-    errors: Mutex<Vec<String>>,
-    slowest_ms: AtomicU64,
-    operations: AtomicU64,
-}
+/// Who appends to them, by mount.
+const NAMES: [char; 4] = ['a', 'b', 'c', 'd'];
 
-impl Verdict {
-    fn judge<T>(&self, what: &str, begun: Instant, outcome: io::Result<T>) -> Option<T> {
-        let took = begun.elapsed();
-        self.slowest_ms.fetch_max(took.as_millis().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
-        self.operations.fetch_add(1, Ordering::Relaxed);
-        let mut errors = self.errors.lock().expect("no holder panics");
-        if took > PATIENCE {
-            errors.push(format!("{what} took {took:?}"));
-        }
-        match outcome {
-            Ok(value) => Some(value),
-            Err(error) => {
-                errors.push(format!("{what} after {took:?}: {error}"));
-                None
-            }
-        }
-    }
-}
-
-/// One thing that runs until it is told to stop, and gives itself back.
-trait Task: Send {
-    /// One operation; false when it cannot go on.
-    fn step(&mut self, verdict: &Verdict) -> bool;
-}
-
-impl Task for Worker {
-    fn step(&mut self, verdict: &Verdict) -> bool {
-        let begun = Instant::now();
-        let outcome = Self::step(self);
-        let place = self.dir().display().to_string();
-        verdict.judge(&format!("an operation in {place}"), begun, outcome).is_some()
-    }
-}
-
-struct Reader {
-    root: PathBuf,
-    tree: Vec<TreeFile>,
-}
-
-impl Task for Reader {
-    fn step(&mut self, verdict: &Verdict) -> bool {
-        // Past the page cache: what is cached says nothing about replicas.
-        let _ = fs::write("/proc/sys/vm/drop_caches", "1");
-        for file in &self.tree {
-            let begun = Instant::now();
-            let outcome = check_tree(&self.root, std::slice::from_ref(file));
-            if verdict.judge("reading a file that never changes", begun, outcome).is_none() {
-                return false;
-            }
-        }
-        true
-    }
-}
-
-struct Appender {
-    writer: LogWriter,
-    path: PathBuf,
-}
-
-impl Task for Appender {
-    fn step(&mut self, verdict: &Verdict) -> bool {
-        let begun = Instant::now();
-        let outcome = self.writer.try_append(&self.path);
-        match verdict.judge("appending to the shared log", begun, outcome) {
-            Some(true) => true,
-            Some(false) => {
-                thread::yield_now();
-                true
-            }
-            None => false,
-        }
-    }
-}
-
-/// Everything that runs, and the books.
+/// Everything that runs, with its books.
 struct Load {
-    shared_log: PathBuf,
-    workers: Vec<Worker>,
-    readers: Vec<Reader>,
-    appenders: Vec<Appender>,
-}
-
-type Running<T> = Vec<JoinHandle<T>>;
-
-fn run_all<T: Task + 'static>(tasks: Vec<T>, stop: &Arc<AtomicBool>, verdict: &Arc<Verdict>) -> Running<T> {
-    tasks
-        .into_iter()
-        .map(|mut task| {
-            let (stop, verdict) = (Arc::clone(stop), Arc::clone(verdict));
-            thread::spawn(move || {
-                while !stop.load(Ordering::Relaxed) && task.step(&verdict) {}
-                task
-            })
-        })
-        .collect()
-}
-
-fn join_all<T>(running: Running<T>) -> Vec<T> {
-    running.into_iter().map(|thread| thread.join().expect("tasks do not panic")).collect()
+    places: Vec<Place>,
+    tasks: Vec<Box<dyn Task>>,
 }
 
 impl Load {
     fn prepare(mounts: &[PathBuf], seed: u64) -> io::Result<Self> {
+        let place = |root: &PathBuf| Place { root: root.clone(), state: Arc::new(MountState::default()) };
+        let places: Vec<Place> = mounts.iter().map(place).collect();
         let tree = source_tree(seed, STATIC_FILES);
         let root = mounts[0].join("static");
         make_tree(&root, &tree)?;
         for file in &tree {
             fs::File::open(root.join(&file.path))?.sync_all()?;
         }
-        let mut workers = Vec::new();
-        for (number, mount) in mounts.iter().enumerate() {
+        // In a directory: where nothing is mounted, there is none to make a file in.
+        fs::create_dir(mounts[0].join("logs"))?;
+        let mut tasks: Vec<Box<dyn Task>> = Vec::new();
+        for (number, own) in places.iter().enumerate() {
+            let other = &places[(number + 1) % places.len()];
+            let seed = seed.wrapping_add(number as u64 * (WRITERS + 1));
+            let make = |name: String| {
+                let dir = own.root.join(name);
+                fs::create_dir(&dir).map(|()| dir)
+            };
             for writer in 0..WRITERS {
-                let dir = mount.join(format!("writer-{number}-{writer}"));
-                fs::create_dir(&dir)?;
-                workers.push(Worker::new(dir, seed.wrapping_add(number as u64 * WRITERS + writer)));
+                let dir = make(format!("writer-{number}-{writer}"))?;
+                let worker = Worker::new(dir, seed.wrapping_add(writer));
+                tasks.push(Box::new(Writing { worker, own: own.clone(), other: other.clone(), steps: 0 }));
+            }
+            let attributes = Attributes::prepare(make(format!("attributes-{number}"))?, seed.wrapping_add(WRITERS))?;
+            tasks.push(Box::new(Changing { attributes, own: own.clone(), other: other.clone(), steps: 0 }));
+            let dir = own.root.join("static");
+            tasks.push(Box::new(Reading { own: own.clone(), dir, tree: tree.clone(), next: 0 }));
+            for (name, syncs) in LOGS {
+                let writer = LogWriter::new(NAMES[number % NAMES.len()], syncs);
+                let path = own.root.join("logs").join(name);
+                let places = places.clone();
+                tasks.push(Box::new(Appending { writer, path, places, own: number, busy_since: None, steps: 0 }));
             }
         }
-        let readers = mounts.iter().map(|mount| Reader { root: mount.join("static"), tree: tree.clone() }).collect();
-        let appender =
-            |(mount, name): (&PathBuf, char)| Appender { writer: LogWriter::new(name), path: mount.join("shared-log") };
-        let appenders = mounts.iter().zip('a'..).map(appender).collect();
-        Ok(Self { shared_log: mounts[0].join("shared-log"), workers, readers, appenders })
+        Ok(Self { places, tasks })
     }
 
-    /// Runs until a line comes in; the verdict as a line.
-    fn go(&mut self, lines: &mut impl Iterator<Item = io::Result<String>>) -> String {
-        let (stop, verdict) = (Arc::new(AtomicBool::new(false)), Arc::new(Verdict::default()));
-        let workers = run_all(std::mem::take(&mut self.workers), &stop, &verdict);
-        let readers = run_all(std::mem::take(&mut self.readers), &stop, &verdict);
-        let appenders = run_all(std::mem::take(&mut self.appenders), &stop, &verdict);
+    /// Runs until told to stop; the verdict.
+    fn go(&mut self, lines: &mut impl Iterator<Item = io::Result<String>>) -> Result<String, String> {
+        let verdict = Arc::new(Verdict::default());
+        let running = Running::start(std::mem::take(&mut self.tasks), &verdict);
         // `stop`, or the end of whoever started us.
-        let _ = lines.next();
-        stop.store(true, Ordering::Relaxed);
-        self.workers = join_all(workers);
-        self.readers = join_all(readers);
-        self.appenders = join_all(appenders);
-        let errors = verdict.errors.lock().expect("no holder panics");
-        let (operations, slowest) =
-            (verdict.operations.load(Ordering::Relaxed), verdict.slowest_ms.load(Ordering::Relaxed));
-        let figures = format!("{operations} operations, the slowest {slowest} ms");
-        if errors.is_empty() { format!("ok {figures}") } else { format!("bad {figures}; {}", errors.join("; ")) }
-    }
-
-    fn check(&mut self, loss: Loss) -> Result<(), String> {
-        for worker in &mut self.workers {
-            worker.check(loss)?;
-        }
-        if loss == Loss::Processes {
-            let writers: Vec<LogWriter> =
-                self.appenders.iter_mut().map(|one| std::mem::replace(&mut one.writer, LogWriter::new('-'))).collect();
-            let checked = shared_log::check(&self.shared_log, &writers);
-            for (appender, writer) in self.appenders.iter_mut().zip(writers) {
-                appender.writer = writer;
+        while let Some(Ok(line)) = lines.next() {
+            match self.take_mount_command(&line) {
+                Some(outcome) => answer(&outcome).map_err(|error| error.to_string())?,
+                None => break,
             }
-            checked?;
         }
-        for reader in &self.readers {
-            check_tree(&reader.root, &reader.tree).map_err(|error| format!("a file that never changes: {error}"))?;
-        }
-        if loss == Loss::Power {
-            self.discard_unsynced().map_err(|error| format!("removing files that were not synced: {error}"))?;
-        }
-        Ok(())
+        self.tasks = running.stop().map_err(|stuck| format!("{stuck}; {:?}", verdict.pronounce()))?;
+        verdict.pronounce()
     }
 
-    /// What a power cut has damaged is given up, as a user would: everything that is left can be whole again.
-    fn discard_unsynced(&mut self) -> io::Result<()> {
-        self.workers.iter_mut().try_for_each(Worker::discard_unsynced)?;
-        shared_log::start_over(&self.shared_log, self.appenders.iter_mut().map(|appender| &mut appender.writer))
+    fn take_mount_command(&self, line: &str) -> Option<Result<String, String>> {
+        let (word, number) = line.split_once(' ')?;
+        let place = self.places.get(number.parse::<usize>().ok()?)?;
+        match word {
+            "away" => place.state.go(),
+            "back" => {
+                if let Err(why) = end_old_session(&place.root) {
+                    return Some(Err(why));
+                }
+                place.state.come();
+            }
+            _ => return None,
+        }
+        Some(Ok(String::new()))
     }
+
+    fn check(&mut self, loss: Loss) -> Result<String, String> {
+        let mut errors = Vec::new();
+        for task in &mut self.tasks {
+            if let Err(error) = task.check(loss) {
+                errors.push(format!("{}: {error}", task.name()));
+            }
+        }
+        if errors.is_empty() { Ok(format!("{} books", self.tasks.len())) } else { Err(errors.join("; ")) }
+    }
+}
+
+/// A call that the killed mount has sent may still be on its way to the NameNode, and happen after a book was compared. It is
+/// refused once the new mount has a session, which its first change opens.
+fn end_old_session(root: &Path) -> Result<(), String> {
+    let dir = root.join("logs/session");
+    let mut words = String::new();
+    let change = || match fs::create_dir(&dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => fs::remove_dir(&dir),
+    };
+    let changed = poll(PATIENCE, || change().map_err(|error| words = error.to_string()).ok());
+    changed.ok_or_else(|| format!("no change on {} succeeds: {words}", root.display()))
+}
+
+fn answer(outcome: &Result<String, String>) -> io::Result<()> {
+    let text = match outcome {
+        Ok(words) => format!("ok {words}"),
+        Err(words) => format!("bad {words}"),
+    };
+    let mut output = io::stdout();
+    writeln!(output, "{}", text.replace('\n', " | ")).and_then(|()| output.flush())
 }
 
 /// The process: prepares the load on these mounts, then does what standard input says.
@@ -216,25 +153,18 @@ impl Load {
 pub fn serve(mounts: &[PathBuf], seed: u64) -> io::Result<()> {
     let mut load = Load::prepare(mounts, seed)?;
     let mut lines = io::stdin().lock().lines();
-    let answer = |text: &str| {
-        let mut output = io::stdout();
-        writeln!(output, "{}", text.replace('\n', " | ")).and_then(|()| output.flush())
-    };
-    answer("ok ready")?;
+    answer(&Ok("ready".to_owned()))?;
     while let Some(line) = lines.next() {
-        let said = match line?.as_str() {
+        let line = line?;
+        let outcome = match line.as_str() {
             "go" => load.go(&mut lines),
-            "check processes" => verdict_of(load.check(Loss::Processes)),
-            "check power" => verdict_of(load.check(Loss::Power)),
-            other => format!("bad command {other:?}"),
+            "check processes" => load.check(Loss::Processes),
+            "check power" => load.check(Loss::Power),
+            other => load.take_mount_command(other).unwrap_or_else(|| Err(format!("no command: {other:?}"))),
         };
-        answer(&said)?;
+        answer(&outcome)?;
     }
     Ok(())
-}
-
-fn verdict_of(outcome: Result<(), String>) -> String {
-    outcome.map_or_else(|why| format!("bad {why}"), |()| "ok".to_owned())
 }
 
 /// The other end: a load in its process.
@@ -264,6 +194,24 @@ impl LoadProcess {
     /// Lets it run; [`stop`](Self::stop) is due.
     pub fn go(&mut self) {
         self.say("go");
+    }
+
+    /// A mount is about to be killed.
+    ///
+    /// # Errors
+    /// When there is no such mount.
+    pub fn mount_goes(&mut self, mount: usize) -> Result<String, String> {
+        self.say(&format!("away {mount}"));
+        self.hear()
+    }
+
+    /// It is mounted again.
+    ///
+    /// # Errors
+    /// When nothing can be done on it.
+    pub fn mount_is_back(&mut self, mount: usize) -> Result<String, String> {
+        self.say(&format!("back {mount}"));
+        self.hear()
     }
 
     /// Stops it; its figures.

@@ -1,64 +1,46 @@
-//! What happens when: faults one after another, each healed before the next, in storms with a reckoning at the end of each.
+//! What happens when: faults that stand together, all healed before the next ones come, in storms with a reckoning at the end of
+//! each.
 //!
-//! The damage at any moment is what three replicas must survive: one DataNode out of order, at most one replica of a block
-//! damaged beside that, the NameNode away for moments. A storm ends calm, with the mounts killed, or with the power
-//! cut everywhere; then the books are compared.
+//! [`super::budget`] says which faults may stand together. Mounts die under load. A storm ends calm, or with the power cut
+//! everywhere while its last faults stand; then the books are compared. At the end of all storms replicas are compared with
+//! each other, devices with files, and the namespace with its replay.
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
-use rand::seq::IndexedRandom;
+use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 
+use super::budget::{Fault, NameFault, NodeFault, choose_faults, choose_victim};
 use super::load::LoadProcess;
-use crate::checkers::replicas::check_identical;
+use crate::checkers::replicas::{blocks_of_files, blocks_on_devices, check_identical, check_orphans};
 use crate::checkers::tree::Snapshot;
 use crate::cluster::{Cluster, DataNodeProcess, Devices};
-use crate::device::SMALL_DEVICE;
-use crate::fault::{flip_bit, power_cut, recover_power, replica_files, shut_down_device};
+use crate::device::{Frozen, SMALL_DEVICE};
+use crate::fault::{Damage, power_cut, recover_power, shut_down_device};
 use crate::model::Loss;
 use crate::mount::Mount;
-use crate::wait::{REPAIR, wait_until};
+use crate::replica::all_replicas;
+use crate::wait::{REPAIR, poll};
 
 /// One more than replicas, so that a lost one can be replaced.
 const DATANODES: usize = 4;
 const REPLICATION: usize = 3;
 
-/// One fault. Every one is healed by [`Chaos::heal`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Fault {
-    KillDataNode(usize),
-    PauseDataNode(usize),
-    CutDataNode(usize),
-    ShutDownDevice(usize),
-    FillDevice(usize),
-    FlipBit(usize),
-    KillNameNode,
-    PauseNameNode,
-    CutNameNode,
-}
-
-/// How a storm ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ending {
-    Calm,
-    KillMounts,
-    PowerCut,
-}
-
-/// A run: its cluster, its load, and what has been done so far. Dropped in this order: without their mounts the load's
-/// threads come free, and nothing is mounted any more when the cluster's directory goes.
+/// A run: its cluster, its load, and what has been done so far. Dropped in this order: frozen devices answer again, so that
+/// their users can end; without their mounts the load's threads come free; and nothing is mounted any more when the cluster's
+/// directory goes.
 pub struct Chaos {
+    frozen: Vec<Frozen>,
     mounts: Vec<Mount>,
     load: LoadProcess,
     cluster: Cluster,
     seed: u64,
     rng: SmallRng,
-    /// Replicas that were damaged, by file name: no block is damaged twice.
-    damaged: BTreeSet<PathBuf>,
+    /// Ids of blocks with a replica that was damaged: none is damaged twice.
+    damaged: BTreeSet<u64>,
     history: Vec<String>,
     begun: Instant,
 }
@@ -91,6 +73,7 @@ impl Chaos {
             cluster,
             mounts,
             load,
+            frozen: Vec::new(),
             damaged: BTreeSet::new(),
             history: Vec::new(),
             begun: Instant::now(),
@@ -103,175 +86,217 @@ impl Chaos {
     /// When one is violated, with the seed and everything that was done.
     pub fn run(&mut self, length: Duration) {
         while self.begun.elapsed() < length {
-            let ending = *[Ending::Calm, Ending::Calm, Ending::KillMounts, Ending::PowerCut]
-                .choose(&mut self.rng)
-                .expect("there are endings");
-            self.storm(ending);
+            let ends_with_power_cut = self.rng.random_bool(0.3);
+            self.storm(ends_with_power_cut);
         }
         self.settle();
         self.check_namespace_is_its_replay();
     }
 
-    fn storm(&mut self, ending: Ending) {
-        self.note(format!("storm, to end with {ending:?}"));
+    fn storm(&mut self, ends_with_power_cut: bool) {
+        self.note(if ends_with_power_cut { "storm, to end with a power cut" } else { "storm" });
         self.load.go();
-        for _ in 0..self.rng.random_range(2..5) {
-            let fault = self.choose_fault();
-            self.inflict(&fault);
-            self.hold(1..6);
-            self.heal(&fault);
-            self.hold(0..2);
-        }
-        if ending == Ending::PowerCut {
-            power_cut(&mut self.cluster);
-            self.note("power cut");
-            // What was under way fails; what was answered is what counts.
-            self.kill_mounts();
-            let _ = self.load.stop();
-            recover_power(&mut self.cluster);
-            self.restart_mounts();
-            self.check("after the power cut", Loss::Power);
-            // Blocks that were lost with what nobody had synced keep safe mode on, and with it deletions back, so that
-            // devices would fill. An operator looks and accepts it.
-            self.cluster.dfs(&["admin", "safemode", "leave"]);
-            self.note("safe mode left");
-            return;
+        for rounds_left in (0..self.rng.random_range(1..4)).rev() {
+            let mut faults = choose_faults(&mut self.rng, DATANODES, self.mounts.len());
+            let out = faults.iter().find_map(|fault| fault.datanode());
+            for fault in &faults {
+                self.inflict(*fault, out);
+                self.hold(0..2000);
+            }
+            self.hold(500..5000);
+            if ends_with_power_cut && rounds_left == 0 {
+                return self.cut_power(&faults);
+            }
+            // A mount is made anew when the NameNode answers.
+            faults.shuffle(&mut self.rng);
+            faults.sort_by_key(|fault| matches!(fault, Fault::Mount(_)));
+            for fault in &faults {
+                self.heal(*fault);
+                self.hold(0..1000);
+            }
+            self.note("healed");
+            self.cluster.wait_datanodes_live(DATANODES);
+            // Until lost replicas are replaced, the next fault could meet the last one.
+            self.cluster.wait_fully_replicated();
+            self.note("whole again");
         }
         let outcome = self.load.stop();
         let figures = self.judge("during the storm", outcome);
         self.note(figures);
-        if ending == Ending::KillMounts {
-            self.kill_mounts();
-            self.restart_mounts();
-        }
         self.check("after the storm", Loss::Processes);
     }
 
-    fn choose_fault(&mut self) -> Fault {
-        let node = self.rng.random_range(0..DATANODES);
-        match self.rng.random_range(0..11) {
-            0..=1 => Fault::KillDataNode(node),
-            2 => Fault::PauseDataNode(node),
-            3 => Fault::CutDataNode(node),
-            4 => Fault::ShutDownDevice(node),
-            5 => Fault::FillDevice(node),
-            6..=7 => Fault::FlipBit(node),
-            8 => Fault::KillNameNode,
-            9 => Fault::PauseNameNode,
-            _ => Fault::CutNameNode,
+    /// Cuts the power of everything while faults stand.
+    fn cut_power(&mut self, standing: &[Fault]) {
+        for fault in standing {
+            self.ready_for_power_cut(*fault);
         }
-    }
-
-    fn inflict(&mut self, fault: &Fault) {
-        self.note(format!("{fault:?}"));
-        let network = self.cluster.network.as_ref().expect("a cluster on hosts");
-        match *fault {
-            Fault::KillDataNode(node) => self.cluster.datanodes[node].daemon.kill(),
-            Fault::PauseDataNode(node) => self.cluster.datanodes[node].daemon.pause(),
-            Fault::CutDataNode(node) => network.cut(node + 1),
-            Fault::ShutDownDevice(node) => shut_down_device(&self.cluster.datanodes[node].devices[0]),
-            Fault::FillDevice(node) => self.cluster.datanodes[node].devices[0].fill(),
-            Fault::FlipBit(node) => self.damage_a_replica(node),
-            Fault::KillNameNode => self.cluster.namenode.daemon.kill(),
-            Fault::PauseNameNode => self.cluster.namenode.daemon.pause(),
-            Fault::CutNameNode => network.cut(0),
+        for mount in 0..self.mounts.len() {
+            let outcome = self.load.mount_goes(mount);
+            self.judge("before the power cut", outcome);
         }
-    }
-
-    fn heal(&mut self, fault: &Fault) {
-        let network = self.cluster.network.as_ref().expect("a cluster on hosts");
-        match *fault {
-            Fault::KillDataNode(node) => self.cluster.start_datanode(node),
-            Fault::PauseDataNode(node) => self.cluster.datanodes[node].daemon.resume(),
-            Fault::CutDataNode(node) => network.plug(node + 1),
-            Fault::ShutDownDevice(node) => {
-                self.cluster.datanodes[node].daemon.kill();
-                self.cluster.datanodes[node].devices[0].remount();
-                self.cluster.start_datanode(node);
-            }
-            Fault::FillDevice(node) => self.cluster.datanodes[node].devices[0].free(),
-            Fault::FlipBit(_) => {}
-            Fault::KillNameNode => self.cluster.start_namenode(),
-            Fault::PauseNameNode => self.cluster.namenode.daemon.resume(),
-            Fault::CutNameNode => network.plug(0),
+        power_cut(&mut self.cluster);
+        self.note("power cut");
+        self.mounts.iter_mut().for_each(Mount::kill);
+        // What was under way fails; what was answered counts, also before the cut.
+        let outcome = self.load.stop();
+        let figures = self.judge("until the power cut", outcome);
+        self.note(figures);
+        recover_power(&mut self.cluster);
+        for mount in 0..self.mounts.len() {
+            self.restart_mount(mount);
         }
-        self.cluster.wait_datanodes_live(DATANODES);
-        // Until lost replicas are replaced, the next fault could meet the last one.
+        self.check("after the power cut", Loss::Power);
+        // Blocks that were lost with what nobody had synced keep safe mode on, and with it deletions back, so that
+        // devices would fill. An operator looks and accepts it.
+        self.cluster.dfs(&["admin", "safemode", "leave"]);
+        self.note("safe mode left");
         self.cluster.wait_fully_replicated();
     }
 
-    /// Flips a bit in one replica of a block none of whose replicas was damaged before.
-    fn damage_a_replica(&mut self, node: usize) {
-        let files = replica_files(&self.cluster, node);
-        let fresh: Vec<_> = files
-            .into_iter()
-            .filter(|path| path.file_name().is_some_and(|name| !self.damaged.contains(&PathBuf::from(name))))
-            .collect();
-        let Some(path) = fresh.choose(&mut self.rng) else { return };
+    fn inflict(&mut self, fault: Fault, out: Option<usize>) {
+        self.note(format!("{fault:?}"));
+        let network = self.cluster.network.as_ref().expect("a cluster on hosts");
+        match fault {
+            Fault::DataNode(node, kind) => {
+                let datanode = &mut self.cluster.datanodes[node];
+                match kind {
+                    NodeFault::Kill => datanode.daemon.kill(),
+                    NodeFault::Pause => datanode.daemon.pause(),
+                    NodeFault::Cut => network.cut(node + 1),
+                    NodeFault::ShutDownDevice => shut_down_device(&datanode.devices[0]),
+                    NodeFault::FillDevice => datanode.devices[0].fill(),
+                    NodeFault::FreezeDevice => self.frozen.push(datanode.devices[0].freeze()),
+                }
+            }
+            Fault::NameNode(NameFault::Kill) => self.cluster.namenode.daemon.kill(),
+            Fault::NameNode(NameFault::Pause) => self.cluster.namenode.daemon.pause(),
+            Fault::NameNode(NameFault::Cut) => network.cut(0),
+            Fault::NameNode(NameFault::FreezeDevice) => {
+                self.frozen.push(self.cluster.namenode.devices[0].freeze());
+            }
+            Fault::Mount(mount) => {
+                let outcome = self.load.mount_goes(mount);
+                self.judge("before a mount was killed", outcome);
+                self.mounts[mount].kill();
+            }
+            Fault::Replica(damage) => self.damage_a_replica(damage, out),
+        }
+    }
+
+    /// Takes a fault back. Whoever must come up again need not serve yet.
+    fn heal(&mut self, fault: Fault) {
+        let network = self.cluster.network.as_ref().expect("a cluster on hosts");
+        match fault {
+            Fault::DataNode(node, kind) => {
+                let datanode = &mut self.cluster.datanodes[node];
+                match kind {
+                    NodeFault::Kill => datanode.daemon.start(),
+                    NodeFault::Pause => datanode.daemon.resume(),
+                    NodeFault::Cut => network.plug(node + 1),
+                    NodeFault::ShutDownDevice => {
+                        datanode.daemon.kill();
+                        datanode.devices[0].remount();
+                        datanode.daemon.start();
+                    }
+                    NodeFault::FillDevice => datanode.devices[0].free(),
+                    NodeFault::FreezeDevice => self.thaw(self.cluster.datanodes[node].devices[0].path().to_owned()),
+                }
+            }
+            Fault::NameNode(NameFault::Kill) => self.cluster.start_namenode(),
+            Fault::NameNode(NameFault::Pause) => self.cluster.namenode.daemon.resume(),
+            Fault::NameNode(NameFault::Cut) => network.plug(0),
+            Fault::NameNode(NameFault::FreezeDevice) => {
+                self.thaw(self.cluster.namenode.devices[0].path().to_owned());
+            }
+            Fault::Mount(mount) => self.restart_mount(mount),
+            Fault::Replica(_) => {}
+        }
+    }
+
+    /// With the power, whatever runs ends, and devices go that answer; cables and room do not come back by themselves.
+    fn ready_for_power_cut(&mut self, fault: Fault) {
+        match fault {
+            Fault::DataNode(_, NodeFault::Kill | NodeFault::Pause)
+            | Fault::NameNode(NameFault::Kill | NameFault::Pause)
+            | Fault::Mount(_)
+            | Fault::Replica(_) => {}
+            Fault::DataNode(..) | Fault::NameNode(NameFault::Cut | NameFault::FreezeDevice) => self.heal(fault),
+        }
+    }
+
+    fn thaw(&mut self, device: std::path::PathBuf) {
+        self.frozen.retain(|frozen| frozen.path() != device);
+    }
+
+    fn restart_mount(&mut self, mount: usize) {
+        self.mounts[mount].restart();
+        let outcome = self.load.mount_is_back(mount);
+        self.judge("when a mount came back", outcome);
+    }
+
+    /// Damages one replica of a block that can spare it.
+    fn damage_a_replica(&mut self, damage: Damage, out: Option<usize>) {
+        let replicas = all_replicas(&self.cluster);
+        let Some(victim) = choose_victim(&mut self.rng, &replicas, out, &self.damaged) else { return };
+        self.damaged.insert(victim.block.id);
         // The file may be deleted under our hands: its block was a file's that a writer has just removed.
-        let Ok(length) = std::fs::metadata(path).map(|meta| meta.len()) else { return };
-        if length > 0 && flip_bit(path, self.rng.random_range(0..length)).is_ok() {
-            self.damaged.extend(path.file_name().map(PathBuf::from));
-        }
+        let outcome = damage.inflict(victim, &mut self.rng);
+        self.note(format!("    {} of datanode-{}: {outcome:?}", victim.block, victim.datanode));
     }
 
-    fn hold(&mut self, seconds: std::ops::Range<u64>) {
+    fn hold(&mut self, milliseconds: std::ops::Range<u64>) {
         // Time is what a fault consists of: there is no condition to wait for.
-        let length = Duration::from_millis(self.rng.random_range(seconds.start * 1000..seconds.end * 1000));
-        std::thread::sleep(length);
-    }
-
-    fn kill_mounts(&mut self) {
-        self.note("mounts killed");
-        for mount in &mut self.mounts {
-            mount.kill();
-        }
-    }
-
-    fn restart_mounts(&mut self) {
-        for mount in &mut self.mounts {
-            mount.restart();
-        }
+        std::thread::sleep(Duration::from_millis(self.rng.random_range(milliseconds)));
     }
 
     fn check(&mut self, when: &str, loss: Loss) {
         let outcome = self.load.check(loss);
         self.judge(when, outcome);
+        self.note(format!("books compared {when}"));
     }
 
-    /// Replication is restored, replicas are identical, and there is none of a block that no file has.
+    /// Replication is restored, replicas are identical, and devices have the blocks of files and no others.
     fn settle(&mut self) {
         self.cluster.wait_datanodes_live(DATANODES);
         self.cluster.wait_fully_replicated();
         let cluster = &self.cluster;
         // What nobody has read since it was damaged is found by a scan.
         cluster.datanodes.iter().for_each(DataNodeProcess::scan);
-        wait_until(REPAIR, "identical replicas, as many as there should be", || {
-            check_identical(cluster, REPLICATION).is_ok()
-        });
-        wait_until(REPAIR, "no replica of a block that no file has", || {
-            let names: BTreeSet<_> = (0..DATANODES)
-                .flat_map(|node| replica_files(cluster, node))
-                .filter_map(|path| path.file_name().map(ToOwned::to_owned))
-                .collect();
-            cluster.status("blocks") == u64::try_from(names.len()).ok()
+        self.wait_right("replicas", || check_identical(cluster, REPLICATION));
+        self.wait_right("blocks of no file", || {
+            let files = cluster.try_dfs(&["fsck", "/", "--blocks"]).map_err(|output| format!("{output:?}"))?;
+            check_orphans(&blocks_on_devices(cluster), &blocks_of_files(&String::from_utf8_lossy(&files)))
         });
     }
 
-    /// What a restarted NameNode reads from its log, and from an image made of it, is what it had.
+    /// Waits until a checker finds nothing wrong; panics with what it found last.
+    fn wait_right(&self, what: &str, mut checker: impl FnMut() -> Result<(), String>) {
+        let mut last = String::new();
+        let right = poll(REPAIR, || checker().map_err(|why| last = why).ok());
+        self.judge(what, right.ok_or(last));
+    }
+
+    /// What a restarted NameNode reads from its log, and from an image made of it, is what it had: each time as a mount sees it
+    /// that knows nothing yet.
     fn check_namespace_is_its_replay(&mut self) {
-        let root = self.mounts[0].path().to_owned();
-        let snapshot = || Snapshot::of(&root).expect("read the whole tree");
-        let live = snapshot();
-        self.cluster.namenode.daemon.kill();
-        self.cluster.start_namenode();
-        self.cluster.wait_datanodes_live(DATANODES);
-        self.judge("replay of the edit log", live.compare(&snapshot()));
+        let live = self.look("live");
+        self.restart_namenode();
+        self.judge("replay of the edit log", live.compare(&self.look("replayed")));
         self.cluster.dfs(&["admin", "save-namespace"]);
+        self.restart_namenode();
+        self.judge("image and edits", live.compare(&self.look("from-image")));
+    }
+
+    fn look(&self, name: &str) -> Snapshot {
+        let mount = self.cluster.mount(&format!("mount-{name}"));
+        Snapshot::of(mount.path()).unwrap_or_else(|why| panic!("read the whole tree, {name}: {why}"))
+    }
+
+    fn restart_namenode(&mut self) {
         self.cluster.namenode.daemon.kill();
         self.cluster.start_namenode();
         self.cluster.wait_datanodes_live(DATANODES);
-        self.judge("image and edits", live.compare(&snapshot()));
     }
 
     fn note(&mut self, what: impl Into<String>) {

@@ -1,6 +1,6 @@
 //! One file that several mounts append to: whoever gets the lease adds one record, everybody else is told EBUSY and tries
 //! again. Invariant: the file is the acknowledged records, whole, each once, each writer's in its order; a record whose
-//! answer was lost may be there or not.
+//! answer was lost may be there or not. Where every record is synced before it is closed, this holds after power cuts too.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -9,13 +9,17 @@ use std::path::Path;
 use dfs_common::sys::close;
 use rustix::io::Errno;
 
-/// Bytes of a record, its line end included.
-const RECORD: usize = 48;
+use crate::violation::{Violation, about};
+
+/// Bytes of a record, its line end included. Blocks end where records do: a writer that dies leaves no part of one.
+const RECORD: usize = 64;
 
 /// One of the writers.
 #[derive(Debug)]
 pub struct LogWriter {
     name: char,
+    /// Whether a record is synced before its file is closed.
+    syncs: bool,
     /// Records whose close was answered.
     acknowledged: Vec<u64>,
     next: u64,
@@ -23,8 +27,13 @@ pub struct LogWriter {
 
 impl LogWriter {
     /// A writer with a name of its own.
-    pub fn new(name: char) -> Self {
-        Self { name, acknowledged: Vec::new(), next: 0 }
+    pub fn new(name: char, syncs: bool) -> Self {
+        Self { name, syncs, acknowledged: Vec::new(), next: 0 }
+    }
+
+    /// Whether its records outlive power cuts.
+    pub fn syncs(&self) -> bool {
+        self.syncs
     }
 
     /// Tries to add a record; false when another writer had the file.
@@ -40,6 +49,9 @@ impl LogWriter {
         let number = self.next;
         self.next += 1;
         file.write_all(record(self.name, number).as_bytes())?;
+        if self.syncs {
+            file.sync_data()?;
+        }
         close(file)?;
         self.acknowledged.push(number);
         Ok(true)
@@ -56,7 +68,7 @@ pub fn start_over<'a>(path: &Path, writers: impl Iterator<Item = &'a mut LogWrit
         _ => {}
     }
     for writer in writers {
-        *writer = LogWriter::new(writer.name);
+        *writer = LogWriter::new(writer.name, writer.syncs);
     }
     Ok(())
 }
@@ -65,21 +77,16 @@ fn record(name: char, number: u64) -> String {
     format!("{:<width$}\n", format!("{name} {number}"), width = RECORD - 1)
 }
 
-/// Whether the file has every acknowledged record.
+/// Whether the file has every record of this writer that was acknowledged.
 ///
 /// # Errors
-/// What is wrong.
-pub fn check(path: &Path, writers: &[LogWriter]) -> Result<(), String> {
+/// Of the file system, or a [`Violation`].
+pub fn check(path: &Path, writer: &LogWriter) -> io::Result<()> {
     let bytes = match fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound && writers.iter().all(|w| w.acknowledged.is_empty()) => {
-            return Ok(());
-        }
-        read => read.map_err(|error| format!("read {}: {error}", path.display()))?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && writer.acknowledged.is_empty() => return Ok(()),
+        read => read.map_err(about(format_args!("read {}", path.display())))?,
     };
-    for writer in writers {
-        check_writer(&bytes, writer)?;
-    }
-    Ok(())
+    check_writer(&bytes, writer).map_err(|why| Violation::error(format!("{}: {why}", path.display())))
 }
 
 fn check_writer(bytes: &[u8], writer: &LogWriter) -> Result<(), String> {
@@ -113,20 +120,43 @@ mod tests {
     fn check_accepts_what_was_written_and_finds_what_was_not() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
-        let mut writers = [LogWriter::new('a'), LogWriter::new('b')];
-        check(&path, &writers).unwrap();
+        let mut writers = [LogWriter::new('a', false), LogWriter::new('b', true)];
+        let check_all = |writers: &[LogWriter]| writers.iter().try_for_each(|writer| check(&path, writer));
+        check_all(&writers).unwrap();
         for round in 0..6 {
             assert!(writers[round % 2].try_append(&path).unwrap());
         }
-        check(&path, &writers).unwrap();
+        check_all(&writers).unwrap();
         let whole = fs::read(&path).unwrap();
-        fs::write(&path, &whole[RECORD..]).unwrap();
-        assert!(check(&path, &writers).unwrap_err().contains("lost"));
-        fs::write(&path, [&whole[..], &whole[..RECORD]].concat()).unwrap();
-        assert!(check(&path, &writers).unwrap_err().contains("twice"));
-        fs::write(&path, &whole[..whole.len() - 5]).unwrap();
-        assert!(check(&path, &writers).is_err(), "a record that is not whole");
+        let second_lost = [&whole[..RECORD], &whole[2 * RECORD..]].concat();
+        let swapped = [&whole[2 * RECORD..3 * RECORD], &whole[RECORD..2 * RECORD], &whole[..RECORD]].concat();
+        for (bytes, words) in [
+            (&whole[RECORD..], "lost"),
+            (&second_lost, "lost"),
+            (&[&whole[..], &whole[..RECORD]].concat(), "twice"),
+            (&swapped, "out of order"),
+            (&whole[..whole.len() - 5], "record 5 is"),
+            (&[&whole[..RECORD], &[0; RECORD], &whole[RECORD..]].concat(), "record 1 is"),
+        ] {
+            fs::write(&path, bytes).unwrap();
+            let error = check_all(&writers).unwrap_err();
+            assert!(Violation::is(&error) && error.to_string().contains(words), "{error}");
+        }
+        fs::remove_file(&path).unwrap();
+        check_all(&writers).expect_err("the log is gone");
         start_over(&path, writers.iter_mut()).unwrap();
-        check(&path, &writers).unwrap();
+        check_all(&writers).unwrap();
+    }
+
+    #[test]
+    fn check_allows_a_record_whose_answer_was_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let mut writer = LogWriter::new('a', false);
+        assert!(writer.try_append(&path).unwrap() && writer.try_append(&path).unwrap());
+        writer.acknowledged.pop();
+        check(&path, &writer).unwrap();
+        fs::write(&path, &fs::read(&path).unwrap()[..RECORD]).unwrap();
+        check(&path, &writer).unwrap();
     }
 }

@@ -90,7 +90,8 @@ pub(super) fn wait_progress(count: &dyn Fn() -> u64, operations: u64) {
 
 #[track_caller]
 pub(super) fn check_all(workers: &mut [Worker], loss: Loss) {
-    let wrong: Vec<String> = workers.iter_mut().filter_map(|worker| worker.check(loss).err()).collect();
+    let errors = workers.iter_mut().filter_map(|worker| worker.check(loss).err());
+    let wrong: Vec<String> = errors.map(|error| error.to_string()).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 

@@ -8,13 +8,21 @@ use dfs_tests::bench::drop_caches;
 use dfs_tests::cases;
 use dfs_tests::checkers::replicas::check_identical;
 use dfs_tests::cluster::Cluster;
-use dfs_tests::fault::{flip_bit, replica_files};
+use dfs_tests::fault::{Damage, flip_bit, replica_files};
+use dfs_tests::replica::replicas;
 use dfs_tests::suite::{Case, Nothing};
-use dfs_tests::wait::{REPAIR, wait_until};
+use dfs_tests::wait::{REPAIR, poll, wait_until};
 use dfs_tests::workload::Pattern;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
 
-pub(super) const CASES: [Case<Nothing>; 2] =
-    cases![all_replicas_but_one_of_100_blocks_are_damaged, files_removed_and_brought_back_behind_the_datanodes_back];
+use super::seed;
+
+pub(super) const CASES: [Case<Nothing>; 3] = cases![
+    all_replicas_but_one_of_100_blocks_are_damaged,
+    every_damage_of_data_or_checksums_is_found_and_mended,
+    files_removed_and_brought_back_behind_the_datanodes_back,
+];
 
 const BLOCKS: u64 = 100;
 const LENGTH: u64 = 200_001;
@@ -53,6 +61,40 @@ fn all_replicas_but_one_of_100_blocks_are_damaged(_: &Nothing) {
     for seed in 0..BLOCKS {
         Pattern::new(seed).check_file(&mount.join(format!("files/{seed}")), LENGTH);
     }
+}
+
+/// All replicas of a block but one are damaged, in every way there is: nobody reads a wrong byte, and in the end all are whole.
+fn every_damage_of_data_or_checksums_is_found_and_mended(_: &Nothing) {
+    const EACH: usize = 3;
+    let mut rng = SmallRng::seed_from_u64(seed());
+    let cluster = Cluster::builder().start();
+    let mount = cluster.mount("mount");
+    let damages: Vec<Damage> = Damage::ALL.into_iter().cycle().take(Damage::ALL.len() * EACH).collect();
+    for seed in 0..damages.len() as u64 {
+        Pattern::new(seed).make_file(&mount.join(format!("{seed}")), LENGTH);
+    }
+    wait_until(REPAIR, "three identical replicas", || check_identical(&cluster, 3).is_ok());
+    let check_files = || {
+        drop_caches().unwrap();
+        (0..damages.len() as u64)
+            .for_each(|seed| Pattern::new(seed).check_file(&mount.join(format!("{seed}")), LENGTH));
+    };
+    for datanode in 0..3 {
+        for (at, (replica, damage)) in replicas(&cluster, datanode).iter().zip(&damages).enumerate() {
+            if at % 3 != datanode {
+                damage.inflict(replica, &mut rng).unwrap();
+            }
+        }
+    }
+    check_files();
+    for node in &cluster.datanodes {
+        node.scan();
+    }
+    let mut last = String::new();
+    let mended = poll(REPLACED_WITHIN, || check_identical(&cluster, 3).map_err(|why| last = why).ok());
+    assert!(mended.is_some(), "damage was not mended: {last}");
+    cluster.wait_fully_replicated();
+    check_files();
 }
 
 /// Removes files of replicas, and puts a replica where no record of it is: a scan mends all of it.

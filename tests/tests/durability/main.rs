@@ -4,6 +4,7 @@
 mod balancer;
 mod checkpoint;
 mod crash;
+mod disks;
 mod integrity;
 mod pipeline;
 mod recovery;
@@ -15,9 +16,10 @@ use std::process::ExitCode;
 use dfs_tests::suite::{self, Case, Nothing};
 
 fn main() -> ExitCode {
-    let groups: [&[Case<Nothing>]; 8] = [
+    let groups: [&[Case<Nothing>]; 9] = [
         &crash::CASES,
         &checkpoint::CASES,
+        &disks::CASES,
         &integrity::CASES,
         &pipeline::CASES,
         &recovery::CASES,
