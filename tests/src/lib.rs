@@ -15,6 +15,7 @@
 //! fault      what goes wrong: kills, stops, dead devices, flipped bits
 //! checkers   one invariant each
 //! chaos      all of that at once, from a seed
+//! mutation   changes of the product that some test must notice
 //! bench      the same work on several mounted directories
 //! ```
 //!
@@ -30,6 +31,7 @@ pub mod fault;
 pub mod faulty_disk;
 pub mod model;
 pub mod mount;
+pub mod mutation;
 pub mod network;
 pub mod ports;
 pub mod process;

@@ -1,10 +1,12 @@
 //! Documents that repeat what the code says must say what the code says.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::PathBuf;
 
 use dfs_common::config_file::{KEYS, Key, ValueKind};
 use dfs_common::units::ByteCount;
+use dfs_tests::mutation::{apply, parse};
 
 fn repository() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the repository").to_owned()
@@ -100,4 +102,22 @@ fn failure_model_names_tests_that_exist() {
         assert!(root.join(path).exists(), "docs/failure-model.md names {path}");
     }
     assert!(count > 20);
+}
+
+/// A change of a line that a mutation changes too must reach the list: else nobody would know what the tests notice.
+#[test]
+fn mutations_name_lines_that_exist() {
+    let root = repository();
+    let text = std::fs::read_to_string(root.join("tests/mutations.txt")).expect("read tests/mutations.txt");
+    let mutations = parse(&text).unwrap_or_else(|why| panic!("tests/mutations.txt: {why}"));
+    let files: BTreeSet<&str> = mutations.iter().map(|mutation| mutation.file.as_str()).collect();
+    let mut wrong = Vec::new();
+    for file in files {
+        let source = std::fs::read_to_string(root.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+        let ours: Vec<_> = mutations.iter().filter(|mutation| mutation.file == file).collect();
+        wrong.extend(ours.iter().filter_map(|mutation| apply(&source, &[mutation]).err()));
+        wrong.extend(apply(&source, &ours).err());
+    }
+    assert!(wrong.is_empty(), "tests/mutations.txt:\n{}", wrong.join("\n"));
+    assert!(mutations.len() > 50);
 }
