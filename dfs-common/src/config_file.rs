@@ -215,6 +215,12 @@ pub const KEYS: &[Key] = &[
     key("dfs.replication", ValueKind::Count(1, 512), "3", "replicas of new files"),
     key("dfs.replication.max", ValueKind::Count(1, 512), "512", "most replicas a file may ask for"),
     key(
+        "ipc.server.max.connections",
+        ValueKind::Count(16, 1 << 20),
+        "4096",
+        "gRPC connections that a daemon serves at once, three quarters of them from one address; fewer under a small limit of open files",
+    ),
+    key(
         "net.topology.script.file.name",
         ValueKind::Text,
         "",

@@ -32,6 +32,24 @@ pub fn close(descriptor: impl Into<std::os::fd::OwnedFd>) -> io::Result<()> {
     if unsafe { libc::close(raw) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Descriptors that this process may have open at once.
+pub fn descriptor_limit() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
+}
+
+/// Raises that to what the system allows (the hard limit): the usual soft one of 1,024 is meant for programs that use
+/// select(2), and a daemon with thousands of connections and files needs more.
+///
+/// # Errors
+/// Of the call; the limit is then as it was.
+pub fn raise_descriptor_limit() -> io::Result<()> {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    Ok(setrlimit(Resource::Nofile, limit)?)
+}
+
 /// Time since the machine was started, by a clock that runs on while it sleeps.
 #[allow(unsafe_code)]
 pub fn time_since_boot() -> std::time::Duration {

@@ -72,6 +72,10 @@ fn main() -> ExitCode {
 fn serve(command: &Command, ready: impl FnOnce()) -> anyhow::Result<()> {
     let from_environment = std::env::var("DFS_LOG").ok();
     logging::init(from_environment.as_deref().or(command.options.debug.then_some(DEBUG_FILTER)));
+    // Every open file may need connections of its own.
+    if let Err(error) = sys::raise_descriptor_limit() {
+        tracing::warn!("the limit of open files stays at {}: {error}", sys::descriptor_limit());
+    }
     let notify_socket = std::env::var_os("NOTIFY_SOCKET");
     session::run(command, || {
         if let Err(error) = sys::notify_ready(notify_socket.as_deref()) {

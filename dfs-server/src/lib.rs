@@ -1,8 +1,9 @@
 //! The daemons of the cluster. `namenode` and `datanode` never import each other: what they share is in `dfs-common` and
-//! `dfs-proto`.
+//! `dfs-proto`, and here what both listen with.
 
 #[cfg(feature = "datanode")]
 pub mod datanode;
+mod listen;
 #[cfg(feature = "namenode")]
 pub mod namenode;
 #[cfg(feature = "namenode")]

@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use dfs_common::config_file::Config;
 use dfs_common::shutdown::{self, Shutdown};
-use dfs_common::sys::notify_ready;
+use dfs_common::sys::{self, notify_ready};
 use dfs_common::{DfsError, logging};
 
 /// Returns memory to the system and fragments little under millions of small inodes.
@@ -76,6 +77,9 @@ enum Role {
     BenchNamenode(dfs_server::namenode::bench::BenchArgs),
 }
 
+/// Time for work on files to end when a daemon stops.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
 fn main() -> ExitCode {
     logging::init(std::env::var("DFS_LOG").ok().as_deref());
     match run(Cli::parse().role) {
@@ -136,8 +140,9 @@ where
     F: FnOnce(Shutdown) -> D,
     D: Future<Output = dfs_common::Result<()>>,
 {
+    raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         let (trigger, stop) = shutdown::channel();
         let daemon = daemon(stop);
         tokio::pin!(daemon);
@@ -148,7 +153,17 @@ where
         tracing::info!("stopping");
         trigger.trigger();
         daemon.await.map_err(describe)
-    })
+    });
+    // Dropped, it would wait without end for work on files, and a device that hangs never ends that.
+    runtime.shutdown_timeout(STOP_PATIENCE);
+    outcome
+}
+
+/// Connections and files are many; with the limit as it was, fewer are served.
+fn raise_descriptor_limit() {
+    if let Err(error) = sys::raise_descriptor_limit() {
+        tracing::warn!("the limit of open files stays at {}: {error}", sys::descriptor_limit());
+    }
 }
 
 fn ready(role: &str, addresses: &str) {

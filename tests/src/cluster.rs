@@ -41,6 +41,7 @@ pub struct ClusterBuilder {
     replication: usize,
     devices: Devices,
     on_hosts: bool,
+    open_files: Option<u64>,
     settings: Vec<String>,
 }
 
@@ -53,6 +54,7 @@ impl Default for ClusterBuilder {
             replication: 3,
             devices: Devices::Folders,
             on_hosts: false,
+            open_files: None,
             settings: Vec::new(),
         }
     }
@@ -102,6 +104,13 @@ impl ClusterBuilder {
         self
     }
 
+    /// Files that each daemon may have open at most, its connections included.
+    #[must_use]
+    pub fn open_files(mut self, limit: u64) -> Self {
+        self.open_files = Some(limit);
+        self
+    }
+
     /// A configuration key for all daemons, `key=value`.
     #[must_use]
     pub fn set(mut self, assignment: impl Into<String>) -> Self {
@@ -133,7 +142,7 @@ impl ClusterBuilder {
         let dir = test_dir();
         std::fs::create_dir(dir.path().join("logs")).expect("make directory of logs");
         let network = self.on_hosts.then(|| Network::new(self.datanodes + 1, dir.path()));
-        let place = Place { dir: dir.path(), network: network.as_ref() };
+        let place = Place { dir: dir.path(), network: network.as_ref(), open_files: self.open_files };
         let namenode = self.prepare_namenode(&place);
         let datanodes = (0..self.datanodes).map(|index| self.prepare_datanode(&place, index, &namenode)).collect();
         Cluster { datanodes, namenode, network, dir }
@@ -217,6 +226,7 @@ impl ClusterBuilder {
 struct Place<'a> {
     dir: &'a Path,
     network: Option<&'a Network>,
+    open_files: Option<u64>,
 }
 
 impl Place<'_> {
@@ -225,8 +235,12 @@ impl Place<'_> {
     }
 
     fn server_daemon(&self, name: &str, host: usize, role: &str, config: &Path) -> Daemon {
-        let arguments = vec![OsString::from(role), "--config".into(), config.into()];
-        let program = program("dfs-server");
+        let mut arguments = vec![OsString::from(role), "--config".into(), config.into()];
+        let mut program = program("dfs-server");
+        if let Some(limit) = self.open_files {
+            arguments.splice(0..0, [format!("--nofile={limit}:{limit}").into(), program.into_os_string()]);
+            program = "prlimit".into();
+        }
         let (program, arguments) = match self.network {
             Some(network) => network.wrap(host, &program, arguments),
             None => (program, arguments),

@@ -196,7 +196,10 @@ impl BlockOutput {
                     Err(error) => {
                         warn!(block = %broken.block, to = replica.node.data_address, error = %error.chain(),
                             "a replacement was not filled");
-                        self.exclude(&replica);
+                        // Silence is that of the node that copies: its own disk may keep it waiting.
+                        if error.kind() != ErrorKind::TimedOut {
+                            self.exclude(&replica);
+                        }
                     }
                 }
             }

@@ -83,6 +83,8 @@ pub(crate) struct Pipeline {
     urgent_sent: usize,
     inbound: BytesMut,
     is_set_up: bool,
+    /// The node has said that it works on the set-up.
+    is_under_way: bool,
     /// The block's last packet was queued.
     is_ending: bool,
     /// The peer closed when it owed us nothing: as some do behind a block's end; anything more to send has failed.
@@ -125,6 +127,7 @@ impl Target {
             target_storage_types: vec![StorageTypeProto::Disk.into(); rest.len()],
             target_pinnings: vec![false; rest.len()],
             storage_id: Some(self.replicas[0].storage_uuid.clone()),
+            takes_signs_of_life: Some(true),
             target_storage_ids: rest.iter().map(|replica| replica.storage_uuid.clone()).collect(),
             ..Default::default()
         };
@@ -156,6 +159,7 @@ impl Pipeline {
             urgent_sent: 0,
             inbound: BytesMut::with_capacity(INBOUND_LEN),
             is_set_up: false,
+            is_under_way: false,
             is_ending: false,
             is_closed_by_peer: false,
             last_heard: now,
@@ -320,10 +324,15 @@ impl Pipeline {
 
     /// Understands what has been received: the response first, then acks.
     fn take_in(&mut self) -> Result<(), PipelineFailure> {
-        if !self.is_set_up {
+        while !self.is_set_up {
             let response = decode_delimited::<BlockOpResponseProto>(&self.inbound);
             let Some((response, used)) = response.map_err(PipelineFailure::protocol)? else { return Ok(()) };
             self.inbound.advance(used);
+            if response.status() == Status::InProgress {
+                // A node waits for its disk.
+                self.is_under_way = true;
+                continue;
+            }
             self.check_response(&response)?;
             self.is_set_up = true;
         }
@@ -392,7 +401,11 @@ impl Pipeline {
 
     /// Whether the node closed the connection while it lay in the pool: then nothing has happened yet.
     fn is_stale_connection(&self, failure: &PipelineFailure) -> bool {
-        failure.is_disconnect && self.connection.is_reused && !self.is_set_up && self.inbound.is_empty()
+        failure.is_disconnect
+            && self.connection.is_reused
+            && !self.is_set_up
+            && !self.is_under_way
+            && self.inbound.is_empty()
     }
 
     /// Starts over on a connection of its own.

@@ -1,5 +1,6 @@
 //! ClientDatanodeProtocol: a client's small questions.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use dfs_common::block::{Block, ExtendedBlock};
@@ -10,16 +11,17 @@ use dfs_proto::v1;
 use dfs_proto::v1::client_datanode_server::ClientDatanode;
 use tonic::{Request, Response, Status};
 
+use super::file_calls::FileCalls;
 use super::namenode_link::LinkSignals;
-use super::store::ReplicaStore;
+use super::store::{ReplicaStore, VolumeIndex};
 
 /// Blocks in one sync: a file has more only if it was written for long without an fsync.
 const SYNC_BLOCKS_MAX: usize = 10_000;
 
 /// The service.
 pub(crate) struct ClientService {
-    /// The replicas.
-    pub(crate) store: Arc<ReplicaStore>,
+    /// Works on the replicas.
+    pub(crate) files: FileCalls,
     /// Every NameNode's link.
     pub(crate) links: Vec<Arc<LinkSignals>>,
 }
@@ -31,10 +33,12 @@ impl ClientDatanode for ClientService {
         request: Request<v1::GetReplicaVisibleLengthRequest>,
     ) -> Result<Response<v1::GetReplicaVisibleLengthResponse>, Status> {
         let v1::GetReplicaVisibleLengthRequest { block_pool_id, block } = request.into_inner();
-        let length = required(block, "block")
-            .map(|block| ExtendedBlock { pool: block_pool_id, block: Block::from(block) })
-            .and_then(|block| self.store.visible_length(&block))
-            .map_err(|error| to_status(&error))?;
+        let block = required(block, "block").map_err(|error| to_status(&error))?;
+        let block = ExtendedBlock { pool: block_pool_id, block: Block::from(block) };
+        let volume = self.files.volume_of(&block);
+        // A writer that waits for its disk may hold what is asked for.
+        let length = self.files.run(volume, move |store| store.visible_length(&block)).await;
+        let length = length.map_err(|error| to_status(&error))?;
         Ok(Response::new(v1::GetReplicaVisibleLengthResponse { length }))
     }
 
@@ -47,12 +51,16 @@ impl ClientDatanode for ClientService {
             let what = format!("{} blocks in one sync, the limit is {SYNC_BLOCKS_MAX}", blocks.len());
             return Err(to_status(&DfsError::new(ErrorKind::InvalidArgument, what)));
         }
-        let store = Arc::clone(&self.store);
-        let synced = tokio::task::spawn_blocking(move || sync_all(&store, &block_pool_id, &blocks)).await;
-        let synced = synced.unwrap_or_else(|error| {
-            Err(DfsError::new(ErrorKind::Internal, "a sync met a bug or was stopped").with_source(error))
-        });
-        synced.map_err(|error| to_status(&error))?;
+        let mut by_volume: HashMap<Option<VolumeIndex>, Vec<ExtendedBlock>> = HashMap::new();
+        for block in blocks.iter().map(Block::from) {
+            let block = ExtendedBlock { pool: block_pool_id.clone(), block };
+            by_volume.entry(self.files.volume_of(&block)).or_default().push(block);
+        }
+        let syncs =
+            by_volume.into_iter().map(|(volume, blocks)| self.files.run(volume, move |store| sync_all(store, &blocks)));
+        // One that fails keeps no other from being synced.
+        let outcomes = futures::future::join_all(syncs).await;
+        outcomes.into_iter().collect::<Result<()>>().map_err(|error| to_status(&error))?;
         Ok(Response::new(v1::SyncReplicaResponse {}))
     }
 
@@ -67,12 +75,11 @@ impl ClientDatanode for ClientService {
     }
 }
 
-fn sync_all(store: &ReplicaStore, pool: &str, blocks: &[v1::Block]) -> Result<()> {
+fn sync_all(store: &ReplicaStore, blocks: &[ExtendedBlock]) -> Result<()> {
     // One that is not here any more keeps no other from being synced.
     let mut outcome = Ok(());
     for block in blocks {
-        let synced = store.sync(&ExtendedBlock { pool: pool.to_owned(), block: Block::from(block) });
-        outcome = outcome.and(synced);
+        outcome = outcome.and(store.sync(block));
     }
     outcome
 }

@@ -1,9 +1,7 @@
 //! InterDatanodeProtocol: what the primary of a block recovery asks of a replica's holder.
 
-use std::sync::Arc;
-
 use dfs_common::block::{Block, ExtendedBlock};
-use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::error::Result;
 use dfs_common::ids::GenerationStamp;
 use dfs_proto::convert::required;
 use dfs_proto::status::to_status;
@@ -11,26 +9,13 @@ use dfs_proto::v1;
 use dfs_proto::v1::inter_datanode_server::InterDatanode;
 use tonic::{Request, Response, Status};
 
+use super::file_calls::FileCalls;
 use super::store::ReplicaStore;
 
 /// The service.
 pub(crate) struct InterDatanodeService {
-    /// The replicas.
-    pub(crate) store: Arc<ReplicaStore>,
-}
-
-impl InterDatanodeService {
-    /// Runs file work off the runtime.
-    async fn blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&ReplicaStore) -> Result<T> + Send + 'static,
-    ) -> Result<T, Status> {
-        let store = Arc::clone(&self.store);
-        let done = tokio::task::spawn_blocking(move || work(&store)).await.unwrap_or_else(|error| {
-            Err(DfsError::new(ErrorKind::Internal, "a recovery met a bug or was stopped").with_source(error))
-        });
-        done.map_err(|error| to_status(&error))
-    }
+    /// Works on the replicas.
+    pub(crate) files: FileCalls,
 }
 
 fn extended(pool: String, block: Option<v1::Block>) -> Result<ExtendedBlock, Status> {
@@ -47,7 +32,9 @@ impl InterDatanode for InterDatanodeService {
         let request = request.into_inner();
         let block = extended(request.block_pool_id, request.block)?;
         let recovery_id = GenerationStamp(request.recovery_id);
-        let found = self.blocking(move |store| store.init_recovery(&block, recovery_id, request.is_truncation)).await?;
+        let volume = self.files.volume_of(&block);
+        let work = move |store: &ReplicaStore| store.init_recovery(&block, recovery_id, request.is_truncation);
+        let found = self.files.run(volume, work).await.map_err(|error| to_status(&error))?;
         Ok(Response::new(found.map_or_else(v1::InitReplicaRecoveryResponse::default, |found| {
             v1::InitReplicaRecoveryResponse {
                 exists: true,
@@ -65,7 +52,9 @@ impl InterDatanode for InterDatanodeService {
         let request = request.into_inner();
         let old = extended(request.block_pool_id, request.old_block)?;
         let (recovery_id, length) = (GenerationStamp(request.recovery_id), request.new_length);
-        let storage_uuid = self.blocking(move |store| store.update_recovered(&old, recovery_id, length)).await?;
+        let volume = self.files.volume_of(&old);
+        let storage_uuid = self.files.run(volume, move |store| store.update_recovered(&old, recovery_id, length)).await;
+        let storage_uuid = storage_uuid.map_err(|error| to_status(&error))?;
         Ok(Response::new(v1::UpdateReplicaUnderRecoveryResponse { storage_uuid: storage_uuid.to_string() }))
     }
 }

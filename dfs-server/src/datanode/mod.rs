@@ -11,11 +11,13 @@
 //! ```
 //!
 //! Threads: the runtime carries gRPC, HTTP and the NameNode links; whatever touches blocks runs on threads of its own
-//! (`transfer::data_service`, `orders`) or on the runtime's blocking pool. Files are the truth; everything in memory is
+//! (`transfer::data_service`, `orders`) or on the runtime's blocking pool, of which each volume has a part (`file_calls`): what
+//! the runtime itself does never waits for a device. Files are the truth; everything in memory is
 //! rebuilt from them at start.
 
 mod block_recovery;
 mod client_service;
+mod file_calls;
 mod http;
 mod inter_datanode;
 mod metrics;
@@ -30,7 +32,7 @@ mod transfer;
 mod daemon_tests;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,14 +43,14 @@ use dfs_proto::GRPC_MESSAGE_MAX;
 use dfs_proto::v1;
 use dfs_proto::v1::client_datanode_server::ClientDatanodeServer;
 use dfs_proto::v1::inter_datanode_server::InterDatanodeServer;
-use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tonic::transport::server::TcpIncoming;
-use tracing::{error, info};
+use tonic::service::Routes;
+use tracing::{error, info, warn};
 
 use client_service::ClientService;
+use file_calls::FileCalls;
 use http::HttpState;
 use inter_datanode::InterDatanodeService;
 use metrics::Metrics;
@@ -60,11 +62,17 @@ use store::{ReplicaStore, StoreSettings};
 use transfer::data_service::DataService;
 use transfer::{DataPlane, Pace, PeerPool, Pulse};
 
+use crate::listen::descriptors::{self, DataNodeShares};
+use crate::listen::http::Protocol;
+use crate::listen::{self, Acceptor};
+
 /// Time between rounds of housekeeping when nothing is suspected. In each all volumes are probed: a device that is not used
 /// can fail too, and one that hangs must not meet many writers before it is known.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(10);
 /// Time between looks at a volume that does not answer.
 const SILENCE_INTERVAL: Duration = Duration::from_secs(1);
+/// gRPC calls that work on files at once.
+const FILE_CALLS_MAX: usize = 256;
 /// Time for transfers to end when the daemon stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -93,19 +101,29 @@ impl fmt::Display for ReadyInfo {
 /// volume fails.
 pub async fn run(config: &Config, mut shutdown: Shutdown, on_ready: impl FnOnce(ReadyInfo)) -> Result<()> {
     let settings = Settings::load(config)?;
+    let shares = DataNodeShares::of(
+        descriptors::available()?,
+        settings.max_connections,
+        FILE_CALLS_MAX,
+        settings.max_transfer_threads,
+    );
     let store = open_store(&settings).await?;
     let metrics = Arc::new(Metrics::default());
     let plane = Arc::new(DataPlane {
         store: Arc::clone(&store),
-        peers: PeerPool::default(),
+        peers: PeerPool::new(shares.peers),
         pulse: Pulse::start().map_err(|error| DfsError::io("start the thread for signs of life", error))?,
         metrics: Arc::clone(&metrics),
         timeout: settings.socket_timeout,
         balance_pace: Pace::new(settings.balance_bandwidth),
         drop_behind: settings.drop_behind,
     });
-    let (data_service, grpc, http) = listen(&settings, &plane).await?;
-    let addresses = ReadyInfo { data: data_service.address(), grpc: address_of(&grpc)?, http: address_of(&http)? };
+    let [data, grpc, http] = bind(&settings)?;
+    let data_service = DataService::start(data, Arc::clone(&plane), shares.transfers)
+        .map_err(|error| DfsError::io("start the data service", error))?;
+    let (of_grpc, of_http) = (listen::address_of(&grpc)?, listen::address_of(&http)?);
+    let addresses = ReadyInfo { data: data_service.address(), grpc: of_grpc, http: of_http };
+    let data_service = Arc::new(data_service);
 
     let (fatal, mut fatal_errors) = mpsc::channel(1);
     let (links, signals) = make_links(&settings, &plane, &data_service, addresses, &fatal)?;
@@ -114,7 +132,8 @@ pub async fn run(config: &Config, mut shutdown: Shutdown, on_ready: impl FnOnce(
     for link in links {
         tasks.spawn(link.run());
     }
-    spawn_grpc(&mut tasks, grpc, ClientService { store: Arc::clone(&store), links: signals });
+    let files = FileCalls::new(&store, shares.file_calls);
+    let grpc = serve_grpc(grpc, shares.grpc, ClientService { files, links: signals })?;
     let scanner = BlockScanner::start(Arc::clone(&store), Arc::clone(&metrics), settings.scanner)
         .map_err(|error| DfsError::io("start the block scanner", error))?;
     let interval = settings.directory_scan_interval;
@@ -126,7 +145,8 @@ pub async fn run(config: &Config, mut shutdown: Shutdown, on_ready: impl FnOnce(
         directory_scanner: Arc::clone(&directory_scanner),
         metrics,
     };
-    spawn_http(&mut tasks, http, state);
+    let http = listen::http::serve("dn-accept-http", http, shares.http, Protocol::Http, http::router(state))
+        .map_err(|error| DfsError::io("start the HTTP service", error))?;
     on_ready(addresses);
 
     let result = tokio::select! {
@@ -137,17 +157,33 @@ pub async fn run(config: &Config, mut shutdown: Shutdown, on_ready: impl FnOnce(
     drop(fatal_errors);
     scanner.stop();
     directory_scanner.stop();
+    drop((grpc, http));
     tasks.shutdown().await;
-    let stopped = tokio::task::spawn_blocking(move || {
+    let stop = move || {
         data_service.stop(STOP_PATIENCE);
         store.end_wait();
         let _ = housekeeper.join();
         store.close();
-    });
-    if let Err(error) = stopped.await {
-        error!(%error, "stopping met a bug");
+    };
+    if !ends_within(STOP_PATIENCE * 2, stop).await {
+        warn!("stopping although a device does not answer");
     }
     result
+}
+
+/// Runs the last work in a thread of its own, since all of the runtime's may wait for a device, and so may it: false when it
+/// has not ended in time.
+async fn ends_within(patience: Duration, work: impl FnOnce() + Send + 'static) -> bool {
+    let (ended, end) = oneshot::channel::<()>();
+    let started = std::thread::Builder::new().name("dn-stop".into()).spawn(move || {
+        work();
+        drop(ended);
+    });
+    if let Err(error) = started {
+        error!(%error, "no thread to stop with");
+        return true;
+    }
+    tokio::time::timeout(patience, end).await.is_ok()
 }
 
 async fn open_store(settings: &Settings) -> Result<Arc<ReplicaStore>> {
@@ -164,23 +200,13 @@ async fn open_store(settings: &Settings) -> Result<Arc<ReplicaStore>> {
     Ok(Arc::new(store))
 }
 
-async fn listen(settings: &Settings, plane: &Arc<DataPlane>) -> Result<(Arc<DataService>, TcpListener, TcpListener)> {
-    let failed = |key: &str, address: &str, error| DfsError::io(format!("listen on {address} ({key})"), error);
-    let data = std::net::TcpListener::bind(&settings.data_address)
-        .map_err(|error| failed("dfs.datanode.address", &settings.data_address, error))?;
-    let grpc = TcpListener::bind(&settings.grpc_address)
-        .await
-        .map_err(|error| failed("dfs.datanode.ipc.address", &settings.grpc_address, error))?;
-    let http = TcpListener::bind(&settings.http_address)
-        .await
-        .map_err(|error| failed("dfs.datanode.http.address", &settings.http_address, error))?;
-    let service = DataService::start(data, Arc::clone(plane), settings.max_transfer_threads)
-        .map_err(|error| DfsError::io("start the data service", error))?;
-    Ok((Arc::new(service), grpc, http))
-}
-
-fn address_of(listener: &TcpListener) -> Result<SocketAddr> {
-    listener.local_addr().map_err(|error| DfsError::io("ask for a listener's address", error))
+/// The listeners for data, gRPC and HTTP.
+fn bind(settings: &Settings) -> Result<[TcpListener; 3]> {
+    Ok([
+        listen::bind("dfs.datanode.address", &settings.data_address)?,
+        listen::bind("dfs.datanode.ipc.address", &settings.grpc_address)?,
+        listen::bind("dfs.datanode.http.address", &settings.http_address)?,
+    ])
 }
 
 fn make_links(
@@ -255,24 +281,29 @@ fn spawn_housekeeper(
         .map_err(|error| DfsError::io("start the housekeeper", error))
 }
 
-fn spawn_grpc(tasks: &mut JoinSet<()>, listener: TcpListener, service: ClientService) {
-    let recovery = InterDatanodeServer::new(InterDatanodeService { store: Arc::clone(&service.store) });
+fn serve_grpc(listener: TcpListener, connections: usize, service: ClientService) -> Result<Acceptor> {
+    let recovery = InterDatanodeServer::new(InterDatanodeService { files: service.files.clone() });
     let server = ClientDatanodeServer::new(service)
         .max_decoding_message_size(GRPC_MESSAGE_MAX)
         .max_encoding_message_size(GRPC_MESSAGE_MAX);
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    tasks.spawn(async move {
-        let router = tonic::transport::Server::builder().add_service(server).add_service(recovery);
-        if let Err(error) = router.serve_with_incoming(incoming).await {
-            error!(%error, "the gRPC service ended");
-        }
-    });
+    let services = Routes::new(server).add_service(recovery).into_axum_router();
+    let protocol = Protocol::Grpc { call_window: 1 << 20, connection_window: 1 << 20 };
+    listen::http::serve("dn-accept-grpc", listener, connections, protocol, services)
+        .map_err(|error| DfsError::io("start the gRPC service", error))
 }
 
-fn spawn_http(tasks: &mut JoinSet<()>, listener: TcpListener, state: HttpState) {
-    tasks.spawn(async move {
-        if let Err(error) = axum::serve(listener, http::router(state)).await {
-            error!(%error, "the HTTP service ended");
-        }
-    });
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn ends_within_does_not_wait_for_a_device_that_hangs() {
+        let (device, answers) = std::sync::mpsc::channel::<()>();
+        let wait = move || {
+            let _ = answers.recv();
+        };
+        assert!(!ends_within(Duration::from_millis(50), wait).await);
+        drop(device);
+        assert!(ends_within(Duration::from_secs(20), || {}).await);
+    }
 }

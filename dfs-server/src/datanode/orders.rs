@@ -22,7 +22,7 @@ use tracing::{info, warn};
 use super::block_recovery::{Recovery, recover};
 use super::scanner::verify_now;
 use super::store::{ReplicaStore, VolumeIndex};
-use super::transfer::{DataPlane, copy_block};
+use super::transfer::{DataPlane, Turns, copy_block};
 
 /// Copies made at once from one volume: two keep a disk and a link busy, two more hide each other's waits. How many there
 /// are on the whole node the NameNode limits.
@@ -180,12 +180,8 @@ fn copy(plane: &DataPlane, CopyJob { order, failed }: CopyJob) {
     let Some(block) = order.block.map(Block::from) else { return };
     let block = ExtendedBlock { pool: order.block_pool_id, block };
     let targets: Vec<_> = order.targets.iter().map(target).collect();
-    let pace = |bytes: usize| {
-        if order.is_balancing {
-            plane.balance_pace.wait(bytes, order.bandwidth);
-        }
-    };
-    let Err(error) = copy_block(plane, &block, &targets, &order.target_storage_uuids, &pace) else {
+    let turns = order.is_balancing.then_some(Turns { pace: &plane.balance_pace, limit: order.bandwidth });
+    let Err(error) = copy_block(plane, &block, &targets, &order.target_storage_uuids, turns) else {
         info!(%block, targets = targets.len(), "copied");
         return;
     };

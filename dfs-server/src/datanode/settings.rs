@@ -31,6 +31,8 @@ pub(crate) struct Settings {
     pub(crate) rack: String,
     /// Data connections served at once.
     pub(crate) max_transfer_threads: usize,
+    /// gRPC connections served at once.
+    pub(crate) max_connections: usize,
     /// Bytes per second sent for the balancer at most.
     pub(crate) balance_bandwidth: u64,
     /// Which writes drop what they wrote from the page cache.
@@ -77,6 +79,8 @@ impl Settings {
             hostname: config.text("dfs.datanode.hostname"),
             rack: config.text("dfs.datanode.rack"),
             max_transfer_threads: usize::try_from(config.count("dfs.datanode.max.transfer.threads"))
+                .expect("limited by the key's range"),
+            max_connections: usize::try_from(config.count("ipc.server.max.connections"))
                 .expect("limited by the key's range"),
             balance_bandwidth: config.bytes("dfs.datanode.balance.bandwidthPerSec"),
             drop_behind: DropBehind::of(&config.text("dfs.datanode.drop.cache.behind.writes")),

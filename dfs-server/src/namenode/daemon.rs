@@ -4,7 +4,7 @@
 //! image is loaded, the journal replays what follows, the block manager is told of every block, then calls are answered.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,17 +13,14 @@ use dfs_common::clock::{Clock, SystemClock};
 use dfs_common::config_file::Config;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::TxId;
-use dfs_common::shutdown::{self, Shutdown};
+use dfs_common::shutdown::Shutdown;
 use dfs_proto::GRPC_MESSAGE_MAX;
 use dfs_proto::v1;
 use dfs_proto::v1::client_namenode_server::ClientNamenodeServer;
 use dfs_proto::v1::datanode_server::DatanodeServer;
 use dfs_proto::v1::namenode_server::NamenodeServer;
 use parking_lot::RwLock;
-use tokio::net::TcpListener;
-use tokio_stream::StreamExt;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
+use tonic::service::Routes;
 
 use super::blocks::{BlockEvent, BlockManager};
 use super::checkpoint::NamespaceFolder;
@@ -36,10 +33,12 @@ use super::namespace::directory::HashKey;
 use super::namesystem::{FileLimits, Namesystem};
 use super::node_files::NodeFiles;
 use super::service::client_service::ClientService;
-use super::service::connection::ClientConnection;
 use super::service::datanode_service::DatanodeService;
 use super::service::namenode_service::NamenodeService;
 use super::storage_dir::{FormatOptions, NameDir, image_path};
+use crate::listen::descriptors::{self, NameNodeShares};
+use crate::listen::http::Protocol;
+use crate::listen::{self, Acceptor};
 
 /// How often the block manager looks at liveness and repairs.
 const BLOCKS_TICK: Duration = Duration::from_secs(1);
@@ -71,42 +70,25 @@ impl fmt::Display for Addresses {
 ///
 /// # Errors
 /// With what to do about it: port in use, directory not formatted, damaged or in use, log not writable.
-pub async fn run(config: &Config, stop: Shutdown, on_ready: impl FnOnce(&Addresses)) -> Result<()> {
-    let rpc = bind(config, "dfs.namenode.rpc-address").await?;
-    let http = bind(config, "dfs.namenode.http-address").await?;
-    let local = |listener: &TcpListener| listener.local_addr().map_err(|error| DfsError::io("ask the port", error));
-    let addresses = Addresses { rpc: local(&rpc)?, http: local(&http)? };
+pub async fn run(config: &Config, mut stop: Shutdown, on_ready: impl FnOnce(&Addresses)) -> Result<()> {
+    let bind = |key: &str| listen::bind(key, &config.text(key));
+    let (rpc, http) = (bind("dfs.namenode.rpc-address")?, bind("dfs.namenode.http-address")?);
+    let addresses = Addresses { rpc: listen::address_of(&rpc)?, http: listen::address_of(&http)? };
     let namesystem = start(config).await?;
     let node_files = Arc::new(NodeFiles::new(config));
     namesystem.blocks().set_host_rules(node_files.read()?);
+    let acceptors = serve(config, rpc, http, &namesystem, node_files)?;
     on_ready(&addresses);
-    // A service that ends takes the others with it.
-    let (trigger, inner_stop) = shutdown::channel();
-    let mut outer_stop = stop;
+    // One that ends takes the others with it.
     let result = tokio::select! {
-        result = serve_grpc(rpc, Arc::clone(&namesystem), node_files, inner_stop.clone()) => result,
-        result = super::http::serve(http, Arc::clone(&namesystem), inner_stop.clone()) => result,
         result = watch_blocks(&namesystem) => result,
         result = watch_sessions(&namesystem) => result,
         result = watch_recoveries(&namesystem) => result,
         result = watch_checkpoints(&namesystem, config) => result,
-        () = outer_stop.wait() => Ok(()),
+        () = stop.wait() => Ok(()),
     };
-    trigger.trigger();
+    drop(acceptors);
     result.and(namesystem.journal().shutdown().await)
-}
-
-async fn bind(config: &Config, key: &str) -> Result<TcpListener> {
-    let address = config.text(key);
-    TcpListener::bind(&address).await.map_err(|error| {
-        let what = match error.kind() {
-            std::io::ErrorKind::AddrInUse => {
-                format!("address {address} is in use; stop what uses it or set {key} to another port")
-            }
-            _ => format!("cannot listen on {address} ({key})"),
-        };
-        DfsError::io(what, error)
-    })
 }
 
 pub(super) fn name_dir(config: &Config) -> Result<PathBuf> {
@@ -223,31 +205,29 @@ fn tell_blocks(namespace: &Namespace, blocks: &BlockManager) {
     blocks.set_lost(namespace.lost_ids());
 }
 
-async fn serve_grpc(
-    listener: TcpListener,
-    namesystem: Arc<Namesystem>,
+/// Begins to answer, over gRPC and HTTP, until the acceptors are dropped.
+fn serve(
+    config: &Config,
+    rpc: TcpListener,
+    http: TcpListener,
+    namesystem: &Arc<Namesystem>,
     node_files: Arc<NodeFiles>,
-    mut stop: Shutdown,
-) -> Result<()> {
-    let client = ClientNamenodeServer::new(ClientService::new(Arc::clone(&namesystem), Arc::clone(&node_files)));
-    let datanode = DatanodeServer::new(DatanodeService::of(&namesystem, node_files));
-    let namenode = NamenodeServer::new(NamenodeService::new(namesystem));
-    let connections =
-        TcpIncoming::from(listener).with_nodelay(Some(true)).map(|accepted| accepted.map(ClientConnection));
-    Server::builder()
-        // Dead peers are noticed, and their connections freed.
-        .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
-        .initial_stream_window_size(Some(1 << 20))
-        .initial_connection_window_size(Some(4 << 20))
-        .add_service(client.max_decoding_message_size(GRPC_MESSAGE_MAX).max_encoding_message_size(GRPC_MESSAGE_MAX))
-        .add_service(datanode.max_decoding_message_size(GRPC_MESSAGE_MAX))
-        .add_service(namenode.max_decoding_message_size(GRPC_MESSAGE_MAX))
-        .serve_with_incoming_shutdown(connections, async move {
-            stop.wait().await;
-        })
-        .await
-        .map_err(|error| DfsError::new(ErrorKind::Io, "serve gRPC").with_source(error))
+) -> Result<[Acceptor; 2]> {
+    let wanted = small(config, "ipc.server.max.connections") as usize;
+    let shares = NameNodeShares::of(descriptors::available()?, wanted);
+    let client = ClientNamenodeServer::new(ClientService::new(Arc::clone(namesystem), Arc::clone(&node_files)));
+    let datanode = DatanodeServer::new(DatanodeService::of(namesystem, node_files));
+    let namenode = NamenodeServer::new(NamenodeService::new(Arc::clone(namesystem)));
+    let services =
+        Routes::new(client.max_decoding_message_size(GRPC_MESSAGE_MAX).max_encoding_message_size(GRPC_MESSAGE_MAX))
+            .add_service(datanode.max_decoding_message_size(GRPC_MESSAGE_MAX))
+            .add_service(namenode.max_decoding_message_size(GRPC_MESSAGE_MAX));
+    let grpc = Protocol::Grpc { call_window: 1 << 20, connection_window: 4 << 20 };
+    let failed = |error| DfsError::io("start the threads that accept", error);
+    let rpc = listen::http::serve("nn-accept-rpc", rpc, shares.grpc, grpc, services.into_axum_router());
+    let pages = super::http::router(Arc::clone(namesystem));
+    let http = listen::http::serve("nn-accept-http", http, shares.http, Protocol::Http, pages);
+    Ok([rpc.map_err(failed)?, http.map_err(failed)?])
 }
 
 /// Runs the block manager's ticks on a thread of their own: the work after a node's death would hold up every call that

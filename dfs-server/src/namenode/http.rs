@@ -5,29 +5,19 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
-use dfs_common::error::{DfsError, Result};
-use dfs_common::shutdown::Shutdown;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
-use tokio::net::TcpListener;
 
 use super::namesystem::Namesystem;
 
-/// Serves until told to stop.
-///
-/// # Errors
-/// Of the listener.
-pub async fn serve(listener: TcpListener, namesystem: Arc<Namesystem>, mut stop: Shutdown) -> Result<()> {
-    let router = Router::new()
+/// What is served.
+pub(super) fn router(namesystem: Arc<Namesystem>) -> Router {
+    Router::new()
         .route("/health", get(|| async { "ok\n" }))
         .route("/status", get(status))
         .route("/metrics", get(metrics))
-        .with_state(namesystem);
-    axum::serve(listener, router)
-        .with_graceful_shutdown(async move { stop.wait().await })
-        .await
-        .map_err(|error| DfsError::io("serve HTTP", error))
+        .with_state(namesystem)
 }
 
 async fn status(State(namesystem): State<Arc<Namesystem>>) -> Json<serde_json::Value> {

@@ -1,7 +1,8 @@
 //! How long the members of a write pipeline wait for one another before they take the next one for hung.
 //!
-//! A node that is busy with its disk says so each second ([`LIFE_SIGN_INTERVAL`], an ack of seqno
-//! [`HEARTBEAT_SEQNO`](super::packet::HEARTBEAT_SEQNO), which Hadoop's clients ignore). So silence means that a process or
+//! A node that is busy with its disk says so each second ([`LIFE_SIGN_INTERVAL`]): by an ack of seqno
+//! [`HEARTBEAT_SEQNO`](super::packet::HEARTBEAT_SEQNO), which Hadoop's clients ignore, and before the pipeline stands by a
+//! response of status IN_PROGRESS, to those who ask for it. So silence means that a process or
 //! a link hangs. Everybody in front of the hung node hears nothing; the one next to it must speak first, or the wrong one
 //! is thrown out. Therefore patience shrinks towards the end:
 //!
@@ -17,6 +18,9 @@ pub const HUNG_AFTER: Duration = Duration::from_secs(5);
 pub const LIFE_SIGN_INTERVAL: Duration = Duration::from_secs(1);
 /// A disk call that takes longer is a failed device: no sign of life is given any more.
 pub const DISK_CALL_MAX: Duration = Duration::from_secs(30);
+/// The same before a pipeline stands. Nothing of the block is acknowledged then, and another node can take it: an
+/// application need not wait for so long.
+pub const SET_UP_CALL_MAX: Duration = Duration::from_secs(8);
 /// Most that patience shrinks from one node to the next.
 const STEP_MAX: Duration = Duration::from_secs(1);
 

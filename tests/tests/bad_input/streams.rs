@@ -36,12 +36,13 @@ const THREADS: usize = 8;
 /// A server that waits for more is left after this.
 const PATIENCE: Duration = Duration::from_millis(20);
 /// Memory that no daemon of a small cluster may reach, whatever is sent to it.
-const RESIDENT_MAX_KIB: u64 = 1 << 20;
+pub(super) const RESIDENT_MAX_KIB: u64 = 1 << 20;
 
 /// What a stream is made of: well-formed beginnings of every kind.
 struct Seeds {
     data: Vec<Vec<u8>>,
     grpc: Vec<Vec<u8>>,
+    http: Vec<Vec<u8>>,
 }
 
 fn random_and_mutated_streams_leave_every_daemon_serving(_: &Nothing) {
@@ -52,11 +53,13 @@ fn random_and_mutated_streams_leave_every_daemon_serving(_: &Nothing) {
     let canary = Pattern::new(seed);
     canary.make_file(&mount.join("canary"), 2_000_000);
     wait_until(REPAIR, "the canary's replicas", || (0..2).all(|node| !replica_files(&cluster, node).is_empty()));
-    let seeds = Seeds { data: data_seeds(&cluster), grpc: grpc_seeds() };
+    let seeds = Seeds { data: data_seeds(&cluster), grpc: grpc_seeds(), http: http_seeds() };
     let ports = [
         (cluster.datanodes[0].data_port, &seeds.data),
         (cluster.datanodes[0].grpc_port, &seeds.grpc),
         (cluster.namenode.rpc_port, &seeds.grpc),
+        (cluster.datanodes[0].http_port, &seeds.http),
+        (cluster.namenode.http_port, &seeds.http),
     ];
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -173,7 +176,7 @@ fn send(port: u16, stream: &[u8]) -> bool {
     true
 }
 
-fn resident_kib(pid: i32) -> u64 {
+pub(super) fn resident_kib(pid: i32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("read status");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process has a size");
     line.trim().trim_end_matches(" kB").parse().expect("kB is a number")
@@ -283,6 +286,26 @@ fn write_stream(pool: &str, number: u64) -> Vec<u8> {
     bytes
 }
 
+/// Requests for pages, and what HTTP/1 lets a client say.
+fn http_seeds() -> Vec<Vec<u8>> {
+    let many_headers: String = (0..200).map(|number| format!("x-{number}: {number}\r\n")).collect();
+    let requests = [
+        "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(),
+        "GET /status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_owned(),
+        "GET /metrics HTTP/1.0\r\n\r\n".to_owned(),
+        "GET /scanner?a=b%00c HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(),
+        "POST /scan HTTP/1.1\r\nHost: localhost\r\nContent-Length: 18446744073709551615\r\n\r\nabc".to_owned(),
+        "POST /status HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nffffffff\r\nabc".to_owned(),
+        "POST /health HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+            .to_owned(),
+        "GET /status HTTP/1.1\r\nHost: localhost\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n".to_owned(),
+        "GET /health HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n".to_owned(),
+        format!("GET /health HTTP/1.1\r\nHost: localhost\r\n{many_headers}\r\n"),
+        format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "a".repeat(100_000)),
+    ];
+    requests.into_iter().map(String::into_bytes).chain([http2_call("ClientNamenode/GetFsStats", &[])]).collect()
+}
+
 /// HTTP/2 connections with one call each, of every service.
 fn grpc_seeds() -> Vec<Vec<u8>> {
     let retry = v1::RetryId { client_id: vec![7; 16].into(), incarnation: 1, call_id: 1, lowest_pending_call_id: 1 };
@@ -322,7 +345,7 @@ fn grpc_seeds() -> Vec<Vec<u8>> {
 }
 
 /// A whole HTTP/2 client connection: preface, settings, one request of gRPC.
-fn http2_call(method: &str, message: &[u8]) -> Vec<u8> {
+pub(super) fn http2_call(method: &str, message: &[u8]) -> Vec<u8> {
     let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     bytes.extend(http2_frame(4, 0, 0, &[]));
     let path = format!("/dfs.v1.{method}");

@@ -11,16 +11,18 @@ use dfs_tests::bench::drop_caches;
 use dfs_tests::cases;
 use dfs_tests::checkers::replicas::{cached_share, check_identical};
 use dfs_tests::cluster::{Cluster, Devices};
+use dfs_tests::device::SMALL_DEVICE;
 use dfs_tests::fault::replica_files;
 use dfs_tests::mount::Mount;
 use dfs_tests::suite::{Case, Nothing};
 use dfs_tests::wait::{REPAIR, wait_until};
 use dfs_tests::workload::Pattern;
 
-pub(super) const CASES: [Case<Nothing>; 9] = cases![
+pub(super) const CASES: [Case<Nothing>; 10] = cases![
     killed_member_of_a_pipeline_fails_no_write,
     two_of_three_killed_members_fail_no_write,
     stopped_member_of_a_pipeline_stalls_no_call_for_long,
+    disk_that_pauses_costs_no_member_of_a_pipeline,
     lost_member_is_replaced_within_the_write,
     append_goes_on_without_a_lost_member,
     append_to_a_lone_replica_brings_others_in_first,
@@ -31,6 +33,8 @@ pub(super) const CASES: [Case<Nothing>; 9] = cases![
 
 /// Several blocks of 64 MiB, the last one not full.
 const LENGTH: u64 = (200 << 20) + 12_345;
+/// Longer than anybody waits for a node that says nothing, and shorter than until a disk is given up.
+const DISK_PAUSE: Duration = Duration::from_secs(7);
 /// Written between two looks at the clock.
 const STEP: u64 = 1 << 20;
 /// No call may take longer.
@@ -146,6 +150,34 @@ fn stopped_member_of_a_pipeline_stalls_no_call_for_long(_: &Nothing) {
         cluster.wait_datanodes_live(3);
         check(&cluster, &mount, &name, seed, LENGTH, 3);
     }
+}
+
+/// A node whose disk does not answer for a while lives, and so do those behind it.
+fn disk_that_pauses_costs_no_member_of_a_pipeline(_: &Nothing) {
+    let cluster = Cluster::builder().devices(Devices::Loop(SMALL_DEVICE)).start();
+    let mount = cluster.mount("mount");
+    for victim in 0..3 {
+        // One message, whose set-up finds the disk as it is; and one that is under way when it stops answering.
+        let (small, large) = (format!("small-{victim}"), format!("large-{victim}"));
+        let mut writing = Writing::begin(&mount, &large, 70 + victim as u64);
+        writing.write_to(3 << 20);
+        writing.sync();
+        std::thread::scope(|scope| {
+            let frozen = cluster.datanodes[victim].devices[0].freeze();
+            scope.spawn(move || {
+                std::thread::sleep(DISK_PAUSE);
+                drop(frozen);
+            });
+            let small = scope.spawn(|| Pattern::new(victim as u64).make_file(&mount.join(&small), 1000));
+            writing.write_to(5 << 20);
+            writing.sync();
+            small.join().expect("the small file is written");
+        });
+        writing.end();
+    }
+    let log = mount.log_text();
+    assert!(!log.contains("write pipeline failed") && !log.contains("no pipeline for a new block"), "{log}");
+    check_identical(&cluster, 3).expect("every node has everything, without repair");
 }
 
 fn lost_member_is_replaced_within_the_write(_: &Nothing) {

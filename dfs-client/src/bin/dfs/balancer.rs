@@ -44,8 +44,18 @@ pub(crate) struct BalancerArgs {
     #[arg(long, default_value_t = 10.0, value_parser = parse_threshold)]
     threshold: f64,
     /// Bytes per second that each DataNode may send for this; it has a limit of its own as well
-    #[arg(long, value_name = "BYTES", default_value = "10MiB")]
+    #[arg(long, value_name = "BYTES", default_value = "10MiB", value_parser = parse_bandwidth)]
     bandwidth: ByteCount,
+}
+
+/// DataNodes do not send more slowly than that: who receives would take the pauses for silence.
+const BANDWIDTH_MIN: ByteCount = ByteCount(1 << 10);
+
+fn parse_bandwidth(text: &str) -> Result<ByteCount, String> {
+    match text.parse::<ByteCount>()? {
+        bandwidth if bandwidth >= BANDWIDTH_MIN => Ok(bandwidth),
+        _ => Err(format!("at least {BANDWIDTH_MIN} a second are needed")),
+    }
 }
 
 fn parse_threshold(text: &str) -> Result<f64, String> {

@@ -38,7 +38,7 @@ impl Link {
     }
 
     async fn heartbeat(&self, registration: &Registration) -> Result<v1::SendHeartbeatResponse> {
-        let storages = self.storages().await?;
+        let storages = self.storages();
         let failed_copies = self.failed_copies.take();
         let request = v1::SendHeartbeatRequest {
             datanode_uuid: registration.datanode_uuid.clone(),

@@ -24,7 +24,7 @@ use dfs_proto::status::from_status;
 use dfs_proto::v1;
 use dfs_proto::v1::datanode_client::DatanodeClient;
 use dfs_proto::{GRPC_MESSAGE_MAX, v1::NamespaceInfo};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tonic::transport::{Channel, Endpoint};
 use tracing::{info, warn};
 
@@ -151,7 +151,7 @@ impl Link {
             block_pool_id: namespace.block_pool_id.clone(),
         };
         let store = Arc::clone(&self.context.store);
-        blocking(move || store.adopt(&identity)).await??;
+        on_own_thread(move || store.adopt(&identity)).await??;
         Ok(namespace)
     }
 
@@ -171,7 +171,7 @@ impl Link {
     }
 
     async fn try_register(&mut self, namespace: &NamespaceInfo) -> Result<Registration> {
-        let storages = self.storages().await?;
+        let storages = self.storages();
         let request = v1::RegisterDatanodeRequest {
             id: Some(self.context.id.clone()),
             namespace: Some(namespace.clone()),
@@ -197,10 +197,8 @@ impl Link {
     }
 
     /// The volumes, as heartbeats and registrations tell of them.
-    async fn storages(&self) -> Result<Vec<v1::StorageReport>> {
-        let store = Arc::clone(&self.context.store);
-        let reports = blocking(move || store.volumes().reports()).await?;
-        Ok(reports.iter().map(storage_report).collect())
+    fn storages(&self) -> Vec<v1::StorageReport> {
+        self.context.store.volumes().reports().iter().map(storage_report).collect()
     }
 }
 
@@ -227,9 +225,13 @@ pub(super) async fn call<T>(
     }
 }
 
-/// Runs file work off the runtime.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| DfsError::new(ErrorKind::Internal, "a task met a bug or was stopped").with_source(error))
+/// Runs file work in a thread of its own: the runtime's may all wait for a device.
+async fn on_own_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let (done, outcome) = oneshot::channel();
+    let started = std::thread::Builder::new().name("dn-link".to_owned()).spawn(move || {
+        // Nobody waits any more when this fails.
+        let _ = done.send(work());
+    });
+    started.map_err(|error| DfsError::io("start a thread for a NameNode's link", error))?;
+    outcome.await.map_err(|error| DfsError::new(ErrorKind::Internal, "a thread met a bug").with_source(error))
 }

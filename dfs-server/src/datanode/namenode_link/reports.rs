@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::{info, warn};
 
-use super::{CALL_TIMEOUT, FULL_REPORT_TIMEOUT, Link, REPORT_BACKOFF, Registration, blocking, call};
+use super::{CALL_TIMEOUT, FULL_REPORT_TIMEOUT, Link, REPORT_BACKOFF, Registration, call, on_own_thread};
 use crate::datanode::store::{Cursor, Event, EventKind, ReplicaStore, ReportPage};
 
 /// Events in one message: what a page of a full report may hold.
@@ -87,7 +87,7 @@ impl Link {
         let (sender, receiver) = mpsc::channel(PAGES_AHEAD);
         let store = Arc::clone(&self.context.store);
         let registration = registration.clone();
-        let pages = blocking(move || make_pages(&store, &registration, number, &sender));
+        let pages = on_own_thread(move || make_pages(&store, &registration, number, &sender));
         let mut client = self.client.clone();
         let sent = call(FULL_REPORT_TIMEOUT, client.block_report(ReceiverStream::new(receiver)));
         let (made, sent) = tokio::join!(pages, sent);

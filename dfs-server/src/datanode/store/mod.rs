@@ -24,6 +24,7 @@ mod readmission;
 mod recovery;
 mod replica;
 mod report;
+mod room;
 mod scan;
 mod volume;
 mod volumes;

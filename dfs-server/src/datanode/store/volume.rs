@@ -34,6 +34,7 @@ use tracing::{info, warn};
 
 use super::layout::{CURRENT, LOCK_FILE, PoolPaths, SUBDIRS, VERSION_FILE, subdirs};
 use super::look::{Look, Progress};
+use super::room::{Room, RoomBytes};
 use super::writeback::Writeback;
 
 /// Name of the file that a check writes; the suffix makes it recognisable as left-over.
@@ -99,6 +100,7 @@ pub(crate) struct Volume {
     /// When the free space was looked at last, and what was left for replicas, bytes.
     last_space: Mutex<Option<(Instant, u64)>>,
     reserved: ByteCount,
+    room: Arc<Room>,
     suspicion: Arc<Suspicion>,
     pub(super) writeback: Writeback,
     /// Device and inode of the directory when it was taken: another file system in its place is not this volume.
@@ -139,6 +141,7 @@ impl Volume {
             used: AtomicU64::new(0),
             last_space: Mutex::default(),
             reserved,
+            room: Room::of(root),
             suspicion,
             writeback: Writeback::default(),
             place: place_of(root).ok(),
@@ -285,15 +288,25 @@ impl Volume {
         probe(&self.root)
     }
 
-    /// Bytes now.
-    pub(crate) fn space(&self) -> io::Result<Space> {
-        let status = rustix::fs::statvfs(&self.root)?;
-        let bytes = |blocks: u64| blocks.saturating_mul(status.f_frsize);
-        Ok(Space {
-            capacity: bytes(status.f_blocks).saturating_sub(self.reserved.0),
+    /// Bytes as known, without asking the device; `None` when it could not be asked.
+    pub(super) fn known_space(&self) -> Option<Space> {
+        self.room.known().map(|room| self.space_of(room))
+    }
+
+    /// Has what is known kept up to date.
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub(super) fn keep_space_known(&self) -> io::Result<()> {
+        self.room.keep_known()
+    }
+
+    fn space_of(&self, room: RoomBytes) -> Space {
+        Space {
+            capacity: room.capacity.saturating_sub(self.reserved.0),
             used: self.used.load(Ordering::Relaxed),
-            remaining: bytes(status.f_bavail).saturating_sub(self.reserved.0),
-        })
+            remaining: room.available.saturating_sub(self.reserved.0),
+        }
     }
 
     /// Fails with `NoSpace` unless `wanted` bytes fit beside what is reserved.
@@ -302,7 +315,8 @@ impl Volume {
         if self.last_space.lock().as_ref().is_some_and(has_plenty) {
             return Ok(());
         }
-        let space = self.check(self.space(), || format!("ask the free space of {}", self.root.display()))?;
+        let room = self.check(self.room.ask(), || format!("ask the free space of {}", self.root.display()))?;
+        let space = self.space_of(room);
         *self.last_space.lock() = Some((Instant::now(), space.remaining));
         if space.remaining >= wanted.0 {
             return Ok(());

@@ -87,6 +87,9 @@ impl Volumes {
                 Err(cause) if cause.kind() == ErrorKind::WrongCluster => return Err(cause),
                 Err(cause) => error!(volume = %dir.display(), "volume cannot be used: {}", cause.chain()),
             }
+            volume
+                .keep_space_known()
+                .map_err(|error| DfsError::io("start the thread that asks a volume for its room", error))?;
             all.push(Arc::new(volume));
         }
         if all.iter().all(|volume| volume.is_failed()) {
@@ -209,14 +212,19 @@ impl Volumes {
         Err(refusal)
     }
 
-    /// Every volume as heartbeats tell of it.
+    /// Has all checked soon: one of them hangs.
+    pub(crate) fn suspect_all(&self) {
+        self.good().for_each(|volume| volume.suspect());
+    }
+
+    /// Every volume as heartbeats tell of it. Waits for no device.
     pub(crate) fn reports(&self) -> Vec<VolumeReport> {
         let report = |volume: &Arc<Volume>| {
-            let space = if volume.is_failed() {
-                None
-            } else {
-                volume.check(volume.space(), || format!("ask the space of {}", volume.root().display())).ok()
-            };
+            let known = if volume.is_failed() { None } else { Some(volume.known_space()) };
+            if known == Some(None) {
+                volume.suspect();
+            }
+            let space = known.flatten();
             VolumeReport {
                 storage_uuid: volume.storage_uuid(),
                 path: volume.root().to_owned(),
@@ -295,6 +303,9 @@ impl Volumes {
     /// Puts a volume that came back, and whose replicas are loaded, into its old place.
     pub(super) fn put_back(&self, volume: Arc<Volume>) {
         info!(volume = %volume.root().display(), "volume is back");
+        if let Err(cause) = volume.keep_space_known() {
+            warn!(volume = %volume.root().display(), %cause, "its room will be told as it is now");
+        }
         let at = usize::from(volume.index().0);
         if let Some(place) = self.all.write().get_mut(at) {
             *place = volume;

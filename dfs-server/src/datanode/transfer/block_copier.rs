@@ -1,27 +1,36 @@
 //! A finalized replica goes to other DataNodes, by the same protocol by which a client writes: request, packets, acks. The
 //! first target passes it on to the next, as in any pipeline.
+//!
+//! What a target says is heard while packets are sent: one that waits for its disk takes nothing for a while and says so,
+//! and one that fails says that before it has been sent everything.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::time::{Duration, Instant};
 
 use dfs_common::block::ExtendedBlock;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_proto::data_transfer::packet::HEARTBEAT_SEQNO;
-use dfs_proto::data_transfer::{PipelineAck, encode_request};
+use dfs_proto::data_transfer::patience::DISK_CALL_MAX;
+use dfs_proto::data_transfer::{PipelineAck, decode_delimited, encode_request};
 use dfs_proto::hadoop::op_write_block_proto::BlockConstructionStage;
 use dfs_proto::hadoop::{
     BlockOpResponseProto, ClientOperationHeaderProto, DatanodeInfoProto, OpWriteBlockProto, Status,
 };
 
-use super::DataPlane;
 use super::block_sender::Sender;
-use super::connection::Connection;
+use super::connection::{Connection, Watch, wait};
 use super::mirror::data_address;
 use super::reply::protocol_error;
+use super::{DataPlane, Pace};
 use crate::datanode::store::ReplicaReader;
 
-/// Copies a replica to `targets`, and returns when all of them have finalized it. `pace` is called with the bytes about to
-/// be sent, and may wait.
+/// How long signs of life alone keep a copy going: a node gives no more of them when a disk call lasts [`DISK_CALL_MAX`],
+/// and those of several targets may follow one another.
+const SIGNS_MAX: Duration = Duration::from_secs(2 * DISK_CALL_MAX.as_secs());
+/// What is taken in at once of what a target says.
+const ANSWERS_READ: usize = 16 * 1024;
+
+/// Copies a replica to `targets`, and returns when all of them have finalized it.
 ///
 /// # Errors
 /// Of reading it here, or of what the targets say; then the NameNode orders it again.
@@ -30,7 +39,7 @@ pub(crate) fn copy_block(
     block: &ExtendedBlock,
     targets: &[DatanodeInfoProto],
     target_storage_uuids: &[String],
-    pace: &dyn Fn(usize),
+    turns: Option<Turns<'_>>,
 ) -> Result<()> {
     let reader = plane.store.open_reader(block, 0)?;
     let copy = Copy {
@@ -40,9 +49,16 @@ pub(crate) fn copy_block(
         stage: BlockConstructionStage::TransferFinalized,
         client_name: "",
         patience: plane.timeout,
-        pace,
+        turns,
     };
     send_copy(plane, reader, &copy)
+}
+
+/// A pace that a copy keeps to, and a limit of its own in bytes per second (0: none).
+#[derive(Clone, Copy)]
+pub(crate) struct Turns<'a> {
+    pub(crate) pace: &'a Pace,
+    pub(crate) limit: u64,
 }
 
 /// Where a copy goes, and what becomes of it there.
@@ -55,13 +71,13 @@ pub(super) struct Copy<'a> {
     pub(super) client_name: &'a str,
     /// Silence of the first target after which it is given up.
     pub(super) patience: Duration,
-    /// Called with the bytes about to be sent; may wait.
-    pub(super) pace: &'a dyn Fn(usize),
+    /// `None`: as fast as it goes.
+    pub(super) turns: Option<Turns<'a>>,
 }
 
 /// Sends all that `reader` may show, and returns when all targets have it.
 pub(super) fn send_copy(plane: &DataPlane, reader: ReplicaReader, copy: &Copy<'_>) -> Result<()> {
-    let Copy { targets, target_storage_uuids, patience, .. } = *copy;
+    let Copy { targets, target_storage_uuids, patience, turns, .. } = *copy;
     let Some(first) = targets.first() else {
         return Err(DfsError::new(ErrorKind::InvalidArgument, "a transfer without targets"));
     };
@@ -76,61 +92,141 @@ pub(super) fn send_copy(plane: &DataPlane, reader: ReplicaReader, copy: &Copy<'_
         requested_checksum: reader.checksum().to_proto(),
         storage_id: target_storage_uuids.first().cloned(),
         target_storage_ids: target_storage_uuids.iter().skip(1).cloned().collect(),
+        takes_signs_of_life: Some(true),
         ..Default::default()
     };
     let address = data_address(first);
-    let mut peer = plane
+    let connection = plane
         .peers
         .take(&address)
         .map_err(|error| DfsError::new(ErrorKind::Unavailable, format!("connect to {address}")).with_source(error))?;
     let mut head = Vec::with_capacity(1024);
     encode_request(&request, &mut head).map_err(protocol_error)?;
     let mut packets = 0;
+    let mut target = Target { connection, address, patience, heard: Heard::now(), is_set_up: false, acked: 0 };
     Sender::whole(reader).send_packets(head, |bytes| {
         packets += 1;
-        (copy.pace)(bytes.len());
-        peer.send_all(bytes, patience).map_err(|error| DfsError::io(format!("send to {address}"), error))
+        let Some(Turns { pace, limit }) = turns else { return target.send(bytes) };
+        bytes.chunks(pace.slice(limit)).try_for_each(|slice| {
+            pace.wait(slice.len(), limit);
+            target.send(slice)
+        })
     })?;
     // One packet per call, but for the empty last one, which rides with the one before it (alone for an empty block).
-    let packets = if found.block.length == 0 { 1 } else { packets + 1 };
-    read_answers(patience, &mut peer, &address, packets)?;
-    plane.peers.put(address, peer);
+    let packets: usize = if found.block.length == 0 { 1 } else { packets + 1 };
+    target.wait_for_acks(packets)?;
+    plane.peers.put(target.address, target.connection);
     Ok(())
 }
 
-fn read_answers(patience: Duration, peer: &mut Connection, address: &str, packets: usize) -> Result<()> {
-    let response: BlockOpResponseProto = peer.read_message(Instant::now() + patience).map_err(protocol_error)?;
-    if response.status() != Status::Success {
-        return Err(DfsError::new(
-            if response.status() == Status::ErrorExists { ErrorKind::AlreadyExists } else { ErrorKind::Unavailable },
-            format!("{address} refused ({:?}): {}", response.status(), response.message()),
-        ));
+/// When the target last did something.
+struct Heard {
+    /// Took bytes, answered, or gave a sign of life.
+    anything: Instant,
+    /// The same without signs of life.
+    progress: Instant,
+}
+
+impl Heard {
+    fn now() -> Self {
+        Self { anything: Instant::now(), progress: Instant::now() }
     }
-    for _ in 0..packets {
-        let ack = read_ack(peer, patience)?;
-        if let Some(at) = ack.first_failure() {
-            return Err(DfsError::new(
-                ErrorKind::Unavailable,
-                format!("target {} answered packet {} with {:?}", at + 1, ack.seqno, ack.replies[at].status),
-            ));
+}
+
+/// The node that the copy goes to.
+struct Target {
+    connection: Connection,
+    address: String,
+    patience: Duration,
+    heard: Heard,
+    is_set_up: bool,
+    /// Packets that it and all behind it have.
+    acked: usize,
+}
+
+impl Target {
+    /// Sends all of `bytes`.
+    fn send(&mut self, mut bytes: &[u8]) -> Result<()> {
+        // Our own pause was not its silence.
+        self.heard = Heard::now();
+        loop {
+            let sent = self.connection.send(&[IoSlice::new(bytes)]);
+            let sent = sent.map_err(|error| DfsError::io(format!("send to {}", self.address), error))?;
+            if sent > 0 {
+                bytes = &bytes[sent..];
+                self.heard = Heard::now();
+            }
+            if bytes.is_empty() {
+                return Ok(());
+            }
+            self.hear()?;
+            self.wait(true)?;
         }
     }
-    Ok(())
-}
 
-/// The next answer to a packet. Signs of life between them, while a target waits for its disk, only prolong the wait: a
-/// target gives no more of them once a call lasts too long.
-fn read_ack(peer: &mut Connection, patience: Duration) -> Result<PipelineAck> {
-    loop {
-        while let Some((ack, len)) = PipelineAck::decode(peer.filled()).map_err(protocol_error)? {
-            peer.consume(len);
-            if ack.seqno != HEARTBEAT_SEQNO {
-                return Ok(ack);
+    /// Returns when so many packets are acknowledged.
+    fn wait_for_acks(&mut self, packets: usize) -> Result<()> {
+        loop {
+            self.hear()?;
+            if self.acked >= packets {
+                return Ok(());
+            }
+            self.wait(false)?;
+        }
+    }
+
+    /// Waits until it says something, or takes something when it is sent to.
+    fn wait(&self, sends: bool) -> Result<()> {
+        let last = self.heard.progress + self.patience.max(SIGNS_MAX);
+        let deadline = last.min(self.heard.anything + self.patience);
+        let mut watch = [Watch::either(self.connection.socket(), true, sends)];
+        let failed = |error| DfsError::io(format!("wait for {}", self.address), error);
+        if wait(&mut watch, deadline).map_err(failed)? && Instant::now() < last {
+            return Ok(());
+        }
+        Err(failed(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Takes in what it has said.
+    fn hear(&mut self) -> Result<()> {
+        let failed = |address: &str, error| DfsError::io(format!("hear of {address}"), error);
+        match self.connection.receive(ANSWERS_READ).map_err(|error| failed(&self.address, error))? {
+            None => return Ok(()),
+            Some(0) => return Err(failed(&self.address, io::ErrorKind::UnexpectedEof.into())),
+            Some(_) => self.heard.anything = Instant::now(),
+        }
+        while !self.is_set_up {
+            let response = decode_delimited::<BlockOpResponseProto>(self.connection.filled());
+            let Some((response, len)) = response.map_err(protocol_error)? else { return Ok(()) };
+            self.connection.consume(len);
+            if response.status() != Status::InProgress {
+                self.check(&response)?;
+                self.is_set_up = true;
+                self.heard.progress = Instant::now();
             }
         }
-        let more = peer.receive_by(Instant::now() + patience).map_err(|error| DfsError::io("wait for acks", error))?;
-        if !more {
-            return Err(DfsError::io("wait for acks", io::ErrorKind::UnexpectedEof.into()));
+        while let Some((ack, len)) = PipelineAck::decode(self.connection.filled()).map_err(protocol_error)? {
+            self.connection.consume(len);
+            if let Some(at) = ack.first_failure() {
+                let words =
+                    format!("target {} answered packet {} with {:?}", at + 1, ack.seqno, ack.replies[at].status);
+                return Err(DfsError::new(ErrorKind::Unavailable, words));
+            }
+            if ack.seqno != HEARTBEAT_SEQNO {
+                self.acked += 1;
+                self.heard.progress = Instant::now();
+            }
         }
+        Ok(())
+    }
+
+    fn check(&self, response: &BlockOpResponseProto) -> Result<()> {
+        if response.status() == Status::Success {
+            return Ok(());
+        }
+        let kind =
+            if response.status() == Status::ErrorExists { ErrorKind::AlreadyExists } else { ErrorKind::Unavailable };
+        let words = format!("{} refused ({:?}): {}", self.address, response.status(), response.message());
+        Err(DfsError::new(kind, words))
     }
 }

@@ -21,8 +21,8 @@
 //! compute checksums of their own. What fails here is answered at once with this node's status and ends the pipeline; the
 //! loss of the next node is answered with [success, error]. The replica stays as it is (RBW) for the writer's recovery.
 //!
-//! While the disk keeps the thread waiting, `upstream` tells the writer that this node lives; signs of life from behind are
-//! passed on.
+//! While the disk keeps the thread waiting, from the first file made at set-up on, `upstream` tells the writer that this
+//! node lives; signs of life from behind are passed on.
 
 use std::collections::VecDeque;
 use std::io;
@@ -33,7 +33,7 @@ use dfs_common::block::ExtendedBlock;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::GenerationStamp;
 use dfs_proto::data_transfer::packet::HEARTBEAT_SEQNO;
-use dfs_proto::data_transfer::patience::{DISK_CALL_MAX, relay_patience};
+use dfs_proto::data_transfer::patience::{DISK_CALL_MAX, LIFE_SIGN_INTERVAL, relay_patience};
 use dfs_proto::data_transfer::{DataChecksum, PacketFrame, PipelineAck, Reply};
 use dfs_proto::hadoop::{BlockOpResponseProto, OpWriteBlockProto, Status};
 use tracing::{debug, error, info, warn};
@@ -43,15 +43,18 @@ use super::acks::{AckQueue, Behind, Pending};
 use super::connection::{Connection, Watch, wait};
 use super::data_service::After;
 use super::mirror::{Heard, Mirror};
-use super::reply::{encoded, protocol_error, status_of};
+use super::reply::{encoded, error_response, link_refusal, protocol_error, status_of};
 use super::upstream::Upstream;
-use super::write_setup::{Stage, answer_refusal, checked, refuse, refuse_link, resumable_bytes};
+use super::write_setup::{Stage, checked, refuse, refuse_link, resumable_bytes};
 use crate::datanode::store::{OpenKind, ReplicaWriter};
 
 /// Packets received and not answered; beyond it the writer is made to wait. Far above what a writer keeps in flight.
 const PENDING_MAX: usize = 16 * 1024;
 /// Bytes of answers that the writer has not taken; beyond it nothing more is received.
 const OUT_MAX: usize = 1 << 20;
+/// A sign of life from behind is passed on if the last one was at least so long ago: nodes give one each second or half, and
+/// one that floods us with them must not flood the writer.
+const SIGN_PAUSE: Duration = Duration::from_millis(LIFE_SIGN_INTERVAL.as_millis() as u64 / 4);
 /// Packets of at most this many bytes are verified by every node: costs a few microseconds.
 const VERIFY_ALWAYS_MAX: usize = 16 * 1024;
 
@@ -70,7 +73,15 @@ pub(super) fn receive_block(plane: &DataPlane, up: &mut Connection, request: OpW
         }
     };
     let mirror_patience = relay_patience(request.pipeline_size as usize, request.targets.len()).min(plane.timeout);
-    let upstream = Arc::new(Upstream::new(up.socket_handle()));
+    let upstream = Arc::new(Upstream::new(up.socket_handle(), request.takes_signs_of_life()));
+    let (store, of_hook) = (Arc::downgrade(&plane.store), block.clone());
+    upstream.on_hung(move || {
+        error!(block = %of_hook, "a disk keeps a replica from being opened; all volumes are checked");
+        if let Some(store) = store.upgrade() {
+            store.volumes().suspect_all();
+        }
+    });
+    plane.pulse.watch(&upstream);
     let mut receiver = Receiver {
         plane,
         up,
@@ -93,11 +104,13 @@ pub(super) fn receive_block(plane: &DataPlane, up: &mut Connection, request: OpW
         acks: AckQueue::default(),
         mirror_heard: Instant::now(),
         mirror_patience,
+        sign_passed: None,
+        is_writer_gone: false,
         finished: None,
+        after: After::Close,
     };
-    let after = receiver.run(&request);
-    receiver.clean_up(after);
-    after
+    receiver.after = receiver.run(&request);
+    receiver.after
 }
 
 struct Receiver<'a> {
@@ -129,7 +142,20 @@ struct Receiver<'a> {
     /// When the next node last said something, or was first asked.
     mirror_heard: Instant,
     mirror_patience: Duration,
+    /// When a sign of life was last passed on.
+    sign_passed: Option<Instant>,
+    /// The writer's connection is dead, and nothing is awaited of it.
+    is_writer_gone: bool,
     finished: Option<After>,
+    /// What the connection is good for when this is dropped.
+    after: After,
+}
+
+/// Cleaning up comes last, also when a bug unwinds the thread: a replica that nobody will go on with must not stay.
+impl Drop for Receiver<'_> {
+    fn drop(&mut self) {
+        self.clean_up(self.after);
+    }
 }
 
 impl Receiver<'_> {
@@ -165,19 +191,7 @@ impl Receiver<'_> {
     }
 
     fn open_replica(&mut self, request: &OpWriteBlockProto) {
-        let store = &self.plane.store;
-        let hint = request.storage_id.as_deref();
-        let new_stamp = GenerationStamp(request.latest_generation_stamp);
-        let opened = match self.stage {
-            Stage::Create => store.create(&self.block, OpenKind::Rbw, self.checksum, hint),
-            Stage::Copy | Stage::CopyToRbw => store.create(&self.block, OpenKind::Temporary, self.checksum, hint),
-            Stage::Append => store.append(&self.block, new_stamp),
-            Stage::Resume => store.resume(&self.block, new_stamp, resumable_bytes(self.stage, request)),
-            Stage::Close => store
-                .resume(&self.block, new_stamp, resumable_bytes(self.stage, request))
-                .and_then(|mut writer| store.finalize(&self.block.pool, &mut writer, false).map(|_| writer)),
-        };
-        match opened {
+        match self.upstream.while_busy(|| self.try_open(request)) {
             Ok(mut writer) => {
                 writer.set_drop_behind(self.plane.drop_behind.applies(self.stage, request));
                 self.take_writer(writer);
@@ -186,10 +200,33 @@ impl Receiver<'_> {
                 }
             }
             Err(error) => {
-                self.finished = Some(refuse(self.plane, self.up, &error));
+                warn!(peer = ?self.up.peer_address(), "refusing to write: {}", error.chain());
+                self.refuse_set_up(&error_response(&error));
                 self.set_up = true;
             }
         }
+    }
+
+    fn try_open(&self, request: &OpWriteBlockProto) -> Result<ReplicaWriter> {
+        let store = &self.plane.store;
+        let hint = request.storage_id.as_deref();
+        let new_stamp = GenerationStamp(request.latest_generation_stamp);
+        match self.stage {
+            Stage::Create => store.create(&self.block, OpenKind::Rbw, self.checksum, hint),
+            Stage::Copy | Stage::CopyToRbw => store.create(&self.block, OpenKind::Temporary, self.checksum, hint),
+            Stage::Append => store.append(&self.block, new_stamp),
+            Stage::Resume => store.resume(&self.block, new_stamp, resumable_bytes(self.stage, request)),
+            Stage::Close => store
+                .resume(&self.block, new_stamp, resumable_bytes(self.stage, request))
+                .and_then(|mut writer| store.finalize(&self.block.pool, &mut writer, false).map(|_| writer)),
+        }
+    }
+
+    /// The last words on this connection.
+    fn refuse_set_up(&mut self, response: &BlockOpResponseProto) {
+        self.plane.metrics.operations_failed.inc();
+        self.upstream.push_response(&encoded(response));
+        self.finished = Some(After::Linger);
     }
 
     fn take_writer(&mut self, writer: ReplicaWriter) {
@@ -199,7 +236,7 @@ impl Receiver<'_> {
         }
         writer.set_feed(&self.up.socket_handle());
         let (suspect, block) = (writer.volume_suspect(), self.block.clone());
-        self.plane.pulse.watch(&self.upstream, move || {
+        self.upstream.on_hung(move || {
             error!(%block, "a disk call takes longer than {DISK_CALL_MAX:?}; the volume is checked");
             suspect();
         });
@@ -253,9 +290,9 @@ impl Receiver<'_> {
         warn!(block = %self.block, next = mirror.address(), "lost the next node of the pipeline: {why}");
         self.mirror_lost = true;
         if !self.set_up && self.finished.is_none() {
-            let error = DfsError::new(ErrorKind::Unavailable, format!("lost {}: {why}", mirror.address()));
-            let link = mirror.address().to_owned();
-            self.finished = Some(refuse_link(self.plane, self.up, &link, &error));
+            let link = mirror.address();
+            let refusal = link_refusal(Status::Error, link, format!("lost {link}: {why}"), false);
+            self.refuse_set_up(&refusal);
         }
     }
 
@@ -346,28 +383,31 @@ impl Receiver<'_> {
         Ok(())
     }
 
+    /// Whether the next node is listened to: what it says becomes answers, and there are no more of them than the writer
+    /// takes.
+    fn listens_to_mirror(&self) -> bool {
+        self.mirror.is_some() && !self.mirror_lost && self.finished.is_none() && self.upstream.unsent() < OUT_MAX
+    }
+
     fn hear_mirror(&mut self) {
+        if !self.listens_to_mirror() {
+            return;
+        }
+        if let Some(Err(error)) = self.mirror.as_mut().map(Mirror::listen) {
+            self.lose_mirror(&protocol_error(error).chain());
+        }
         while !self.mirror_lost && self.finished.is_none() {
-            let Some(mirror) = self.mirror.as_mut() else { return };
-            let heard = mirror.hear();
-            match heard {
-                Ok(Heard::Nothing) => return,
-                Ok(Heard::Ready) => self.answer_set_up(),
-                Ok(Heard::Refused { bad_link, status, message, full }) => {
-                    warn!(block = %self.block, bad_link, ?status, message, "pipeline cannot be set up");
-                    let message = Some(format!("{bad_link}: {message}"));
-                    let response = BlockOpResponseProto {
-                        status: status.into(),
-                        first_bad_link: Some(bad_link),
-                        message,
-                        full: full.then_some(true),
-                        ..Default::default()
-                    };
-                    self.finished = Some(answer_refusal(self.plane, self.up, &response));
-                    return;
+            match self.mirror.as_mut().map_or(Ok(None), Mirror::hear) {
+                Ok(None) => return,
+                Ok(Some(Heard::SettingUp)) => self.pass_on(None),
+                Ok(Some(Heard::Ready)) => self.answer_set_up(),
+                Ok(Some(Heard::Refused { bad_link, status, message, full })) => {
+                    let refusal = link_refusal(status, &bad_link, format!("{bad_link}: {message}"), full);
+                    warn!(block = %self.block, ?refusal, "pipeline cannot be set up");
+                    self.refuse_set_up(&refusal);
                 }
-                Ok(Heard::Ack(ack)) if self.acks.is_life_sign(&ack) => self.pass_on(ack),
-                Ok(Heard::Ack(ack)) => self.answer(Behind::Answered(ack)),
+                Ok(Some(Heard::Ack(ack))) if self.acks.is_life_sign(&ack) => self.pass_on(Some(ack)),
+                Ok(Some(Heard::Ack(ack))) => self.answer(Behind::Answered(ack)),
                 Err(error) => self.lose_mirror(&protocol_error(error).chain()),
             }
             self.mirror_heard = Instant::now();
@@ -390,8 +430,13 @@ impl Receiver<'_> {
         Ok(())
     }
 
-    /// The node behind waits for its disk: those in front must not take us for hung.
-    fn pass_on(&mut self, sign: PipelineAck) {
+    /// A node behind waits for its disk: those in front must not take us for hung.
+    fn pass_on(&mut self, sign: Option<PipelineAck>) {
+        if self.sign_passed.is_some_and(|passed| passed.elapsed() < SIGN_PAUSE) {
+            return;
+        }
+        self.sign_passed = Some(Instant::now());
+        let Some(sign) = sign else { return self.upstream.push_early_sign() };
         let replies = [vec![Reply::new(Status::Success)], sign.replies].concat();
         let sign = PipelineAck { seqno: HEARTBEAT_SEQNO, replies, downstream_ack_time_nanos: 0 };
         if self.set_up && !self.upstream.push_ack(&sign) {
@@ -462,19 +507,28 @@ impl Receiver<'_> {
 
     fn wait_for_any(&mut self, wants_more: bool) -> Result<()> {
         let now = Instant::now();
-        let mirror = self.mirror.as_ref().filter(|_| !self.mirror_lost && self.finished.is_none());
+        let mirror = self.mirror.as_ref().filter(|_| self.listens_to_mirror());
         let mirror_due = mirror
             .filter(|mirror| !mirror.is_ready() || !self.acks.is_empty() || self.has_unsent())
             .map(|_| self.mirror_heard + self.mirror_patience);
         let deadline = mirror_due.unwrap_or(now + self.plane.timeout).min(now + self.plane.timeout);
-        let mut watches = vec![Watch::either(self.up.socket(), wants_more, self.upstream.unsent() > 0)];
+        let has_answers = self.upstream.unsent() > 0;
+        let mut watches = Vec::with_capacity(2);
+        if !self.is_writer_gone {
+            watches.push(Watch::either(self.up.socket(), wants_more, has_answers));
+        }
         if let Some(mirror) = mirror {
             watches.push(Watch::either(mirror.connection().socket(), true, self.has_unsent()));
+        }
+        if watches.is_empty() {
+            return Err(DfsError::io("answer the writer", io::ErrorKind::BrokenPipe.into()));
         }
         let moved = wait(&mut watches, deadline).map_err(|error| DfsError::io("wait for the pipeline", error))?;
         let is_mirror_late =
             mirror_due.is_some_and(|due| due <= Instant::now()) && watches.last().is_some_and(|watch| !watch.is_ready);
-        // A writer that has gone is always ready.
+        // A connection that is dead is always ready. What the writer has sent is still brought to the next node.
+        let is_dead = !self.is_writer_gone && !wants_more && !has_answers && watches[0].is_ready;
+        self.is_writer_gone |= is_dead;
         if moved && !is_mirror_late {
             return Ok(());
         }

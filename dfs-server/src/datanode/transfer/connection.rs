@@ -205,12 +205,14 @@ impl Connection {
         send_now(&self.socket, parts)
     }
 
-    /// Sends all of `bytes`; each wait for the peer to take some of it ends after `patience`.
+    /// Sends all of `bytes`, which the peer must have taken within `patience`: one that takes a byte now and then would keep
+    /// this thread for ever.
     pub(super) fn send_all(&self, mut bytes: &[u8], patience: Duration) -> io::Result<()> {
+        let deadline = Instant::now() + patience;
         while !bytes.is_empty() {
             let sent = self.send(&[IoSlice::new(bytes)])?;
             bytes = &bytes[sent..];
-            if !bytes.is_empty() && !wait(&mut [Watch::writable(&self.socket)], Instant::now() + patience)? {
+            if !bytes.is_empty() && !wait(&mut [Watch::writable(&self.socket)], deadline)? {
                 return Err(io::ErrorKind::TimedOut.into());
             }
         }

@@ -1,11 +1,10 @@
-//! The data port: accepting connections, a bounded pool of threads, and the loop that serves one connection.
+//! The data port: a bounded pool of threads, and the loop that serves one connection.
 //!
 //! A thread serves one connection until it closes; between operations the connection is idle and keeps its thread, as in
-//! HDFS. Threads that have nothing to do are kept for a while and take the next connection. When all
-//! `dfs.datanode.max.transfer.threads` are taken, the connection that has been idle longest is closed to make room; if
-//! none is idle the newcomer is refused.
+//! HDFS. Threads that have nothing to do are kept for a while and take the next connection. There are as many threads at
+//! most as the door lets connections in (`listen`): `dfs.datanode.max.transfer.threads`, or what the descriptors suffice for.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::net::{Shutdown as SocketShutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -15,6 +14,7 @@ use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_proto::data_transfer::WireError;
 use dfs_proto::data_transfer::op::Request;
 use parking_lot::{Condvar, Mutex};
+use prometheus_client::metrics::gauge::Gauge;
 use tracing::{debug, info, warn};
 
 use super::DataPlane;
@@ -24,16 +24,18 @@ use super::block_sender::send_block;
 use super::connection::Connection;
 use super::replica_transfer::transfer_replica;
 use super::reply::{encoded, error_response, protocol_error};
+use crate::listen::Acceptor;
+use crate::listen::door::{CallPatience, Door, Limits, Pass};
 
 /// How long a connection may be idle: well above the time for which our own nodes and clients keep theirs (`peer_pool`),
 /// so that it is they who close.
 const IDLE_CONNECTION: Duration = Duration::from_secs(120);
+/// How long one may be open without a request: our nodes and clients connect when they have one.
+const FIRST_REQUEST: Duration = Duration::from_secs(30);
 /// How long a thread without a connection is kept.
 const IDLE_THREAD: Duration = Duration::from_secs(30);
 /// Stack of a serving thread: its buffers are on the heap, and the deepest calls are a log line.
 const STACK_SIZE: usize = 512 * 1024;
-/// Pause after accept fails for want of descriptors or memory.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What becomes of the connection after an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,20 +48,14 @@ pub(super) enum After {
     Close,
 }
 
-#[derive(Debug)]
-struct Served {
-    socket: Arc<TcpStream>,
-    /// Since when no operation runs on it.
-    idle_since: Option<Instant>,
-}
+/// A connection that was let in.
+type Admitted = (Arc<TcpStream>, Pass);
 
 #[derive(Debug, Default)]
 struct Pool {
-    waiting: VecDeque<Arc<TcpStream>>,
+    waiting: VecDeque<Admitted>,
     threads: usize,
     idle_threads: usize,
-    served: HashMap<u64, Served>,
-    next_id: u64,
     stopping: bool,
 }
 
@@ -67,6 +63,7 @@ struct Pool {
 struct Shared {
     plane: Arc<DataPlane>,
     threads_max: usize,
+    door: Arc<Door>,
     pool: Mutex<Pool>,
     /// A connection waits, or all must stop.
     work: Condvar,
@@ -79,7 +76,7 @@ struct Shared {
 pub(crate) struct DataService {
     shared: Arc<Shared>,
     address: SocketAddr,
-    acceptor: Mutex<Option<std::thread::JoinHandle<()>>>,
+    acceptor: Acceptor,
 }
 
 impl DataService {
@@ -89,18 +86,21 @@ impl DataService {
     /// When no thread can be started.
     pub(crate) fn start(listener: TcpListener, plane: Arc<DataPlane>, threads_max: usize) -> io::Result<Self> {
         let address = listener.local_addr()?;
+        let limits = Limits::of(threads_max, FIRST_REQUEST, IDLE_CONNECTION, CallPatience::Its);
+        let door = Door::new(limits, plane.metrics.connections_refused.clone());
         let shared = Arc::new(Shared {
             plane,
             threads_max,
+            door: Arc::clone(&door),
             pool: Mutex::default(),
             work: Condvar::new(),
             ended: Condvar::new(),
         });
-        let acceptor = std::thread::Builder::new().name("dn-accept".into()).spawn({
+        let acceptor = Acceptor::start("dn-accept", listener, door, {
             let shared = Arc::clone(&shared);
-            move || accept(&listener, &shared)
+            move |socket, peer, pass| shared.take(Arc::new(socket), peer, pass)
         })?;
-        Ok(Self { shared, address, acceptor: Mutex::new(Some(acceptor)) })
+        Ok(Self { shared, address, acceptor })
     }
 
     /// Where it listens.
@@ -110,32 +110,20 @@ impl DataService {
 
     /// Operations being served.
     pub(crate) fn active_transfers(&self) -> usize {
-        let pool = self.shared.pool.lock();
-        pool.served.values().filter(|served| served.idle_since.is_none()).count()
+        self.shared.door.busy()
     }
 
     /// Breaks off every operation and waits until all threads have ended, at most `patience`.
     pub(crate) fn stop(&self, patience: Duration) {
-        {
+        self.acceptor.stop();
+        let waiting = {
             let mut pool = self.shared.pool.lock();
             pool.stopping = true;
-            pool.waiting.clear();
-            for served in pool.served.values() {
-                let _ = served.socket.shutdown(SocketShutdown::Both);
-            }
             self.shared.work.notify_all();
-        }
-        // Accept has no time limit: a connection of our own makes it look up.
-        let wake = match self.address {
-            SocketAddr::V4(v4) if v4.ip().is_unspecified() => SocketAddr::from(([127, 0, 0, 1], v4.port())),
-            SocketAddr::V6(v6) if v6.ip().is_unspecified() => SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], v6.port())),
-            address => address,
+            std::mem::take(&mut pool.waiting)
         };
-        let _ = TcpStream::connect_timeout(&wake, Duration::from_secs(1));
-        let acceptor = self.acceptor.lock().take();
-        if let Some(acceptor) = acceptor {
-            let _ = acceptor.join();
-        }
+        drop(waiting);
+        self.shared.door.end_all();
         let deadline = Instant::now() + patience;
         let mut pool = self.shared.pool.lock();
         while pool.threads > 0 && !self.shared.ended.wait_until(&mut pool, deadline).timed_out() {}
@@ -147,41 +135,21 @@ impl DataService {
 
 impl Drop for DataService {
     fn drop(&mut self) {
-        if self.acceptor.lock().is_some() {
+        if !self.shared.pool.lock().stopping {
             self.stop(Duration::from_secs(1));
         }
     }
 }
 
-/// The one place where data connections are accepted.
-fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
-    loop {
-        let accepted = listener.accept();
-        if shared.pool.lock().stopping {
-            return;
-        }
-        match accepted {
-            Ok((socket, peer)) => shared.admit(Arc::new(socket), peer),
-            Err(error) => {
-                warn!(%error, "accept failed");
-                std::thread::sleep(ACCEPT_PAUSE);
-            }
-        }
-    }
-}
-
 impl Shared {
-    /// Hands a connection to a thread, or refuses it.
-    fn admit(self: &Arc<Self>, socket: Arc<TcpStream>, peer: SocketAddr) {
+    /// Hands a connection to a thread.
+    fn take(self: &Arc<Self>, socket: Arc<TcpStream>, peer: SocketAddr, pass: Pass) {
+        let of_door = Arc::clone(&socket);
+        pass.on_end(move || {
+            let _ = of_door.shutdown(SocketShutdown::Both);
+        });
         let mut pool = self.pool.lock();
-        if pool.idle_threads <= pool.waiting.len() && pool.threads >= self.threads_max && !close_longest_idle(&mut pool)
-        {
-            self.plane.metrics.connections_refused.inc();
-            warn!(%peer, threads = self.threads_max,
-                "refusing a data connection: all threads are busy (dfs.datanode.max.transfer.threads)");
-            return;
-        }
-        pool.waiting.push_back(socket);
+        pool.waiting.push_back((socket, pass));
         if pool.idle_threads >= pool.waiting.len() || pool.threads >= self.threads_max {
             self.work.notify_one();
             return;
@@ -192,7 +160,10 @@ impl Shared {
         match spawned {
             Ok(_) => pool.threads += 1,
             Err(error) => {
-                pool.waiting.pop_back();
+                let refused = pool.waiting.pop_back();
+                drop(pool);
+                drop(refused);
+                self.plane.metrics.connections_refused.inc();
                 warn!(%peer, %error, "refusing a data connection: no thread can be started");
             }
         }
@@ -205,14 +176,11 @@ impl Shared {
             if pool.stopping {
                 break;
             }
-            if let Some(socket) = pool.waiting.pop_front() {
-                let id = pool.next_id;
-                pool.next_id += 1;
-                pool.served.insert(id, Served { socket: Arc::clone(&socket), idle_since: Some(Instant::now()) });
+            if let Some((socket, pass)) = pool.waiting.pop_front() {
                 drop(pool);
-                self.serve_contained(id, socket);
+                self.serve_contained(socket, &pass);
+                drop(pass);
                 pool = self.pool.lock();
-                pool.served.remove(&id);
                 continue;
             }
             pool.idle_threads += 1;
@@ -228,17 +196,16 @@ impl Shared {
     }
 
     /// A bug met on one connection must not cost the pool a thread, nor others their service.
-    fn serve_contained(&self, id: u64, socket: Arc<TcpStream>) {
-        self.plane.metrics.connections.inc();
-        let served = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.serve(id, socket)));
-        self.plane.metrics.connections.dec();
+    fn serve_contained(&self, socket: Arc<TcpStream>, pass: &Pass) {
+        let _open = Counted::one_more(&self.plane.metrics.connections);
+        let served = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.serve(socket, pass)));
         if served.is_err() {
             tracing::error!("a data connection met a bug; it was closed");
         }
     }
 
     /// Serves one connection, one operation after another.
-    fn serve(&self, id: u64, socket: Arc<TcpStream>) {
+    fn serve(&self, socket: Arc<TcpStream>, pass: &Pass) {
         let Ok(mut connection) = Connection::new(socket) else { return };
         loop {
             let request = match connection.read_request(IDLE_CONNECTION) {
@@ -249,22 +216,16 @@ impl Shared {
                     return;
                 }
             };
-            self.mark(id, None);
-            self.plane.metrics.active_transfers.inc();
-            let after = self.operate(&mut connection, request);
-            self.plane.metrics.active_transfers.dec();
+            let after = {
+                let _busy = pass.busy();
+                let _active = Counted::one_more(&self.plane.metrics.active_transfers);
+                self.operate(&mut connection, request)
+            };
             match after {
                 After::Serve => connection.shrink(),
                 After::Linger => return connection.linger(),
                 After::Close => return,
             }
-            self.mark(id, Some(Instant::now()));
-        }
-    }
-
-    fn mark(&self, id: u64, idle_since: Option<Instant>) {
-        if let Some(served) = self.pool.lock().served.get_mut(&id) {
-            served.idle_since = idle_since;
         }
     }
 
@@ -307,14 +268,18 @@ fn answer(connection: &Connection, error: &DfsError, patience: Duration) -> Resu
     connection.send_all(&encoded(&error_response(error)), patience).map_err(|error| DfsError::io("answer", error))
 }
 
-/// Makes room: its thread will be free in a moment.
-fn close_longest_idle(pool: &mut Pool) -> bool {
-    let Some(served) =
-        pool.served.values_mut().filter(|served| served.idle_since.is_some()).min_by_key(|served| served.idle_since)
-    else {
-        return false;
-    };
-    served.idle_since = None;
-    let _ = served.socket.shutdown(SocketShutdown::Both);
-    true
+/// Counts in a gauge for as long as it lives, also while a panic unwinds.
+struct Counted<'a>(&'a Gauge);
+
+impl<'a> Counted<'a> {
+    fn one_more(gauge: &'a Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }

@@ -16,8 +16,8 @@ const ACKS_READ: usize = 16 * 1024;
 /// What the node said.
 #[derive(Debug)]
 pub(super) enum Heard {
-    /// Nothing more for now.
-    Nothing,
+    /// A node behind waits for its disk; the pipeline does not stand yet.
+    SettingUp,
     /// The pipeline behind stands.
     Ready,
     /// It does not, because of this node.
@@ -110,22 +110,18 @@ impl Mirror {
         Ok(sent - of_request)
     }
 
-    /// The next thing the node said. The end of the connection is an error.
-    pub(super) fn hear(&mut self) -> Result<Heard, WireError> {
+    /// Takes what has arrived of what the node says, at most [`ACKS_READ`] bytes: whoever talks without end must not keep
+    /// this thread from everything else. The end of the connection is an error.
+    pub(super) fn listen(&mut self) -> Result<(), WireError> {
         let io = |source| WireError::Io { what: "answer of the next node", source };
-        loop {
-            if let Some(heard) = self.decode()? {
-                return Ok(heard);
-            }
-            match self.connection.receive(ACKS_READ).map_err(io)? {
-                None => return Ok(Heard::Nothing),
-                Some(0) => return Err(io(io::ErrorKind::UnexpectedEof.into())),
-                Some(_) => {}
-            }
+        match self.connection.receive(ACKS_READ).map_err(io)? {
+            Some(0) => Err(io(io::ErrorKind::UnexpectedEof.into())),
+            Some(_) | None => Ok(()),
         }
     }
 
-    fn decode(&mut self) -> Result<Option<Heard>, WireError> {
+    /// The next thing that it said and that has arrived.
+    pub(super) fn hear(&mut self) -> Result<Option<Heard>, WireError> {
         if self.ready {
             loop {
                 let Some((ack, len)) = PipelineAck::decode(self.connection.filled())? else { return Ok(None) };
@@ -140,9 +136,13 @@ impl Mirror {
             return Ok(None);
         };
         self.connection.consume(len);
-        if response.status() == Status::Success {
-            self.ready = true;
-            return Ok(Some(Heard::Ready));
+        match response.status() {
+            Status::InProgress => return Ok(Some(Heard::SettingUp)),
+            Status::Success => {
+                self.ready = true;
+                return Ok(Some(Heard::Ready));
+            }
+            _ => {}
         }
         let bad_link = match response.first_bad_link() {
             "" => self.address.clone(),

@@ -28,6 +28,8 @@ mod fuzz_tests;
 #[cfg(test)]
 mod lost_power_tests;
 #[cfg(test)]
+mod patience_tests;
+#[cfg(test)]
 mod resume_tests;
 #[cfg(test)]
 pub(crate) mod test_client;
@@ -40,7 +42,7 @@ use std::time::Duration;
 use super::metrics::Metrics;
 use super::store::ReplicaStore;
 
-pub(crate) use block_copier::copy_block;
+pub(crate) use block_copier::{Turns, copy_block};
 pub(crate) use pace::Pace;
 pub(crate) use peer_pool::PeerPool;
 pub(crate) use upstream::Pulse;

@@ -14,8 +14,6 @@ use super::connection::Connection;
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(2500);
 /// Idle connections kept to one node: as many small blocks in flight at once find one.
 const IDLE_PER_PEER_MAX: usize = 32;
-/// Idle connections kept in all: each occupies a thread of the far side.
-const IDLE_MAX: usize = 256;
 /// How long an idle connection is kept. Far below the time after which the far side would close it (`data_service`), so
 /// that one is never taken out of the pool while it is being closed.
 pub(super) const IDLE_TIME: Duration = Duration::from_secs(30);
@@ -27,12 +25,18 @@ struct Idle {
 }
 
 /// The pool.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct PeerPool {
+    idle_max: usize,
     idle: Mutex<HashMap<String, Vec<Idle>>>,
 }
 
 impl PeerPool {
+    /// A pool that keeps at most `idle_max` connections: each occupies a descriptor here and a thread of the far side.
+    pub(crate) fn new(idle_max: usize) -> Self {
+        Self { idle_max, idle: Mutex::default() }
+    }
+
     /// A connection to `host:port`, from the pool or new.
     pub(super) fn take(&self, address: &str) -> io::Result<Connection> {
         while let Some(idle) = self.pop(address) {
@@ -51,7 +55,7 @@ impl PeerPool {
     pub(super) fn put(&self, address: String, mut connection: Connection) {
         connection.shrink();
         let mut idle = self.idle.lock();
-        if idle.values().map(Vec::len).sum::<usize>() >= IDLE_MAX {
+        if idle.values().map(Vec::len).sum::<usize>() >= self.idle_max {
             return;
         }
         let of_peer = idle.entry(address).or_default();

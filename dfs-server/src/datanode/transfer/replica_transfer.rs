@@ -56,7 +56,7 @@ fn transfer(plane: &DataPlane, request: &OpTransferBlockProto) -> Result<Extende
         client_name: &request.header.client_name,
         patience: TARGET_PATIENCE.min(plane.timeout),
         // A writer waits for it.
-        pace: &|_| {},
+        turns: None,
     };
     send_copy(plane, reader, &copy)?;
     Ok(ExtendedBlock { pool: block.pool, block: found })

@@ -6,6 +6,8 @@ use dfs_proto::hadoop::{BlockOpResponseProto, Status};
 
 /// Longest text of a response: the whole chain of causes fits, a runaway one does not.
 const MESSAGE_MAX: usize = 2048;
+/// Longest `host:port` of a node: names of hosts have 253 bytes.
+const LINK_MAX: usize = 300;
 
 /// The status that stands for an error.
 pub(super) fn status_of(kind: ErrorKind) -> Status {
@@ -46,19 +48,33 @@ pub(super) fn status_of(kind: ErrorKind) -> Status {
 
 /// A refusal.
 pub(super) fn error_response(error: &DfsError) -> BlockOpResponseProto {
-    let mut message = error.chain();
-    if message.len() > MESSAGE_MAX {
-        let end = (0..=MESSAGE_MAX).rev().find(|&at| message.is_char_boundary(at)).unwrap_or(0);
-        message.truncate(end);
-    }
     let full = (error.kind() == ErrorKind::NoSpace).then_some(true);
-    BlockOpResponseProto { status: status_of(error.kind()).into(), message: Some(message), full, ..Default::default() }
+    let message = Some(shortened(error.chain(), MESSAGE_MAX));
+    BlockOpResponseProto { status: status_of(error.kind()).into(), message, full, ..Default::default() }
 }
 
-/// The bytes of a response.
+/// A refusal because of the node behind `link`. Both texts may be a stranger's.
+pub(super) fn link_refusal(status: Status, link: &str, message: String, full: bool) -> BlockOpResponseProto {
+    BlockOpResponseProto {
+        status: status.into(),
+        first_bad_link: Some(shortened(link.to_owned(), LINK_MAX)),
+        message: Some(shortened(message, MESSAGE_MAX)),
+        full: full.then_some(true),
+        ..Default::default()
+    }
+}
+
+/// At most `max` bytes of a text, whole characters.
+fn shortened(mut text: String, max: usize) -> String {
+    let end = text.floor_char_boundary(max);
+    text.truncate(end);
+    text
+}
+
+/// The bytes of a response, whose texts are made here.
 pub(super) fn encoded(response: &BlockOpResponseProto) -> Vec<u8> {
     let mut out = Vec::with_capacity(128);
-    encode_delimited(response, &mut out).expect("MESSAGE_MAX keeps responses below the longest message");
+    encode_delimited(response, &mut out).expect("MESSAGE_MAX and LINK_MAX keep responses below the longest message");
     out
 }
 

@@ -53,7 +53,7 @@ impl TestNode {
         store.adopt(&identity()).unwrap();
         let plane = Arc::new(DataPlane {
             store: Arc::clone(&store),
-            peers: PeerPool::default(),
+            peers: PeerPool::new(16),
             pulse: Pulse::start().unwrap(),
             metrics: Arc::new(Metrics::default()),
             timeout,

@@ -244,11 +244,11 @@ fn copy_block_passes_a_replica_on() {
         let (block, data) = (block(id), content(len));
         nodes[0].client().write(&block, &[], &data, 65_536);
         let targets = [nodes[1].info(), nodes[2].info()];
-        copy_block(&nodes[0].plane, &block, &targets, &[], &|_| {}).unwrap();
+        copy_block(&nodes[0].plane, &block, &targets, &[], None).unwrap();
         for node in &nodes {
             assert_eq!(node.read(&block, 0, len as u64).unwrap(), data);
         }
-        let error = copy_block(&nodes[0].plane, &block, &targets, &[], &|_| {}).unwrap_err();
+        let error = copy_block(&nodes[0].plane, &block, &targets, &[], None).unwrap_err();
         assert!(error.message().contains("is here already"), "{error}");
     }
 }

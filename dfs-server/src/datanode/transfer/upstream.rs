@@ -2,8 +2,9 @@
 //!
 //! The thread that receives a block cannot speak while the disk keeps it waiting. So its answers lie in a buffer that two
 //! may send from: that thread, and the one [`Pulse`] thread of the data plane, which looks at all writes each second and
-//! adds an ack of seqno -1, marked slow, where a disk call has lasted that long. Silence therefore means a hung process or
-//! a lost link, never a slow disk. After [`DISK_CALL_MAX`] no more signs are given and the volume is checked: such a
+//! adds a sign of life where a disk call has lasted that long: an ack of seqno -1, marked slow, or, before the set-up is
+//! answered, a response of status IN_PROGRESS for those that take them. Silence therefore means a hung process or
+//! a lost link, never a slow disk. After [`DISK_CALL_MAX`] ([`SET_UP_CALL_MAX`]) no more signs are given and the volume is checked: such a
 //! device has failed, and the writer must go on without it.
 //!
 //! Locks: the pulse's list, then one upstream's state. Both are held for moments; sends do not block.
@@ -14,12 +15,13 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use dfs_proto::data_transfer::packet::HEARTBEAT_SEQNO;
-use dfs_proto::data_transfer::patience::{DISK_CALL_MAX, LIFE_SIGN_INTERVAL};
+use dfs_proto::data_transfer::patience::{DISK_CALL_MAX, LIFE_SIGN_INTERVAL, SET_UP_CALL_MAX};
 use dfs_proto::data_transfer::{PipelineAck, Reply, SlowNode};
-use dfs_proto::hadoop::Status;
+use dfs_proto::hadoop::{BlockOpResponseProto, Status};
 use parking_lot::{Condvar, Mutex};
 
 use super::connection::send_now;
+use super::reply::encoded;
 
 /// What is on its way to a writer.
 #[derive(Debug)]
@@ -28,14 +30,24 @@ pub(super) struct Upstream {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     /// Whole messages, the first of which may have gone in part.
     out: Vec<u8>,
     /// The set-up was answered: acks may follow.
     is_open: bool,
+    /// Signs of life may be given before.
+    takes_early_signs: bool,
     /// Since when the receiving thread is in a disk call.
     busy_since: Option<Instant>,
+    /// Called once when a disk call lasts too long.
+    on_hung: Option<OnHung>,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("out", &self.out.len()).field("is_open", &self.is_open).finish_non_exhaustive()
+    }
 }
 
 /// What a look at a write found.
@@ -43,24 +55,42 @@ struct State {
 enum Sign {
     /// Nothing to say.
     None,
-    /// It is busy with its disk.
+    /// It is busy with its disk: an ack says so.
     Alive,
+    /// The same before the set-up is answered: a response says so.
+    SettingUp,
     /// Its disk call lasts so long that the device has failed.
     Hung,
 }
 
 /// Chooses what to tell the writer.
-fn choose_sign(is_open: bool, busy_since: Option<Instant>, now: Instant) -> Sign {
+fn choose_sign(is_open: bool, takes_early_signs: bool, busy_since: Option<Instant>, now: Instant) -> Sign {
+    let busy_max = if takes_early_signs && !is_open { SET_UP_CALL_MAX } else { DISK_CALL_MAX };
     match busy_since.map(|since| now.saturating_duration_since(since)) {
-        Some(busy) if busy >= DISK_CALL_MAX => Sign::Hung,
+        Some(busy) if busy >= busy_max => Sign::Hung,
         Some(busy) if is_open && busy >= LIFE_SIGN_INTERVAL => Sign::Alive,
+        Some(busy) if takes_early_signs && busy >= LIFE_SIGN_INTERVAL => Sign::SettingUp,
         _ => Sign::None,
     }
 }
 
 impl Upstream {
-    pub(super) fn new(socket: Arc<TcpStream>) -> Self {
-        Self { socket, state: Mutex::default() }
+    /// `takes_early_signs`: the writer has said that it understands them.
+    pub(super) fn new(socket: Arc<TcpStream>, takes_early_signs: bool) -> Self {
+        Self { socket, state: Mutex::new(State { takes_early_signs, ..State::default() }) }
+    }
+
+    /// What is called once when a disk call lasts too long.
+    pub(super) fn on_hung(&self, hook: impl FnOnce() + Send + 'static) {
+        self.state.lock().on_hung = Some(Box::new(hook));
+    }
+
+    /// Passes on that a node behind waits for its disk while the pipeline is set up.
+    pub(super) fn push_early_sign(&self) {
+        let mut state = self.state.lock();
+        if state.takes_early_signs && !state.is_open {
+            state.push_in_progress();
+        }
     }
 
     /// Adds the answer to the set-up.
@@ -93,24 +123,35 @@ impl Upstream {
         outcome
     }
 
-    fn give_sign(&self, now: Instant) -> bool {
+    /// Tells the writer what there is to tell; the hook of a disk call that has just been found to hang.
+    fn give_sign(&self, now: Instant) -> Option<OnHung> {
         let mut state = self.state.lock();
-        match choose_sign(state.is_open, state.busy_since, now) {
-            Sign::None => false,
+        match choose_sign(state.is_open, state.takes_early_signs, state.busy_since, now) {
+            Sign::None => None,
+            Sign::SettingUp => {
+                state.push_in_progress();
+                let _ = state.flush(&self.socket);
+                None
+            }
             Sign::Alive => {
                 let reply = Reply { slow: SlowNode::Slow, ..Reply::new(Status::Success) };
                 let ack = PipelineAck { seqno: HEARTBEAT_SEQNO, replies: vec![reply], downstream_ack_time_nanos: 0 };
                 // One reply always encodes. A writer that has gone is the receiving thread's to notice.
                 let _ = ack.encode(&mut state.out);
                 let _ = state.flush(&self.socket);
-                false
+                None
             }
-            Sign::Hung => true,
+            Sign::Hung => state.on_hung.take(),
         }
     }
 }
 
 impl State {
+    fn push_in_progress(&mut self) {
+        let response = BlockOpResponseProto { status: Status::InProgress.into(), ..Default::default() };
+        self.out.extend_from_slice(&encoded(&response));
+    }
+
     fn flush(&mut self, socket: &TcpStream) -> io::Result<()> {
         if !self.out.is_empty() {
             let sent = send_now(socket, &[IoSlice::new(&self.out)])?;
@@ -122,14 +163,9 @@ impl State {
 
 type OnHung = Box<dyn FnOnce() + Send>;
 
-struct Watched {
-    upstream: Weak<Upstream>,
-    on_hung: Option<OnHung>,
-}
-
 #[derive(Default)]
 struct Shared {
-    watched: Mutex<Vec<Watched>>,
+    watched: Mutex<Vec<Weak<Upstream>>>,
     stopped: Condvar,
 }
 
@@ -154,14 +190,14 @@ impl Pulse {
         Ok(Self { shared })
     }
 
-    /// Watches a write until its upstream is dropped; `on_hung` is called once when a disk call lasts too long.
-    pub(super) fn watch(&self, upstream: &Arc<Upstream>, on_hung: impl FnOnce() + Send + 'static) {
+    /// Watches a write until its upstream is dropped.
+    pub(super) fn watch(&self, upstream: &Arc<Upstream>) {
         let mut watched = self.shared.watched.lock();
         // Writes come and go faster than the thread looks.
         if watched.len() == watched.capacity() {
-            watched.retain(|one| one.upstream.strong_count() > 0);
+            watched.retain(|upstream| upstream.strong_count() > 0);
         }
-        watched.push(Watched { upstream: Arc::downgrade(upstream), on_hung: Some(Box::new(on_hung)) });
+        watched.push(Arc::downgrade(upstream));
     }
 }
 
@@ -177,11 +213,9 @@ fn beat(shared: &Weak<Shared>) {
         // Half the interval, so that the first sign is never late by more than that.
         shared.stopped.wait_for(&mut watched, LIFE_SIGN_INTERVAL / 2);
         let now = Instant::now();
-        watched.retain_mut(|one| {
-            let Some(upstream) = one.upstream.upgrade() else { return false };
-            if upstream.give_sign(now)
-                && let Some(on_hung) = one.on_hung.take()
-            {
+        watched.retain(|upstream| {
+            let Some(upstream) = upstream.upgrade() else { return false };
+            if let Some(on_hung) = upstream.give_sign(now) {
                 on_hung();
             }
             true
@@ -199,17 +233,22 @@ mod tests {
     fn choose_sign_table() {
         let now = Instant::now();
         let ago = |ms| now.checked_sub(Duration::from_millis(ms));
-        for (is_open, busy_since, expected) in [
-            (true, None, Sign::None),
-            (false, None, Sign::None),
-            (true, ago(999), Sign::None),
-            (true, ago(1000), Sign::Alive),
-            (false, ago(1000), Sign::None),
-            (true, ago(29_999), Sign::Alive),
-            (true, ago(30_000), Sign::Hung),
-            (false, ago(30_000), Sign::Hung),
+        for (is_open, busy_since, expected, expected_early) in [
+            (true, None, Sign::None, Sign::None),
+            (false, None, Sign::None, Sign::None),
+            (true, ago(999), Sign::None, Sign::None),
+            (false, ago(999), Sign::None, Sign::None),
+            (true, ago(1000), Sign::Alive, Sign::Alive),
+            (false, ago(1000), Sign::None, Sign::SettingUp),
+            (true, ago(29_999), Sign::Alive, Sign::Alive),
+            (false, ago(7_999), Sign::None, Sign::SettingUp),
+            (false, ago(8_000), Sign::None, Sign::Hung),
+            (true, ago(30_000), Sign::Hung, Sign::Hung),
+            (false, ago(30_000), Sign::Hung, Sign::Hung),
         ] {
-            assert_eq!(choose_sign(is_open, busy_since, now), expected, "open {is_open}, busy since {busy_since:?}");
+            let what = format!("open {is_open}, busy since {busy_since:?}");
+            assert_eq!(choose_sign(is_open, false, busy_since, now), expected, "{what}");
+            assert_eq!(choose_sign(is_open, true, busy_since, now), expected_early, "early, {what}");
         }
     }
 }

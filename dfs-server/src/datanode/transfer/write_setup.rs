@@ -13,7 +13,7 @@ use tracing::warn;
 use super::DataPlane;
 use super::connection::Connection;
 use super::data_service::After;
-use super::reply::{encoded, error_response, protocol_error};
+use super::reply::{encoded, error_response, link_refusal, protocol_error, status_of};
 
 /// How a replica comes into being or grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,12 +119,12 @@ pub(super) fn refuse(plane: &DataPlane, up: &Connection, error: &DfsError) -> Af
 /// Refuses a write because of the node behind `link`.
 pub(super) fn refuse_link(plane: &DataPlane, up: &Connection, link: &str, error: &DfsError) -> After {
     warn!(peer = ?up.peer_address(), link, "pipeline cannot be set up: {}", error.chain());
-    let response = BlockOpResponseProto { first_bad_link: Some(link.to_owned()), ..error_response(error) };
-    answer_refusal(plane, up, &response)
+    let full = error.kind() == ErrorKind::NoSpace;
+    answer_refusal(plane, up, &link_refusal(status_of(error.kind()), link, error.chain(), full))
 }
 
-/// Sends a refusal.
-pub(super) fn answer_refusal(plane: &DataPlane, up: &Connection, response: &BlockOpResponseProto) -> After {
+/// Sends a refusal on a connection that nothing was said on yet.
+fn answer_refusal(plane: &DataPlane, up: &Connection, response: &BlockOpResponseProto) -> After {
     plane.metrics.operations_failed.inc();
     match up.send_all(&encoded(response), plane.timeout) {
         Ok(()) => After::Linger,

@@ -1,7 +1,6 @@
 //! The gRPC face of the NameNode: decode, call, encode. No decision is made here.
 
 pub mod client_service;
-pub mod connection;
 pub mod datanode_service;
 pub mod namenode_service;
 

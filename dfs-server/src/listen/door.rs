@@ -1,0 +1,438 @@
+//! Who is let in and who has to go: the places of one listener, counted in all and by address.
+//!
+//! Every connection holds a [`Pass`]. While it serves a call it is busy ([`Pass::busy`]); every step of a call is progress.
+//! When all places are taken, a newcomer gets that of a connection nobody misses, in this order: those that never asked
+//! for anything, idle ones, stalled calls; among equals the one that has been quiet longest. Only
+//! where every connection is at work is the newcomer refused. So idle strangers never keep a client out, and the address
+//! that holds more than its part makes room for itself.
+//!
+//! Lock: the table; it is held for moments. Hooks that end a connection are called under it and must not block or come back.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use prometheus_client::metrics::counter::Counter;
+
+/// How long a newcomer waits for a place to become free.
+const MAKE_ROOM_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How many connections there may be, and how long they may be idle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// In all.
+    pub(crate) total: usize,
+    /// Of one address.
+    pub(crate) per_address: usize,
+    /// Until the first request.
+    pub(crate) first_request: Duration,
+    /// Between requests.
+    pub(crate) idle: Duration,
+    /// How long a call may be without progress.
+    pub(crate) calls: CallPatience,
+}
+
+/// How long a call may move nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CallPatience {
+    /// Whoever serves it sees to that.
+    Its,
+    /// After `stalled` it loses its place when places are short, after `hung` in any case.
+    Ends { stalled: Duration, hung: Duration },
+}
+
+impl Limits {
+    /// One address may have three quarters of all places: what is behind one, a host full of mounts or a gateway, may be most
+    /// of the cluster, and is never all of it.
+    pub(crate) fn of(total: usize, first_request: Duration, idle: Duration, calls: CallPatience) -> Self {
+        Self { total, per_address: total - total / 4, first_request, idle, calls }
+    }
+}
+
+/// A connection as the door sees it.
+#[derive(Clone, Copy, Debug)]
+struct Standing {
+    /// It has asked for something.
+    is_used: bool,
+    /// A call is being served.
+    is_busy: bool,
+    /// Time since it was opened, or since anything moved.
+    quiet: Duration,
+}
+
+impl Standing {
+    /// The higher, the sooner its place goes to another; `None`: it stays.
+    fn expendability(self, calls: CallPatience) -> Option<(u8, Duration)> {
+        match (self.is_busy, self.is_used) {
+            (false, false) => Some((2, self.quiet)),
+            (false, true) => Some((1, self.quiet)),
+            (true, _) => match calls {
+                CallPatience::Ends { stalled, .. } if self.quiet >= stalled => Some((0, self.quiet)),
+                CallPatience::Ends { .. } | CallPatience::Its => None,
+            },
+        }
+    }
+
+    /// Whether it goes although there is room.
+    fn is_overdue(self, limits: &Limits) -> bool {
+        let most = match (self.is_busy, self.is_used) {
+            (false, false) => limits.first_request,
+            (false, true) => limits.idle,
+            (true, _) => match limits.calls {
+                CallPatience::Ends { hung, .. } => hung,
+                CallPatience::Its => return false,
+            },
+        };
+        self.quiet >= most
+    }
+}
+
+type EndHook = Box<dyn FnOnce() + Send>;
+
+struct Entry {
+    neighbourhood: IpAddr,
+    opened: Instant,
+    /// Milliseconds from `opened` to the last progress.
+    progress: AtomicU64,
+    /// Calls being served.
+    calls: AtomicU32,
+    is_used: AtomicBool,
+    is_leaving: AtomicBool,
+    end: Mutex<Option<EndHook>>,
+}
+
+impl Entry {
+    fn on_progress(&self) {
+        let since_opened = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.progress.store(since_opened, Ordering::Relaxed);
+    }
+
+    fn standing(&self, now: Instant) -> Standing {
+        let quiet_since = Duration::from_millis(self.progress.load(Ordering::Relaxed));
+        Standing {
+            is_used: self.is_used.load(Ordering::Relaxed),
+            is_busy: self.calls.load(Ordering::Relaxed) > 0,
+            quiet: now.saturating_duration_since(self.opened).saturating_sub(quiet_since),
+        }
+    }
+
+    fn leave(&self) {
+        self.is_leaving.store(true, Ordering::Relaxed);
+        if let Some(end) = self.end.lock().take() {
+            end();
+        }
+    }
+}
+
+#[derive(Default)]
+struct Table {
+    entries: HashMap<u64, Arc<Entry>>,
+    per_neighbourhood: HashMap<IpAddr, usize>,
+    next: u64,
+}
+
+impl Table {
+    /// Who goes so that one more fits among all, or among those of `neighbourhood`.
+    fn choose_leaver(&self, neighbourhood: Option<IpAddr>, calls: CallPatience) -> Option<&Arc<Entry>> {
+        let now = Instant::now();
+        let within = self.within(neighbourhood);
+        let candidates = within.filter_map(|entry| Some((entry.standing(now).expendability(calls)?, entry)));
+        candidates.max_by_key(|(expendability, _)| *expendability).map(|(_, entry)| entry)
+    }
+
+    fn within(&self, neighbourhood: Option<IpAddr>) -> impl Iterator<Item = &Arc<Entry>> {
+        self.entries.values().filter(move |entry| neighbourhood.is_none_or(|it| it == entry.neighbourhood))
+    }
+}
+
+/// See the module.
+pub(crate) struct Door {
+    limits: Limits,
+    table: Mutex<Table>,
+    /// A place has become free.
+    freed: Condvar,
+    /// Newcomers that found no place.
+    refused: Counter,
+}
+
+impl std::fmt::Debug for Door {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Door").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+/// What counts as one address: an IPv6 site has 2^64 of them.
+fn neighbourhood(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
+        }
+        v4 => v4,
+    }
+}
+
+impl Door {
+    /// `refused` counts newcomers that find no place.
+    pub(crate) fn new(limits: Limits, refused: Counter) -> Arc<Self> {
+        Arc::new(Self { limits, table: Mutex::default(), freed: Condvar::new(), refused })
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// A place for a connection from `address`; waits a moment for one that is made free. `None`: all are at work.
+    pub(crate) fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Pass> {
+        let pass = self.try_admit(address);
+        if pass.is_none() {
+            self.refused.inc();
+        }
+        pass
+    }
+
+    fn try_admit(self: &Arc<Self>, address: IpAddr) -> Option<Pass> {
+        let neighbourhood = neighbourhood(address);
+        let deadline = Instant::now() + MAKE_ROOM_PATIENCE;
+        let mut table = self.table.lock();
+        loop {
+            let of_address = table.per_neighbourhood.get(&neighbourhood).copied().unwrap_or(0);
+            let scope = if of_address >= self.limits.per_address {
+                Some(neighbourhood)
+            } else if table.entries.len() >= self.limits.total {
+                None
+            } else {
+                break;
+            };
+            if !table.within(scope).any(|entry| entry.is_leaving.load(Ordering::Relaxed)) {
+                table.choose_leaver(scope, self.limits.calls)?.leave();
+            }
+            if self.freed.wait_until(&mut table, deadline).timed_out() {
+                return None;
+            }
+        }
+        let entry = Arc::new(Entry {
+            neighbourhood,
+            opened: Instant::now(),
+            progress: AtomicU64::new(0),
+            calls: AtomicU32::new(0),
+            is_used: AtomicBool::new(false),
+            is_leaving: AtomicBool::new(false),
+            end: Mutex::default(),
+        });
+        let id = table.next;
+        table.next += 1;
+        table.entries.insert(id, Arc::clone(&entry));
+        *table.per_neighbourhood.entry(neighbourhood).or_default() += 1;
+        Some(Pass { door: Arc::clone(self), id, entry })
+    }
+
+    /// Ends connections that have been idle too long.
+    pub(crate) fn sweep(&self, now: Instant) {
+        for entry in self.table.lock().entries.values() {
+            if entry.standing(now).is_overdue(&self.limits) {
+                entry.leave();
+            }
+        }
+    }
+
+    /// Ends all connections.
+    pub(crate) fn end_all(&self) {
+        for entry in self.table.lock().entries.values() {
+            entry.leave();
+        }
+    }
+
+    /// Connections that serve a call.
+    pub(crate) fn busy(&self) -> usize {
+        let table = self.table.lock();
+        table.entries.values().filter(|entry| entry.calls.load(Ordering::Relaxed) > 0).count()
+    }
+}
+
+/// A connection's place, free again when this is dropped.
+pub(crate) struct Pass {
+    door: Arc<Door>,
+    id: u64,
+    entry: Arc<Entry>,
+}
+
+impl std::fmt::Debug for Pass {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pass").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Pass {
+    /// Says how the connection is ended from outside. Called once, soon, if it has to go; must not block.
+    pub(crate) fn on_end(&self, hook: impl FnOnce() + Send + 'static) {
+        *self.entry.end.lock() = Some(Box::new(hook));
+        if self.entry.is_leaving.load(Ordering::Relaxed) {
+            self.entry.leave();
+        }
+    }
+
+    /// A call is being served until the answer is dropped.
+    pub(crate) fn busy(&self) -> Busy {
+        self.entry.calls.fetch_add(1, Ordering::Relaxed);
+        self.entry.is_used.store(true, Ordering::Relaxed);
+        self.entry.on_progress();
+        Busy(Arc::clone(&self.entry))
+    }
+
+    /// Whether it has asked for anything yet.
+    pub(crate) fn is_used(&self) -> bool {
+        self.entry.is_used.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        let mut table = self.door.table.lock();
+        table.entries.remove(&self.id);
+        if let Some(count) = table.per_neighbourhood.get_mut(&self.entry.neighbourhood) {
+            *count -= 1;
+            if *count == 0 {
+                table.per_neighbourhood.remove(&self.entry.neighbourhood);
+            }
+        }
+        self.door.freed.notify_all();
+    }
+}
+
+/// A call under way on a connection.
+pub(crate) struct Busy(Arc<Entry>);
+
+impl Busy {
+    /// Something has moved.
+    pub(crate) fn on_progress(&self) {
+        self.0.on_progress();
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.on_progress();
+        self.0.calls.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+
+    const CALLS: CallPatience =
+        CallPatience::Ends { stalled: Duration::from_secs(120), hung: Duration::from_secs(1200) };
+
+    fn door(total: usize, per_address: usize) -> Arc<Door> {
+        let hour = Duration::from_secs(3600);
+        let limits = Limits { total, per_address, first_request: hour, idle: hour, calls: CALLS };
+        Door::new(limits, Counter::default())
+    }
+
+    fn host(last: u8) -> IpAddr {
+        Ipv4Addr::new(10, 0, 0, last).into()
+    }
+
+    /// Ends as a connection does: the pass is dropped when the door says so, by another thread.
+    fn hold(pass: Pass) {
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        pass.on_end(move || drop(end));
+        std::thread::spawn(move || {
+            let _ = ended.recv();
+            drop(pass);
+        });
+    }
+
+    #[test]
+    fn expendability_table() {
+        let standing = |is_busy, is_used, seconds| {
+            Standing { is_used, is_busy, quiet: Duration::from_secs(seconds) }.expendability(CALLS)
+        };
+        let in_order = [
+            standing(true, true, 119),
+            standing(true, true, 120),
+            standing(true, true, 900),
+            standing(false, true, 0),
+            standing(false, true, 900),
+            standing(false, false, 0),
+            standing(false, false, 1),
+        ];
+        assert_eq!(in_order[0], None, "a call that moves is never broken off");
+        assert!(in_order.is_sorted(), "{in_order:?}");
+    }
+
+    #[test]
+    fn admit_full_of_idle_strangers_makes_room_and_never_exceeds_the_limit() {
+        let door = door(8, 8);
+        for number in 0..100 {
+            hold(door.admit(host(number)).expect("idle ones make room"));
+            assert!(door.table.lock().entries.len() <= 8);
+        }
+    }
+
+    #[test]
+    fn admit_keeps_those_that_asked_before_strangers() {
+        let door = door(4, 4);
+        let client = door.admit(host(1)).unwrap();
+        drop(client.busy());
+        for number in 0..20 {
+            hold(door.admit(host(number)).expect("strangers make room"));
+        }
+        assert!(!client.entry.is_leaving.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn admit_all_at_work_is_refused() {
+        let door = door(2, 2);
+        let passes = [door.admit(host(1)).unwrap(), door.admit(host(2)).unwrap()];
+        let busy = passes.each_ref().map(Pass::busy);
+        assert_eq!(door.busy(), 2);
+        assert!(door.admit(host(3)).is_none());
+        assert_eq!(door.refused.get(), 1);
+        drop(busy);
+        drop(passes);
+        assert_eq!(door.busy(), 0);
+        assert!(door.admit(host(3)).is_some());
+    }
+
+    #[test]
+    fn admit_one_address_leaves_room_for_others() {
+        let door = door(4, 3);
+        let greedy: Vec<_> = (0..3).map(|_| door.admit(host(1)).unwrap()).collect();
+        let _busy: Vec<_> = greedy.iter().map(Pass::busy).collect();
+        assert!(door.admit(host(1)).is_none());
+        assert!(door.admit(host(2)).is_some());
+    }
+
+    #[test]
+    fn neighbourhood_of_an_ipv6_site_is_one() {
+        let site = |last| neighbourhood(Ipv6Addr::new(0x2001, 0xdb8, 0, 7, 0, 0, 0, last).into());
+        assert_eq!(site(1), site(2));
+        assert_eq!(neighbourhood("::ffff:10.0.0.1".parse().unwrap()), host(1));
+    }
+
+    #[test]
+    fn sweep_ends_what_is_overdue() {
+        let second = Duration::from_secs(1);
+        let limits = Limits { total: 9, per_address: 9, first_request: second, idle: 60 * second, calls: CALLS };
+        let door = Door::new(limits, Counter::default());
+        let [silent, used, busy] = [1, 2, 3].map(|number| door.admit(host(number)).unwrap());
+        drop(used.busy());
+        let call = busy.busy();
+        let is_leaving = |pass: &Pass| pass.entry.is_leaving.load(Ordering::Relaxed);
+        let after = |seconds: u64| door.sweep(Instant::now() + Duration::from_secs(seconds));
+        after(2);
+        assert_eq!([&silent, &used, &busy].map(is_leaving), [true, false, false]);
+        after(61);
+        assert_eq!([&silent, &used, &busy].map(is_leaving), [true, true, false]);
+        after(1201);
+        assert!(is_leaving(&busy));
+        drop(call);
+    }
+}

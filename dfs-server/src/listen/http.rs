@@ -1,0 +1,361 @@
+//! gRPC and HTTP on accepted connections: one task each, a router that answers, and bounds on everything a peer decides.
+//!
+//! A peer decides how many calls it has open, how long headers and bodies are, and how long it takes over them. Headers,
+//! frames and calls have limits per connection. Bytes of request bodies have one for the whole listener
+//! ([`BODY_BYTES_MAX`]): the next call is then refused as unavailable, which our clients repeat. A body that stops in the
+//! middle is given up after [`BODY_PATIENCE`].
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::Router;
+use bytes::Bytes;
+use dfs_proto::GRPC_MESSAGE_MAX;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::service::Service;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use prometheus_client::metrics::counter::Counter;
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio::time::Sleep;
+use tonic::Status;
+use tonic::codegen::{BoxFuture, Service as _, StdError};
+use tonic::transport::server::TcpConnectInfo;
+use tracing::debug;
+
+use super::Acceptor;
+use super::connection::ClientConnection;
+use super::door::{Busy, CallPatience, Door, Limits, Pass};
+
+/// Connections without a request are strangers: our clients connect when they have one.
+const FIRST_REQUEST: Duration = Duration::from_secs(30);
+/// Mounts and DataNodes speak every few seconds; a client that comes back after this connects again.
+const GRPC_IDLE: Duration = Duration::from_secs(900);
+const HTTP_IDLE: Duration = Duration::from_secs(60);
+/// A call that moves nothing, the reading of its answer included: it loses its place when places are short, and in any case
+/// after a time that no call of ours takes.
+const CALL_PATIENCE: CallPatience =
+    CallPatience::Ends { stalled: Duration::from_secs(120), hung: Duration::from_secs(1200) };
+/// Dead peers are noticed, and their connections freed.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Time for the peer of a connection that is ended to take its last answers.
+const FAREWELL: Duration = Duration::from_millis(200);
+/// Calls open on one connection, as hyper has it by default.
+const CALLS_MAX: u32 = 200;
+/// Headers of one call, in bytes.
+const HEADERS_MAX: u32 = 16 * 1024;
+/// An HTTP request's head, in bytes and headers, and the time to send it.
+const HEAD_MAX: usize = 16 * 1024;
+const HEAD_LINES_MAX: usize = 64;
+const HEAD_PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of calls that arrive at one time, on all connections of a listener: 64 messages of the greatest length, and many
+/// thousand usual ones.
+const BODY_BYTES_MAX: usize = 64 * GRPC_MESSAGE_MAX;
+/// Silence in the middle of a body after which it is given up.
+const BODY_PATIENCE: Duration = Duration::from_secs(30);
+
+/// What is spoken on a listener.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Protocol {
+    /// HTTP/2 with these windows, in bytes: of a call, of a connection.
+    Grpc { call_window: u32, connection_window: u32 },
+    /// HTTP/1.
+    Http,
+}
+
+/// Serves `router` to at most `total` connections, three quarters of them from one address, until the acceptor is dropped.
+/// To be called within the runtime.
+///
+/// # Errors
+/// When the accepting thread cannot be started.
+pub(crate) fn serve(
+    name: &'static str,
+    listener: TcpListener,
+    total: usize,
+    protocol: Protocol,
+    router: Router,
+) -> io::Result<Acceptor> {
+    let idle = match protocol {
+        Protocol::Grpc { .. } => GRPC_IDLE,
+        Protocol::Http => HTTP_IDLE,
+    };
+    let door = Door::new(Limits::of(total, FIRST_REQUEST, idle, CALL_PATIENCE), Counter::default());
+    // Without state, the router need not be prepared for every call.
+    let server = Arc::new(Server { protocol, router: router.with_state(()), body_bytes: Arc::default() });
+    let runtime = Handle::current();
+    Acceptor::start(name, listener, door, move |socket, peer, pass| {
+        let leave = Arc::new(Notify::new());
+        let left = Arc::clone(&leave);
+        pass.on_end(move || left.notify_one());
+        let server = Arc::clone(&server);
+        runtime.spawn(async move { server.serve(socket, peer, pass, &leave).await });
+    })
+}
+
+struct Server {
+    protocol: Protocol,
+    router: Router,
+    /// Bytes of request bodies received, of calls that are not answered yet.
+    body_bytes: Arc<AtomicUsize>,
+}
+
+impl Server {
+    async fn serve(&self, socket: TcpStream, peer: SocketAddr, pass: Pass, leave: &Notify) {
+        let opened = socket
+            .set_nonblocking(true)
+            .and_then(|()| socket.set_nodelay(true))
+            .and_then(|()| tokio::net::TcpStream::from_std(socket));
+        let socket = match opened {
+            Ok(socket) => socket,
+            Err(error) => return debug!(%peer, %error, "connection lost at once"),
+        };
+        let pass = Arc::new(pass);
+        let calls = Calls {
+            router: self.router.clone(),
+            pass: Arc::clone(&pass),
+            info: TcpConnectInfo { local_addr: socket.local_addr().ok(), remote_addr: Some(peer) },
+            body_bytes: Arc::clone(&self.body_bytes),
+        };
+        let ended = match self.protocol {
+            Protocol::Grpc { call_window, connection_window } => {
+                let mut http2 = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                http2
+                    .timer(TokioTimer::new())
+                    .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+                    .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+                    .initial_stream_window_size(call_window)
+                    .initial_connection_window_size(connection_window)
+                    .max_concurrent_streams(CALLS_MAX)
+                    .max_header_list_size(HEADERS_MAX);
+                let connection = http2.serve_connection(TokioIo::new(ClientConnection(socket)), calls);
+                drive(connection, |connection| connection.graceful_shutdown(), leave, &pass).await
+            }
+            Protocol::Http => {
+                let mut http1 = hyper::server::conn::http1::Builder::new();
+                http1
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(HEAD_PATIENCE)
+                    .max_headers(HEAD_LINES_MAX)
+                    .max_buf_size(HEAD_MAX);
+                let connection = http1.serve_connection(TokioIo::new(socket), calls);
+                drive(connection, |connection| connection.graceful_shutdown(), leave, &pass).await
+            }
+        };
+        if let Err(error) = ended {
+            debug!(%peer, %error, "connection broken off");
+        }
+    }
+}
+
+/// Serves a connection until it ends, or is told to leave: then it may answer what it was asked, for a moment.
+async fn drive<C: Future<Output = hyper::Result<()>>>(
+    connection: C,
+    end_politely: impl FnOnce(Pin<&mut C>),
+    leave: &Notify,
+    pass: &Pass,
+) -> hyper::Result<()> {
+    let mut connection = pin!(connection);
+    tokio::select! {
+        ended = connection.as_mut() => return ended,
+        () = leave.notified() => {}
+    }
+    if pass.is_used() {
+        end_politely(connection.as_mut());
+        if let Ok(ended) = tokio::time::timeout(FAREWELL, connection).await {
+            return ended;
+        }
+    }
+    Ok(())
+}
+
+/// What answers the calls of one connection.
+struct Calls {
+    router: Router,
+    pass: Arc<Pass>,
+    info: TcpConnectInfo,
+    body_bytes: Arc<AtomicUsize>,
+}
+
+impl Service<Request<Incoming>> for Calls {
+    type Response = Response<Answer>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Infallible>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let call = Arc::new(Call {
+            busy: self.pass.busy(),
+            of_all: Arc::clone(&self.body_bytes),
+            charged: AtomicUsize::new(0),
+        });
+        let of_question = Arc::clone(&call);
+        let mut request = request.map(|body| Question { body, call: of_question, patience: None });
+        request.extensions_mut().insert(self.info.clone());
+        let answered = self.router.clone().call(request);
+        Box::pin(async move {
+            let answer = match answered.await {
+                Ok(answer) => answer,
+                Err(never) => match never {},
+            };
+            Ok(answer.map(|body| Answer { body, call }))
+        })
+    }
+}
+
+/// A call from its headers to the end of its answer.
+struct Call {
+    busy: Busy,
+    of_all: Arc<AtomicUsize>,
+    /// Bytes of its body that count among `of_all`.
+    charged: AtomicUsize,
+}
+
+impl Call {
+    /// Counts bytes that arrived; false when there are too many for the listener. What a stream of messages holds is one of
+    /// them at a time.
+    fn charge(&self, len: usize) -> bool {
+        let before = self.charged.load(Ordering::Relaxed);
+        let more = len.min(GRPC_MESSAGE_MAX.saturating_sub(before));
+        self.charged.store(before + more, Ordering::Relaxed);
+        self.of_all.fetch_add(more, Ordering::Relaxed) + more <= BODY_BYTES_MAX
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.of_all.fetch_sub(self.charged.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
+/// The body of a request.
+struct Question {
+    body: Incoming,
+    call: Arc<Call>,
+    /// Set while more is awaited.
+    patience: Option<Pin<Box<Sleep>>>,
+}
+
+impl Body for Question {
+    type Data = Bytes;
+    type Error = StdError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StdError>>> {
+        let this = &mut *self;
+        let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) else {
+            let patience = this.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(BODY_PATIENCE)));
+            ready!(patience.as_mut().poll(cx));
+            let refusal =
+                Status::deadline_exceeded(format!("the rest of the call did not come within {BODY_PATIENCE:?}"));
+            return Poll::Ready(Some(Err(refusal.into())));
+        };
+        this.patience = None;
+        this.call.busy.on_progress();
+        let Some(frame) = frame.transpose()? else { return Poll::Ready(None) };
+        if frame.data_ref().is_some_and(|data| !this.call.charge(data.len())) {
+            return Poll::Ready(Some(Err(Status::unavailable("too many large calls arrive at once").into())));
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The body of an answer.
+struct Answer {
+    body: axum::body::Body,
+    call: Arc<Call>,
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        self.call.busy.on_progress();
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use axum::routing::get;
+
+    use super::*;
+
+    fn listen(total: usize) -> (SocketAddr, Acceptor) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new().route("/", get(|| async { "here" }));
+        (address, serve("test-http", listener, total, Protocol::Http, router).unwrap())
+    }
+
+    fn ask(address: SocketAddr, request: &str) -> String {
+        let mut socket = TcpStream::connect(address).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        socket.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn serve_full_of_strangers_answers_whoever_asks() {
+        let (address, _acceptor) = listen(4);
+        let held: Vec<_> = (0..20).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let answer = ask(address, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("here"), "{answer}");
+        drop(held);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn serve_refuses_endless_heads() {
+        let (address, _acceptor) = listen(4);
+        let long = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(HEAD_MAX));
+        let many = format!("GET / HTTP/1.1\r\n{}\r\n", "x: y\r\n".repeat(HEAD_LINES_MAX + 1));
+        for request in [long, many] {
+            assert!(ask(address, &request).starts_with("HTTP/1.1 4"), "{request}");
+        }
+    }
+
+    #[test]
+    fn charge_counts_what_arrives_for_all_calls_until_they_are_answered() {
+        let of_all = Arc::new(AtomicUsize::new(0));
+        let door = Door::new(Limits::of(4, FIRST_REQUEST, HTTP_IDLE, CALL_PATIENCE), Counter::default());
+        let pass = door.admit([127, 0, 0, 1].into()).unwrap();
+        let call = || Call { busy: pass.busy(), of_all: Arc::clone(&of_all), charged: AtomicUsize::new(0) };
+        let calls: Vec<_> = (0..64).map(|_| call()).collect();
+        for call in &calls {
+            assert!(call.charge(GRPC_MESSAGE_MAX));
+            // A long stream holds one of its messages.
+            assert!(call.charge(GRPC_MESSAGE_MAX));
+        }
+        assert!(!call().charge(1), "all of it is taken");
+        drop(calls);
+        assert!(call().charge(1));
+        assert_eq!(of_all.load(Ordering::Relaxed), 0);
+    }
+}

@@ -1,0 +1,234 @@
+//! Connections come in here: the gRPC, HTTP and data listeners of every daemon accept by one function.
+//!
+//! ```text
+//!   listener ──▶ accept thread ──▶ door: a place, in all and by address ──▶ a task (`http`) or a thread (data transfers)
+//! ```
+//!
+//! Each listener has a thread that only accepts, so that neither a busy runtime nor a full one keeps newcomers waiting in
+//! the kernel's queue. What it promises:
+//! - there are never more connections than `Limits` says; they are chosen so that files keep their descriptors
+//!   (`descriptors`);
+//! - connections that ask for nothing are ended after a while, and at once when their place is wanted (`door`);
+//! - an accept that fails, for want of descriptors or memory too, is tried again; a listener ends only with its daemon.
+
+pub(crate) mod connection;
+pub(crate) mod descriptors;
+pub(crate) mod door;
+pub(crate) mod http;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use dfs_common::error::{DfsError, Result};
+use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use tracing::warn;
+
+use door::{Door, Pass};
+
+/// Pause after accept fails for want of descriptors or memory: until then some may have been given back.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often idle connections are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// Trouble with newcomers is told this often at most: there may be thousands of them a second.
+const TELL_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Listens at the address of a configuration key.
+///
+/// # Errors
+/// With the address and the key, and what to do when the port is taken.
+pub(crate) fn bind(key: &str, address: &str) -> Result<TcpListener> {
+    TcpListener::bind(address).map_err(|error| {
+        let what = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                format!("address {address} is in use; stop what uses it or set {key} to another port")
+            }
+            _ => format!("cannot listen on {address} ({key})"),
+        };
+        DfsError::io(what, error)
+    })
+}
+
+/// Where a listener is.
+///
+/// # Errors
+/// Of the system call.
+pub(crate) fn address_of(listener: &TcpListener) -> Result<SocketAddr> {
+    listener.local_addr().map_err(|error| DfsError::io("ask for a listener's address", error))
+}
+
+/// A listener at work; dropped, it accepts no more. Connections that are open stay.
+#[derive(Debug)]
+pub(crate) struct Acceptor {
+    listener: Arc<TcpListener>,
+    is_stopping: Arc<AtomicBool>,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+impl Acceptor {
+    /// Accepts on `listener` in a thread called `name`; `take` is given the connections, and must not block.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub(crate) fn start(
+        name: &'static str,
+        listener: TcpListener,
+        door: Arc<Door>,
+        take: impl FnMut(TcpStream, SocketAddr, Pass) + Send + 'static,
+    ) -> io::Result<Self> {
+        // A connection may be gone between the poll and the accept.
+        listener.set_nonblocking(true)?;
+        let listener = Arc::new(listener);
+        let is_stopping = Arc::new(AtomicBool::new(false));
+        let (of_thread, stop) = (Arc::clone(&listener), Arc::clone(&is_stopping));
+        let thread = std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || accept_all(name, &of_thread, &door, &stop, take))?;
+        Ok(Self { listener, is_stopping, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Accepts no more.
+    pub(crate) fn stop(&self) {
+        self.is_stopping.store(true, Ordering::Relaxed);
+        // Wakes the thread out of its poll.
+        let _ = rustix::net::shutdown(&*self.listener, rustix::net::Shutdown::Both);
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Acceptor {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// The one place where connections are accepted.
+fn accept_all(
+    name: &str,
+    listener: &TcpListener,
+    door: &Arc<Door>,
+    is_stopping: &AtomicBool,
+    mut take: impl FnMut(TcpStream, SocketAddr, Pass),
+) {
+    let mut trouble = Trouble::default();
+    let mut swept = Instant::now();
+    loop {
+        wait_readable(listener, SWEEP_INTERVAL);
+        if is_stopping.load(Ordering::Relaxed) {
+            return;
+        }
+        if swept.elapsed() >= SWEEP_INTERVAL {
+            swept = Instant::now();
+            door.sweep(swept);
+        }
+        match listener.accept() {
+            Ok((socket, peer)) => match door.admit(peer.ip()) {
+                Some(pass) => take(socket, peer, pass),
+                None => trouble.tell(|count| {
+                    let limits = door.limits();
+                    warn!(listener = name, %peer, count, ?limits, "refusing connections: all that are open are at work");
+                }),
+            },
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => {
+                trouble.tell(|count| warn!(listener = name, %error, count, "accept failed; trying again"));
+                if is_shortage(&error) {
+                    std::thread::sleep(ACCEPT_PAUSE);
+                }
+            }
+        }
+    }
+}
+
+/// Whether accept would fail again at once. Other errors are those of the one connection that was to be accepted.
+fn is_shortage(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    errno.is_none_or(|errno| !matches!(errno, Errno::CONNABORTED | Errno::INTR | Errno::PERM | Errno::PROTO))
+}
+
+fn wait_readable(listener: &TcpListener, patience: Duration) {
+    let mut fds = [PollFd::new(listener, PollFlags::IN)];
+    let timeout = Timespec { tv_sec: patience.as_secs().cast_signed(), tv_nsec: 0 };
+    // Whatever it says, accept says more.
+    let _ = rustix::event::poll(&mut fds, Some(&timeout));
+}
+
+/// Counts what goes wrong again and again, and tells of it now and then.
+#[derive(Debug, Default)]
+struct Trouble {
+    count: u64,
+    told: Option<Instant>,
+}
+
+impl Trouble {
+    /// Has it told with the number of times it happened since it was told last, unless that was a moment ago.
+    fn tell(&mut self, tell: impl FnOnce(u64)) {
+        self.count += 1;
+        if self.told.is_none_or(|told| told.elapsed() >= TELL_INTERVAL) {
+            tell(std::mem::take(&mut self.count));
+            self.told = Some(Instant::now());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::sync::mpsc;
+
+    use super::*;
+    use door::{CallPatience, Limits};
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn accept_shortages_pause_and_aborted_connections_do_not() {
+        for (errno, pauses) in [
+            (Errno::MFILE, true),
+            (Errno::NFILE, true),
+            (Errno::NOBUFS, true),
+            (Errno::NOMEM, true),
+            (Errno::CONNABORTED, false),
+            (Errno::INTR, false),
+        ] {
+            assert_eq!(is_shortage(&errno.into()), pauses, "{errno}");
+        }
+    }
+
+    #[test]
+    fn acceptor_ends_the_oldest_idle_connection_and_stops_at_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let limits = Limits { total: 2, per_address: 2, first_request: HOUR, idle: HOUR, calls: CallPatience::Its };
+        let door = Door::new(limits, Default::default());
+        let (taken, all) = mpsc::channel();
+        let acceptor = Acceptor::start("test-accept", listener, door, move |socket, _, pass| {
+            let (end, ended) = mpsc::channel::<()>();
+            pass.on_end(move || drop(end));
+            std::thread::spawn(move || {
+                let _ = ended.recv();
+                drop((socket, pass));
+            });
+            let _ = taken.send(());
+        })
+        .unwrap();
+        let mut far: Vec<_> = (0..5).map(|_| TcpStream::connect(address).unwrap()).collect();
+        for _ in 0..5 {
+            all.recv_timeout(Duration::from_secs(30)).expect("each is accepted");
+        }
+        for socket in &mut far[..3] {
+            assert_eq!(socket.read(&mut [0]).unwrap(), 0, "its place went to a later one");
+        }
+        let begun = Instant::now();
+        drop(acceptor);
+        assert!(begun.elapsed() < SWEEP_INTERVAL / 2, "stopping does not wait for a round");
+        assert!(TcpStream::connect(address).is_err());
+    }
+}
