@@ -5,6 +5,7 @@
 //! cluster    NameNode and DataNodes as processes, on folders or on XFS loop devices     process, device, ports
 //! secondary  a SecondaryNameNode beside a cluster
 //! mount      a dfs-fuse process and its mount point
+//! async_io   asynchronous writes, which the standard library has not
 //! network    hosts of their own, with cables that can be pulled
 //! wait       conditions with deadlines: nothing here sleeps a fixed time
 //! workload   deterministic bytes and trees, random file system operations
@@ -18,6 +19,7 @@
 //! Nothing survives a test: children die with it (parent-death signal), `Drop` unmounts and frees devices, and whatever
 //! a killed test leaves carries the name of its directory, which `scripts/test` looks for.
 
+pub mod async_io;
 pub mod bench;
 pub mod chaos;
 pub mod checkers;
