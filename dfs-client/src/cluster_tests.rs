@@ -614,6 +614,50 @@ async fn sync_file_reaches_every_block_of_a_closed_file() {
     assert!(cluster.world.lock().replicas.values().all(|replica| replica.synced == replica.data.len()));
 }
 
+/// A node whose disk fails must sync later, or its replica must not count any more, before a sync is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn sync_of_finished_blocks_waits_for_every_node_that_counts() {
+    let is_synced = |cluster: &FakeCluster, at: usize| {
+        let world = cluster.world.lock();
+        world.replicas.iter().filter(|((node, _), _)| *node == at).all(|(_, replica)| replica.synced > 0)
+    };
+    for (writes, recovers, fault) in [
+        (true, true, Fault::FailsSync),
+        (true, false, Fault::FailsSync),
+        (true, false, Fault::HangsInSync),
+        (false, true, Fault::FailsSync),
+        (false, false, Fault::FailsSync),
+    ] {
+        let cluster = FakeCluster::start(3).await;
+        let client = cluster.client().await;
+        let (attr, writer) = create(&client).await;
+        writer.write(&bytes(2 * BLOCK + 5)).await.unwrap();
+        if !writes {
+            writer.complete(false).await.unwrap();
+        }
+        cluster.set_fault(1, fault);
+        let syncing = tokio::spawn({
+            let (client, writer) = (client.clone(), Arc::clone(&writer));
+            async move { if writes { writer.hsync().await } else { client.sync_file(&caller(), attr.inode).await } }
+        });
+        // Who fails is asked again, and where the blocks are, too; the others are asked once.
+        let looked = cluster.calls("get_block_locations");
+        while cluster.calls("get_block_locations") < looked + 3 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(!syncing.is_finished() && is_synced(&cluster, 0) && is_synced(&cluster, 2));
+        if recovers {
+            cluster.set_fault(1, Fault::None);
+        } else {
+            cluster.world.lock().replicas.retain(|(node, _), _| *node != 1);
+        }
+        syncing.await.unwrap().unwrap();
+        assert!(is_synced(&cluster, 1), "on the disk of every node that counts");
+        let calls = cluster.calls("sync_replica");
+        assert!(if fault == Fault::HangsInSync { calls == 3 } else { calls >= 4 }, "{calls} calls");
+    }
+}
+
 /// Calls run in tasks: their futures must be `Send`.
 #[allow(dead_code)]
 fn futures_are_send(client: &DfsClient, writer: &Arc<FileWriter>, reader: &crate::FileReader, file: &CreatedFile) {

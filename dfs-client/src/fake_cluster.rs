@@ -50,6 +50,10 @@ pub(crate) enum Fault {
     Corrupt,
     /// Closes each connection after one operation, saying nothing.
     ClosesAfterOperation,
+    /// Its disk takes no sync.
+    FailsSync,
+    /// Its disk never ends a sync.
+    HangsInSync,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -104,12 +108,15 @@ impl FakeCluster {
         let world = Shared::default();
         let incoming = tonic::transport::server::TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = incoming.local_addr().unwrap();
-        let server = tonic::transport::Server::builder()
-            .add_service(ClientNamenodeServer::new(Fake(Arc::clone(&world))))
-            .add_service(ClientDatanodeServer::new(Fake(Arc::clone(&world))));
+        let server =
+            tonic::transport::Server::builder().add_service(ClientNamenodeServer::new(Fake(Arc::clone(&world))));
         tokio::spawn(server.serve_with_incoming(incoming));
         for index in 0..nodes {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let incoming = tonic::transport::server::TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            let address = incoming.local_addr().unwrap();
+            let service = ClientDatanodeServer::new(FakeNode { index, world: Arc::clone(&world) });
+            tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
             world.lock().nodes.push(v1::DatanodeId {
                 uuid: format!("node-{index}"),
                 host: "127.0.0.1".into(),
@@ -668,8 +675,22 @@ impl ClientNamenode for Fake {
     }
 }
 
+/// The small questions of one node.
+struct FakeNode {
+    index: usize,
+    world: Shared,
+}
+
+impl FakeNode {
+    fn call(&self, name: &'static str) -> parking_lot::MutexGuard<'_, World> {
+        let mut world = self.world.lock();
+        *world.calls.entry(name).or_default() += 1;
+        world
+    }
+}
+
 #[tonic::async_trait]
-impl ClientDatanode for Fake {
+impl ClientDatanode for FakeNode {
     async fn get_replica_visible_length(
         &self,
         request: Request<v1::GetReplicaVisibleLengthRequest>,
@@ -685,13 +706,18 @@ impl ClientDatanode for Fake {
         &self,
         request: Request<v1::SyncReplicaRequest>,
     ) -> Result<Response<v1::SyncReplicaResponse>, Status> {
-        let mut world = self.call("sync_replica");
+        let fault = self.call("sync_replica").faults.get(&self.index).copied().unwrap_or_default();
+        if fault == Fault::HangsInSync {
+            std::future::pending::<()>().await;
+        }
+        let mut world = self.world.lock();
+        if fault == Fault::FailsSync {
+            return Err(to_status(&DfsError::new(ErrorKind::Io, "the disk fails")));
+        }
         for block in request.into_inner().blocks {
-            for ((_, id), replica) in &mut world.replicas {
-                if *id == block.id {
-                    assert_eq!(replica.stamp, block.generation_stamp);
-                    replica.synced = replica.data.len();
-                }
+            if let Some(replica) = world.replicas.get_mut(&(self.index, block.id)) {
+                assert_eq!(replica.stamp, block.generation_stamp);
+                replica.synced = replica.data.len();
             }
         }
         Ok(Response::new(v1::SyncReplicaResponse {}))

@@ -43,12 +43,15 @@ impl StatsCache {
 /// Files remembered: as many as the kernel is likely to have pages of; 100 bytes each. A forgotten one costs a page cache.
 const FILES_MAX: NonZeroUsize = NonZeroUsize::new(1 << 16).unwrap();
 
+/// Files that another mount was writing when their attributes were told: far more than are being written and looked at.
+const GROWING_MAX: NonZeroUsize = NonZeroUsize::new(1 << 14).unwrap();
+
 /// What tells one state of a file's content from another. The change time is in it because tools set the modification time
 /// back (tar, rsync, cp -p).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Version {
-    length: u64,
-    mtime_ns: i64,
+pub(crate) struct Version {
+    pub(crate) length: u64,
+    pub(crate) mtime_ns: i64,
     ctime_ns: i64,
 }
 
@@ -66,6 +69,17 @@ struct Known {
     opened: Option<Version>,
 }
 
+/// How short an answer may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Floor {
+    /// As short as it is.
+    None,
+    /// The kernel was told of so many bytes, and none have gone since.
+    At(u64),
+    /// The kernel was told of more bytes; whether some have gone must be asked.
+    Doubtful,
+}
+
 /// What an open has to do about the kernel's caches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OpenVerdict {
@@ -78,31 +92,60 @@ pub(crate) struct OpenVerdict {
 /// What the kernel was told of files.
 pub(crate) struct KernelView {
     /// Never held across an await.
-    files: Mutex<LruCache<InodeId, Known>>,
+    caches: Mutex<Caches>,
+}
+
+struct Caches {
+    files: LruCache<InodeId, Known>,
+    /// Told while another mount was writing the file. By themselves, so that a large listing does not make them forgotten:
+    /// whoever has such a file mapped would lose pages.
+    growing: LruCache<InodeId, Version>,
 }
 
 impl KernelView {
     pub(crate) fn new() -> Self {
-        Self { files: Mutex::new(LruCache::new(FILES_MAX)) }
+        let caches = Caches { files: LruCache::new(FILES_MAX), growing: LruCache::new(GROWING_MAX) };
+        Self { caches: Mutex::new(caches) }
     }
 
-    /// An answer with these attributes goes out.
-    pub(crate) fn told(&self, attr: &FileAttr) {
+    /// An answer with these attributes goes out; `grows` for a file that another mount writes.
+    pub(crate) fn told(&self, attr: &FileAttr, grows: bool) {
         if attr.kind != FileKind::File {
             return;
         }
         let told = Version::of(attr);
-        let mut files = self.files.lock();
+        let Caches { files, growing } = &mut *self.caches.lock();
         match files.get_mut(&attr.inode) {
             Some(known) => known.told = told,
             None => _ = files.put(attr.inode, Known { told, opened: None }),
+        }
+        _ = if grows { growing.put(attr.inode, told) } else { growing.pop(&attr.inode) };
+    }
+
+    /// A program here has written a file up to `length`: the kernel knows without having been told.
+    pub(crate) fn wrote(&self, inode: InodeId, length: u64) {
+        if let Some(known) = self.caches.lock().files.peek_mut(&inode) {
+            known.told.length = known.told.length.max(length);
+        }
+    }
+
+    /// How short an answer with these attributes may be. Bytes go by truncation only, which sets the modification time.
+    pub(crate) fn floor(&self, attr: &FileAttr) -> Floor {
+        let caches = self.caches.lock();
+        let shown = caches.growing.peek(&attr.inode);
+        let told = shown.or_else(|| caches.files.peek(&attr.inode).map(|known| &known.told));
+        match (told, shown) {
+            (Some(told), _) if attr.length >= told.length => Floor::None,
+            (Some(told), Some(shown)) if shown.mtime_ns == attr.mtime_ns => Floor::At(told.length),
+            (Some(_), _) => Floor::Doubtful,
+            (None, _) => Floor::None,
         }
     }
 
     /// A file with these attributes is being opened for reading.
     pub(crate) fn on_open(&self, attr: &FileAttr) -> OpenVerdict {
         let now = Version::of(attr);
-        let mut files = self.files.lock();
+        let files = &mut self.caches.lock().files;
         let known = files.get(&attr.inode).copied();
         files.put(attr.inode, Known { told: known.map_or(now, |known| known.told), opened: Some(now) });
         OpenVerdict {
@@ -113,12 +156,19 @@ impl KernelView {
 
     /// The length that the kernel was told last.
     pub(crate) fn told_length(&self, inode: InodeId) -> Option<u64> {
-        self.files.lock().peek(&inode).map(|known| known.told.length)
+        self.caches.lock().files.peek(&inode).map(|known| known.told.length)
+    }
+
+    /// What the kernel was told of a file while another mount was writing it.
+    pub(crate) fn shown_growing(&self, inode: InodeId) -> Option<Version> {
+        self.caches.lock().growing.peek(&inode).copied()
     }
 
     /// The kernel has dropped the inode, its pages included.
     pub(crate) fn forget(&self, inode: InodeId) {
-        self.files.lock().pop(&inode);
+        let Caches { files, growing } = &mut *self.caches.lock();
+        files.pop(&inode);
+        growing.pop(&inode);
     }
 }
 
@@ -149,12 +199,12 @@ pub(crate) mod tests {
     #[test]
     fn on_open_keeps_pages_of_the_same_version_only() {
         let view = KernelView::new();
-        view.told(&attr(2, 10, 1));
+        view.told(&attr(2, 10, 1), false);
         assert_eq!(view.on_open(&attr(2, 10, 1)), OpenVerdict { keep_pages: false, drop_attributes: false });
         assert_eq!(view.on_open(&attr(2, 10, 1)), OpenVerdict { keep_pages: true, drop_attributes: false });
         let rewritten = attr(2, 10, 2);
         assert_eq!(view.on_open(&rewritten), OpenVerdict { keep_pages: false, drop_attributes: true });
-        view.told(&rewritten);
+        view.told(&rewritten, false);
         assert_eq!(view.on_open(&rewritten), OpenVerdict { keep_pages: true, drop_attributes: false });
     }
 
@@ -170,9 +220,28 @@ pub(crate) mod tests {
     fn told_length_is_the_last_one_told() {
         let view = KernelView::new();
         assert_eq!(view.told_length(InodeId(2)), None);
-        view.told(&attr(2, 10, 1));
-        view.told(&attr(2, 12, 2));
+        view.told(&attr(2, 10, 1), false);
+        view.told(&attr(2, 12, 2), false);
         assert_eq!(view.told_length(InodeId(2)), Some(12));
+        view.wrote(InodeId(2), 11);
+        assert_eq!(view.told_length(InodeId(2)), Some(12));
+        view.wrote(InodeId(2), 20);
+        assert_eq!(view.told_length(InodeId(2)), Some(20));
+    }
+
+    #[test]
+    fn floor_is_what_was_told_of_the_same_content() {
+        let view = KernelView::new();
+        assert_eq!(view.floor(&attr(2, 10, 1)), Floor::None);
+        view.told(&attr(2, 20, 1), true);
+        assert_eq!(view.floor(&attr(2, 20, 1)), Floor::None);
+        assert_eq!(view.floor(&attr(2, 10, 2)), Floor::At(20), "a change of permissions takes no bytes");
+        let cut = FileAttr { mtime_ns: 9, ..attr(2, 10, 2) };
+        assert_eq!(view.floor(&cut), Floor::Doubtful);
+        view.told(&cut, true);
+        assert_eq!(view.floor(&cut), Floor::None);
+        view.told(&attr(2, 30, 1), false);
+        assert_eq!(view.floor(&attr(2, 10, 1)), Floor::Doubtful, "this mount's own writer may have failed");
     }
 
     #[test]

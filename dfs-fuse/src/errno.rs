@@ -9,12 +9,23 @@ use fuser::Errno;
 pub(crate) struct FsError {
     errno: Errno,
     cause: Option<DfsError>,
+    tells_loss: bool,
 }
 
 /// Result of everything the kernel may ask for.
 pub(crate) type FsResult<T> = Result<T, FsError>;
 
 impl FsError {
+    /// Accepted bytes were lost.
+    pub(crate) fn of_loss(cause: &DfsError) -> Self {
+        Self { tells_loss: true, ..cause.duplicate().into() }
+    }
+
+    /// Whether a program that gets this learns that accepted bytes were lost.
+    pub(crate) fn tells_loss(&self) -> bool {
+        self.tells_loss
+    }
+
     /// What the program sees.
     pub(crate) fn errno(&self) -> Errno {
         self.errno
@@ -42,13 +53,13 @@ impl FsError {
 
 impl From<Errno> for FsError {
     fn from(errno: Errno) -> Self {
-        Self { errno, cause: None }
+        Self { errno, cause: None, tells_loss: false }
     }
 }
 
 impl From<DfsError> for FsError {
     fn from(error: DfsError) -> Self {
-        Self { errno: errno_of(error.kind()), cause: Some(error) }
+        Self { errno: errno_of(error.kind()), cause: Some(error), tells_loss: false }
     }
 }
 

@@ -73,7 +73,10 @@ pub(crate) fn new_permissions(mode: u32, umask: u32) -> u32 {
 
 /// Capabilities that the code honours; nothing else is asked for. Write-back caching is left out: it delivers writes in any
 /// order and long after the call. So is READDIRPLUS_AUTO: `ls -l` reads all names before it asks for the first attribute, and
-/// the kernel then takes it for a plain listing, which costs a lookup per name. KILLPRIV is honoured by the NameNode (chown, truncate) and at write.
+/// the kernel then takes it for a plain listing, which costs a lookup per name. And ASYNC_DIO: with it the parts of one
+/// asynchronous write (io_submit) travel side by side, and nothing in them tells which part of an append comes first.
+/// Without it the kernel sends one part after another, in order, under the inode's lock, and stops at the first that
+/// fails, whoever calls and however. KILLPRIV is honoured by the NameNode (chown, truncate) and at write.
 pub(crate) fn wanted_capabilities() -> InitFlags {
     InitFlags::FUSE_ASYNC_READ
         | InitFlags::FUSE_BIG_WRITES
@@ -82,7 +85,6 @@ pub(crate) fn wanted_capabilities() -> InitFlags {
         | InitFlags::FUSE_DO_READDIRPLUS
         | InitFlags::FUSE_PARALLEL_DIROPS
         | InitFlags::FUSE_AUTO_INVAL_DATA
-        | InitFlags::FUSE_ASYNC_DIO
         | InitFlags::FUSE_CACHE_SYMLINKS
         | InitFlags::FUSE_EXPORT_SUPPORT
         | InitFlags::FUSE_DONT_MASK
@@ -149,6 +151,7 @@ mod tests {
             InitFlags::FUSE_REQUEST_TIMEOUT,
             InitFlags::FUSE_POSIX_LOCKS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_ASYNC_DIO,
             InitFlags::FUSE_FLOCK_LOCKS,
         ] {
             assert!(!wanted.intersects(refused), "{refused:?}");

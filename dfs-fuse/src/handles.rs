@@ -9,8 +9,9 @@ use fuser::Errno;
 use parking_lot::Mutex;
 
 use crate::dirs::DirPages;
-use crate::errno::FsResult;
+use crate::errno::{FsError, FsResult};
 use crate::inodes::OpenRef;
+use crate::lost_writes::Told;
 use crate::writer::SharedWriter;
 
 /// Number of a handle, from 1.
@@ -25,6 +26,8 @@ pub(crate) struct FileHandle {
     pub(crate) inode: OpenRef,
     /// Present when opened for writing, for good: also after it has failed.
     pub(crate) writer: Option<Arc<SharedWriter>>,
+    /// Of the inode's lost writes.
+    told: Told,
     /// With the inode's content epoch it was opened at.
     reader: tokio::sync::Mutex<Option<(u64, Arc<FileReader>)>>,
 }
@@ -35,7 +38,8 @@ impl FileHandle {
         writer: Option<Arc<SharedWriter>>,
         reader: Option<(u64, Arc<FileReader>)>,
     ) -> Self {
-        Self { inode, writer, reader: tokio::sync::Mutex::new(reader) }
+        let told = inode.losses().on_open();
+        Self { inode, writer, told, reader: tokio::sync::Mutex::new(reader) }
     }
 
     /// The reader, opened if there is none or its file's content was thrown away. The right to read was proven at open.
@@ -58,6 +62,22 @@ impl FileHandle {
         if reader.as_ref().is_some_and(|(_, reader)| Arc::ptr_eq(reader, stale)) {
             *reader = None;
         }
+    }
+
+    /// For a sync: the bytes of the file that were lost, if this handle was not told yet.
+    ///
+    /// # Errors
+    /// Why they were.
+    pub(crate) fn tell_losses(&self) -> FsResult<()> {
+        self.inode.losses().tell(&self.told)
+    }
+
+    /// An outcome that a program gets for sure.
+    pub(crate) fn heard<T>(&self, outcome: FsResult<T>) -> FsResult<T> {
+        if outcome.as_ref().is_err_and(FsError::tells_loss) {
+            self.inode.losses().note_told(&self.told);
+        }
+        outcome
     }
 
     /// The error that ended this handle's writer.

@@ -4,21 +4,27 @@
 //! to free when the kernel forgets one.
 //!
 //! An entry is made before the cluster is asked to open the file, so that an unlink that overtakes the open finds it; it goes
-//! with its last [`OpenRef`].
+//! with its last [`OpenRef`]. What outlives it is only the record of lost writes that nobody was told of.
 
 use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use dfs_client::{Caller, DfsClient};
 use dfs_common::attr::FileAttr;
 use dfs_common::ids::InodeId;
+use lru::LruCache;
 use parking_lot::Mutex;
 use tracing::warn;
 
 use crate::errno::FsResult;
+use crate::lost_writes::LostWrites;
 use crate::writer::SharedWriter;
 
+/// Files that nobody has open and whose lost writes nobody was told of; some hundred bytes each. Beyond it the oldest are
+/// forgotten: they are in the log.
+const UNTOLD_MAX: NonZeroUsize = NonZeroUsize::new(1 << 14).unwrap();
 /// Set-id bits in permissions.
 const SET_ID: u32 = 0o6000;
 
@@ -38,6 +44,8 @@ pub(crate) struct OpenInode {
     pub(crate) writing: tokio::sync::Mutex<()>,
     /// The writer that new handles join; never held across an await.
     writer: Mutex<Option<Arc<SharedWriter>>>,
+    /// Shared with its writers.
+    losses: Arc<LostWrites>,
     /// Raised when content was thrown away: readers must ask for locations anew.
     content_epoch: AtomicU64,
     is_held: AtomicBool,
@@ -46,9 +54,10 @@ pub(crate) struct OpenInode {
 }
 
 impl OpenInode {
-    fn new(id: InodeId) -> Self {
+    fn new(id: InodeId, losses: Arc<LostWrites>) -> Self {
         Self {
             id,
+            losses,
             writing: tokio::sync::Mutex::new(()),
             writer: Mutex::new(None),
             content_epoch: AtomicU64::new(0),
@@ -61,6 +70,15 @@ impl OpenInode {
     /// The writer of this mount, unless it has failed.
     pub(crate) fn writer(&self) -> Option<Arc<SharedWriter>> {
         self.writer.lock().as_ref().filter(|writer| !writer.has_failed()).cloned()
+    }
+
+    /// What its writers have lost, the one at work included: it may have failed between two calls.
+    pub(crate) fn losses(&self) -> &Arc<LostWrites> {
+        if let Some(writer) = &*self.writer.lock() {
+            // What it says is for its own handles; what it has lost is on record now.
+            let _ = writer.check();
+        }
+        &self.losses
     }
 
     /// The writer that has failed and still keeps the lease. To be called with `writing` held.
@@ -147,17 +165,22 @@ pub(crate) struct Inodes {
     client: DfsClient,
     /// Never held across an await.
     open: Mutex<HashMap<InodeId, Arc<OpenInode>>>,
+    /// Of inodes that are not open. Locked inside `open`.
+    untold: Mutex<LruCache<InodeId, Arc<LostWrites>>>,
 }
 
 impl Inodes {
     pub(crate) fn new(client: DfsClient) -> Arc<Self> {
-        Arc::new(Self { client, open: Mutex::new(HashMap::new()) })
+        Arc::new(Self { client, open: Mutex::new(HashMap::new()), untold: Mutex::new(LruCache::new(UNTOLD_MAX)) })
     }
 
     /// Enters an inode, or counts one more user of it.
     pub(crate) fn open(self: &Arc<Self>, id: InodeId) -> OpenRef {
         let mut open = self.open.lock();
-        let inode = Arc::clone(open.entry(id).or_insert_with(|| Arc::new(OpenInode::new(id))));
+        let inode = Arc::clone(open.entry(id).or_insert_with(|| {
+            let losses = self.untold.lock().pop(&id).unwrap_or_default();
+            Arc::new(OpenInode::new(id, losses))
+        }));
         inode.count.fetch_add(1, Ordering::AcqRel);
         OpenRef { inode, table: Arc::clone(self) }
     }
@@ -198,6 +221,9 @@ impl Inodes {
         let is_last = inode.count.fetch_sub(1, Ordering::AcqRel) == 1;
         if is_last {
             open.remove(&inode.id);
+            if inode.losses().is_untold() {
+                self.untold.lock().put(inode.id, Arc::clone(&inode.losses));
+            }
         }
         is_last
     }

@@ -5,7 +5,7 @@
 //! session    connect, mount, serve, end    identity    who the mount is to the cluster
 //! adapter    fuser in, fuser out                  driver    which thread runs sockets, timers and tasks
 //! fs         what each POSIX call means, over the client library
-//!   handles, inodes    what is open        writer, write_order, write_phase   the one writer of a file
+//!   handles, inodes    what is open        writer, write_phase   the one writer of a file, and what it lost
 //!   dirs               listings            cache, kernel                      what is remembered, here and there
 //! errno      what programs see of errors   flags       what the kernel's flag words mean      caller  who asks
 //! ```
@@ -24,8 +24,8 @@ mod handles;
 mod identity;
 mod inodes;
 mod kernel;
+mod lost_writes;
 mod session;
-mod write_order;
 mod write_phase;
 mod writer;
 

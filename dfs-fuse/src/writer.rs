@@ -1,12 +1,14 @@
 //! The one writer of a file on this mount, shared by all handles that have it open for writing.
 //!
 //! Operations run one at a time, in the order they arrive: a write while another one is being taken waits its turn, and so
-//! does a flush. [`write_order`](crate::write_order) says where a write goes, [`write_phase`](crate::write_phase) when the
-//! file is completed.
+//! does a flush. A write goes to the end of the file; the kernel sends the parts of a large one in order, and nothing of
+//! another call between them (see [`wanted_capabilities`](crate::flags::wanted_capabilities)).
+//! [`write_phase`](crate::write_phase) says when the file is completed.
 //!
 //! Promises:
 //! - A failure is final: every later call of every handle of this writer gets the same error. Bytes that were accepted and
-//!   could not be stored are never followed by others.
+//!   could not be stored are never followed by others. The other handles of the file hear of them by their next sync
+//!   ([`lost_writes`](crate::lost_writes)).
 //! - An operation that is given up (its deadline passed) is such a failure too: nobody knows how much of it was done.
 //! - `end` only moves when bytes were accepted; what `length` says was accepted.
 
@@ -19,12 +21,12 @@ use dfs_common::error::{DfsError, ErrorKind};
 use dfs_common::ids::InodeId;
 use fuser::Errno;
 use parking_lot::Mutex;
-use tokio::sync::{MutexGuard, Notify};
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::MutexGuard;
 use tracing::{error, warn};
 
 use crate::errno::{FsError, FsResult};
-use crate::write_order::{Place, REORDER_PATIENCE, place};
+use crate::inodes::OpenInode;
+use crate::lost_writes::LostWrites;
 use crate::write_phase::{FlushAction, WritePhase};
 
 /// How much a sync promises.
@@ -40,6 +42,7 @@ pub(crate) enum SyncLevel {
 pub(crate) struct WriteRequest<'a> {
     pub(crate) offset: u64,
     pub(crate) data: &'a [u8],
+    /// Goes to the end, whatever offset the kernel's idea of the size gave it.
     pub(crate) appends: bool,
     /// To be as durable as this before it is answered.
     pub(crate) sync: Option<SyncLevel>,
@@ -54,8 +57,9 @@ pub(crate) struct SharedWriter {
     /// What is known without waiting for a turn; never held across an await.
     view: Mutex<View>,
     failure: OnceLock<DfsError>,
-    /// Told after each write, for those ahead of the end.
-    moved: Notify,
+    losses: Arc<LostWrites>,
+    /// Bytes were accepted since it was last completed: a failure loses some of them, for all that is known.
+    is_laden: AtomicBool,
     handles: AtomicUsize,
     has_warned: AtomicBool,
 }
@@ -95,16 +99,17 @@ pub(crate) struct WriterView {
 
 impl SharedWriter {
     /// Takes over a writer that was just opened, with one handle.
-    pub(crate) fn new(client: DfsClient, inode: InodeId, writer: Arc<FileWriter>) -> Arc<Self> {
+    pub(crate) fn new(client: DfsClient, open: &OpenInode, writer: Arc<FileWriter>) -> Arc<Self> {
         let end = writer.position();
         let view = View { open: Some(Arc::clone(&writer)), closed_length: end, visible: end, changes: 0 };
         Arc::new(Self {
             client,
-            inode,
+            inode: open.id,
             state: tokio::sync::Mutex::new(State::new(writer)),
             view: Mutex::new(view),
             failure: OnceLock::new(),
-            moved: Notify::new(),
+            losses: Arc::clone(open.losses()),
+            is_laden: AtomicBool::new(false),
             handles: AtomicUsize::new(1),
             has_warned: AtomicBool::new(false),
         })
@@ -130,12 +135,16 @@ impl SharedWriter {
         self.handles.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
-    /// The error that ended this writer.
+    /// The error that ended this writer, also if it came between two calls.
     ///
     /// # Errors
     /// That one.
     pub(crate) fn check(&self) -> FsResult<()> {
-        self.failure.get().map_or(Ok(()), |failure| Err(failure.duplicate().into()))
+        if let Some(failure) = self.failure.get() {
+            return Err(self.told(failure));
+        }
+        let failed = self.view.lock().open.as_ref().and_then(|writer| writer.failure());
+        failed.map_or(Ok(()), |error| Err(self.fail(&error)))
     }
 
     /// Whether it has failed for good, even if nobody has been told yet: it may have failed between two calls.
@@ -155,50 +164,40 @@ impl SharedWriter {
         WriterView { changes: view.changes, open_length: view.open.as_ref().map(|writer| writer.position()) }
     }
 
-    /// Writes at the end, waiting for its turn and for bytes that belong before it.
+    /// Writes at the end, once it has its turn.
     ///
     /// # Errors
     /// `EOPNOTSUPP` anywhere else, nothing changed.
     pub(crate) async fn write(&self, request: WriteRequest<'_>) -> FsResult<WriteDone> {
         let mut state = self.turn().await?;
-        let mut patience = None;
-        let end = loop {
-            let end = self.length();
-            match place(request.offset, end, request.appends) {
-                Place::AtEnd if state.phase.is_closed() => Box::pin(self.reopen(&mut state, false)).await?,
-                Place::AtEnd => break end,
-                Place::Elsewhere => return Err(self.refuse(&request, end)),
-                Place::Ahead => {
-                    let until = *patience.get_or_insert_with(|| Instant::now() + REORDER_PATIENCE);
-                    state = self.wait_for_gap(state, until).await?.ok_or_else(|| self.refuse(&request, end))?;
-                }
-            }
-        };
+        if state.phase.is_closed() {
+            Box::pin(self.reopen_for(&mut state, &request)).await?;
+        }
+        let end = self.length();
+        if !request.appends && request.offset != end {
+            return Err(self.refuse(&request, end));
+        }
         let writer = Arc::clone(&state.writer);
         state.phase.written();
+        self.is_laden.store(true, Ordering::Release);
         self.guarded(writer.write(request.data)).await?;
         if let Some(level) = request.sync {
             self.sync_in_turn(&writer, level).await?;
         }
-        drop(state);
-        self.moved.notify_waiters();
         Ok(WriteDone { at: end })
     }
 
-    /// Gives up the turn until another write was made; `None` when that takes too long.
-    async fn wait_for_gap<'a>(
-        &'a self,
-        turn: MutexGuard<'a, State>,
-        until: Instant,
-    ) -> FsResult<Option<MutexGuard<'a, State>>> {
-        let moved = self.moved.notified();
-        tokio::pin!(moved);
-        moved.as_mut().enable();
-        drop(turn);
-        if timeout_at(until, moved).await.is_err() {
-            return Ok(None);
+    /// Takes the lease again for a write that may go to the end. Where that is only the NameNode knows: another mount may have
+    /// written meanwhile.
+    async fn reopen_for(&self, state: &mut State, request: &WriteRequest<'_>) -> FsResult<()> {
+        if !request.appends {
+            let attr = self.client.get_file_info(&Caller::root(), self.inode).await?;
+            // While somebody else writes, it is the lease that is refused.
+            if !attr.under_construction && request.offset != attr.length {
+                return Err(self.refuse(request, attr.length));
+            }
         }
-        self.turn().await.map(Some)
+        self.reopen(state, false).await
     }
 
     /// What `close` of a descriptor does.
@@ -210,7 +209,7 @@ impl SharedWriter {
             FlushAction::Record => {
                 let writer = Arc::clone(&state.writer);
                 let end = writer.position();
-                self.guarded(writer.complete(true)).await?;
+                self.guarded(writer.record_length()).await?;
                 state.phase.recorded();
                 self.saw(end);
                 Ok(())
@@ -291,7 +290,7 @@ impl SharedWriter {
     pub(crate) async fn finish(&self) -> FsResult<()> {
         let mut state = self.state.lock().await;
         if self.failure.get().is_some() {
-            // Everyone has been told.
+            // What it lost is on record.
             state.writer.abort().await;
             return Ok(());
         }
@@ -328,6 +327,7 @@ impl SharedWriter {
         let writer = Arc::clone(&state.writer);
         let attr = self.guarded(writer.complete(false)).await?;
         state.phase.completed();
+        self.is_laden.store(false, Ordering::Release);
         let mut view = self.view.lock();
         view.open = None;
         view.closed_length = attr.length;
@@ -379,15 +379,21 @@ impl SharedWriter {
         let mut fuse = Fuse { writer: self, is_lit: true };
         let outcome = step.await;
         fuse.is_lit = false;
-        outcome.map_err(|error| self.fail(error))
+        outcome.map_err(|error| self.fail(&error))
     }
 
-    fn fail(&self, error: DfsError) -> FsError {
+    fn fail(&self, error: &DfsError) -> FsError {
         if self.failure.set(error.duplicate()).is_ok() {
             error!(inode = %self.inode, error = %error.chain(), "writing failed; all handles of the file get this error");
+            if self.is_laden.load(Ordering::Acquire) {
+                self.losses.add(error);
+            }
         }
-        self.moved.notify_waiters();
-        error.into()
+        self.told(error)
+    }
+
+    fn told(&self, failure: &DfsError) -> FsError {
+        if self.is_laden.load(Ordering::Acquire) { FsError::of_loss(failure) } else { failure.duplicate().into() }
     }
 
     fn refuse(&self, request: &WriteRequest<'_>, end: u64) -> FsError {
@@ -417,7 +423,7 @@ impl Drop for Fuse<'_> {
     fn drop(&mut self) {
         if self.is_lit {
             let words = "a write or flush was not finished within its deadline and was given up";
-            self.writer.fail(DfsError::new(ErrorKind::TimedOut, words));
+            self.writer.fail(&DfsError::new(ErrorKind::TimedOut, words));
         }
     }
 }

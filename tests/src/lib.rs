@@ -6,6 +6,7 @@
 //! faulty_disk  a disk below a loop device whose reads fail, hang or are slow
 //! secondary  a SecondaryNameNode beside a cluster
 //! mount      a dfs-fuse process and its mount point
+//! async_io   asynchronous writes, which the standard library has not
 //! network    hosts of their own, with cables that can be pulled
 //! wait       conditions with deadlines: nothing here sleeps a fixed time
 //! workload   deterministic bytes and trees, random file system operations
@@ -22,6 +23,7 @@
 //! Nothing survives a test: children die with it (parent-death signal), `Drop` unmounts and frees devices, and whatever
 //! a killed test leaves carries the name of its directory, which `scripts/test` looks for.
 
+pub mod async_io;
 pub mod bench;
 pub mod chaos;
 pub mod checkers;

@@ -10,7 +10,7 @@ use super::{CreatedFile, DfsClient, attr_of, rpc};
 use crate::caller::Caller;
 use crate::datanode::Located;
 use crate::read::FileReader;
-use crate::write::{FileWriter, Start, SyncPatience, sync_replicas};
+use crate::write::{FileWriter, ReplicaSync, Start};
 
 impl DfsClient {
     /// A writer for a file just made with `open_for_write`. Asks nobody anything.
@@ -56,19 +56,18 @@ impl DfsClient {
         FileReader::open(&self.core, caller, inode).await
     }
 
-    /// Has all bytes of a file that nobody writes brought to disk on every node that has them: fsync on a handle that has
-    /// written nothing itself.
+    /// Has all bytes of a file that nobody writes brought to disk on every node that counts as having them: fsync on a handle
+    /// that has written nothing itself. A node that does not do it is waited for until it does or the NameNode has given it up.
     ///
     /// # Errors
     /// Those of [`get_block_locations`](Self::get_block_locations), and of the DataNodes.
     pub async fn sync_file(&self, caller: &Caller, inode: InodeId) -> Result<()> {
         let mut offset = 0;
-        let mut patience = SyncPatience::new(&self.core);
+        let mut sync = ReplicaSync::new(&self.core);
         loop {
             let blocks = crate::read::locate_page(&self.core, caller, inode, offset, u64::MAX / 2).await?;
             let Some(end) = blocks.last().map(Located::end) else { return Ok(()) };
-            if let Err(error) = sync_replicas(&self.core, &blocks).await {
-                patience.wait_after(error).await?;
+            if !sync.round(&blocks).await? {
                 continue;
             }
             if end <= offset {

@@ -69,6 +69,18 @@ impl FileReader {
         self.source.locations.refresh_length().await
     }
 
+    /// Whether [`length`](Self::length) is what readers may see. If not, no DataNode has told how much of the last block is
+    /// there: it is at least what the NameNode has on record.
+    pub fn is_length_certain(&self) -> bool {
+        self.source.locations.is_length_certain()
+    }
+
+    /// Takes over a length that another reader of the file was shown, while it had this modification time and was being
+    /// written: the replicas will have those bytes, if they do not show them yet.
+    pub fn expect_length(&self, length: u64, mtime_ns: i64) {
+        self.source.locations.expect_length(length, mtime_ns);
+    }
+
     /// Reads `len` bytes at `offset`; fewer only at the end of the file.
     ///
     /// # Errors

@@ -108,6 +108,7 @@ struct Page {
     file_length: u64,
     is_under_construction: bool,
     block_size: u64,
+    mtime_ns: i64,
 }
 
 async fn fetch(core: &ClientCore, caller: &Caller, inode: InodeId, offset: u64, length: u64) -> Result<Page> {
@@ -123,6 +124,7 @@ async fn fetch(core: &ClientCore, caller: &Caller, inode: InodeId, offset: u64, 
         file_length: located.file_length,
         is_under_construction: located.under_construction,
         block_size: attr.block_size.max(1),
+        mtime_ns: attr.mtime_ns,
     })
 }
 
@@ -134,11 +136,18 @@ pub(crate) struct Locations {
     known: Mutex<Known>,
 }
 
+#[derive(Default)]
 struct Known {
     /// By offset in the file; blocks without bytes are left out.
     blocks: BTreeMap<u64, Arc<Located>>,
     length: u64,
     block_size: u64,
+    /// It was being written when the length was asked for.
+    is_growing: bool,
+    /// Then. A truncation changes it.
+    mtime_ns: i64,
+    /// A replica has told how much of its last block is there.
+    is_certain: bool,
 }
 
 impl Locations {
@@ -146,7 +155,7 @@ impl Locations {
     /// the file, whatever its permissions are by then.
     pub(crate) async fn open(core: &Arc<ClientCore>, caller: &Caller, inode: InodeId) -> Result<Self> {
         let block_size = core.defaults.block_size;
-        let known = Known { blocks: BTreeMap::new(), length: 0, block_size };
+        let known = Known { block_size, ..Known::default() };
         let locations = Self { core: Arc::clone(core), inode, known: Mutex::new(known) };
         let page = fetch(core, caller, inode, 0, block_size.saturating_mul(BLOCKS_PER_CALL)).await?;
         locations.learn(page).await?;
@@ -156,6 +165,27 @@ impl Locations {
     /// Bytes, as last known.
     pub(crate) fn length(&self) -> u64 {
         self.known.lock().length
+    }
+
+    /// Whether the length is what readers may see, and not only what the NameNode has on record.
+    pub(crate) fn is_length_certain(&self) -> bool {
+        self.known.lock().is_certain
+    }
+
+    /// Takes over a length that another reader was shown of the content of this modification time.
+    pub(crate) fn expect_length(&self, length: u64, mtime_ns: i64) {
+        let mut known = self.known.lock();
+        if !known.is_growing || known.mtime_ns != mtime_ns || length <= known.length {
+            return;
+        }
+        if let Some(last) = known.blocks.last_entry()
+            && last.get().is_under_construction
+        {
+            let mut located = Located::clone(last.get());
+            located.block.block.length = length.saturating_sub(located.offset);
+            *last.into_mut() = Arc::new(located);
+            known.length = length;
+        }
     }
 
     /// Asks for the length again.
@@ -172,9 +202,10 @@ impl Locations {
         }
         let length = self.known.lock().block_size.saturating_mul(BLOCKS_PER_CALL);
         let page = self.fetch(offset, length).await?;
-        let lengths = self.visible_last_length(&page).await;
+        let visible = self.visible_last_length(&page).await;
         let mut known = self.known.lock();
-        known.insert(page, lengths);
+        let last_length = known.last_length(&page, visible);
+        known.insert(page, last_length);
         known.find(offset).ok_or_else(|| {
             // The file was cut, or its blocks replaced, after it was opened.
             let words = format!("inode {} no longer has a byte at offset {offset}", self.inode);
@@ -196,22 +227,22 @@ impl Locations {
             page.blocks.extend(tail.blocks);
         }
         let visible = self.visible_last_length(&page).await;
-        let length = match (page.blocks.last(), visible) {
-            (Some(last), Some(visible)) => last.offset + visible,
+        let mut known = self.known.lock();
+        let last_length = known.last_length(&page, visible);
+        known.length = match (page.blocks.last(), last_length) {
+            (Some(last), Some(length)) => last.offset + length,
             _ => page.file_length,
         };
-        let mut known = self.known.lock();
+        known.is_certain = last_length.is_none() || visible.is_some();
+        (known.is_growing, known.mtime_ns) = (page.is_under_construction, page.mtime_ns);
         known.block_size = page.block_size;
-        known.insert(page, visible);
-        known.length = length;
+        known.insert(page, last_length);
         Ok(())
     }
 
-    /// Bytes that readers may see of the last block of `page`, when it is being written.
+    /// Bytes that readers may see of the last block of `page`, when it is being written and a replica answers.
     async fn visible_last_length(&self, page: &Page) -> Option<u64> {
         let last = page.blocks.last().filter(|last| last.is_under_construction)?;
-        // What the NameNode has logged is on the replicas, whichever is asked.
-        let recorded = last.block.block.length;
         let mut unasked = last.replicas.iter();
         let mut asked = FuturesUnordered::new();
         loop {
@@ -220,9 +251,9 @@ impl Locations {
             asked.extend(next.map(|replica| self.visible_length(&replica.node, &last.block)));
             tokio::select! {
                 answer = asked.next() => match answer {
-                    Some(Ok(length)) => return Some(length.max(recorded)),
+                    Some(Ok(length)) => return Some(length),
                     Some(Err(error)) => debug!(block = %last.block, error = %error.chain(), "no visible length"),
-                    None => return Some(recorded),
+                    None => return None,
                 },
                 () = tokio::time::sleep(VISIBLE_LENGTH_PATIENCE), if !is_last => {}
             }
@@ -260,7 +291,18 @@ impl Known {
         (offset < located.end()).then(|| Arc::clone(located))
     }
 
-    /// Takes in blocks; the last one with the length that readers may see, when that was asked.
+    /// Bytes to be had of the last block of `page`, when it is being written: what a replica shows, at least what is on
+    /// record, and no less than before, unless the file may have been cut. Replicas may differ for a moment, when one
+    /// hangs or a pipeline is rebuilt.
+    fn last_length(&self, page: &Page, visible: Option<u64>) -> Option<u64> {
+        let last = page.blocks.last().filter(|last| last.is_under_construction)?;
+        // What the NameNode has logged is on the replicas, whichever is asked.
+        let shown = last.block.block.length.max(visible.unwrap_or(0));
+        let is_same = self.is_growing && (self.mtime_ns == page.mtime_ns || visible.is_none());
+        Some(if is_same { shown.max(self.length.saturating_sub(last.offset)) } else { shown })
+    }
+
+    /// Takes in blocks; the last one with the length that readers may see, when it is being written.
     fn insert(&mut self, page: Page, visible: Option<u64>) {
         let count = page.blocks.len();
         for (index, mut located) in page.blocks.into_iter().enumerate() {
@@ -290,12 +332,12 @@ mod tests {
     }
 
     fn page(blocks: Vec<Located>) -> Page {
-        Page { blocks, file_length: 0, is_under_construction: false, block_size: 10 }
+        Page { blocks, file_length: 0, is_under_construction: false, block_size: 10, mtime_ns: 7 }
     }
 
     #[test]
     fn find_knows_blocks_of_any_length() {
-        let mut known = Known { blocks: BTreeMap::new(), length: 0, block_size: 10 };
+        let mut known = Known { block_size: 10, ..Known::default() };
         known.insert(page(vec![located(0, 10, false), located(10, 3, false), located(13, 10, false)]), None);
         let offset = |at| known.find(at).map(|found| found.offset);
         assert_eq!([0, 9, 10, 12, 13, 22].map(offset), [Some(0), Some(0), Some(10), Some(10), Some(13), Some(13)]);
@@ -304,11 +346,25 @@ mod tests {
 
     #[test]
     fn insert_gives_the_last_block_its_visible_length() {
-        let mut known = Known { blocks: BTreeMap::new(), length: 0, block_size: 10 };
+        let mut known = Known { block_size: 10, ..Known::default() };
         known.insert(page(vec![located(0, 10, false), located(10, 0, true)]), Some(0));
         assert!(known.find(10).is_none(), "no byte is visible yet");
         known.insert(page(vec![located(10, 0, true)]), Some(7));
         assert_eq!(known.find(16).unwrap().end(), 17);
         assert!(known.find(17).is_none());
+    }
+    #[test]
+    fn last_length_never_shrinks_while_the_content_is_the_same() {
+        let mut known = Known { block_size: 10, length: 17, is_growing: true, mtime_ns: 7, ..Known::default() };
+        let open = |recorded| page(vec![located(10, recorded, true)]);
+        assert_eq!(known.last_length(&open(2), Some(9)), Some(9));
+        assert_eq!(known.last_length(&open(2), Some(5)), Some(7), "a replica that lags");
+        assert_eq!(known.last_length(&open(2), None), Some(7), "no replica answers");
+        known.mtime_ns = 6;
+        assert_eq!(known.last_length(&open(2), Some(5)), Some(5), "it may have been cut");
+        assert_eq!(known.last_length(&open(2), None), Some(7), "nobody says that it was");
+        known.is_growing = false;
+        assert_eq!(known.last_length(&open(2), None), Some(2));
+        assert_eq!(known.last_length(&page(vec![located(10, 2, false)]), None), None);
     }
 }

@@ -26,7 +26,7 @@ use super::packet::{PacketBuilder, PacketKind, packet_capacity, packet_data_len}
 use super::pipeline::{Goal, Pipeline};
 use super::questions::Questions;
 use super::recovery_plan::Origin;
-use super::replica_sync::{SyncPatience, sync_replicas};
+use super::replica_sync::ReplicaSync;
 use crate::caller::Caller;
 use crate::datanode::Located;
 use crate::read::locate_page;
@@ -191,12 +191,7 @@ impl BlockOutput {
             current.synced = self.block_len;
         }
         if !self.unsynced.is_empty() {
-            let mut patience = SyncPatience::new(&self.questions.core);
-            while let Err(error) = sync_replicas(&self.questions.core, &self.unsynced).await {
-                patience.wait_after(error).await?;
-                self.relocate_unsynced().await?;
-            }
-            self.unsynced.clear();
+            Box::pin(self.sync_finished()).await?;
         }
         // Later syncs of the same block are on record at the replicas.
         match self.last_block() {
@@ -205,16 +200,20 @@ impl BlockOutput {
         }
     }
 
-    /// Finished blocks may have moved since they were written.
-    async fn relocate_unsynced(&mut self) -> Result<()> {
-        for block in &mut self.unsynced {
-            let located =
-                locate_page(&self.questions.core, &Caller::root(), self.questions.inode, block.offset, 1).await?;
-            let now = located.into_iter().find(|now| now.block.block.id == block.block.block.id);
-            if let Some(now) = now.filter(|now| !now.replicas.is_empty()) {
-                *block = now;
+    /// Brings the blocks finished since the last sync to disk.
+    async fn sync_finished(&mut self) -> Result<()> {
+        let core = Arc::clone(&self.questions.core);
+        let mut sync = ReplicaSync::new(&core);
+        while !sync.round(&self.unsynced).await? {
+            // They may have moved since they were written.
+            for block in &mut self.unsynced {
+                let now = locate_page(&core, &Caller::root(), self.questions.inode, block.offset, 1).await?;
+                if let Some(now) = now.into_iter().find(|now| now.block.block.id == block.block.block.id) {
+                    *block = now;
+                }
             }
         }
+        self.unsynced.clear();
         Ok(())
     }
 

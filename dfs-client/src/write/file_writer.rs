@@ -170,6 +170,14 @@ impl FileWriter {
         matches!(&*self.status.end.lock(), Some(End::Failed(_)))
     }
 
+    /// The error that every later call will return.
+    pub fn failure(&self) -> Option<DfsError> {
+        match &*self.status.end.lock() {
+            Some(End::Failed(error)) => Some(error.duplicate()),
+            Some(End::Completed(_)) | None => None,
+        }
+    }
+
     /// The file being written.
     pub fn inode(&self) -> InodeId {
         self.inode
@@ -209,6 +217,14 @@ impl FileWriter {
         self.drive(async |output| output.flush(true).await).await
     }
 
+    /// Sends everything and has the NameNode know the length; writing may go on.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub async fn record_length(&self) -> Result<()> {
+        self.drive(async |output| output.record_length().await).await
+    }
+
     /// Ends the file: everything is sent, acknowledged, and the file closed at the NameNode. With `keep_open` everything is
     /// sent and acknowledged, the NameNode knows the length, and writing may go on. Completing again gives the same answer.
     ///
@@ -216,7 +232,7 @@ impl FileWriter {
     /// As [`write`](Self::write).
     pub async fn complete(&self, keep_open: bool) -> Result<FileAttr> {
         if keep_open {
-            self.drive(async |output| output.record_length().await).await?;
+            self.record_length().await?;
             let client = DfsClient { core: Arc::clone(&self.core) };
             let attr = client.get_file_info(&self.caller, self.inode).await?;
             return Ok(FileAttr { length: attr.length.max(self.acked_len()), ..attr });

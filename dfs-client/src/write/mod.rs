@@ -41,4 +41,4 @@ pub(crate) use block_output::Start;
 pub(crate) use file_writer::Chore;
 pub use file_writer::FileWriter;
 pub(crate) use registry::WriterRegistry;
-pub(crate) use replica_sync::{SyncPatience, sync_replicas};
+pub(crate) use replica_sync::ReplicaSync;

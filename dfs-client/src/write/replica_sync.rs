@@ -1,12 +1,16 @@
 //! Finished blocks brought to disk: for the fsync that comes after their pipeline has ended.
 
-use std::collections::{HashMap, HashSet};
-use std::time::{Duration, Instant};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use dfs_common::error::{DfsError, ErrorKind, Result};
-use dfs_common::ids::BlockId;
+use dfs_common::ids::{BlockId, GenerationStamp};
 use dfs_common::retry::Backoff;
 use dfs_proto::v1;
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use crate::client::ClientCore;
@@ -15,83 +19,180 @@ use crate::datanode::{DatanodeClient, Located, Node};
 /// How long a DataNode may take: many gigabytes may wait for a slow disk.
 const SYNC_REPLICA_DEADLINE: Duration = Duration::from_secs(120);
 
-/// Pauses between tries while no node has a block: nodes register within a second of a NameNode's start.
+/// Pauses between tries: nodes register within a second of a NameNode's start.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(50), max: Duration::from_secs(2) };
 
-/// How long a sync is tried again while it finds a block on no node that can be asked: a NameNode just started knows no
-/// replicas yet, and DataNodes that were killed come back with theirs.
-pub(crate) struct SyncPatience {
+/// How long nodes may be at it before the NameNode is asked whether they still count. A slow disk takes that long, and a
+/// question costs little.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How long a node that others can stand in for is waited for, at least: the NameNode takes a silent one for dead sooner
+/// (`dfs.namenode.dead.interval`), and then it does not count any more.
+const NODE_PATIENCE: Duration = Duration::from_secs(90);
+
+/// Blocks in one call; a DataNode refuses far more.
+const BLOCKS_PER_CALL: usize = 1_000;
+
+/// One sync, over as many rounds as it takes: every node that the NameNode counts as having a block must have it on disk.
+/// Between rounds the caller asks where the blocks are by now. So a node that does not answer, or whose disk fails, is
+/// waited for until it has done it, or until the NameNode counts it no more; whoever takes its place is asked, too.
+pub(crate) struct ReplicaSync<'a> {
+    core: &'a ClientCore,
     begun: Instant,
+    /// Rounds that ended with failures.
     tries: u32,
-    total: Duration,
+    calls: FuturesUnordered<BoxFuture<'a, Answer>>,
+    /// What each node, by its uuid, was asked for.
+    asked: HashMap<String, HashMap<Key, Progress>>,
+    /// Why the last call that failed did.
+    failure: Option<DfsError>,
 }
 
-impl SyncPatience {
-    pub(crate) fn new(core: &ClientCore) -> Self {
-        Self { begun: Instant::now(), tries: 0, total: core.config.retry_timeout }
+type Key = (BlockId, GenerationStamp);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    Asked,
+    OnDisk,
+}
+
+struct Answer {
+    node: Arc<Node>,
+    keys: Vec<Key>,
+    outcome: Result<()>,
+}
+
+impl<'a> ReplicaSync<'a> {
+    pub(crate) fn new(core: &'a ClientCore) -> Self {
+        Self {
+            core,
+            begun: Instant::now(),
+            tries: 0,
+            calls: FuturesUnordered::new(),
+            asked: HashMap::new(),
+            failure: None,
+        }
     }
 
-    /// Returns when it is time for another try.
+    /// Asks all nodes of `blocks` at once, those aside that have answered or are still at it. True when each block is on the
+    /// disks of all its nodes; false when it is time to ask the NameNode where the blocks are.
     ///
     /// # Errors
-    /// `error` itself, when time will not change it or there is no time left.
-    pub(crate) async fn wait_after(&mut self, error: DfsError) -> Result<()> {
-        let pause = BACKOFF.delay(self.tries, &mut rand::rng());
-        if !is_absence(error.kind()) || self.begun.elapsed() + pause >= self.total {
-            return Err(error);
+    /// Why blocks are not on disk, when nothing will change that or there is no time left.
+    pub(crate) async fn round(&mut self, blocks: &[Located]) -> Result<bool> {
+        self.ask(blocks);
+        let look = Instant::now() + LOOK_INTERVAL;
+        while !self.is_done(blocks) {
+            match timeout_at(look, self.calls.next()).await {
+                Ok(Some(answer)) => self.take(answer)?,
+                Ok(None) => {
+                    let pause = BACKOFF.delay(self.tries, &mut rand::rng());
+                    self.tries += 1;
+                    self.check_patience(blocks, pause)?;
+                    tokio::time::sleep(pause).await;
+                    return Ok(false);
+                }
+                Err(_) => {
+                    self.check_patience(blocks, Duration::ZERO)?;
+                    return Ok(false);
+                }
+            }
         }
-        self.tries += 1;
-        tokio::time::sleep(pause).await;
-        Ok(())
+        Ok(true)
     }
-}
 
-/// Brings `blocks` to disk on all their nodes at once. A node that cannot be reached, or whose disk fails, is forgiven while
-/// another one has each of its blocks on disk: the NameNode will replace it.
-///
-/// # Errors
-/// Why a block is on no disk: `Io`, or an absence that may end.
-pub(crate) async fn sync_replicas(core: &ClientCore, blocks: &[Located]) -> Result<()> {
-    let mut by_node: HashMap<&str, (&Node, Vec<&Located>)> = HashMap::new();
-    for block in blocks {
-        for replica in &block.replicas {
-            let entry = by_node.entry(&replica.node.uuid).or_insert_with(|| (&replica.node, Vec::new()));
-            entry.1.push(block);
+    fn ask(&mut self, blocks: &[Located]) {
+        let mut by_node: HashMap<&str, (&Arc<Node>, Vec<&Located>)> = HashMap::new();
+        for block in blocks {
+            for replica in &block.replicas {
+                if self.progress(&replica.node, block).is_none() {
+                    let entry = by_node.entry(&replica.node.uuid).or_insert_with(|| (&replica.node, Vec::new()));
+                    entry.1.push(block);
+                }
+            }
+        }
+        for (node, blocks) in by_node.into_values() {
+            let asked = self.asked.entry(node.uuid.clone()).or_default();
+            asked.extend(blocks.iter().map(|block| (key(block), Progress::Asked)));
+            for part in blocks.chunks(BLOCKS_PER_CALL) {
+                self.calls.push(Box::pin(sync_on(self.core, Arc::clone(node), part)));
+            }
         }
     }
-    let calls = by_node.into_values().map(async |(node, blocks)| (sync_on(core, node, &blocks).await, blocks));
-    let mut on_disk: HashSet<BlockId> = HashSet::new();
-    let mut not_there = None;
-    for (outcome, blocks) in futures::future::join_all(calls).await {
+
+    fn take(&mut self, answer: Answer) -> Result<()> {
+        let Answer { node, keys, outcome } = answer;
+        let asked = self.asked.entry(node.uuid.clone()).or_default();
         match outcome {
-            Ok(()) => on_disk.extend(blocks.iter().map(|block| block.block.block.id)),
-            Err(error) if is_absence(error.kind()) || error.kind() == ErrorKind::Io => {
-                warn!(error = %error.chain(), "finished blocks not synced there");
-                not_there = Some(error);
+            Ok(()) => asked.extend(keys.into_iter().map(|key| (key, Progress::OnDisk))),
+            Err(error) if may_pass(error.kind()) => {
+                warn!(datanode = %node.data_address, blocks = keys.len(), error = %error.chain(), "not synced there");
+                asked.retain(|key, _| !keys.contains(key));
+                self.failure = Some(error);
             }
             Err(error) => return Err(error),
         }
+        Ok(())
     }
-    match blocks.iter().find(|block| !on_disk.contains(&block.block.block.id)) {
-        Some(block) => Err(not_there.unwrap_or_else(|| {
-            DfsError::new(ErrorKind::Unavailable, format!("no DataNode is known to have {}", block.block))
-        })),
-        None => Ok(()),
+
+    fn progress(&self, node: &Node, block: &Located) -> Option<Progress> {
+        self.asked.get(&node.uuid)?.get(&key(block)).copied()
+    }
+
+    fn is_on_disk(&self, node: &Node, block: &Located) -> bool {
+        self.progress(node, block) == Some(Progress::OnDisk)
+    }
+
+    fn is_done(&self, blocks: &[Located]) -> bool {
+        let has_nodes = |block: &Located| !block.replicas.is_empty();
+        blocks
+            .iter()
+            .all(|block| has_nodes(block) && block.replicas.iter().all(|replica| self.is_on_disk(&replica.node, block)))
+    }
+
+    /// Whether there is time left after a pause.
+    fn check_patience(&mut self, blocks: &[Located], pause: Duration) -> Result<()> {
+        let is_somewhere = |block: &Located| block.replicas.iter().any(|replica| self.is_on_disk(&replica.node, block));
+        let total = self.core.config.retry_timeout;
+        let total = if blocks.iter().all(is_somewhere) { total.max(NODE_PATIENCE) } else { total };
+        if self.begun.elapsed() + pause < total {
+            return Ok(());
+        }
+        Err(self.failure.take().unwrap_or_else(|| match blocks.iter().find(|block| block.replicas.is_empty()) {
+            Some(block) => {
+                DfsError::new(ErrorKind::Unavailable, format!("no DataNode is known to have {}", block.block))
+            }
+            None => {
+                DfsError::new(ErrorKind::TimedOut, "a DataNode does not answer whether finished blocks are on disk")
+            }
+        }))
     }
 }
 
-/// Whether a node cannot be asked, or does not have the block any more: it was restarted, or its replica moved elsewhere.
-fn is_absence(kind: ErrorKind) -> bool {
-    use ErrorKind::{NotFound, StaleGeneration, TimedOut, Unavailable};
-    matches!(kind, Unavailable | TimedOut | NotFound | StaleGeneration)
+fn key(block: &Located) -> Key {
+    (block.block.block.id, block.block.block.generation_stamp)
 }
 
-async fn sync_on(core: &ClientCore, node: &Node, blocks: &[&Located]) -> Result<()> {
-    let Some(first) = blocks.first() else { return Ok(()) };
+/// Whether time may mend it: a node comes back or is given up, a disk has room again, a replica is made anew elsewhere.
+fn may_pass(kind: ErrorKind) -> bool {
+    use ErrorKind::{Busy, Corrupt, Io, NoSpace, NotFound, StaleGeneration, TimedOut, Unavailable};
+    matches!(kind, Unavailable | TimedOut | NotFound | StaleGeneration | Io | NoSpace | Corrupt | Busy)
+}
+
+/// One call for blocks of one pool.
+fn sync_on<'a>(
+    core: &'a ClientCore,
+    node: Arc<Node>,
+    blocks: &[&Located],
+) -> impl Future<Output = Answer> + Send + use<'a> {
     let request = v1::SyncReplicaRequest {
-        block_pool_id: first.block.pool.clone(),
+        block_pool_id: blocks.first().map(|first| first.block.pool.clone()).unwrap_or_default(),
         blocks: blocks.iter().map(|block| block.block.block.into()).collect(),
     };
-    let ask = |mut datanode: DatanodeClient, request| async move { datanode.sync_replica(request).await };
-    core.datanodes.call(node, SYNC_REPLICA_DEADLINE, request, ask).await.map(|_| ())
+    let keys = blocks.iter().map(|block| key(block)).collect();
+    async move {
+        let ask = |mut datanode: DatanodeClient, request| async move { datanode.sync_replica(request).await };
+        let outcome = core.datanodes.call(&node, SYNC_REPLICA_DEADLINE, request, ask).await.map(|_| ());
+        Answer { node, keys, outcome }
+    }
 }

@@ -45,7 +45,8 @@ impl FileSystem {
 
     /// Lets `reader` know of bytes that came after it was opened, if the read wants any.
     async fn catch_up(&self, handle: &FileHandle, reader: &Arc<FileReader>, offset: u64, end: u64) -> FsResult<()> {
-        if let Some(writer) = handle.inode.writer() {
+        let open = handle.inode.writer().filter(|writer| writer.view().open_length.is_some());
+        if let Some(writer) = open {
             // Its own writes, or those of another program here.
             writer.make_visible(end).await?;
             if reader.length() < end.min(writer.length()) {
@@ -53,9 +54,14 @@ impl FileSystem {
             }
         } else if end > reader.length() {
             // The kernel asks for whole pages, so most reads at the end go past it: only news are worth a question.
-            let told_more = self.seen.told_length(handle.inode.id).is_some_and(|told| told > reader.length());
+            let id = handle.inode.id;
+            let told_more = self.seen.told_length(id).is_some_and(|told| told > reader.length());
             if told_more || offset >= reader.length() {
                 reader.refresh_length().await?;
+            }
+            if let Some(shown) = self.seen.shown_growing(id) {
+                // The kernel would take a shorter answer for the end of the file, and cut its pages.
+                reader.expect_length(shown.length, shown.mtime_ns);
             }
         }
         Ok(())
@@ -71,11 +77,14 @@ impl FileSystem {
         }
         let sync = write.syncs.then_some(self.options.sync);
         let request = WriteRequest { offset: write.offset, data: write.data, appends: write.appends, sync };
-        let done = writer.write(request).await?;
+        let done = handle.heard(writer.write(request).await.map_err(FsError::on_handle))?;
         self.changed();
         if done.at != write.offset {
             // The kernel computes the new size from its own offset.
             self.kernel.drop_attributes(handle.inode.id);
+        }
+        if write.syncs {
+            handle.tell_losses()?;
         }
         Ok(u32::try_from(write.data.len()).unwrap_or(u32::MAX))
     }
@@ -86,13 +95,25 @@ impl FileSystem {
         let Some(writer) = &handle.writer else { return Ok(()) };
         let outcome = writer.flush().await;
         self.changed();
-        outcome
+        outcome?;
+        self.seen.wrote(handle.inode.id, writer.length());
+        Ok(())
     }
 
-    /// Makes the file durable, whoever wrote it.
+    /// Makes the file durable, whoever wrote it, and tells of bytes that were lost.
     pub(crate) async fn fsync(&self, handle: HandleId) -> FsResult<()> {
         let handle = self.handles.file(handle)?;
-        let outcome = match handle.writer.clone().or_else(|| handle.inode.writer()) {
+        handle.heard(handle.check())?;
+        handle.tell_losses()?;
+        let outcome = self.sync(&handle).await;
+        self.changed();
+        handle.heard(outcome)?;
+        // While it lasted, others may have lost some.
+        handle.tell_losses()
+    }
+
+    async fn sync(&self, handle: &FileHandle) -> FsResult<()> {
+        match handle.writer.clone().or_else(|| handle.inode.writer()) {
             Some(writer) => writer.sync(self.options.sync).await,
             None if self.options.sync == SyncLevel::Hsync => {
                 let outcome = self.client.sync_file(&Caller::root(), handle.inode.id).await;
@@ -100,9 +121,7 @@ impl FileSystem {
             }
             // Closed files are with every node already.
             None => Ok(()),
-        };
-        self.changed();
-        outcome
+        }
     }
 
     /// POSIX: a write or truncation by a user without privilege clears set-user-id and set-group-id.

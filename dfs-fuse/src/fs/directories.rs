@@ -1,21 +1,29 @@
 //! Reading directories.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use dfs_client::{Caller, DirEntry};
-use dfs_common::attr::FileKind;
+use dfs_common::attr::{FileAttr, FileKind};
 use dfs_common::ids::InodeId;
+use futures::stream::{self, StreamExt};
 
 use super::{Entry, FileSystem};
+use crate::cache::Floor;
 use crate::dirs::{DirPages, Entries, Position};
 use crate::errno::FsResult;
 use crate::handles::{DirHandle, HandleId};
+
+/// Files of one page whose attributes are asked for at a time.
+const ASKED_AT_ONCE: usize = 8;
 
 /// What answers one buffer of a listing; as much of it as fits.
 pub(crate) struct Listed {
     pub(crate) directory: InodeId,
     pub(crate) position: Position,
     entries: Entries,
+    /// Attributes that must not be told as they were listed.
+    news: HashMap<InodeId, FileAttr>,
 }
 
 impl Listed {
@@ -60,13 +68,32 @@ impl FileSystem {
                 dir.pages.lock().put(position.cookie, listing, with_attrs, changes)
             }
         };
-        Ok(Listed { directory: dir.inode, position, entries })
+        let news = if with_attrs { self.news(&dir.caller, &entries).await } else { HashMap::new() };
+        Ok(Listed { directory: dir.inode, position, entries, news })
+    }
+
+    /// Attributes of files that the kernel has been told more of than was listed: those being written elsewhere, and those
+    /// told while the page was waiting here.
+    async fn news(&self, caller: &Caller, entries: &Entries) -> HashMap<InodeId, FileAttr> {
+        let is_old = |attr: &FileAttr| !entries.age.is_zero() || self.grows_elsewhere(attr);
+        let is_doubtful =
+            |attr: &&FileAttr| attr.kind == FileKind::File && self.seen.floor(attr) == Floor::Doubtful && is_old(attr);
+        let doubtful: Vec<FileAttr> =
+            entries.iter().filter_map(|entry| entry.attr.as_ref()).filter(is_doubtful).cloned().collect();
+        let ask = |listed: FileAttr| async move {
+            let told = self.seen.told_length(listed.inode).unwrap_or(0);
+            // Without an answer the kernel keeps what it has, and asks again before it tells anybody.
+            let old = FileAttr { length: told.max(listed.length), under_construction: true, ..listed };
+            (old.inode, self.attributes(caller, old.inode).await.unwrap_or(old))
+        };
+        stream::iter(doubtful).map(ask).buffer_unordered(ASKED_AT_ONCE).collect().await
     }
 
     /// An entry with attributes as an answer to the kernel: what it was told counts, for the time that is left. `None` when
     /// the NameNode gave no attributes.
     pub(crate) fn listed_entry(&self, listed: &Listed, entry: &DirEntry) -> Option<Entry> {
-        let mut told = self.entry_unnoted(entry.attr.clone()?);
+        let listed_attr = entry.attr.as_ref()?;
+        let mut told = self.entry_unnoted(listed.news.get(&entry.inode).unwrap_or(listed_attr).clone());
         let age = listed.age();
         told.attr_ttl = told.attr_ttl.saturating_sub(age);
         told.entry_ttl = told.entry_ttl.saturating_sub(age);
@@ -76,7 +103,7 @@ impl FileSystem {
     /// An entry went out with attributes.
     pub(crate) fn note_listed(&self, entry: &Entry) {
         if entry.attr.kind == FileKind::File {
-            self.seen.told(&entry.attr);
+            self.seen.told(&entry.attr, self.grows_elsewhere(&entry.attr));
         }
     }
 }

@@ -126,7 +126,7 @@ impl FileSystem {
         let opened = if access.writes {
             let writing = open.writing.lock().await;
             let writer = self.client.open_writer(caller, &file).await?;
-            let writer = SharedWriter::new(self.client.clone(), attr.inode, writer);
+            let writer = SharedWriter::new(self.client.clone(), &open, writer);
             open.set_writer(Some(Arc::clone(&writer)));
             drop(writing);
             self.add_writing_handle(open, writer)?
@@ -155,7 +155,7 @@ impl FileSystem {
             tries -= 1;
             match self.client.append(caller, open.id, truncates).await {
                 Ok(writer) => {
-                    let writer = SharedWriter::new(self.client.clone(), open.id, writer);
+                    let writer = SharedWriter::new(self.client.clone(), open, writer);
                     open.set_writer(Some(Arc::clone(&writer)));
                     return Ok(writer);
                 }
@@ -171,9 +171,10 @@ impl FileSystem {
         if !writer.leave() {
             return;
         }
-        if let Err(failure) = writer.finish().await {
-            // Nobody waits for a release: who did not close before has no other way to hear of it than the log.
-            warn!(inode = %open.id, ?failure, "file not completed at its last release");
+        match writer.finish().await {
+            Ok(()) => self.seen.wrote(open.id, writer.length()),
+            // Nobody waits for a release: whoever syncs the file next hears of it.
+            Err(failure) => warn!(inode = %open.id, ?failure, "file not completed at its last release"),
         }
         open.forget_writer(writer);
         self.changed();

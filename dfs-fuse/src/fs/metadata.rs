@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::{Entry, FileSystem, STATS_PATIENCE};
+use crate::cache::Floor;
 use crate::errno::FsResult;
 use crate::flags::new_permissions;
 use crate::handles::HandleId;
@@ -49,6 +50,14 @@ impl FileSystem {
             return Err(Errno::ENOENT.into());
         }
         let attr = self.client.lookup(caller, parent, name).await?;
+        self.answer(caller, attr).await
+    }
+
+    /// Attributes as they came with another question. They may be of a time before the kernel was told of more bytes, or lack
+    /// what the writer on another mount has not had recorded: then they are asked for by themselves.
+    async fn answer(&self, caller: &Caller, attr: FileAttr) -> FsResult<Entry> {
+        let is_doubtful = self.grows_elsewhere(&attr) && self.seen.floor(&attr) == Floor::Doubtful;
+        let attr = if is_doubtful { Box::pin(self.attributes(caller, attr.inode)).await? } else { attr };
         Ok(self.entry(attr))
     }
 
@@ -92,22 +101,21 @@ impl FileSystem {
             }
             if let Some(length) = after.and_then(|view| view.open_length) {
                 attr.length = length;
-            } else if attr.under_construction && attr.kind == FileKind::File {
+            } else if self.grows_elsewhere(&attr) {
                 attr.length = self.visible_length(&attr).await;
             }
             return Ok(attr);
         }
     }
 
-    /// What readers may see of a file that is being written elsewhere.
+    /// What readers may see of a file that is being written elsewhere. While no DataNode tells it, what they could see before.
     async fn visible_length(&self, attr: &FileAttr) -> u64 {
         match self.client.open_reader(&Caller::root(), attr.inode).await {
-            Ok(reader) => reader.length().max(attr.length),
-            Err(error) => {
-                debug!(inode = %attr.inode, error = %error.chain(), "no visible length; the recorded one is told");
-                attr.length
-            }
+            Ok(reader) if reader.is_length_certain() => return reader.length().max(attr.length),
+            Ok(_) => {}
+            Err(error) => debug!(inode = %attr.inode, error = %error.chain(), "no visible length"),
         }
+        self.seen.shown_growing(attr.inode).map_or(0, |shown| shown.length).max(attr.length)
     }
 
     /// Where a symlink points.
@@ -167,7 +175,7 @@ impl FileSystem {
     pub(crate) async fn link(&self, caller: &Caller, inode: InodeId, parent: InodeId, name: &[u8]) -> FsResult<Entry> {
         let linked = self.client.link(caller, inode, parent, name).await;
         self.changed();
-        Ok(self.entry(linked?))
+        self.answer(caller, linked?).await
     }
 
     /// Removes a name that is not a directory's.
@@ -250,7 +258,7 @@ impl FileSystem {
         let changed = self.client.set_attr(caller, inode, rest).await;
         self.changed();
         let mut attr = changed?;
-        if attr.under_construction && self.inodes.writer(inode).is_none() {
+        if self.grows_elsewhere(&attr) {
             attr.length = self.visible_length(&attr).await;
         }
         Ok(self.entry(attr))
@@ -261,7 +269,7 @@ impl FileSystem {
         // ftruncate was authorised by the open, truncate is the caller's.
         let handle = handle.map(|id| self.handles.file(id)).transpose()?;
         if let Some(handle) = &handle {
-            handle.check()?;
+            handle.heard(handle.check())?;
         }
         let Some(open) = self.inodes.find(inode) else {
             self.client.truncate(caller, inode, length).await?;
@@ -269,7 +277,13 @@ impl FileSystem {
         };
         let writing = open.writing.lock().await;
         let dropped = match open.writer() {
-            Some(writer) => writer.set_length(length).await?,
+            Some(writer) => {
+                let outcome = writer.set_length(length).await;
+                match &handle {
+                    Some(handle) => handle.heard(outcome)?,
+                    None => outcome?,
+                }
+            }
             None => {
                 let who = if handle.is_some() { Caller::root() } else { caller.clone() };
                 self.client.truncate(&who, inode, length).await?;

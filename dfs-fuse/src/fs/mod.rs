@@ -10,7 +10,8 @@
 //! What holds in all of it:
 //! - The NameNode decides; nothing about a name is cached here. The kernel caches for the time-to-live that an answer gives.
 //! - A file that this mount writes has the length its writer has accepted; one written elsewhere has the length its replicas
-//!   show, and that is not to be cached.
+//!   show, and that is not to be cached. No answer tells less of it than an earlier one, unless it was cut: the kernel would
+//!   drop pages that programs have mapped.
 //! - An inode's number is the NameNode's, the generation always 0: numbers are never used twice.
 
 mod data;
@@ -31,7 +32,7 @@ use futures::future::join_all;
 use parking_lot::Mutex;
 use tracing::{error, warn};
 
-use crate::cache::{KernelView, StatsCache};
+use crate::cache::{Floor, KernelView, StatsCache};
 use crate::errno::FsResult;
 use crate::handles::Handles;
 use crate::inodes::Inodes;
@@ -160,8 +161,15 @@ impl FileSystem {
     /// Attributes as an answer, with what this mount knows better, and noted as told.
     fn entry(&self, attr: FileAttr) -> Entry {
         let entry = self.entry_unnoted(attr);
-        self.seen.told(&entry.attr);
+        self.seen.told(&entry.attr, self.grows_elsewhere(&entry.attr));
         entry
+    }
+
+    /// Whether another mount may be writing it: then its length changes without our knowing.
+    fn grows_elsewhere(&self, attr: &FileAttr) -> bool {
+        attr.kind == FileKind::File
+            && attr.under_construction
+            && self.inodes.writer(attr.inode).is_none_or(|writer| writer.view().open_length.is_none())
     }
 
     fn entry_unnoted(&self, mut attr: FileAttr) -> Entry {
@@ -171,8 +179,12 @@ impl FileSystem {
             let local = self.inodes.writer(attr.inode).and_then(|writer| writer.view().open_length);
             match local {
                 Some(length) => attr.length = length,
-                // Its length changes without our knowing.
-                None if attr.under_construction => attr_ttl = Duration::ZERO,
+                None if attr.under_construction => {
+                    attr_ttl = Duration::ZERO;
+                    if let Floor::At(length) = self.seen.floor(&attr) {
+                        attr.length = length;
+                    }
+                }
                 None => {}
             }
         }

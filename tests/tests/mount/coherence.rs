@@ -2,11 +2,12 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{AtFlags, StatxFlags};
 use rustix::io::Errno;
 
 use dfs_tests::wait::wait_until;
@@ -14,10 +15,11 @@ use dfs_tests::workload::Pattern;
 
 use super::{Case, Mounts, assert_errno, cases};
 
-pub(super) const CASES: [Case<Mounts>; 7] = cases![
+pub(super) const CASES: [Case<Mounts>; 8] = cases![
     open_after_close_elsewhere_sees_the_new_content,
     attributes_and_names_are_fresh_within_their_second,
     reader_with_an_open_file_sees_appends,
+    size_of_a_file_written_elsewhere_never_goes_back,
     many_files_written_here_are_read_there,
     descriptor_opened_before_leaves_no_old_bytes_behind,
     name_made_elsewhere_is_found_at_once_in_a_directory_just_made,
@@ -88,6 +90,57 @@ fn reader_with_an_open_file_sees_appends(mounts: &Mounts) {
         wait_until(SOON, format!("{line:?} by an open descriptor"), &mut arrived);
     }
     assert_eq!(seen, "one\ntwo\nthree\n");
+}
+
+/// What the kernel believes of a file, without asking: beyond it mapped pages are gone (SIGBUS).
+fn believed_length(file: &File) -> u64 {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    rustix::fs::statx(file, "", flags, StatxFlags::SIZE).unwrap().stx_size
+}
+
+/// An answer of the other mount that brings attributes.
+type Answer = (&'static str, fn(&Path, &Path));
+
+fn size_of_a_file_written_elsewhere_never_goes_back(mounts: &Mounts) {
+    /// The NameNode hears of the length when the first of these is synced, and not again before the block is full.
+    const LENGTHS: [u64; 3] = [100_000, 1_000_000, 3_000_000];
+    let answers: [Answer; 6] = [
+        ("listing", |_, there| assert_eq!(fs::read_dir(there).unwrap().count(), 1)),
+        ("link", |_, there| fs::hard_link(there.join("file"), there.join("linked")).unwrap()),
+        ("unlink, lookup", |_, there| fs::remove_file(there.join("linked")).unwrap()),
+        ("lookup of another name", |here, there| {
+            fs::rename(here.join("file"), here.join("renamed")).unwrap();
+            File::open(there.join("renamed")).unwrap();
+            fs::rename(here.join("renamed"), here.join("file")).unwrap();
+            wait_until(SOON, "the old name", || there.join("file").exists());
+        }),
+        ("change of permissions", |_, there| {
+            fs::set_permissions(there.join("file"), fs::Permissions::from_mode(0o640)).unwrap();
+        }),
+        ("open", |_, there| drop(File::open(there.join("file")).unwrap())),
+    ];
+    let here = mounts.mount.new_dir("coherence-size");
+    let there = mounts.other.join("coherence-size");
+    let writer = File::create(here.join("file")).unwrap();
+    let mut written = 0;
+    let mut reader = None;
+    for length in LENGTHS {
+        Pattern::new(8).write(&writer, written, length - written).unwrap();
+        writer.sync_all().unwrap();
+        written = length;
+        let reader = reader.get_or_insert_with(|| File::open(there.join("file")).unwrap());
+        assert_eq!(reader.metadata().unwrap().len(), length);
+        for (name, answer) in &answers {
+            answer(&here, &there);
+            assert_eq!(believed_length(reader), length, "after {name}");
+        }
+    }
+    // Cutting it is another matter.
+    writer.set_len(70_000).unwrap();
+    let reader = reader.unwrap();
+    wait_until(SOON, "the shorter length", || reader.metadata().unwrap().len() == 70_000);
+    drop(writer);
+    Pattern::new(8).check_file(&there.join("file"), 70_000);
 }
 
 fn many_files_written_here_are_read_there(mounts: &Mounts) {

@@ -1,6 +1,7 @@
 //! What a program sees of a mount, one module per group of kernel operations. All cases share one cluster of three
 //! DataNodes with blocks of 4 MiB, and two mounts of it; each works in a directory of its own.
 
+mod append;
 mod coherence;
 mod directory;
 mod links;
@@ -8,6 +9,7 @@ mod open;
 mod permission;
 mod rename;
 mod setattr;
+mod sync;
 mod tools;
 mod truncate;
 mod unlink;
@@ -72,9 +74,11 @@ fn shell(dir: &Path, script: &str) -> String {
 }
 
 fn main() -> ExitCode {
-    let groups: [&[Case<Mounts>]; 12] = [
+    let groups: [&[Case<Mounts>]; 14] = [
         &open::CASES,
         &write::CASES,
+        &append::CASES,
+        &sync::CASES,
         &truncate::CASES,
         &rename::CASES,
         &unlink::CASES,
