@@ -93,7 +93,13 @@ pub(super) fn send_copy(plane: &DataPlane, reader: ReplicaReader, copy: &Copy<'_
     })?;
     // One packet per call, but for the empty last one, which rides with the one before it (alone for an empty block).
     let packets = if found.block.length == 0 { 1 } else { packets + 1 };
-    read_answers(patience, &mut peer, &address, packets)?;
+    if let Err(error) = read_answers(patience, &mut peer, &address, packets) {
+        // The bytes were wrong here, or went wrong on the way.
+        if error.kind() == ErrorKind::Corrupt {
+            plane.store.doubt(&found)?;
+        }
+        return Err(error);
+    }
     plane.peers.put(address, peer);
     Ok(())
 }
@@ -109,8 +115,9 @@ fn read_answers(patience: Duration, peer: &mut Connection, address: &str, packet
     for _ in 0..packets {
         let ack = read_ack(peer, patience)?;
         if let Some(at) = ack.first_failure() {
+            let is_checksum_error = ack.replies[at].status == Status::ErrorChecksum;
             return Err(DfsError::new(
-                ErrorKind::Unavailable,
+                if is_checksum_error { ErrorKind::Corrupt } else { ErrorKind::Unavailable },
                 format!("target {} answered packet {} with {:?}", at + 1, ack.seqno, ack.replies[at].status),
             ));
         }
