@@ -29,6 +29,7 @@ enum Heard {
     Report { registration: u64, number: u64, finalized: Vec<u64>, open: Vec<u64> },
     Events { registration: u64, number: u64, events: Vec<(v1::ReplicaEventKind, u64)> },
     Bad(Vec<u64>),
+    Good(Vec<u64>),
     FailedCopies(Vec<u64>),
 }
 
@@ -39,6 +40,8 @@ struct Script {
     registrations: u64,
     /// Errors for the next calls that bring events.
     refusals: Vec<ErrorKind>,
+    /// Errors for the next calls that tell of bad replicas.
+    deaf: u32,
     storages: Vec<v1::StorageReport>,
     /// Errors for the next heartbeats.
     unanswered: u32,
@@ -134,8 +137,20 @@ impl Datanode for FakeNameNode {
         &self,
         request: Request<v1::ReportBadReplicasRequest>,
     ) -> Result<Response<v1::ReportBadReplicasResponse>, Status> {
-        let ids = request.into_inner().blocks.iter().map(|block| block.id).collect();
-        self.0.lock().heard.push(Heard::Bad(ids));
+        let request = request.into_inner();
+        let mut script = self.0.lock();
+        if script.deaf > 0 {
+            script.deaf -= 1;
+            return Err(Status::unavailable("as the test wants it"));
+        }
+        let ids = |blocks: &[v1::Block]| blocks.iter().map(|block| block.id).collect::<Vec<_>>();
+        for (blocks, heard) in
+            [(request.blocks, Heard::Bad as fn(Vec<u64>) -> Heard), (request.good_blocks, Heard::Good)]
+        {
+            if !blocks.is_empty() {
+                script.heard.push(heard(ids(&blocks)));
+            }
+        }
         Ok(Response::new(v1::ReportBadReplicasResponse {}))
     }
 
@@ -351,10 +366,36 @@ async fn corrupt_replica_is_found_on_order_and_reported() {
     daemon.write(block(2), 1000).await;
     let path = dir.path().join("current").join(POOL).join("current/finalized/subdir0/subdir0/blk_2");
     std::fs::write(path, vec![0; 1000]).unwrap();
-    let blocks = vec![block(1).block.into(), block(2).block.into()];
+    let blocks = vec![block(1).block.into(), block(2).block.into(), block(3).block.into()];
     let order = v1::VerifyOrder { block_pool_id: POOL.into(), blocks };
     daemon.namenode.0.lock().orders.push(Order::Verify(order));
     daemon.namenode.wait_for("the corrupt replica", |heard| *heard == Heard::Bad(vec![2])).await;
+    daemon.namenode.wait_for("the good replica", |heard| *heard == Heard::Good(vec![1])).await;
+    daemon.namenode.wait_for_events(1, v1::ReplicaEventKind::ReplicaDeleted, 3).await;
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn corrupt_replica_is_told_until_it_is_heard_and_to_each_registration() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path(), FakeNameNode::default()).await;
+    let namenode = &daemon.namenode;
+    namenode.wait_for("a report", |heard| matches!(heard, Heard::Report { .. })).await;
+    daemon.write(block(1), 1000).await;
+    let path = dir.path().join("current").join(POOL).join("current/finalized/subdir0/subdir0/blk_1");
+    std::fs::write(path, vec![0; 1000]).unwrap();
+    namenode.0.lock().deaf = 2;
+    let order = v1::VerifyOrder { block_pool_id: POOL.into(), blocks: vec![block(1).block.into()] };
+    namenode.0.lock().orders.push(Order::Verify(order));
+    namenode.wait_for("the corrupt replica", |heard| *heard == Heard::Bad(vec![1])).await;
+    for order in [Order::Register(v1::RegisterOrder {}), Order::BlockReport(v1::BlockReportOrder {})] {
+        namenode.0.lock().heard.clear();
+        namenode.0.lock().orders.push(order);
+        namenode.wait_for("the corrupt replica again", |heard| *heard == Heard::Bad(vec![1])).await;
+    }
+    let order = v1::InvalidateOrder { block_pool_id: POOL.into(), blocks: vec![block(1).block.into()] };
+    namenode.0.lock().orders.push(Order::Invalidate(order));
+    namenode.wait_for_events(2, v1::ReplicaEventKind::ReplicaDeleted, 1).await;
     daemon.stop().await;
 }
 

@@ -2,11 +2,13 @@
 //!
 //! Each kind has a bounded queue and threads of its own, so that a slow copy holds up no deletion; those that work on one
 //! volume have them for each volume, so that a device that hangs holds up no other. An order that finds its queue full is
-//! dropped: the NameNode keeps no promise of ours, and orders again what it still misses. It is told of copies that did
-//! not come about, because it waits for them to arrive.
+//! dropped, and nothing is lost by that: of copies that did not come about the NameNode is told, after dropped deletions it
+//! gets a full report, more doubted replicas than can wait have the whole volume verified, and a block that was not recovered
+//! it gives to another node.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use dfs_common::block::{Block, ExtendedBlock};
@@ -20,8 +22,8 @@ use tonic::transport::Channel;
 use tracing::{info, warn};
 
 use super::block_recovery::{Recovery, recover};
-use super::scanner::verify_now;
-use super::store::{ReplicaStore, VolumeIndex};
+use super::scanner::verify_suspects;
+use super::store::{ReplicaStore, Suspects, VolumeIndex};
 use super::transfer::{DataPlane, Turns, copy_block};
 
 /// Copies made at once from one volume: two keep a disk and a link busy, two more hide each other's waits. How many there
@@ -34,7 +36,8 @@ const RECOVERIES_AT_ONCE: usize = 4;
 /// Orders waiting, per kind. A heartbeat's worth of deletions is one order.
 const ORDERS_MAX: usize = 1024;
 
-/// Copies that did not come about, until the NameNode that ordered them has been told.
+/// Copies that did not come about, until the NameNode that ordered them has been told: no more than orders that came with its
+/// answers, and each answer was to a heartbeat that told of those before.
 #[derive(Debug, Default)]
 pub(crate) struct FailedCopies(Mutex<Vec<Block>>);
 
@@ -58,12 +61,24 @@ struct CopyJob {
 #[derive(Clone, Debug)]
 pub(crate) struct Orders {
     store: Arc<ReplicaStore>,
-    /// By volume; the last for what is on none. So are the next three.
+    /// By volume; the last for what is on none. So are the next two.
     copies: Vec<SyncSender<CopyJob>>,
     moves: Vec<SyncSender<CopyJob>>,
     deletions: Vec<SyncSender<Vec<ExtendedBlock>>>,
-    verifications: Vec<SyncSender<Vec<ExtendedBlock>>>,
+    /// Some were dropped, and no full report was asked for since.
+    are_deletions_lost: Arc<AtomicBool>,
     recoveries: SyncSender<Recovery>,
+    _verifiers: Arc<Verifiers>,
+}
+
+/// Ends the threads that verify what is doubted.
+#[derive(Debug)]
+struct Verifiers(Arc<Suspects>);
+
+impl Drop for Verifiers {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 impl Orders {
@@ -73,15 +88,31 @@ impl Orders {
     /// When a thread cannot be started.
     pub(crate) fn start(plane: &Arc<DataPlane>, runtime: &Handle) -> std::io::Result<Self> {
         let runtime = runtime.clone();
+        let verifiers = Arc::new(Verifiers(Arc::clone(plane.store.suspects())));
+        for volume in plane.store.volumes().all() {
+            let plane = Arc::clone(plane);
+            std::thread::Builder::new()
+                .name("dn-verify".into())
+                .spawn(move || verify_suspects(&plane.store, &plane.metrics, volume.index()))?;
+        }
+        let are_deletions_lost = Arc::new(AtomicBool::new(false));
+        let are_lost = Arc::clone(&are_deletions_lost);
         Ok(Self {
             store: Arc::clone(&plane.store),
             copies: spawn_per_volume("dn-copy", COPIES_AT_ONCE, plane, copy)?,
             moves: spawn_per_volume("dn-move", MOVES_AT_ONCE, plane, copy)?,
-            deletions: spawn_per_volume("dn-delete", 1, plane, delete)?,
-            verifications: spawn_per_volume("dn-verify", 1, plane, verify)?,
+            deletions: spawn_per_volume("dn-delete", 1, plane, move |plane, blocks| {
+                delete(plane, blocks);
+                // Not before there is room again: the NameNode would only repeat them.
+                if are_lost.swap(false, Ordering::AcqRel) {
+                    plane.store.ask_full_reports();
+                }
+            })?,
+            are_deletions_lost,
             recoveries: spawn("dn-recover", RECOVERIES_AT_ONCE, plane, move |_, recovery| {
                 runtime.block_on(recover(recovery));
             })?,
+            _verifiers: verifiers,
         })
     }
 
@@ -104,14 +135,19 @@ impl Orders {
     /// Deletes replicas.
     pub(crate) fn invalidate(&self, order: v1::InvalidateOrder) {
         for (volume, blocks) in self.by_volume(&order.block_pool_id, &order.blocks) {
-            enqueue(queue_of(&self.deletions, volume), blocks, "deletion");
+            if !enqueue(queue_of(&self.deletions, volume), blocks, "deletion") {
+                self.are_deletions_lost.store(true, Ordering::Release);
+            }
         }
     }
 
-    /// Verifies replicas.
+    /// Verifies replicas; the NameNodes are told how each is, and of those that are not here.
     pub(crate) fn verify(&self, order: v1::VerifyOrder) {
-        for (volume, blocks) in self.by_volume(&order.block_pool_id, &order.blocks) {
-            enqueue(queue_of(&self.verifications, volume), blocks, "verification");
+        for block in order.blocks.iter().map(Block::from) {
+            let block = ExtendedBlock { pool: order.block_pool_id.clone(), block };
+            if let Err(error) = self.store.doubt(&block) {
+                warn!(%block, "not verified: {}", error.chain());
+            }
         }
     }
 
@@ -135,7 +171,7 @@ fn queue_of<T>(queues: &[SyncSender<T>], volume: Option<VolumeIndex>) -> &SyncSe
 fn enqueue<T>(queue: &SyncSender<T>, order: T, what: &str) -> bool {
     match queue.try_send(order) {
         Ok(()) => return true,
-        Err(TrySendError::Full(_)) => warn!("too many orders wait, dropping a {what}; the NameNode will repeat it"),
+        Err(TrySendError::Full(_)) => warn!("too many orders wait, dropping a {what}"),
         Err(TrySendError::Disconnected(_)) => warn!("no thread is left for a {what}"),
     }
     false
@@ -217,10 +253,4 @@ fn delete(plane: &DataPlane, blocks: Vec<ExtendedBlock>) {
         }
     }
     info!(replicas = deleted, "deleted");
-}
-
-fn verify(plane: &DataPlane, blocks: Vec<ExtendedBlock>) {
-    for block in &blocks {
-        verify_now(&plane.store, &plane.metrics, block);
-    }
 }

@@ -5,6 +5,10 @@
 //! NameNode and the two cores of a small machine more than the block itself. A report that fails is sent again under the same number, so the NameNode can tell a
 //! repeat from news. What the store has at the moment a full report takes its number is in it; what changes later has
 //! later numbers, and applying it a second time changes nothing.
+//!
+//! Which replicas are corrupt, and which were doubted and are good, goes by a call of its own, repeated like the others. A full
+//! report is followed by all that are known to be corrupt: so whatever kept one from being told, a new registration, an
+//! overflow or a failed call, makes up for it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,16 +78,17 @@ impl Link {
             let of_report = *number;
             *number += 1;
             match self.try_full(registration, of_report).await {
-                Ok(replicas) => {
-                    info!(namenode = self.address, replicas, took = ?started.elapsed(), "full block report sent");
-                    return Ok(());
+                Ok(Reported { replicas, corrupt }) => {
+                    let took = started.elapsed();
+                    info!(namenode = self.address, replicas, corrupt = corrupt.len(), ?took, "full block report sent");
+                    return self.send_verdicts(registration, &corrupt).await;
                 }
                 Err(error) => self.after_failure("full block report", &error, &mut attempt).await?,
             }
         }
     }
 
-    async fn try_full(&self, registration: &Registration, number: u64) -> Result<usize> {
+    async fn try_full(&self, registration: &Registration, number: u64) -> Result<Reported> {
         let (sender, receiver) = mpsc::channel(PAGES_AHEAD);
         let store = Arc::clone(&self.context.store);
         let registration = registration.clone();
@@ -102,8 +107,10 @@ impl Link {
         events: Vec<Event>,
     ) -> Result<(), &'static str> {
         let mine = |event: &Event| *event.pool == *registration.block_pool_id;
-        let (corrupt, changes): (Vec<_>, Vec<_>) =
-            events.into_iter().filter(mine).partition(|event| event.kind == EventKind::Corrupt);
+        let (verdicts, changes): (Vec<_>, Vec<_>) = events
+            .into_iter()
+            .filter(mine)
+            .partition(|event| matches!(event.kind, EventKind::Corrupt | EventKind::Good));
         for batch in changes.chunks(EVENTS_MAX) {
             let request = v1::BlockReceivedAndDeletedRequest {
                 datanode_uuid: registration.datanode_uuid.clone(),
@@ -119,25 +126,26 @@ impl Link {
                 self.after_failure("block events", &error, &mut attempt).await?;
             }
         }
-        if !corrupt.is_empty() {
-            self.send_corrupt(registration, &corrupt).await;
-        }
-        Ok(())
+        self.send_verdicts(registration, &verdicts).await
     }
 
-    async fn send_corrupt(&self, registration: &Registration, corrupt: &[Event]) {
-        for batch in corrupt.chunks(EVENTS_MAX) {
+    /// Tells which replicas are corrupt, and which are good after all.
+    async fn send_verdicts(&self, registration: &Registration, verdicts: &[Event]) -> Result<(), &'static str> {
+        for batch in verdicts.chunks(EVENTS_MAX) {
+            let (good, bad): (Vec<_>, Vec<_>) = batch.iter().partition(|event| event.kind == EventKind::Good);
             let request = v1::ReportBadReplicasRequest {
                 datanode_uuid: registration.datanode_uuid.clone(),
                 registration_id: registration.id,
-                blocks: batch.iter().map(|event| event.block.into()).collect(),
-                storage_uuids: batch.iter().map(|event| event.storage_uuid.to_string()).collect(),
+                blocks: bad.iter().map(|event| event.block.into()).collect(),
+                storage_uuids: bad.iter().map(|event| event.storage_uuid.to_string()).collect(),
+                good_blocks: good.iter().map(|event| event.block.into()).collect(),
             };
-            // Not repeated: whoever reads the replica next finds it again.
-            if let Err(error) = call(CALL_TIMEOUT, self.client.clone().report_bad_replicas(request)).await {
-                warn!(namenode = self.address, "could not report corrupt replicas: {}", error.chain());
+            let mut attempt = 0;
+            while let Err(error) = call(CALL_TIMEOUT, self.client.clone().report_bad_replicas(request.clone())).await {
+                self.after_failure("verdicts on replicas", &error, &mut attempt).await?;
             }
         }
+        Ok(())
     }
 
     /// Waits before a repeat, or says that only a new registration helps.
@@ -163,8 +171,10 @@ fn wire_event(event: &Event) -> v1::ReplicaEvent {
     let kind = match event.kind {
         EventKind::Receiving => v1::ReplicaEventKind::ReplicaReceiving,
         EventKind::Received => v1::ReplicaEventKind::ReplicaReceived,
-        // Corrupt ones are sorted out before; a replica that is corrupt is as good as deleted.
-        EventKind::Deleted | EventKind::Corrupt => v1::ReplicaEventKind::ReplicaDeleted,
+        EventKind::Deleted => v1::ReplicaEventKind::ReplicaDeleted,
+        // Sorted out before. A replica that is corrupt is as good as deleted, one that is good is here.
+        EventKind::Corrupt => v1::ReplicaEventKind::ReplicaDeleted,
+        EventKind::Good => v1::ReplicaEventKind::ReplicaReceived,
     };
     v1::ReplicaEvent {
         kind: kind.into(),
@@ -173,33 +183,52 @@ fn wire_event(event: &Event) -> v1::ReplicaEvent {
     }
 }
 
-/// Makes the pages of a full report; returns how many replicas are in them.
+/// What is in a full report.
+#[derive(Debug, Default)]
+struct Reported {
+    replicas: usize,
+    /// Those among them that are known to be corrupt.
+    corrupt: Vec<Event>,
+}
+
+/// Makes the pages of a full report; returns what is in them.
 fn make_pages(
     store: &ReplicaStore,
     registration: &Registration,
     number: u64,
     sender: &mpsc::Sender<v1::BlockReportPage>,
-) -> Result<usize> {
+) -> Result<Reported> {
     let volumes: Vec<_> = store.volumes().good().map(|volume| (volume.index(), volume.storage_uuid())).collect();
-    let mut replicas = 0;
+    let mut reported = Reported::default();
+    let pool: Arc<str> = registration.block_pool_id.as_str().into();
     for (at, (volume, storage_uuid)) in volumes.iter().enumerate() {
         let last_volume = at + 1 == volumes.len();
         let mut after = None;
         loop {
             let page = store.report_page(&registration.block_pool_id, Cursor { volume: *volume, after })?;
             after = page.next;
-            replicas += page.items.len();
+            let corrupt = page.items.iter().filter(|item| item.is_corrupt).map(|item| Event {
+                kind: EventKind::Corrupt,
+                pool: Arc::clone(&pool),
+                block: item.block,
+                storage_uuid: Arc::clone(storage_uuid),
+            });
+            reported.corrupt.extend(corrupt);
+            reported.replicas += page.items.len();
+            if page.items.is_empty() && after.is_some() {
+                continue;
+            }
             let wire = wire_page(&page, registration, number, storage_uuid, last_volume);
             if sender.blocking_send(wire).is_err() {
                 // The call has ended before its pages: it has the reason.
-                return Ok(replicas);
+                return Ok(reported);
             }
             if after.is_none() {
                 break;
             }
         }
     }
-    Ok(replicas)
+    Ok(reported)
 }
 
 fn wire_page(

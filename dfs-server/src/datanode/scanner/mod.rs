@@ -10,7 +10,7 @@
 //!
 //! One thread per volume, so that a slow device slows no other one. How far it has come is stored in the volume
 //! (`cursor`). A bad replica is reported and left alone: the NameNode decides when there are enough good ones to delete
-//! it. What somebody suspects is verified at once, by the threads for orders ([`verify_now`]).
+//! it. What somebody suspects is verified at once, by the threads for orders ([`verify_suspects`]).
 
 mod cursor;
 mod directory;
@@ -31,7 +31,7 @@ use cursor::ScanCursor;
 use verify::{Finding, verify};
 
 pub(crate) use directory::DirectoryScanner;
-pub(crate) use verify::verify_now;
+pub(crate) use verify::verify_suspects;
 
 /// Longest wait before a thread looks at its volume again: it may have come back.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);

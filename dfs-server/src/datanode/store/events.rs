@@ -24,6 +24,8 @@ pub(crate) enum EventKind {
     Deleted,
     /// It does not match its checksums.
     Corrupt,
+    /// It was doubted, and is as it should be.
+    Good,
 }
 
 /// One change of one replica.
@@ -105,6 +107,14 @@ impl EventHub {
         let queue = Arc::new(EventQueue::default());
         self.queues.lock().push(Arc::clone(&queue));
         queue
+    }
+
+    /// Has every listener told that it has missed something.
+    pub(super) fn overflow(&self) {
+        for queue in self.queues.lock().iter() {
+            queue.pending.lock().overflowed = true;
+            queue.ready.notify_one();
+        }
     }
 
     /// Tells every listener.

@@ -1,35 +1,43 @@
 //! Reading and writing a replica's `.meta` file; its format is `dfs_proto::data_transfer::meta_file`'s.
 
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use dfs_proto::data_transfer::meta_file::{META_HEADER_LEN, MetaHeader};
 use dfs_proto::data_transfer::{DataChecksum, WireError};
 
+use super::disk::DiskFile;
+
+/// The only checksums that this store makes and takes: `write_setup` refuses others, and lengths of files are compared by
+/// them. A header that says otherwise is damaged; were it believed, the bytes would be held to checksums that are not theirs.
+const CHECKSUM: DataChecksum = DataChecksum::DEFAULT;
+
 /// A `.meta` file and how its checksums are made.
 #[derive(Debug)]
 pub(super) struct MetaFile {
-    file: File,
+    file: DiskFile,
     header: MetaHeader,
 }
 
 impl MetaFile {
     /// A new file with its header; what was at `path` is gone.
     pub(super) fn create(path: &Path, checksum: DataChecksum) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+        let file = DiskFile::create(path)?;
         let header = MetaHeader { checksum };
         file.write_all_at(&header.encode(), 0)?;
         Ok(Self { file, header })
     }
 
-    /// An existing file. A header that cannot be read is `InvalidData`.
-    pub(super) fn open(path: &Path, writable: bool) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(writable).open(path)?;
+    /// An existing file, opened by one of `DiskFile`'s functions. A header that this store does not write is `InvalidData`.
+    pub(super) fn open(path: &Path, open: impl FnOnce(&Path) -> io::Result<DiskFile>) -> io::Result<Self> {
+        let file = open(path)?;
         let mut bytes = [0; META_HEADER_LEN];
         file.read_exact_at(&mut bytes, 0)?;
         let header = MetaHeader::decode(&bytes).map_err(invalid)?;
+        if header.checksum != CHECKSUM {
+            let words = format!("a checksum file that says {:?}, where only {CHECKSUM:?} is written", header.checksum);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, words));
+        }
         Ok(Self { file, header })
     }
 
@@ -44,7 +52,7 @@ impl MetaFile {
     }
 
     /// The file.
-    pub(super) fn file(&self) -> &File {
+    pub(super) fn file(&self) -> &DiskFile {
         &self.file
     }
 

@@ -11,9 +11,11 @@
 //! - A finalized replica's bytes never change; appending extends the file under a new generation stamp.
 //! - After a crash of this process every acknowledged byte is there; after a loss of power every synced one.
 //! - A volume that fails takes only its own replicas with it: they are reported as deleted, the others are served.
+//! - A sync that failed is not forgotten (`replica`), and what is doubted is verified on its device (`suspects`).
 //! - Every change is published to the NameNode links in the order it happened (`events`).
 
 mod append_plan;
+mod disk;
 mod events;
 mod layout;
 mod look;
@@ -26,6 +28,7 @@ mod replica;
 mod report;
 mod room;
 mod scan;
+mod suspects;
 mod volume;
 mod volumes;
 mod writeback;
@@ -47,12 +50,15 @@ use dfs_common::units::ByteCount;
 use dfs_proto::data_transfer::DataChecksum;
 use parking_lot::{Mutex, RwLock};
 
+#[cfg(test)]
+pub(crate) use disk::watch;
 use events::EventHub;
 pub(crate) use events::{Event, EventKind, EventQueue};
 pub(crate) use pool::{DirectoryFindings, UnderRecovery};
 pub(crate) use reader::ReplicaReader;
 pub(crate) use replica::OpenKind;
 pub(crate) use report::{Cursor, ReportPage};
+pub(crate) use suspects::{Suspect, Suspects};
 pub(crate) use volume::{Volume, VolumeIndex, is_shortage};
 pub(crate) use volumes::{Identity, VolumeReport, Volumes};
 pub(crate) use writer::ReplicaWriter;
@@ -80,6 +86,7 @@ pub(crate) struct ReplicaStore {
     volumes: Volumes,
     pools: RwLock<HashMap<Arc<str>, Arc<Pool>>>,
     events: Arc<EventHub>,
+    suspects: Arc<Suspects>,
     sync_on_close: bool,
     readmissions: Mutex<Readmissions>,
 }
@@ -95,6 +102,7 @@ impl ReplicaStore {
             volumes,
             pools: RwLock::default(),
             events: Arc::default(),
+            suspects: Arc::default(),
             sync_on_close: settings.sync_on_close,
             readmissions: Mutex::default(),
         };
@@ -127,7 +135,7 @@ impl ReplicaStore {
         if pools.len() >= POOLS_MAX {
             return Err(DfsError::new(ErrorKind::Unsupported, format!("more than {POOLS_MAX} block pools")));
         }
-        let loaded = Pool::load(pool, &self.volumes, Arc::clone(&self.events))?;
+        let loaded = Pool::load(pool, &self.volumes, Arc::clone(&self.events), Arc::clone(&self.suspects))?;
         pools.insert(loaded.name(), Arc::new(loaded));
         Ok(())
     }
@@ -237,7 +245,7 @@ impl ReplicaStore {
     /// Makes a replica survive a loss of power: data, checksums, directory entry.
     ///
     /// # Errors
-    /// `NotFound`, `StaleGeneration`, `Io`.
+    /// `NotFound`, `StaleGeneration`, `Io`, `Corrupt`. After a failure it fails until the replica was verified on its device.
     pub(crate) fn sync(&self, block: &ExtendedBlock) -> Result<()> {
         self.pool(&block.pool)?.sync(block.block)
     }
@@ -296,10 +304,46 @@ impl ReplicaStore {
         self.pool(pool)?.compare_directory(volume, is_over)
     }
 
-    /// Tells the NameNodes that a finalized replica does not match its checksums.
+    /// What waits to be verified.
+    pub(crate) fn suspects(&self) -> &Arc<Suspects> {
+        &self.suspects
+    }
+
+    /// Has a finalized replica verified soon; the NameNodes are told how it is.
+    pub(crate) fn doubt(&self, block: &ExtendedBlock) -> Result<()> {
+        self.pool(&block.pool)?.doubt(block.block);
+        Ok(())
+    }
+
+    /// Opens a finalized replica to be read as its device has it. One whose sync has failed is synced once more before.
+    ///
+    /// # Errors
+    /// `NotFound`, `StaleGeneration`, `Corrupt`, `Io`, `Busy` when it is being written.
+    pub(crate) fn open_on_device(&self, block: &ExtendedBlock) -> Result<ReplicaReader> {
+        self.pool(&block.pool)?.open_on_device(block.block)
+    }
+
+    /// The finalized replica of a block that is here.
+    pub(crate) fn finalized(&self, block: &ExtendedBlock) -> Option<Block> {
+        self.pools.read().get(&*block.pool)?.finalized(block.block.id)
+    }
+
+    /// Notes that a finalized replica of exactly this version does not match its checksums, and tells the NameNodes.
     pub(crate) fn report_corrupt(&self, block: &ExtendedBlock) -> Result<()> {
         self.pool(&block.pool)?.report_corrupt(block.block);
         Ok(())
+    }
+
+    /// Notes that a finalized replica of exactly this version was read from its device and is as it should be, and tells the
+    /// NameNodes.
+    pub(crate) fn report_good(&self, block: &ExtendedBlock) -> Result<()> {
+        self.pool(&block.pool)?.report_good(block.block);
+        Ok(())
+    }
+
+    /// Something that the NameNodes count on was dropped for want of room: has each of them sent a full report.
+    pub(crate) fn ask_full_reports(&self) {
+        self.events.overflow();
     }
 
     /// Blocks until an error was met on a volume, or `patience` is over; true when one was.

@@ -5,21 +5,20 @@
 //! final entry, when the writer is past the chunk), and the CRC of the visible part computed. What is sent is therefore
 //! always vouched for by what the client sent.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dfs_common::block::Block;
 use dfs_common::checksum::crc32c;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_proto::data_transfer::DataChecksum;
-use rustix::fs::Advice;
 
+use super::disk::DiskFile;
 use super::meta_file::MetaFile;
 use super::replica::OpenReplica;
-use super::volume::Volume;
+use super::suspects::Suspects;
+use super::volume::{Volume, is_shortage};
 
 /// Replicas up to this size are read from the device while their checksums are looked at: most readers want all of them.
 const SMALL: u64 = 128 * 1024;
@@ -28,28 +27,45 @@ const SMALL: u64 = 128 * 1024;
 #[derive(Debug)]
 pub(crate) struct ReplicaReader {
     block: Block,
-    data: File,
+    data: DiskFile,
     meta: MetaFile,
     volume: Arc<Volume>,
     /// CRC of the visible part of the last chunk, when the block ends inside it.
     tail_crc: Option<u32>,
+    /// Where to note that a finalized replica does not give what it should; `None` for whoever judges it himself.
+    doubts: Option<(Arc<Suspects>, Arc<str>)>,
 }
 
 impl ReplicaReader {
-    /// Opens a finalized replica's files.
-    pub(super) fn open_finalized(block: Block, volume: Arc<Volume>, paths: (PathBuf, PathBuf)) -> io::Result<Self> {
-        let (data_path, meta_path) = paths;
-        let data = File::open(data_path)?;
+    /// Opens a finalized replica's files, by one of `DiskFile`'s functions. Those that do not have the lengths that they
+    /// should are `InvalidData`.
+    pub(super) fn open_finalized(
+        block: Block,
+        volume: Arc<Volume>,
+        paths: &(PathBuf, PathBuf),
+        open: impl Fn(&Path) -> io::Result<DiskFile>,
+    ) -> io::Result<Self> {
+        let data = open(&paths.0)?;
         if block.length <= SMALL {
-            // Advice only: a failure costs speed, and the read itself tells of real ones.
-            let _ = rustix::fs::fadvise(&data, 0, None, Advice::WillNeed);
+            data.read_ahead();
         }
-        let meta = MetaFile::open(&meta_path, false)?;
+        let meta = MetaFile::open(&paths.1, open)?;
+        let lengths = (data.len()?, meta.file().len()?);
+        if lengths != (block.length, meta.header().meta_len(block.length)) {
+            let words = format!("data and checksums of {block} are {} and {} bytes long", lengths.0, lengths.1);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, words));
+        }
         let tail_crc = match tail_start(block.length, meta.checksum()) {
             Some(start) => Some(meta.read_crc(start)?),
             None => None,
         };
-        Ok(Self { block, data, meta, volume, tail_crc })
+        Ok(Self { block, data, meta, volume, tail_crc, doubts: None })
+    }
+
+    /// Has errors noted: the replica is then verified.
+    pub(super) fn with_doubts(mut self, suspects: &Arc<Suspects>, pool: &Arc<str>) -> Self {
+        self.doubts = Some((Arc::clone(suspects), Arc::clone(pool)));
+        self
     }
 
     /// Opens what is visible of a replica that is not finalized.
@@ -61,10 +77,11 @@ impl ReplicaReader {
             (replica.visible(&state), state.on_disk, state.tail_crc)
         };
         let block = Block { id: replica.id, generation_stamp: files.generation_stamp, length: visible };
-        let opened = File::open(&files.data).and_then(|data| Ok((data, MetaFile::open(&files.meta, false)?)));
+        let opened =
+            DiskFile::open(&files.data).and_then(|data| Ok((data, MetaFile::open(&files.meta, DiskFile::open)?)));
         drop(files);
         let (data, meta) = volume.check(opened, || format!("open {block}"))?;
-        let mut reader = Self { block, data, meta, volume, tail_crc: None };
+        let mut reader = Self { block, data, meta, volume, tail_crc: None, doubts: None };
         reader.tail_crc = reader.visible_tail_crc(on_disk, crc)?;
         Ok(reader)
     }
@@ -98,28 +115,20 @@ impl ReplicaReader {
         self.meta.checksum()
     }
 
-    /// The data file, for sending it without a copy.
-    pub(crate) fn data(&self) -> &File {
+    /// The data file, for advice about it.
+    pub(crate) fn data(&self) -> &DiskFile {
         &self.data
     }
 
-    /// Has the kernel forget what it cached of the replica, so that the next read asks the device. What cannot be forgotten
-    /// (pages not written yet) stays.
-    pub(crate) fn drop_cached(&self) {
-        // Only advice: a kernel that does not take it costs memory, not correctness.
-        for file in [&self.data, self.meta.file()] {
-            let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
-        }
-    }
-
-    /// A file that ends too early is damage to this replica; other errors may be the device's.
+    /// Whoever meets an error here has the replica verified, and the device looked at when it may be to blame.
     fn check<T>(&self, result: io::Result<T>, doing: impl FnOnce() -> String) -> Result<T> {
-        match result {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                Err(DfsError::new(ErrorKind::Corrupt, format!("{}: a file is too short", doing())))
-            }
-            result => self.volume.check(result, doing),
+        if let Err(error) = &result
+            && !is_shortage(error)
+            && let Some((suspects, pool)) = &self.doubts
+        {
+            suspects.add(self.volume.index(), pool, self.block.id);
         }
+        self.volume.check(result, doing)
     }
 
     /// Fills `out` with bytes from `offset` on; they must be below the block's length.
@@ -148,5 +157,5 @@ impl ReplicaReader {
 /// Where the last chunk starts, if the block ends inside it.
 fn tail_start(length: u64, checksum: DataChecksum) -> Option<u64> {
     let inside = length % checksum.bytes_per_checksum() as u64;
-    (inside != 0 && checksum.checksum_size() != 0).then(|| length - inside)
+    (inside != 0).then(|| length - inside)
 }

@@ -13,17 +13,24 @@
 //!
 //! A finalized replica takes 24 bytes in the map; the others are few, and shared with whoever writes or reads them.
 //!
-//! Positions of an open replica, each a promise: `synced <= on_disk`, `acked <= on_disk`. Bytes below `acked` are
-//! visible to readers: every node behind this one has them. Bytes below `synced` survive a loss of power.
+//! Positions of an open replica, each a promise: `synced <= promised <= on_disk`, `acked <= on_disk`. Bytes below `acked` are
+//! visible to readers: every node behind this one has them. Bytes below `synced` survive a loss of power; those below
+//! `promised` must not lose that while a sync of them is under way.
+//!
+//! **A sync that failed is not forgotten.** The kernel tells of it once, and then takes the lost pages for clean. So an open
+//! replica is doubted from then on: its writer, and any that would go on with it, are refused, and a block recovery counts
+//! what it reads from the device. A finalized one is a suspect (`Condition`) until it has been verified on the device.
 //!
 //! **One writer at a time.** A pipeline that is rebuilt takes the replica over from the writer before
 //! ([`OpenReplica::take_over`]): its connection is shut, a disk call of its own is waited for, and whatever it still tries
 //! is refused, because its turn is over.
 //!
 //! Locks, in this order: `OpenReplica::writing` (held while files grow, move or are taken over), `OpenReplica::files` (held
-//! while files are opened by name, moved or removed), the pool's map, `OpenReplica::state`. The last two are held for
-//! moments and never over a call that a hung device would not answer: heartbeats, reports and the other volumes need them.
+//! while files are opened by name, moved or removed), `OpenReplica::syncing` (held over syncs, so that nobody begins one before
+//! a failure of the one before is known), the pool's map, `OpenReplica::state`. The last two are held for moments and never
+//! over a call that a hung device would not answer: heartbeats, reports and the other volumes need them.
 
+use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,7 +44,7 @@ use dfs_proto::data_transfer::DataChecksum;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::layout;
-use super::volume::{PoolDirs, Volume, VolumeIndex};
+use super::volume::{PoolDirs, Volume, VolumeIndex, is_shortage};
 
 /// A finalized replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +57,20 @@ pub(crate) struct Finalized {
     pub(crate) volume: VolumeIndex,
     /// False only when it is known that nobody was promised that it survives a loss of power.
     pub(crate) maybe_synced: bool,
+    /// Whether its files can be trusted, as far as is known. Not remembered over a restart.
+    pub(crate) condition: Condition,
+}
+
+/// What is known of a finalized replica's files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Condition {
+    /// Nothing bad.
+    Sound,
+    /// A sync of them failed: they are not what the page cache shows, perhaps. Nothing is promised of them before they have
+    /// been read from the device.
+    Suspect,
+    /// They do not match their checksums or cannot be read. The NameNodes are told, and again with each full report.
+    Corrupt,
 }
 
 /// State of a replica that is not finalized.
@@ -100,6 +121,8 @@ pub(crate) struct OpenReplica {
     pub(super) writing: Mutex<()>,
     /// Held while their names must stay what they are.
     files: Mutex<()>,
+    /// Held while they are synced.
+    syncing: Mutex<()>,
     pub(super) state: Mutex<OpenState>,
     grown: Condvar,
     /// Number of the writer whose turn it is; changes only under `writing`.
@@ -126,8 +149,12 @@ pub(super) struct OpenState {
     pub(super) on_disk: u64,
     /// Bytes that this node and all behind it have.
     pub(super) acked: u64,
-    /// Bytes that were promised to survive a loss of power, or are about to be.
+    /// Bytes that were promised to survive a loss of power, or are about to be: a sync of them is under way.
+    pub(super) promised: u64,
+    /// Bytes that a sync has brought to the device.
     pub(super) synced: u64,
+    /// A sync has failed; no more than so many bytes were read from the device since, by the recovery that has the replica.
+    pub(super) doubted: Option<u64>,
     /// CRC of the last chunk's bytes when `on_disk` ends inside it.
     pub(super) tail_crc: u32,
     /// Changes only under the replica's `files` lock, like the generation stamp.
@@ -141,12 +168,20 @@ pub(super) struct OpenState {
 impl OpenState {
     /// Fails when whoever wrote the replica must not change it any more.
     pub(super) fn check_writable(&self) -> Result<()> {
+        self.check_trusted()?;
         match (self.doomed, self.recovery) {
             (false, None) => Ok(()),
             (true, _) => Err(DfsError::new(ErrorKind::Cancelled, "the deletion of this block was ordered")),
             (false, Some(id)) => {
                 Err(DfsError::new(ErrorKind::Cancelled, format!("block recovery {id} has taken the replica over")))
             }
+        }
+    }
+
+    fn check_trusted(&self) -> Result<()> {
+        match self.doubted {
+            None => Ok(()),
+            Some(_) => Err(DfsError::new(ErrorKind::Io, "a sync of this replica has failed")),
         }
     }
 }
@@ -168,6 +203,7 @@ impl OpenReplica {
             dirs,
             writing: Mutex::new(()),
             files: Mutex::new(()),
+            syncing: Mutex::new(()),
             state: Mutex::new(state),
             grown: Condvar::new(),
             turn: AtomicU64::new(0),
@@ -247,6 +283,32 @@ impl OpenReplica {
             generation_stamp,
             _held: held,
         }
+    }
+
+    /// Syncs some of the files, unless that has failed before. A failure is remembered.
+    pub(super) fn sync_with(&self, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let _syncing = self.syncing.lock();
+        // Of a kind that blames no device.
+        let trusted = self.state.lock().check_trusted();
+        trusted.map_err(|error| io::Error::new(io::ErrorKind::NotFound, error))?;
+        let synced = sync();
+        if synced.as_ref().is_err_and(|error| !is_shortage(error)) {
+            self.state.lock().doubted = Some(0);
+        }
+        synced
+    }
+
+    /// Syncs data, checksums and names of the first `promised` bytes, which the state says to be promised. Then they are
+    /// known to be on the device.
+    pub(super) fn sync_promised(&self, promised: u64, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let turn = self.turn();
+        self.sync_with(sync)?;
+        let mut state = self.state.lock();
+        // Another writer may have cut it and gone on with other bytes.
+        if self.turn() == turn {
+            state.synced = state.synced.max(promised.min(state.on_disk));
+        }
+        Ok(())
     }
 
     pub(super) fn data_path(&self, place: Place) -> PathBuf {

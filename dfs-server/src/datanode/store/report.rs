@@ -7,7 +7,7 @@ use dfs_common::block::Block;
 use dfs_common::ids::BlockId;
 use dfs_proto::v1::ReplicaState;
 
-use super::replica::{Entry, OpenKind};
+use super::replica::{Condition, Entry, OpenKind};
 use super::volume::VolumeIndex;
 
 /// Replicas in a page: about 240 KB on the wire, well below the largest message.
@@ -29,9 +29,11 @@ pub(crate) struct PageItem {
     pub(crate) block: Block,
     /// `None` when finalized.
     pub(crate) open: Option<ReplicaState>,
+    /// Known not to match its checksums.
+    pub(crate) is_corrupt: bool,
 }
 
-/// Up to [`PAGE_MAX`] replicas of one volume.
+/// Up to [`PAGE_MAX`] replicas of one volume; fewer, or none, where others lie between them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ReportPage {
     /// In id order.
@@ -45,7 +47,7 @@ pub(super) fn page_item(id: BlockId, entry: &Entry, volume: VolumeIndex) -> Opti
     match entry {
         Entry::Finalized(finalized) if finalized.volume == volume => {
             let block = Block { id, generation_stamp: finalized.generation_stamp, length: finalized.length };
-            Some(PageItem { block, open: None })
+            Some(PageItem { block, open: None, is_corrupt: finalized.condition == Condition::Corrupt })
         }
         Entry::Open(replica) if replica.volume.index() == volume => {
             let state = match replica.kind {
@@ -53,7 +55,7 @@ pub(super) fn page_item(id: BlockId, entry: &Entry, volume: VolumeIndex) -> Opti
                 OpenKind::Waiting => ReplicaState::Rwr,
                 OpenKind::Temporary => return None,
             };
-            Some(PageItem { block: replica.block(), open: Some(state) })
+            Some(PageItem { block: replica.block(), open: Some(state), is_corrupt: false })
         }
         Entry::Finalized(_) | Entry::Open(_) | Entry::Deleting(_) => None,
     }

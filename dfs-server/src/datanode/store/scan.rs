@@ -4,13 +4,11 @@
 //! scanned in parallel, each by a thread of its own.
 
 use std::collections::HashMap;
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dfs_common::durable;
 use dfs_common::error::{DfsError, Result};
 use dfs_common::ids::{BlockId, GenerationStamp};
 use dfs_common::units::ByteCount;
@@ -18,11 +16,12 @@ use dfs_proto::data_transfer::DataChecksum;
 use rustix::io::Errno;
 use tracing::{info, warn};
 
+use super::disk::{self, DiskFile};
 use super::layout::{self, FileName, PoolPaths, SUBDIRS};
 use super::meta_file::MetaFile;
 use super::recovery::{Found, FoundMeta, Leftover, Verdict, decide, verified_prefix};
-use super::replica::{Entry, Finalized, OpenKind, OpenReplica, OpenState, Place};
-use super::volume::{PoolDirs, Volume};
+use super::replica::{Condition, Entry, Finalized, OpenKind, OpenReplica, OpenState, Place};
+use super::volume::{PoolDirs, Volume, is_damage};
 
 /// Bytes at a replica's end that are verified before it waits for recovery. Older ones are on the device: the writer asks
 /// the kernel for it every few MiB, and readers verify them anyway.
@@ -92,8 +91,13 @@ impl Scan<'_> {
             Verdict::Finalized { stamp, length } => {
                 let header = dfs_proto::data_transfer::MetaHeader { checksum: DataChecksum::DEFAULT };
                 self.volume.add_used(ByteCount(length + header.meta_len(length)));
-                let finalized =
-                    Finalized { generation_stamp: stamp, length, volume: self.volume.index(), maybe_synced: true };
+                let finalized = Finalized {
+                    generation_stamp: stamp,
+                    length,
+                    volume: self.volume.index(),
+                    maybe_synced: true,
+                    condition: Condition::Sound,
+                };
                 self.entries.push((id, Entry::Finalized(finalized)));
             }
             Verdict::Waiting { data, meta, stamp } => self.settle_waiting(id, data, meta, stamp)?,
@@ -106,10 +110,10 @@ impl Scan<'_> {
         let (data_name, meta_name) = (layout::data_name(id), layout::meta_name(id, stamp));
         let (data_path, meta_path) = (paths.rbw.join(&data_name), paths.rbw.join(&meta_name));
         if data != Place::Rbw {
-            fs::rename(place_dir(paths, id, data).join(&data_name), &data_path)?;
+            disk::rename(&place_dir(paths, id, data).join(&data_name), &data_path)?;
         }
         if meta != Place::Rbw {
-            fs::rename(place_dir(paths, id, meta).join(&meta_name), &meta_path)?;
+            disk::rename(&place_dir(paths, id, meta).join(&meta_name), &meta_path)?;
         }
         match cut_to_verified(&data_path, &meta_path) {
             Ok(cut) => {
@@ -119,7 +123,9 @@ impl Scan<'_> {
                     generation_stamp: stamp,
                     on_disk: cut.length,
                     acked: cut.length,
+                    promised: cut.length,
                     synced: cut.length,
+                    doubted: None,
                     tail_crc: cut.tail_crc,
                     place: Place::Rbw,
                     doomed: false,
@@ -129,7 +135,7 @@ impl Scan<'_> {
                 let replica = OpenReplica::new(id, OpenKind::Waiting, cut.checksum, home, state);
                 self.entries.push((id, Entry::Open(Arc::new(replica))));
             }
-            Err(error) if is_unreadable_meta(&error) => {
+            Err(error) if is_damage(&error) => {
                 warn!(block = %id, %error, "checksum file is unreadable, replica set aside");
                 set_aside(paths, &data_path)?;
                 set_aside(paths, &meta_path)?;
@@ -197,10 +203,6 @@ pub(super) fn list_dir(
     Ok(())
 }
 
-fn is_unreadable_meta(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
-}
-
 fn merge(mut found: Found, in_rbw: Found) -> Found {
     found.rbw = in_rbw.rbw;
     found.metas.extend(in_rbw.metas);
@@ -217,13 +219,13 @@ pub(super) fn place_dir(paths: &PoolPaths, id: BlockId, place: Place) -> PathBuf
 
 fn remove(path: &Path) -> io::Result<()> {
     warn!(path = %path.display(), "removing what is left of a replica");
-    fs::remove_file(path)
+    disk::remove_file(path)
 }
 
 /// Moves a file to where it is never served and never deleted, for people to look at.
 pub(super) fn set_aside(paths: &PoolPaths, path: &Path) -> io::Result<()> {
     warn!(path = %path.display(), into = %paths.orphaned.display(), "setting aside a file that recovery cannot explain");
-    durable::create_dir_all(&paths.orphaned)?;
+    disk::create_dir_all(&paths.orphaned)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut target = paths.orphaned.join(&name);
     let mut number = 0;
@@ -231,7 +233,7 @@ pub(super) fn set_aside(paths: &PoolPaths, path: &Path) -> io::Result<()> {
         number += 1;
         target = paths.orphaned.join(format!("{name}.{number}"));
     }
-    fs::rename(path, target)
+    disk::rename(path, &target)
 }
 
 /// A replica cut to what its checksums prove.
@@ -242,20 +244,23 @@ struct Cut {
 }
 
 fn cut_to_verified(data_path: &Path, meta_path: &Path) -> io::Result<Cut> {
-    let data = OpenOptions::new().read(true).write(true).open(data_path)?;
-    let meta = MetaFile::open(meta_path, true)?;
-    let (data_length, meta_length) = (data.metadata()?.len(), meta.file().metadata()?.len());
+    let data = DiskFile::open_writable(data_path)?;
+    let meta = MetaFile::open(meta_path, DiskFile::open_writable)?;
+    let (data_length, meta_length) = (data.len()?, meta.file().len()?);
     let checksum = meta.checksum();
     let chunk = checksum.bytes_per_checksum() as u64;
     let known = meta.header().data_len_max(meta_length).unwrap_or(0).min(data_length);
+    // Of a sync that failed before this start nobody knows any more: what the page cache shows proves nothing.
+    let (on_device, sums_on_device) =
+        (DiskFile::open_device(data_path)?, MetaFile::open(meta_path, DiskFile::open_device)?);
 
     let mut end = known;
     let length = loop {
         let start = end.saturating_sub(VERIFY_WINDOW) / chunk * chunk;
         let mut bytes = vec![0; (end - start) as usize];
-        data.read_exact_at(&mut bytes, start)?;
+        on_device.read_exact_at(&mut bytes, start)?;
         let mut sums = vec![0; checksum.checksums_len(bytes.len())];
-        meta.read_checksums(start, &mut sums)?;
+        sums_on_device.read_checksums(start, &mut sums)?;
         let proven = start + verified_prefix(&bytes, &sums, checksum, start / chunk) as u64;
         if proven > start || start == 0 {
             break proven;
@@ -264,7 +269,7 @@ fn cut_to_verified(data_path: &Path, meta_path: &Path) -> io::Result<Cut> {
     };
     let inside = (length % chunk) as usize;
     let mut tail = vec![0; inside];
-    data.read_exact_at(&mut tail, length - inside as u64)?;
+    on_device.read_exact_at(&mut tail, length - inside as u64)?;
     let tail_crc = if inside == 0 { 0 } else { dfs_common::checksum::crc32c(&tail) };
     if length < data_length {
         warn!(path = %data_path.display(), from = data_length, to = length, "cutting a replica to what is proven");
@@ -274,7 +279,6 @@ fn cut_to_verified(data_path: &Path, meta_path: &Path) -> io::Result<Cut> {
     if inside != 0 {
         meta.write_checksums(length, &tail_crc.to_be_bytes())?;
     }
-    data.sync_data()?;
-    meta.file().sync_data()?;
+    // Nothing of that need be on disk now: the checksums prove the same bytes whether the files are cut or not.
     Ok(Cut { length, tail_crc, checksum })
 }

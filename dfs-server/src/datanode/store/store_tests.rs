@@ -1,3 +1,5 @@
+mod doubts;
+mod power;
 mod recover;
 
 use std::os::unix::fs::PermissionsExt;
@@ -399,59 +401,4 @@ fn unwritable_volume_is_failed_at_start() {
     let is_root = std::fs::write(dir.path().join("x"), b"").is_ok();
     assert_eq!(opened.is_err(), !is_root);
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
-    /// Whatever was written, synced and left when power is lost: recovery shows a prefix that has all synced bytes. Lost
-    /// power is played by putting back, file by file, either the state at the last sync or the state at the end.
-    #[test]
-    fn restart_after_lost_power_shows_every_synced_byte(
-        pieces in proptest::collection::vec((1usize..900, any::<bool>()), 1..12),
-        lose_data: bool,
-        lose_meta: bool,
-    ) {
-        let dir = tempfile::tempdir().unwrap();
-        let store = open(&[dir.path()]);
-        let total: usize = pieces.iter().map(|piece| piece.0).sum();
-        let data: Vec<u8> = (0..total).map(|i| (i * 31 % 251) as u8).collect();
-        let mut writer = create(&store, 1);
-        let paths = [file(dir.path(), "current/rbw/blk_1"), file(dir.path(), "current/rbw/blk_1_1001.meta")];
-        let snapshot = || paths.each_ref().map(|path| std::fs::read(path).unwrap());
-        let (mut at, mut synced, mut at_sync) = (0, 0, snapshot());
-        for (len, sync) in pieces {
-            let promised = synced > at / 512 * 512 && at % 512 != 0;
-            append(&mut writer, at, &data[at..at + len]);
-            at += len;
-            if promised {
-                // The writer has synced the data before it touched the promised checksum.
-                at_sync[0] = std::fs::read(&paths[0]).unwrap();
-            }
-            if sync {
-                writer.sync().unwrap();
-                synced = at;
-                at_sync = snapshot();
-            }
-        }
-        drop((store, writer));
-        for (path, (lost, old)) in paths.iter().zip([lose_data, lose_meta].into_iter().zip(&at_sync)) {
-            if lost {
-                std::fs::write(path, old).unwrap();
-            }
-        }
-        let store = open(&[dir.path()]);
-        let shown = match store.open_reader(&block(1, 1001), 0) {
-            Ok(reader) => {
-                let mut bytes = vec![0; reader.block().length as usize];
-                reader.read(0, &mut bytes).unwrap();
-                let mut sums = vec![0; DataChecksum::DEFAULT.checksums_len(bytes.len())];
-                reader.read_checksums(0, &mut sums).unwrap();
-                prop_assert_eq!(DataChecksum::DEFAULT.verify(&bytes, &sums), Ok(()));
-                bytes
-            }
-            Err(_) => Vec::new(),
-        };
-        prop_assert_eq!(&shown[..], &data[..shown.len()]);
-        prop_assert!(shown.len() >= synced, "{} of {} synced bytes", shown.len(), synced);
-    }
 }

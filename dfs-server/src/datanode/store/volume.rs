@@ -16,7 +16,7 @@
 //! and decides.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -28,10 +28,11 @@ use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::BlockId;
 use dfs_common::storage_info::StorageInfo;
 use dfs_common::units::ByteCount;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::fs::FlockOperation;
 use tracing::{info, warn};
 
+use super::disk::{self, DiskFile};
 use super::layout::{CURRENT, LOCK_FILE, PoolPaths, SUBDIRS, VERSION_FILE, subdirs};
 use super::look::{Look, Progress};
 use super::room::{Room, RoomBytes};
@@ -51,6 +52,9 @@ const SILENT_ROUNDS_MIN: u32 = 5;
 const PLENTY: u64 = 1 << 30;
 /// ... for this long: no device is filled by a gigabyte within it.
 const PLENTY_LASTS: Duration = Duration::from_millis(100);
+
+/// Finalized replicas of a volume synced at once: many more than a device has writes under way.
+const SYNCS_AT_ONCE: usize = 64;
 
 /// Place of a volume in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -205,9 +209,13 @@ impl Volume {
         self.suspected.swap(false, Ordering::AcqRel)
     }
 
-    /// Names what was being done when a call failed, and has the device checked when it may be to blame.
+    /// Names what was being done when a call failed, and has the device checked when it may be to blame. What the files say
+    /// that cannot be is `Corrupt`.
     pub(crate) fn check<T>(&self, result: io::Result<T>, doing: impl FnOnce() -> String) -> Result<T> {
         result.map_err(|error| {
+            if is_damage(&error) {
+                return DfsError::new(ErrorKind::Corrupt, doing()).with_source(error);
+            }
             if blames_device(&error) {
                 self.suspect();
             }
@@ -349,6 +357,11 @@ pub(crate) fn is_shortage(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN))
 }
 
+/// Whether it is what files say, or that they end too early.
+pub(super) fn is_damage(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+}
+
 /// Whether an error says something about the device rather than about one file.
 fn blames_device(error: &io::Error) -> bool {
     !is_shortage(error)
@@ -359,7 +372,6 @@ fn blames_device(error: &io::Error) -> bool {
                 | io::ErrorKind::NotFound
                 | io::ErrorKind::AlreadyExists
                 | io::ErrorKind::Interrupted
-                | io::ErrorKind::UnexpectedEof
         )
 }
 
@@ -413,10 +425,10 @@ fn place_of(root: &Path) -> io::Result<(u64, u64)> {
 
 fn probe(root: &Path) -> io::Result<()> {
     let path = root.join(PROBE_FILE);
-    let mut file = OpenOptions::new().create(true).truncate(true).write(true).open(&path)?;
-    file.write_all(b"probe")?;
+    let file = DiskFile::create(&path)?;
+    file.write_all_at(b"probe", 0)?;
     file.sync_data()?;
-    fs::remove_file(&path)
+    disk::remove_file(&path)
 }
 
 /// Directories of one pool on one volume, made as they are needed.
@@ -425,6 +437,10 @@ pub(super) struct PoolDirs {
     pub(super) paths: PoolPaths,
     /// Bit per second-level subdirectory known to exist.
     made: [AtomicU32; SUBDIRS],
+    /// Each for some of the finalized replicas.
+    syncing: [Mutex<()>; SYNCS_AT_ONCE],
+    /// Copies begun in `tmp` so far.
+    copies: AtomicU64,
 }
 
 impl PoolDirs {
@@ -436,9 +452,20 @@ impl PoolDirs {
             _ => {}
         }
         for dir in [&paths.tmp, &paths.rbw, &paths.finalized] {
-            durable::create_dir_all(dir)?;
+            disk::create_dir_all(dir)?;
         }
-        Ok(Self { paths, made: [const { AtomicU32::new(0) }; SUBDIRS] })
+        let made = [const { AtomicU32::new(0) }; SUBDIRS];
+        Ok(Self { paths, made, syncing: [const { Mutex::new(()) }; SYNCS_AT_ONCE], copies: AtomicU64::new(0) })
+    }
+
+    /// Waits until nobody else syncs this finalized replica, and keeps it so.
+    pub(super) fn lock_sync(&self, id: BlockId) -> MutexGuard<'_, ()> {
+        self.syncing[(id.0 % SYNCS_AT_ONCE as u64) as usize].lock()
+    }
+
+    /// A number that no other copy made in `tmp` has.
+    pub(super) fn number_copy(&self) -> u64 {
+        self.copies.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Directory of a finalized replica, which exists durably when this returns.
@@ -447,7 +474,7 @@ impl PoolDirs {
         let dir = self.paths.finalized_dir(id);
         let bit = 1u32 << second;
         if self.made[first].load(Ordering::Acquire) & bit == 0 {
-            durable::create_dir_all(&dir)?;
+            disk::create_dir_all(&dir)?;
             self.made[first].fetch_or(bit, Ordering::AcqRel);
         }
         Ok(dir)

@@ -4,16 +4,14 @@
 //! a stream to the speed of the device although there is memory for it: so each volume has a thread that waits instead.
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::num::NonZeroU64;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use dfs_common::sys;
-use rustix::fs::{Advice, fadvise};
 use tracing::warn;
+
+use super::disk::DiskFile;
 
 /// Ranges that may wait for one device: beyond it the kernel's own writeback is as good.
 const WAITING_MAX: usize = 16;
@@ -25,7 +23,7 @@ const SETTLE_TIME: Duration = Duration::from_secs(1);
 /// Dirty bytes of a file.
 #[derive(Debug)]
 pub(super) struct DirtyRange {
-    pub(super) file: Arc<File>,
+    pub(super) file: Arc<DiskFile>,
     pub(super) offset: u64,
     pub(super) length: u64,
     /// Whether the page cache is to forget it once it is on disk.
@@ -67,8 +65,7 @@ fn serve(ranges: &Receiver<DirtyRange>) {
         };
         match received {
             Ok(range) => {
-                // Whoever needs the bytes on disk syncs, and gets the error then.
-                let _ = sys::start_writeback(&range.file, range.offset, range.length);
+                range.file.start_writeback(range.offset, range.length);
                 if range.drop_behind {
                     under_way.push_back(range);
                 }
@@ -84,7 +81,7 @@ fn serve(ranges: &Receiver<DirtyRange>) {
 
 /// Has the page cache forget a file up to the end of a range. Only advice: what is not on disk yet stays.
 fn forget(range: &DirtyRange) {
-    let _ = fadvise(&*range.file, 0, NonZeroU64::new(range.offset + range.length), Advice::DontNeed);
+    range.file.forget_cached(range.offset + range.length);
 }
 
 #[cfg(test)]
@@ -93,7 +90,8 @@ mod tests {
 
     #[test]
     fn start_takes_a_range_and_holds_the_file_no_longer_than_it() {
-        let file = Arc::new(tempfile::tempfile().unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        let file = Arc::new(DiskFile::create(&dir.path().join("blk_1")).unwrap());
         let writeback = Writeback::default();
         let range = DirtyRange { file: Arc::clone(&file), offset: 0, length: 0, drop_behind: true };
         assert!(writeback.start(range));

@@ -12,18 +12,15 @@
 //! (`recovery::verified_prefix`). The price is one fdatasync when an unsynced packet follows a synced one inside the same
 //! chunk; a synced packet costs nothing more, since it syncs its data anyway.
 
-use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::net::TcpStream;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use dfs_common::durable;
 use dfs_common::error::{DfsError, ErrorKind, Result};
-use dfs_common::sys;
 use dfs_common::units::ByteCount;
 
 use super::append_plan::{Refusal, Tail, plan_append};
+use super::disk::{self, DiskFile};
 use super::meta_file::MetaFile;
 use super::replica::{Finalized, OpenReplica, Place};
 use super::writeback::DirtyRange;
@@ -39,7 +36,7 @@ const SPACE_CHECK_STEP: u64 = 4 << 20;
 #[derive(Debug)]
 pub(crate) struct ReplicaWriter {
     replica: Arc<OpenReplica>,
-    data: Arc<File>,
+    data: Arc<DiskFile>,
     meta: MetaFile,
     writeback_from: u64,
     drop_behind: bool,
@@ -57,11 +54,9 @@ impl ReplicaWriter {
     pub(super) fn open(replica: Arc<OpenReplica>, turn: u64, directory_synced: bool, create: bool) -> io::Result<Self> {
         let files = replica.hold_files();
         let (data, meta) = if create {
-            let data = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&files.data)?;
-            (data, MetaFile::create(&files.meta, replica.checksum)?)
+            (DiskFile::create(&files.data)?, MetaFile::create(&files.meta, replica.checksum)?)
         } else {
-            let data = OpenOptions::new().read(true).write(true).open(&files.data)?;
-            (data, MetaFile::open(&files.meta, true)?)
+            (DiskFile::open_writable(&files.data)?, MetaFile::open(&files.meta, DiskFile::open_writable)?)
         };
         drop(files);
         let length = replica.block().length;
@@ -144,10 +139,10 @@ impl ReplicaWriter {
         let replica = Arc::clone(&self.replica);
         let _writing = replica.writing.lock();
         self.check_turn()?;
-        let (tail, synced) = {
+        let (tail, promised) = {
             let state = replica.state.lock();
             state.check_writable()?;
-            (Tail { length: state.on_disk, crc: state.tail_crc }, state.synced)
+            (Tail { length: state.on_disk, crc: state.tail_crc }, state.promised)
         };
         let plan = plan_append(tail, replica.checksum, offset, data, checksums).map_err(|refusal| {
             let kind =
@@ -160,11 +155,11 @@ impl ReplicaWriter {
         self.check_space(plan.tail.length)?;
         let chunk = replica.checksum.bytes_per_checksum() as u64;
         let chunk_start = tail.length - tail.length % chunk;
-        let promised = tail.length > chunk_start && synced > chunk_start;
+        let promised = tail.length > chunk_start && promised > chunk_start;
         let written = self.write(tail.length, plan.data, &plan.checksums, promised);
         if written.is_err() {
             // A failure here leaves a longer file, which recovery cuts.
-            let _ = take_back(&self.data, &self.meta, tail, chunk_start, promised);
+            let _ = self.take_back(tail, chunk_start, promised);
         }
         replica.volume.check(written, || format!("write {}", replica.block()))?;
         replica.volume.add_used(ByteCount(plan.data.len() as u64));
@@ -187,9 +182,23 @@ impl ReplicaWriter {
     fn write(&self, at: u64, data: &[u8], checksums: &[u8], promised: bool) -> io::Result<()> {
         self.data.write_all_at(data, at)?;
         if promised {
-            self.data.sync_data()?;
+            self.replica.sync_with(|| self.data.sync_data())?;
         }
         self.meta.write_checksums(at, checksums)
+    }
+
+    /// Brings the files back to `tail`. The new bytes of a chunk stay until its checksum no longer speaks of them: otherwise
+    /// nothing would prove the part of it that was promised.
+    fn take_back(&self, tail: Tail, chunk_start: u64, promised: bool) -> io::Result<()> {
+        let Self { data, meta, replica, .. } = self;
+        if tail.length > chunk_start {
+            meta.write_checksums(chunk_start, &tail.crc.to_be_bytes())?;
+            if promised {
+                replica.sync_with(|| meta.file().sync_data())?;
+            }
+        }
+        meta.file().set_len(meta.header().meta_len(tail.length))?;
+        data.set_len(tail.length)
     }
 
     fn check_space(&mut self, length: u64) -> Result<()> {
@@ -222,25 +231,26 @@ impl ReplicaWriter {
     /// `Io`.
     pub(crate) fn sync(&mut self) -> Result<()> {
         self.check_turn()?;
-        let place = self.promise();
-        let synced = self
-            .sync_files()
-            .and_then(|()| if self.directory_synced { Ok(()) } else { durable::sync_dir(&self.replica.dir(place)) });
+        let (promised, place) = self.promise();
+        let synced = self.replica.sync_promised(promised, || {
+            self.sync_files()?;
+            if self.directory_synced { Ok(()) } else { disk::sync_dir(&self.replica.dir(place)) }
+        });
         self.replica.volume.check(synced, || format!("sync {}", self.replica.block()))?;
         self.directory_synced = true;
         Ok(())
     }
 
-    /// Takes note that what is written now will have been promised; returns where the files are.
-    fn promise(&self) -> Place {
+    /// Takes note that what is written now is being promised; returns how much that is, and where the files are.
+    fn promise(&self) -> (u64, Place) {
         let mut state = self.replica.state.lock();
-        state.synced = state.on_disk;
-        state.place
+        state.promised = state.on_disk;
+        (state.promised, state.place)
     }
 
     fn sync_files(&self) -> io::Result<()> {
         // Both writes are under way before the first is waited for.
-        let _ = sys::start_writeback(self.meta.file(), 0, 0);
+        self.meta.file().start_writeback(0, 0);
         self.data.sync_data()?;
         self.meta.file().sync_data()
     }
@@ -259,16 +269,18 @@ impl ReplicaWriter {
     /// Moves the files into the finalized directory, durably when `sync` asks for it or bytes of the replica were
     /// promised before; returns whether it was. The caller then changes the map.
     pub(super) fn move_to_finalized(&mut self, sync: bool) -> Result<bool> {
-        let durable = sync || self.replica.state.lock().synced > 0;
+        let durable = sync || self.replica.state.lock().promised > 0;
         let replica = &self.replica;
         let moved = replica.dirs.make_finalized_dir(replica.id).and_then(|dir| {
             self.rename_to_finalized()?;
             if durable {
                 // After the renames, so that one flush of the file system's log serves both. A loss of power before the
                 // data is down leaves files whose lengths do not agree, and recovery sees it.
-                self.promise();
-                self.sync_files()?;
-                durable::sync_dir(&dir)?;
+                let (promised, _) = self.promise();
+                replica.sync_promised(promised, || {
+                    self.sync_files()?;
+                    disk::sync_dir(&dir)
+                })?;
             }
             Ok(())
         });
@@ -284,54 +296,11 @@ impl ReplicaWriter {
         replica.state.lock().check_writable().map_err(|error| io::Error::new(io::ErrorKind::NotFound, error))?;
         // Checksums first: a replica cut in two by a crash then has its data still in rbw or tmp, where recovery knows
         // what to make of it.
-        fs::rename(&files.meta, replica.meta_path(Place::Finalized, files.generation_stamp))?;
-        fs::rename(&files.data, replica.data_path(Place::Finalized))?;
+        disk::rename(&files.meta, &replica.meta_path(Place::Finalized, files.generation_stamp))?;
+        disk::rename(&files.data, &replica.data_path(Place::Finalized))?;
         let mut state = replica.state.lock();
         state.place = Place::Finalized;
         state.acked = state.on_disk;
         Ok(())
-    }
-}
-
-/// Brings the files back to `tail`. The new bytes of a chunk stay until its checksum no longer speaks of them: otherwise
-/// nothing would prove the part of it that was promised.
-fn take_back(data: &File, meta: &MetaFile, tail: Tail, chunk_start: u64, promised: bool) -> io::Result<()> {
-    if tail.length > chunk_start {
-        meta.write_checksums(chunk_start, &tail.crc.to_be_bytes())?;
-        if promised {
-            meta.file().sync_data()?;
-        }
-    }
-    meta.file().set_len(meta.header().meta_len(tail.length))?;
-    data.set_len(tail.length)
-}
-
-#[cfg(test)]
-mod tests {
-    use dfs_common::checksum::crc32c;
-    use dfs_proto::data_transfer::DataChecksum;
-
-    use super::super::recovery::verified_prefix;
-    use super::*;
-
-    #[test]
-    fn take_back_leaves_the_last_chunk_provable() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("blk_1");
-        let meta = MetaFile::create(&dir.path().join("blk_1_1.meta"), DataChecksum::DEFAULT).unwrap();
-        let bytes = [7; 1300];
-        std::fs::write(&path, bytes).unwrap();
-        let data = OpenOptions::new().write(true).open(&path).unwrap();
-        for (at, chunk) in [(0, &bytes[..512]), (512, &bytes[512..1024]), (1024, &bytes[1024..])] {
-            meta.write_checksums(at, &crc32c(chunk).to_be_bytes()).unwrap();
-        }
-        let tail = Tail { length: 700, crc: crc32c(&bytes[512..700]) };
-        take_back(&data, &meta, tail, 512, true).unwrap();
-        let left = std::fs::read(&path).unwrap();
-        assert_eq!(left, bytes[..700]);
-        let mut sums = [0; 8];
-        meta.read_checksums(0, &mut sums).unwrap();
-        assert_eq!(verified_prefix(&left, &sums, DataChecksum::DEFAULT, 0), 700);
-        assert_eq!(meta.file().metadata().unwrap().len(), meta.header().meta_len(700));
     }
 }

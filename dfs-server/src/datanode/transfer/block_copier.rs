@@ -104,17 +104,23 @@ pub(super) fn send_copy(plane: &DataPlane, reader: ReplicaReader, copy: &Copy<'_
     encode_request(&request, &mut head).map_err(protocol_error)?;
     let mut packets = 0;
     let mut target = Target { connection, address, patience, heard: Heard::now(), is_set_up: false, acked: 0 };
-    Sender::whole(reader).send_packets(head, |bytes| {
+    let sent = Sender::whole(reader).send_packets(head, |bytes| {
         packets += 1;
         let Some(Turns { pace, limit }) = turns else { return target.send(bytes) };
         bytes.chunks(pace.slice(limit)).try_for_each(|slice| {
             pace.wait(slice.len(), limit);
             target.send(slice)
         })
-    })?;
+    });
     // One packet per call, but for the empty last one, which rides with the one before it (alone for an empty block).
     let packets: usize = if found.block.length == 0 { 1 } else { packets + 1 };
-    target.wait_for_acks(packets)?;
+    if let Err(error) = sent.and_then(|_| target.wait_for_acks(packets)) {
+        // The bytes were wrong here, or went wrong on the way.
+        if error.kind() == ErrorKind::Corrupt {
+            plane.store.doubt(&found)?;
+        }
+        return Err(error);
+    }
     plane.peers.put(target.address, target.connection);
     Ok(())
 }
@@ -210,7 +216,11 @@ impl Target {
             if let Some(at) = ack.first_failure() {
                 let words =
                     format!("target {} answered packet {} with {:?}", at + 1, ack.seqno, ack.replies[at].status);
-                return Err(DfsError::new(ErrorKind::Unavailable, words));
+                let is_checksum_error = ack.replies[at].status == Status::ErrorChecksum;
+                return Err(DfsError::new(
+                    if is_checksum_error { ErrorKind::Corrupt } else { ErrorKind::Unavailable },
+                    words,
+                ));
             }
             if ack.seqno != HEARTBEAT_SEQNO {
                 self.acked += 1;

@@ -1,5 +1,7 @@
-//! Loss of power, played by an XFS file system that is shut down without flushing its log. Needs root and a device, so
-//! these run by hand, in two halves with a remount between them:
+//! Loss of power. What an answer promises is on disk when it is given: asked of a record behind the store's files.
+//!
+//! And played by an XFS file system that is shut down without flushing its log. That needs root and a device, so it runs by
+//! hand, in two halves with a remount between them:
 //!
 //! ```text
 //! mkfs.xfs -f DEVICE; mount DEVICE DIR; mkdir DIR/data
@@ -11,9 +13,11 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use dfs_proto::hadoop::Status;
+use dfs_proto::hadoop::{ClientOperationHeaderProto, OpTransferBlockProto, Status};
 
+use super::copy_block;
 use super::test_client::*;
+use crate::datanode::store::watch::Watch;
 
 /// Replicas of each kind.
 const EACH: u64 = 20;
@@ -34,6 +38,68 @@ fn data(id: u64) -> Vec<u8> {
 /// Bytes promised of a replica that was synced in the middle of a chunk.
 fn promised(id: u64) -> usize {
     3000 + id as usize % 500
+}
+
+const LENGTH: usize = 3000;
+
+/// Two nodes, the second one's disk recorded.
+fn recorded() -> (tempfile::TempDir, [TestNode; 2], std::sync::Arc<Watch>) {
+    let dir = tempfile::tempdir().unwrap();
+    let nodes = ["1", "2"].map(|name| {
+        let dir = dir.path().join(name);
+        std::fs::create_dir(&dir).unwrap();
+        TestNode::start(&store_settings(&dir))
+    });
+    let watch = Watch::begin(&dir.path().join("2"));
+    (dir, nodes, watch)
+}
+
+#[test]
+fn synced_packet_is_on_disk_when_it_is_acknowledged() {
+    let (_dir, [_, node], watch) = recorded();
+    let mut client = node.client();
+    client.request(&write_request(&block(1), &[]));
+    client.send(&packet(0, 0, &content(LENGTH), false, true));
+    client.expect_written(1, 1);
+    assert_eq!(watch.durable("rbw/blk_1"), Some(content(LENGTH)));
+    assert!(watch.durable("rbw/blk_1_1001.meta").is_some_and(|meta| meta.len() == 7 + 4 * LENGTH.div_ceil(512)));
+}
+
+#[test]
+fn synced_last_packet_is_on_disk_when_it_is_acknowledged() {
+    let (_dir, [_, node], watch) = recorded();
+    let mut client = node.client();
+    client.request(&write_request(&block(1), &[]));
+    client.send(&packet(0, 0, &content(LENGTH), true, true));
+    client.expect_written(1, 1);
+    assert_eq!(watch.durable("subdir0/blk_1"), Some(content(LENGTH)));
+}
+
+#[test]
+fn copies_are_on_disk_when_they_are_acknowledged() {
+    let (_dir, [source, target], watch) = recorded();
+    source.client().write(&block(1), &[], &content(LENGTH), 65_536);
+    copy_block(&source.plane, &block(1), &[target.info()], &[], &|_| {}).unwrap();
+    assert_eq!(watch.durable("subdir0/blk_1"), Some(content(LENGTH)));
+}
+
+#[test]
+fn copy_for_a_pipeline_is_on_disk_when_it_is_acknowledged() {
+    let (_dir, [source, target], watch) = recorded();
+    let mut writer = source.client();
+    writer.request(&write_request(&block(1), &[]));
+    writer.send(&packet(0, 0, &content(LENGTH), false, false));
+    writer.expect_written(1, 1);
+    let mut wanted = block(1);
+    wanted.block.length = LENGTH as u64;
+    let mut client = source.client();
+    client.request(&OpTransferBlockProto {
+        header: ClientOperationHeaderProto::new(&wanted, None, "test"),
+        targets: vec![target.info()],
+        ..Default::default()
+    });
+    assert_eq!(client.response().status(), Status::Success);
+    assert_eq!(watch.durable("rbw/blk_1"), Some(content(LENGTH)));
 }
 
 #[test]

@@ -3,6 +3,7 @@ use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use dfs_common::block::ExtendedBlock;
+use dfs_common::error::ErrorKind;
 use dfs_common::ids::GenerationStamp;
 use dfs_common::units::ByteCount;
 use dfs_proto::data_transfer::{ChecksumKind, DataChecksum};
@@ -251,6 +252,21 @@ fn copy_block_passes_a_replica_on() {
         let error = copy_block(&nodes[0].plane, &block, &targets, &[], None).unwrap_err();
         assert!(error.message().contains("is here already"), "{error}");
     }
+}
+
+#[test]
+fn copy_in_which_the_target_finds_wrong_checksums_has_its_source_verified() {
+    let (dirs, nodes) = nodes::<2>();
+    let (block, data) = (block(1), content((5 << 20) + 1));
+    nodes[0].client().write(&block, &[], &data, 65_536);
+    let (volume, pool) = (nodes[0].store.volume_of(&block).unwrap(), POOL.into());
+    let path = dirs[0].path().join("current").join(POOL).join("current/finalized/subdir0/subdir0/blk_1");
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.write_all_at(&[data[100] ^ 1], 100).unwrap();
+    let error = copy_block(&nodes[0].plane, &block, &[nodes[1].info()], &[], &|_| {}).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert!(nodes[0].store.suspects().is_waiting(volume, &pool, block.block.id));
+    assert_eq!(nodes[1].store.replica_count(), 0);
 }
 
 #[test]

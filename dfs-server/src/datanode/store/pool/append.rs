@@ -3,26 +3,22 @@
 //! The map shows the replica as open before its files move, and readers take the files' place from the replica's state, so
 //! nobody looks for them where they are not. What is there stays readable, and stays the same.
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use dfs_common::block::Block;
 use dfs_common::checksum::crc32c;
-use dfs_common::durable;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{BlockId, GenerationStamp};
-use dfs_common::units::ByteCount;
-use dfs_proto::data_transfer::{DataChecksum, MetaHeader};
+use dfs_proto::data_transfer::DataChecksum;
 use tracing::warn;
 
-use super::super::layout;
+use super::super::disk::{self, DiskFile};
 use super::super::meta_file::MetaFile;
 use super::super::replica::{Entry, Finalized, OpenKind, OpenReplica, OpenState, Place};
 use super::super::writer::ReplicaWriter;
-use super::{Pool, describe, is_same, not_found};
+use super::{Pool, checksums_len, describe, is_same, not_found, pair};
 
 impl Pool {
     /// See `ReplicaStore::append`.
@@ -32,16 +28,16 @@ impl Pool {
         let paths = &dirs.paths;
         let dir = paths.finalized_dir(block.id);
         let tail = read_proven_tail(&dir, block.id, &old);
-        let (checksum, tail_crc) = match tail {
-            Ok(Some(tail)) => tail,
-            Ok(None) => return Err(corrupt_tail(block)),
-            Err(error) => return volume.check(Err(error), || format!("read the last chunk of {block}")),
-        };
+        let tail = volume.check(tail, || format!("read the last chunk of {block}"));
+        let (checksum, tail_crc) =
+            self.expect_sound(block, tail.and_then(|tail| tail.ok_or_else(|| corrupt_tail(block))))?;
         let state = OpenState {
             generation_stamp: old.generation_stamp,
             on_disk: old.length,
             acked: old.length,
+            promised: if old.maybe_synced { old.length } else { 0 },
             synced: if old.maybe_synced { old.length } else { 0 },
+            doubted: None,
             tail_crc,
             place: Place::Finalized,
             doomed: false,
@@ -87,6 +83,7 @@ impl Pool {
                 format!("{block} is here with {} bytes; the writer must start at its end", old.length),
             ));
         }
+        Self::check_sound(block, &old)?;
         Ok(old)
     }
 
@@ -110,11 +107,6 @@ impl Pool {
     }
 }
 
-/// Bytes of a finalized replica's checksum file.
-pub(super) fn checksums_len(finalized: &Finalized) -> ByteCount {
-    ByteCount(MetaHeader { checksum: DataChecksum::DEFAULT }.meta_len(finalized.length))
-}
-
 pub(super) fn corrupt_tail(block: Block) -> DfsError {
     DfsError::new(ErrorKind::Corrupt, format!("the last chunk of {block} does not match its checksum"))
 }
@@ -128,9 +120,9 @@ pub(super) fn relocate(replica: &OpenReplica, to: Place, new_stamp: GenerationSt
     // Of a kind that blames no device.
     replica.state.lock().check_writable().map_err(|error| io::Error::new(io::ErrorKind::NotFound, error))?;
     let new_meta = replica.meta_path(to, new_stamp);
-    fs::rename(&files.meta, &new_meta)?;
-    if let Err(error) = fs::rename(&files.data, replica.data_path(to)) {
-        let _ = fs::rename(&new_meta, &files.meta);
+    disk::rename(&files.meta, &new_meta)?;
+    if let Err(error) = disk::rename(&files.data, &replica.data_path(to)) {
+        let _ = disk::rename(&new_meta, &files.meta);
         return Err(error);
     }
     let mut state = replica.state.lock();
@@ -145,10 +137,10 @@ pub(super) fn relocate(replica: &OpenReplica, to: Place, new_stamp: GenerationSt
 pub(super) fn keep_promise(replica: &OpenReplica) -> io::Result<bool> {
     let (place, has_promised) = {
         let state = replica.state.lock();
-        (state.place, state.synced > 0)
+        (state.place, state.promised > 0)
     };
     if has_promised {
-        durable::sync_dir(&replica.dir(place))?;
+        disk::sync_dir(&replica.dir(place))?;
     }
     Ok(has_promised)
 }
@@ -159,7 +151,8 @@ pub(super) fn read_proven_tail(
     id: BlockId,
     finalized: &Finalized,
 ) -> io::Result<Option<(DataChecksum, u32)>> {
-    let meta = MetaFile::open(&dir.join(layout::meta_name(id, finalized.generation_stamp)), false)?;
+    let (data_path, meta_path) = pair(dir, id, finalized.generation_stamp);
+    let meta = MetaFile::open(&meta_path, DiskFile::open)?;
     let checksum = meta.checksum();
     let inside = finalized.length % checksum.bytes_per_checksum() as u64;
     if inside == 0 {
@@ -167,7 +160,7 @@ pub(super) fn read_proven_tail(
     }
     let start = finalized.length - inside;
     let mut tail = vec![0; inside as usize];
-    fs::File::open(dir.join(layout::data_name(id)))?.read_exact_at(&mut tail, start)?;
+    DiskFile::open(&data_path)?.read_exact_at(&mut tail, start)?;
     let crc = meta.read_crc(start)?;
     Ok((crc32c(&tail) == crc).then_some((checksum, crc)))
 }

@@ -22,17 +22,16 @@ use std::path::Path;
 use dfs_common::block::Block;
 use dfs_common::error::Result;
 use dfs_common::ids::{BlockId, GenerationStamp};
-use dfs_common::units::ByteCount;
 use dfs_proto::data_transfer::{DataChecksum, MetaHeader};
 use tracing::{info, warn};
 
 use super::super::events::EventKind;
 use super::super::layout::{self, SUBDIRS};
 use super::super::recovery::{Found, FoundMeta, Verdict, decide};
-use super::super::replica::{Entry, Finalized, Place};
+use super::super::replica::{Condition, Entry, Finalized, Place};
 use super::super::scan::list_dir;
 use super::super::volume::VolumeIndex;
-use super::{Home, Pool};
+use super::{Home, Pool, used};
 
 /// What a comparison found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -119,12 +118,15 @@ impl Pool {
     }
 
     fn finalized_on(&self, index: VolumeIndex) -> BTreeMap<BlockId, Finalized> {
-        let replicas = self.replicas.lock();
-        let finalized = replicas.iter().filter_map(|(&id, entry)| match entry {
-            Entry::Finalized(finalized) if finalized.volume == index => Some((id, *finalized)),
-            _ => None,
+        let mut records = BTreeMap::new();
+        self.walk(|id, entry| {
+            if let Entry::Finalized(finalized) = entry
+                && finalized.volume == index
+            {
+                records.insert(id, *finalized);
+            }
         });
-        finalized.collect()
+        records
     }
 
     /// Looks at one block again, and acts on what still does not agree.
@@ -157,23 +159,29 @@ impl Pool {
                 warn!(%block, volume = %volume.root().display(), "the files of a replica are gone; it is reported as deleted");
                 findings.lost += 1;
                 replicas.remove(&id);
-                volume.subtract_used(used(record.length));
+                volume.subtract_used(used(&record));
                 self.publish(EventKind::Deleted, block, volume);
             }
             (Difference::Damaged, Some(record)) => {
                 let block = block(record.generation_stamp, record.length);
                 warn!(%block, volume = %volume.root().display(), "the files of a replica have other lengths");
                 findings.damaged += 1;
-                self.publish(EventKind::Corrupt, block, volume);
+                drop(replicas);
+                self.report_corrupt(block);
             }
             (Difference::Unrecorded { stamp, length }, None) => {
                 let block = block(stamp, length);
                 info!(%block, volume = %volume.root().display(), "a replica without a record is taken in");
                 findings.found += 1;
-                let finalized =
-                    Finalized { generation_stamp: stamp, length, volume: volume.index(), maybe_synced: true };
+                let finalized = Finalized {
+                    generation_stamp: stamp,
+                    length,
+                    volume: volume.index(),
+                    maybe_synced: true,
+                    condition: Condition::Sound,
+                };
                 replicas.insert(id, Entry::Finalized(finalized));
-                volume.add_used(used(length));
+                volume.add_used(used(&finalized));
                 self.publish(EventKind::Received, block, volume);
             }
             _ => {
@@ -183,11 +191,6 @@ impl Pool {
         }
         Ok(())
     }
-}
-
-/// Bytes that a finalized replica takes.
-fn used(length: u64) -> ByteCount {
-    ByteCount(length + MetaHeader { checksum: DataChecksum::DEFAULT }.meta_len(length))
 }
 
 /// The files that a replica of this generation stamp has.
@@ -211,7 +214,8 @@ mod tests {
     fn compare_is_this_table() {
         use Difference::{Damaged, Lost, Unexplained, Unrecorded};
         let stamp = GenerationStamp(1001);
-        let record = Finalized { generation_stamp: stamp, length: 600, volume: VolumeIndex(0), maybe_synced: true };
+        let (volume, condition) = (VolumeIndex(0), Condition::Sound);
+        let record = Finalized { generation_stamp: stamp, length: 600, volume, maybe_synced: true, condition };
         let whole = MetaHeader { checksum: DataChecksum::DEFAULT }.meta_len(600);
         let older = GenerationStamp(1000);
         // data, checksum files, with a record, without

@@ -1,6 +1,6 @@
 //! The replicas of one block pool: the map, and what changes it. Beside this file: extending (`append`), going on
 //! with in a rebuilt pipeline (`resume`), agreeing with other nodes (`recover`), deleting and giving up (`removal`),
-//! coming back with a volume (`returning`), making durable (`sync`).
+//! coming back with a volume (`returning`), making durable (`sync`), being doubted (`verify`).
 
 mod append;
 mod directory;
@@ -9,10 +9,13 @@ mod removal;
 mod resume;
 mod returning;
 mod sync;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Slot;
 use std::io;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -25,13 +28,15 @@ use dfs_proto::data_transfer::{DataChecksum, MetaHeader};
 use parking_lot::{Mutex, RwLock};
 use tracing::{error, warn};
 
+use super::disk::DiskFile;
 use super::events::{Event, EventHub, EventKind};
 use super::layout;
 use super::reader::ReplicaReader;
-use super::replica::{Entry, Finalized, OpenKind, OpenReplica, OpenState, Place};
+use super::replica::{Condition, Entry, Finalized, OpenKind, OpenReplica, OpenState, Place};
 use super::report::{Cursor, PAGE_MAX, ReportPage, page_item};
 use super::scan::{Scanned, scan_volume, set_aside};
-use super::volume::{PoolDirs, Volume, VolumeIndex};
+use super::suspects::Suspects;
+use super::volume::{PoolDirs, Volume, VolumeIndex, is_shortage};
 use super::volumes::Volumes;
 use super::writer::ReplicaWriter;
 
@@ -42,6 +47,9 @@ pub(crate) use recover::UnderRecovery;
 const READER_PATIENCE: Duration = Duration::from_secs(1);
 /// Times a reader looks again when the files moved under it; each move is two renames, so once is nearly always enough.
 const OPEN_TRIES: usize = 16;
+
+/// Entries of the map that are looked at in one go: more would keep those who serve requests waiting for the lock.
+const WALK_STEP: usize = PAGE_MAX;
 
 /// A volume and the pool's directories on it.
 type Home = (Arc<Volume>, Arc<PoolDirs>);
@@ -57,11 +65,12 @@ pub(super) struct Pool {
     /// Removals begun so far.
     deletions: AtomicU64,
     events: Arc<EventHub>,
+    suspects: Arc<Suspects>,
 }
 
 impl Pool {
     /// Scans all volumes, in parallel.
-    pub(super) fn load(name: &str, volumes: &Volumes, events: Arc<EventHub>) -> Result<Self> {
+    pub(super) fn load(name: &str, volumes: &Volumes, events: Arc<EventHub>, suspects: Arc<Suspects>) -> Result<Self> {
         let scans: Vec<_> = std::thread::scope(|scope| {
             let threads: Vec<_> = volumes
                 .good()
@@ -93,7 +102,7 @@ impl Pool {
             }
         }
         let (homes, replicas) = (RwLock::new(homes), Mutex::new(replicas));
-        Ok(Self { name: name.into(), homes, replicas, deletions: AtomicU64::new(0), events })
+        Ok(Self { name: name.into(), homes, replicas, deletions: AtomicU64::new(0), events, suspects })
     }
 
     pub(super) fn name(&self) -> Arc<str> {
@@ -140,7 +149,9 @@ impl Pool {
             generation_stamp: block.generation_stamp,
             on_disk: 0,
             acked: 0,
+            promised: 0,
             synced: 0,
+            doubted: None,
             tail_crc: 0,
             place,
             doomed: false,
@@ -168,6 +179,11 @@ impl Pool {
     /// finalized replica to copy means that the block was closed without it.
     fn insert_new(&self, replica: &Arc<OpenReplica>, block: Block) -> Result<Option<Arc<OpenReplica>>> {
         let mut replicas = self.replicas.lock();
+        if replica.volume.is_failed() {
+            // Chosen before it failed: whoever clears its replicas away may be past this id.
+            let words = format!("volume {} has failed", replica.volume.root().display());
+            return Err(DfsError::new(ErrorKind::Io, words));
+        }
         match replicas.entry(block.id) {
             Slot::Vacant(slot) => {
                 slot.insert(Entry::Open(Arc::clone(replica)));
@@ -224,13 +240,16 @@ impl Pool {
         }
         let durable = writer.move_to_finalized(sync)?;
         let block = replica.block();
+        let mut replicas = self.replicas.lock();
+        // Read with the map locked: a sync that fails later finds the record.
+        let is_doubted = replica.state.lock().doubted.is_some();
         let finalized = Finalized {
             generation_stamp: block.generation_stamp,
             length: block.length,
             volume: replica.volume.index(),
             maybe_synced: durable,
+            condition: if is_doubted { Condition::Suspect } else { Condition::Sound },
         };
-        let mut replicas = self.replicas.lock();
         match replicas.get_mut(&block.id) {
             Some(entry) if is_same(entry, &replica) => {
                 *entry = Entry::Finalized(finalized);
@@ -248,32 +267,13 @@ impl Pool {
         for _ in 0..OPEN_TRIES {
             match self.lookup(block)? {
                 Entry::Finalized(finalized) => {
-                    let (volume, dirs) = self.home_of(&finalized);
-                    let dir = dirs.paths.finalized_dir(block.id);
-                    let found =
-                        Block { generation_stamp: finalized.generation_stamp, length: finalized.length, ..block };
-                    let paths = (
-                        dir.join(layout::data_name(block.id)),
-                        dir.join(layout::meta_name(block.id, found.generation_stamp)),
-                    );
-                    let opened = ReplicaReader::open_finalized(found, Arc::clone(&volume), paths);
-                    // Reopened for append meanwhile: its files moved, or the checksum of its last chunk may have changed.
-                    let unchanged = matches!(self.lookup(block)?, Entry::Finalized(now)
-                        if (now.generation_stamp, now.length) == (finalized.generation_stamp, finalized.length));
-                    if !unchanged {
-                        continue;
-                    }
-                    match opened {
-                        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                            self.forget_missing(found, &finalized);
-                            return Err(not_found(block));
+                    let doubt = |error: &io::Error| {
+                        if !is_shortage(error) {
+                            self.suspects.add(finalized.volume, &self.name, block.id);
                         }
-                        Err(error) if is_damage(&error) => {
-                            self.report_corrupt(found);
-                            let what = format!("the files of {found} are damaged");
-                            return Err(DfsError::new(ErrorKind::Corrupt, what).with_source(error));
-                        }
-                        opened => return volume.check(opened, || format!("open {found}")),
+                    };
+                    if let Some(reader) = self.open_finalized(block, &finalized, DiskFile::open, doubt)? {
+                        return Ok(reader.with_doubts(&self.suspects, &self.name));
                     }
                 }
                 Entry::Open(replica) => {
@@ -294,6 +294,7 @@ impl Pool {
         let mut replicas = self.replicas.lock();
         if matches!(replicas.get(&block.id), Some(Entry::Finalized(now)) if now == finalized) {
             replicas.remove(&block.id);
+            volume.subtract_used(used(finalized));
             self.publish(EventKind::Deleted, block, &volume);
         }
     }
@@ -324,31 +325,36 @@ impl Pool {
         })
     }
 
-    /// See `ReplicaStore::report_corrupt`.
-    pub(super) fn report_corrupt(&self, block: Block) {
-        let replicas = self.replicas.lock();
-        if let Some(Entry::Finalized(finalized)) = replicas.get(&block.id)
-            && let Some((volume, _)) = self.home(finalized.volume)
-        {
-            self.publish(EventKind::Corrupt, block, &volume);
-        }
-    }
-
     /// See `ReplicaStore::report_page`.
     pub(super) fn report_page(&self, cursor: Cursor) -> ReportPage {
-        use std::ops::Bound;
         let mut page = ReportPage::default();
-        let from = cursor.after.map_or(Bound::Unbounded, Bound::Excluded);
-        for (&id, entry) in self.replicas.lock().range((from, Bound::Unbounded)) {
-            if let Some(item) = page_item(id, entry, cursor.volume) {
-                page.items.push(item);
-                if page.items.len() == PAGE_MAX {
-                    page.next = Some(id);
-                    break;
-                }
-            }
-        }
+        page.next = self.look_on(cursor.after, |id, entry| {
+            page.items.extend(page_item(id, entry, cursor.volume));
+        });
         page
+    }
+
+    /// Shows the next entries behind `after`, [`WALK_STEP`] at most, for the map is locked meanwhile; returns the last one's id
+    /// when there may be more.
+    fn look_on(&self, after: Option<BlockId>, mut show: impl FnMut(BlockId, &Entry)) -> Option<BlockId> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut last = None;
+        let replicas = self.replicas.lock();
+        let mut shown = 0;
+        for (&id, entry) in replicas.range((from, Bound::Unbounded)).take(WALK_STEP) {
+            show(id, entry);
+            last = Some(id);
+            shown += 1;
+        }
+        last.filter(|_| shown == WALK_STEP)
+    }
+
+    /// Shows every entry that is there all the time; the map is locked for some of them at a time.
+    fn walk(&self, mut show: impl FnMut(BlockId, &Entry)) {
+        let mut after = self.look_on(None, &mut show);
+        while after.is_some() {
+            after = self.look_on(after, &mut show);
+        }
     }
 }
 
@@ -401,9 +407,19 @@ fn describe(entry: &Entry) -> String {
     }
 }
 
-/// Whether opening failed because of what is in the files.
-fn is_damage(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+/// Names of a replica's data and checksums in a directory.
+fn pair(dir: &Path, id: BlockId, stamp: GenerationStamp) -> (PathBuf, PathBuf) {
+    (dir.join(layout::data_name(id)), dir.join(layout::meta_name(id, stamp)))
+}
+
+/// Bytes that a finalized replica takes.
+fn used(finalized: &Finalized) -> ByteCount {
+    ByteCount(finalized.length + checksums_len(finalized).0)
+}
+
+/// Bytes of a finalized replica's checksum file.
+fn checksums_len(finalized: &Finalized) -> ByteCount {
+    ByteCount(MetaHeader { checksum: DataChecksum::DEFAULT }.meta_len(finalized.length))
 }
 
 fn not_found(block: Block) -> DfsError {

@@ -10,29 +10,28 @@
 //!   restart: old      old             new waits for recovery     the same        new
 //! ```
 
-use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dfs_common::block::Block;
 use dfs_common::checksum::crc32c;
-use dfs_common::durable;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::GenerationStamp;
 use dfs_common::units::ByteCount;
 use dfs_proto::data_transfer::{DataChecksum, MetaHeader};
 use dfs_proto::v1::ReplicaState;
+use tracing::warn;
 
+use super::super::disk::{self, DiskFile};
 use super::super::events::EventKind;
-use super::super::layout;
 use super::super::meta_file::MetaFile;
 use super::super::recovery::verified_prefix;
-use super::super::replica::{Entry, Finalized, HeldFiles, OpenKind, OpenReplica, OpenState, Place};
-use super::append::{checksums_len, corrupt_tail, read_proven_tail};
-use super::sync::sync_files;
-use super::{Home, Pool, describe, is_same, not_found};
+use super::super::replica::{Condition, Entry, Finalized, HeldFiles, OpenKind, OpenReplica, OpenState, Place};
+use super::super::volume::is_damage;
+use super::append::{corrupt_tail, read_proven_tail};
+use super::sync::Synced;
+use super::{Home, Pool, checksums_len, describe, is_same, not_found, pair, used};
 
 /// Bytes verified at once; whole chunks.
 const VERIFY_STEP: usize = 1 << 20;
@@ -42,7 +41,7 @@ const VERIFY_STEP: usize = 1 << 20;
 pub(crate) struct UnderRecovery {
     /// With the bytes that its checksums prove as its length.
     pub(crate) block: Block,
-    /// Before the recovery; a finalized one with bad bytes counts as waiting.
+    /// Before the recovery. One with bad bytes counts as waiting: what it has left says nothing of what others have.
     pub(crate) state: ReplicaState,
     /// Bytes that somebody may have been told are on disk.
     pub(crate) synced: u64,
@@ -69,15 +68,16 @@ impl Pool {
     }
 
     fn describe_finalized(&self, block: Block, finalized: &Finalized, is_truncation: bool) -> Result<UnderRecovery> {
+        if finalized.condition == Condition::Suspect {
+            Self::check_sound(block, finalized)?;
+        }
         let (volume, dirs) = self.home_of(finalized);
-        let dir = dirs.paths.finalized_dir(block.id);
         let proven = if is_truncation {
             finalized.length
         } else {
-            let (data, meta) = pair(&dir, block.id.0, finalized.generation_stamp);
-            let opened = File::open(data).and_then(|data| Ok((data, MetaFile::open(&meta, false)?)));
-            let (data, meta) = volume.check(opened, || format!("open {block}"))?;
-            volume.check(proven_length(&data, &meta, 0, finalized.length), || format!("verify {block}"))?
+            let paths = pair(&dirs.paths.finalized_dir(block.id), block.id, finalized.generation_stamp);
+            let proven = proven_length(&paths, DiskFile::open, 0, finalized.length);
+            volume.check(proven, || format!("verify {block}"))?
         };
         let state = if proven == finalized.length { ReplicaState::Finalized } else { ReplicaState::Rwr };
         Ok(UnderRecovery {
@@ -126,9 +126,11 @@ impl Pool {
         let home = self.home_of(old);
         let volume = Arc::clone(&home.0);
         let dir = home.1.paths.finalized_dir(block.id);
-        volume.check(sync_files(&dir, block.id, old.generation_stamp), || format!("sync {block}"))?;
-        let tail = volume.check(read_proven_tail(&dir, block.id, old), || format!("read the last chunk of {block}"))?;
-        let tail = tail.ok_or_else(|| corrupt_tail(block))?;
+        if self.sync_finalized(block, old)? == Synced::Moved {
+            return Err(DfsError::new(ErrorKind::Busy, format!("{block} has been moved")));
+        }
+        let tail = volume.check(read_proven_tail(&dir, block.id, old), || format!("read the last chunk of {block}"));
+        let tail = self.expect_sound(block, tail.and_then(|tail| tail.ok_or_else(|| corrupt_tail(block))))?;
         let replica = Arc::new(in_recovery(block, old, stamp, tail, home));
         self.replace_finalized(block.id, old, Entry::Open(Arc::clone(&replica)))?;
         // Counted again when it is finalized.
@@ -145,18 +147,20 @@ impl Pool {
         let (volume, dirs) = self.home_of(old);
         let finalized_dir = dirs.paths.finalized_dir(block.id);
         let doing = || format!("cut {block} to {length} bytes");
-        let source = pair(&finalized_dir, block.id.0, old.generation_stamp);
-        let copy = pair(&dirs.paths.tmp, block.id.0, stamp);
-        let made = match make_copy(&source, &copy, old.length, length) {
-            Ok(Some(made)) => made,
-            Ok(None) => {
-                remove_pair(&copy);
-                self.report_corrupt(Block { generation_stamp: old.generation_stamp, length: old.length, ..block });
-                return Err(DfsError::new(ErrorKind::Corrupt, format!("the chunk to cut of {block} is corrupt")));
-            }
+        let source = pair(&finalized_dir, block.id, old.generation_stamp);
+        // Another recovery may be making its own copy now.
+        let number = dirs.number_copy();
+        let in_tmp = |what: &str| dirs.paths.tmp.join(format!("cut_{number}_of_{}.{what}", block.id));
+        let copy = (in_tmp("data"), in_tmp("meta"));
+        let made = make_copy(&source, &copy, old.length, length);
+        let made = volume.check(made, doing).and_then(|made| {
+            made.ok_or_else(|| DfsError::new(ErrorKind::Corrupt, format!("the chunk to cut of {block} is corrupt")))
+        });
+        let made = match made {
+            Ok(made) => made,
             Err(error) => {
                 remove_pair(&copy);
-                return volume.check(Err(error), doing);
+                return self.expect_sound(block, Err(error));
             }
         };
         let home = (Arc::clone(&volume), Arc::clone(&dirs));
@@ -167,20 +171,38 @@ impl Pool {
             remove_pair(&copy);
             return Err(error);
         }
-        let waiting = pair(&dirs.paths.rbw, block.id.0, stamp);
-        let moved = fs::rename(&copy.1, &waiting.1).and_then(|()| fs::rename(&copy.0, &waiting.0));
-        volume.check(moved.and_then(|()| durable::sync_dir(&dirs.paths.rbw)), doing)?;
+        let waiting = pair(&dirs.paths.rbw, block.id, stamp);
+        let moved = disk::rename(&copy.1, &waiting.1).and_then(|()| disk::rename(&copy.0, &waiting.0));
+        if let Err(error) = moved.and_then(|()| disk::sync_dir(&dirs.paths.rbw)) {
+            remove_pair(&copy);
+            remove_pair(&waiting);
+            self.put_back(&replica, *old);
+            return volume.check(Err(error), doing);
+        }
         {
             let mut state = replica.state.lock();
             (state.place, state.generation_stamp) = (Place::Rbw, stamp);
-            (state.on_disk, state.acked, state.synced, state.tail_crc) = (length, length, length, made.tail_crc);
+            (state.on_disk, state.acked, state.tail_crc) = (length, length, made.tail_crc);
+            (state.promised, state.synced) = (length, length);
         }
-        let removed = fs::remove_file(&source.1).and_then(|()| fs::remove_file(&source.0));
-        volume.check(removed, doing)?;
-        volume.subtract_used(ByteCount(MetaHeader { checksum: made.checksum }.meta_len(old.length) + old.length));
+        volume.subtract_used(used(old));
         volume.add_used(ByteCount(length));
+        let removed = disk::remove_file(&source.1).and_then(|()| disk::remove_file(&source.0));
+        volume.check(removed, doing)?;
         drop(files);
         self.finalize_recovered(&replica, stamp)
+    }
+
+    /// Brings back a finalized replica that recovery could not replace; its files are where they were.
+    fn put_back(&self, replica: &Arc<OpenReplica>, old: Finalized) {
+        let mut replicas = self.replicas.lock();
+        if let Some(entry) = replicas.get_mut(&replica.id)
+            && is_same(entry, replica)
+        {
+            *entry = Entry::Finalized(old);
+            // Whoever still holds it must leave the files alone.
+            replica.state.lock().doomed = true;
+        }
     }
 
     /// Finalizes an open replica that has the length agreed on.
@@ -195,18 +217,24 @@ impl Pool {
                 return Err(overtaken(replica.block(), stamp));
             }
             // Checksums first, as `writer` does and restart recovery expects.
-            let moved = fs::rename(&files.meta, replica.meta_path(Place::Finalized, stamp))
-                .and_then(|()| fs::rename(&files.data, replica.data_path(Place::Finalized)));
+            let moved = disk::rename(&files.meta, &replica.meta_path(Place::Finalized, stamp))
+                .and_then(|()| disk::rename(&files.data, &replica.data_path(Place::Finalized)));
             volume.check(moved, doing)?;
             let mut state = replica.state.lock();
             (state.place, state.generation_stamp) = (Place::Finalized, stamp);
             Block { id: replica.id, generation_stamp: stamp, length: state.on_disk }
         };
-        volume.check(durable::sync_dir(&dir), doing)?;
+        volume.check(disk::sync_dir(&dir), doing)?;
         replica.notify();
-        let finalized =
-            Finalized { generation_stamp: stamp, length: block.length, volume: volume.index(), maybe_synced: true };
         let mut replicas = self.replicas.lock();
+        let is_doubted = replica.state.lock().doubted.is_some();
+        let finalized = Finalized {
+            generation_stamp: stamp,
+            length: block.length,
+            volume: volume.index(),
+            maybe_synced: true,
+            condition: if is_doubted { Condition::Suspect } else { Condition::Sound },
+        };
         match replicas.get_mut(&replica.id) {
             Some(entry) if is_same(entry, replica) => {
                 *entry = Entry::Finalized(finalized);
@@ -231,7 +259,9 @@ fn in_recovery(
         generation_stamp: old.generation_stamp,
         on_disk: old.length,
         acked: old.length,
+        promised: old.length,
         synced: old.length,
+        doubted: None,
         tail_crc,
         place: Place::Finalized,
         doomed: false,
@@ -242,36 +272,41 @@ fn in_recovery(
 
 /// Stops the writer of an open replica and looks at what it wrote.
 fn take_over(replica: &OpenReplica, recovery_id: GenerationStamp) -> Result<Option<UnderRecovery>> {
-    let (opened, state) = {
+    let (paths, state) = {
         // Not in the middle of a packet.
         let _writing = replica.writing.lock();
         let files = replica.hold_files();
-        let state = {
-            let mut state = replica.state.lock();
-            if state.doomed {
-                return Ok(None);
-            }
-            let block = Block { id: replica.id, generation_stamp: state.generation_stamp, length: state.on_disk };
-            check_older(block, state.generation_stamp, recovery_id)?;
-            if state.recovery.is_some_and(|newer| newer > recovery_id) {
-                return Err(overtaken(block, recovery_id));
-            }
-            state.recovery = Some(recovery_id);
-            state.clone()
-        };
-        let opened = File::open(&files.data).and_then(|data| Ok((data, MetaFile::open(&files.meta, false)?)));
-        (opened, state)
+        let mut state = replica.state.lock();
+        if state.doomed {
+            return Ok(None);
+        }
+        let block = Block { id: replica.id, generation_stamp: state.generation_stamp, length: state.on_disk };
+        check_older(block, state.generation_stamp, recovery_id)?;
+        if state.recovery.is_some_and(|newer| newer > recovery_id) {
+            return Err(overtaken(block, recovery_id));
+        }
+        state.recovery = Some(recovery_id);
+        ((files.data, files.meta), state.clone())
     };
     replica.notify();
     let block = Block { id: replica.id, generation_stamp: state.generation_stamp, length: state.on_disk };
-    let (data, meta) = replica.volume.check(opened, || format!("open {block}"))?;
-    // A restart has verified the end only: what was synced before it is not remembered.
-    let known = if replica.kind == OpenKind::Waiting { 0 } else { state.synced };
-    let proven = proven_length(&data, &meta, known, state.on_disk);
+    // A restart has verified the end only, and knows of no sync that has failed before it.
+    let is_waiting = replica.kind == OpenKind::Waiting;
+    let proven = if is_waiting || state.doubted.is_some() {
+        proven_length(&paths, DiskFile::open_device, 0, state.on_disk)
+    } else {
+        proven_length(&paths, DiskFile::open, state.synced, state.on_disk)
+    };
     let proven = replica.volume.check(proven, || format!("verify {block}"))?;
+    if state.doubted.is_some() {
+        let mut now = replica.state.lock();
+        if now.recovery == Some(recovery_id) {
+            now.doubted = Some(proven);
+        }
+    }
     Ok(Some(UnderRecovery {
         block: Block { length: proven, ..block },
-        state: if replica.kind == OpenKind::Waiting { ReplicaState::Rwr } else { ReplicaState::Rbw },
+        state: if is_waiting || proven < state.acked { ReplicaState::Rwr } else { ReplicaState::Rbw },
         // What its writer was told to be on disk was acknowledged first. More may have been on its way there, here alone.
         synced: state.synced.min(state.acked).min(proven),
     }))
@@ -285,27 +320,39 @@ fn overtaken(block: Block, recovery_id: GenerationStamp) -> DfsError {
     DfsError::new(ErrorKind::StaleGeneration, format!("a later recovery of {block} has overtaken {recovery_id}"))
 }
 
-/// Names of a replica's data and checksums in a directory.
-fn pair(dir: &Path, id: u64, stamp: GenerationStamp) -> (PathBuf, PathBuf) {
-    let id = dfs_common::ids::BlockId(id);
-    (dir.join(layout::data_name(id)), dir.join(layout::meta_name(id, stamp)))
-}
-
 fn remove_pair(pair: &(PathBuf, PathBuf)) {
-    // What cannot be removed from `tmp` goes at the next start.
-    let _ = fs::remove_file(&pair.0);
-    let _ = fs::remove_file(&pair.1);
+    for path in [&pair.0, &pair.1] {
+        match disk::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                // In `tmp` it goes at the next start, in `rbw` the whole replica beside it counts.
+                warn!(path = %path.display(), %error, "an unfinished copy stays");
+            }
+            _ => {}
+        }
+    }
 }
 
-/// How many of the first `length` bytes are what their checksums say; those below `known` are taken to be.
-fn proven_length(data: &File, meta: &MetaFile, known: u64, length: u64) -> io::Result<u64> {
+/// How many of the first `length` bytes are what their checksums say; those below `known` are taken to be. Damaged checksums
+/// prove nothing.
+fn proven_length(
+    paths: &(PathBuf, PathBuf),
+    open: fn(&Path) -> io::Result<DiskFile>,
+    known: u64,
+    length: u64,
+) -> io::Result<u64> {
+    let data = open(&paths.0)?;
+    let meta = match MetaFile::open(&paths.1, open) {
+        Err(error) if is_damage(&error) => return Ok(0),
+        meta => meta?,
+    };
     let checksum = meta.checksum();
     let chunk = checksum.bytes_per_checksum() as u64;
     let mut at = known.min(length) / chunk * chunk;
     let mut bytes = vec![0; VERIFY_STEP.next_multiple_of(checksum.bytes_per_checksum())];
     let mut sums = vec![0; checksum.checksums_len(bytes.len())];
-    while at < length {
-        let len = (length - at).min(bytes.len() as u64) as usize;
+    let end = length.min(data.len()?).min(meta.header().data_len_max(meta.file().len()?).unwrap_or(0));
+    while at < end {
+        let len = (end - at).min(bytes.len() as u64) as usize;
         let (bytes, sums) = (&mut bytes[..len], &mut sums[..checksum.checksums_len(len)]);
         data.read_exact_at(bytes, at)?;
         meta.read_checksums(at, sums)?;
@@ -322,27 +369,41 @@ fn proven_length(data: &File, meta: &MetaFile, known: u64, length: u64) -> io::R
 fn cut_open(replica: &OpenReplica, old: Block, recovery_id: GenerationStamp, length: u64) -> Result<()> {
     let _writing = replica.writing.lock();
     let files = replica.hold_files();
-    let before = replica.state.lock().clone();
-    let is_ours = before.recovery == Some(recovery_id) && !before.doomed;
-    if !is_ours || before.generation_stamp != old.generation_stamp || before.on_disk < length {
-        return Err(DfsError::new(
-            ErrorKind::StaleGeneration,
-            format!("{old} is not (any more) in recovery {recovery_id} here"),
-        ));
+    let before = {
+        let mut state = replica.state.lock();
+        let is_ours = state.recovery == Some(recovery_id) && !state.doomed;
+        if !is_ours || state.generation_stamp != old.generation_stamp || state.on_disk < length {
+            return Err(DfsError::new(
+                ErrorKind::StaleGeneration,
+                format!("{old} is not (any more) in recovery {recovery_id} here"),
+            ));
+        }
+        if state.doubted.is_some_and(|on_device| on_device < length) {
+            let words = format!("{length} bytes of {old} are not known to be on the device");
+            return Err(DfsError::new(ErrorKind::Io, words));
+        }
+        let before = state.clone();
+        // What is to stay was read from the device; from here on its syncs count.
+        state.doubted = None;
+        before
+    };
+    let cut = cut_files(replica, &files, before.on_disk, length);
+    if cut.is_err() {
+        let mut state = replica.state.lock();
+        state.doubted = state.doubted.or(before.doubted);
     }
-    let cut = cut_files(&files, before.on_disk, length);
     let tail_crc = replica.volume.check(cut, || format!("cut {old} to {length} bytes"))?;
     replica.volume.subtract_used(ByteCount(before.on_disk - length));
     let mut state = replica.state.lock();
-    (state.on_disk, state.acked, state.synced) = (length, length, length);
-    state.tail_crc = tail_crc;
+    (state.on_disk, state.acked, state.tail_crc) = (length, length, tail_crc);
+    (state.promised, state.synced) = (length, length);
     Ok(())
 }
 
 /// Cuts a pair of files in place; the CRC of the last chunk when it is not whole.
-fn cut_files(files: &HeldFiles<'_>, from: u64, length: u64) -> io::Result<u32> {
-    let data = OpenOptions::new().read(true).write(true).open(&files.data)?;
-    let meta = MetaFile::open(&files.meta, true)?;
+fn cut_files(replica: &OpenReplica, files: &HeldFiles<'_>, from: u64, length: u64) -> io::Result<u32> {
+    let data = DiskFile::open_writable(&files.data)?;
+    let meta = MetaFile::open(&files.meta, DiskFile::open_writable)?;
     let tail = tail_bytes(&data, meta.checksum(), length)?;
     let tail_crc = if tail.is_empty() { 0 } else { crc32c(&tail) };
     if length < from {
@@ -351,16 +412,18 @@ fn cut_files(files: &HeldFiles<'_>, from: u64, length: u64) -> io::Result<u32> {
         }
         meta.file().set_len(meta.header().meta_len(length))?;
         // Before the data is shorter: see the module's header.
-        meta.file().sync_data()?;
+        replica.sync_with(|| meta.file().sync_data())?;
         data.set_len(length)?;
     }
-    data.sync_data()?;
-    meta.file().sync_data()?;
+    replica.sync_with(|| {
+        data.sync_data()?;
+        meta.file().sync_data()
+    })?;
     Ok(tail_crc)
 }
 
 /// The bytes of the last chunk of the first `length` bytes, when it is not whole.
-fn tail_bytes(data: &File, checksum: DataChecksum, length: u64) -> io::Result<Vec<u8>> {
+fn tail_bytes(data: &DiskFile, checksum: DataChecksum, length: u64) -> io::Result<Vec<u8>> {
     let inside = length % checksum.bytes_per_checksum() as u64;
     let mut tail = vec![0; inside as usize];
     data.read_exact_at(&mut tail, length - inside)?;
@@ -379,8 +442,8 @@ fn make_copy(
     from: u64,
     length: u64,
 ) -> io::Result<Option<Copied>> {
-    let old_data = File::open(&source.0)?;
-    let old_meta = MetaFile::open(&source.1, false)?;
+    let old_data = DiskFile::open(&source.0)?;
+    let old_meta = MetaFile::open(&source.1, DiskFile::open)?;
     let checksum = old_meta.checksum();
     let chunk = checksum.bytes_per_checksum() as u64;
     let start = length / chunk * chunk;
@@ -396,7 +459,7 @@ fn make_copy(
         }
         tail_crc = crc32c(&bytes[..(length - start) as usize]);
     }
-    let data = clone_or_copy(&old_data, &copy.0, length)?;
+    let data = old_data.clone_or_copy(&copy.0, length)?;
     let mut sums = vec![0; checksum.checksums_len(length as usize)];
     old_meta.read_checksums(0, &mut sums)?;
     if start < length {
@@ -408,15 +471,4 @@ fn make_copy(
     data.sync_data()?;
     meta.file().sync_data()?;
     Ok(Some(Copied { checksum, tail_crc }))
-}
-
-/// The first `length` bytes of a file in a new one, which shares its extents where the file system can.
-fn clone_or_copy(source: &File, path: &Path, length: u64) -> io::Result<File> {
-    let target = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
-    if rustix::fs::ioctl_ficlone(&target, source).is_ok() {
-        target.set_len(length)?;
-        return Ok(target);
-    }
-    io::copy(&mut io::Read::take(source, length), &mut &target)?;
-    Ok(target)
 }

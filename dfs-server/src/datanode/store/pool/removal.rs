@@ -1,6 +1,5 @@
 //! Replicas that go: deleted by order, given up by their writer, lost with their volume.
 
-use std::fs;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,15 +8,14 @@ use dfs_common::block::Block;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::BlockId;
 use dfs_common::units::ByteCount;
-use dfs_proto::data_transfer::{DataChecksum, MetaHeader};
 use tracing::warn;
 
+use super::super::disk;
 use super::super::events::EventKind;
-use super::super::layout;
 use super::super::replica::{Deletion, Entry, Finalized, OpenKind, OpenReplica};
 use super::super::volume::VolumeIndex;
 use super::super::writer::ReplicaWriter;
-use super::{Pool, is_same};
+use super::{Pool, WALK_STEP, is_same, pair, used};
 
 impl Pool {
     /// See `ReplicaStore::discard`. An extension without new bytes is undone, one with new bytes waits for recovery. Files that
@@ -112,14 +110,14 @@ impl Pool {
 
     /// The NameNode knows a replica that is not here, and would order its deletion again and again. It has not said on which
     /// volume. To be called with the map locked: a copy that arrives now is told of later.
-    fn tell_missing(&self, block: Block) {
+    pub(super) fn tell_missing(&self, block: Block) {
         for (volume, _) in self.homes.read().iter().flatten() {
             self.publish(EventKind::Deleted, block, volume);
         }
     }
 
     /// The NameNode knows another replica than is here, from before a pipeline that it has not heard of.
-    fn tell(&self, id: BlockId, entry: &Entry) {
+    pub(super) fn tell(&self, id: BlockId, entry: &Entry) {
         match entry {
             Entry::Finalized(Finalized { generation_stamp, length, volume, .. }) => {
                 if let Some((volume, _)) = self.home(*volume) {
@@ -136,11 +134,9 @@ impl Pool {
 
     fn unlink_finalized(&self, id: BlockId, finalized: &Finalized) -> Result<()> {
         let (volume, dirs) = self.home_of(finalized);
-        let dir = dirs.paths.finalized_dir(id);
-        let header = MetaHeader { checksum: DataChecksum::DEFAULT };
-        volume.subtract_used(ByteCount(finalized.length + header.meta_len(finalized.length)));
-        let unlinked = fs::remove_file(dir.join(layout::data_name(id)))
-            .and_then(|()| fs::remove_file(dir.join(layout::meta_name(id, finalized.generation_stamp))));
+        let (data, meta) = pair(&dirs.paths.finalized_dir(id), id, finalized.generation_stamp);
+        volume.subtract_used(used(finalized));
+        let unlinked = disk::remove_file(&data).and_then(|()| disk::remove_file(&meta));
         volume.check(unlinked, || format!("delete blk_{id}"))
     }
 
@@ -151,31 +147,48 @@ impl Pool {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
         };
-        let unlinked =
-            missing_is_fine(fs::remove_file(&files.data)).and_then(|()| missing_is_fine(fs::remove_file(&files.meta)));
+        let unlinked = missing_is_fine(disk::remove_file(&files.data))
+            .and_then(|()| missing_is_fine(disk::remove_file(&files.meta)));
         replica.volume.check(unlinked, || format!("delete blk_{}", replica.id))
     }
 
-    /// Forgets the replicas of a volume that failed.
+    /// Forgets the replicas of a volume that failed; none comes to it any more.
     pub(in crate::datanode::store) fn drop_volume(&self, index: VolumeIndex) {
         let Some((volume, _)) = self.home(index) else { return };
-        let mut replicas = self.replicas.lock();
-        replicas.retain(|&id, entry| {
-            let block = match entry {
-                Entry::Finalized(finalized) if finalized.volume == index => {
-                    Block { id, generation_stamp: finalized.generation_stamp, length: finalized.length }
-                }
-                Entry::Open(replica) if replica.volume.index() == index => {
-                    replica.state.lock().doomed = true;
-                    replica.notify();
-                    replica.block()
-                }
-                // Whoever removes its files may wait for ever.
-                Entry::Deleting(deletion) if deletion.volume == index => return false,
-                Entry::Finalized(_) | Entry::Open(_) | Entry::Deleting(_) => return true,
-            };
-            self.publish(EventKind::Deleted, block, &volume);
-            false
+        let mut there = Vec::new();
+        self.walk(|id, entry| {
+            if lies_on(entry, index) {
+                there.push(id);
+            }
         });
+        for ids in there.chunks(WALK_STEP) {
+            let mut replicas = self.replicas.lock();
+            for &id in ids {
+                let block = match replicas.get(&id) {
+                    Some(entry) if !lies_on(entry, index) => continue,
+                    Some(Entry::Finalized(finalized)) => {
+                        Some(Block { id, generation_stamp: finalized.generation_stamp, length: finalized.length })
+                    }
+                    Some(Entry::Open(replica)) => {
+                        replica.state.lock().doomed = true;
+                        replica.notify();
+                        Some(replica.block())
+                    }
+                    // Whoever removes its files may wait for ever.
+                    Some(Entry::Deleting(_)) => None,
+                    None => continue,
+                };
+                replicas.remove(&id);
+                block.into_iter().for_each(|block| self.publish(EventKind::Deleted, block, &volume));
+            }
+        }
+    }
+}
+
+fn lies_on(entry: &Entry, index: VolumeIndex) -> bool {
+    match entry {
+        Entry::Finalized(finalized) => finalized.volume == index,
+        Entry::Open(replica) => replica.volume.index() == index,
+        Entry::Deleting(deletion) => deletion.volume == index,
     }
 }

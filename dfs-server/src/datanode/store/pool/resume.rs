@@ -12,13 +12,11 @@
 //!
 //! Cutting keeps a crash harmless at every step: the entry of the last chunk becomes the checksum of the shorter piece
 //! while the data is still longer, so restart recovery finds the piece it proves (`recovery::verified_prefix`); then both
-//! files are cut. Where a sync has promised bytes of that chunk, their data is on disk before the entry changes, and the
-//! entry before the data is cut.
+//! files are cut. Where a sync has promised bytes of that chunk, all its data is on disk already (`writer`), and the entry is
+//! before the data is cut.
 
-use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::RangeInclusive;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +26,7 @@ use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::GenerationStamp;
 use dfs_common::units::ByteCount;
 
+use super::super::disk::{self, DiskFile};
 use super::super::meta_file::MetaFile;
 use super::super::replica::{Entry, Finalized, OpenKind, OpenReplica, OpenState, Place};
 use super::super::writer::ReplicaWriter;
@@ -94,6 +93,7 @@ impl Pool {
             reader.read(at, &mut data)?;
             reader.read_checksums(at, &mut sums)?;
             if checksum.verify(&data, &sums).is_err() {
+                self.doubt(block);
                 let words = format!("{block} does not match its checksums on {}", volume.root().display());
                 return Err(DfsError::new(ErrorKind::Corrupt, words));
             }
@@ -177,10 +177,11 @@ fn resume_open(
         // The writer before may have raised it after its turn had ended.
         now.acked = state.acked;
         now.on_disk = state.acked;
+        now.promised = state.promised.min(state.acked);
         now.synced = state.synced.min(state.acked);
         now.tail_crc = cut;
     }
-    if let Err(error) = fs::rename(&files.meta, replica.meta_path(Place::Rbw, new_stamp)) {
+    if let Err(error) = disk::rename(&files.meta, &replica.meta_path(Place::Rbw, new_stamp)) {
         return Ok(Err(error));
     }
     replica.state.lock().generation_stamp = new_stamp;
@@ -196,20 +197,17 @@ fn cut_to_acked(replica: &OpenReplica, state: &OpenState) -> io::Result<Option<u
     if on_disk == acked {
         return Ok(Some(state.tail_crc));
     }
-    let data = OpenOptions::new().read(true).write(true).open(replica.data_path(Place::Rbw))?;
-    let meta = MetaFile::open(&replica.meta_path(Place::Rbw, state.generation_stamp), true)?;
+    let data = DiskFile::open_writable(&replica.data_path(Place::Rbw))?;
+    let meta = MetaFile::open(&replica.meta_path(Place::Rbw, state.generation_stamp), DiskFile::open_writable)?;
     let chunk = replica.checksum.bytes_per_checksum() as u64;
     let start = acked - acked % chunk;
     let mut tail_crc = 0;
     if start < acked {
         let Some(crc) = proven_crc(&data, &meta, state, start, chunk)? else { return Ok(None) };
-        if state.synced > start {
-            data.sync_data()?;
-        }
         meta.write_checksums(start, &crc.to_be_bytes())?;
-        if state.synced > start {
+        if state.promised > start {
             // Before the data is shorter: a checksum of bytes that are gone would prove nothing of what was promised.
-            meta.file().sync_data()?;
+            replica.sync_with(|| meta.file().sync_data())?;
         }
         tail_crc = crc;
     }
@@ -219,7 +217,7 @@ fn cut_to_acked(replica: &OpenReplica, state: &OpenState) -> io::Result<Option<u
 }
 
 /// CRC of the acknowledged part of the chunk at `start`, when the chunk as received is what its checksum says.
-fn proven_crc(data: &File, meta: &MetaFile, state: &OpenState, start: u64, chunk: u64) -> io::Result<Option<u32>> {
+fn proven_crc(data: &DiskFile, meta: &MetaFile, state: &OpenState, start: u64, chunk: u64) -> io::Result<Option<u32>> {
     let end = (start + chunk).min(state.on_disk);
     let mut bytes = vec![0; (end - start) as usize];
     data.read_exact_at(&mut bytes, start)?;

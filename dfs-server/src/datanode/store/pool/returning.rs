@@ -3,7 +3,6 @@
 //! Meanwhile their blocks may have been written, copied or deleted. What this node has gained since counts; what the
 //! NameNode does not want any more it orders to be deleted after the full report that follows.
 
-use std::fs;
 use std::sync::Arc;
 
 use dfs_common::error::Result;
@@ -12,11 +11,12 @@ use dfs_common::units::ByteCount;
 use dfs_proto::data_transfer::{DataChecksum, MetaHeader};
 use tracing::{info, warn};
 
+use super::super::disk;
 use super::super::layout;
 use super::super::replica::{Entry, Place};
 use super::super::scan::{Scanned, place_dir, scan_volume, set_aside};
 use super::super::volume::{PoolDirs, Volume};
-use super::Pool;
+use super::{Pool, WALK_STEP};
 
 impl Pool {
     /// Looks through a volume that came back.
@@ -28,19 +28,21 @@ impl Pool {
     pub(in crate::datanode::store) fn take_in(&self, scanned: Scanned) -> impl FnOnce() + Send + use<> {
         let Scanned { volume, dirs, entries } = scanned;
         let (found, mut second) = (entries.len(), Vec::new());
-        let mut replicas = self.replicas.lock();
         if let Some(home) = self.homes.write().get_mut(usize::from(volume.index().0)) {
             *home = Some((Arc::clone(&volume), Arc::clone(&dirs)));
         }
-        for (id, entry) in entries {
-            match replicas.get(&id) {
-                None => {
-                    replicas.insert(id, entry);
+        let mut entries = entries.into_iter().peekable();
+        while entries.peek().is_some() {
+            let mut replicas = self.replicas.lock();
+            for (id, entry) in entries.by_ref().take(WALK_STEP) {
+                match replicas.get(&id) {
+                    None => {
+                        replicas.insert(id, entry);
+                    }
+                    Some(there) => second.push((id, entry, there.clone())),
                 }
-                Some(there) => second.push((id, entry, there.clone())),
             }
         }
-        drop(replicas);
         info!(volume = %volume.root().display(), replicas = found - second.len(), doubles = second.len(), "replicas are back");
         move || {
             for (id, entry, there) in second {
@@ -62,7 +64,7 @@ fn clear_second(volume: &Volume, dirs: &PoolDirs, id: BlockId, entry: &Entry, th
     let dir = place_dir(&dirs.paths, id, place);
     for name in [layout::data_name(id), layout::meta_name(id, stamp)] {
         let path = dir.join(&name);
-        let cleared = if is_needless { fs::remove_file(&path) } else { set_aside(&dirs.paths, &path) };
+        let cleared = if is_needless { disk::remove_file(&path) } else { set_aside(&dirs.paths, &path) };
         if let Err(error) = cleared {
             warn!(file = name, %error, "could not clear away the second replica of a block");
         }

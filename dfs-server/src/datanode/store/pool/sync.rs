@@ -1,17 +1,19 @@
 //! Making replicas survive a loss of power when they were written without that promise.
+//!
+//! Syncs of one replica wait for each other: when one fails, the kernel tells a later one, on descriptors of its own, nothing
+//! of that.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 
 use dfs_common::block::Block;
-use dfs_common::durable;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{BlockId, GenerationStamp};
 
-use super::super::layout;
+use super::super::disk::{self, DiskFile};
 use super::super::replica::{Entry, Finalized, OpenReplica};
-use super::{OPEN_TRIES, Pool, not_found};
+use super::super::volume::is_shortage;
+use super::{OPEN_TRIES, Pool, not_found, pair};
 
 impl Pool {
     /// See `ReplicaStore::sync`.
@@ -25,18 +27,51 @@ impl Pool {
                     if self.replace_finalized(block.id, &finalized, Entry::Finalized(promised)).is_err() {
                         continue;
                     }
-                    let (volume, dirs) = self.home_of(&finalized);
-                    match sync_files(&dirs.paths.finalized_dir(block.id), block.id, finalized.generation_stamp) {
-                        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                        result => return volume.check(result, || format!("sync {block}")),
+                    match self.sync_finalized(block, &promised)? {
+                        Synced::Yes => return Ok(()),
+                        Synced::Moved => {}
                     }
                 }
-                Entry::Open(replica) => return sync_open(&replica, block),
+                Entry::Open(replica) => {
+                    let synced = sync_open(&replica, block);
+                    if synced.is_err() && replica.state.lock().doubted.is_some() {
+                        // Finalized meanwhile, perhaps.
+                        self.distrust(block.id, replica.volume.index());
+                    }
+                    return synced;
+                }
                 Entry::Deleting(_) => return Err(not_found(block)),
             }
         }
         Err(DfsError::new(ErrorKind::Busy, format!("{block} keeps changing, try again")))
     }
+
+    /// Syncs a finalized replica, unless that has failed before.
+    pub(super) fn sync_finalized(&self, block: Block, finalized: &Finalized) -> Result<Synced> {
+        let (volume, dirs) = self.home_of(finalized);
+        let _syncing = dirs.lock_sync(block.id);
+        if let Entry::Finalized(now) = self.lookup(block)? {
+            Self::check_sound(block, &now)?;
+        }
+        match sync_files(&dirs.paths.finalized_dir(block.id), block.id, finalized.generation_stamp) {
+            Ok(()) => Ok(Synced::Yes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Synced::Moved),
+            Err(error) => {
+                if !is_shortage(&error) {
+                    self.distrust(block.id, volume.index());
+                }
+                volume.check(Err(error), || format!("sync {block}"))
+            }
+        }
+    }
+}
+
+/// What came of syncing a finalized replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Synced {
+    Yes,
+    /// Its files are not where they were.
+    Moved,
 }
 
 /// A replica that lost its end, with the power of its node, is not what the caller wrote.
@@ -48,29 +83,32 @@ fn check_length(block: Block, here: u64) -> Result<()> {
 }
 
 pub(super) fn sync_files(dir: &Path, id: BlockId, stamp: GenerationStamp) -> io::Result<()> {
-    fs::File::open(dir.join(layout::data_name(id)))?.sync_data()?;
-    fs::File::open(dir.join(layout::meta_name(id, stamp)))?.sync_data()?;
-    durable::sync_dir(dir)
+    let (data, meta) = pair(dir, id, stamp);
+    DiskFile::open(&data)?.sync_data()?;
+    DiskFile::open(&meta)?.sync_data()?;
+    disk::sync_dir(dir)
 }
 
 /// Syncs what a replica has now while its writer goes on.
 fn sync_open(replica: &OpenReplica, block: Block) -> Result<()> {
-    {
+    let promised = {
         // Not in the middle of a packet: from here on the writer knows of the promise before it overwrites a checksum.
         let _writing = replica.writing.lock();
         let mut state = replica.state.lock();
         check_length(block, state.on_disk)?;
-        state.synced = state.on_disk;
-    }
+        state.promised = state.on_disk;
+        state.promised
+    };
     let synced = (|| {
         let files = replica.hold_files();
-        let (data, meta, place) = (fs::File::open(&files.data)?, fs::File::open(&files.meta)?, files.place);
+        let (data, meta, place) = (DiskFile::open(&files.data)?, DiskFile::open(&files.meta)?, files.place);
         drop(files);
-        data.sync_data()?;
-        meta.sync_data()?;
-        durable::sync_dir(&replica.dir(place))?;
-        // Finalized meanwhile: then the promise was known, and finalizing has synced its directory, or will.
-        Ok(())
+        replica.sync_promised(promised, || {
+            data.sync_data()?;
+            meta.sync_data()?;
+            // Finalized meanwhile: then the promise was known, and finalizing has synced its directory, or will.
+            disk::sync_dir(&replica.dir(place))
+        })
     })();
     replica.volume.check(synced, || format!("sync {}", replica.block()))
 }

@@ -159,17 +159,16 @@ fn truncation_makes_a_new_file_and_readers_of_the_old_one_go_on() {
 }
 
 #[test]
-fn truncation_inside_a_corrupt_chunk_is_refused_and_reported() {
+fn truncation_inside_a_corrupt_chunk_is_refused_and_the_replica_verified() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&[dir.path()]);
-    let events = store.subscribe();
     put(&store, 1, &content(3000));
     let path = file(dir.path(), "current/finalized/subdir0/subdir0/blk_1");
     let data = std::fs::OpenOptions::new().write(true).open(path).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&data, &[0xee], 2000).unwrap();
     let found = store.init_recovery(&block(1, 1001), RECOVERY, true).unwrap().unwrap();
     assert_eq!(update(&store, &found, RECOVERY, 1600).unwrap_err().kind(), ErrorKind::Corrupt);
-    assert!(events.take().0.iter().any(|event| event.kind == EventKind::Corrupt));
+    assert!(store.suspects().is_waiting(VolumeIndex(0), &POOL.into(), BlockId(1)), "to be verified");
     assert_eq!(pages(&store, 0), [(1, 3000, None)], "as it was");
 }
 

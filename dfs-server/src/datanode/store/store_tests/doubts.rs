@@ -1,0 +1,396 @@
+//! Replicas that are not what they should be: syncs that failed, sectors that cannot be read, damaged checksum files, devices
+//! that hang. What is doubted is verified on the device, told, and not promised before.
+
+use std::os::unix::fs::FileExt;
+
+use super::super::disk::watch::{Call, Watch};
+use super::*;
+use crate::datanode::metrics::Metrics;
+use crate::datanode::scanner::verify_suspects;
+
+const FINALIZED: &str = "current/finalized/subdir0/subdir0";
+const LENGTH: usize = 3000;
+
+fn content(length: usize) -> Vec<u8> {
+    (0..length).map(|index| (index / 512 * 7 + index % 251) as u8).collect()
+}
+
+/// A store with one finalized replica, watched.
+fn with_replica() -> (tempfile::TempDir, ReplicaStore, Arc<Watch>) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&[dir.path()]);
+    put(&store, 1, &content(LENGTH));
+    let watch = Watch::begin(dir.path());
+    (dir, store, watch)
+}
+
+/// The same, to be damaged behind its back.
+fn unwatched() -> (tempfile::TempDir, ReplicaStore) {
+    let (dir, store, _) = with_replica();
+    (dir, store)
+}
+
+fn flip(dir: &Path, name: &str, at: u64) {
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(file(dir, name)).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+}
+
+/// What is told once everything that is doubted has been verified.
+fn told(store: &ReplicaStore, queue: &EventQueue, wanted: EventKind) -> Vec<(EventKind, u64)> {
+    let mut told = Vec::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| verify_suspects(store, &Metrics::default(), VolumeIndex(0)));
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while !told.iter().any(|(kind, _)| *kind == wanted) && std::time::Instant::now() < deadline {
+            told.extend(queue.take().0.iter().map(|event| (event.kind, event.block.id.0)));
+            std::thread::yield_now();
+        }
+        store.suspects().close();
+    });
+    store.suspects().reopen();
+    told
+}
+
+fn last_block(stamp: u64, length: usize) -> ExtendedBlock {
+    let mut block = block(1, stamp);
+    block.block.length = length as u64;
+    block
+}
+
+#[test]
+fn sync_that_failed_is_not_forgotten() {
+    let (_dir, store, watch) = with_replica();
+    let queue = store.subscribe();
+    // As after a restart of the device's cache: of the checksums nothing has reached it.
+    let mut writer = create(&store, 2);
+    append(&mut writer, 0, &content(LENGTH));
+    store.finalize(POOL, &mut writer, false).unwrap();
+    let _ = queue.take();
+    watch.fail(Call::Sync, "blk_2", libc::ENOSPC, 1);
+    assert_eq!(store.sync(&block(2, 1001)).unwrap_err().kind(), ErrorKind::NoSpace);
+    assert_eq!(store.sync(&block(2, 1001)).unwrap_err().kind(), ErrorKind::Io, "whatever the kernel says now");
+    let mut old = last_block(1001, LENGTH);
+    old.block.id = BlockId(2);
+    assert!(store.append(&old, GenerationStamp(1002)).is_err());
+    assert!(store.init_recovery(&block(2, 1001), GenerationStamp(2000), false).is_err());
+    // The page cache shows all of it; the device has nothing.
+    let mut bytes = vec![0; LENGTH];
+    store.open_reader(&block(2, 1001), 0).unwrap().read(0, &mut bytes).unwrap();
+    assert_eq!(bytes, content(LENGTH));
+    assert_eq!(told(&store, &queue, EventKind::Corrupt), [(EventKind::Corrupt, 2)]);
+    assert_eq!(store.sync(&block(2, 1001)).unwrap_err().kind(), ErrorKind::Corrupt);
+    let page = store.report_page(POOL, Cursor { volume: VolumeIndex(0), after: None }).unwrap();
+    assert_eq!(
+        page.items.iter().map(|item| (item.block.id.0, item.is_corrupt)).collect::<Vec<_>>(),
+        [(1, false), (2, true)]
+    );
+    store.sync(&block(1, 1001)).expect("the other one is as it was");
+}
+
+#[test]
+fn sync_that_failed_is_made_up_for_by_what_the_device_has() {
+    for (call, of) in [(Call::Sync, "blk_1"), (Call::Sync, ".meta"), (Call::SyncDir, "subdir0")] {
+        let (_dir, store, watch) = with_replica();
+        let queue = store.subscribe();
+        watch.fail(call, of, libc::EIO, 1);
+        assert_eq!(store.sync(&block(1, 1001)).unwrap_err().kind(), ErrorKind::Io, "{of}");
+        assert_eq!(store.sync(&block(1, 1001)).unwrap_err().kind(), ErrorKind::Io, "{of}");
+        assert_eq!(told(&store, &queue, EventKind::Good), [(EventKind::Good, 1)], "{of}");
+        store.sync(&block(1, 1001)).unwrap();
+    }
+}
+
+#[test]
+fn writer_whose_sync_failed_is_the_last_one_and_recovery_counts_what_the_device_has() {
+    for by_client in [false, true] {
+        let (_dir, store, watch) = with_replica();
+        let mut writer = create(&store, 2);
+        append(&mut writer, 0, &content(1024));
+        writer.sync().unwrap();
+        append(&mut writer, 1024, &content(2000)[1024..]);
+        writer.set_acked(2000);
+        watch.fail(Call::Sync, "blk_2", libc::EIO, 1);
+        if by_client {
+            store.sync(&block(2, 1001)).unwrap_err();
+        } else {
+            writer.sync().unwrap_err();
+        }
+        assert!(writer.sync().is_err() && store.sync(&block(2, 1001)).is_err());
+        assert!(writer.append(2000, &[1; 24], &[0; 4]).is_err());
+        assert!(store.finalize(POOL, &mut writer, false).is_err());
+        assert!(store.resume(&block(2, 1001), GenerationStamp(1002), 0..=2000).is_err());
+        let stamp = GenerationStamp(2000);
+        let found = store.init_recovery(&block(2, 1001), stamp, false).unwrap().unwrap();
+        assert_eq!((found.block.length, found.synced, found.state), (1024, 1024, ReplicaState::Rwr));
+        let old = ExtendedBlock { pool: POOL.into(), block: found.block };
+        assert!(store.update_recovered(&old, stamp, 2000).is_err());
+        store.update_recovered(&old, stamp, 1024).unwrap();
+        store.sync(&block(2, 2000)).unwrap();
+        let mut bytes = vec![0; 1024];
+        let reader = store.open_on_device(&block(2, 2000)).unwrap();
+        reader.read(0, &mut bytes).unwrap();
+        assert_eq!(bytes, content(1024));
+    }
+}
+
+#[test]
+fn bytes_count_as_synced_once_their_directory_is() {
+    let (_dir, store, watch) = with_replica();
+    let mut writer = create(&store, 2);
+    append(&mut writer, 0, &content(700));
+    writer.set_acked(700);
+    watch.fail(Call::SyncDir, "rbw", libc::EIO, 1);
+    writer.sync().unwrap_err();
+    let found = store.init_recovery(&block(2, 1001), GenerationStamp(2000), false).unwrap().unwrap();
+    assert_eq!((found.block.length, found.synced), (700, 0));
+}
+
+#[test]
+fn copy_or_close_whose_sync_failed_is_no_replica() {
+    for kind in [OpenKind::Temporary, OpenKind::Rbw] {
+        let (_dir, store, watch) = with_replica();
+        let mut writer = store.create(&block(2, 1001), kind, DataChecksum::DEFAULT, None).unwrap();
+        append(&mut writer, 0, &content(700));
+        watch.fail(Call::Sync, "blk_2", libc::EIO, 1);
+        assert!(store.finalize(POOL, &mut writer, true).is_err());
+        assert!(store.finalize(POOL, &mut writer, true).is_err(), "a second try proves nothing");
+        if kind == OpenKind::Temporary {
+            store.discard(POOL, writer).unwrap();
+            assert_eq!(store.replica_count(), 1);
+        } else {
+            let found = store.init_recovery(&block(2, 1001), GenerationStamp(2000), false).unwrap().unwrap();
+            assert_eq!(found.block.length, 0);
+        }
+    }
+}
+
+#[test]
+fn restart_believes_no_page_cache_after_a_sync_that_failed() {
+    let (dir, store, watch) = with_replica();
+    let mut writer = create(&store, 2);
+    append(&mut writer, 0, &content(1024));
+    writer.sync().unwrap();
+    append(&mut writer, 1024, &content(2000)[1024..]);
+    watch.fail(Call::Sync, "blk_2", libc::EIO, 1);
+    writer.sync().unwrap_err();
+    drop((store, writer));
+    let store = open(&[dir.path()]);
+    assert_eq!(pages(&store, 0)[1], (2, 1024, Some(ReplicaState::Rwr)));
+}
+
+#[test]
+fn replica_that_cannot_be_read_is_verified_and_told_of_and_well_again_when_it_can() {
+    let (_dir, store, watch) = with_replica();
+    let queue = store.subscribe();
+    let reader = store.open_reader(&block(1, 1001), 0).unwrap();
+    watch.fail(Call::Read, "blk_1", libc::EIO, usize::MAX);
+    assert_eq!(reader.read(0, &mut [0; 512]).unwrap_err().kind(), ErrorKind::Io);
+    assert!(store.wait_suspicion(Duration::ZERO), "the device is looked at");
+    assert_eq!(told(&store, &queue, EventKind::Corrupt), [(EventKind::Corrupt, 1)]);
+    watch.heal();
+    store.doubt(&block(1, 1001)).unwrap();
+    assert_eq!(told(&store, &queue, EventKind::Good), [(EventKind::Good, 1)]);
+    store.sync(&block(1, 1001)).unwrap();
+}
+
+#[test]
+fn one_error_of_many_reads_does_not_condemn_a_replica() {
+    let (_dir, store, watch) = with_replica();
+    let queue = store.subscribe();
+    let reader = store.open_reader(&block(1, 1001), 0).unwrap();
+    watch.fail(Call::Read, ".meta", libc::EIO, 1);
+    assert_eq!(reader.read_checksums(0, &mut [0; 4]).unwrap_err().kind(), ErrorKind::Io);
+    assert_eq!(told(&store, &queue, EventKind::Good), [(EventKind::Good, 1)]);
+}
+
+#[test]
+fn doubted_replica_that_is_not_here_is_told_of() {
+    let (_dir, store, _watch) = with_replica();
+    let queue = store.subscribe();
+    store.doubt(&block(9, 1001)).unwrap();
+    let events = queue.take().0;
+    assert_eq!(
+        events.iter().map(|event| (event.kind, event.block.id.0)).collect::<Vec<_>>(),
+        [(EventKind::Deleted, 9)]
+    );
+}
+
+/// Bytes of a checksum file, and what becomes of them.
+fn damaged_meta_files() -> Vec<(&'static str, fn(&mut Vec<u8>))> {
+    vec![
+        ("another version", |meta| meta[1] = 2),
+        ("no checksums", |meta| meta[2] = 0),
+        ("CRC32", |meta| meta[2] = 1),
+        ("an unknown type", |meta| meta[2] = 77),
+        ("other chunks", |meta| meta[5] = 4),
+        ("chunks of nothing", |meta| meta[3..7].fill(0)),
+        ("half a header", |meta| meta.truncate(3)),
+        ("an empty file", Vec::clear),
+        ("a checksum too few", |meta| meta.truncate(meta.len() - 4)),
+        ("a checksum too many", |meta| meta.extend([0; 4])),
+    ]
+}
+
+#[test]
+fn damaged_checksum_file_is_a_corrupt_replica_whoever_opens_it() {
+    for (damage, inflict) in damaged_meta_files() {
+        let (dir, store) = unwatched();
+        let path = file(dir.path(), FINALIZED).join("blk_1_1001.meta");
+        let mut meta = std::fs::read(&path).unwrap();
+        inflict(&mut meta);
+        std::fs::write(&path, meta).unwrap();
+        flip(dir.path(), &format!("{FINALIZED}/blk_1"), 700);
+        let queue = store.subscribe();
+        assert_eq!(store.open_reader(&block(1, 1001), 0).unwrap_err().kind(), ErrorKind::Corrupt, "{damage}");
+        assert!(queue.take().0.iter().any(|event| event.kind == EventKind::Corrupt), "{damage}");
+        assert_eq!(store.open_on_device(&block(1, 1001)).unwrap_err().kind(), ErrorKind::Corrupt, "{damage}");
+        let appended = store.append(&last_block(1001, LENGTH), GenerationStamp(1002)).unwrap_err();
+        assert_eq!(appended.kind(), ErrorKind::Corrupt, "{damage}");
+        let stamp = GenerationStamp(2000);
+        let found = store.init_recovery(&block(1, 1001), stamp, false).unwrap().unwrap();
+        assert_eq!(found.state, ReplicaState::Rwr, "{damage}");
+        assert!(found.block.length <= 512, "{damage}");
+        let cut = store.update_recovered(&last_block(1001, LENGTH), stamp, 1600).unwrap_err();
+        assert!(matches!(cut.kind(), ErrorKind::Corrupt), "{damage}: {}", cut.chain());
+        assert!(!store.wait_suspicion(Duration::ZERO), "{damage}: not the device's fault");
+    }
+}
+
+#[test]
+fn damaged_checksum_file_of_a_replica_being_written_proves_nothing() {
+    for (damage, inflict) in damaged_meta_files() {
+        let (dir, store) = unwatched();
+        let mut writer = create(&store, 2);
+        append(&mut writer, 0, &content(LENGTH));
+        writer.set_acked(LENGTH as u64);
+        let path = file(dir.path(), "current/rbw/blk_2_1001.meta");
+        let mut meta = std::fs::read(&path).unwrap();
+        inflict(&mut meta);
+        std::fs::write(&path, meta).unwrap();
+        if !damage.starts_with("a checksum too") {
+            assert_eq!(store.open_reader(&block(2, 1001), 0).unwrap_err().kind(), ErrorKind::Corrupt, "{damage}");
+        }
+        let found = store.init_recovery(&block(2, 1001), GenerationStamp(2000), false).unwrap().unwrap();
+        let (length, state) = match damage {
+            "a checksum too many" => (LENGTH as u64, ReplicaState::Rbw),
+            "a checksum too few" => (2560, ReplicaState::Rwr),
+            _ => (0, ReplicaState::Rwr),
+        };
+        assert_eq!((found.block.length, found.state), (length, state), "{damage}");
+    }
+}
+
+#[test]
+fn data_file_of_another_length_is_a_corrupt_replica() {
+    for length in [LENGTH as u64 - 1, LENGTH as u64 + 1] {
+        let (dir, store) = unwatched();
+        let path = file(dir.path(), FINALIZED).join("blk_1");
+        std::fs::OpenOptions::new().write(true).open(path).unwrap().set_len(length).unwrap();
+        assert_eq!(store.open_reader(&block(1, 1001), 0).unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+}
+
+#[test]
+fn nothing_goes_on_from_a_chunk_that_its_checksum_does_not_prove() {
+    let (dir, store) = unwatched();
+    // Finalized, its last chunk bad: extended, and gone on with from a byte before.
+    flip(dir.path(), &format!("{FINALIZED}/blk_1"), LENGTH as u64 - 1);
+    let appended = store.append(&last_block(1001, LENGTH), GenerationStamp(1002)).unwrap_err();
+    assert_eq!(appended.kind(), ErrorKind::Corrupt);
+    flip(dir.path(), &format!("{FINALIZED}/blk_1"), LENGTH as u64 - 1);
+    flip(dir.path(), &format!("{FINALIZED}/blk_1"), 1500);
+    let resumed = store.resume(&block(1, 1001), GenerationStamp(1002), 1400..=3000).unwrap_err();
+    assert_eq!(resumed.kind(), ErrorKind::Corrupt);
+    // Being written, the chunk bad that its acknowledged bytes end in: read, and gone on with.
+    let mut writer = create(&store, 2);
+    append(&mut writer, 0, &content(700));
+    writer.set_acked(700);
+    append(&mut writer, 700, &content(900)[700..]);
+    flip(dir.path(), "current/rbw/blk_2", 600);
+    assert_eq!(store.open_reader(&block(2, 1001), 0).unwrap_err().kind(), ErrorKind::Corrupt);
+    let resumed = store.resume(&block(2, 1001), GenerationStamp(1002), 700..=900).unwrap_err();
+    assert_eq!(resumed.kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn calls_that_hang_hold_up_no_other_replica() {
+    for (call, of) in [(Call::Read, "blk_1"), (Call::Sync, "blk_1"), (Call::Open, "blk_1")] {
+        let (_dir, store, watch) = with_replica();
+        put(&store, 2, &content(LENGTH));
+        watch.hang(call, of);
+        std::thread::scope(|scope| {
+            let hung = scope.spawn(|| {
+                if call == Call::Sync {
+                    return store.sync(&block(1, 1001));
+                }
+                store.open_reader(&block(1, 1001), 0)?.read(0, &mut [0; 512])
+            });
+            watch.wait_hanging(1);
+            put(&store, 3, &content(LENGTH));
+            store.sync(&block(2, 1001)).unwrap();
+            store.open_reader(&block(2, 1001), 0).unwrap().read(0, &mut [0; 512]).unwrap();
+            assert_eq!(pages(&store, 0).len(), 3);
+            store.invalidate(&block(2, 1001)).unwrap();
+            assert_eq!(store.replica_count(), 2);
+            watch.heal();
+            hung.join().unwrap().unwrap();
+        });
+    }
+}
+
+#[test]
+fn truncations_at_once_do_not_share_a_file() {
+    let (_dir, store, watch) = with_replica();
+    watch.hang(Call::Sync, "data");
+    watch.hang(Call::Sync, "tmp/blk_1");
+    let cut =
+        |stamp: u64, length: u64| store.update_recovered(&last_block(1001, LENGTH), GenerationStamp(stamp), length);
+    std::thread::scope(|scope| {
+        let cuts = [(2000, 2900), (2001, 1600)]
+            .map(|(stamp, length)| scope.spawn(move || (cut(stamp, length), stamp, length)));
+        watch.wait_hanging(2);
+        watch.heal();
+        let done: Vec<_> = cuts.into_iter().map(|cut| cut.join().unwrap()).filter(|(cut, ..)| cut.is_ok()).collect();
+        let [(_, stamp, length)] = &done[..] else { panic!("one of them comes first: {done:?}") };
+        assert_eq!(store.visible_length(&block(1, *stamp)).unwrap(), *length);
+    });
+    let queue = store.subscribe();
+    store.doubt(&block(1, 1001)).unwrap();
+    assert_eq!(told(&store, &queue, EventKind::Good), [(EventKind::Good, 1)]);
+}
+
+#[test]
+fn truncation_that_cannot_be_finished_leaves_the_replica_as_it_was() {
+    for (call, of) in [(Call::Rename, "meta"), (Call::Rename, "data"), (Call::SyncDir, "rbw"), (Call::Sync, "data")] {
+        let (dir, store, watch) = with_replica();
+        let used = store.volumes().reports()[0].space.used;
+        watch.fail(call, of, libc::EIO, 1);
+        let stamp = GenerationStamp(2000);
+        assert!(store.update_recovered(&last_block(1001, LENGTH), stamp, 1600).is_err(), "{of}");
+        assert_eq!(pages(&store, 0), [(1, LENGTH as u64, None)], "{of}");
+        assert_eq!(store.volumes().reports()[0].space.used, used, "{of}");
+        for place in ["tmp", "current/rbw"] {
+            assert_eq!(std::fs::read_dir(file(dir.path(), place)).unwrap().count(), 0, "{of}: {place}");
+        }
+        let stamp = GenerationStamp(2001);
+        store.update_recovered(&last_block(1001, LENGTH), stamp, 1600).unwrap();
+        assert_eq!(pages(&store, 0), [(1, 1600, None)], "{of}");
+    }
+}
+
+#[test]
+fn replica_whose_files_are_gone_takes_no_room() {
+    let (dir, store) = unwatched();
+    std::fs::remove_file(file(dir.path(), FINALIZED).join("blk_1")).unwrap();
+    assert_eq!(store.open_reader(&block(1, 1001), 0).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!((store.replica_count(), store.volumes().reports()[0].space.used), (0, 0));
+}
+
+#[test]
+fn probe_that_does_not_reach_the_device_takes_the_volume_out() {
+    let (_dir, store, watch) = with_replica();
+    watch.fail(Call::Sync, "probe.tmp", libc::EIO, 1);
+    assert!(store.check_volumes(true));
+}
