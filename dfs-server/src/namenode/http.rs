@@ -12,6 +12,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 use tokio::net::TcpListener;
 
+use super::lock_times::LockHistogram;
 use super::namesystem::Namesystem;
 
 /// Serves until told to stop.
@@ -94,6 +95,12 @@ async fn metrics(State(namesystem): State<Arc<Namesystem>>) -> String {
     );
     let unknown = namesystem.blocks().unknown_replicas();
     gauge("unknown_replicas", "Replicas that no file explains, and that are kept", None, unknown as u64);
+    registry.register_with_unit(
+        "block_lock_held",
+        "Time for which the block manager's lock was held",
+        Unit::Seconds,
+        LockHistogram(Arc::clone(namesystem.blocks().lock_times())),
+    );
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _ = encode(&mut text, &registry);

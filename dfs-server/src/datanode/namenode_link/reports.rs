@@ -132,6 +132,7 @@ impl Link {
                 registration_id: registration.id,
                 blocks: batch.iter().map(|event| event.block.into()).collect(),
                 storage_uuids: batch.iter().map(|event| event.storage_uuid.to_string()).collect(),
+                good_blocks: Vec::new(),
             };
             // Not repeated: whoever reads the replica next finds it again.
             if let Err(error) = call(CALL_TIMEOUT, self.client.clone().report_bad_replicas(request)).await {
