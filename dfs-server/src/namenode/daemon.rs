@@ -27,6 +27,7 @@ use super::checkpoint::NamespaceFolder;
 use super::image::format::ImageHeader;
 use super::image::records;
 use super::journal::{Journal, JournalOptions};
+use super::listening::PULSE_INTERVAL;
 use super::machine::Machine;
 use super::namespace::Namespace;
 use super::namespace::directory::HashKey;
@@ -82,6 +83,7 @@ pub async fn run(config: &Config, mut stop: Shutdown, on_ready: impl FnOnce(&Add
     // One that ends takes the others with it.
     let result = tokio::select! {
         result = watch_blocks(&namesystem) => result,
+        () = keep_listening(&namesystem) => Ok(()),
         result = watch_sessions(&namesystem) => result,
         result = watch_recoveries(&namesystem) => result,
         result = watch_checkpoints(&namesystem, config) => result,
@@ -253,6 +255,16 @@ async fn watch_blocks(namesystem: &Namesystem) -> Result<()> {
     let _ = ended.await;
     drop(stop);
     Err(DfsError::new(ErrorKind::Internal, "the block manager's thread has ended; its panic is on standard error"))
+}
+
+/// Proves again and again that this thread, which reads what DataNodes and clients send, is not held up.
+async fn keep_listening(namesystem: &Namesystem) {
+    let mut ticks = tokio::time::interval(PULSE_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        namesystem.blocks().listening().pulse();
+    }
 }
 
 async fn watch_sessions(namesystem: &Namesystem) -> Result<()> {

@@ -9,6 +9,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::lock_times::LockHistogram;
 use super::namesystem::Namesystem;
 
 /// What is served.
@@ -84,6 +85,12 @@ async fn metrics(State(namesystem): State<Arc<Namesystem>>) -> String {
     );
     let unknown = namesystem.blocks().unknown_replicas();
     gauge("unknown_replicas", "Replicas that no file explains, and that are kept", None, unknown as u64);
+    registry.register_with_unit(
+        "block_lock_held",
+        "Time for which the block manager's lock was held",
+        Unit::Seconds,
+        LockHistogram(Arc::clone(namesystem.blocks().lock_times())),
+    );
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _ = encode(&mut text, &registry);

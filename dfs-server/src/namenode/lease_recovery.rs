@@ -247,12 +247,16 @@ impl Namesystem {
             length: request.new_length,
             ..block
         };
+        // What nobody knows here is not written down; it reports its replica when it registers.
+        let named = request.datanode_uuids.into_iter().zip(request.storage_uuids);
+        let known = named.filter(|(datanode, storage)| self.blocks().has_volume(datanode, storage));
+        let (target_datanodes, target_storages) = known.unzip();
         self.close_recovered(CloseRecoveredOp {
             inode: inode.0,
             last: (!request.delete_block).then(|| last.into()),
             delete_block: request.delete_block,
-            target_datanodes: request.datanode_uuids,
-            target_storages: request.storage_uuids,
+            target_datanodes,
+            target_storages,
             recovery_id: request.new_generation_stamp,
         })
         .await?;

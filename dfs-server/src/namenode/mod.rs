@@ -23,6 +23,8 @@ pub mod image;
 pub mod import;
 pub mod journal;
 mod lease_recovery;
+pub mod listening;
+pub mod lock_times;
 pub mod machine;
 pub mod namespace;
 pub mod namesystem;

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dfs_common::attr::FileAttr;
 use dfs_common::block::Block;
@@ -22,6 +22,7 @@ use super::blocks::{BlockManager, TargetRequest};
 use super::delegations::{Delegations, Holder, grown_directory};
 use super::journal::{Journal, Token};
 use super::lease_recovery::LeaseRecovery;
+use super::listening::ListeningTime;
 use super::machine::Machine;
 use super::namespace::Namespace;
 use super::namespace::permission::{Identity, READ};
@@ -63,8 +64,9 @@ pub struct Namesystem {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) recovery: LeaseRecovery,
     delegations: Arc<Delegations>,
-    /// When each client was last heard of by this leader. Soft: a new leader gives everybody the full limits again.
-    renewals: Mutex<HashMap<ClientId, Instant>>,
+    /// When each client was last heard of by this leader, by the clock that stands still while nobody can be heard. Soft: a
+    /// new leader gives everybody the full limits again.
+    renewals: Mutex<HashMap<ClientId, ListeningTime>>,
 }
 
 impl Namesystem {
@@ -275,12 +277,12 @@ impl Namesystem {
     }
 
     fn touch(&self, client: ClientId) {
-        self.renewals.lock().insert(client, self.clock.instant());
+        self.renewals.lock().insert(client, self.blocks.listening().now());
     }
 
     pub(super) fn silent_for(&self, client: ClientId) -> Duration {
-        let now = self.clock.instant();
-        now.saturating_duration_since(*self.renewals.lock().entry(client).or_insert(now))
+        let now = self.blocks.listening().now();
+        now.since(*self.renewals.lock().entry(client).or_insert(now))
     }
 
     /// Ends sessions past the hard limit and forgets those long gone. Called every few seconds.
@@ -487,6 +489,17 @@ impl Namesystem {
             block_pool_id: self.info.block_pool_id.clone(),
         };
         Ok((blocks, attr))
+    }
+
+    /// Whether a caller may read the file that a block belongs to; false when no file has it (any more).
+    ///
+    /// # Errors
+    /// `PermissionDenied`.
+    pub fn may_read_block(&self, who: &Identity, block: BlockId) -> Result<bool> {
+        let Some(file) = self.blocks.file_of(block) else { return Ok(false) };
+        let namespace = self.namespace.read();
+        let Ok(inode) = namespace.inode(file) else { return Ok(false) };
+        who.check(inode, READ).map(|()| true)
     }
 
     /// A generation stamp and the current locations for a pipeline that is to be rebuilt or reopened.

@@ -19,11 +19,12 @@ use rustix::io::Errno;
 
 use super::repair::node_report;
 
-pub(super) const CASES: [Case<Nothing>; 8] = cases![
+pub(super) const CASES: [Case<Nothing>; 9] = cases![
     damaged_replica_is_not_read_and_is_replaced,
     all_replicas_damaged_is_eio_and_never_wrong_bytes,
     reads_go_on_without_a_killed_datanode,
     reads_go_on_without_a_stopped_datanode,
+    stopped_namenode_declares_nobody_dead,
     dead_datanode_is_repaired_elsewhere,
     failed_device_of_a_datanode_leaves_its_other_volume,
     hung_device_of_a_datanode_leaves_its_other_volume,
@@ -111,6 +112,26 @@ fn reads_go_on_without_a_stopped_datanode(_: &Nothing) {
         cluster.datanodes[victim].daemon.resume();
         assert!(took < Duration::from_secs(15), "a silent DataNode held a read up for {took:?}");
     }
+}
+
+fn stopped_namenode_declares_nobody_dead(_: &Nothing) {
+    let cluster = Cluster::builder().start();
+    let mount = cluster.mount("mount");
+    Pattern::new(7).make_file(&mount.join("file"), LENGTH);
+    cluster.wait_fully_replicated();
+    cluster.namenode.daemon.pause();
+    // Longer than the dead interval of these clusters, 5 s. That time passes is what is tested.
+    std::thread::sleep(Duration::from_secs(7));
+    cluster.namenode.daemon.resume();
+    // From the first answer on, until every DataNode must have been heard again: nobody is given up, nothing is copied.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(3) {
+        assert_eq!((cluster.live_datanodes(), cluster.status("pending_replication_blocks")), (Some(3), Some(0)));
+        let report: serde_json::Value = serde_json::from_str(&cluster.dfs(&["--json", "admin", "report"])).unwrap();
+        let states: Vec<_> = report["datanodes"].as_array().unwrap().iter().map(|node| node["state"].clone()).collect();
+        assert!(states.iter().all(|state| state == "live"), "{states:?}");
+    }
+    cold_check(&mount, "file", Pattern::new(7));
 }
 
 fn dead_datanode_is_repaired_elsewhere(_: &Nothing) {

@@ -100,7 +100,7 @@ impl BlockInfo {
     }
 
     pub(crate) fn set_queue(&mut self, queue: Option<usize>) {
-        let number = queue.map_or(0, |queue| u8::try_from(queue + 1).expect("there are five queues"));
+        let number = queue.map_or(0, |queue| u8::try_from(queue + 1).expect("there are six queues"));
         self.bits = self.bits & !QUEUE_MASK | number << QUEUE_SHIFT;
     }
 

@@ -40,12 +40,6 @@ pub struct NodeName {
     pub address: String,
 }
 
-/// A node being drained and the blocks it has.
-pub(crate) struct Draining {
-    pub node: NodeIndex,
-    pub blocks: Vec<(StorageIndex, roaring::RoaringTreemap)>,
-}
-
 /// A duty as it is now: maintenance ends by itself.
 fn current(duty: Duty, now_ns: i64) -> Duty {
     match duty {
@@ -55,19 +49,21 @@ fn current(duty: Duty, now_ns: i64) -> Duty {
 }
 
 impl SoftState {
-    /// New rules: they hold for every node at once.
-    pub(crate) fn set_host_rules(&mut self, rules: Arc<HostRules>) {
+    /// New rules; gives the nodes that they are to be applied to.
+    pub(crate) fn set_host_rules(&mut self, rules: Arc<HostRules>) -> Vec<NodeIndex> {
         self.rules = rules;
-        let nodes: Vec<NodeIndex> = self.nodes.registered().map(|(index, _)| index).collect();
-        for index in nodes {
-            let node = self.nodes.node(index);
-            let is_counted = node.is_live || matches!(node.duty, Duty::Maintain { .. });
-            if self.rules.admits(&node.id, &node.addresses) {
-                self.apply_duty(index);
-            } else if is_counted {
-                tracing::warn!(uuid = node.id.uuid, address = node.address(), "a DataNode may not join any more");
-                self.expel(index);
-            }
+        self.registered_nodes()
+    }
+
+    /// Applies the rules to a node: it may stay or not, and has a duty.
+    pub(crate) fn apply_rules(&mut self, index: NodeIndex) {
+        let node = self.nodes.node(index);
+        let is_counted = node.is_live || matches!(node.duty, Duty::Maintain { .. });
+        if self.rules.admits(&node.id, &node.addresses) {
+            self.apply_duty(index);
+        } else if is_counted {
+            tracing::warn!(uuid = node.id.uuid, address = node.address(), "a DataNode may not join any more");
+            self.expel(index);
         }
     }
 
@@ -81,7 +77,6 @@ impl SoftState {
         for storage in self.nodes.node(index).storages.clone() {
             self.start_draining(storage);
         }
-        self.forget_dead_writers();
         self.walk_again();
     }
 
@@ -103,46 +98,32 @@ impl SoftState {
         self.walk_again();
     }
 
-    /// Names of every node that has registered, as racks are asked by.
-    pub(crate) fn node_names(&self) -> Vec<NodeName> {
-        let name = |(_, node): (NodeIndex, &Datanode)| {
-            let peer = node.addresses.first().map(ToString::to_string);
-            let is_address = node.id.host.parse::<IpAddr>().is_ok();
-            NodeName {
-                uuid: node.id.uuid.clone(),
-                host: node.id.host.clone(),
-                data_port: node.id.data_port,
-                address: peer.filter(|_| !is_address).unwrap_or_else(|| node.id.host.clone()),
-            }
-        };
-        self.nodes.registered().map(name).collect()
+    /// The names of a node that racks are asked by.
+    pub(crate) fn node_name(&self, index: NodeIndex) -> NodeName {
+        let node = self.nodes.node(index);
+        let peer = node.addresses.first().map(ToString::to_string);
+        let is_address = node.id.host.parse::<IpAddr>().is_ok();
+        NodeName {
+            uuid: node.id.uuid.clone(),
+            host: node.id.host.clone(),
+            data_port: node.id.data_port,
+            address: peer.filter(|_| !is_address).unwrap_or_else(|| node.id.host.clone()),
+        }
     }
 
-    /// Nodes stand on other racks than was known.
-    pub(crate) fn set_racks(&mut self, racks: &[(String, String)]) {
-        let mut has_changed = false;
-        for (uuid, rack) in racks {
-            let Some(index) = self.nodes.by_uuid(uuid) else { continue };
-            if self.nodes.set_rack(index, rack) {
-                has_changed = true;
-                tracing::info!(uuid, rack, "a DataNode stands on another rack");
-            }
-        }
-        if has_changed {
+    /// A node stands on another rack than was known, perhaps.
+    pub(crate) fn set_rack(&mut self, uuid: &str, rack: &str) {
+        let Some(index) = self.nodes.by_uuid(uuid) else { return };
+        if self.nodes.set_rack(index, rack) {
+            tracing::info!(uuid, rack, "a DataNode stands on another rack");
             self.walk_again();
         }
     }
 
-    /// Ends maintenance whose time is over.
-    pub(crate) fn expire_duties(&mut self) {
-        let now_ns = self.now_ns;
-        let over: Vec<NodeIndex> = self
-            .nodes
-            .registered()
-            .filter(|(_, node)| node.duty != current(node.duty, now_ns))
-            .map(|(index, _)| index)
-            .collect();
-        over.into_iter().for_each(|index| self.apply_duty(index));
+    /// Nodes whose maintenance is over.
+    pub(crate) fn expired_duties(&self) -> Vec<NodeIndex> {
+        let is_over = |(_, node): &(NodeIndex, &Datanode)| node.duty != current(node.duty, self.now_ns);
+        self.nodes.registered().filter(is_over).map(|(index, _)| index).collect()
     }
 
     /// All blocks are looked at again.
@@ -152,23 +133,33 @@ impl SoftState {
         }
     }
 
-    /// The nodes to count, when it is time: only what the walk has queued says what must be copied.
-    pub(crate) fn plan_draining(&mut self) -> Vec<Draining> {
+    /// The nodes to count with their volumes, when it is time: only what the walk has queued says what must be copied.
+    pub(crate) fn plan_draining(&mut self) -> Vec<(NodeIndex, Vec<StorageIndex>)> {
         let is_due = self.last_count.is_none_or(|last| self.now.saturating_duration_since(last) >= COUNT_INTERVAL);
         if !is_due || self.scan.is_some() || !self.safe_mode.has_started_up() {
             return Vec::new();
         }
         self.last_count = Some(self.now);
         let wanted = self.nodes.registered().filter(|(_, node)| node.duty != Duty::Serve && node.is_live);
-        let with_blocks = wanted.map(|(index, node)| Draining {
-            node: index,
-            blocks: node.storages.iter().map(|&at| (at, self.nodes.storage(at).blocks.clone())).collect(),
-        });
-        with_blocks.collect()
+        wanted.map(|(index, node)| (index, node.storages.clone())).collect()
+    }
+
+    /// Counts some of the blocks on a volume for whose sake its node must not go, from a block on; gives where to go on.
+    pub(crate) fn count_held_back(
+        &self,
+        storage: StorageIndex,
+        from: BlockId,
+        limit: usize,
+        left: &mut u64,
+    ) -> Option<BlockId> {
+        let mut ids = self.nodes.storage(storage).blocks.iter();
+        ids.advance_to(from.0);
+        *left += ids.by_ref().take(limit).filter(|&id| self.holds_back(BlockId(id), storage)).count() as u64;
+        ids.next().map(BlockId)
     }
 
     /// Whether the node must not go for this block's sake.
-    pub(crate) fn holds_back(&self, id: BlockId, storage: StorageIndex) -> bool {
+    fn holds_back(&self, id: BlockId, storage: StorageIndex) -> bool {
         let Some(info) = self.map.get(id) else { return false };
         if info.state() != BlockState::Complete {
             return self.open.get(&id).is_some_and(|open| open.targets.contains(&storage));

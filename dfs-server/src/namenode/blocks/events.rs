@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::block_map::{BlockInfo, BlockState};
 use super::report::ReportedReplica;
-use super::state::{OpenBlock, SoftState};
+use super::state::{BadList, OpenBlock, SoftState};
 use crate::namenode::datanodes::StorageIndex;
 
 /// A change of a block in the durable namespace.
@@ -125,7 +125,7 @@ impl SoftState {
 
     /// Puts the pipeline of an open block in place of the one before.
     fn set_targets(&mut self, id: BlockId, targets: &[(String, String)]) {
-        let now = self.now;
+        let now = (self.now, self.heard);
         let resolved: SmallVec<[StorageIndex; 3]> =
             targets.iter().filter_map(|(node, storage)| self.nodes.intern(node, storage, now)).collect();
         self.put_targets(id, resolved);
@@ -192,13 +192,16 @@ impl SoftState {
         }
     }
 
-    /// Nodes have died: looks again at who can still report committed blocks.
-    pub(crate) fn forget_dead_writers(&mut self) {
-        let is_committed = |id: &&BlockId| self.map.get(**id).is_some_and(|info| info.state() == BlockState::Committed);
-        let committed: Vec<BlockId> = self.open.keys().filter(is_committed).copied().collect();
-        for id in committed {
-            self.forget_dead_targets(id);
+    /// Nodes have died: looks again at who can still report some of the committed blocks, from a block on; gives where to go
+    /// on.
+    pub(crate) fn forget_dead_writers_some(&mut self, from: BlockId, limit: usize) -> Option<BlockId> {
+        let ids: SmallVec<[BlockId; 64]> = self.open.range(from..).take(limit).map(|(&id, _)| id).collect();
+        for &id in &ids {
+            if self.map.get(id).is_some_and(|info| info.state() == BlockState::Committed) {
+                self.forget_dead_targets(id);
+            }
         }
+        ids.last().filter(|_| ids.len() == limit).map(|id| id.next())
     }
 
     fn on_reopened(&mut self, block: Block, targets: &[(String, String)]) {
@@ -289,7 +292,8 @@ impl SoftState {
                 self.doom(id, storage, replica.generation_stamp);
             }
         }
-        for bad in self.bad.remove(&id).into_iter().flatten() {
+        let bad = if self.bad.contains_key(&id) { self.change_bad(id, std::mem::take) } else { BadList::new() };
+        for bad in bad {
             self.doom(id, bad.storage, bad.generation_stamp);
         }
         // After the good replicas: where both are recorded, the newer generation is what lies on the volume.

@@ -54,7 +54,7 @@ impl SoftState {
             storage_uuid: self.nodes.storage(storage).uuid.clone(),
             admin_state: admin_state(node).into(),
             is_corrupt,
-            is_stale: node.silent_for(self.now) >= self.config.stale_after,
+            is_stale: node.silent_for(self.heard) >= self.config.stale_after,
         }
     }
 }

@@ -8,22 +8,20 @@ use dfs_proto::v1;
 use dfs_proto::v1::order::Order;
 use roaring::RoaringTreemap;
 
-use super::report::{BadReason, EventsVerdict, PageVerdict, ReportNumber, ReportedReplica, StoragePass};
-use super::state::{BadReplica, SoftState};
+use super::report::{EventsVerdict, PageVerdict, ReportNumber, ReportedReplica, StoragePass};
+use super::state::SoftState;
 use crate::namenode::datanodes::{NodeIndex, RegistrationId, StorageIndex};
 use crate::namenode::node_files::Duty;
 
 /// Deletions ordered with one heartbeat, HDFS's limit: a DataNode deletes that many in well under a heartbeat's time.
 const INVALIDATIONS_PER_HEARTBEAT: usize = 1000;
 
-/// Verifications ordered with one heartbeat: a DataNode reads that many blocks of usual size in a few minutes.
-const VERIFICATIONS_PER_HEARTBEAT: usize = 100;
-
-/// Verifications that wait for one DataNode. What does not fit is left to its scanner and to readers.
-const VERIFICATIONS_MAX: usize = 10_000;
-
 /// Full reports asked for that run at the same time, HDFS's number of report leases: a new leader wants one of everybody.
 const ORDERED_REPORTS_AT_ONCE: usize = 6;
+
+/// Replicas that are compared with a full report in one step, and those that are forgotten: some hundred microseconds' work.
+const COMPARED_PER_STEP: usize = 4096;
+const FORGOTTEN_PER_STEP: usize = 128;
 
 /// Finalized replicas of a page, as columns of equal length.
 #[derive(Clone, Copy)]
@@ -41,12 +39,6 @@ pub(crate) struct PageOrigin<'a> {
     pub number: ReportNumber,
 }
 
-/// Replicas that a full report does not name any more.
-pub(crate) struct Vanished {
-    pub storage: StorageIndex,
-    pub ids: RoaringTreemap,
-}
-
 impl SoftState {
     pub(crate) fn register(
         &mut self,
@@ -55,8 +47,8 @@ impl SoftState {
     ) -> Result<v1::RegisterDatanodeResponse> {
         let registration = RegistrationId(self.next_registration);
         self.check_admitted(request, peer)?;
-        let registered = self.nodes.register(request, peer, registration, self.now)?;
-        self.give_up_copies_of(registered.node);
+        // What the node was told to copy before is not made any more: the next tick gives it up.
+        let registered = self.nodes.register(request, peer, registration, self.now, self.heard)?;
         self.next_registration += 1;
         for storage in registered.gone {
             self.start_draining(storage);
@@ -106,7 +98,7 @@ impl SoftState {
     }
 
     /// The live node of a registration.
-    fn registered(&self, uuid: &str, registration: RegistrationId) -> Result<NodeIndex> {
+    pub(crate) fn registered(&self, uuid: &str, registration: RegistrationId) -> Result<NodeIndex> {
         self.nodes
             .by_uuid(uuid)
             .filter(|&index| {
@@ -129,7 +121,7 @@ impl SoftState {
         let Ok(index) = self.registered(&request.datanode_uuid, registration) else {
             return Ok(vec![Order::Register(v1::RegisterOrder {})]);
         };
-        self.nodes.on_heartbeat(index, request.active_transfers, self.now);
+        self.nodes.on_heartbeat(index, request.active_transfers, self.heard);
         if !request.storages.is_empty() {
             let changes = self.nodes.take_storage_reports(index, &request.storages)?;
             for storage in changes.gone {
@@ -159,6 +151,10 @@ impl SoftState {
         }
         if self.may_recover() {
             orders.extend(self.take_recoveries(index).into_iter().map(Order::Recover));
+            let blocks = self.take_verifications(index);
+            if !blocks.is_empty() {
+                orders.push(Order::Verify(v1::VerifyOrder { block_pool_id: String::new(), blocks }));
+            }
         }
         if !self.may_repair() {
             return orders;
@@ -168,30 +164,7 @@ impl SoftState {
         if !blocks.is_empty() {
             orders.push(Order::Invalidate(v1::InvalidateOrder { block_pool_id: String::new(), blocks }));
         }
-        let blocks = self.take_verifications(index);
-        if !blocks.is_empty() {
-            orders.push(Order::Verify(v1::VerifyOrder { block_pool_id: String::new(), blocks }));
-        }
         orders
-    }
-
-    /// The next replicas that a node is to verify.
-    fn take_verifications(&mut self, index: NodeIndex) -> Vec<v1::Block> {
-        let waiting = &mut self.nodes.node_mut(index).verifications;
-        let next = std::iter::from_fn(|| waiting.pop_first()).take(VERIFICATIONS_PER_HEARTBEAT);
-        next.map(|(id, stamp)| v1::Block { id: id.0, generation_stamp: stamp.0, length: 0 }).collect()
-    }
-
-    /// One replica of the block is bad: has the other ones verified at once, for what damaged one may have damaged more,
-    /// and the bad one is to be replaced by a copy of a good one.
-    fn verify_other_replicas(&mut self, id: BlockId, generation_stamp: GenerationStamp) {
-        for storage in self.usable_replicas(id) {
-            let node = self.nodes.storage(storage).node;
-            let waiting = &mut self.nodes.node_mut(node).verifications;
-            if waiting.len() < VERIFICATIONS_MAX {
-                waiting.insert(id, generation_stamp);
-            }
-        }
     }
 
     /// The next deletions of a node, from its volumes in turn so that none waits for another.
@@ -219,25 +192,39 @@ impl SoftState {
     }
 
     /// Numbered events of one registration.
-    pub(crate) fn take_events(&mut self, request: &v1::BlockReceivedAndDeletedRequest) -> Result<()> {
-        let index = self.registered(&request.datanode_uuid, RegistrationId(request.registration_id))?;
-        self.apply_events(index, ReportNumber(request.report_number), &request.events);
-        Ok(())
-    }
-
-    pub(crate) fn apply_events(&mut self, index: NodeIndex, first: ReportNumber, events: &[v1::ReplicaEvent]) {
-        if events.is_empty() {
-            return;
-        }
+    pub(crate) fn take_events(
+        &mut self,
+        uuid: &str,
+        registration: RegistrationId,
+        first: ReportNumber,
+        events: &[v1::ReplicaEvent],
+    ) -> Result<()> {
+        let index = self.registered(uuid, registration)?;
         let reports = &mut self.nodes.node_mut(index).reports;
         match reports.on_events(first, events.len()) {
             EventsVerdict::Ignore => {}
             EventsVerdict::Queue => reports.queue(first, events.to_vec()),
             EventsVerdict::Apply { skip } => {
-                for event in events.iter().skip(skip) {
-                    self.apply_replica_event(index, event);
-                }
+                events.iter().skip(skip).for_each(|event| self.apply_replica_event(index, event));
             }
+        }
+        Ok(())
+    }
+
+    /// Applies some of the events that waited for a full report to end; false when there are no more.
+    pub(crate) fn replay_some(&mut self) -> bool {
+        let Some(&index) = self.replaying.front() else { return false };
+        match self.nodes.node_mut(index).reports.next_due() {
+            Some(events) => events.iter().for_each(|event| self.apply_replica_event(index, event)),
+            None => drop(self.replaying.pop_front()),
+        }
+        !self.replaying.is_empty()
+    }
+
+    /// A node's report has ended, well or not: events may have waited for that.
+    fn replay(&mut self, index: NodeIndex) {
+        if self.nodes.node(index).reports.has_due() && !self.replaying.contains(&index) {
+            self.replaying.push_back(index);
         }
     }
 
@@ -265,8 +252,8 @@ impl SoftState {
     /// Begins or goes on with a full report; false when its pages are to be ignored.
     pub(crate) fn begin_page(&mut self, origin: PageOrigin<'_>) -> Result<bool> {
         let index = self.registered(origin.datanode_uuid, origin.registration)?;
-        let now = self.now;
-        Ok(self.nodes.node_mut(index).reports.on_full_page(origin.number, now) == PageVerdict::Proceed)
+        let heard = self.heard;
+        Ok(self.nodes.node_mut(index).reports.on_full_page(origin.number, heard) == PageVerdict::Proceed)
     }
 
     /// The volume's part of the full report, taken out to be worked on. The caller puts it back before the lock is free.
@@ -345,31 +332,50 @@ impl SoftState {
         Ok(())
     }
 
-    /// The volume's last page is in: what it had and did not name has vanished.
-    pub(crate) fn end_storage(&mut self, origin: PageOrigin<'_>, storage_uuid: &str) -> Result<Vanished> {
+    /// The volume's last page is in: what it had and was not named is to be forgotten.
+    pub(crate) fn end_storage(&mut self, origin: PageOrigin<'_>, storage_uuid: &str) -> Result<StoragePass> {
         let (index, pass) = self.take_pass(origin, storage_uuid)?;
-        let storage = pass.storage;
         if let Some(full) = self.nodes.node_mut(index).reports.full_report(origin.number) {
-            full.done.push(storage);
+            full.done.push(pass.storage);
         }
-        let volume = self.nodes.storage_mut(storage);
-        let named = &pass.seen | &pass.seen_open;
-        let deleted = &volume.doomed - &named;
-        for id in &deleted {
-            volume.on_deleted(BlockId(id));
-        }
-        Ok(Vanished { storage, ids: &volume.blocks - &named })
+        Ok(pass)
     }
 
-    /// The report is over: volumes it did not name are empty, events that waited are applied.
-    pub(crate) fn end_report(&mut self, origin: PageOrigin<'_>) -> Result<Vec<Vanished>> {
+    /// Forgets some of what a volume is recorded to have and its full report does not name, from a block on; gives where to
+    /// go on.
+    pub(crate) fn forget_unnamed_some(
+        &mut self,
+        storage: StorageIndex,
+        named: &RoaringTreemap,
+        from: BlockId,
+    ) -> Option<BlockId> {
+        let (unnamed, next) = unnamed_from(&self.nodes.storage(storage).blocks, named, from);
+        unnamed.into_iter().for_each(|id| self.forget_replica(id, storage));
+        next
+    }
+
+    /// The same for what was to be deleted: it is gone already.
+    pub(crate) fn settle_unnamed_some(
+        &mut self,
+        storage: StorageIndex,
+        named: &RoaringTreemap,
+        from: BlockId,
+    ) -> Option<BlockId> {
+        let volume = self.nodes.storage_mut(storage);
+        let (unnamed, next) = unnamed_from(&volume.doomed, named, from);
+        unnamed.into_iter().for_each(|id| volume.on_deleted(id));
+        next
+    }
+
+    /// The report is over: gives the volumes that it did not name, which count as empty.
+    pub(crate) fn end_report(&mut self, origin: PageOrigin<'_>) -> Result<Vec<StorageIndex>> {
         let index = self.registered(origin.datanode_uuid, origin.registration)?;
         let reports = &mut self.nodes.node_mut(index).reports;
         if reports.full_report(origin.number).is_none() {
             return Ok(Vec::new());
         }
         let Some(end) = reports.on_full_end() else { return Ok(Vec::new()) };
-        let mut vanished = Vec::new();
+        let mut unnamed = Vec::new();
         for storage in self.nodes.node(index).storages.clone() {
             let volume = self.nodes.storage_mut(storage);
             if end.is_fresh {
@@ -377,21 +383,17 @@ impl SoftState {
             }
             if !end.storages.contains(&storage) && !volume.blocks.is_empty() {
                 tracing::warn!(storage = volume.uuid, "a full report does not name a volume; it counts as empty");
-                vanished.push(Vanished { storage, ids: volume.blocks.clone() });
+                unnamed.push(storage);
             }
         }
-        for (first, events) in end.queued {
-            self.apply_events(index, first, &events);
-        }
-        Ok(vanished)
+        self.replay(index);
+        Ok(unnamed)
     }
 
     /// The stream of a full report broke.
     pub(crate) fn abort_report(&mut self, index: NodeIndex) {
-        let queued = self.nodes.node_mut(index).reports.abort_full();
-        for (first, events) in queued {
-            self.apply_events(index, first, &events);
-        }
+        self.nodes.node_mut(index).reports.abort_full();
+        self.replay(index);
     }
 
     pub(crate) fn abort_report_of(&mut self, uuid: &str, registration: RegistrationId) {
@@ -399,33 +401,29 @@ impl SoftState {
             self.abort_report(index);
         }
     }
+}
 
-    /// A reader or a scanner found a replica that does not match its checksums.
-    pub(crate) fn on_corrupt_replica(
-        &mut self,
-        id: BlockId,
-        generation_stamp: GenerationStamp,
-        datanode_uuid: &str,
-        storage_uuid: &str,
-    ) {
-        let Some(node) = self.nodes.by_uuid(datanode_uuid) else { return };
-        let Some(&info) = self.map.get(id) else { return };
-        // Another version of the block: what was wrong with it says nothing of this one.
-        if generation_stamp != info.generation_stamp {
-            return;
+/// Some of what is recorded and not named, from a block on, and where to go on.
+fn unnamed_from(recorded: &RoaringTreemap, named: &RoaringTreemap, from: BlockId) -> (Vec<BlockId>, Option<BlockId>) {
+    let (mut ours, mut theirs) = (recorded.iter(), named.iter());
+    ours.advance_to(from.0);
+    theirs.advance_to(from.0);
+    let mut candidate = theirs.next();
+    let mut unnamed = Vec::new();
+    for id in ours.by_ref().take(COMPARED_PER_STEP) {
+        if candidate.is_some_and(|other| other < id) {
+            candidate = theirs.next();
         }
-        for storage in self.nodes.node(node).storages.clone() {
-            self.nodes.storage_mut(storage).on_doomed_corrupt(id);
+        if candidate.is_some_and(|other| other < id) {
+            theirs.advance_to(id);
+            candidate = theirs.next();
         }
-        let replicas = self.map.replicas(id);
-        let named = replicas.into_iter().find(|&storage| {
-            let storage = self.nodes.storage(storage);
-            storage.node == node && (storage_uuid.is_empty() || storage.uuid == storage_uuid)
-        });
-        if let Some(storage) = named {
-            let length = info.length;
-            self.mark_bad(id, BadReplica { storage, reason: BadReason::Corrupt, generation_stamp, length });
-            self.verify_other_replicas(id, generation_stamp);
+        if candidate != Some(id) {
+            unnamed.push(BlockId(id));
+        }
+        if unnamed.len() == FORGOTTEN_PER_STEP {
+            break;
         }
     }
+    (unnamed, ours.next().map(BlockId))
 }

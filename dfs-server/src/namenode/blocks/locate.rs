@@ -112,7 +112,7 @@ impl SoftState {
             } else {
                 Distance::Elsewhere
             };
-            let is_stale = node.silent_for(self.now) >= self.config.stale_after;
+            let is_stale = node.silent_for(self.heard) >= self.config.stale_after;
             // Nodes that leave are spared, and have enough to send already.
             let is_leaving = node.duty == Duty::Decommission;
             keyed.push(((is_stale, is_leaving, distance, self.random.random()), storage));

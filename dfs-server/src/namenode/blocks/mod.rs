@@ -20,26 +20,35 @@
 //!   good one is there;
 //! - a replica of a block that was never allocated here is kept, and so is one of a block or a generation that may have been
 //!   allocated by a NameNode that was lost;
-//! - a call holds the lock for milliseconds at most: long work (reports, dead nodes, walks over all blocks) goes in slices.
+//! - a call holds the lock for a millisecond or two at most: long work (reports, dead nodes, walks over all blocks) goes in
+//!   slices of time (`holds`); `/metrics` shows how long holds were;
+//! - nothing grows beyond a bound, and what was not kept for want of room is asked for again: the DataNode is ordered to
+//!   report in full once there is room (`overflow`);
+//! - nobody is given up for a silence that was this NameNode's own (`namenode::listening`).
 
 mod block_map;
 mod duties;
 mod events;
 mod health;
+mod holds;
 mod intake;
 mod liveness;
 mod locate;
 mod moves;
+mod overflow;
 mod placement;
 mod recovery;
 mod redundancy;
 mod replication;
 pub(crate) mod report;
+mod reporting;
 mod state;
 mod stats;
+mod suspects;
 mod targets;
 #[cfg(test)]
 mod tests;
+mod ticks;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -48,17 +57,16 @@ use std::time::Duration;
 use dfs_common::block::Block;
 use dfs_common::clock::Clock;
 use dfs_common::config_file::Config;
-use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::error::Result;
 use dfs_common::ids::{BlockId, InodeId};
 use dfs_proto::v1;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use self::block_map::BlockState;
-use self::intake::{Columns, PageOrigin, Vanished};
-use self::replication::{PRIORITIES, Repair};
-use self::report::ReportNumber;
 use self::state::SoftState;
-use super::datanodes::RegistrationId;
+use super::datanodes::NodeIndex;
+use super::listening::ListeningClock;
+use super::lock_times::LockTimes;
 use super::namespace::restore::LostIds;
 use super::node_files::HostRules;
 
@@ -67,25 +75,15 @@ pub use self::events::BlockEvent;
 pub use self::locate::Locations;
 pub use self::moves::{MoveRequest, Moved, Moves};
 pub use self::recovery::Holders;
+pub(crate) use self::reporting::is_long;
 pub use self::stats::FsStats;
 pub use self::targets::{Target, TargetRequest};
 
-/// Replicas or blocks handled per hold of the lock: about a millisecond's work.
-const SLICE: usize = 4096;
+/// Events applied in one step.
+const STEP_EVENTS: usize = 16;
 
-/// Replicas in a page of a report. More would not fit a message anyway.
-const PAGE_REPLICAS_MAX: usize = 100_000;
-
-/// Blocks that one tick walks over when the repair queues are filled: bounds the tick, a hundred million blocks take a
-/// minute and a half.
-const SCANNED_PER_TICK: usize = 1 << 20;
-
-/// Blocks for which no target is found, per tick and queue: each costs a look at every node. The walk through the queue goes
-/// on from there next time.
-const WITHOUT_TARGET_PER_TICK: usize = 256;
-
-/// Events applied per hold of the lock.
-const EVENTS_SLICE: usize = 4096;
+/// Blocks whose health is told in one step.
+const STEP_HEALTH: usize = 64;
 
 /// Settings of the block manager.
 #[derive(Clone, Debug)]
@@ -128,9 +126,12 @@ impl From<&Config> for Settings {
 
 /// The block manager. Shared by services, the journal's machine and the monitor.
 pub struct BlockManager {
-    /// Taken for one slice of work; no other lock is taken under it.
+    /// Taken for one slice of work; no lock is taken under it but for the instant's of the listening clock.
     state: Mutex<SoftState>,
     clock: Arc<dyn Clock>,
+    /// By which the silence of DataNodes is judged.
+    listening: Arc<ListeningClock>,
+    lock_times: Arc<LockTimes>,
 }
 
 impl BlockManager {
@@ -138,14 +139,18 @@ impl BlockManager {
     /// registrations: it must differ from run to run, but for tests.
     pub fn new(config: &Config, clock: Arc<dyn Clock>, seed: u64) -> Self {
         let state = Mutex::new(SoftState::new(Settings::from(config), seed, clock.instant()));
-        Self { state, clock }
+        let listening = Arc::new(ListeningClock::new(Arc::clone(&clock)));
+        Self { state, clock, listening, lock_times: Arc::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, SoftState> {
-        let mut state = self.state.lock();
-        state.now = self.clock.instant();
-        state.now_ns = self.clock.now_ns();
-        state
+    /// The clock by which silences are judged: whoever hears DataNodes and clients keeps it going.
+    pub fn listening(&self) -> &Arc<ListeningClock> {
+        &self.listening
+    }
+
+    /// How long the lock was held.
+    pub fn lock_times(&self) -> &Arc<LockTimes> {
+        &self.lock_times
     }
 
     // --- from the namespace ---
@@ -153,12 +158,13 @@ impl BlockManager {
     /// Takes in changes of the namespace, in the order of the ops that made them. One caller at a time.
     pub fn on_events(&self, events: impl IntoIterator<Item = BlockEvent>) {
         let mut events = events.into_iter().peekable();
-        while events.peek().is_some() {
-            let mut state = self.lock();
-            for event in events.by_ref().take(EVENTS_SLICE) {
-                state.on_event(event);
-            }
+        if events.peek().is_none() {
+            return;
         }
+        self.repeat(|state| {
+            events.by_ref().take(STEP_EVENTS).for_each(|event| state.on_event(event));
+            events.peek().is_some()
+        });
     }
 
     /// Every block id below `limit` was allocated at some time. The events keep this current; needed once after an image
@@ -192,211 +198,15 @@ impl BlockManager {
 
     /// This NameNode leads and has applied an entry of its own term, or it does not any more.
     pub fn set_active(&self, is_active: bool) {
-        self.lock().set_active(is_active);
+        if self.step(|state| state.set_active(is_active)) {
+            // Orders of another leader's time are not carried out, or not known to be.
+            self.each(self.step(|state| state.ordered_copies()), SoftState::give_up);
+        }
     }
 
     /// Whether `set_active(true)` was the last word.
     pub fn is_active(&self) -> bool {
         self.lock().is_active
-    }
-
-    // --- from DataNodes ---
-
-    /// Enters a DataNode that connects from `peer_ip`, which becomes its host when it names none.
-    ///
-    /// # Errors
-    /// `InvalidArgument` for an identity that cannot be used.
-    pub fn register_datanode(
-        &self,
-        request: &v1::RegisterDatanodeRequest,
-        peer_ip: &str,
-    ) -> Result<v1::RegisterDatanodeResponse> {
-        self.lock().register(request, parse_ip(peer_ip))
-    }
-
-    /// Takes in a heartbeat; the answer carries the orders, without the block pool's name: the service knows that.
-    ///
-    /// # Errors
-    /// `Unavailable` at the bound of volumes.
-    pub fn heartbeat(&self, request: &v1::SendHeartbeatRequest) -> Result<v1::SendHeartbeatResponse> {
-        let mut state = self.lock();
-        let orders = state.heartbeat(request)?;
-        let orders = orders.into_iter().map(|order| v1::Order { order: Some(order) }).collect();
-        Ok(v1::SendHeartbeatResponse { orders, is_active: state.is_active })
-    }
-
-    /// Takes in a page of a full report. Pages of one report come one after the other.
-    ///
-    /// # Errors
-    /// `Stale` for an unknown registration, `Protocol` for a malformed page: the report is given up.
-    pub fn block_report_page(&self, page: &v1::BlockReportPage) -> Result<()> {
-        let result = self.take_page(page);
-        if result.is_err() {
-            self.abort_report(&page.datanode_uuid, page.registration_id);
-        }
-        result
-    }
-
-    fn take_page(&self, page: &v1::BlockReportPage) -> Result<()> {
-        let count = page.ids.len();
-        if page.generation_stamps.len() != count || page.lengths.len() != count {
-            return Err(DfsError::new(ErrorKind::Protocol, "the columns of a block report differ in length"));
-        }
-        if count + page.under_construction.len() > PAGE_REPLICAS_MAX {
-            return Err(DfsError::new(ErrorKind::Protocol, format!("a page above {PAGE_REPLICAS_MAX} replicas")));
-        }
-        let origin = PageOrigin {
-            datanode_uuid: &page.datanode_uuid,
-            registration: RegistrationId(page.registration_id),
-            number: ReportNumber(page.report_number),
-        };
-        if !self.lock().begin_page(origin)? {
-            return Ok(());
-        }
-        for start in (0..count).step_by(SLICE) {
-            let slice = start..(start + SLICE).min(count);
-            let columns = Columns {
-                ids: &page.ids[slice.clone()],
-                generation_stamps: &page.generation_stamps[slice.clone()],
-                lengths: &page.lengths[slice],
-            };
-            self.lock().take_columns(origin, &page.storage_uuid, columns)?;
-        }
-        for replicas in page.under_construction.chunks(SLICE) {
-            self.lock().take_open_replicas(origin, &page.storage_uuid, replicas)?;
-        }
-        // The end of an empty report may name no volume.
-        if (page.last_of_storage || page.last) && !page.storage_uuid.is_empty() {
-            let vanished = self.lock().end_storage(origin, &page.storage_uuid)?;
-            self.forget(&vanished);
-        }
-        if page.last {
-            let vanished = self.lock().end_report(origin)?;
-            vanished.iter().for_each(|vanished| self.forget(vanished));
-        }
-        Ok(())
-    }
-
-    fn forget(&self, vanished: &Vanished) {
-        let mut ids = vanished.ids.iter().peekable();
-        while ids.peek().is_some() {
-            let mut state = self.lock();
-            for id in ids.by_ref().take(SLICE) {
-                state.forget_replica(BlockId(id), vanished.storage);
-            }
-        }
-    }
-
-    /// The stream of a full report broke: what came of it stays, another one is asked for.
-    pub fn abort_report(&self, datanode_uuid: &str, registration_id: u64) {
-        self.lock().abort_report_of(datanode_uuid, RegistrationId(registration_id));
-    }
-
-    /// Takes in numbered events: replicas being received, received, deleted.
-    ///
-    /// # Errors
-    /// `Stale` for an unknown registration.
-    pub fn incremental_report(&self, request: &v1::BlockReceivedAndDeletedRequest) -> Result<()> {
-        if request.events.len() > PAGE_REPLICAS_MAX {
-            return Err(DfsError::new(ErrorKind::Protocol, format!("more than {PAGE_REPLICAS_MAX} events")));
-        }
-        self.lock().take_events(request)
-    }
-
-    /// A replica does not match its checksums: it is not read any more while another is there, and replaced. An empty
-    /// storage uuid stands for the DataNode's only replica.
-    pub fn report_bad_replica(&self, block: Block, datanode_uuid: &str, storage_uuid: &str) {
-        self.lock().on_corrupt_replica(block.id, block.generation_stamp, datanode_uuid, storage_uuid);
-    }
-
-    /// A DataNode's own finding of bad replicas.
-    pub fn report_bad_replicas(&self, request: &v1::ReportBadReplicasRequest) {
-        let none = String::new();
-        for (at, block) in request.blocks.iter().enumerate() {
-            let storage_uuid = request.storage_uuids.get(at).unwrap_or(&none);
-            self.report_bad_replica(block.into(), &request.datanode_uuid, storage_uuid);
-        }
-    }
-
-    // --- once a second ---
-
-    /// Liveness, safe mode, repair and deletion: to be called once a second, from a thread that may work for a while.
-    pub fn tick(&self) {
-        self.step(|state| {
-            state.check_liveness();
-            state.expire_duties();
-            state.update_safe_mode();
-        });
-        self.step(SoftState::expire_pending);
-        while self.step(|state| state.drain_some(SLICE)) {}
-        for _ in 0..SCANNED_PER_TICK / SLICE {
-            if !self.step(|state| state.scan_some(SLICE)) {
-                break;
-            }
-        }
-        if self.step(|state| state.may_repair()) {
-            self.repair();
-            self.delete();
-        }
-        self.count_drained();
-    }
-
-    /// Counts the blocks that keep nodes from being decommissioned or going into maintenance.
-    fn count_drained(&self) {
-        for draining in self.step(SoftState::plan_draining) {
-            let mut left = 0;
-            for (storage, blocks) in &draining.blocks {
-                let mut ids = blocks.iter().map(BlockId).peekable();
-                while ids.peek().is_some() {
-                    let slice = ids.by_ref().take(SLICE);
-                    left += self.step(|state| slice.filter(|&id| state.holds_back(id, *storage)).count() as u64);
-                }
-            }
-            self.step(|state| state.on_drain_counted(draining.node, left));
-        }
-    }
-
-    /// One slice of a long piece of work. Whoever waits for the lock gets it next: a thread that takes it again at once
-    /// would else keep calls waiting for as long as all slices together.
-    fn step<R>(&self, work: impl FnOnce(&mut SoftState) -> R) -> R {
-        let mut state = self.lock();
-        let result = work(&mut state);
-        MutexGuard::unlock_fair(state);
-        result
-    }
-
-    fn repair(&self) {
-        let (plan, mut budget) = self.step(SoftState::plan_repairs);
-        let mut without_target = [0; PRIORITIES];
-        let mut not_tried = [None; PRIORITIES];
-        for slice in plan.chunks(SLICE / 32) {
-            self.step(|state| {
-                for &(id, priority) in slice {
-                    let queue = priority as usize;
-                    if budget == 0 || without_target[queue] == WITHOUT_TARGET_PER_TICK || !state.may_repair() {
-                        not_tried[queue].get_or_insert(id);
-                        continue;
-                    }
-                    match state.repair(id, priority) {
-                        Repair::Ordered { cost } => budget = budget.saturating_sub(cost),
-                        Repair::NoTarget => without_target[queue] += 1,
-                        Repair::NotNow => {}
-                    }
-                }
-            });
-        }
-        self.step(|state| state.queues.go_on_at(not_tried));
-    }
-
-    fn delete(&self) {
-        let bad = self.step(SoftState::plan_bad);
-        for slice in bad.chunks(SLICE / 8) {
-            self.step(|state| slice.iter().for_each(|&id| state.drop_bad_replicas(id)));
-        }
-        let excess = self.step(SoftState::plan_excess);
-        for slice in excess.chunks(SLICE / 8) {
-            self.step(|state| slice.iter().for_each(|&id| state.drop_excess(id)));
-        }
     }
 
     // --- for services ---
@@ -408,6 +218,19 @@ impl BlockManager {
     /// the nodes by why they were refused.
     pub fn choose_targets(&self, request: &TargetRequest<'_>) -> Result<Vec<Target>> {
         self.lock().choose_targets(request)
+    }
+
+    /// Checks the pipeline that a writer names.
+    ///
+    /// # Errors
+    /// `Unavailable` for a DataNode or volume that has not registered, `InvalidArgument` for malformed lists.
+    pub fn check_pipeline(&self, datanodes: &[String], storages: &[String]) -> Result<()> {
+        self.lock().check_pipeline(datanodes, storages)
+    }
+
+    /// Whether a DataNode has registered with this volume.
+    pub fn has_volume(&self, datanode_uuid: &str, storage_uuid: &str) -> bool {
+        self.lock().registered_volume(datanode_uuid, storage_uuid).is_some()
     }
 
     /// The replicas of a block, nearest to the reader first. Without a reader, the pipeline of an open block in its order.
@@ -448,25 +271,35 @@ impl BlockManager {
 
     /// Who may join and what is to become of whom, from now on.
     pub fn set_host_rules(&self, rules: HostRules) {
-        self.lock().set_host_rules(Arc::new(rules));
+        let nodes = self.step(|state| state.set_host_rules(Arc::new(rules)));
+        self.each(nodes, SoftState::apply_rules);
+        self.forget_dead_writers();
     }
 
     /// Every DataNode that has registered, by the names that racks are asked by.
     pub fn node_names(&self) -> Vec<NodeName> {
-        self.lock().node_names()
+        self.of_all_nodes(SoftState::node_name)
     }
 
     /// Puts DataNodes, by uuid, on racks.
     pub fn set_racks(&self, racks: &[(String, String)]) {
-        self.lock().set_racks(racks);
+        self.each(racks, |state, (uuid, rack)| state.set_rack(uuid, rack));
+    }
+
+    /// What is to be told of every DataNode that has registered.
+    fn of_all_nodes<T>(&self, tell: impl Fn(&SoftState, NodeIndex) -> T) -> Vec<T> {
+        let nodes = self.step(|state| state.registered_nodes());
+        let mut told = Vec::with_capacity(nodes.len());
+        self.each(nodes, |state, node| told.push(tell(state, node)));
+        told
     }
 
     /// How blocks of the namespace stand, in the order given.
     pub fn block_health(&self, blocks: &[Block], with_locations: bool) -> Vec<v1::BlockHealth> {
         let mut health = Vec::with_capacity(blocks.len());
-        for slice in blocks.chunks(SLICE / 8) {
-            self.step(|state| health.extend(slice.iter().map(|&block| state.block_health(block, with_locations))));
-        }
+        self.each(blocks.chunks(STEP_HEALTH), |state, slice| {
+            health.extend(slice.iter().map(|&block| state.block_health(block, with_locations)));
+        });
         health
     }
 
@@ -480,12 +313,13 @@ impl BlockManager {
 
     /// What repair has to do.
     pub fn repair_report(&self) -> v1::RepairReport {
-        self.lock().repair_report()
+        let deletions = self.of_all_nodes(SoftState::pending_deletions_of);
+        v1::RepairReport { pending_deletions: deletions.iter().sum(), ..self.lock().repair_report() }
     }
 
     /// Every DataNode that has registered, with its volumes.
     pub fn datanode_report(&self) -> Vec<v1::DatanodeReport> {
-        self.lock().datanode_report()
+        self.of_all_nodes(SoftState::report_of)
     }
 
     /// Up to `limit` blocks of which no good replica is known, with their files.

@@ -23,7 +23,10 @@ const RUN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Replicas of one source on their way at a time: half of what its queue of orders holds.
 const MOVES_PER_SOURCE: usize = 512;
 
-/// Blocks of a source looked at per call.
+/// The same of all sources: what every call goes through.
+const MOVES_MAX: usize = 16_384;
+
+/// Blocks of a source looked at per call, of all its volumes together.
 const EXAMINED_PER_CALL: usize = 2_000;
 
 /// The run that has the right to move.
@@ -85,7 +88,8 @@ impl SoftState {
         let mut moves = Moves { moved, ..Moves::default() };
         let (mut under_way, mut bytes_under_way) = self.moves_of(source);
         for (id, from) in self.some_blocks_of(source) {
-            if under_way >= MOVES_PER_SOURCE || bytes_under_way >= request.max_bytes {
+            let is_enough = under_way >= MOVES_PER_SOURCE || self.moves.len() >= MOVES_MAX;
+            if is_enough || bytes_under_way >= request.max_bytes {
                 break;
             }
             let Some(to) = self.place_for_move(id, from, target) else { continue };
@@ -97,7 +101,7 @@ impl SoftState {
             bytes_under_way += block.length;
             self.order_balancing(block, source, to, request.bandwidth);
             self.pending
-                .insert(id, Box::new(Pending { targets: smallvec![to], source: Some((source, 0)), since: self.now }));
+                .insert(id, Box::new(Pending { targets: smallvec![to], source: Some((source, 0)), since: self.heard }));
             self.moves.insert(id, from);
             self.recheck(id);
         }
@@ -141,7 +145,9 @@ impl SoftState {
     /// Some blocks of a node, from a random place on, with the volume each lies on.
     fn some_blocks_of(&mut self, node: NodeIndex) -> Vec<(BlockId, StorageIndex)> {
         let mut found = Vec::new();
-        for storage in self.nodes.node(node).storages.clone() {
+        let storages = self.nodes.node(node).storages.clone();
+        let share = (EXAMINED_PER_CALL / storages.len().max(1)).max(1);
+        for storage in storages {
             let blocks = &self.nodes.storage(storage).blocks;
             let count = blocks.len();
             if count == 0 {
@@ -151,7 +157,7 @@ impl SoftState {
             let mut rest = blocks.iter();
             rest.advance_to(first);
             let round = rest.chain(blocks.iter().take_while(|&id| id < first));
-            found.extend(round.take(EXAMINED_PER_CALL).map(|id| (BlockId(id), storage)));
+            found.extend(round.take(share).map(|id| (BlockId(id), storage)));
         }
         found
     }
@@ -168,7 +174,7 @@ impl SoftState {
             return None;
         }
         let node = self.nodes.node(target);
-        let is_fit = node.duty == Duty::Serve && node.silent_for(self.now) < self.config.stale_after;
+        let is_fit = node.duty == Duty::Serve && node.silent_for(self.heard) < self.config.stale_after;
         if !is_fit || replicas.iter().any(|&at| !self.nodes.is_usable(at) || self.nodes.storage(at).is_content_stale) {
             return None;
         }

@@ -8,7 +8,7 @@
 //! Choosing allocates nothing in proportion to the cluster: nodes are tried from a random start in random strides, so that
 //! a choice costs as many looks as nodes are refused on the way.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dfs_common::error::{DfsError, ErrorKind};
 use dfs_common::ids::BlockId;
@@ -17,6 +17,7 @@ use rand::Rng;
 use smallvec::SmallVec;
 
 use crate::namenode::datanodes::{Datanodes, NodeIndex, RackIndex, StorageIndex, StorageState};
+use crate::namenode::listening::ListeningTime;
 use crate::namenode::node_files::Duty;
 
 /// A node is overloaded above this multiple of the mean, in hundredths: HDFS's factor of two.
@@ -45,7 +46,7 @@ pub(crate) enum Purpose {
 /// One choice to be made.
 pub(crate) struct Placement<'a> {
     pub nodes: &'a Datanodes,
-    pub now: Instant,
+    pub now: ListeningTime,
     pub stale_after: Duration,
     /// Bytes that the block may come to.
     pub block_size: u64,

@@ -15,6 +15,9 @@ use crate::namenode::namespace::restore::is_lost_stamp;
 /// Recoveries ordered with one heartbeat: each keeps a DataNode busy for as long as a replica takes to be verified.
 const RECOVERIES_PER_HEARTBEAT: usize = 16;
 
+/// Blocks told of with one call that have grown since the image.
+const OUTGROWN_PER_CALL: usize = 1_000;
+
 /// Who has an open block.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Holders {
@@ -42,9 +45,9 @@ impl SoftState {
             let index = self.nodes.storage(storage).node;
             let node = self.nodes.node(index);
             if !node.is_live {
-                others_are_away |= node.silent_for(self.now) < self.config.dead_after;
+                others_are_away |= node.silent_for(self.heard) < self.config.dead_after;
             } else if ranked.iter().all(|&(_, _, other)| other != index) {
-                let is_stale = node.silent_for(self.now) >= self.config.stale_after;
+                let is_stale = node.silent_for(self.heard) >= self.config.stale_after;
                 ranked.insert((is_stale, rank(replica.map(|replica| replica.state)), index));
             }
         }
@@ -56,7 +59,8 @@ impl SoftState {
     /// the newest of these generations.
     pub(crate) fn take_outgrown(&mut self) -> Vec<(InodeId, Block)> {
         let mut found = Vec::new();
-        for id in std::mem::take(&mut self.outgrown) {
+        for _ in 0..OUTGROWN_PER_CALL {
+            let Some(id) = self.outgrown.pop_first() else { break };
             let Some(info) = self.map.get(id).filter(|info| info.state() == BlockState::Complete) else { continue };
             let range = (id, StorageIndex(0))..=(id, StorageIndex(u32::MAX));
             let newest = self
@@ -75,16 +79,14 @@ impl SoftState {
     /// Queues an order for a DataNode; an older one of the same block goes.
     pub(crate) fn order_recovery(&mut self, primary: &str, order: v1::RecoverOrder) {
         let Some(index) = self.nodes.by_uuid(primary) else { return };
-        let queue = &mut self.nodes.node_mut(index).recoveries;
-        let id = |order: &v1::RecoverOrder| order.block.as_ref().map(|block| block.id);
-        queue.retain(|queued| id(queued) != id(&order));
-        queue.push_back(order);
+        let Some(id) = order.block.as_ref().map(|block| BlockId(block.id)) else { return };
+        self.nodes.node_mut(index).recoveries.insert(id, order);
     }
 
     pub(crate) fn take_recoveries(&mut self, index: NodeIndex) -> Vec<v1::RecoverOrder> {
-        let queue = &mut self.nodes.node_mut(index).recoveries;
-        let count = queue.len().min(RECOVERIES_PER_HEARTBEAT);
-        queue.drain(..count).collect()
+        let waiting = &mut self.nodes.node_mut(index).recoveries;
+        let next = std::iter::from_fn(|| waiting.pop_first()).map(|(_, order)| order);
+        next.take(RECOVERIES_PER_HEARTBEAT).collect()
     }
 }
 

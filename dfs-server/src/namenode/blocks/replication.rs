@@ -3,11 +3,14 @@
 //! Blocks that need work stand in queues by how near they are to being lost. Each tick takes a bounded number of them,
 //! chooses a source and targets, and hands the order to the source's next heartbeat; the block is then *pending* until the
 //! targets report, the source says that it failed, or a minute has passed. Replicas that are too many or bad go to their
-//! storage's deletions. Everything here waits for `may_repair`, except the queues themselves, which are kept once the
+//! storage's deletions. Which of the good replicas a copy is made from does not matter for what fsync promised: the target
+//! checks every byte it receives against the checksums, and a copy is on its disk, data, checksums and directory, before it
+//! is reported and counts. So no copy is less durable than its source, and one whose source lost bytes or never had them on
+//! disk fails, is told of, and is made from another one. Everything here waits for `may_repair`, except the queues themselves, which are kept once the
 //! start-up part of safe mode is over.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dfs_common::block::Block;
 use dfs_common::ids::BlockId;
@@ -18,9 +21,11 @@ use smallvec::SmallVec;
 
 use super::block_map::{BlockState, StorageList};
 use super::placement::{Placement, Purpose};
+use super::redundancy::Redundancy;
 use super::report::BadReason;
 use super::state::SoftState;
 use crate::namenode::datanodes::{Invalidation, NodeIndex, RackIndex, StorageIndex};
+use crate::namenode::listening::ListeningTime;
 use crate::namenode::node_files::Duty;
 
 /// Cost of one stream that copies a large block. Small blocks cost less, so that a node full of them is repaired at the
@@ -56,9 +61,12 @@ pub(crate) enum Priority {
     Misplaced = 3,
     /// None: nothing can be done until a node comes back.
     NoneLeft = 4,
+    /// Fewer than it should have, until the copies arrive that were ordered: nothing more is to be done. Stands in a queue so
+    /// that it is counted.
+    BeingCopied = 5,
 }
 
-pub(crate) const PRIORITIES: usize = 5;
+pub(crate) const PRIORITIES: usize = 6;
 
 /// Priorities that copying can help, most urgent first.
 const WORKABLE: [Priority; 4] = [Priority::OneLeft, Priority::VeryLow, Priority::Low, Priority::Misplaced];
@@ -69,7 +77,7 @@ pub(crate) struct Pending {
     pub targets: SmallVec<[StorageIndex; 3]>,
     /// Who sends them and what that costs; none while a writer's pipeline reports.
     pub source: Option<(NodeIndex, u32)>,
-    pub since: Instant,
+    pub since: ListeningTime,
 }
 
 /// What came of a try to repair a block.
@@ -194,7 +202,11 @@ impl SoftState {
         let wanted = usize::from(info.replication);
         let pending = self.pending.get(&id).map_or(0, |pending| pending.targets.len());
         let counts = self.redundancy(&replicas, pending);
-        self.set_queue(id, counts.choose_priority(wanted, self.is_well_placed(&replicas)));
+        let priority = counts.choose_priority(wanted, self.is_well_placed(&replicas));
+        let is_being_copied = pending > 0
+            && self.pending.get(&id).is_some_and(|pending| pending.source.is_some())
+            && Redundancy { pending: 0, ..counts }.missing(wanted) > 0;
+        self.set_queue(id, priority.or(is_being_copied.then_some(Priority::BeingCopied)));
         let serving = self.serving_replicas(&replicas);
         if serving.len() > wanted || serving.len() > counts.serving {
             self.excess.insert(id);
@@ -231,27 +243,27 @@ impl SoftState {
         others.iter().any(|&storage| self.nodes.rack_of(storage) != rack)
     }
 
-    /// Gives up copies that have not come in time, or cannot come: their blocks are queued again.
-    pub(crate) fn expire_pending(&mut self) {
-        let now = self.now;
-        let mut examined = 0;
-        let mut given_up = Vec::new();
-        let mut last = None;
-        for (&id, pending) in self.pending.range(self.cursors.pending..).take(EXAMINED_PER_TICK) {
-            examined += 1;
-            last = Some(id);
+    /// Gives up some of the copies that have not come in time, or cannot come, from a block on: their blocks are queued again.
+    /// Gives where to go on.
+    pub(crate) fn expire_pending_some(&mut self, from: BlockId, limit: usize) -> Option<BlockId> {
+        let mut given_up: SmallVec<[BlockId; 8]> = SmallVec::new();
+        let mut rest = self.pending.range(from..);
+        for (&id, pending) in rest.by_ref().take(limit) {
             let timeout = if self.moves.contains_key(&id) { MOVE_TIMEOUT } else { PENDING_TIMEOUT };
-            let is_late = now.saturating_duration_since(pending.since) >= timeout;
-            let source_is_dead = pending.source.is_some_and(|(node, _)| !self.nodes.node(node).is_live);
+            let is_late = self.heard.since(pending.since) >= timeout;
+            // A node that has begun anew knows nothing of what it was told to copy before.
+            let source_is_gone = pending.source.is_some_and(|(node, _)| {
+                let node = self.nodes.node(node);
+                !node.is_live || node.registered_at > pending.since
+            });
             let target_is_dead = pending.targets.iter().any(|&target| !self.nodes.is_usable(target));
-            if is_late || source_is_dead || target_is_dead {
+            if is_late || source_is_gone || target_is_dead {
                 given_up.push(id);
             }
         }
-        self.cursors.pending = last.filter(|_| examined == EXAMINED_PER_TICK).map_or(BlockId(0), BlockId::next);
-        for id in given_up {
-            self.give_up(id);
-        }
+        let next = rest.next().map(|(&id, _)| id);
+        given_up.into_iter().for_each(|id| self.give_up(id));
+        next
     }
 
     /// The source could not make these copies: the block is queued again, for another source or other targets.
@@ -262,17 +274,8 @@ impl SoftState {
         }
     }
 
-    /// The node has begun anew and knows nothing of what it was told to copy.
-    pub(crate) fn give_up_copies_of(&mut self, source: NodeIndex) {
-        let is_of_source = |pending: &Pending| pending.source.is_some_and(|(node, _)| node == source);
-        let ids: Vec<BlockId> =
-            self.pending.iter().filter(|(_, pending)| is_of_source(pending)).map(|(&id, _)| id).collect();
-        for id in ids {
-            self.give_up(id);
-        }
-    }
-
-    fn give_up(&mut self, id: BlockId) {
+    /// Awaits no copies of the block any more.
+    pub(crate) fn give_up(&mut self, id: BlockId) {
         self.drop_pending(id);
         self.moves.remove(&id);
         self.recheck(id);
@@ -326,14 +329,14 @@ impl SoftState {
         }
         let block = Block { id, generation_stamp: info.generation_stamp, length: info.length };
         self.order_transfer(block, source, cost, &targets);
-        let pending = Pending { targets, source: Some((source, cost)), since: self.now };
+        let pending = Pending { targets, source: Some((source, cost)), since: self.heard };
         self.pending.insert(id, Box::new(pending));
         self.recheck(id);
         Repair::Ordered { cost }
     }
 
     fn choose_source(&mut self, replicas: &StorageList, cost: u32, limit: u32) -> Option<NodeIndex> {
-        let (now, stale_after) = (self.now, self.config.stale_after);
+        let (now, stale_after) = (self.heard, self.config.stale_after);
         let mut able: SmallVec<[NodeIndex; 4]> = replicas
             .iter()
             .map(|&storage| self.nodes.storage(storage).node)
@@ -364,7 +367,7 @@ impl SoftState {
         let excluded: SmallVec<[NodeIndex; 4]> = bad.map(|storage| self.nodes.storage(storage).node).collect();
         let placement = Placement {
             nodes: &self.nodes,
-            now: self.now,
+            now: self.heard,
             stale_after: self.config.stale_after,
             block_size: length,
             wanted: missing,
@@ -496,7 +499,7 @@ impl SoftState {
             storage,
             node: volume.node,
             rack: node.rack,
-            is_stale: node.silent_for(self.now) >= self.config.stale_after,
+            is_stale: node.silent_for(self.heard) >= self.config.stale_after,
             free_steps: volume.remaining / (volume.capacity / FREE_STEPS).max(1),
             lot,
         }

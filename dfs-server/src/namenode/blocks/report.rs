@@ -1,11 +1,13 @@
 //! Reports of DataNodes: in which order they count, and what each reported replica means.
 //!
 //! Full reports and incremental events of one registration carry numbers from one sequence and are applied in its order.
-//! A full report states everything up to its number; events that arrive while it streams in wait until it is done. After a
-//! gap the events at hand are applied (they are true) and a full report is asked for.
+//! A full report states everything up to its number; events that arrive while it streams in wait until it is done, and are
+//! then applied in steps, before any that come later. After a gap the events at hand are applied (they are true) and a full
+//! report is asked for.
 //!
 //! What a replica means depends on the block it claims to be a copy of: [`choose_disposition`] is that table.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use dfs_common::ids::GenerationStamp;
@@ -14,9 +16,10 @@ use roaring::RoaringTreemap;
 
 use super::block_map::{BlockInfo, BlockState};
 use crate::namenode::datanodes::StorageIndex;
+use crate::namenode::listening::ListeningTime;
 
 /// Events that wait while a full report streams in; beyond it they are dropped and another full report is asked for.
-const QUEUED_EVENTS_MAX: usize = 100_000;
+pub(crate) const QUEUED_EVENTS_MAX: usize = 100_000;
 
 /// Silence after which a report that streams in is given up.
 const FULL_REPORT_STALL: Duration = Duration::from_secs(60);
@@ -32,7 +35,7 @@ const FULL_REPORT_ORDER_INTERVAL: Duration = Duration::from_secs(10);
 pub(crate) struct ReportNumber(pub u64);
 
 impl ReportNumber {
-    fn plus(self, count: usize) -> Self {
+    pub(crate) fn plus(self, count: usize) -> Self {
         Self(self.0.saturating_add(count as u64))
     }
 }
@@ -44,7 +47,7 @@ pub(crate) enum EventsVerdict {
     Apply { skip: usize },
     /// All were applied before.
     Ignore,
-    /// A full report streams in: keep them for later.
+    /// A full report streams in, or events that waited for one come first: keep them for later.
     Queue,
 }
 
@@ -74,15 +77,13 @@ impl StoragePass {
 /// A full report that streams in.
 pub(crate) struct FullReport {
     number: ReportNumber,
-    last_page_at: Instant,
+    last_page_at: ListeningTime,
     /// The volume whose pages are coming.
     pub pass: Option<StoragePass>,
     /// Volumes that are done.
     pub done: Vec<StorageIndex>,
     /// It began before this NameNode began to lead: another leader's deletions may be missing from it.
     predates_activation: bool,
-    queued: Vec<(ReportNumber, Vec<ReplicaEvent>)>,
-    queued_events: usize,
 }
 
 /// What is to be done when a full report has ended.
@@ -91,8 +92,6 @@ pub(crate) struct FullReportEnd {
     pub storages: Vec<StorageIndex>,
     /// Whether it tells what the volumes hold since this NameNode leads.
     pub is_fresh: bool,
-    /// Events that waited for it.
-    pub queued: Vec<(ReportNumber, Vec<ReplicaEvent>)>,
 }
 
 /// Where the sequence of one registration stands.
@@ -100,6 +99,9 @@ pub(crate) struct ReportSequence {
     /// Number of the next event; none before the first.
     next: Option<ReportNumber>,
     full: Option<FullReport>,
+    /// Events that have not been applied yet, in the order in which they came.
+    waiting: VecDeque<(ReportNumber, Vec<ReplicaEvent>)>,
+    waiting_events: usize,
     had_full: bool,
     wants_full: bool,
     ordered_at: Option<Instant>,
@@ -108,15 +110,31 @@ pub(crate) struct ReportSequence {
 
 impl ReportSequence {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { next: None, full: None, had_full: false, wants_full: false, ordered_at: None, registered_at: now }
+        Self {
+            next: None,
+            full: None,
+            waiting: VecDeque::new(),
+            waiting_events: 0,
+            had_full: false,
+            wants_full: false,
+            ordered_at: None,
+            registered_at: now,
+        }
     }
 
     /// `count` events from `first` on have arrived.
     pub(crate) fn on_events(&mut self, first: ReportNumber, count: usize) -> EventsVerdict {
-        let end = first.plus(count);
-        if let Some(full) = &self.full {
-            return if end <= full.number { EventsVerdict::Ignore } else { EventsVerdict::Queue };
+        match &self.full {
+            Some(full) if first.plus(count) <= full.number => EventsVerdict::Ignore,
+            Some(_) => EventsVerdict::Queue,
+            None if !self.waiting.is_empty() => EventsVerdict::Queue,
+            None => self.place(first, count),
         }
+    }
+
+    /// Puts events where they belong in the sequence: now is their turn.
+    fn place(&mut self, first: ReportNumber, count: usize) -> EventsVerdict {
+        let end = first.plus(count);
         let next = self.next.unwrap_or(first);
         if end <= next {
             return EventsVerdict::Ignore;
@@ -128,20 +146,38 @@ impl ReportSequence {
         EventsVerdict::Apply { skip: usize::try_from(next.0.saturating_sub(first.0)).unwrap_or(count) }
     }
 
-    /// Keeps events until the full report that streams in has ended.
+    /// Keeps events until it is their turn.
     pub(crate) fn queue(&mut self, first: ReportNumber, events: Vec<ReplicaEvent>) {
-        let Some(full) = &mut self.full else { return };
-        if full.queued_events + events.len() > QUEUED_EVENTS_MAX {
+        if self.waiting_events + events.len() > QUEUED_EVENTS_MAX {
             self.wants_full = true;
             return;
         }
-        full.queued_events += events.len();
-        full.queued.push((first, events));
+        self.waiting_events += events.len();
+        self.waiting.push_back((first, events));
+    }
+
+    /// Whether events wait for nothing but their turn.
+    pub(crate) fn has_due(&self) -> bool {
+        self.full.is_none() && !self.waiting.is_empty()
+    }
+
+    /// The next of the events whose turn it is, without what was applied before.
+    pub(crate) fn next_due(&mut self) -> Option<Vec<ReplicaEvent>> {
+        if self.full.is_some() {
+            return None;
+        }
+        let (first, mut events) = self.waiting.pop_front()?;
+        self.waiting_events -= events.len();
+        match self.place(first, events.len()) {
+            EventsVerdict::Apply { skip } => drop(events.drain(..skip)),
+            EventsVerdict::Ignore | EventsVerdict::Queue => events.clear(),
+        }
+        Some(events)
     }
 
     /// A page of full report `number` has arrived. Also right for a DataNode whose report bears the number of the last
     /// event that it includes.
-    pub(crate) fn on_full_page(&mut self, number: ReportNumber, now: Instant) -> PageVerdict {
+    pub(crate) fn on_full_page(&mut self, number: ReportNumber, now: ListeningTime) -> PageVerdict {
         if let Some(full) = &mut self.full
             && full.number == number
         {
@@ -152,19 +188,10 @@ impl ReportSequence {
             self.wants_full = true;
             return PageVerdict::Ignore;
         }
-        let (queued, queued_events) =
-            self.full.take().map_or((Vec::new(), 0), |abandoned| (abandoned.queued, abandoned.queued_events));
         // What is asked for from here on, this one cannot know.
         self.wants_full = false;
-        self.full = Some(FullReport {
-            number,
-            last_page_at: now,
-            pass: None,
-            done: Vec::new(),
-            predates_activation: false,
-            queued,
-            queued_events,
-        });
+        self.full =
+            Some(FullReport { number, last_page_at: now, pass: None, done: Vec::new(), predates_activation: false });
         PageVerdict::Proceed
     }
 
@@ -181,19 +208,19 @@ impl ReportSequence {
         self.had_full = true;
         self.wants_full |= full.predates_activation;
         self.ordered_at = None;
-        Some(FullReportEnd { storages: full.done, is_fresh: !full.predates_activation, queued: full.queued })
+        Some(FullReportEnd { storages: full.done, is_fresh: !full.predates_activation })
     }
 
-    /// The stream broke or stalled: a new full report is needed. Gives the events that waited for the end.
-    pub(crate) fn abort_full(&mut self) -> Vec<(ReportNumber, Vec<ReplicaEvent>)> {
-        let Some(full) = self.full.take() else { return Vec::new() };
-        self.wants_full = true;
-        self.ordered_at = None;
-        full.queued
+    /// The stream broke or stalled: a new full report is needed. The turn of events that waited for its end has come.
+    pub(crate) fn abort_full(&mut self) {
+        if self.full.take().is_some() {
+            self.wants_full = true;
+            self.ordered_at = None;
+        }
     }
 
-    pub(crate) fn has_stalled(&self, now: Instant) -> bool {
-        self.full.as_ref().is_some_and(|full| now.saturating_duration_since(full.last_page_at) > FULL_REPORT_STALL)
+    pub(crate) fn has_stalled(&self, now: ListeningTime) -> bool {
+        self.full.as_ref().is_some_and(|full| now.since(full.last_page_at) > FULL_REPORT_STALL)
     }
 
     /// A full report has come since the registration.

@@ -25,16 +25,14 @@ use smallvec::SmallVec;
 use super::Settings;
 use super::block_map::{BlockMap, BlockState, StorageList};
 use super::moves::BalancerRun;
+use super::overflow::Limits;
 use super::replication::{Pending, RepairQueues};
 use super::report::{BadReason, Disposition, ReportedReplica, choose_disposition};
-use crate::namenode::datanodes::{Datanodes, Invalidation, NodeIndex, StorageIndex};
+use crate::namenode::datanodes::{Datanodes, Discarded, Invalidation, NodeIndex, StorageIndex};
+use crate::namenode::listening::ListeningTime;
 use crate::namenode::namespace::restore::{LostIds, is_lost_block, is_lost_stamp};
 use crate::namenode::node_files::HostRules;
 use crate::namenode::safe_mode::SafeMode;
-
-/// Reported replicas of the future that are kept in mind. A follower that lags sees many; a full report brings back what
-/// does not fit.
-const SET_ASIDE_MAX: usize = 1_000_000;
 
 /// What is known of a block while it is being written, and until its minimum of replicas has been reported.
 #[derive(Default)]
@@ -54,6 +52,9 @@ pub(crate) struct BadReplica {
     pub length: u64,
 }
 
+/// The bad replicas of a block.
+pub(crate) type BadList = SmallVec<[BadReplica; 1]>;
+
 /// Blocks by how many good replicas they have. Complete blocks only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
@@ -70,7 +71,7 @@ pub(crate) struct SoftState {
     pub random: SmallRng,
     pub map: BlockMap,
     pub open: BTreeMap<BlockId, Box<OpenBlock>>,
-    pub bad: BTreeMap<BlockId, SmallVec<[BadReplica; 1]>>,
+    pub bad: BTreeMap<BlockId, BadList>,
     pub set_aside: BTreeMap<(BlockId, StorageIndex), ReportedReplica>,
     pub pending: BTreeMap<BlockId, Box<Pending>>,
     pub queues: RepairQueues,
@@ -94,24 +95,33 @@ pub(crate) struct SoftState {
     pub is_active: bool,
     /// Dead or failed storages whose replicas are being forgotten.
     pub draining: VecDeque<StorageIndex>,
+    /// Replicas on them that have not been looked at yet.
+    pub to_drain: u64,
+    /// Lists taken out whole, to be freed while nobody waits for the lock.
+    pub discarded: Vec<Discarded>,
+    /// Nodes whose events waited for a full report that has ended.
+    pub replaying: VecDeque<NodeIndex>,
+    pub limits: Limits,
+    /// Volumes of which something was left out for want of room.
+    pub overflowed: BTreeSet<StorageIndex>,
+    /// Blocks with a bad replica that is more than outdated.
+    pub corrupt_blocks: u64,
     /// Where the walk over all blocks that fills the repair queues stands.
     pub scan: Option<BlockId>,
-    /// Where the walks over `pending`, `bad` and `excess` stand.
+    /// Where the walks over `bad` and `excess` stand.
     pub cursors: Cursors,
     pub next_registration: u64,
-    /// Time of the call that holds the lock, and by the wall clock.
+    /// Time of the call that holds the lock, by the wall clock, and by the clock that stands still while nobody is heard.
     pub now: Instant,
     pub now_ns: i64,
+    pub heard: ListeningTime,
     /// When it was last counted what drained nodes hold alone.
     pub last_count: Option<Instant>,
-    /// Time of the last tick, by which a pause of this process is told from silent nodes.
-    pub last_tick: Option<Instant>,
 }
 
 /// Walks that go on with the next tick.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Cursors {
-    pub pending: BlockId,
     pub bad: BlockId,
     pub excess: BlockId,
 }
@@ -141,13 +151,19 @@ impl SoftState {
             outgrown: BTreeSet::new(),
             is_active: false,
             draining: VecDeque::new(),
+            to_drain: 0,
+            discarded: Vec::new(),
+            replaying: VecDeque::new(),
+            limits: Limits::default(),
+            overflowed: BTreeSet::new(),
+            corrupt_blocks: 0,
             scan: None,
             cursors: Cursors::default(),
             next_registration,
             now,
             now_ns: 0,
+            heard: ListeningTime::default(),
             last_count: None,
-            last_tick: None,
             config,
         }
     }
@@ -221,7 +237,8 @@ impl SoftState {
         if is_revived {
             target.on_deleted(id);
         } else {
-            target.on_doomed_reported(id, reported.generation_stamp, disposition == Disposition::Accept);
+            let is_good = disposition == Disposition::Accept;
+            target.on_doomed_reported(id, reported.generation_stamp, is_good, self.limits.deletions);
         }
         !is_revived
     }
@@ -245,7 +262,7 @@ impl SoftState {
             return;
         }
         self.drop_bad(id, storage);
-        self.set_aside.remove(&(id, storage));
+        self.drop_set_aside(id, storage);
         let is_open = |open: &OpenBlock| open.reported.iter().any(|(other, _)| *other == storage);
         if !self.map.has_replica(id, storage) && !self.open.get(&id).is_some_and(|open| is_open(open)) {
             self.nodes.storage_mut(storage).blocks.remove(id.0);
@@ -253,12 +270,22 @@ impl SoftState {
     }
 
     pub(crate) fn drop_bad(&mut self, id: BlockId, storage: StorageIndex) {
-        if let Some(bad) = self.bad.get_mut(&id) {
-            bad.retain(|bad| bad.storage != storage);
-            if bad.is_empty() {
-                self.bad.remove(&id);
-            }
+        if self.bad.contains_key(&id) {
+            self.change_bad(id, |list| list.retain(|bad| bad.storage != storage));
         }
+    }
+
+    /// Changes the bad replicas of a block and keeps the count right.
+    pub(crate) fn change_bad<R>(&mut self, id: BlockId, step: impl FnOnce(&mut BadList) -> R) -> R {
+        let is_corrupt = |list: &BadList| list.iter().any(|bad| bad.reason != BadReason::StaleGeneration);
+        let list = self.bad.entry(id).or_default();
+        let before = is_corrupt(list);
+        let result = step(list);
+        self.corrupt_blocks = self.corrupt_blocks + u64::from(is_corrupt(list)) - u64::from(before);
+        if list.is_empty() {
+            self.bad.remove(&id);
+        }
+        result
     }
 
     fn accept(&mut self, id: BlockId, storage: StorageIndex) {
@@ -295,7 +322,7 @@ impl SoftState {
                 }
             }
             if !awaited.is_empty() {
-                let pending = Pending { targets: awaited, source: None, since: self.now };
+                let pending = Pending { targets: awaited, source: None, since: self.heard };
                 self.pending.insert(id, Box::new(pending));
             }
         }
@@ -313,23 +340,34 @@ impl SoftState {
 
     fn put_aside(&mut self, id: BlockId, storage: StorageIndex, reported: ReportedReplica) {
         let is_unknown = self.map.get(id).is_none();
-        if is_unknown && self.set_aside.len() >= SET_ASIDE_MAX {
+        let volume = self.nodes.storage(storage);
+        if self.set_aside.len() >= self.limits.set_aside || volume.set_aside >= self.limits.set_aside_per_volume {
+            self.on_overflow(storage);
             return;
         }
         if !is_unknown && is_lost_stamp(&self.lost, reported.generation_stamp) {
             self.outgrown.insert(id);
         }
-        if self.set_aside.insert((id, storage), reported).is_none() && is_unknown {
-            let node = &self.nodes.node_of(storage).id.host;
-            tracing::debug!(block = %id, datanode = node, "a replica of a block not allocated here is set aside");
+        if self.set_aside.insert((id, storage), reported).is_none() {
+            self.nodes.storage_mut(storage).set_aside += 1;
+            if is_unknown {
+                let node = &self.nodes.node_of(storage).id.host;
+                tracing::debug!(block = %id, datanode = node, "a replica of a block not allocated here is set aside");
+            }
         }
         self.nodes.storage_mut(storage).blocks.insert(id.0);
+    }
+
+    fn drop_set_aside(&mut self, id: BlockId, storage: StorageIndex) {
+        if !self.set_aside.is_empty() && self.set_aside.remove(&(id, storage)).is_some() {
+            self.nodes.storage_mut(storage).set_aside -= 1;
+        }
     }
 
     pub(crate) fn mark_bad(&mut self, id: BlockId, bad: BadReplica) {
         let storage = bad.storage;
         self.change(id, |map| map.remove_replica(id, storage));
-        self.bad.entry(id).or_default().push(bad);
+        self.change_bad(id, |list| list.push(bad));
         self.nodes.storage_mut(storage).blocks.insert(id.0);
         self.settle_pending(id, storage);
         let (node, reason) = (self.nodes.node_of(storage), bad.reason);
@@ -351,9 +389,8 @@ impl SoftState {
             open.reported.retain(|(other, _)| *other != storage);
         }
         self.drop_bad(id, storage);
-        if !self.set_aside.is_empty() {
-            self.set_aside.remove(&(id, storage));
-        }
+        self.drop_set_aside(id, storage);
+        self.settle_suspect(id, storage);
         self.recheck(id);
     }
 
@@ -363,12 +400,19 @@ impl SoftState {
     }
 
     pub(crate) fn invalidate(&mut self, id: BlockId, storage: StorageIndex, invalidation: Invalidation) {
+        self.settle_suspect(id, storage);
         let is_usable = self.nodes.is_usable(storage);
-        let storage = self.nodes.storage_mut(storage);
-        storage.blocks.remove(id.0);
-        if is_usable {
-            storage.doom(id, invalidation);
+        let volume = self.nodes.storage_mut(storage);
+        volume.blocks.remove(id.0);
+        if is_usable && !volume.doom(id, invalidation, self.limits.deletions) {
+            self.on_overflow(storage);
         }
+    }
+
+    /// Of a replica that is gone, or will be, nobody wants to know whether it is well.
+    fn settle_suspect(&mut self, id: BlockId, storage: StorageIndex) {
+        let node = self.nodes.storage(storage).node;
+        self.nodes.node_mut(node).verifications.settle(id);
     }
 
     /// A good replica was too many when its deletion was decided and is needed now: it stays.
@@ -394,8 +438,8 @@ impl SoftState {
         let range = (id, StorageIndex(0))..=(id, StorageIndex(u32::MAX));
         let found: SmallVec<[_; 3]> =
             self.set_aside.range(range).map(|(&(_, storage), &replica)| (storage, replica)).collect();
-        for (storage, _) in &found {
-            self.set_aside.remove(&(id, *storage));
+        for &(storage, _) in &found {
+            self.drop_set_aside(id, storage);
         }
         found
     }
@@ -447,11 +491,17 @@ impl SoftState {
     /// The node is dead or gone: its volumes are emptied bit by bit.
     pub(crate) fn start_draining(&mut self, storage: StorageIndex) {
         let target = self.nodes.storage_mut(storage);
-        target.forget_doomed();
+        let (discarded, blocks) = (target.forget_doomed(), target.blocks.len());
         target.is_content_stale = true;
-        if !self.draining.contains(&storage) {
+        self.discarded.push(discarded);
+        if !std::mem::replace(&mut target.is_draining, true) {
             self.draining.push_back(storage);
+            self.to_drain += blocks;
         }
+    }
+
+    pub(crate) fn take_discarded(&mut self) -> Vec<Discarded> {
+        std::mem::take(&mut self.discarded)
     }
 
     /// Forgets up to `limit` replicas of unusable volumes; false when there is nothing (more) to do.
@@ -463,11 +513,16 @@ impl SoftState {
         } else {
             self.nodes.storage(storage).blocks.iter().take(limit).collect()
         };
+        self.to_drain = self.to_drain.saturating_sub(ids.len() as u64);
         if ids.is_empty() {
             self.draining.pop_front();
+            self.nodes.storage_mut(storage).is_draining = false;
         }
         for id in ids {
             self.forget_replica(BlockId(id), storage);
+        }
+        if self.draining.is_empty() {
+            self.to_drain = 0;
         }
         !self.draining.is_empty()
     }

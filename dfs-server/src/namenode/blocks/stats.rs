@@ -5,9 +5,8 @@ use dfs_proto::v1;
 
 use super::duties::admin_state;
 use super::replication::{Priority, STREAM_COST};
-use super::report::BadReason;
 use super::state::SoftState;
-use crate::namenode::datanodes::{Datanode, StorageState};
+use crate::namenode::datanodes::{NodeIndex, StorageState};
 use crate::namenode::node_files::Duty;
 
 /// Totals over live nodes and over all blocks.
@@ -32,55 +31,31 @@ pub struct FsStats {
     pub live_datanodes: u32,
     /// DataNodes that registered once and are silent now.
     pub dead_datanodes: u32,
-    /// Replicas whose deletion is decided and not ordered yet.
-    pub pending_deletions: u64,
 }
 
 impl SoftState {
     pub(crate) fn fs_stats(&self) -> FsStats {
-        let is_corrupt = |reason| reason != BadReason::StaleGeneration;
-        let corrupt = self.bad.values().filter(|bad| bad.iter().any(|bad| is_corrupt(bad.reason))).count();
-        let mut stats = FsStats {
+        let space = self.nodes.space();
+        let bytes = |sum: u128| u64::try_from(sum).unwrap_or(u64::MAX);
+        let small = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let live = self.nodes.topology().live().len();
+        FsStats {
+            capacity: bytes(space.capacity),
+            used: bytes(space.used),
+            remaining: bytes(space.remaining),
             under_replicated_blocks: self.under_replicated(),
-            corrupt_blocks: corrupt as u64,
+            corrupt_blocks: self.corrupt_blocks,
             missing_blocks: self.counts.complete - self.counts.with_any,
             blocks: self.map.len() as u64,
-            ..FsStats::default()
-        };
-        for (_, node) in self.nodes.registered() {
-            if node.is_live {
-                stats.live_datanodes += 1;
-            } else {
-                stats.dead_datanodes += 1;
-            }
+            live_datanodes: small(live),
+            dead_datanodes: small(self.nodes.registered_count() - live),
         }
-        for (index, storage) in self.nodes.all_storages() {
-            stats.pending_deletions += storage.invalidation_count() as u64;
-            if self.nodes.is_usable(index) {
-                stats.capacity = stats.capacity.saturating_add(storage.capacity);
-                stats.used = stats.used.saturating_add(storage.used);
-                stats.remaining = stats.remaining.saturating_add(storage.remaining);
-            }
-        }
-        stats
     }
 
     pub(crate) fn under_replicated(&self) -> u64 {
-        let queues = [Priority::OneLeft, Priority::VeryLow, Priority::Low];
+        let queues = [Priority::OneLeft, Priority::VeryLow, Priority::Low, Priority::BeingCopied];
         let queued: u64 = queues.iter().map(|&priority| self.queues.len(priority) as u64).sum();
-        let copied = self.pending.iter().filter(|(id, pending)| pending.source.is_some() && self.lacks_copies(**id));
-        let lost = self.draining.iter().filter(|storage| !self.nodes.is_usable(**storage));
-        let unseen: u64 = lost.map(|&storage| self.nodes.storage(storage).blocks.len()).sum();
-        queued + copied.count() as u64 + unseen
-    }
-
-    /// Whether a block that stands in no queue lacks replicas as long as the copies under way have not arrived.
-    fn lacks_copies(&self, id: BlockId) -> bool {
-        self.map.get(id).is_some_and(|info| {
-            let is_queued = info.queue().is_some_and(|queue| queue != Priority::Misplaced as usize);
-            let counts = self.redundancy(&self.map.replicas(id), 0);
-            !is_queued && counts.missing(usize::from(info.replication)) > 0
-        })
+        queued + self.to_drain
     }
 
     /// Blocks of which nothing is left, known once the start-up part of safe mode is over.
@@ -89,13 +64,15 @@ impl SoftState {
         ids.into_iter().filter_map(|id| Some((id, self.map.get(id)?.inode))).collect()
     }
 
-    pub(crate) fn datanode_report(&self) -> Vec<v1::DatanodeReport> {
-        self.nodes.registered().map(|(_, node)| self.report_of(node)).collect()
+    /// Replicas on a node whose deletion is decided and not ordered yet.
+    pub(crate) fn pending_deletions_of(&self, index: NodeIndex) -> u64 {
+        let storages = self.nodes.node(index).storages.iter();
+        storages.map(|&index| self.nodes.storage(index).invalidation_count() as u64).sum()
     }
 
+    /// The report without the deletions that wait, which are counted node by node.
     pub(crate) fn repair_report(&self) -> v1::RepairReport {
         let queued = |priority| self.queues.len(priority) as u64;
-        let deletions = self.nodes.all_storages().map(|(_, storage)| storage.invalidation_count() as u64);
         v1::RepairReport {
             one_left: queued(Priority::OneLeft),
             very_low: queued(Priority::VeryLow),
@@ -105,13 +82,14 @@ impl SoftState {
             pending: self.pending.len() as u64,
             excess: self.excess.len() as u64,
             bad: self.bad.len() as u64,
-            pending_deletions: deletions.sum(),
+            pending_deletions: 0,
             is_scanning: self.scan.is_some() || !self.safe_mode.has_started_up(),
         }
     }
 
-    fn report_of(&self, node: &Datanode) -> v1::DatanodeReport {
-        let silent_for = node.silent_for(self.now);
+    pub(crate) fn report_of(&self, index: NodeIndex) -> v1::DatanodeReport {
+        let node = self.nodes.node(index);
+        let silent_for = node.silent_for(self.heard);
         let state = if !node.is_live {
             v1::DatanodeState::DatanodeDead
         } else if silent_for >= self.config.stale_after {
@@ -119,7 +97,6 @@ impl SoftState {
         } else {
             v1::DatanodeState::DatanodeLive
         };
-        let deletions = node.storages.iter().map(|&index| self.nodes.storage(index).invalidation_count() as u64);
         let volumes = node.storages.iter().map(|&index| {
             let storage = self.nodes.storage(index);
             v1::VolumeReport {
@@ -148,7 +125,7 @@ impl SoftState {
                 _ => 0,
             },
             outgoing_copies: node.outgoing_cost.div_ceil(STREAM_COST),
-            pending_deletions: deletions.sum(),
+            pending_deletions: self.pending_deletions_of(index),
         }
     }
 }

@@ -1,13 +1,13 @@
 //! Choosing targets for a writer: the request and the answer of placement in the words of the protocol.
 
-use dfs_common::error::Result;
+use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_proto::v1;
 use smallvec::SmallVec;
 
 use super::parse_ip;
 use super::placement::{Placement, Purpose};
 use super::state::SoftState;
-use crate::namenode::datanodes::NodeIndex;
+use crate::namenode::datanodes::{NodeIndex, StorageIndex};
 
 /// What targets are asked for.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +24,12 @@ pub struct TargetRequest<'a> {
     pub block_size: u64,
 }
 
+/// Most DataNodes that a request may ask for: the highest replication.
+const TARGETS_MAX: usize = 512;
+
+/// Most DataNodes that a request may name: more than any writer has met.
+const NAMED_MAX: usize = 1_000;
+
 /// A chosen place for a replica.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Target {
@@ -34,7 +40,37 @@ pub struct Target {
 }
 
 impl SoftState {
+    /// Checks the pipeline that a writer names: every member is a volume that a DataNode has registered. What is not known here
+    /// finds no way into the log, and from there into every table that follows it.
+    pub(crate) fn check_pipeline(&self, datanodes: &[String], storages: &[String]) -> Result<()> {
+        if datanodes.len() != storages.len() || datanodes.len() > TARGETS_MAX {
+            return Err(DfsError::new(
+                ErrorKind::InvalidArgument,
+                "the pipeline's DataNodes and volumes are malformed",
+            ));
+        }
+        for (uuid, storage) in datanodes.iter().zip(storages) {
+            if self.registered_volume(uuid, storage).is_none() {
+                // After a restart it may register in a moment.
+                let message = format!("no DataNode {uuid:.64} with volume {storage:.64} has registered; try again");
+                return Err(DfsError::new(ErrorKind::Unavailable, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a DataNode has registered with this volume.
+    pub(crate) fn registered_volume(&self, uuid: &str, storage_uuid: &str) -> Option<StorageIndex> {
+        let node = self.nodes.by_uuid(uuid).filter(|&node| self.nodes.node(node).registration.is_some())?;
+        self.nodes.find_storage(node, storage_uuid)
+    }
+
     pub(crate) fn choose_targets(&mut self, request: &TargetRequest<'_>) -> Result<Vec<Target>> {
+        let wanted = request.replication as usize;
+        if wanted > TARGETS_MAX || request.exclude.len() > NAMED_MAX || request.chosen.len() > NAMED_MAX {
+            let message = format!("above {TARGETS_MAX} DataNodes are asked for or above {NAMED_MAX} are named");
+            return Err(DfsError::new(ErrorKind::InvalidArgument, message));
+        }
         let resolve = |uuids: &[String]| -> SmallVec<[NodeIndex; 4]> {
             uuids.iter().filter_map(|uuid| self.nodes.by_uuid(uuid)).collect()
         };
@@ -42,10 +78,10 @@ impl SoftState {
         let writer = request.writer.and_then(parse_ip);
         let placement = Placement {
             nodes: &self.nodes,
-            now: self.now,
+            now: self.heard,
             stale_after: self.config.stale_after,
             block_size: request.block_size,
-            wanted: request.replication as usize,
+            wanted,
             writer: writer.map_or(&[], |ip| self.nodes.at_ip(ip)),
             chosen: &chosen,
             excluded: &excluded,

@@ -11,6 +11,8 @@
 mod node;
 mod storage;
 mod topology;
+mod totals;
+mod verifications;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -20,11 +22,14 @@ use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_proto::v1;
 use smallvec::SmallVec;
 
+use self::node::NewRegistration;
+use super::listening::ListeningTime;
 use super::node_files::Duty;
 
 pub(crate) use node::{Datanode, RegistrationId};
-pub(crate) use storage::{Invalidation, Storage, StorageState};
+pub(crate) use storage::{Discarded, Invalidation, Storage, StorageState};
 pub(crate) use topology::{RackIndex, Topology};
+pub(crate) use totals::Space;
 
 /// Most DataNodes one NameNode keeps: ten times the largest HDFS cluster known. Beyond it registrations are refused.
 const DATANODES_MAX: usize = 100_000;
@@ -32,11 +37,18 @@ const DATANODES_MAX: usize = 100_000;
 /// Most volumes of all DataNodes together.
 const STORAGES_MAX: usize = 4_000_000;
 
+/// Nodes, and volumes, that ops named and that have not registered. They take nothing away from those that do.
+const PLACEHOLDERS_MAX: usize = 10_000;
+const PLACEHOLDER_STORAGES_MAX: usize = 100_000;
+
 /// Volumes of one DataNode: ten times what a server has slots for.
 const VOLUMES_MAX: usize = 1_000;
 
-/// Bytes of a uuid, host, rack or path: the longest path.
-const TEXT_MAX: usize = 4_096;
+/// Bytes of a uuid, host or rack: the longest name of a host.
+const NAME_MAX: usize = 255;
+
+/// Bytes of a directory's name: the longest path.
+const PATH_LENGTH_MAX: usize = 4_096;
 
 /// Number of a DataNode in this run of the NameNode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,8 +71,14 @@ pub(crate) struct Datanodes {
     topology: Topology,
     /// Transfers that run on the live nodes, for their average.
     transfers_of_live: u64,
-    /// Nodes with another duty than to serve, live or not.
-    not_serving: usize,
+    /// Racks on which a live node serves; counted up to two, nobody asks for more.
+    serving_racks: usize,
+    /// Nodes that have registered.
+    registered: usize,
+    /// Volumes of nodes that have not.
+    placeholder_storages: usize,
+    /// Of the volumes that can be used.
+    space: Space,
 }
 
 /// How a registration changed what was known.
@@ -117,6 +135,7 @@ impl Datanodes {
         (0u32..).map(NodeIndex).zip(&self.nodes).filter(|(_, node)| node.registration.is_some())
     }
 
+    #[cfg(test)]
     pub(crate) fn all_storages(&self) -> impl Iterator<Item = (StorageIndex, &Storage)> {
         (0u32..).map(StorageIndex).zip(&self.storages)
     }
@@ -125,23 +144,28 @@ impl Datanodes {
         self.by_uuid.get(uuid).copied()
     }
 
-    /// Racks on which a live node serves: what good placement can be asked for.
+    /// Nodes that have registered at some time.
+    pub(crate) fn registered_count(&self) -> usize {
+        self.registered
+    }
+
+    /// Sums over the volumes that can be used.
+    pub(crate) fn space(&self) -> Space {
+        self.space
+    }
+
+    /// Racks on which a live node serves, two at most: what good placement can be asked for.
     pub(crate) fn serving_rack_count(&self) -> usize {
-        if self.not_serving == 0 {
-            return self.topology.live_rack_count();
-        }
-        let mut racks: SmallVec<[RackIndex; 2]> = SmallVec::new();
-        for &index in self.topology.live() {
-            let node = self.node(index);
-            if node.duty == Duty::Serve && !racks.contains(&node.rack) {
-                racks.push(node.rack);
-                if racks.len() == 2 {
-                    // Nobody asks for more than that.
-                    break;
-                }
-            }
-        }
-        racks.len()
+        self.serving_racks
+    }
+
+    /// To be called when nodes come, go, move or change their duty.
+    fn count_serving_racks(&mut self) {
+        let mut racks = self.topology.live().iter().map(|&index| self.node(index));
+        let mut racks = racks.by_ref().filter(|node| node.duty == Duty::Serve).map(|node| node.rack);
+        let first = racks.next();
+        let is_other = |rack| Some(rack) != first;
+        self.serving_racks = usize::from(first.is_some()) + usize::from(racks.any(is_other));
     }
 
     /// Moves a node to the rack of this name; false when it stands there.
@@ -154,6 +178,7 @@ impl Datanodes {
         if node.is_live && before != rack {
             self.topology.remove_live(index, before);
             self.topology.add_live(index, rack);
+            self.count_serving_racks();
         }
         before != rack
     }
@@ -161,11 +186,10 @@ impl Datanodes {
     /// Changes what the operator wants of a node.
     pub(crate) fn set_duty(&mut self, index: NodeIndex, duty: Duty) {
         let node = self.node_mut(index);
-        let (was_serving, serves) = (node.duty == Duty::Serve, duty == Duty::Serve);
         node.duty = duty;
         node.is_drained = false;
         node.blocks_to_copy = 0;
-        self.not_serving = self.not_serving + usize::from(was_serving) - usize::from(serves);
+        self.count_serving_racks();
     }
 
     /// The nodes at an address.
@@ -195,37 +219,51 @@ impl Datanodes {
         (self.transfers_of_live * 100).checked_div(live).unwrap_or(0)
     }
 
-    /// The node and volume with these uuids, entered as placeholders when they are not known. None at the bounds.
-    pub(crate) fn intern(&mut self, node_uuid: &str, storage_uuid: &str, now: Instant) -> Option<StorageIndex> {
+    /// The node and volume with these uuids, which an op names. What has not registered is entered as a placeholder. None at
+    /// the bounds, and for a volume that its node did not name when it registered.
+    pub(crate) fn intern(
+        &mut self,
+        node_uuid: &str,
+        storage_uuid: &str,
+        now: (Instant, ListeningTime),
+    ) -> Option<StorageIndex> {
         let node = match self.by_uuid(node_uuid) {
             Some(node) => node,
-            None => self.add_node(node_uuid, now)?,
+            None if self.nodes.len() - self.registered >= PLACEHOLDERS_MAX => return None,
+            None => self.add_node(node_uuid, now),
         };
-        match self.find_storage(node, storage_uuid) {
-            Some(storage) => Some(storage),
-            None => self.add_storage(node, storage_uuid, StorageState::Failed),
+        if let Some(storage) = self.find_storage(node, storage_uuid) {
+            return Some(storage);
         }
-    }
-
-    fn add_node(&mut self, uuid: &str, now: Instant) -> Option<NodeIndex> {
-        if self.nodes.len() >= DATANODES_MAX {
+        if self.node(node).registration.is_some() || self.placeholder_storages >= PLACEHOLDER_STORAGES_MAX {
             return None;
         }
-        let index = NodeIndex(u32::try_from(self.nodes.len()).ok()?);
+        self.placeholder_storages += 1;
+        self.add_storage(node, storage_uuid).ok()
+    }
+
+    fn add_node(&mut self, uuid: &str, (now, heard): (Instant, ListeningTime)) -> NodeIndex {
+        let index = NodeIndex(u32::try_from(self.nodes.len()).expect("the bounds are below 2^32"));
         let rack = self.topology.rack("");
-        self.nodes.push(Datanode::placeholder(uuid, rack, now));
+        self.nodes.push(Datanode::placeholder(uuid, rack, now, heard));
         self.by_uuid.insert(uuid.to_owned(), index);
-        Some(index)
+        index
     }
 
-    fn add_storage(&mut self, node: NodeIndex, uuid: &str, state: StorageState) -> Option<StorageIndex> {
-        if self.storages.len() >= STORAGES_MAX {
-            return None;
+    /// Enters a volume, as one that cannot be used.
+    fn add_storage(&mut self, node: NodeIndex, uuid: &str) -> Result<StorageIndex> {
+        let bound = |what: String| Err(DfsError::new(ErrorKind::Unavailable, what));
+        if self.node(node).storages.len() >= VOLUMES_MAX {
+            let uuid = &self.node(node).id.uuid;
+            return bound(format!("DataNode {uuid} has named {VOLUMES_MAX} volumes already; restart the NameNode"));
         }
-        let index = StorageIndex(u32::try_from(self.storages.len()).ok()?);
-        self.storages.push(Storage::new(uuid.to_owned(), node, state));
+        if self.storages.len() >= STORAGES_MAX + PLACEHOLDER_STORAGES_MAX {
+            return bound(format!("there are {STORAGES_MAX} volumes already"));
+        }
+        let index = StorageIndex(u32::try_from(self.storages.len()).expect("the bounds are below 2^32"));
+        self.storages.push(Storage::new(uuid.to_owned(), node, StorageState::Failed));
         self.node_mut(node).storages.push(index);
-        Some(index)
+        Ok(index)
     }
 
     /// Enters a registration. The one before it under the same uuid is gone with it.
@@ -238,25 +276,32 @@ impl Datanodes {
         peer: Option<IpAddr>,
         registration: RegistrationId,
         now: Instant,
+        heard: ListeningTime,
     ) -> Result<Registered> {
         let mut id = request.id.clone().unwrap_or_default();
         if id.uuid.is_empty() {
             return Err(DfsError::new(ErrorKind::InvalidArgument, "a DataNode registers with its uuid"));
         }
-        for text in [&id.uuid, &id.host, &id.rack] {
-            check_text(text)?;
+        let software_version = request.namespace.as_ref().map_or(String::new(), |info| info.software_version.clone());
+        for text in [&id.uuid, &id.host, &id.rack, &software_version] {
+            check_text(text, NAME_MAX)?;
         }
+        check_volumes(&request.storages)?;
         if id.host.is_empty() {
             id.host = peer.map(|ip| ip.to_string()).ok_or_else(|| {
                 DfsError::new(ErrorKind::InvalidArgument, "set dfs.datanode.hostname: the peer's address is unknown")
             })?;
         }
-        let index = match self.by_uuid(&id.uuid) {
-            Some(index) => index,
-            None => self.add_node(&id.uuid, now).ok_or_else(|| {
-                DfsError::new(ErrorKind::Unavailable, format!("there are {DATANODES_MAX} DataNodes already"))
-            })?,
-        };
+        let known = self.by_uuid(&id.uuid);
+        let is_new = known.is_none_or(|index| self.node(index).registration.is_none());
+        if is_new && self.registered >= DATANODES_MAX {
+            return Err(DfsError::new(ErrorKind::Unavailable, format!("there are {DATANODES_MAX} DataNodes already")));
+        }
+        let index = known.unwrap_or_else(|| self.add_node(&id.uuid, (now, heard)));
+        if is_new {
+            self.registered += 1;
+            self.placeholder_storages -= self.node(index).storages.len();
+        }
         let racks_before = self.topology.live_rack_count();
         let old = self.node(index);
         let moved = (&old.id.host, old.id.data_port) != (&id.host, id.data_port);
@@ -270,9 +315,12 @@ impl Datanodes {
         for &ip in &addresses {
             self.by_ip.entry(ip).or_default().push(index);
         }
-        let software = request.namespace.as_ref().map_or(String::new(), |info| info.software_version.clone());
-        self.node_mut(index).on_registered(id, rack, addresses, registration, software, now);
+        let new = NewRegistration { id, rack, addresses, registration, software_version };
+        self.node_mut(index).on_registered(new, now, heard);
         self.topology.add_live(index, rack);
+        self.count_serving_racks();
+        // Its volumes count again: as they were, until the next line says how they are.
+        self.count_space(index);
         let gone = self.take_storage_reports(index, &request.storages)?.gone;
         let became_multi_rack = racks_before < 2 && self.topology.live_rack_count() >= 2;
         Ok(Registered { node: index, gone, displaced, became_multi_rack })
@@ -287,20 +335,21 @@ impl Datanodes {
         node: NodeIndex,
         reports: &[v1::StorageReport],
     ) -> Result<StorageChanges> {
-        if reports.len() > VOLUMES_MAX {
-            let message = format!("a DataNode may have {VOLUMES_MAX} volumes, not {}", reports.len());
-            return Err(DfsError::new(ErrorKind::InvalidArgument, message));
-        }
+        check_volumes(reports)?;
+        self.uncount_space(node);
+        let changes = self.apply_storage_reports(node, reports);
+        self.count_space(node);
+        changes
+    }
+
+    fn apply_storage_reports(&mut self, node: NodeIndex, reports: &[v1::StorageReport]) -> Result<StorageChanges> {
         let mut named: SmallVec<[StorageIndex; 8]> = SmallVec::new();
         let mut changes = StorageChanges::default();
         for report in reports {
-            check_text(&report.storage_uuid)?;
-            check_text(&report.path)?;
-            let known = self.find_storage(node, &report.storage_uuid);
-            let index = known.or_else(|| self.add_storage(node, &report.storage_uuid, StorageState::Failed));
-            let index = index.ok_or_else(|| {
-                DfsError::new(ErrorKind::Unavailable, format!("there are {STORAGES_MAX} volumes already"))
-            })?;
+            let index = match self.find_storage(node, &report.storage_uuid) {
+                Some(index) => index,
+                None => self.add_storage(node, &report.storage_uuid)?,
+            };
             named.push(index);
             match self.storage_mut(index).on_report(report) {
                 (StorageState::Normal, StorageState::Failed) => changes.gone.push(index),
@@ -327,37 +376,33 @@ impl Datanodes {
         }
     }
 
-    pub(crate) fn on_heartbeat(&mut self, index: NodeIndex, active_transfers: u32, now: Instant) {
+    pub(crate) fn on_heartbeat(&mut self, index: NodeIndex, active_transfers: u32, heard: ListeningTime) {
         let node = self.node_mut(index);
         let before = std::mem::replace(&mut node.active_transfers, active_transfers);
-        node.last_heartbeat = now;
+        node.last_heartbeat = heard;
         if node.is_live {
             self.transfers_of_live = self.transfers_of_live - u64::from(before) + u64::from(active_transfers);
         }
     }
 
-    /// Counts a time in which nobody could be heard for nobody's silence.
-    pub(crate) fn forgive_silence(&mut self, pause: Duration, now: Instant) {
-        for node in &mut self.nodes {
-            node.last_heartbeat = (node.last_heartbeat + pause).min(now);
-        }
-    }
-
     /// Nodes silent for longer than `dead_after`.
-    pub(crate) fn silent_nodes(&self, now: Instant, dead_after: Duration) -> Vec<NodeIndex> {
+    pub(crate) fn silent_nodes(&self, heard: ListeningTime, dead_after: Duration) -> Vec<NodeIndex> {
         let live = self.topology.live().iter().copied();
-        live.filter(|&index| self.node(index).silent_for(now) > dead_after).collect()
+        live.filter(|&index| self.node(index).silent_for(heard) > dead_after).collect()
     }
 
     /// Takes a node from the live ones; its volumes stay, with what they hold.
     pub(crate) fn retire(&mut self, index: NodeIndex) {
-        let node = self.node_mut(index);
-        if !std::mem::replace(&mut node.is_live, false) {
+        if !self.node(index).is_live {
             return;
         }
+        self.uncount_space(index);
+        let node = self.node_mut(index);
+        node.is_live = false;
         let (rack, transfers) = (node.rack, std::mem::take(&mut node.active_transfers));
         self.transfers_of_live -= u64::from(transfers);
         self.topology.remove_live(index, rack);
+        self.count_serving_racks();
     }
 
     fn forget_addresses(&mut self, index: NodeIndex) {
@@ -372,11 +417,22 @@ impl Datanodes {
     }
 }
 
-fn check_text(text: &str) -> Result<()> {
-    if text.len() <= TEXT_MAX {
+fn check_text(text: &str, max: usize) -> Result<()> {
+    if text.len() <= max {
         return Ok(());
     }
-    Err(DfsError::new(ErrorKind::InvalidArgument, format!("a name of {} bytes, above {TEXT_MAX}", text.len())))
+    Err(DfsError::new(ErrorKind::InvalidArgument, format!("a name of {} bytes, above {max}", text.len())))
+}
+
+fn check_volumes(reports: &[v1::StorageReport]) -> Result<()> {
+    if reports.len() > VOLUMES_MAX {
+        let message = format!("a DataNode may have {VOLUMES_MAX} volumes, not {}", reports.len());
+        return Err(DfsError::new(ErrorKind::InvalidArgument, message));
+    }
+    reports.iter().try_for_each(|report| {
+        check_text(&report.storage_uuid, NAME_MAX)?;
+        check_text(&report.path, PATH_LENGTH_MAX)
+    })
 }
 
 fn addresses_of(id: &v1::DatanodeId, peer: Option<IpAddr>) -> SmallVec<[IpAddr; 2]> {

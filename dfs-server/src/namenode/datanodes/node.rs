@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use dfs_common::ids::{BlockId, GenerationStamp};
+use dfs_common::ids::BlockId;
 use dfs_proto::v1;
 use smallvec::SmallVec;
 
+use super::verifications::Verifications;
 use super::{RackIndex, StorageIndex};
 use crate::namenode::blocks::report::ReportSequence;
+use crate::namenode::listening::ListeningTime;
 use crate::namenode::node_files::Duty;
 
 /// Names one registration of one DataNode; never given twice, also not by the NameNode's next run.
@@ -27,7 +29,9 @@ pub(crate) struct Datanode {
     pub registration: Option<RegistrationId>,
     /// Registered, and not silent for too long.
     pub is_live: bool,
-    pub last_heartbeat: Instant,
+    pub last_heartbeat: ListeningTime,
+    /// When its registration began.
+    pub registered_at: ListeningTime,
     /// Data transfers it runs, as of its last heartbeat.
     pub active_transfers: u32,
     pub software_version: String,
@@ -38,9 +42,9 @@ pub(crate) struct Datanode {
     /// Copies to be ordered with its next heartbeat; bounded by the repair scheduler's limit per source.
     pub transfers: VecDeque<v1::TransferOrder>,
     /// Recoveries to be ordered with its next heartbeats; at most one per open file.
-    pub recoveries: VecDeque<v1::RecoverOrder>,
-    /// Replicas to be verified, with their generation stamps: another replica of the same block was found bad.
-    pub verifications: BTreeMap<BlockId, GenerationStamp>,
+    pub recoveries: BTreeMap<BlockId, v1::RecoverOrder>,
+    /// Replicas that somebody suspects.
+    pub verifications: Verifications,
     /// Repair streams that it was told to send and that have not ended, in the scheduler's unit of cost.
     pub outgoing_cost: u32,
     /// What the operator wants of it.
@@ -51,24 +55,34 @@ pub(crate) struct Datanode {
     pub blocks_to_copy: u64,
 }
 
+/// What a registration says of its node.
+pub(super) struct NewRegistration {
+    pub id: v1::DatanodeId,
+    pub rack: RackIndex,
+    pub addresses: SmallVec<[IpAddr; 2]>,
+    pub registration: RegistrationId,
+    pub software_version: String,
+}
+
 impl Datanode {
     /// A node of which only the uuid is known.
-    pub(super) fn placeholder(uuid: &str, rack: RackIndex, now: Instant) -> Self {
+    pub(super) fn placeholder(uuid: &str, rack: RackIndex, now: Instant, heard: ListeningTime) -> Self {
         Self {
             id: v1::DatanodeId { uuid: uuid.to_owned(), ..v1::DatanodeId::default() },
             rack,
             addresses: SmallVec::new(),
             registration: None,
             is_live: false,
-            last_heartbeat: now,
+            last_heartbeat: heard,
+            registered_at: heard,
             active_transfers: 0,
             software_version: String::new(),
             storages: Vec::new(),
             next_volume: 0,
             reports: ReportSequence::new(now),
             transfers: VecDeque::new(),
-            recoveries: VecDeque::new(),
-            verifications: BTreeMap::new(),
+            recoveries: BTreeMap::new(),
+            verifications: Verifications::default(),
             outgoing_cost: 0,
             duty: Duty::Serve,
             is_drained: false,
@@ -76,32 +90,26 @@ impl Datanode {
         }
     }
 
-    pub(super) fn on_registered(
-        &mut self,
-        id: v1::DatanodeId,
-        rack: RackIndex,
-        addresses: SmallVec<[IpAddr; 2]>,
-        registration: RegistrationId,
-        software_version: String,
-        now: Instant,
-    ) {
-        self.id = id;
-        self.rack = rack;
-        self.addresses = addresses;
-        self.registration = Some(registration);
+    pub(super) fn on_registered(&mut self, new: NewRegistration, now: Instant, heard: ListeningTime) {
+        self.id = new.id;
+        self.rack = new.rack;
+        self.addresses = new.addresses;
+        self.registration = Some(new.registration);
         self.is_live = true;
-        self.last_heartbeat = now;
+        self.last_heartbeat = heard;
+        self.registered_at = heard;
         self.active_transfers = 0;
-        self.software_version = software_version;
+        self.software_version = new.software_version;
         self.reports = ReportSequence::new(now);
         // Copies it was told to make before are not made any more.
         self.transfers.clear();
         self.recoveries.clear();
+        self.verifications.on_registered();
     }
 
     /// Time since it was last heard of.
-    pub(crate) fn silent_for(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.last_heartbeat)
+    pub(crate) fn silent_for(&self, heard: ListeningTime) -> Duration {
+        heard.since(self.last_heartbeat)
     }
 
     /// `host:port` of its data transfers, for people.

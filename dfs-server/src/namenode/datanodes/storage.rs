@@ -9,12 +9,11 @@ use roaring::RoaringTreemap;
 
 use super::NodeIndex;
 
-/// Deletions that wait for one volume. What does not fit is found again by the next full report, so nothing is lost but
-/// time; the bound keeps the removal of a huge tree from filling memory (about 30 bytes each).
-const INVALIDATIONS_MAX: usize = 1_000_000;
-
 /// Time after which a deletion that was ordered and is not confirmed is ordered again.
 const REPEAT_INVALIDATION_AFTER: Duration = Duration::from_secs(60);
+
+/// Orders repeated with one heartbeat: after a silence many are due at once.
+const REPEATED_PER_HEARTBEAT: usize = 4096;
 
 /// Whether a volume can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +58,17 @@ pub(crate) struct Storage {
     /// No full report has come since this NameNode began to lead: another leader may have ordered deletions that are
     /// not known here.
     pub is_content_stale: bool,
+    /// Replicas on it that are set aside.
+    pub set_aside: usize,
+    /// It stands in the list of volumes whose replicas are being forgotten.
+    pub is_draining: bool,
+}
+
+/// Lists of a volume that were taken out whole. Freeing a million entries takes a while: not under the lock.
+pub(crate) struct Discarded {
+    _sets: [RoaringTreemap; 2],
+    _invalidations: BTreeMap<BlockId, Invalidation>,
+    _ordered: VecDeque<(Instant, BlockId, GenerationStamp)>,
 }
 
 impl Storage {
@@ -78,12 +88,17 @@ impl Storage {
             ordered: VecDeque::new(),
             scheduled_blocks: 0,
             is_content_stale: true,
+            set_aside: 0,
+            is_draining: false,
         }
     }
 
     /// Takes in a report; gives the state before and after.
     pub(super) fn on_report(&mut self, report: &v1::StorageReport) -> (StorageState, StorageState) {
-        self.path.clone_from(&report.path);
+        // Heartbeats repeat it every second.
+        if self.path != report.path {
+            self.path.clone_from(&report.path);
+        }
         self.capacity = report.capacity;
         self.used = report.used;
         self.remaining = report.remaining;
@@ -97,24 +112,40 @@ impl Storage {
         self.remaining.saturating_sub(u64::from(self.scheduled_blocks).saturating_mul(block_size))
     }
 
-    /// Decides the deletion of a replica.
-    pub(crate) fn doom(&mut self, id: BlockId, invalidation: Invalidation) {
-        if self.invalidations.len() >= INVALIDATIONS_MAX {
-            return;
+    /// Deletions that wait, or were ordered and may have to be ordered again. Every doomed replica is one of them.
+    pub(crate) fn unconfirmed_deletions(&self) -> usize {
+        self.invalidations.len() + self.ordered.len()
+    }
+
+    /// Decides the deletion of a replica; false when there is no room for it, and it was left out.
+    #[must_use]
+    pub(crate) fn doom(&mut self, id: BlockId, invalidation: Invalidation, limit: usize) -> bool {
+        if self.unconfirmed_deletions() >= limit && !self.doomed.contains(id.0) {
+            return false;
         }
         // What was decided first knows best why.
         if self.doomed.insert(id.0) && invalidation.is_good {
             self.excess.insert(id.0);
         }
         self.invalidations.entry(id).or_insert(invalidation);
+        true
     }
 
-    /// A replica that was to be deleted is still there: the order has not gone out, was lost, or is being carried out.
-    pub(crate) fn on_doomed_reported(&mut self, id: BlockId, generation_stamp: GenerationStamp, is_good: bool) {
+    /// A replica that was to be deleted is still there: the order has not gone out, was lost, or is being carried out. At the
+    /// limit what was ordered is left to be repeated in its time.
+    pub(crate) fn on_doomed_reported(
+        &mut self,
+        id: BlockId,
+        generation_stamp: GenerationStamp,
+        is_good: bool,
+        limit: usize,
+    ) {
         if !is_good {
             self.excess.remove(id.0);
         }
-        self.invalidations.insert(id, Invalidation { generation_stamp, is_good: self.excess.contains(id.0) });
+        if self.unconfirmed_deletions() < limit || self.invalidations.contains_key(&id) {
+            self.invalidations.insert(id, Invalidation { generation_stamp, is_good: self.excess.contains(id.0) });
+        }
     }
 
     /// A replica that is to be deleted turns out to be corrupt: it must not be kept after all.
@@ -133,11 +164,12 @@ impl Storage {
     }
 
     /// The node died or the volume failed: what was to be deleted will be reported again if it still exists.
-    pub(crate) fn forget_doomed(&mut self) {
-        self.doomed.clear();
-        self.excess.clear();
-        self.invalidations.clear();
-        self.ordered.clear();
+    pub(crate) fn forget_doomed(&mut self) -> Discarded {
+        Discarded {
+            _sets: [std::mem::take(&mut self.doomed), std::mem::take(&mut self.excess)],
+            _invalidations: std::mem::take(&mut self.invalidations),
+            _ordered: std::mem::take(&mut self.ordered),
+        }
     }
 
     /// Deletions that wait.
@@ -154,7 +186,8 @@ impl Storage {
 
     /// Queues again what was ordered a while ago and is not confirmed: the order may be lost.
     pub(crate) fn repeat_invalidations(&mut self, now: Instant) {
-        while let Some(&(since, id, generation_stamp)) = self.ordered.front() {
+        for _ in 0..REPEATED_PER_HEARTBEAT {
+            let Some(&(since, id, generation_stamp)) = self.ordered.front() else { break };
             if now.saturating_duration_since(since) < REPEAT_INVALIDATION_AFTER {
                 break;
             }

@@ -79,6 +79,14 @@ impl ClientService {
         Ok(AttrResponse { attr: Some((&namespace.attr(id)?).into()), txid, ..AttrResponse::default() })
     }
 
+    /// Refuses a pipeline of DataNodes that nobody knows. A repeated call that was applied before is not asked again.
+    fn check_pipeline(&self, header: Option<&RequestHeader>, datanodes: &[String], storages: &[String]) -> Result<()> {
+        match self.namesystem.recorded(header)? {
+            Some(_) => Ok(()),
+            None => self.namesystem.blocks().check_pipeline(datanodes, storages),
+        }
+    }
+
     /// What the caller of a change may rely on from now on; `changed` is the inode that it made or changed.
     fn delegations(&self, growth: Option<Growth>, changed: Option<InodeId>) -> Vec<Delegation> {
         let Some(Growth { who, directory, makes_directory }) = growth else { return Vec::new() };
@@ -420,6 +428,10 @@ impl ClientNamenode for ClientService {
 
     async fn update_pipeline(&self, request: Request<UpdatePipelineRequest>) -> Reply<EmptyResponse> {
         let request = request.into_inner();
+        let checked = self.check_pipeline(request.header.as_ref(), &request.datanode_uuids, &request.storage_uuids);
+        if let Err(error) = checked {
+            return reply(Err(error));
+        }
         let op = UpdatePipelineOp {
             inode: request.inode,
             old_block: request.old_block,
@@ -579,17 +591,30 @@ impl ClientNamenode for ClientService {
     }
 
     async fn report_bad_blocks(&self, request: Request<ReportBadBlocksRequest>) -> Reply<EmptyResponse> {
-        for replica in request.into_inner().replicas.iter().take(BAD_REPLICAS_MAX) {
-            let block = Block::from(replica.block.as_ref().unwrap_or(&dfs_proto::v1::Block::default()));
-            self.namesystem.blocks().report_bad_replica(block, &replica.datanode_uuid, &replica.storage_uuid);
-        }
-        reply(Ok(self.empty()))
+        let request = request.into_inner();
+        let who = identity(request.header.as_ref());
+        let suspect = |replica: &BadReplica| {
+            let block = Block::from(required(replica.block.as_ref(), "block")?);
+            if !self.namesystem.may_read_block(&who, block.id)? {
+                // It has been removed since it was read.
+                return Ok(());
+            }
+            self.namesystem.blocks().suspect_replica(block, &replica.datanode_uuid, &replica.storage_uuid)
+        };
+        let suspected = request.replicas.iter().take(BAD_REPLICAS_MAX).try_for_each(suspect);
+        reply(suspected.map(|()| self.empty()))
     }
 
     async fn get_datanode_report(&self, _: Request<GetDatanodeReportRequest>) -> Reply<GetDatanodeReportResponse> {
-        let datanodes = self.namesystem.blocks().datanode_report();
-        let repair = Some(self.namesystem.blocks().repair_report());
-        reply(Ok(GetDatanodeReportResponse { datanodes, repair, txid: self.txid() }))
+        let blocks = Arc::clone(self.namesystem.blocks());
+        // Of many DataNodes there is much to tell: not on the thread that hears them.
+        let told = tokio::task::spawn_blocking(move || (blocks.datanode_report(), blocks.repair_report())).await;
+        let failed = |error| DfsError::new(ErrorKind::Internal, "report on the DataNodes").with_source(error);
+        reply(told.map_err(failed).map(|(datanodes, repair)| GetDatanodeReportResponse {
+            datanodes,
+            repair: Some(repair),
+            txid: self.txid(),
+        }))
     }
 
     async fn set_safe_mode(&self, request: Request<SetSafeModeRequest>) -> Reply<SetSafeModeResponse> {

@@ -8,7 +8,7 @@ use dfs_proto::v1;
 use dfs_proto::v1::order::Order;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::namenode::blocks::BlockManager;
+use crate::namenode::blocks::{BlockManager, is_long};
 use crate::namenode::namesystem::Namesystem;
 use crate::namenode::node_files::NodeFiles;
 
@@ -101,15 +101,27 @@ impl DatanodeService {
                 Ok(None) => return Err(self.give_up(sender, protocol("a block report ended before its last page"))),
                 Err(status) => return Err(self.give_up(sender, from_status(&status))),
             };
-            let taken = self.check_pool(&page.block_pool_id).and_then(|()| self.blocks.block_report_page(&page));
-            sender = Some((page.datanode_uuid, page.registration_id));
+            sender = Some((page.datanode_uuid.clone(), page.registration_id));
+            if let Err(error) = self.check_pool(&page.block_pool_id) {
+                return Err(self.give_up(sender, error));
+            }
+            let is_last = page.last;
+            // Heartbeats and calls must not wait for a page, nor for the millions that may be missing from its volume.
+            let taken = self.apart(move |blocks| blocks.block_report_page(&page)).await;
             if let Err(error) = taken {
                 return Err(self.give_up(sender, error));
             }
-            if page.last {
+            if is_last {
                 return Ok(());
             }
         }
+    }
+
+    /// Long work, on a thread that may be kept for a while.
+    async fn apart(&self, work: impl FnOnce(&BlockManager) -> Result<()> + Send + 'static) -> Result<()> {
+        let blocks = Arc::clone(&self.blocks);
+        let failed = |error| DfsError::new(ErrorKind::Internal, "take in a report of a DataNode").with_source(error);
+        tokio::task::spawn_blocking(move || work(&blocks)).await.map_err(failed)?
     }
 
     /// The report is over before its end: another one is asked for.
@@ -178,17 +190,29 @@ impl v1::datanode_server::Datanode for DatanodeService {
         &self,
         request: Request<v1::BlockReceivedAndDeletedRequest>,
     ) -> Result<Response<v1::BlockReceivedAndDeletedResponse>, Status> {
-        let request = request.get_ref();
-        let taken = self.check_pool(&request.block_pool_id).and_then(|()| self.blocks.incremental_report(request));
-        reply(taken.map(|()| v1::BlockReceivedAndDeletedResponse {}))
+        let request = request.into_inner();
+        let take = async {
+            self.check_pool(&request.block_pool_id)?;
+            if is_long(request.events.len()) {
+                return self.apart(move |blocks| blocks.incremental_report(&request)).await;
+            }
+            self.blocks.incremental_report(&request)
+        };
+        reply(take.await.map(|()| v1::BlockReceivedAndDeletedResponse {}))
     }
 
     async fn report_bad_replicas(
         &self,
         request: Request<v1::ReportBadReplicasRequest>,
     ) -> Result<Response<v1::ReportBadReplicasResponse>, Status> {
-        self.blocks.report_bad_replicas(request.get_ref());
-        reply(Ok(v1::ReportBadReplicasResponse {}))
+        let request = request.into_inner();
+        let take = async {
+            if is_long(request.blocks.len()) {
+                return self.apart(move |blocks| blocks.report_bad_replicas(&request)).await;
+            }
+            self.blocks.report_bad_replicas(&request)
+        };
+        reply(take.await.map(|()| v1::ReportBadReplicasResponse {}))
     }
 
     async fn commit_block_synchronization(

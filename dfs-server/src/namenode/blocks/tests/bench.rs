@@ -100,7 +100,7 @@ fn measure_death(cluster: &mut Cluster) -> (Duration, Duration) {
     cluster.blocks.leave_safe_mode();
     cluster.blocks.tick();
     for _ in 0..70 {
-        cluster.clock.advance(Duration::from_secs(1));
+        cluster.pass(Duration::from_secs(1));
         (1..cluster.nodes.len()).for_each(|at| drop(cluster.heartbeat(at)));
         let started = Instant::now();
         let (blocks, is_over) = (&cluster.blocks, &AtomicBool::new(false));

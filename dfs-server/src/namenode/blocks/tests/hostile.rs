@@ -139,7 +139,16 @@ fn send(cluster: &mut Cluster, message: Message) {
             });
         }
         Message::Register(request) => drop(cluster.blocks.register_datanode(&request, "10.0.0.9")),
-        Message::Bad(block, node, storage) => cluster.blocks.report_bad_replica((&block).into(), &node, &storage),
+        Message::Bad(block, node, storage) => {
+            drop(cluster.blocks.suspect_replica((&block).into(), &node, &storage));
+            let _ = cluster.blocks.report_bad_replicas(&v1::ReportBadReplicasRequest {
+                registration_id: cluster.nodes[0].registration,
+                datanode_uuid: node,
+                good_blocks: vec![block; usize::from(block.length % 2 == 0)],
+                blocks: vec![block; usize::from(block.length % 2 == 1)],
+                storage_uuids: vec![storage],
+            });
+        }
         Message::Abort(at) => {
             let node = &cluster.nodes[at];
             cluster.blocks.abort_report(&node.uuid, node.registration);
@@ -150,7 +159,7 @@ fn send(cluster: &mut Cluster, message: Message) {
             let _ = cluster.blocks.choose_targets(&request);
         }
         Message::Second => {
-            cluster.clock.advance(std::time::Duration::from_secs(1));
+            cluster.pass(std::time::Duration::from_secs(1));
             cluster.blocks.tick();
         }
     }

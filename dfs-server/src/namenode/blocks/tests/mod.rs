@@ -2,16 +2,20 @@
 
 mod bench;
 mod duties;
+mod holds;
 mod hostile;
+mod liveness;
 mod model;
 mod moves;
+mod overflow;
 mod placement;
 mod recovery;
 mod repair;
 mod reports;
 mod safe_mode;
+mod suspects;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,9 +27,10 @@ use dfs_proto::v1;
 use dfs_proto::v1::order::Order;
 
 use super::block_map::BlockState;
-use super::state::{Counts, SoftState};
+use super::report::BadReason;
+use super::state::{BadList, Counts, SoftState};
 use super::{BlockEvent, BlockManager, TargetRequest};
-use crate::namenode::datanodes::StorageIndex;
+use crate::namenode::datanodes::{Space, StorageIndex};
 
 /// Bytes free on each volume at first.
 const ROOM: u64 = 100 << 30;
@@ -56,6 +61,8 @@ pub(super) struct Node {
     pub failed_copies: Vec<v1::Block>,
     pub is_up: bool,
     pub has_failed_volume: bool,
+    /// What it has found not to match its checksums.
+    pub found_bad: BTreeSet<u64>,
 }
 
 /// A block manager and its DataNodes.
@@ -122,9 +129,50 @@ impl Cluster {
     pub(super) fn register(&mut self, at: usize) {
         self.register_only(at);
         self.report(at);
-        for (&id, copy) in self.nodes[at].copies.iter().filter(|(_, copy)| !copy.is_intact) {
-            let bad = block(id, copy.generation_stamp, copy.length);
-            self.blocks.report_bad_replica(bad, &self.nodes[at].uuid, "");
+        let damaged = self.nodes[at].copies.iter().filter(|(_, copy)| !copy.is_intact);
+        let damaged: Vec<u64> = damaged.map(|(&id, _)| id).collect();
+        damaged.into_iter().for_each(|id| self.find_bad(at, id));
+    }
+
+    /// The DataNode finds a replica of its own not to match its checksums, and says so.
+    pub(super) fn find_bad(&mut self, at: usize, id: u64) {
+        let node = &mut self.nodes[at];
+        let Some(copy) = node.copies.get(&id) else { return };
+        node.found_bad.insert(id);
+        let request = v1::ReportBadReplicasRequest {
+            datanode_uuid: node.uuid.clone(),
+            registration_id: node.registration,
+            blocks: vec![block(id, copy.generation_stamp, copy.length).into()],
+            storage_uuids: vec![node.storage.clone()],
+            good_blocks: Vec::new(),
+        };
+        // A node that is taken for dead is refused, and tells with its next full report.
+        let _ = self.blocks.report_bad_replicas(&request);
+    }
+
+    /// The DataNode finds a replica of its own to be as it should be, and says so.
+    pub(super) fn find_good(&mut self, at: usize, id: u64) {
+        let node = &mut self.nodes[at];
+        let Some(copy) = node.copies.get(&id) else { return };
+        node.found_bad.remove(&id);
+        let request = v1::ReportBadReplicasRequest {
+            datanode_uuid: node.uuid.clone(),
+            registration_id: node.registration,
+            good_blocks: vec![block(id, copy.generation_stamp, copy.length).into()],
+            ..v1::ReportBadReplicasRequest::default()
+        };
+        let _ = self.blocks.report_bad_replicas(&request);
+    }
+
+    /// Time passes, in which the NameNode listens.
+    pub(super) fn pass(&self, time: Duration) {
+        let second = Duration::from_secs(1);
+        let mut left = time;
+        while !left.is_zero() {
+            let step = left.min(second);
+            self.clock.advance(step);
+            self.blocks.listening().pulse();
+            left -= step;
         }
     }
 
@@ -152,6 +200,9 @@ impl Cluster {
         let page = self.page(at);
         self.nodes[at].next_number += 1;
         self.blocks.block_report_page(&page).unwrap();
+        // What is known to be corrupt is told after every full report.
+        let known: Vec<u64> = self.nodes[at].found_bad.iter().copied().collect();
+        known.into_iter().for_each(|id| self.find_bad(at, id));
     }
 
     pub(super) fn page(&self, at: usize) -> v1::BlockReportPage {
@@ -203,6 +254,7 @@ impl Cluster {
     /// The DataNode has a replica now, and says so.
     pub(super) fn put(&mut self, at: usize, id: u64, copy: Copy) {
         self.nodes[at].copies.insert(id, copy);
+        self.nodes[at].found_bad.remove(&id);
         let kind = if copy.state == v1::ReplicaState::Finalized {
             v1::ReplicaEventKind::ReplicaReceived
         } else {
@@ -266,11 +318,12 @@ impl Cluster {
             }
             Order::Verify(order) => {
                 for suspect in order.blocks {
-                    let copy = self.nodes[at].copies.get(&suspect.id).copied();
-                    if let Some(copy) = copy.filter(|copy| !copy.is_intact) {
-                        let uuid = self.nodes[at].uuid.clone();
-                        let bad = block(suspect.id, copy.generation_stamp, copy.length);
-                        self.blocks.report_bad_replica(bad, &uuid, "");
+                    match self.nodes[at].copies.get(&suspect.id) {
+                        Some(copy) if copy.is_intact => self.find_good(at, suspect.id),
+                        Some(_) => self.find_bad(at, suspect.id),
+                        None => {
+                            self.event(at, v1::ReplicaEventKind::ReplicaDeleted, Block::from(suspect), false);
+                        }
                     }
                 }
             }
@@ -280,7 +333,7 @@ impl Cluster {
 
     /// A second passes: all nodes that are up beat and obey, then the NameNode ticks.
     pub(super) fn second(&mut self) {
-        self.clock.advance(Duration::from_secs(1));
+        self.pass(Duration::from_secs(1));
         for at in 0..self.nodes.len() {
             if self.nodes[at].is_up {
                 for order in self.heartbeat(at) {
@@ -381,7 +434,21 @@ fn check_state(state: &SoftState) {
         assert_eq!(storage.scheduled_blocks, units.get(&index).copied().unwrap_or(0), "units of {}", storage.uuid);
         assert_eq!(storage.blocks, on_storage.remove(&index).unwrap_or_default(), "blocks of {}", storage.uuid);
         assert!(storage.blocks.is_disjoint(&storage.doomed), "{}: doomed and counted", storage.uuid);
+        let set_aside = state.set_aside.keys().filter(|(_, other)| *other == index).count();
+        assert_eq!(storage.set_aside, set_aside, "set aside of {}", storage.uuid);
     }
+    let corrupt = |bad: &&BadList| bad.iter().any(|bad| bad.reason != BadReason::StaleGeneration);
+    assert_eq!(state.corrupt_blocks, state.bad.values().filter(corrupt).count() as u64);
+    assert!(state.bad.values().all(|bad| !bad.is_empty()), "an empty list of bad replicas");
+    let mut space = Space::default();
+    for (index, _) in state.nodes.registered() {
+        let of_node = state.nodes.space_of(index);
+        space.capacity += of_node.capacity;
+        space.used += of_node.used;
+        space.remaining += of_node.remaining;
+    }
+    assert_eq!(state.nodes.space(), space);
+    assert_eq!(state.nodes.registered().count(), state.nodes.registered_count());
     let mut costs: BTreeMap<_, u32> = BTreeMap::new();
     for (node, cost) in state.pending.values().filter_map(|pending| pending.source) {
         *costs.entry(node).or_default() += cost;

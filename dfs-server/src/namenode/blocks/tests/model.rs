@@ -194,7 +194,7 @@ impl World {
             Step::Seconds { count } => (0..count).for_each(|_| self.second()),
             Step::Silence => {
                 for _ in 0..45 {
-                    self.cluster.clock.advance(Duration::from_secs(1));
+                    self.cluster.pass(Duration::from_secs(1));
                     self.cluster.blocks.tick();
                 }
             }
@@ -286,12 +286,11 @@ impl World {
     fn corrupt(&mut self, node: usize, at: usize) {
         let Some((id, known)) = self.pick(at, false) else { return };
         let holders = self.cluster.holders(id, known.generation_stamp, known.length);
-        if holders.len() < 2 || !holders.contains(&node) {
+        if holders.len() < 2 || !holders.contains(&node) || !self.cluster.nodes[node].is_up {
             return;
         }
         self.cluster.nodes[node].copies.get_mut(&id).unwrap().is_intact = false;
-        let bad = block(id, known.generation_stamp, known.length);
-        self.cluster.blocks.report_bad_replica(bad, &format!("dn{node}"), "");
+        self.cluster.find_bad(node, id);
     }
 
     fn wrong_length(&mut self, node: usize, at: usize) {
@@ -317,7 +316,7 @@ impl World {
     }
 
     fn second(&mut self) {
-        self.cluster.clock.advance(Duration::from_secs(1));
+        self.cluster.pass(Duration::from_secs(1));
         for at in 0..NODES {
             if !self.cluster.nodes[at].is_up {
                 continue;

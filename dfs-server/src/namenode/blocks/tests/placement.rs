@@ -86,7 +86,7 @@ fn choose_targets_spreads_evenly() {
 #[test]
 fn choose_targets_avoids_silent_and_overloaded_nodes_while_there_are_others() {
     let mut cluster = Cluster::new(&["/a"; 4]);
-    cluster.clock.advance(std::time::Duration::from_secs(11));
+    cluster.pass(std::time::Duration::from_secs(11));
     cluster.nodes[1].active_transfers = 100;
     for at in [1, 2, 3] {
         cluster.heartbeat(at);
@@ -212,7 +212,7 @@ fn locate_sorts_by_distance_with_silent_nodes_last() {
         }
         assert_eq!(firsts.len(), expected[0].len(), "equals are shuffled");
     }
-    cluster.clock.advance(std::time::Duration::from_secs(11));
+    cluster.pass(std::time::Duration::from_secs(11));
     for at in [1, 2, 3] {
         cluster.heartbeat(at);
     }

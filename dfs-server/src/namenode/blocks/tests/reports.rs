@@ -1,8 +1,10 @@
 //! What reports do: the table of dispositions, the sequence of numbers, and the diff of full reports.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dfs_common::block::Block;
+use dfs_common::clock::ManualClock;
 use dfs_common::error::ErrorKind;
 use dfs_common::ids::{BlockId, GenerationStamp, InodeId};
 use dfs_proto::v1::ReplicaState::{Finalized, Rbw, Rur, Rwr, Temporary};
@@ -16,6 +18,7 @@ use super::super::report::{
     choose_disposition,
 };
 use super::{Cluster, Copy, block, finalized};
+use crate::namenode::listening::{ListeningClock, ListeningTime};
 use crate::namenode::namespace::restore::LostIds;
 
 #[test]
@@ -60,19 +63,23 @@ fn choose_disposition_is_this_table() {
 
 #[test]
 fn sequence_applies_each_event_once_and_in_order() {
-    let now = Instant::now();
+    let (now, heard) = (Instant::now(), ListeningTime::default());
     let mut sequence = ReportSequence::new(now);
     let number = ReportNumber;
-    assert_eq!(sequence.on_full_page(number(1), now), PageVerdict::Proceed);
+    assert_eq!(sequence.on_full_page(number(1), heard), PageVerdict::Proceed);
     assert_eq!(sequence.on_events(number(2), 3), EventsVerdict::Queue);
     sequence.queue(number(2), vec![v1::ReplicaEvent::default(); 3]);
-    assert_eq!(sequence.on_full_page(number(1), now), PageVerdict::Proceed);
-    assert_eq!(sequence.on_full_end().unwrap().queued.len(), 1);
+    assert_eq!(sequence.on_full_page(number(1), heard), PageVerdict::Proceed);
+    assert!(!sequence.has_due() && sequence.next_due().is_none(), "the report has not ended");
+    assert!(sequence.on_full_end().is_some());
+    assert_eq!(sequence.on_events(number(5), 1), EventsVerdict::Queue, "what came before has not been applied");
+    sequence.queue(number(5), vec![v1::ReplicaEvent::default()]);
+    let due: Vec<usize> = std::iter::from_fn(|| sequence.next_due()).map(|events| events.len()).collect();
+    assert_eq!(due, [3, 1]);
     // (first, count, expected)
     for (first, count, expected) in [
-        (2, 3, EventsVerdict::Apply { skip: 0 }),
         (2, 3, EventsVerdict::Ignore),
-        (4, 3, EventsVerdict::Apply { skip: 1 }),
+        (4, 3, EventsVerdict::Apply { skip: 2 }),
         (7, 1, EventsVerdict::Apply { skip: 0 }),
     ] {
         assert_eq!(sequence.on_events(number(first), count), expected, "{first}+{count}");
@@ -83,10 +90,10 @@ fn sequence_applies_each_event_once_and_in_order() {
     sequence.on_full_ordered(now);
     assert!(!sequence.is_full_due(now));
     assert!(sequence.is_full_due(now + Duration::from_secs(10)), "and asks again");
-    assert_eq!(sequence.on_full_page(number(9), now), PageVerdict::Ignore, "older than what was applied");
+    assert_eq!(sequence.on_full_page(number(9), heard), PageVerdict::Ignore, "older than what was applied");
     // Both ways of numbering a full report: its own number, or that of the last event it includes.
     for named in [10, 11] {
-        assert_eq!(sequence.on_full_page(number(named), now), PageVerdict::Proceed);
+        assert_eq!(sequence.on_full_page(number(named), heard), PageVerdict::Proceed);
         assert!(sequence.on_full_end().is_some());
         assert!(!sequence.is_full_due(now));
     }
@@ -98,9 +105,16 @@ fn sequence_gives_up_a_stalled_report_and_asks_again() {
     let mut sequence = ReportSequence::new(now);
     assert!(!sequence.is_full_due(now + Duration::from_secs(29)));
     assert!(sequence.is_full_due(now + Duration::from_secs(30)), "the first report is late");
-    sequence.on_full_page(ReportNumber(1), now);
-    assert!(!sequence.has_stalled(now + Duration::from_secs(60)));
-    assert!(sequence.has_stalled(now + Duration::from_secs(61)));
+    let clock = Arc::new(ManualClock::new());
+    let listening = ListeningClock::new(clock.clone());
+    sequence.on_full_page(ReportNumber(1), listening.now());
+    clock.advance(Duration::from_secs(600));
+    assert!(!sequence.has_stalled(listening.now()), "it was the NameNode that stood still");
+    for _ in 0..60 {
+        listening.pulse();
+        clock.advance(Duration::from_secs(1));
+    }
+    assert!(sequence.has_stalled(listening.now()));
     sequence.abort_full();
     assert!(sequence.is_full_due(now));
 }
@@ -326,10 +340,10 @@ fn sequence_remembers_a_request_made_while_a_report_streams_in() {
     let now = Instant::now();
     let mut sequence = ReportSequence::new(now);
     sequence.request_full();
-    sequence.on_full_page(ReportNumber(1), now);
+    sequence.on_full_page(ReportNumber(1), ListeningTime::default());
     sequence.on_full_end();
     assert!(!sequence.is_full_due(now), "the report is what was asked for");
-    sequence.on_full_page(ReportNumber(2), now);
+    sequence.on_full_page(ReportNumber(2), ListeningTime::default());
     sequence.request_full();
     sequence.on_full_end();
     assert!(sequence.is_full_due(now), "the report may be older than what is asked for");

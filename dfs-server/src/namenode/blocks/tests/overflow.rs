@@ -1,0 +1,121 @@
+//! What finds no room is asked for again.
+
+use dfs_common::ids::BlockId;
+use dfs_proto::v1;
+
+use super::super::BlockEvent;
+use super::super::overflow::Limits;
+use super::super::report::{QUEUED_EVENTS_MAX, ReportNumber, ReportSequence};
+use super::{Cluster, block, finalized};
+use crate::namenode::listening::ListeningTime;
+
+#[test]
+fn deletions_beyond_the_bound_are_made_all_the_same() {
+    let mut cluster = Cluster::new(&["/a"; 1]);
+    cluster.blocks.lock().limits = Limits { deletions: 10, ..Limits::default() };
+    for id in 1..=35 {
+        cluster.write(id, 1, &[0]);
+    }
+    cluster.blocks.on_events((1..=35).map(|id| BlockEvent::Removed { id: BlockId(id) }));
+    cluster.check();
+    cluster.seconds(1);
+    assert_eq!(cluster.nodes[0].copies.len(), 25, "the first ten are gone");
+    // Confirmed deletions leave room when the time to repeat them is over.
+    cluster.seconds(400);
+    assert_eq!(cluster.nodes[0].copies.len(), 0);
+    assert!(cluster.blocks.lock().overflowed.is_empty());
+    cluster.check();
+}
+
+#[test]
+fn replicas_of_the_future_beyond_the_bound_are_asked_for_when_there_is_room() {
+    let mut cluster = Cluster::new(&["/a"; 2]);
+    cluster.blocks.lock().limits = Limits { set_aside: 8, set_aside_per_volume: 5, ..Limits::default() };
+    for at in [0, 1] {
+        for id in 1..=12 {
+            cluster.put(at, id, finalized(1, 10));
+        }
+    }
+    cluster.check();
+    assert_eq!(cluster.blocks.unknown_replicas(), 8, "five of one node, and room for others");
+    cluster.seconds(30);
+    // The log catches up.
+    for id in 1..=12 {
+        cluster.allocate(id, 1, 2, &[]);
+        cluster.commit(id, 1, 10);
+    }
+    cluster.seconds(30);
+    for id in 1..=12 {
+        assert_eq!(cluster.located(id), ["dn0", "dn1"], "block {id}");
+    }
+    cluster.check();
+}
+
+#[test]
+fn events_beyond_the_bound_while_a_report_streams_in_lead_to_another_one() {
+    let now = std::time::Instant::now();
+    let mut sequence = ReportSequence::new(now);
+    sequence.on_full_page(ReportNumber(1), ListeningTime::default());
+    sequence.queue(ReportNumber(2), vec![v1::ReplicaEvent::default(); QUEUED_EVENTS_MAX]);
+    sequence.queue(ReportNumber(2), vec![v1::ReplicaEvent::default()]);
+    sequence.on_full_end();
+    assert!(sequence.is_full_due(now));
+}
+
+#[test]
+fn datanodes_that_only_ops_name_take_no_place_of_others() {
+    let cluster = Cluster::new(&["/a"; 1]);
+    cluster.allocate(1, 1, 1, &[0]);
+    for stamp in 2..250 {
+        let targets = (0..512).map(|at| (format!("nobody-{stamp}-{at}"), format!("s-{at}"))).collect();
+        cluster.blocks.on_events([BlockEvent::Reopened { block: block(1, stamp, 0), targets }]);
+    }
+    // Nor does a volume that a known DataNode never had.
+    let targets = (0..512).map(|at| ("dn0".to_owned(), format!("other-{at}"))).collect();
+    cluster.blocks.on_events([BlockEvent::Reopened { block: block(1, 999, 0), targets }]);
+    assert!(cluster.blocks.lock().nodes.all_storages().count() < 12_000);
+    assert_eq!(cluster.blocks.datanode_report()[0].volumes.len(), 1);
+    let id = v1::DatanodeId { uuid: "late".into(), ..v1::DatanodeId::default() };
+    let request = v1::RegisterDatanodeRequest { id: Some(id), ..v1::RegisterDatanodeRequest::default() };
+    cluster.blocks.register_datanode(&request, "10.0.0.9").unwrap();
+    cluster.check();
+}
+
+#[test]
+fn datanode_that_names_ever_other_volumes_is_refused() {
+    let cluster = Cluster::new(&["/a"; 2]);
+    let volume = |at: usize| v1::StorageReport { storage_uuid: format!("v{at}"), ..v1::StorageReport::default() };
+    let beat = |storages| {
+        cluster.blocks.heartbeat(&v1::SendHeartbeatRequest {
+            datanode_uuid: "dn0".into(),
+            registration_id: cluster.nodes[0].registration,
+            storages,
+            ..v1::SendHeartbeatRequest::default()
+        })
+    };
+    let refused = (0..2_000).find(|&at| beat(vec![volume(at)]).is_err());
+    assert_eq!(refused, Some(999));
+    cluster.check();
+}
+
+#[test]
+fn pipeline_of_unknown_datanodes_is_refused() {
+    let cluster = Cluster::new(&["/a"; 2]);
+    let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let check = |datanodes: &[&str], storages: &[&str]| {
+        cluster.blocks.check_pipeline(&names(datanodes), &names(storages)).map_err(|error| error.kind())
+    };
+    use dfs_common::error::ErrorKind::{InvalidArgument, Unavailable};
+    assert_eq!(check(&["dn0", "dn1"], &["s0", "s1"]), Ok(()));
+    assert_eq!(check(&["dn0", "dn2"], &["s0", "s1"]), Err(Unavailable));
+    assert_eq!(check(&["dn0", "dn1"], &["s0", "s0"]), Err(Unavailable));
+    assert_eq!(check(&["dn0", "dn1"], &["s0"]), Err(InvalidArgument));
+    // Known by an op's word only.
+    cluster.blocks.on_events([BlockEvent::Allocated {
+        block: block(1, 1, 0),
+        inode: dfs_common::ids::InodeId(1),
+        replication: 1,
+        targets: vec![("hinted".into(), "s".into())],
+    }]);
+    assert_eq!(check(&["hinted"], &["s"]), Err(Unavailable));
+}

@@ -1,0 +1,102 @@
+//! Whom the NameNode believes that a replica is corrupt.
+
+use dfs_common::error::ErrorKind;
+use dfs_proto::v1;
+
+use super::{Cluster, block};
+
+#[test]
+fn word_of_a_reader_leads_to_a_look_and_to_nothing_else() {
+    let mut cluster = Cluster::new(&["/a"; 4]);
+    cluster.write(1, 3, &[0, 1, 2]);
+    for at in [0, 1, 2] {
+        cluster.blocks.suspect_replica(block(1, 1, 10), &format!("dn{at}"), "").unwrap();
+    }
+    for _ in 0..5 {
+        assert_eq!(cluster.located(1), ["dn0", "dn1", "dn2"]);
+        assert_eq!(cluster.blocks.fs_stats().corrupt_blocks, 0);
+        cluster.second();
+        cluster.check();
+    }
+    assert_eq!(cluster.holders(1, 1, 10), [0, 1, 2]);
+}
+
+#[test]
+fn replica_that_a_reader_suspects_rightly_is_replaced() {
+    let mut cluster = Cluster::new(&["/a"; 4]);
+    cluster.write(1, 3, &[0, 1, 2]);
+    cluster.nodes[1].copies.get_mut(&1).unwrap().is_intact = false;
+    cluster.blocks.suspect_replica(block(1, 1, 10), "dn1", "s1").unwrap();
+    cluster.second();
+    assert_eq!((cluster.located(1), cluster.blocks.fs_stats().corrupt_blocks), (vec!["dn0".into(), "dn2".into()], 1));
+    cluster.seconds(5);
+    assert_eq!(cluster.holders(1, 1, 10), [0, 2, 3]);
+    cluster.check();
+}
+
+#[test]
+fn replica_found_good_later_is_well_again() {
+    let mut cluster = Cluster::new(&["/a"; 2]);
+    cluster.write(1, 2, &[0, 1]);
+    // A device that could not be read for a while.
+    for at in [0, 1] {
+        cluster.find_bad(at, 1);
+    }
+    let located = cluster.blocks.locate(block(1, 1, 10).id, None);
+    assert_eq!((located.datanodes.len(), located.corrupt), (2, true));
+    cluster.seconds(3);
+    cluster.nodes[0].found_bad.clear();
+    // A full report that does not name it as corrupt says nothing of it: the DataNode may only have forgotten.
+    cluster.report(0);
+    assert!(cluster.blocks.locate(block(1, 1, 10).id, None).corrupt);
+    // A reader that has nothing else tries it.
+    cluster.blocks.suspect_replica(block(1, 1, 10), "dn0", "").unwrap();
+    cluster.second();
+    assert_eq!(cluster.located(1), ["dn0"]);
+    assert!(!cluster.blocks.locate(block(1, 1, 10).id, None).corrupt);
+    cluster.check();
+}
+
+#[test]
+fn nobody_speaks_for_another_datanode() {
+    let mut cluster = Cluster::new(&["/a"; 2]);
+    cluster.write(1, 2, &[0, 1]);
+    let mut request = v1::ReportBadReplicasRequest {
+        datanode_uuid: "dn1".into(),
+        registration_id: cluster.nodes[0].registration,
+        blocks: vec![block(1, 1, 10).into()],
+        storage_uuids: vec!["s1".into()],
+        good_blocks: Vec::new(),
+    };
+    assert_eq!(cluster.blocks.report_bad_replicas(&request).unwrap_err().kind(), ErrorKind::Stale);
+    // Nor for a volume that is not its own.
+    request.registration_id = cluster.nodes[1].registration;
+    request.storage_uuids = vec!["s0".into()];
+    cluster.blocks.report_bad_replicas(&request).unwrap();
+    assert_eq!(cluster.located(1), ["dn0", "dn1"]);
+    // And not for a good one of another.
+    cluster.find_bad(0, 1);
+    let good = v1::ReportBadReplicasRequest { good_blocks: vec![block(1, 1, 10).into()], ..Default::default() };
+    let good = v1::ReportBadReplicasRequest {
+        datanode_uuid: "dn1".into(),
+        registration_id: cluster.nodes[1].registration,
+        ..good
+    };
+    cluster.blocks.report_bad_replicas(&good).unwrap();
+    assert_eq!(cluster.located(1), ["dn1"]);
+    cluster.check();
+}
+
+#[test]
+fn finding_that_was_lost_is_told_with_the_next_full_report() {
+    let mut cluster = Cluster::new(&["/a"; 4]);
+    cluster.write(1, 3, &[0, 1, 2]);
+    cluster.nodes[1].copies.get_mut(&1).unwrap().is_intact = false;
+    cluster.nodes[1].found_bad.insert(1);
+    assert_eq!(cluster.located(1), ["dn0", "dn1", "dn2"]);
+    cluster.report(1);
+    assert_eq!(cluster.located(1), ["dn0", "dn2"]);
+    cluster.seconds(5);
+    assert_eq!(cluster.holders(1, 1, 10), [0, 2, 3]);
+    cluster.check();
+}
