@@ -135,6 +135,7 @@ fn write_block_is_hadoops() {
         target_pinnings: vec![false, false],
         storage_id: Some("DS-1".into()),
         target_storage_ids: strings(&["DS-2", "DS-3"]),
+        takes_signs_of_life: None,
     };
     check_request(&golden!("write_block_create"), create.clone());
     let recovery = OpWriteBlockProto {

@@ -79,7 +79,7 @@ fn synced_last_packet_is_on_disk_when_it_is_acknowledged() {
 fn copies_are_on_disk_when_they_are_acknowledged() {
     let (_dir, [source, target], watch) = recorded();
     source.client().write(&block(1), &[], &content(LENGTH), 65_536);
-    copy_block(&source.plane, &block(1), &[target.info()], &[], &|_| {}).unwrap();
+    copy_block(&source.plane, &block(1), &[target.info()], &[], None).unwrap();
     assert_eq!(watch.durable("subdir0/blk_1"), Some(content(LENGTH)));
 }
 

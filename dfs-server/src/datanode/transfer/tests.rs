@@ -263,7 +263,7 @@ fn copy_in_which_the_target_finds_wrong_checksums_has_its_source_verified() {
     let path = dirs[0].path().join("current").join(POOL).join("current/finalized/subdir0/subdir0/blk_1");
     let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
     file.write_all_at(&[data[100] ^ 1], 100).unwrap();
-    let error = copy_block(&nodes[0].plane, &block, &[nodes[1].info()], &[], &|_| {}).unwrap_err();
+    let error = copy_block(&nodes[0].plane, &block, &[nodes[1].info()], &[], None).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     assert!(nodes[0].store.suspects().is_waiting(volume, &pool, block.block.id));
     assert_eq!(nodes[1].store.replica_count(), 0);
