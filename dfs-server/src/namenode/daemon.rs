@@ -126,15 +126,16 @@ pub(super) fn name_dir(config: &Config) -> Result<PathBuf> {
 /// When the directory is in use or not empty; of writing.
 pub fn format(config: &Config, cluster_id: Option<String>) -> Result<String> {
     let dir = name_dir(config)?;
-    let info = NameDir::format(&dir, &FormatOptions { cluster_id, force: false })?;
     let namespace = Namespace::new(HashKey(rand::random(), rand::random()), SystemClock.now_ns());
-    let header = ImageHeader {
-        cluster_id: info.cluster_id.clone(),
-        namespace_id: info.namespace_id,
-        block_pool_id: info.block_pool_id.clone(),
-        ..ImageHeader::default()
-    };
-    records::save(&namespace, &image_path(&dir.join("current"), TxId(0)), &header)?;
+    let info = NameDir::format(&dir, &FormatOptions { cluster_id, force: false }, |current, info| {
+        let header = ImageHeader {
+            cluster_id: info.cluster_id.clone(),
+            namespace_id: info.namespace_id,
+            block_pool_id: info.block_pool_id.clone(),
+            ..ImageHeader::default()
+        };
+        records::save(&namespace, &image_path(current, TxId(0)), &header)
+    })?;
     Ok(format!("formatted {} for cluster {}, block pool {}", dir.display(), info.cluster_id, info.block_pool_id))
 }
 
@@ -223,7 +224,7 @@ fn tell_blocks(namespace: &Namespace, blocks: &BlockManager) {
     blocks.set_lost(namespace.lost_ids());
 }
 
-async fn serve_grpc(
+pub(super) async fn serve_grpc(
     listener: TcpListener,
     namesystem: Arc<Namesystem>,
     node_files: Arc<NodeFiles>,
@@ -309,7 +310,7 @@ async fn watch_checkpoints(namesystem: &Namesystem, config: &Config) -> Result<(
     let mut last = Instant::now();
     loop {
         ticks.tick().await;
-        let since = namesystem.txid().0.saturating_sub(namesystem.checkpoint_txid()?.0);
+        let since = namesystem.txid().0.saturating_sub(namesystem.journal().newest_image().0);
         if since == 0 || (last.elapsed() < period && since < txns) {
             continue;
         }
