@@ -3,20 +3,14 @@
 //! The recipe: write a sibling with a temporary name, sync it, rename it over the target, sync the directory. A file
 //! replaced this way is never seen half-written. Callers add their own checksum where a flipped bit must be noticed.
 
-use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
 
+use crate::disk::{self, DiskFile};
+pub use crate::disk::{sync_dir, sync_file};
+
 /// Suffix of files not yet renamed into place; whatever carries it at start is left-over and may be removed.
 pub const TEMPORARY_SUFFIX: &str = ".tmp";
-
-/// Makes the entries of `dir` durable.
-///
-/// # Errors
-/// Of open or fsync.
-pub fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
-}
 
 /// Replaces `path` by `content`, durably and atomically.
 ///
@@ -26,7 +20,7 @@ pub fn write_file(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(TEMPORARY_SUFFIX);
     let temporary = Path::new(&name);
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(temporary)?;
+    let mut file = DiskFile::create(temporary)?;
     file.write_all(content)?;
     file.sync_all()?;
     rename(temporary, path)
@@ -37,7 +31,7 @@ pub fn write_file(path: &Path, content: &[u8]) -> io::Result<()> {
 /// # Errors
 /// Of rename or of the directory's fsync.
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    fs::rename(from, to)?;
+    disk::rename(from, to)?;
     sync_dir(parent_of(to))
 }
 
@@ -51,7 +45,7 @@ pub fn create_dir_all(path: &Path) -> io::Result<()> {
     }
     let parent = parent_of(path);
     create_dir_all(parent)?;
-    match fs::create_dir(path) {
+    match disk::create_dir(path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
         Err(error) => return Err(error),
@@ -68,6 +62,8 @@ fn parent_of(path: &Path) -> &Path {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -6,6 +6,7 @@ pub mod block;
 pub mod checksum;
 pub mod clock;
 pub mod config_file;
+pub mod disk;
 pub mod durable;
 pub mod error;
 pub mod ids;

@@ -7,12 +7,13 @@
 //! clusterID=CID-...
 //! blockpoolID=BP-...
 //! storageType=NAME_NODE     (SECONDARY_NAME_NODE, DATA_NODE)
-//! layoutVersion=1
+//! layoutVersion=2           (DataNode volumes: 1)
 //! storageID=DS-...          (DataNode volumes)
 //! datanodeUuid=...          (DataNode volumes)
 //! ```
 //!
-//! A daemon refuses a directory whose cluster, namespace or layout is not its own.
+//! A daemon refuses a directory whose cluster or namespace is not its own, and one whose layout is newer than it knows. An older
+//! layout is read, and the directory is taken to the daemon's own before anything is written into it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,8 +21,15 @@ use std::path::Path;
 use crate::durable;
 use crate::error::{DfsError, ErrorKind, Result};
 
-/// Layout of directories written by this version.
-pub const LAYOUT_VERSION: u32 = 1;
+/// Layout of the NameNode's directory, its edit log and its images, and of the SecondaryNameNode's copies. Rises with every kind
+/// of operation or record and with every field that is added, so that no program reads what it would understand only in part.
+///
+/// 1: the first. 2: sectors of the log have marks; log and images carry a digest of the state.
+pub const NAMENODE_LAYOUT: u32 = 2;
+/// Layout of a DataNode's volume.
+pub const DATANODE_LAYOUT: u32 = 1;
+/// The first layout of either.
+const FIRST_LAYOUT: u32 = 1;
 
 /// Longest VERSION file that is read.
 const VERSION_FILE_MAX: u64 = 64 * 1024;
@@ -39,6 +47,14 @@ pub enum StorageType {
 }
 
 impl StorageType {
+    /// The layout that this program writes, and the newest it reads.
+    pub fn layout(self) -> u32 {
+        match self {
+            Self::NameNode | Self::SecondaryNameNode => NAMENODE_LAYOUT,
+            Self::DataNode => DATANODE_LAYOUT,
+        }
+    }
+
     fn as_str(self) -> &'static str {
         match self {
             Self::NameNode => "NAME_NODE",
@@ -122,7 +138,8 @@ impl StorageInfo {
     /// Reads `path`; `None` when there is no such file.
     ///
     /// # Errors
-    /// Of reading, or when the file is not a VERSION file of a layout we know.
+    /// Of reading; `InvalidArgument` when the file is not a VERSION file; `WrongCluster` when its layout is newer than this
+    /// program knows.
     pub fn load(path: &Path) -> Result<Option<Self>> {
         let length = match std::fs::metadata(path) {
             Ok(metadata) => metadata.len(),
@@ -138,17 +155,34 @@ impl StorageInfo {
         let text =
             std::fs::read_to_string(path).map_err(|error| DfsError::io(format!("read {}", path.display()), error))?;
         let info = Self::decode(&text).map_err(describe)?;
-        if info.layout_version != LAYOUT_VERSION {
+        let known = FIRST_LAYOUT..=info.storage_type.layout();
+        if !known.contains(&info.layout_version) {
             return Err(DfsError::new(
                 ErrorKind::WrongCluster,
                 format!(
-                    "{} has layout version {}, this program knows {LAYOUT_VERSION}; use the program that wrote it",
+                    "{} has layout version {}, this program knows {} to {}; use the program that wrote it, or a newer one",
                     path.display(),
-                    info.layout_version
+                    info.layout_version,
+                    known.start(),
+                    known.end()
                 ),
             ));
         }
         Ok(Some(info))
+    }
+
+    /// Takes a directory of an older layout to this program's, durably, before anything is written that an older program would
+    /// misread; true when it was older.
+    ///
+    /// # Errors
+    /// Of writing.
+    pub fn upgrade(&mut self, path: &Path) -> Result<bool> {
+        let layout = self.storage_type.layout();
+        if self.layout_version >= layout {
+            return Ok(false);
+        }
+        self.layout_version = layout;
+        self.store(path).map(|()| true)
     }
 
     /// Writes `path` durably.
@@ -171,7 +205,7 @@ mod tests {
             cluster_id: "CID-1".into(),
             namespace_id: 7,
             block_pool_id: "BP-1".into(),
-            layout_version: LAYOUT_VERSION,
+            layout_version: DATANODE_LAYOUT,
             storage_uuid: Some("DS-1".into()),
             datanode_uuid: Some("u".into()),
         }
@@ -189,11 +223,23 @@ mod tests {
     }
 
     #[test]
-    fn load_refuses_another_layout() {
+    fn load_reads_older_layouts_and_refuses_newer_ones() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("VERSION");
         assert!(StorageInfo::load(&path).unwrap().is_none());
-        StorageInfo { layout_version: 99, ..sample() }.store(&path).unwrap();
-        assert_eq!(StorageInfo::load(&path).unwrap_err().kind(), ErrorKind::WrongCluster);
+        for storage_type in [StorageType::NameNode, StorageType::SecondaryNameNode, StorageType::DataNode] {
+            for layout in [0, storage_type.layout() + 1] {
+                StorageInfo { storage_type, layout_version: layout, ..sample() }.store(&path).unwrap();
+                let error = StorageInfo::load(&path).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::WrongCluster);
+                assert!(error.message().contains(&format!("layout version {layout}")), "{}", error.message());
+            }
+            for layout in FIRST_LAYOUT..=storage_type.layout() {
+                StorageInfo { storage_type, layout_version: layout, ..sample() }.store(&path).unwrap();
+                let mut info = StorageInfo::load(&path).unwrap().unwrap();
+                assert_eq!(info.upgrade(&path).unwrap(), layout < storage_type.layout());
+                assert_eq!(StorageInfo::load(&path).unwrap().unwrap().layout_version, storage_type.layout());
+            }
+        }
     }
 }

@@ -1,10 +1,14 @@
 //! The daemons of the cluster. `namenode` and `datanode` never import each other: what they share is in `dfs-common` and
 //! `dfs-proto`, and here what both listen with.
 
+#[cfg(feature = "namenode")]
+mod blocking;
 #[cfg(feature = "datanode")]
 pub mod datanode;
 mod listen;
 #[cfg(feature = "namenode")]
 pub mod namenode;
+#[cfg(all(test, feature = "namenode"))]
+mod power_cut;
 #[cfg(feature = "namenode")]
 pub mod secondary;

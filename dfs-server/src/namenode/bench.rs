@@ -4,7 +4,11 @@
 //! - *memory*: growth of resident memory over N files of one block with three reported replicas, 16-byte names, directories
 //!   of 1,000 files;
 //! - *operations*: mkdir and create through the whole road of a change (check, batch, log with sync, apply) with 1 and with
-//!   64 callers at once, in a scratch directory on the device to be measured; lookups from the namespace.
+//!   64 callers at once, in a scratch directory on the device to be measured; lookups from the namespace;
+//! - *churn*: directories made and removed by eight threads over gRPC, as clients do: resident memory before and after, bytes
+//!   of log an operation, and what an operation takes that comes alone.
+
+mod churn;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -42,6 +46,9 @@ pub struct BenchArgs {
     /// Operations of each kind; 0 leaves them out.
     #[arg(long, default_value_t = 20_000)]
     operations: u64,
+    /// Directories made and removed by eight threads in the churn measurement; 0 leaves it out.
+    #[arg(long, default_value_t = 0)]
+    churn: u64,
     /// Scratch directory for the log, on the device to be measured; it must be empty or missing.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -55,7 +62,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     if args.files > 0 {
         measure_memory(args.files)?;
     }
-    if args.operations > 0 {
+    if args.operations > 0 || args.churn > 0 {
         let dir = args.dir.clone().ok_or_else(|| {
             DfsError::new(ErrorKind::InvalidArgument, "give --dir for the log, or --operations 0 to leave them out")
         })?;
@@ -63,7 +70,21 @@ pub fn run(args: &BenchArgs) -> Result<()> {
             .enable_all()
             .build()
             .map_err(|error| DfsError::io("start the runtime", error))?;
-        runtime.block_on(measure_operations(&dir, args.operations))?;
+        runtime.block_on(measure_logged(&dir, args))?;
+    }
+    Ok(())
+}
+
+async fn measure_logged(dir: &std::path::Path, args: &BenchArgs) -> Result<()> {
+    let mut config = Config::default();
+    config.set(&format!("dfs.namenode.name.dir={}", dir.display()))?;
+    super::format(&config, None)?;
+    let namesystem = super::daemon::start(&config).await?;
+    if args.operations > 0 {
+        measure_operations(&namesystem, args.operations).await?;
+    }
+    if args.churn > 0 {
+        churn::measure(&namesystem, &config, args.churn).await?;
     }
     Ok(())
 }
@@ -177,17 +198,13 @@ fn report_all(
     Ok(())
 }
 
-async fn measure_operations(dir: &std::path::Path, operations: u64) -> Result<()> {
-    let mut config = Config::default();
-    config.set(&format!("dfs.namenode.name.dir={}", dir.display()))?;
-    super::format(&config, None)?;
-    let namesystem = super::daemon::start(&config).await?;
+async fn measure_operations(namesystem: &Arc<Namesystem>, operations: u64) -> Result<()> {
     let mut client = 1;
     for (name, callers) in [("1 caller", 1), ("64 callers", 64)] {
         type MakeOp = fn(&str) -> Op;
         let kinds: [(&str, MakeOp); 2] = [("mkdir", mkdir), ("create", |name| create(ROOT_INODE, name))];
         for (kind, make) in kinds {
-            let rate = measure_rate(&namesystem, client, callers, operations, make).await?;
+            let rate = measure_rate(namesystem, client, callers, operations, make).await?;
             println!("{kind:8} {name:12} {rate:.0} per s, each logged and synced");
             client += 1;
         }

@@ -22,10 +22,11 @@ impl Folder for NamespaceFolder {
     }
 }
 
-/// Reads `image`, applies the edits after it, and writes the result, described by `header`, to `out`.
+/// Reads `image`, applies the edits after it, and writes the result, described by `header` but for the digest, to `out`.
 ///
 /// # Errors
-/// `Corrupt` when the edits do not continue the image or do not end where the header says; of reading and writing.
+/// `Corrupt` when the edits do not continue the image or do not end where the header says; `Internal` when they give another
+/// state than they gave the NameNode; `Unsupported` when a newer version wrote them; of reading and writing.
 pub fn fold(image: &Path, edits: &mut EditReader, header: &ImageHeader, out: &Path) -> Result<()> {
     let (_, mut namespace) = records::load(image)?;
     // Block events concern the serving NameNode only.
@@ -38,6 +39,7 @@ pub fn fold(image: &Path, edits: &mut EditReader, header: &ImageHeader, out: &Pa
                 format!("the edits go on at transaction {}, not at {next}", logged.first_txid),
             ));
         }
+        namespace.meet_digest(logged.state_digest)?;
         for op in &logged.ops {
             // A refused op is a logged no-op: its refusal is its outcome.
             let _ = namespace.apply(op, &mut events);

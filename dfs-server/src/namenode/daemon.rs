@@ -110,15 +110,16 @@ pub(super) fn name_dir(config: &Config) -> Result<PathBuf> {
 /// When the directory is in use or not empty; of writing.
 pub fn format(config: &Config, cluster_id: Option<String>) -> Result<String> {
     let dir = name_dir(config)?;
-    let info = NameDir::format(&dir, &FormatOptions { cluster_id, force: false })?;
     let namespace = Namespace::new(HashKey(rand::random(), rand::random()), SystemClock.now_ns());
-    let header = ImageHeader {
-        cluster_id: info.cluster_id.clone(),
-        namespace_id: info.namespace_id,
-        block_pool_id: info.block_pool_id.clone(),
-        ..ImageHeader::default()
-    };
-    records::save(&namespace, &image_path(&dir.join("current"), TxId(0)), &header)?;
+    let info = NameDir::format(&dir, &FormatOptions { cluster_id, force: false }, |current, info| {
+        let header = ImageHeader {
+            cluster_id: info.cluster_id.clone(),
+            namespace_id: info.namespace_id,
+            block_pool_id: info.block_pool_id.clone(),
+            ..ImageHeader::default()
+        };
+        records::save(&namespace, &image_path(current, TxId(0)), &header)
+    })?;
     Ok(format!("formatted {} for cluster {}, block pool {}", dir.display(), info.cluster_id, info.block_pool_id))
 }
 
@@ -217,6 +218,19 @@ fn serve(
 ) -> Result<[Acceptor; 2]> {
     let wanted = small(config, "ipc.server.max.connections") as usize;
     let shares = NameNodeShares::of(descriptors::available()?, wanted);
+    let rpc = serve_grpc(rpc, shares.grpc, namesystem, node_files)?;
+    let pages = super::http::router(Arc::clone(namesystem));
+    let http = listen::http::serve("nn-accept-http", http, shares.http, Protocol::Http, pages);
+    Ok([rpc, http.map_err(cannot_accept)?])
+}
+
+/// Begins to answer over gRPC, on at most so many connections.
+pub(super) fn serve_grpc(
+    listener: TcpListener,
+    connections: usize,
+    namesystem: &Arc<Namesystem>,
+    node_files: Arc<NodeFiles>,
+) -> Result<Acceptor> {
     let client = ClientNamenodeServer::new(ClientService::new(Arc::clone(namesystem), Arc::clone(&node_files)));
     let datanode = DatanodeServer::new(DatanodeService::of(namesystem, node_files));
     let namenode = NamenodeServer::new(NamenodeService::new(Arc::clone(namesystem)));
@@ -225,11 +239,12 @@ fn serve(
             .add_service(datanode.max_decoding_message_size(GRPC_MESSAGE_MAX))
             .add_service(namenode.max_decoding_message_size(GRPC_MESSAGE_MAX));
     let grpc = Protocol::Grpc { call_window: 1 << 20, connection_window: 4 << 20 };
-    let failed = |error| DfsError::io("start the threads that accept", error);
-    let rpc = listen::http::serve("nn-accept-rpc", rpc, shares.grpc, grpc, services.into_axum_router());
-    let pages = super::http::router(Arc::clone(namesystem));
-    let http = listen::http::serve("nn-accept-http", http, shares.http, Protocol::Http, pages);
-    Ok([rpc.map_err(failed)?, http.map_err(failed)?])
+    listen::http::serve("nn-accept-rpc", listener, connections, grpc, services.into_axum_router())
+        .map_err(cannot_accept)
+}
+
+fn cannot_accept(error: std::io::Error) -> DfsError {
+    DfsError::io("start the threads that accept", error)
 }
 
 /// Runs the block manager's ticks on a thread of their own: the work after a node's death would hold up every call that
@@ -301,7 +316,7 @@ async fn watch_checkpoints(namesystem: &Namesystem, config: &Config) -> Result<(
     let mut last = Instant::now();
     loop {
         ticks.tick().await;
-        let since = namesystem.txid().0.saturating_sub(namesystem.checkpoint_txid()?.0);
+        let since = namesystem.txid().0.saturating_sub(namesystem.journal().newest_image().0);
         if since == 0 || (last.elapsed() < period && since < txns) {
             continue;
         }

@@ -11,11 +11,11 @@
 //! A crash before 5 leaves a directory in which nothing is, and the import is done again. The SecondaryNameNode's
 //! directory is only read. RESTORED keeps the NameNode in safe mode until somebody has looked.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use dfs_common::clock::{Clock, SystemClock};
 use dfs_common::config_file::Config;
+use dfs_common::disk;
 use dfs_common::durable;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::storage_info::{StorageInfo, StorageType};
@@ -56,7 +56,9 @@ pub fn import_checkpoint(config: &Config, from: Option<PathBuf>) -> Result<Strin
         image.path.display(),
         info.cluster_id
     );
-    write_dir(&root, &StorageInfo { storage_type: StorageType::NameNode, ..info }, &header, &namespace, &report)?;
+    let storage_type = StorageType::NameNode;
+    let info = StorageInfo { storage_type, layout_version: storage_type.layout(), ..info };
+    write_dir(&root, &info, &header, &namespace, &report)?;
     Ok(format!("{report}\nstart the NameNode in {}; it is read-only until: dfs admin safemode leave", root.display()))
 }
 
@@ -106,7 +108,8 @@ fn load_newest(current: &Path, info: &StorageInfo) -> Result<(ImageFile, ImageHe
 }
 
 /// Applies what was fetched behind the image, when the SecondaryNameNode died before it had merged it; gives the number of
-/// transactions. Edits that do not continue the image are left out: it is whole without them.
+/// transactions. Edits that do not continue the image are left out: it is whole without them. Edits that this program does not
+/// understand are not: a newer one can apply them.
 fn apply_edits(edits: &Path, info: &StorageInfo, header: &mut ImageHeader, namespace: &mut Namespace) -> Result<u64> {
     let mut count = 0;
     let mut reader = match EditReader::open(edits, info.namespace_id, header) {
@@ -122,6 +125,7 @@ fn apply_edits(edits: &Path, info: &StorageInfo, header: &mut ImageHeader, names
     loop {
         match reader.next_ops() {
             Ok(Some(logged)) => {
+                namespace.meet_digest(logged.state_digest)?;
                 count += logged.ops.len() as u64;
                 for op in &logged.ops {
                     // A refused op is a logged no-op: its refusal is its outcome.
@@ -145,7 +149,7 @@ fn write_dir(root: &Path, info: &StorageInfo, header: &ImageHeader, namespace: &
     let importing = root.join(IMPORTING);
     let context = |error| DfsError::io(format!("write {}", importing.display()), error);
     if importing.exists() {
-        fs::remove_dir_all(&importing).map_err(context)?;
+        disk::remove_dir_all(&importing).map_err(context)?;
     }
     let edits = importing.join(EDITS);
     durable::create_dir_all(&edits).map_err(context)?;
@@ -161,4 +165,4 @@ fn write_dir(root: &Path, info: &StorageInfo, header: &ImageHeader, namespace: &
 
 #[cfg(test)]
 #[path = "import_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -1,12 +1,15 @@
 //! Directories of a SecondaryNameNode imported, whole and damaged, and what the NameNode makes of them.
 
 use dfs_common::ids::{BlockId, GenerationStamp, InodeId, TxId};
-use dfs_common::storage_info::LAYOUT_VERSION;
+use dfs_common::storage_info::NAMENODE_LAYOUT;
+
+use std::fs;
 
 use super::*;
 use crate::namenode::apply::tests::Fixture;
 use crate::namenode::daemon;
 use crate::namenode::namespace::Counters;
+use crate::power_cut::{Recorder, Scenario};
 
 struct Place {
     dir: tempfile::TempDir,
@@ -67,7 +70,7 @@ fn info() -> StorageInfo {
         cluster_id: "CID-lost".into(),
         namespace_id: 7,
         block_pool_id: "BP-7".into(),
-        layout_version: LAYOUT_VERSION,
+        layout_version: NAMENODE_LAYOUT,
         storage_uuid: None,
         datanode_uuid: None,
     }
@@ -83,7 +86,7 @@ fn import_checkpoint_keeps_the_cluster_and_leaps_over_lost_ids() {
     assert_eq!(version, StorageInfo { storage_type: StorageType::NameNode, ..info() });
     let (header, namespace) = place.imported();
     let (old, new) = (fixture.namespace.counters(), namespace.counters());
-    let Counters { last_txid, next_inode, next_block, next_generation_stamp } = new;
+    let Counters { last_txid, next_inode, next_block, next_generation_stamp, .. } = new;
     let leap = 1 << 32;
     assert!(last_txid.0 >= old.last_txid.0 + leap && last_txid < TxId(1 << 53));
     assert!(next_block >= BlockId(old.next_block.0 + leap));
@@ -153,7 +156,7 @@ async fn a_namenode_goes_on_from_an_import_once_it_is_told() {
         namesystem.journal().shutdown().await.unwrap();
     }
     let namesystem = daemon::start(&place.config).await.unwrap();
-    namesystem.leave_safe_mode().unwrap();
+    namesystem.leave_safe_mode().await.unwrap();
     namesystem.open_session(&[9; 16], "test".into()).await.unwrap();
     assert_eq!(namesystem.txid(), at_import.next());
     assert_eq!(namesystem.journal().checkpoint().await.unwrap(), at_import.next());
@@ -164,4 +167,28 @@ async fn a_namenode_goes_on_from_an_import_once_it_is_told() {
     assert_eq!(namesystem.txid(), at_import.next());
     assert_eq!(namesystem.namespace().read().counts().0, 1);
     namesystem.journal().shutdown().await.unwrap();
+}
+
+/// A lost NameNode's directory is made anew.
+pub(crate) fn power_cut_scenario() -> Scenario {
+    let place = Place::new();
+    place.save(&Fixture::new(), Some(40));
+    let recorder = Recorder::new(place.dir.path());
+    place.import().unwrap();
+    let done = recorder.moment();
+    Scenario::new("import", recorder, move |moment, left| {
+        let current = left.join("name/current");
+        if !current.exists() && moment < done {
+            return Ok(());
+        }
+        let words = |error: DfsError| error.chain();
+        let dir = crate::namenode::storage_dir::NameDir::open(&left.join("name")).map_err(words)?;
+        let loaded = dir.load_newest(records::load).map_err(words)?;
+        let last = loaded.and_then(|(header, _)| header.last_log).ok_or("there is no image")?;
+        let log = journal::begun_after(&dir.edits()).map_err(words)?;
+        if log != Some(last) {
+            return Err(format!("the log goes on after {log:?}, the image ends with {last:?}"));
+        }
+        if dir.is_restored() { Ok(()) } else { Err("nobody is asked whether it may go on".into()) }
+    })
 }

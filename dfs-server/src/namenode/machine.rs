@@ -8,8 +8,9 @@ use dfs_proto::v1::EditOp;
 use parking_lot::RwLock;
 
 use super::blocks::BlockManager;
-use super::journal;
+use super::journal::{self, Applied};
 use super::namespace::Namespace;
+use super::namespace::digest::StateDigest;
 use super::outcome::Outcome;
 
 /// The NameNode's state machine.
@@ -23,7 +24,7 @@ pub struct Machine {
 impl journal::Machine for Machine {
     type Outcome = Outcome;
 
-    fn apply(&self, first_txid: TxId, ops: &[EditOp]) -> Vec<Result<Outcome>> {
+    fn apply(&self, first_txid: TxId, state_digest: Option<StateDigest>, ops: &[EditOp]) -> Result<Applied<Outcome>> {
         let mut events = Vec::new();
         let mut namespace = self.namespace.write();
         assert_eq!(
@@ -31,10 +32,11 @@ impl journal::Machine for Machine {
             first_txid,
             "the log and the namespace disagree on the next transaction"
         );
+        namespace.meet_digest(state_digest)?;
         let outcomes = ops.iter().map(|op| namespace.apply(op, &mut events)).collect();
         // Still under the namespace's lock: nobody may see a block that the block manager does not know.
         self.blocks.on_events(events);
-        outcomes
+        Ok(Applied { outcomes, state_digest: namespace.counters().digest })
     }
 
     fn last_applied_txid(&self) -> TxId {

@@ -28,6 +28,7 @@ use super::namespace::Namespace;
 use super::namespace::permission::{Identity, READ};
 use super::outcome::Outcome;
 use super::storage_dir::NameDir;
+use crate::blocking::blocking;
 
 /// A writer not heard of for this long may lose its lease to another one (design D12).
 pub(super) const LEASE_SOFT_LIMIT: Duration = Duration::from_secs(30);
@@ -110,16 +111,8 @@ impl Namesystem {
     }
 
     /// The directory of images and edits.
-    pub fn name_dir(&self) -> &NameDir {
+    pub fn name_dir(&self) -> &Arc<NameDir> {
         &self.name_dir
-    }
-
-    /// The transaction that the newest image ends with.
-    ///
-    /// # Errors
-    /// Of reading the directory.
-    pub fn checkpoint_txid(&self) -> Result<TxId> {
-        Ok(self.name_dir.images()?.first().map_or(TxId(0), |image| image.txid))
     }
 
     /// Limits and defaults of files.
@@ -149,8 +142,9 @@ impl Namesystem {
     ///
     /// # Errors
     /// Of writing down that a restored namespace may go on.
-    pub fn leave_safe_mode(&self) -> Result<()> {
-        self.name_dir.end_restore()?;
+    pub async fn leave_safe_mode(&self) -> Result<()> {
+        let dir = Arc::clone(&self.name_dir);
+        blocking("end the restore", move || dir.end_restore()).await?;
         self.blocks.leave_safe_mode();
         Ok(())
     }

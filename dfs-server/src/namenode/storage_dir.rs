@@ -19,10 +19,11 @@ use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use dfs_common::disk;
 use dfs_common::durable::{self, TEMPORARY_SUFFIX};
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::TxId;
-use dfs_common::storage_info::{LAYOUT_VERSION, StorageInfo, StorageType};
+use dfs_common::storage_info::{NAMENODE_LAYOUT, StorageInfo, StorageType};
 use tracing::{info, warn};
 
 use super::image::format::{ImageHeader, ImageReader};
@@ -72,12 +73,16 @@ pub struct NameDir {
 }
 
 impl NameDir {
-    /// Makes `root` an empty namespace's directory, durably.
+    /// Makes `root` the directory of a new namespace, durably; `fill` is given where images are, and writes the first one.
     ///
     /// # Errors
     /// `AlreadyExists` when it holds a namespace (unless forced) or foreign files; `Busy` when a daemon uses it; else of
     /// writing.
-    pub fn format(root: &Path, options: &FormatOptions) -> Result<StorageInfo> {
+    pub fn format(
+        root: &Path,
+        options: &FormatOptions,
+        fill: impl FnOnce(&Path, &StorageInfo) -> Result<()>,
+    ) -> Result<StorageInfo> {
         let context = |error| DfsError::io(format!("format {}", root.display()), error);
         if let Some(cluster_id) = &options.cluster_id {
             check_cluster_id(cluster_id)?;
@@ -86,11 +91,11 @@ impl NameDir {
         let current = root.join(CURRENT);
         if current.exists() {
             warn!(directory = %current.display(), "formatting: the namespace in it is thrown away");
-            fs::remove_dir_all(&current).map_err(context)?;
-            durable::sync_dir(root).map_err(context)?;
+            disk::remove_dir_all(&current).map_err(context)?;
         }
         durable::create_dir_all(&current.join(EDITS)).map_err(context)?;
         let info = new_storage_info(options.cluster_id.clone());
+        fill(&current, &info)?;
         // Last, because a directory with a VERSION file is a formatted one.
         info.store(&current.join(VERSION))?;
         info!(directory = %root.display(), cluster = info.cluster_id, pool = info.block_pool_id, "formatted");
@@ -101,7 +106,7 @@ impl NameDir {
     ///
     /// # Errors
     /// `NotFound` when it is not formatted; `Busy` when another daemon has it; `WrongCluster` when it is a DataNode's or of
-    /// another layout; else of reading.
+    /// a newer layout; else of reading.
     pub fn open(root: &Path) -> Result<Self> {
         let version = root.join(CURRENT).join(VERSION);
         let not_formatted = || {
@@ -114,7 +119,7 @@ impl NameDir {
             return Err(not_formatted());
         }
         let lock = lock(root)?;
-        let info = StorageInfo::load(&version)?.ok_or_else(not_formatted)?;
+        let mut info = StorageInfo::load(&version)?.ok_or_else(not_formatted)?;
         let foreign = match info.storage_type {
             StorageType::NameNode => None,
             StorageType::DataNode => Some("a DataNode; give the NameNode a directory of its own"),
@@ -125,6 +130,10 @@ impl NameDir {
         };
         if let Some(whose) = foreign {
             return Err(DfsError::new(ErrorKind::WrongCluster, format!("{} belongs to {whose}", root.display())));
+        }
+        let older = info.layout_version;
+        if info.upgrade(&version)? {
+            info!(directory = %root.display(), from = older, to = info.layout_version, "layout raised; older programs refuse it");
         }
         let dir = Self { root: root.to_owned(), info, _lock: lock };
         remove_temporary_files(&dir.current())?;
@@ -250,7 +259,7 @@ impl NameDir {
     /// Of removing the mark: then it still waits.
     pub fn end_restore(&self) -> Result<()> {
         let path = self.current().join(RESTORED);
-        let removed = match fs::remove_file(&path) {
+        let removed = match disk::remove_file(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             removed => removed.and_then(|()| durable::sync_dir(&self.current())),
         };
@@ -265,7 +274,7 @@ impl NameDir {
         let mut images = self.images()?;
         let retired = images.split_off(retained.max(1).min(images.len()));
         for image in &retired {
-            fs::remove_file(&image.path)
+            disk::remove_file(&image.path)
                 .map_err(|error| DfsError::io(format!("retire {}", image.path.display()), error))?;
             info!(image = %image.path.display(), "retired");
         }
@@ -310,6 +319,7 @@ pub fn image_path(directory: &Path, txid: TxId) -> PathBuf {
 pub fn list_images(directory: &Path) -> Result<Vec<ImageFile>> {
     let context = |error| DfsError::io(format!("list {}", directory.display()), error);
     let mut images = Vec::new();
+    disk::reads(directory);
     for entry in fs::read_dir(directory).map_err(context)? {
         let entry = entry.map_err(context)?;
         let name = entry.file_name();
@@ -341,7 +351,7 @@ pub fn remove_temporary_files(directory: &Path) -> Result<()> {
         let temporary = entry.file_name().to_str().is_some_and(|name| name.ends_with(TEMPORARY_SUFFIX));
         if temporary && entry.file_type().map_err(context)?.is_file() {
             info!(file = %entry.path().display(), "removed what was never finished");
-            fs::remove_file(entry.path()).map_err(context)?;
+            disk::remove_file(&entry.path()).map_err(context)?;
         }
     }
     Ok(())
@@ -432,7 +442,7 @@ fn new_storage_info(cluster_id: Option<String>) -> StorageInfo {
         cluster_id: cluster_id.unwrap_or_else(|| format!("CID-{}", uuid::Uuid::new_v4())),
         namespace_id: rand::random_range(1..=i32::MAX.unsigned_abs()),
         block_pool_id: format!("BP-{}-{}-{now_ms}", rand::random_range(1..=i32::MAX), host_name()),
-        layout_version: LAYOUT_VERSION,
+        layout_version: NAMENODE_LAYOUT,
         storage_uuid: None,
         datanode_uuid: None,
     }

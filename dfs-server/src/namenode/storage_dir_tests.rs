@@ -5,7 +5,7 @@ use crate::namenode::image::format::{ImageWriter, Section};
 
 fn formatted() -> (tempfile::TempDir, StorageInfo) {
     let dir = tempfile::tempdir().unwrap();
-    let info = NameDir::format(dir.path(), &FormatOptions::default()).unwrap();
+    let info = NameDir::format(dir.path(), &FormatOptions::default(), |_, _| Ok(())).unwrap();
     (dir, info)
 }
 
@@ -29,19 +29,19 @@ fn format_writes_ids_that_open_reads() {
 fn format_keeps_the_given_cluster_id() {
     let dir = tempfile::tempdir().unwrap();
     let options = FormatOptions { cluster_id: Some("CID-mine".into()), force: false };
-    assert_eq!(NameDir::format(dir.path(), &options).unwrap().cluster_id, "CID-mine");
+    assert_eq!(NameDir::format(dir.path(), &options, |_, _| Ok(())).unwrap().cluster_id, "CID-mine");
     let options = FormatOptions { cluster_id: Some("a\nb=c".into()), force: true };
-    assert_eq!(NameDir::format(dir.path(), &options).unwrap_err().kind(), ErrorKind::InvalidArgument);
+    assert_eq!(NameDir::format(dir.path(), &options, |_, _| Ok(())).unwrap_err().kind(), ErrorKind::InvalidArgument);
 }
 
 #[test]
 fn format_refuses_a_formatted_directory_unless_forced() {
     let (dir, info) = formatted();
-    let error = NameDir::format(dir.path(), &FormatOptions::default()).unwrap_err();
+    let error = NameDir::format(dir.path(), &FormatOptions::default(), |_, _| Ok(())).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AlreadyExists);
     assert!(error.message().contains("holds a namespace already"));
     let options = FormatOptions { force: true, ..FormatOptions::default() };
-    assert_ne!(NameDir::format(dir.path(), &options).unwrap().cluster_id, info.cluster_id);
+    assert_ne!(NameDir::format(dir.path(), &options, |_, _| Ok(())).unwrap().cluster_id, info.cluster_id);
 }
 
 #[test]
@@ -50,9 +50,9 @@ fn format_refuses_foreign_files_even_when_forced() {
     fs::create_dir(dir.path().join("lost+found")).unwrap();
     fs::write(dir.path().join("thesis.tex"), "x").unwrap();
     let options = FormatOptions { force: true, ..FormatOptions::default() };
-    assert!(NameDir::format(dir.path(), &options).unwrap_err().message().contains("thesis.tex"));
+    assert!(NameDir::format(dir.path(), &options, |_, _| Ok(())).unwrap_err().message().contains("thesis.tex"));
     fs::remove_file(dir.path().join("thesis.tex")).unwrap();
-    NameDir::format(dir.path(), &FormatOptions::default()).unwrap();
+    NameDir::format(dir.path(), &FormatOptions::default(), |_, _| Ok(())).unwrap();
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn a_second_daemon_is_refused_with_the_pid_of_the_first() {
     assert_eq!(error.kind(), ErrorKind::Busy);
     assert!(error.message().contains(&std::process::id().to_string()), "{}", error.message());
     let options = FormatOptions { force: true, ..FormatOptions::default() };
-    assert_eq!(NameDir::format(dir.path(), &options).unwrap_err().kind(), ErrorKind::Busy);
+    assert_eq!(NameDir::format(dir.path(), &options, |_, _| Ok(())).unwrap_err().kind(), ErrorKind::Busy);
     drop(first);
     NameDir::open(dir.path()).unwrap();
 }
@@ -131,4 +131,18 @@ fn an_image_of_another_cluster_is_refused() {
     let header = ImageHeader { cluster_id: "CID-other".into(), last_txid: 3, ..dir.image_header() };
     ImageWriter::create(&dir.image_path(TxId(3)), &header).unwrap().finish().unwrap();
     assert_eq!(dir.load_newest(|_| Ok(())).unwrap_err().kind(), ErrorKind::WrongCluster);
+}
+
+#[test]
+fn open_raises_an_older_layout_and_refuses_a_newer_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let info = NameDir::format(dir.path(), &FormatOptions::default(), |_, _| Ok(())).unwrap();
+    let version = dir.path().join(CURRENT).join(VERSION);
+    StorageInfo { layout_version: 1, ..info.clone() }.store(&version).unwrap();
+    assert_eq!(NameDir::open(dir.path()).unwrap().info(), &info);
+    assert_eq!(StorageInfo::load(&version).unwrap().unwrap().layout_version, NAMENODE_LAYOUT);
+    StorageInfo { layout_version: NAMENODE_LAYOUT + 1, ..info }.store(&version).unwrap();
+    let error = NameDir::open(dir.path()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WrongCluster);
+    assert!(error.message().contains("a newer one"), "{}", error.message());
 }

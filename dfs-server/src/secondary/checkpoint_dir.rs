@@ -9,7 +9,7 @@
 //!     edits/                           what was fetched for the checkpoint being made
 //! ```
 //!
-//! Every file is whole or absent. An older image goes only when the newer one, which contains it, is on disk and has been
+//! Nothing here is called on a runtime's thread. Every file is whole or absent. An older image goes only when the newer one, which contains it, is on disk and has been
 //! read back.
 
 use std::collections::BTreeSet;
@@ -17,6 +17,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use dfs_common::disk;
 use dfs_common::durable;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::TxId;
@@ -102,7 +103,9 @@ impl CheckpointDir {
         let path = self.current.join("VERSION");
         match StorageInfo::load(&path)? {
             None => info.store(&path),
-            Some(own) if own == *info => Ok(()),
+            Some(mut own) if (StorageInfo { layout_version: info.layout_version, ..own.clone() }) == *info => {
+                own.upgrade(&path).map(drop)
+            }
             Some(own) => Err(DfsError::new(
                 ErrorKind::WrongCluster,
                 format!(
@@ -134,23 +137,20 @@ impl CheckpointDir {
     ///
     /// # Errors
     /// Of a name that is none, or of reading.
-    pub(super) async fn has_image(&self, image: &ManifestFile) -> Result<bool> {
+    pub(super) fn has_image(&self, image: &ManifestFile) -> Result<bool> {
         check_name(image)?;
-        let (path, length) = (self.current.join(&image.name), image.length);
-        blocking("look at the image", move || {
-            if !fs::metadata(&path).is_ok_and(|metadata| metadata.len() == length) {
-                return Ok(false);
+        let path = self.current.join(&image.name);
+        if !fs::metadata(&path).is_ok_and(|metadata| metadata.len() == image.length) {
+            return Ok(false);
+        }
+        match ImageReader::open(&path).and_then(ImageReader::verify) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                tracing::warn!("{}; it is fetched again", error.chain());
+                Ok(false)
             }
-            match ImageReader::open(&path).and_then(ImageReader::verify) {
-                Ok(_) => Ok(true),
-                Err(error) if error.kind() == ErrorKind::Corrupt => {
-                    tracing::warn!("{}; it is fetched again", error.chain());
-                    Ok(false)
-                }
-                Err(error) => Err(error),
-            }
-        })
-        .await
+            Err(error) => Err(error),
+        }
     }
 
     /// Removes fetched edits that are not in the manifest.
@@ -162,7 +162,7 @@ impl CheckpointDir {
         for entry in fs::read_dir(&self.edits).map_err(io("list", &self.edits))? {
             let entry = entry.map_err(io("list", &self.edits))?;
             if !wanted.contains(entry.file_name().to_string_lossy().as_ref()) {
-                fs::remove_file(entry.path()).map_err(io("remove", &entry.path()))?;
+                disk::remove_file(&entry.path()).map_err(io("remove", &entry.path()))?;
             }
         }
         Ok(())
@@ -172,10 +172,8 @@ impl CheckpointDir {
     ///
     /// # Errors
     /// `Corrupt` when they do not fit, `WrongCluster` when the image is not of `info`; of reading and writing.
-    pub(super) async fn merge(&self, image: &ManifestFile, info: &StorageInfo) -> Result<Merged> {
-        let (current, edits, info) = (self.current.clone(), self.edits.clone(), info.clone());
-        let image = self.current.join(&image.name);
-        blocking("merge", move || merge(&image, &edits, &current, &info)).await
+    pub(super) fn merge(&self, image: &ManifestFile, info: &StorageInfo) -> Result<Merged> {
+        merge(&self.current.join(&image.name), &self.edits, &self.current, info)
     }
 
     /// Removes what the image at `keep` contains: all edits, all other images.
@@ -186,7 +184,7 @@ impl CheckpointDir {
         self.forget_edits(&[])?;
         for image in list_images(&self.current)? {
             if image.path != keep {
-                fs::remove_file(&image.path).map_err(io("remove", &image.path))?;
+                disk::remove_file(&image.path).map_err(io("remove", &image.path))?;
             }
         }
         Ok(())
@@ -210,11 +208,4 @@ fn merge(image: &Path, edits: &Path, current: &Path, info: &StorageInfo) -> Resu
     // As a NameNode that starts from it will: what cannot be loaded must not take another image's place.
     records::load(&path)?;
     Ok(Merged { path, txid, is_new: true })
-}
-
-/// Blocking work on a thread for it.
-async fn blocking<T: Send + 'static>(doing: &str, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| DfsError::new(ErrorKind::Internal, doing).with_source(error))?
 }

@@ -14,6 +14,10 @@
 mod checkpoint_dir;
 mod transfer;
 
+#[cfg(test)]
+pub(crate) use transfer::tests::power_cut_scenario;
+
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dfs_common::config_file::Config;
@@ -30,7 +34,8 @@ use dfs_proto::v1::{GetManifestRequest, NamenodeVersionRequest, RollEditLogReque
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
 
-use self::checkpoint_dir::{CheckpointDir, Merged};
+use self::checkpoint_dir::{CheckpointDir, LastCheckpoint, Merged};
+use crate::blocking::blocking;
 
 /// How often it is asked whether a checkpoint is due.
 const TICK: Duration = Duration::from_secs(5);
@@ -81,7 +86,7 @@ pub async fn run(config: &Config, mut stop: Shutdown, on_ready: impl FnOnce()) -
 }
 
 struct Secondary {
-    dir: CheckpointDir,
+    dir: Arc<CheckpointDir>,
     client: Client,
     period: Duration,
     txns: u64,
@@ -106,7 +111,7 @@ impl Secondary {
             .tcp_nodelay(true)
             .connect_lazy();
         Ok(Self {
-            dir: CheckpointDir::open(&crate::namenode::import::checkpoint_dir(config)?)?,
+            dir: Arc::new(CheckpointDir::open(&crate::namenode::import::checkpoint_dir(config)?)?),
             client: NamenodeClient::new(channel).max_decoding_message_size(GRPC_MESSAGE_MAX),
             period: config.duration("dfs.namenode.checkpoint.period"),
             txns: config.count("dfs.namenode.checkpoint.txns"),
@@ -117,8 +122,19 @@ impl Secondary {
         let mut client = self.client.clone();
         let version = answer(client.version_request(NamenodeVersionRequest {})).await?;
         let namespace = required(version.namespace, "namespace")?;
+        let storage_type = StorageType::SecondaryNameNode;
+        if namespace.layout_version != storage_type.layout() {
+            return Err(DfsError::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "the NameNode's layout is {}, this SecondaryNameNode's {}: run the same version of both",
+                    namespace.layout_version,
+                    storage_type.layout()
+                ),
+            ));
+        }
         let info = StorageInfo {
-            storage_type: StorageType::SecondaryNameNode,
+            storage_type,
             cluster_id: namespace.cluster_id,
             namespace_id: namespace.namespace_id,
             block_pool_id: namespace.block_pool_id,
@@ -126,8 +142,12 @@ impl Secondary {
             storage_uuid: None,
             datanode_uuid: None,
         };
-        self.dir.adopt(&info)?;
-        if !self.is_due(TxId(version.last_applied_txid))? {
+        let (dir, own) = (Arc::clone(&self.dir), info.clone());
+        let last = blocking("look at the last checkpoint", move || {
+            dir.adopt(&own)?;
+            dir.last_checkpoint()
+        });
+        if !self.is_due(TxId(version.last_applied_txid), last.await?)? {
             return Ok(());
         }
         let started = Instant::now();
@@ -138,8 +158,8 @@ impl Secondary {
 
     /// Whether the last checkpoint here, which is what a lost NameNode would be restored from, is old enough. The
     /// NameNode's own checkpoints do not count: they are lost with it.
-    fn is_due(&self, applied: TxId) -> Result<bool> {
-        let Some(last) = self.dir.last_checkpoint()? else { return Ok(true) };
+    fn is_due(&self, applied: TxId, last: Option<LastCheckpoint>) -> Result<bool> {
+        let Some(last) = last else { return Ok(true) };
         let Some(since) = applied.0.checked_sub(last.txid.0) else {
             return Err(DfsError::new(
                 ErrorKind::InvalidArgument,
@@ -160,14 +180,19 @@ impl Secondary {
         let rolled = answer(client.roll_edit_log(RollEditLogRequest {})).await?;
         let manifest = answer(client.get_manifest(GetManifestRequest {})).await?;
         let image = required(manifest.image, "image")?;
-        self.dir.forget_edits(&manifest.edits)?;
-        if !self.dir.has_image(&image).await? {
+        let (dir, wanted, held) = (Arc::clone(&self.dir), manifest.edits.clone(), image.clone());
+        let has_image = blocking("look at what is here", move || {
+            dir.forget_edits(&wanted)?;
+            dir.has_image(&held)
+        });
+        if !has_image.await? {
             transfer::fetch(&mut client, &image, self.dir.current()).await?;
         }
         for file in &manifest.edits {
             transfer::fetch(&mut client, file, self.dir.edits()).await?;
         }
-        let Merged { path, txid, is_new } = self.dir.merge(&image, info).await?;
+        let (dir, info) = (Arc::clone(&self.dir), info.clone());
+        let Merged { path, txid, is_new } = blocking("merge", move || dir.merge(&image, &info)).await?;
         if txid < TxId(rolled.last_txid) {
             return Err(DfsError::new(
                 ErrorKind::Corrupt,
@@ -186,7 +211,8 @@ impl Secondary {
                 pushed => pushed?,
             }
         }
-        self.dir.keep_only(&path)?;
+        let dir = Arc::clone(&self.dir);
+        blocking("remove what is merged", move || dir.keep_only(&path)).await?;
         Ok(txid)
     }
 }

@@ -1,10 +1,11 @@
 //! Files between the NameNode and the SecondaryNameNode: whole or not at all, never longer than announced.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use dfs_common::disk::{self, DiskFile};
 use dfs_common::durable::{self, TEMPORARY_SUFFIX};
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_proto::status::from_status;
@@ -13,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::Client;
+use crate::blocking::blocking;
 use crate::namenode::service::namenode_service::PIECE_BYTES;
 
 /// Pieces in flight.
@@ -40,7 +42,7 @@ pub(super) fn check_name(file: &ManifestFile) -> Result<()> {
 
 /// A file on its way in; removed unless it came to its end.
 struct Download {
-    file: File,
+    file: DiskFile,
     temporary: PathBuf,
     target: PathBuf,
     received: u64,
@@ -52,7 +54,7 @@ impl Download {
         check_name(file)?;
         let temporary = directory.join(format!("{}{TEMPORARY_SUFFIX}", file.name));
         Ok(Self {
-            file: File::create(&temporary).map_err(io("create", &temporary))?,
+            file: DiskFile::create(&temporary).map_err(io("create", &temporary))?,
             temporary,
             target: directory.join(&file.name),
             received: 0,
@@ -80,7 +82,7 @@ impl Download {
 impl Drop for Download {
     fn drop(&mut self) {
         // Already renamed when it is whole; otherwise a left-over that the next start removes at the latest.
-        let _ = fs::remove_file(&self.temporary);
+        let _ = disk::remove_file(&self.temporary);
     }
 }
 
@@ -89,7 +91,8 @@ impl Drop for Download {
 /// # Errors
 /// `Protocol` when it is not what was announced, `TimedOut`, `NotFound` when the NameNode has retired it since; of writing.
 pub(super) async fn fetch(client: &mut Client, file: &ManifestFile, directory: &Path) -> Result<()> {
-    let mut download = Download::create(file, directory)?;
+    let (announced, into) = (file.clone(), directory.to_owned());
+    let mut download = blocking("create a file", move || Download::create(&announced, &into)).await?;
     let request = FetchFileRequest { name: file.name.clone() };
     let mut pieces = client.fetch_file(request).await.map_err(|status| from_status(&status))?.into_inner();
     loop {
@@ -99,9 +102,7 @@ pub(super) async fn fetch(client: &mut Client, file: &ManifestFile, directory: &
         let piece = piece
             .map_err(|status| from_status(&status))?
             .ok_or_else(|| DfsError::new(ErrorKind::Unavailable, format!("{} was not sent to its end", file.name)))?;
-        let (written, is_whole) = tokio::task::spawn_blocking(move || download.write(&piece))
-            .await
-            .map_err(|error| DfsError::new(ErrorKind::Internal, "write a piece").with_source(error))??;
+        let (written, is_whole) = blocking("write a piece", move || download.write(&piece)).await?;
         if is_whole {
             return Ok(());
         }
@@ -143,5 +144,33 @@ fn read_pieces(path: &Path, name: &str, pieces: &mpsc::Sender<FilePiece>) -> Res
             return Ok(());
         }
         offset += read;
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::power_cut::{Recorder, Scenario};
+
+    /// A file is fetched in two pieces.
+    pub(crate) fn power_cut_scenario() -> Scenario {
+        let dir = tempfile::tempdir().unwrap();
+        let recorder = Recorder::new(dir.path());
+        let (name, length) = ("fsimage_1".to_owned(), 3_000);
+        let mut download = Download::create(&ManifestFile { name: name.clone(), length }, dir.path()).unwrap();
+        for (offset, end) in [(0, 1_000), (1_000, length)] {
+            let data = vec![7; (end - offset) as usize].into();
+            let piece = FilePiece { name: name.clone(), offset, data, last: end == length, length };
+            download = download.write(&piece).unwrap().0;
+        }
+        let done = recorder.moment();
+        drop(download);
+        Scenario::new("fetch", recorder, move |moment, left| match fs::read(left.join(&name)) {
+            Ok(bytes) if bytes == [7; 3_000] => Ok(()),
+            Err(_) if moment < done => Ok(()),
+            other => Err(format!("{:?}", other.map(|bytes| bytes.len()))),
+        })
     }
 }

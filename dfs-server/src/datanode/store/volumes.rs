@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use dfs_common::error::{DfsError, ErrorKind, Result};
-use dfs_common::storage_info::{LAYOUT_VERSION, StorageInfo, StorageType};
+use dfs_common::storage_info::{DATANODE_LAYOUT, StorageInfo, StorageType};
 use dfs_common::units::ByteCount;
 use parking_lot::{Mutex, RwLock};
 use tracing::{error, info, warn};
@@ -156,7 +156,7 @@ impl Volumes {
                 cluster_id: identity.cluster_id.clone(),
                 namespace_id: identity.namespace_id,
                 block_pool_id: identity.block_pool_id.clone(),
-                layout_version: LAYOUT_VERSION,
+                layout_version: DATANODE_LAYOUT,
                 storage_uuid: Some(format!("DS-{}", uuid::Uuid::new_v4())),
                 datanode_uuid: Some(self.datanode_uuid.clone()),
             });

@@ -79,8 +79,18 @@ impl Namespace {
     ///
     /// # Errors
     /// The refusal, which is the op's outcome: the state is unchanged but for the counter.
+    ///
+    /// # Panics
+    /// When the op is of a kind that this program does not know. The leader refuses it before it is logged, and whoever reads
+    /// the log before it comes here.
     pub fn apply(&mut self, op: &EditOp, events: &mut Vec<BlockEvent>) -> Result<Outcome> {
         self.counters.last_txid = self.counters.last_txid.next();
+        let outcome = self.apply_once(op, events);
+        self.digest_outcome(&outcome);
+        outcome
+    }
+
+    fn apply_once(&mut self, op: &EditOp, events: &mut Vec<BlockEvent>) -> Result<Outcome> {
         let key = op.retry.as_ref().map(CallKey::try_from).transpose()?;
         if let Some(key) = key {
             if let Some(outcome) = self.recorded_outcome(key.client, key.incarnation, key.call) {
@@ -104,7 +114,7 @@ impl Namespace {
 
     fn dispatch(&mut self, op: &EditOp, mut context: Context<'_>) -> Result<Outcome> {
         let context = &mut context;
-        match required_op(op)? {
+        match op.op.as_ref().expect("an op of an unknown kind was refused before it came here") {
             Op::OpenSession(op) => self.apply_open_session(context, op),
             Op::EndSession(op) => self.apply_end_session(context, op),
             Op::ForgetSessions(op) => self.apply_forget_sessions(op),

@@ -6,7 +6,7 @@
 //! ```text
 //! file    := prelude item* trailer                    nothing may follow the trailer
 //! prelude := magic        8 bytes  "DFSIMAGE"
-//!            layout       u32      1
+//!            layout       u32      2: the NameNode's layout (VERSION); 1 is read
 //!            length       u32      of the header
 //!            crc          u32      CRC32C of the 16 bytes before it, then of the header
 //!            header       protobuf message ImageHeader
@@ -34,6 +34,7 @@ mod writer;
 use bytes::{Buf, Bytes};
 use dfs_common::checksum;
 use dfs_common::ids::TxId;
+use dfs_common::storage_info::NAMENODE_LAYOUT;
 use prost::Message;
 
 pub use reader::ImageReader;
@@ -41,7 +42,7 @@ pub use writer::ImageWriter;
 
 const MAGIC: &[u8; 8] = b"DFSIMAGE";
 /// Version of this container and of the records in it.
-pub const IMAGE_LAYOUT: u32 = 1;
+pub const IMAGE_LAYOUT: u32 = NAMENODE_LAYOUT;
 
 const PRELUDE_BYTES: usize = 20;
 const PREFIX_BYTES: usize = 16;
@@ -82,6 +83,9 @@ pub struct ImageHeader {
     /// The group's membership at `last_log`, as the journal encodes it; empty when none was logged.
     #[prost(bytes = "bytes", tag = "6")]
     pub membership: Bytes,
+    /// Of the state after `last_txid` (`namespace/digest.rs`); 0 before layout 2.
+    #[prost(fixed64, tag = "7")]
+    pub state_digest: u64,
 }
 
 impl ImageHeader {

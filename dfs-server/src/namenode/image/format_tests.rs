@@ -24,6 +24,7 @@ fn header() -> ImageHeader {
         last_txid: 42,
         last_log: Some(LogPosition { term: 3, node: 1, index: 40 }),
         membership: Bytes::from_static(b"{}"),
+        state_digest: 0x1234_5678_9abc_def0,
     }
 }
 

@@ -19,18 +19,20 @@ use dfs_proto::v1::{
 use prost::Message;
 
 use super::format::{ImageHeader, ImageReader, ImageWriter, Section};
+use crate::namenode::namespace::digest::StateDigest;
 use crate::namenode::namespace::directory::{Dentry, Directory, HashKey};
 use crate::namenode::namespace::inode::{BlockList, Content, FileBlock, Inode, XAttrs};
 use crate::namenode::namespace::restore::LostIds;
 use crate::namenode::namespace::{Counters, Lease, Namespace, RecordedError, Session};
 use crate::namenode::outcome::Outcome;
 
-/// Writes the whole namespace to a new image file, durably.
+/// Writes the whole namespace to a new image file, durably. The header's digest is the namespace's.
 ///
 /// # Errors
 /// Of writing.
 pub fn save(namespace: &Namespace, path: &Path, header: &ImageHeader) -> Result<()> {
-    let mut image = ImageWriter::create(path, header)?;
+    let header = ImageHeader { state_digest: namespace.counters().digest.0, ..header.clone() };
+    let mut image = ImageWriter::create(path, &header)?;
     image.begin_section(Section::Counters)?;
     image.record(&counters_record(namespace))?;
     image.begin_section(Section::Sessions)?;
@@ -64,17 +66,19 @@ pub fn save(namespace: &Namespace, path: &Path, header: &ImageHeader) -> Result<
 /// Reads an image into a namespace.
 ///
 /// # Errors
-/// `Corrupt` naming the file and what is wrong in it.
+/// `Corrupt` naming the file and what is wrong in it; `Unsupported` when it has what only a newer version understands.
 pub fn load(path: &Path) -> Result<(ImageHeader, Namespace)> {
     let mut image = ImageReader::open(path)?;
     let header = image.header().clone();
     let bad = |error: DfsError| {
-        DfsError::new(ErrorKind::Corrupt, format!("image {} cannot be used", path.display())).with_source(error)
+        let kind = if error.kind() == ErrorKind::Unsupported { error.kind() } else { ErrorKind::Corrupt };
+        DfsError::new(kind, format!("image {} cannot be used", path.display())).with_source(error)
     };
     let mut namespace = Namespace::new(HashKey(0, 0), 0);
     while let Some((section, bytes)) = image.next_record()? {
         load_record(&mut namespace, section, &bytes).map_err(bad)?;
     }
+    namespace.counters.digest = StateDigest(header.state_digest);
     verify(&namespace, &header).map_err(bad)?;
     Ok((header, namespace))
 }
@@ -85,7 +89,7 @@ fn load_record(namespace: &mut Namespace, section: Section, bytes: &[u8]) -> Res
         Section::Sessions => load_session(namespace, &decode(bytes)?),
         Section::Inodes => load_inode(namespace, &decode(bytes)?),
         Section::Dentries => load_dentry(namespace, &decode(bytes)?),
-        Section::XAttrs => Err(corrupt("it has a section of a later version")),
+        Section::XAttrs => Err(DfsError::new(ErrorKind::Unsupported, "it has a section of a later version")),
         Section::Leases => load_lease(namespace, &decode(bytes)?),
         Section::Holds => {
             let record: HoldRecord = decode(bytes)?;
@@ -133,8 +137,17 @@ fn verify(namespace: &Namespace, header: &ImageHeader) -> Result<()> {
     Ok(())
 }
 
+/// Decodes a record. What is shorter when it is encoded again had fields that this program does not know: they would be missing
+/// from the namespace.
 fn decode<M: Message + Default>(bytes: &[u8]) -> Result<M> {
-    M::decode(bytes).map_err(|error| corrupt("a record is not valid protobuf").with_source(error))
+    let record = M::decode(bytes).map_err(|error| corrupt("a record is not valid protobuf").with_source(error))?;
+    if record.encoded_len() != bytes.len() {
+        return Err(DfsError::new(
+            ErrorKind::Unsupported,
+            "a record has fields that this program does not know; use the program that wrote it, or a newer one",
+        ));
+    }
+    Ok(record)
 }
 
 fn corrupt(what: impl Into<String>) -> DfsError {
@@ -180,6 +193,8 @@ fn load_counters(namespace: &mut Namespace, record: &CountersRecord) -> Result<(
         next_inode: InodeId(record.next_inode),
         next_block: BlockId(record.next_block),
         next_generation_stamp: GenerationStamp(record.next_generation_stamp),
+        // Stands in the header.
+        digest: StateDigest::default(),
     };
     if !(FIRST_INODE.0..=INODE_LIMIT).contains(&record.next_inode) {
         return Err(corrupt(format!("inode counter {} is out of range", record.next_inode)));
@@ -417,6 +432,27 @@ mod tests {
         image.record(&DentryRecord { parent: 1, cookie: 5, name, inode: 99_999 }).unwrap();
         image.finish().unwrap();
         assert_eq!(load(&path).err().map(|error| error.kind()), Some(ErrorKind::Corrupt));
+    }
+
+    /// A record of a version to come: DentryRecord with a field more.
+    #[derive(Clone, PartialEq, Message)]
+    struct LaterDentry {
+        #[prost(uint64, tag = "1")]
+        parent: u64,
+        #[prost(uint64, tag = "90")]
+        more: u64,
+    }
+
+    #[test]
+    fn load_refuses_records_with_fields_it_does_not_know_as_what_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image");
+        let mut image = ImageWriter::create(&path, &ImageHeader::default()).unwrap();
+        image.begin_section(Section::Dentries).unwrap();
+        image.record(&LaterDentry { parent: 1, more: 7 }).unwrap();
+        image.finish().unwrap();
+        // Not `Corrupt`: the image would be set aside, and an older one taken.
+        assert_eq!(load(&path).err().map(|error| error.kind()), Some(ErrorKind::Unsupported));
     }
 
     proptest! {

@@ -17,8 +17,10 @@ use super::log_files::check_entry_bytes;
 use super::raft_types::{Batch, Raft, encoded_op_len};
 use super::state_machine::{MachineState, Token, Waiter};
 
-/// Operations that may wait: a second's worth of a busy NameNode. More callers are told to come back.
-pub(super) const QUEUE_OPS_MAX: usize = 10_000;
+/// What may wait: ten thousand small operations, a second's worth of a busy NameNode. More callers are told to come back.
+pub(super) const QUEUE_BYTES_MAX: usize = 80 * 1024 * 1024;
+/// Held by an operation that waits, beside its own bytes: the buffer that its call was received into.
+pub(super) const WAITING_OP_BYTES: usize = 8 * 1024;
 /// Operations in one entry, so that the first of them does not wait for the whole queue to be applied.
 const BATCH_OPS_MAX: usize = 1_024;
 /// Bytes in one entry, except for a single larger operation.
@@ -33,12 +35,12 @@ struct Item<O> {
 /// The callers' end.
 pub(super) struct Queue<O> {
     sender: mpsc::UnboundedSender<Item<O>>,
-    waiting: Arc<AtomicUsize>,
+    waiting_bytes: Arc<AtomicUsize>,
 }
 
 impl<O> Clone for Queue<O> {
     fn clone(&self) -> Self {
-        Self { sender: self.sender.clone(), waiting: self.waiting.clone() }
+        Self { sender: self.sender.clone(), waiting_bytes: self.waiting_bytes.clone() }
     }
 }
 
@@ -51,12 +53,10 @@ impl<O: Send + 'static> Queue<O> {
     pub(super) async fn submit(&self, op: EditOp, token: Token) -> Result<O> {
         let bytes = encoded_op_len(&op);
         check_entry_bytes(bytes)?;
-        if self.waiting.fetch_add(1, Ordering::Relaxed) >= QUEUE_OPS_MAX {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
-            return Err(DfsError::new(
-                ErrorKind::Unavailable,
-                format!("{QUEUE_OPS_MAX} changes wait for the edit log; try again"),
-            ));
+        let held = bytes + WAITING_OP_BYTES;
+        if self.waiting_bytes.fetch_add(held, Ordering::Relaxed) + held > QUEUE_BYTES_MAX {
+            self.waiting_bytes.fetch_sub(held, Ordering::Relaxed);
+            return Err(DfsError::new(ErrorKind::Unavailable, "too many changes wait for the edit log; try again"));
         }
         let (sender, outcome) = oneshot::channel();
         let waiter = Waiter::new(sender, token);
@@ -72,7 +72,7 @@ fn stopped() -> DfsError {
 /// The end that proposes entries.
 pub(super) struct Batcher<M: Machine> {
     inbox: mpsc::UnboundedReceiver<Item<M::Outcome>>,
-    waiting: Arc<AtomicUsize>,
+    waiting_bytes: Arc<AtomicUsize>,
     state: Arc<MachineState<M>>,
     last_ticket: u64,
 }
@@ -80,8 +80,8 @@ pub(super) struct Batcher<M: Machine> {
 /// A queue and its batcher.
 pub(super) fn new<M: Machine>(state: Arc<MachineState<M>>) -> (Queue<M::Outcome>, Batcher<M>) {
     let (sender, inbox) = mpsc::unbounded_channel();
-    let waiting = Arc::new(AtomicUsize::new(0));
-    (Queue { sender, waiting: waiting.clone() }, Batcher { inbox, waiting, state, last_ticket: 0 })
+    let waiting_bytes = Arc::new(AtomicUsize::new(0));
+    (Queue { sender, waiting_bytes: waiting_bytes.clone() }, Batcher { inbox, waiting_bytes, state, last_ticket: 0 })
 }
 
 impl<M: Machine> Batcher<M> {
@@ -109,7 +109,7 @@ impl<M: Machine> Batcher<M> {
                 ops.push(item.op);
                 waiters.push(item.waiter);
             }
-            self.waiting.fetch_sub(ops.len(), Ordering::Relaxed);
+            self.waiting_bytes.fetch_sub(bytes + ops.len() * WAITING_OP_BYTES, Ordering::Relaxed);
             self.propose(&raft, ops, waiters).await;
         }
     }
@@ -118,7 +118,9 @@ impl<M: Machine> Batcher<M> {
         self.last_ticket += 1;
         let ticket = self.last_ticket;
         self.state.waiters.lock().insert(ticket, waiters);
-        let written = raft.client_write(Batch { ops: Arc::new(ops), ticket }).await;
+        // The batch before has been applied: this is the state that the ops will meet.
+        let state_digest = Some(self.state.applied.lock().digest.or_first());
+        let written = raft.client_write(Batch { ops: Arc::new(ops), state_digest, ticket }).await;
         // Applied entries have taken their waiters with them; what is left was not applied.
         let left = self.state.waiters.lock().remove(&ticket);
         let Some(left) = left else { return };

@@ -11,8 +11,10 @@
 //! A crash between any two steps leaves a directory that starts: left-overs are removed at the next open, edits are deleted
 //! last. The SecondaryNameNode does step 2 elsewhere, and `adopt_image` the rest.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use dfs_common::disk;
 use dfs_common::durable;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::TxId;
@@ -20,10 +22,12 @@ use openraft::SnapshotMeta;
 use tracing::info;
 
 use super::edit_reader::{EditReader, decode_membership, encode_membership};
-use super::raft_types::{log_id_of, position_of};
-use super::state_machine::CurrentImage;
+use super::log_index::LogIndex;
+use super::raft_types::{Payload, log_id_of, position_of};
+use super::state_machine::{AppliedTo, CurrentImage};
 use super::{Folder, Journal, Machine};
-use crate::namenode::image::format::{ImageHeader, ImageReader};
+use crate::namenode::image::format::{IMAGE_LAYOUT, ImageHeader, ImageReader, LogPosition};
+use crate::namenode::namespace::digest::StateDigest;
 use crate::namenode::storage_dir::NameDir;
 
 impl<M: Machine> Journal<M> {
@@ -35,8 +39,7 @@ impl<M: Machine> Journal<M> {
     pub async fn checkpoint(&self) -> Result<TxId> {
         let _alone = self.checkpointing.lock().await;
         let applied = self.state.applied.lock().clone();
-        let images = self.dir.images()?;
-        if images.first().is_some_and(|newest| newest.txid >= applied.txid) {
+        if self.newest_image() >= applied.txid {
             return Ok(applied.txid);
         }
         let Some(log_id) = applied.log_id else { return Ok(applied.txid) };
@@ -45,6 +48,7 @@ impl<M: Machine> Journal<M> {
             last_txid: applied.txid.0,
             last_log: Some(position_of(&log_id)),
             membership: encode_membership(&applied.membership),
+            state_digest: applied.digest.0,
             ..self.dir.image_header()
         };
         let out = self.dir.image_path(applied.txid);
@@ -61,41 +65,27 @@ impl<M: Machine> Journal<M> {
         Ok(applied.txid)
     }
 
+    /// Last transaction in the newest image.
+    pub fn newest_image(&self) -> TxId {
+        self.state.image.lock().as_ref().map_or(TxId(0), |image| image.txid)
+    }
+
     /// Takes an image made elsewhere of this journal's own edits, from the file `received` in the NameNode's directory.
     ///
     /// # Errors
     /// `Corrupt` when it is damaged; `WrongCluster`; `AlreadyExists` when it is not newer than the newest image;
-    /// `InvalidArgument` when it is not of this log; the file is left to the caller then.
+    /// `Unsupported` when it is of another layout; `InvalidArgument` when it is not of this log, or of another state than this
+    /// NameNode had at its transaction; the file is left to the caller then.
     pub async fn adopt_image(&self, received: &Path) -> Result<TxId> {
         let _alone = self.checkpointing.lock().await;
-        let path = received.to_owned();
-        let header = on_own_thread(move || ImageReader::open(&path).and_then(ImageReader::verify)).await??;
-        self.dir.check_identity(&header, received)?;
-        // An image whose membership cannot be read would keep the NameNode from starting.
-        decode_membership(&header)?;
-        let refuse_as =
-            |kind, why: String| DfsError::new(kind, format!("image {} is not taken: {why}", received.display()));
-        let refuse = |why: String| refuse_as(ErrorKind::InvalidArgument, why);
-        let newest = self.dir.images()?.first().map_or(TxId(0), |image| image.txid);
-        if header.txid() <= newest {
-            let why = format!("it ends at transaction {}, ours at {newest}", header.txid());
-            return Err(refuse_as(ErrorKind::AlreadyExists, why));
-        }
-        let position = header.last_log.ok_or_else(|| refuse("it names no log entry".into()))?;
-        let applied = self.state.applied.lock().clone();
-        if applied.log_id.is_none_or(|log_id| log_id.index < position.index) || applied.txid < header.txid() {
-            return Err(refuse(format!("it ends at transaction {}, we have applied {}", header.txid(), applied.txid)));
-        }
-        if self.state.image.lock().as_ref().is_some_and(|image| image.meta.last_log_id >= Some(log_id_of(&position))) {
-            return Err(refuse(format!("its last entry {} is in an older image already", position.index)));
-        }
-        let log = self.index.lock().clone();
-        let ours = log.entries(position.index, position.index + 1).next_entry()?;
-        if ours.map(|entry| position_of(&entry.log_id)) != Some(position) {
-            return Err(refuse(format!("its last entry {} is another one in our log", position.index)));
-        }
-        let path = self.dir.image_path(header.txid());
-        durable::rename(received, &path).map_err(|error| DfsError::io(format!("adopt {}", path.display()), error))?;
+        let candidate = Candidate {
+            received: received.to_owned(),
+            dir: self.dir.clone(),
+            newest: self.state.image.lock().clone(),
+            applied: self.state.applied.lock().clone(),
+            log: self.index.lock().clone(),
+        };
+        let (header, path) = on_own_thread(move || candidate.adopt()).await??;
         self.publish(&header, &path).await?;
         Ok(header.txid())
     }
@@ -110,6 +100,7 @@ impl<M: Machine> Journal<M> {
                 last_membership: decode_membership(header)?,
                 snapshot_id: header.last_txid.to_string(),
             },
+            txid: header.txid(),
             path: path.to_owned(),
         };
         *self.state.image.lock() = Some(image);
@@ -117,14 +108,8 @@ impl<M: Machine> Journal<M> {
         self.raft.trigger().snapshot().await.map_err(stopped)?;
         self.wait_metrics(|metrics| metrics.snapshot >= Some(log_id)).await?;
         info!(image = %path.display(), txid = header.last_txid, entry = position.index, "checkpoint");
-        let oldest = loop {
-            let Some(oldest) = self.dir.retire_images(self.options.images_retained)? else { return Ok(()) };
-            match image_header(&oldest.path) {
-                Err(error) if error.kind() == ErrorKind::Corrupt => self.dir.set_aside(&oldest, &error)?,
-                header => break header?,
-            }
-        };
-        if let Some(needed_after) = oldest.last_log {
+        let (dir, retained) = (self.dir.clone(), self.options.images_retained);
+        if let Some(needed_after) = on_own_thread(move || retire_images(&dir, retained)).await?? {
             let upto = needed_after.index;
             self.raft.trigger().purge_log(upto).await.map_err(stopped)?;
             self.wait_metrics(|metrics| metrics.purged.is_some_and(|purged| purged.index >= upto)).await?;
@@ -141,6 +126,95 @@ impl<M: Machine> Journal<M> {
         match seen {
             Ok(metrics) if metrics.running_state.is_ok() => Ok(()),
             _ => Err(DfsError::new(ErrorKind::Unavailable, "the journal has stopped")),
+        }
+    }
+}
+
+/// An image pushed by somebody, and what it is judged by.
+struct Candidate {
+    received: PathBuf,
+    dir: Arc<NameDir>,
+    newest: Option<CurrentImage>,
+    applied: AppliedTo,
+    log: LogIndex,
+}
+
+impl Candidate {
+    /// Gives the image its name when it is what this NameNode would have made itself.
+    fn adopt(&self) -> Result<(ImageHeader, PathBuf)> {
+        let reader = ImageReader::open(&self.received)?;
+        if reader.layout() != IMAGE_LAYOUT {
+            let why =
+                format!("it has layout {}, ours is {IMAGE_LAYOUT}: run the same version everywhere", reader.layout());
+            return Err(self.refuse_as(ErrorKind::Unsupported, &why));
+        }
+        let header = reader.verify()?;
+        self.dir.check_identity(&header, &self.received)?;
+        // An image whose membership cannot be read would keep the NameNode from starting.
+        decode_membership(&header)?;
+        let newest = self.newest.as_ref().map_or(TxId(0), |image| image.txid);
+        if header.txid() <= newest {
+            let why = format!("it ends at transaction {}, ours at {newest}", header.txid());
+            return Err(self.refuse_as(ErrorKind::AlreadyExists, &why));
+        }
+        let position = header.last_log.ok_or_else(|| self.refuse("it names no log entry"))?;
+        let has_applied = self.applied.log_id.is_some_and(|log_id| log_id.index >= position.index);
+        if !has_applied || self.applied.txid < header.txid() {
+            let why = format!("it ends at transaction {}, we have applied {}", header.txid(), self.applied.txid);
+            return Err(self.refuse(&why));
+        }
+        if self.newest.as_ref().is_some_and(|image| image.meta.last_log_id >= Some(log_id_of(&position))) {
+            return Err(self.refuse(&format!("its last entry {} is in an older image already", position.index)));
+        }
+        let ours = self.log.entries(position.index, position.index + 1).next_entry()?;
+        if ours.map(|entry| position_of(&entry.log_id)) != Some(position) {
+            return Err(self.refuse(&format!("its last entry {} is another one in our log", position.index)));
+        }
+        let digest = StateDigest(header.state_digest);
+        if !digest.is_known() || self.digest_after(&header, position.index)? != Some(digest) {
+            return Err(
+                self.refuse("the edits gave it another state than they gave this NameNode; are both the same version?")
+            );
+        }
+        let path = self.dir.image_path(header.txid());
+        // Durable before it takes the place of another one and of edits.
+        durable::sync_file(&self.received)
+            .map_err(|error| DfsError::io(format!("sync {}", self.received.display()), error))?;
+        durable::rename(&self.received, &path)
+            .map_err(|error| DfsError::io(format!("adopt {}", path.display()), error))?;
+        Ok((header, path))
+    }
+
+    /// The digest of our own state after the entry `index`: the batch that came next says it. None when the log does not.
+    fn digest_after(&self, header: &ImageHeader, index: u64) -> Result<Option<StateDigest>> {
+        if self.applied.txid == header.txid() {
+            return Ok(Some(self.applied.digest));
+        }
+        let mut later = self.log.entries(index + 1, self.log.next_index);
+        while let Some(entry) = later.next_entry()? {
+            if let Payload::Normal(batch) = entry.payload {
+                return Ok(batch.state_digest);
+            }
+        }
+        Ok(None)
+    }
+
+    fn refuse(&self, why: &str) -> DfsError {
+        self.refuse_as(ErrorKind::InvalidArgument, why)
+    }
+
+    fn refuse_as(&self, kind: ErrorKind, why: &str) -> DfsError {
+        DfsError::new(kind, format!("image {} is not taken: {why}", self.received.display()))
+    }
+}
+
+/// Deletes all but the newest images; gives the log entry that the oldest kept one ends with. Edits up to it are not needed.
+fn retire_images(dir: &NameDir, retained: usize) -> Result<Option<LogPosition>> {
+    loop {
+        let Some(oldest) = dir.retire_images(retained)? else { return Ok(None) };
+        match image_header(&oldest.path) {
+            Err(error) if error.kind() == ErrorKind::Corrupt => dir.set_aside(&oldest, &error)?,
+            header => return header.map(|header| header.last_log),
         }
     }
 }
@@ -184,11 +258,15 @@ fn fold(
 ) -> Result<()> {
     folder.fold(image, &mut edits, header, out)?;
     let written = image_header(out)?;
-    // All edits must have gone into it, and it must say so.
-    if edits.next_ops()?.is_some() || &written != header {
-        return Err(DfsError::new(ErrorKind::Internal, format!("the fold into {} is not complete", out.display())));
+    // All edits must have gone into it, it must say so, and it must have come to the state that they gave us.
+    if edits.next_ops()?.is_none() && &written == header {
+        return Ok(());
     }
-    Ok(())
+    // It must not be there at the next start.
+    disk::remove_file(out).map_err(|error| DfsError::io(format!("remove {}", out.display()), error))?;
+    let what =
+        if written.state_digest == header.state_digest { "is not complete" } else { "gave another state than ours" };
+    Err(DfsError::new(ErrorKind::Internal, format!("the fold into {} {what}", out.display())))
 }
 
 /// Blocking work of seconds to minutes gets a thread of its own; a runtime's are for short work.

@@ -9,6 +9,7 @@ use dfs_proto::v1::EditOp;
 use super::log_index::{EntryReader, LogIndex};
 use super::raft_types::{LogId, Payload, StoredMembership, position_of};
 use crate::namenode::image::format::{ImageHeader, LogPosition};
+use crate::namenode::namespace::digest::StateDigest;
 
 /// Operations of one log entry.
 #[derive(Clone, Debug)]
@@ -19,6 +20,8 @@ pub struct LoggedOps {
     pub first_txid: TxId,
     /// In order.
     pub ops: Vec<EditOp>,
+    /// Of the state that they were made for; none in logs of layout 1.
+    pub state_digest: Option<StateDigest>,
 }
 
 /// Reads the operations after an image, in order, and notices what an image of their result must say.
@@ -88,19 +91,21 @@ impl EditReader {
                     let first_txid = self.last_txid.next();
                     self.last_txid = TxId(self.last_txid.0 + batch.ops.len() as u64);
                     let ops = std::sync::Arc::unwrap_or_clone(batch.ops);
-                    return Ok(Some(LoggedOps { position: position_of(&entry.log_id), first_txid, ops }));
+                    let position = position_of(&entry.log_id);
+                    return Ok(Some(LoggedOps { position, first_txid, ops, state_digest: batch.state_digest }));
                 }
             }
         }
         Ok(None)
     }
 
-    /// The header of an image of `image` and everything read so far.
+    /// The header of an image of `image` and everything read so far, but for the digest of the state.
     pub fn header_after(&self, image: &ImageHeader) -> ImageHeader {
         ImageHeader {
             last_txid: self.last_txid.0,
             last_log: self.last.as_ref().map(position_of).or(image.last_log),
             membership: self.membership.as_ref().map_or_else(|| image.membership.clone(), encode_membership),
+            state_digest: 0,
             ..image.clone()
         }
     }

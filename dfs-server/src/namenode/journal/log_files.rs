@@ -4,22 +4,23 @@
 //! O_DIRECT | O_DSYNC where the file system can, with O_DSYNC alone where it cannot (tmpfs). Nothing here is retried:
 //! after a failed write or sync nobody knows what is on the disk, so the caller stops the process.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use dfs_common::disk::{self, DiskFile};
 use dfs_common::durable;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use parking_lot::Mutex;
 use tracing::{info, warn};
 
 use super::aligned::AlignedBuffer;
-use super::frame::{self, FRAME_HEADER_BYTES, FrameHeader, PAYLOAD_BYTES_TARGET};
-use super::log_index::{LogIndex, SegmentIndex, Tail, list_segments};
+use super::frame::{self, FrameHeader, Layout, PAYLOAD_BYTES_TARGET};
+use super::log_index::{LogIndex, SegmentIndex, list_segments};
 use super::raft_types::{Entry, LogId, Vote};
-use super::segment::{ALIGNMENT_MAX, ALIGNMENT_MIN, SEGMENT_HEADER_BYTES, SegmentHeader, segment_name};
+use super::segment::{ALIGNMENT_MAX, ALIGNMENT_MIN, SEGMENT_HEADER_BYTES, SegmentHeader, Tail, segment_name};
 use super::spares::{HASTY_NAME, SEGMENT_BYTES_MIN, SPARE_NAME, Spare, Spares, make_spare, next_segment_bytes};
 use super::state_file;
 use crate::namenode::storage_dir;
@@ -48,7 +49,7 @@ pub(super) struct LogFiles {
 }
 
 struct CurrentSegment {
-    file: File,
+    file: DiskFile,
     path: PathBuf,
     header: SegmentHeader,
     offset: u64,
@@ -59,7 +60,8 @@ impl LogFiles {
     /// Opens the log in `directory`: scans it, cuts a torn last frame, finishes what a crash interrupted.
     ///
     /// # Errors
-    /// `Corrupt` with file and offset for damage that is not a torn last frame; `WrongCluster`; `Io`.
+    /// `Corrupt` with file and offset for damage that is not a torn last frame, and with both names for two segments that
+    /// claim the same place; `WrongCluster`; `Io`.
     pub(super) fn open(directory: &Path, namespace_id: u32) -> Result<Self> {
         let context = |error| DfsError::io(format!("open edit log {}", directory.display()), error);
         name_segments(directory, namespace_id)?;
@@ -72,8 +74,10 @@ impl LogFiles {
         if log.next_index < first_needed {
             // An image from elsewhere replaced the log, and the crash came before its files were gone.
             for segment in &log.segments {
-                fs::remove_file(&segment.path).map_err(context)?;
+                disk::remove_file(&segment.path).map_err(context)?;
             }
+            // Their sequences are given out again.
+            durable::sync_dir(directory).map_err(context)?;
             log = LogIndex::new(first_needed);
             tail = None;
         }
@@ -100,10 +104,10 @@ impl LogFiles {
             buffer: AlignedBuffer::default(),
             purged,
         };
-        if files.current.is_none() {
-            files.roll(0)?;
-        } else {
-            files.request_spare();
+        // A segment of an older version takes no more frames.
+        match &files.current {
+            Some(current) if current.header.layout == Layout::Marked => files.request_spare(),
+            _ => files.roll(0)?,
         }
         Ok(files)
     }
@@ -198,7 +202,7 @@ impl LogFiles {
             log.segments.drain(..count).collect()
         };
         for segment in gone {
-            fs::remove_file(&segment.path)
+            disk::remove_file(&segment.path)
                 .map_err(|error| DfsError::io(format!("purge {}", segment.path.display()), error))?;
             info!(segment = %segment.path.display(), "purged");
         }
@@ -218,12 +222,13 @@ impl LogFiles {
     #[cfg(test)]
     pub(super) fn break_device(&mut self) {
         let current = self.current.as_mut().expect("an open log has a current segment");
-        current.file = OpenOptions::new().write(true).open("/dev/full").expect("Linux has /dev/full");
+        let full = DiskFile::open(Path::new("/dev/full"), OpenOptions::new().write(true));
+        current.file = full.expect("Linux has /dev/full");
     }
 
     fn append_frame(&mut self, first_index: u64, entries: &[Entry], payload_bound: usize) -> Result<()> {
         let alignment = self.current.as_ref().map_or(self.mode.alignment, |current| current.header.alignment);
-        let needed = frame::frame_bytes(payload_bound, alignment) as u64;
+        let needed = Layout::Marked.frame_bytes(payload_bound, alignment) as u64;
         let full = self.current.as_ref().is_none_or(|current| current.offset + needed > current.capacity);
         if full {
             self.roll(needed)?;
@@ -231,7 +236,7 @@ impl LogFiles {
         let sequence = self.index.lock().next_sequence;
         let current = self.current.as_mut().expect("roll leaves a current segment");
         let SegmentHeader { alignment, salt, .. } = current.header;
-        let capacity = frame::frame_bytes(payload_bound, alignment);
+        let capacity = Layout::Marked.frame_bytes(payload_bound, alignment);
         let bytes = self
             .buffer
             .fill(capacity, |into| frame::encode_frame(sequence, first_index, entries, salt, alignment, into))?;
@@ -249,7 +254,8 @@ impl LogFiles {
 
     /// Begins a new segment with room for a frame of `needed` bytes.
     fn roll(&mut self, needed: u64) -> Result<()> {
-        let needed = needed.max(FRAME_HEADER_BYTES as u64) + SEGMENT_HEADER_BYTES as u64;
+        self.remove_if_empty()?;
+        let needed = needed.max(ALIGNMENT_MAX as u64) + SEGMENT_HEADER_BYTES as u64;
         let spare = match self.spares.take(needed) {
             Some(spare) => spare,
             None => {
@@ -264,6 +270,7 @@ impl LogFiles {
             (log.next_index, log.next_sequence)
         };
         let header = SegmentHeader {
+            layout: Layout::Marked,
             alignment: self.mode.alignment,
             namespace_id: self.namespace_id,
             salt: rand::random(),
@@ -279,6 +286,18 @@ impl LogFiles {
         Ok(())
     }
 
+    /// Takes a current segment without frames away before another one begins where it begins, and durably: a start that found
+    /// both could not tell which of them is the log.
+    fn remove_if_empty(&mut self) -> Result<()> {
+        let is_empty = |current: &mut CurrentSegment| current.offset == SEGMENT_HEADER_BYTES as u64;
+        let Some(empty) = self.current.take_if(is_empty) else { return Ok(()) };
+        disk::remove_file(&empty.path)
+            .and_then(|()| durable::sync_dir(&self.directory))
+            .map_err(|error| DfsError::io(format!("remove empty log segment {}", empty.path.display()), error))?;
+        self.index.lock().remove_last_segment();
+        Ok(())
+    }
+
     /// Makes the spare a segment: header first, name last, so that whatever has a segment's name has its header.
     fn begin_segment(&mut self, spare: &Spare, header: SegmentHeader) -> Result<CurrentSegment> {
         let path = segment_path(&self.directory, &header);
@@ -290,7 +309,7 @@ impl LogFiles {
         })?;
         file.write_all_at(page, 0).map_err(context)?;
         // The header made it a segment; see `spares` for why the name need not be synced here.
-        fs::rename(&spare.path, &path).map_err(context)?;
+        disk::rename(&spare.path, &path).map_err(context)?;
         Ok(CurrentSegment { file, path, header, offset: SEGMENT_HEADER_BYTES as u64, capacity: spare.bytes })
     }
 
@@ -312,13 +331,13 @@ impl CurrentSegment {
                 bytes = tail.end_of_data - tail.offset,
                 "cut a frame that was being written when the NameNode stopped; it was never acknowledged"
             );
-            let file = OpenOptions::new().write(true).open(&segment.path).map_err(context)?;
+            let file = DiskFile::open(&segment.path, OpenOptions::new().write(true)).map_err(context)?;
             zero_range(&file, tail.offset, tail.end_of_data).map_err(context)?;
         }
         // The directory may have moved to another device since the segment was made.
         let direct = mode.direct && alignment.is_multiple_of(mode.alignment);
         let file = open_for_log(&segment.path, direct).map_err(context)?;
-        let length = file.metadata().map_err(context)?.len();
+        let length = file.file().metadata().map_err(context)?.len();
         Ok(Self {
             file,
             path: segment.path.clone(),
@@ -358,12 +377,12 @@ fn name_segments(directory: &Path, namespace_id: u32) -> Result<()> {
     Ok(())
 }
 
-fn open_for_log(path: &Path, direct: bool) -> io::Result<File> {
+fn open_for_log(path: &Path, direct: bool) -> io::Result<DiskFile> {
     let flags = libc::O_DSYNC | if direct { libc::O_DIRECT } else { 0 };
-    OpenOptions::new().write(true).custom_flags(flags).open(path)
+    DiskFile::open(path, OpenOptions::new().write(true).custom_flags(flags))
 }
 
-fn zero_range(file: &File, start: u64, end: u64) -> io::Result<()> {
+fn zero_range(file: &DiskFile, start: u64, end: u64) -> io::Result<()> {
     let zeros = vec![0; 64 * 1024];
     let mut offset = start;
     while offset < end {
@@ -381,7 +400,7 @@ fn remove_purged_segments(directory: &Path, namespace_id: u32, first_needed: u64
         if next.first_index > first_needed {
             break;
         }
-        fs::remove_file(path).map_err(|error| DfsError::io(format!("purge {}", path.display()), error))?;
+        disk::remove_file(path).map_err(|error| DfsError::io(format!("purge {}", path.display()), error))?;
     }
     Ok(())
 }
@@ -398,7 +417,7 @@ fn probe(directory: &Path) -> io::Result<WriteMode> {
 }
 
 fn probe_file(path: &Path, physical: usize) -> io::Result<WriteMode> {
-    fs::write(path, vec![0; 2 * ALIGNMENT_MAX])?;
+    fs::write(path, [0; 2 * ALIGNMENT_MAX])?;
     let refused = |error: &io::Error| {
         matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
             || error.raw_os_error() == Some(libc::EOPNOTSUPP)
@@ -411,7 +430,7 @@ fn probe_file(path: &Path, physical: usize) -> io::Result<WriteMode> {
     let mut buffer = AlignedBuffer::default();
     let mut alignment = physical;
     while alignment <= ALIGNMENT_MAX {
-        match file.write_all_at(buffer.zeros(alignment), alignment as u64) {
+        match file.file().write_all_at(buffer.zeros(alignment), alignment as u64) {
             Ok(()) => return Ok(WriteMode { direct: true, alignment }),
             Err(error) if refused(&error) => alignment *= 2,
             Err(error) => return Err(error),

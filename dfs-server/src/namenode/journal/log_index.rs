@@ -9,7 +9,7 @@ use dfs_common::error::{DfsError, ErrorKind, Result};
 
 use super::frame::FrameHeader;
 use super::raft_types::Entry;
-use super::segment::{Next, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentReader, is_segment_name};
+use super::segment::{Next, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentReader, Tail, holds_frames, is_segment_name};
 use super::spares::{HASTY_NAME, SPARE_NAME};
 
 /// Distance of the points of the index: what a reader may have to read in vain.
@@ -61,15 +61,6 @@ pub(super) struct LogIndex {
     pub next_sequence: u64,
 }
 
-/// What a scan found at the end of the last segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Tail {
-    /// End of the last good frame.
-    pub offset: u64,
-    /// End of what is not zero after it: a torn frame when greater than `offset`.
-    pub end_of_data: u64,
-}
-
 impl LogIndex {
     /// A log that begins with the entry `first_index`.
     pub(super) fn new(first_index: u64) -> Self {
@@ -103,14 +94,10 @@ impl LogIndex {
                 if frame.header.first_index > log.next_index {
                     return Err(reader.corrupt(frame.offset, "entries are missing before this frame"));
                 }
-                log.add_frame(&frame.header, frame.bytes.len() as u64);
+                log.add_frame(&frame.header, frame.bytes);
             }
             if number == last {
-                if let Some(later) = reader.later_frame()? {
-                    let why = format!("a bad frame with a good one after it, at offset {later}");
-                    return Err(reader.corrupt(reader.offset(), &why));
-                }
-                tail = Some(Tail { offset: reader.offset(), end_of_data: reader.end_of_data()? });
+                tail = Some(reader.judge_tail()?);
             }
         }
         Ok((log, tail))
@@ -135,6 +122,11 @@ impl LogIndex {
     /// Adds an empty segment at the end.
     pub(super) fn add_segment(&mut self, segment: SegmentIndex) {
         self.segments.push(segment);
+    }
+
+    /// Takes an empty segment away from the end.
+    pub(super) fn remove_last_segment(&mut self) {
+        self.segments.pop();
     }
 
     /// Adds a frame at the end of the last segment.
@@ -195,10 +187,10 @@ fn open_segments(directory: &Path, namespace_id: u32) -> Result<Vec<SegmentReade
         let name = entry.file_name();
         let reader = match name.to_str() {
             Some(name) if is_segment_name(name) => SegmentReader::open(&entry.path())?,
-            // A segment once it has a header; before, nothing was ever acknowledged from it.
+            // A segment once it has a header; before, nothing was ever written behind it.
             Some(SPARE_NAME | HASTY_NAME) => match SegmentReader::open(&entry.path()) {
                 Ok(reader) => reader,
-                Err(error) if error.kind() == ErrorKind::Corrupt => continue,
+                Err(error) if error.kind() == ErrorKind::Corrupt && !holds_frames(&entry.path())? => continue,
                 Err(error) => return Err(error),
             },
             _ => continue,
@@ -215,7 +207,37 @@ fn open_segments(directory: &Path, namespace_id: u32) -> Result<Vec<SegmentReade
         }
         readers.push(reader);
     }
-    readers.sort_by_key(|reader| reader.header().first_sequence);
+    order(readers)
+}
+
+/// Orders segments by the sequence they begin with. At most one of those that begin with the same may hold frames, and it comes
+/// last: versions before this one could leave an empty segment beside its larger successor. Two that hold frames contradict
+/// each other, and only a person can say which of them is the log.
+fn order(mut readers: Vec<SegmentReader>) -> Result<Vec<SegmentReader>> {
+    readers.sort_by_key(|reader| (reader.header().first_sequence, reader.header().first_index));
+    let same = |a: &SegmentReader, b: &SegmentReader| a.header().first_sequence == b.header().first_sequence;
+    for alike in readers.chunk_by_mut(same).filter(|alike| alike.len() > 1) {
+        let mut holders = Vec::new();
+        for reader in alike.iter() {
+            holders.push(holds_frames(reader.path())?);
+        }
+        let mut full = alike.iter().zip(&holders).filter(|(_, holds)| **holds).map(|(reader, _)| reader.path());
+        if let (Some(first), Some(second)) = (full.next(), full.next()) {
+            return Err(DfsError::new(
+                ErrorKind::Corrupt,
+                format!(
+                    "edit log segments {} and {} both begin with frame {}; nothing is removed: move the one that does not                      belong here out of the directory",
+                    first.display(),
+                    second.display(),
+                    alike[0].header().first_sequence
+                ),
+            ));
+        }
+        let last = alike.len() - 1;
+        if let Some(holder) = holders.iter().position(|&holds| holds) {
+            alike.swap(holder, last);
+        }
+    }
     Ok(readers)
 }
 
@@ -289,7 +311,13 @@ impl EntryReader {
         let log = &self.log;
         let entries: Vec<Entry> = frame
             .entries()
-            .map_err(|error| reader.corrupt(frame.offset, "its entries cannot be decoded").with_source(error))?
+            .map_err(|error| match error.kind() {
+                ErrorKind::Unsupported => {
+                    let at = format!("edit log {}, frame at offset {}", segment.path.display(), frame.offset);
+                    DfsError::new(ErrorKind::Unsupported, at).with_source(error)
+                }
+                _ => reader.corrupt(frame.offset, "its entries cannot be decoded").with_source(error),
+            })?
             .into_iter()
             .filter(|entry| !log.is_dead(frame.header.sequence, entry.log_id.index))
             .collect();

@@ -1,10 +1,11 @@
-//! What openraft calls its log storage: recent entries in memory, all of them in files.
+//! What openraft calls its log storage: all entries in files, those that are not applied yet in memory, too.
 //!
 //! An append puts its entries into memory, writes and syncs them, and then calls openraft back; only then do they count. It
 //! does so on openraft's own thread: a group of one has nothing else to do until the disk has them, and each wake-up of
 //! another thread would cost a lone caller 10 to 30 us. What is rare and slow (votes, cutting, finishing a segment) has the
-//! I/O thread. Applying reads what was just appended, so it finds it in memory; the memory is
-//! bounded by bytes, and what has left it is read from the files again (a follower far behind, a restart).
+//! I/O thread. Applying reads what was just appended, so it finds it in memory. What has been applied is forgotten at the next
+//! append, because operations are more than their bytes: each keeps the whole buffer alive that its call came in. So memory
+//! holds two batches. Whoever wants an older entry (a restart) reads it from the files.
 //!
 //! A failed write or sync ends the process, by `OnFatal`: after it, nobody knows what is on the disk, and a NameNode that
 //! went on could acknowledge what a restart does not find.
@@ -13,6 +14,7 @@ use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
@@ -22,13 +24,9 @@ use openraft::{OptionalSend, RaftLogReader, StorageIOError};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::frame::entry_bytes_bound;
 use super::log_files::LogFiles;
 use super::log_index::LogIndex;
 use super::raft_types::{Entry, LogId, NodeId, StorageError, TypeConfig, Vote};
-
-/// Entries kept in memory: several of the largest batches, so that what is committed is applied without reading.
-const CACHE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// What happens when the log can no longer be written. Must not return in a serving NameNode.
 pub type OnFatal = Arc<dyn Fn(DfsError) + Send + Sync>;
@@ -44,13 +42,14 @@ enum Request {
 /// Shared between openraft's core, its readers and the I/O thread.
 struct Shared {
     state: Mutex<State>,
+    /// Entries below are applied.
+    applied_end: Arc<AtomicU64>,
     index: Arc<Mutex<LogIndex>>,
 }
 
 struct State {
-    /// The newest entries, without gaps.
-    recent: VecDeque<(Entry, usize)>,
-    recent_bytes: usize,
+    /// The newest entries, without gaps: at least those that are not applied.
+    recent: VecDeque<Entry>,
     /// Entries below this index are in the files.
     flushed_end: u64,
     last: Option<LogId>,
@@ -60,22 +59,15 @@ struct State {
 
 impl State {
     fn push(&mut self, entry: Entry) {
-        let bytes = entry_bytes_bound(&entry);
         self.last = Some(entry.log_id);
-        self.recent_bytes += bytes;
-        self.recent.push_back((entry, bytes));
+        self.recent.push_back(entry);
     }
 
-    /// Forgets the oldest entries above the bound, but never one that is not in the files yet.
-    fn evict(&mut self) {
-        while self.recent_bytes > CACHE_BYTES_MAX {
-            match self.recent.front() {
-                Some((entry, bytes)) if entry.log_id.index < self.flushed_end => {
-                    self.recent_bytes -= bytes;
-                    self.recent.pop_front();
-                }
-                _ => return,
-            }
+    /// Forgets entries below `applied_end`, but never one that is not in the files yet.
+    fn forget(&mut self, applied_end: u64) {
+        let end = applied_end.min(self.flushed_end);
+        while self.recent.front().is_some_and(|entry| entry.log_id.index < end) {
+            self.recent.pop_front();
         }
     }
 }
@@ -93,11 +85,15 @@ pub(super) struct IoHandle {
     requests: mpsc::Sender<Request>,
 }
 
-/// Opens the store over `files`.
+/// Opens the store over `files`; whoever applies entries raises `applied_end`.
 ///
 /// # Errors
 /// Of reading what the files hold or of starting the thread.
-pub(super) fn open(files: LogFiles, on_fatal: OnFatal) -> Result<(LogStore, IoHandle, JoinHandle<()>)> {
+pub(super) fn open(
+    files: LogFiles,
+    applied_end: Arc<AtomicU64>,
+    on_fatal: OnFatal,
+) -> Result<(LogStore, IoHandle, JoinHandle<()>)> {
     let last = files.last_log_id()?;
     let stored_vote = files.vote()?;
     let index = files.index();
@@ -105,12 +101,12 @@ pub(super) fn open(files: LogFiles, on_fatal: OnFatal) -> Result<(LogStore, IoHa
     let shared = Arc::new(Shared {
         state: Mutex::new(State {
             recent: VecDeque::new(),
-            recent_bytes: 0,
             flushed_end,
             last,
             purged: files.purged(),
             vote: stored_vote,
         }),
+        applied_end,
         index,
     });
     let writer = Arc::new(Mutex::new(LogWriter { files, on_fatal, failed: None }));
@@ -127,6 +123,12 @@ pub(super) fn open(files: LogFiles, on_fatal: OnFatal) -> Result<(LogStore, IoHa
 }
 
 impl LogStore {
+    /// Entries held in memory.
+    #[cfg(test)]
+    pub(super) fn recent_entries(&self) -> usize {
+        self.shared.state.lock().recent.len()
+    }
+
     /// Where the entries are in the files.
     pub(super) fn index(&self) -> Arc<Mutex<LogIndex>> {
         self.shared.index.clone()
@@ -218,11 +220,10 @@ impl LogReader {
             let log_end = state.last.map_or(0, |log_id| log_id.index + 1);
             let log_start = state.purged.map_or(0, |log_id| log_id.index + 1);
             let (start, end) = (start.max(log_start), end.min(log_end));
-            let recent_start = state.recent.front().map_or(log_end, |(entry, _)| entry.log_id.index);
+            let recent_start = state.recent.front().map_or(log_end, |entry| entry.log_id.index);
             let first = usize::try_from(start.saturating_sub(recent_start)).unwrap_or(usize::MAX);
             let count = usize::try_from(end.saturating_sub(start.max(recent_start))).unwrap_or(usize::MAX);
-            let from_memory: Vec<Entry> =
-                state.recent.iter().skip(first).take(count).map(|(entry, _)| entry.clone()).collect();
+            let from_memory: Vec<Entry> = state.recent.iter().skip(first).take(count).cloned().collect();
             (start..end.min(recent_start), from_memory)
         };
         if from_files.is_empty() {
@@ -332,7 +333,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             for entry in &entries {
                 state.push(entry.clone());
             }
-            state.evict();
+            state.forget(self.shared.applied_end.load(Ordering::Acquire));
         }
         let end = entries.last().map_or(0, |entry| entry.log_id.index + 1);
         let written = self.writer.lock().attempt(|files| files.append(&entries));
@@ -348,13 +349,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         self.io.call(|done| Request::Truncate { since, done }).await.map_err(write_error)?;
         let before = since.checked_sub(1);
         let mut state = self.shared.state.lock();
-        while state.recent.back().is_some_and(|(entry, _)| entry.log_id.index >= since) {
-            if let Some((_, bytes)) = state.recent.pop_back() {
-                state.recent_bytes -= bytes;
-            }
+        while state.recent.back().is_some_and(|entry| entry.log_id.index >= since) {
+            state.recent.pop_back();
         }
         state.flushed_end = since;
-        let in_memory = state.recent.back().map(|(entry, _)| entry.log_id);
+        let in_memory = state.recent.back().map(|entry| entry.log_id);
         drop(state);
         let last = match (in_memory, before) {
             (Some(log_id), _) => Some(log_id),
@@ -377,10 +376,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             state.last = state.purged;
             state.flushed_end = log_id.index + 1;
         }
-        while state.recent.front().is_some_and(|(entry, _)| entry.log_id.index <= log_id.index) {
-            if let Some((_, bytes)) = state.recent.pop_front() {
-                state.recent_bytes -= bytes;
-            }
+        while state.recent.front().is_some_and(|entry| entry.log_id.index <= log_id.index) {
+            state.recent.pop_front();
         }
         Ok(())
     }

@@ -25,6 +25,8 @@
 //!   their position alone.
 //! - When the log cannot be written, or applying fails, the process stops (`OnFatal`); it never goes on.
 //! - A damaged log is refused with file and offset; only a frame that was never acknowledged is cut.
+//! - What a newer version logged ends the replay; it is never skipped. Each batch says which state its operations met, and
+//!   replay and fold stop where theirs is another one.
 //!
 //! openraft runs on a current-thread runtime of its own (measured faster than sharing the server's), beside the I/O thread.
 
@@ -57,6 +59,7 @@ use tokio::sync::{oneshot, watch};
 use tracing::error;
 
 use super::image::format::{ImageHeader, LogPosition};
+use super::namespace::digest::StateDigest;
 use super::storage_dir::NameDir;
 pub use edit_reader::{EditReader, LoggedOps};
 use log_index::LogIndex;
@@ -73,18 +76,35 @@ pub trait Machine: Send + Sync + 'static {
     /// What an applied operation answers.
     type Outcome: Send + 'static;
 
-    /// Applies the operations of one log entry in order; `first_txid` numbers the first of them. One outcome each. Called by
-    /// one thread at a time. Must depend on nothing but the state and the operations; a panic stops the process.
-    fn apply(&self, first_txid: TxId, ops: &[EditOp]) -> Vec<Result<Self::Outcome>>;
+    /// Applies the operations of one log entry in order; `first_txid` numbers the first of them, `state_digest` is that of the
+    /// state they were made for. Called by one thread at a time. Must depend on nothing but the state and the operations; a
+    /// panic stops the process.
+    ///
+    /// # Errors
+    /// When the state is another one: the process stops, too.
+    fn apply(
+        &self,
+        first_txid: TxId,
+        state_digest: Option<StateDigest>,
+        ops: &[EditOp],
+    ) -> Result<Applied<Self::Outcome>>;
 
     /// The last transaction applied; at start, that of the loaded image.
     fn last_applied_txid(&self) -> TxId;
 }
 
+/// What came of the operations of one log entry.
+pub struct Applied<O> {
+    /// One each.
+    pub outcomes: Vec<Result<O>>,
+    /// Of the state after them.
+    pub state_digest: StateDigest,
+}
+
 /// Makes a new image of an old one and the edits after it.
 pub trait Folder: Send + Sync + 'static {
-    /// Writes the image described by `header` to `out`, from `image` (none: the empty namespace) and all of `edits`. Runs on
-    /// a thread of its own and must not take the namespace's lock.
+    /// Writes the image described by `header` to `out`, from `image` (none: the empty namespace) and all of `edits`; the digest
+    /// in its header is that of the state it came to. Runs on a thread of its own and must not take the namespace's lock.
     ///
     /// # Errors
     /// `Corrupt` when `image` is damaged: an older one is tried; any other ends the checkpoint.
@@ -231,6 +251,12 @@ impl<M: Machine> Journal<M> {
         Ok(txid)
     }
 
+    /// Bytes of all frames that are in the log's files.
+    pub fn log_bytes(&self) -> u64 {
+        let log = self.index.lock();
+        log.segments.iter().map(|segment| segment.end - segment::SEGMENT_HEADER_BYTES as u64).sum()
+    }
+
     /// The finished files of the edit log that hold entries behind `after` (none: all of them), oldest first.
     pub fn edit_files(&self, after: Option<LogPosition>) -> Vec<EditFile> {
         let log = self.index.lock();
@@ -265,6 +291,13 @@ impl<M: Machine> Journal<M> {
 /// Of writing.
 pub fn begin_after(directory: &Path, last: &LogPosition) -> Result<()> {
     state_file::store(&directory.join(log_files::PURGED), &raft_types::log_id_of(last))
+}
+
+/// The entry that the log in `directory` was told to go on after.
+#[cfg(test)]
+pub(super) fn begun_after(directory: &Path) -> Result<Option<LogPosition>> {
+    let purged: Option<raft_types::LogId> = state_file::load(&directory.join(log_files::PURGED))?;
+    Ok(purged.as_ref().map(raft_types::position_of))
 }
 
 fn leads(metrics: &RaftMetrics<NodeId, openraft::BasicNode>) -> bool {

@@ -4,13 +4,16 @@ use std::fmt;
 use std::sync::Arc;
 
 use dfs_common::error::{DfsError, ErrorKind, Result};
-use dfs_proto::v1::{EditBatch, EditOp};
+use dfs_proto::v1::edit_op::Op;
+use dfs_proto::v1::{EditBatch, EditOp, RemoveKind, RenameFlag, XAttrSetFlag};
 use openraft::BasicNode;
 use prost::Message;
+use prost::encoding::fixed64;
 use serde::de::{Error as _, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::namenode::image::format::LogPosition;
+use crate::namenode::namespace::digest::StateDigest;
 
 /// A member of the group.
 pub(super) type NodeId = u64;
@@ -47,19 +50,23 @@ pub(super) type Raft = openraft::Raft<TypeConfig>;
 pub(super) struct Batch {
     /// The operations in order; shared between the log's cache and the state machine.
     pub ops: Arc<Vec<EditOp>>,
+    /// Of the state before the first of them, as the proposer had it; none in logs of layout 1.
+    pub state_digest: Option<StateDigest>,
     /// Who waits for the outcomes, in this process only; 0: nobody.
     pub ticket: u64,
 }
 
 impl Batch {
     /// A batch nobody waits for.
+    #[cfg(test)]
     pub(super) fn of(ops: Vec<EditOp>) -> Self {
-        Self { ops: Arc::new(ops), ticket: 0 }
+        Self { ops: Arc::new(ops), ..Self::default() }
     }
 
     /// Bytes of the encoded form.
     pub(super) fn encoded_len(&self) -> usize {
-        self.ops.iter().map(encoded_op_len).sum()
+        let digest = self.state_digest.map_or(0, |digest| fixed64::encoded_len(EDIT_BATCH_STATE_DIGEST, &digest.0));
+        self.ops.iter().map(encoded_op_len).sum::<usize>() + digest
     }
 
     /// Appends the protobuf message EditBatch.
@@ -67,22 +74,51 @@ impl Batch {
         for op in self.ops.iter() {
             prost::encoding::message::encode(EDIT_BATCH_OPS, op, into);
         }
+        if let Some(StateDigest(digest)) = &self.state_digest {
+            fixed64::encode(EDIT_BATCH_STATE_DIGEST, digest, into);
+        }
     }
 
     /// Reads the protobuf message EditBatch.
     ///
     /// # Errors
-    /// `Corrupt` when it is none.
+    /// `Corrupt` when it is none; `Unsupported` when it holds what only a newer version understands: applied without that, it
+    /// would give another state. What is shorter when it is encoded again had kinds or fields that are not known here.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self> {
-        EditBatch::decode(bytes).map(|batch| Self::of(batch.ops)).map_err(|error| {
-            DfsError::new(ErrorKind::Corrupt, "a log entry holds no edit batch; it was written by another version")
-                .with_source(error)
-        })
+        let batch = EditBatch::decode(bytes)
+            .map_err(|error| DfsError::new(ErrorKind::Corrupt, "a log entry holds no edit batch").with_source(error))?;
+        if batch.encoded_len() != bytes.len() {
+            return Err(unknown("an operation or a field in an entry of the edit log"));
+        }
+        batch.ops.iter().try_for_each(check_known)?;
+        Ok(Self { ops: Arc::new(batch.ops), state_digest: batch.state_digest.map(StateDigest), ticket: 0 })
     }
 }
 
-/// Field number of `EditBatch.ops`: the message is encoded field by field so that its operations can stay shared.
+/// A refusal to read what only a newer version understands. It ends whatever reads the log or an image: what was skipped
+/// would be missing from the state.
+pub(super) fn unknown(what: impl std::fmt::Display) -> DfsError {
+    DfsError::new(
+        ErrorKind::Unsupported,
+        format!("{what} is not known to this program; use the one that wrote it, or a newer one"),
+    )
+}
+
+/// Field numbers of `EditBatch`: the message is encoded field by field so that its operations can stay shared.
 const EDIT_BATCH_OPS: u32 = 1;
+const EDIT_BATCH_STATE_DIGEST: u32 = 2;
+
+/// Refuses an operation of no kind, or with a choice that this program does not know. No leader logs either.
+fn check_known(op: &EditOp) -> Result<()> {
+    let is_known = match &op.op {
+        None => false,
+        Some(Op::Remove(op)) => RemoveKind::try_from(op.kind).is_ok(),
+        Some(Op::Rename(op)) => RenameFlag::try_from(op.flag).is_ok(),
+        Some(Op::SetXattr(op)) => XAttrSetFlag::try_from(op.flag).is_ok(),
+        Some(_) => true,
+    };
+    if is_known { Ok(()) } else { Err(unknown("an operation of the edit log, or a choice in it,")) }
+}
 
 /// Bytes an operation takes in a batch.
 pub(super) fn encoded_op_len(op: &EditOp) -> usize {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! segment := magic           8 bytes  "DFEDITS\0"
-//!            version         u32      1
+//!            version         u32      2; 1: frames without marks (frame.rs), read and never written
 //!            alignment       u32      of frames: 512 to 4096
 //!            namespace id    u32      as in VERSION
 //!            zero            u32
@@ -15,13 +15,14 @@
 //!            zeros                    written ahead; cut off once the segment is finished
 //! ```
 //!
-//! Its name is `edits_<19 digits of the first index>` (or still `spare.tmp` or `segment.tmp` after a crash); where a truncation made the same index first twice, the second file
-//! has `_<first sequence>` after it. Segments are ordered by their first sequence.
+//! Its name is `edits_<19 digits of the first index>` (or still `spare.tmp` or `segment.tmp` after a crash); where a truncation
+//! made the same index first twice, the second file has `_<first sequence>` after it. Segments are ordered by their first
+//! sequence. No two that hold frames have the same.
 //!
 //! **What follows the last good frame** decides between two very different things. Only the frame that was being written
-//! when the machine stopped can be torn, it was never acknowledged, and nothing was written after it: it is cut. A bad
-//! frame with a good one of a higher sequence after it was damaged later, and may have been acknowledged: that is
-//! refused, with file and offset, and a person decides.
+//! when the machine stopped can be torn, it was never acknowledged, and nothing was written after it: it is cut. Every other
+//! bad frame was acknowledged once and damaged later: that is refused, with file and offset, and a person decides. The sectors
+//! of a frame tell which it is: a torn frame has one that was not written, and that one is still zero.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
@@ -31,12 +32,13 @@ use bytes::Buf;
 use dfs_common::checksum;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 
-use super::frame::{self, FRAME_HEADER_BYTES, FrameHeader};
+use super::frame::{self, FRAME_HEADER_BYTES, FrameHeader, Layout, SECTOR_BYTES};
 use super::raft_types::Entry;
 use crate::namenode::storage_dir::{NUMBER_DIGITS, parse_number};
 
 const MAGIC: &[u8; 8] = b"DFEDITS\0";
-const SEGMENT_VERSION: u32 = 1;
+const SEGMENT_VERSION: u32 = 2;
+const PLAIN_VERSION: u32 = 1;
 /// Frames begin here: one page, a multiple of every alignment.
 pub(super) const SEGMENT_HEADER_BYTES: usize = 4096;
 const NAME_PREFIX: &str = "edits_";
@@ -50,6 +52,8 @@ const SCAN_BUFFER_BYTES: usize = 1024 * 1024;
 /// What a segment's first page says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SegmentHeader {
+    /// Of frames: the segment's version.
+    pub layout: Layout,
     /// Of frames, bytes.
     pub alignment: usize,
     /// Whose log it is.
@@ -67,7 +71,11 @@ impl SegmentHeader {
     pub(super) fn encode(&self, into: &mut Vec<u8>) {
         let start = into.len();
         into.extend_from_slice(MAGIC);
-        into.extend_from_slice(&SEGMENT_VERSION.to_le_bytes());
+        let version = match self.layout {
+            Layout::Plain => PLAIN_VERSION,
+            Layout::Marked => SEGMENT_VERSION,
+        };
+        into.extend_from_slice(&version.to_le_bytes());
         into.extend_from_slice(&(self.alignment as u32).to_le_bytes());
         into.extend_from_slice(&self.namespace_id.to_le_bytes());
         into.extend_from_slice(&[0; 4]);
@@ -88,10 +96,11 @@ impl SegmentHeader {
             return Err("the checksum of its header does not match".into());
         }
         let mut fields = &content[8..];
-        let version = fields.get_u32_le();
-        if version != SEGMENT_VERSION {
-            return Err(format!("it has version {version}, this program knows {SEGMENT_VERSION}"));
-        }
+        let layout = match fields.get_u32_le() {
+            PLAIN_VERSION => Layout::Plain,
+            SEGMENT_VERSION => Layout::Marked,
+            other => return Err(format!("it has version {other}, this program knows up to {SEGMENT_VERSION}")),
+        };
         let alignment = fields.get_u32_le() as usize;
         let namespace_id = fields.get_u32_le();
         fields.advance(4);
@@ -99,7 +108,7 @@ impl SegmentHeader {
         if !(ALIGNMENT_MIN..=ALIGNMENT_MAX).contains(&alignment) || !alignment.is_power_of_two() {
             return Err(format!("it has alignment {alignment}"));
         }
-        Ok(Self { alignment, namespace_id, salt, first_index, first_sequence })
+        Ok(Self { layout, alignment, namespace_id, salt, first_index, first_sequence })
     }
 }
 
@@ -115,24 +124,52 @@ pub(super) fn is_segment_name(name: &str) -> bool {
     parse_number(index).is_some() && sequence.is_none_or(|sequence| sequence.parse::<u64>().is_ok())
 }
 
+/// Whether anything was ever written behind the header of the segment at `path`.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn holds_frames(path: &Path) -> Result<bool> {
+    let context = |error| DfsError::io(format!("read {}", path.display()), error);
+    let mut file = File::open(path).map_err(context)?;
+    file.seek(SeekFrom::Start(SEGMENT_HEADER_BYTES as u64)).map_err(context)?;
+    let mut buffer = vec![0; SCAN_BUFFER_BYTES];
+    loop {
+        let read = file.read(&mut buffer).map_err(context)?;
+        if read == 0 || !is_zero(&buffer[..read]) {
+            return Ok(read != 0);
+        }
+    }
+}
+
 /// One frame read from a segment.
 pub(super) struct ReadFrame {
     /// Where it begins in the file.
     pub offset: u64,
     /// Its header.
     pub header: FrameHeader,
-    /// All its bytes.
-    pub bytes: Vec<u8>,
+    /// Bytes it takes in the file.
+    pub bytes: u64,
+    layout: Layout,
+    content: Vec<u8>,
 }
 
 impl ReadFrame {
     /// Its entries.
     ///
     /// # Errors
-    /// `Corrupt` when another version wrote them.
+    /// `Unsupported` when a newer version wrote them; `Corrupt`.
     pub(super) fn entries(&self) -> Result<Vec<Entry>> {
-        frame::decode_entries(&self.header, &self.bytes)
+        frame::decode_entries(&self.header, &self.content, self.layout)
     }
+}
+
+/// What stands behind the last good frame of the last segment: nothing, or a torn frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tail {
+    /// End of the last good frame.
+    pub offset: u64,
+    /// End of what is not zero after it: a torn frame when greater than `offset`.
+    pub end_of_data: u64,
 }
 
 /// Reads frames in order.
@@ -149,7 +186,7 @@ pub(super) struct SegmentReader {
 pub(super) enum Next {
     /// A good one.
     Frame(ReadFrame),
-    /// No good one; what this means depends on what follows (`SegmentReader::later_frame`).
+    /// No good one; `SegmentReader::judge_tail` tells what this means.
     End,
 }
 
@@ -209,10 +246,11 @@ impl SegmentReader {
     /// `Io`.
     pub(super) fn next_frame(&mut self) -> Result<Next> {
         match self.read_at_offset(self.offset)? {
-            Some(bytes_and_header) if bytes_and_header.1.sequence == self.next_sequence => {
-                let (bytes, header) = bytes_and_header;
-                let frame = ReadFrame { offset: self.offset, header, bytes };
-                self.offset += frame.bytes.len() as u64;
+            Some((header, content)) if header.sequence == self.next_sequence => {
+                let SegmentHeader { layout, alignment, .. } = self.header;
+                let bytes = header.frame_bytes(alignment, layout) as u64;
+                let frame = ReadFrame { offset: self.offset, header, bytes, layout, content };
+                self.offset += bytes;
                 self.next_sequence += 1;
                 Ok(Next::Frame(frame))
             }
@@ -220,18 +258,67 @@ impl SegmentReader {
         }
     }
 
-    /// The place of a good frame at or after the end that `next_frame` found, of a sequence not below the one expected
-    /// there. There is one only when something before it was damaged. Looks at every place where a frame could begin.
+    /// Tells, after `next_frame` found no more, a torn frame from a damaged one.
     ///
     /// # Errors
-    /// `Io`.
-    pub(super) fn later_frame(&mut self) -> Result<Option<u64>> {
-        let step = self.header.alignment as u64;
+    /// `Corrupt` with the offset when an acknowledged frame is damaged; `Io`.
+    pub(super) fn judge_tail(&mut self) -> Result<Tail> {
+        let tail = Tail { offset: self.offset, end_of_data: self.end_of_data()? };
+        if tail.end_of_data > tail.offset {
+            if let Some(later) = self.later_frame()? {
+                let why = format!("a bad frame with a good one after it, at offset {later}");
+                return Err(self.corrupt(tail.offset, &why));
+            }
+            self.check_torn(&tail)?;
+        }
+        Ok(tail)
+    }
+
+    /// Refuses what cannot be the frame that was being written when the machine stopped.
+    fn check_torn(&mut self, tail: &Tail) -> Result<()> {
+        let path = self.path.clone();
+        let damaged = |why: &str| Err(corrupt(&path, tail.offset, why));
+        let SegmentHeader { layout, alignment, salt, .. } = self.header;
+        self.file.seek(SeekFrom::Start(tail.offset)).map_err(|error| self.io(error))?;
+        let mut sector = [0; SECTOR_BYTES];
+        if !self.read_exact(&mut sector)? {
+            return damaged("the file ends within a frame");
+        }
+        if is_zero(&sector) {
+            return Ok(());
+        }
+        let Some(header) = frame::peek_header(&sector, salt, layout) else {
+            return damaged("the header of a frame is not what was written");
+        };
+        if header.sequence != self.next_sequence {
+            return damaged(&format!("frame {} where {} must be", header.sequence, self.next_sequence));
+        }
+        let end = tail.offset + header.frame_bytes(alignment, layout) as u64;
+        if end > self.length || end < tail.end_of_data {
+            return damaged("a bad frame that does not end where the data does");
+        }
+        for _ in 1..layout.written_sectors(header.payload_bytes, alignment) {
+            if !self.read_exact(&mut sector)? {
+                return damaged("the file ends within a frame");
+            }
+            if is_zero(&sector) {
+                return Ok(());
+            }
+        }
+        damaged("every sector of a frame was written, and its checksum does not match")
+    }
+
+    /// The place of a good frame at or after the end that `next_frame` found, of a sequence not below the one expected
+    /// there. There is one only when something before it was damaged. Looks at every place where a frame could begin.
+    fn later_frame(&mut self) -> Result<Option<u64>> {
+        let SegmentHeader { layout, alignment, salt, .. } = self.header;
+        let step = alignment as u64;
         let mut at = self.offset;
         self.file.seek(SeekFrom::Start(at)).map_err(|error| self.io(error))?;
-        let mut sector = vec![0; self.header.alignment];
-        while at + step <= self.length && self.read_exact(&mut sector)? {
-            if frame::peek_header(&sector).is_some_and(|header| header.sequence >= self.next_sequence) {
+        let mut first = vec![0; alignment];
+        while at + step <= self.length && self.read_exact(&mut first)? {
+            let header = frame::peek_header(&first, salt, layout);
+            if header.is_some_and(|header| header.sequence >= self.next_sequence) {
                 if self.read_at_offset(at)?.is_some() {
                     return Ok(Some(at));
                 }
@@ -269,22 +356,20 @@ impl SegmentReader {
     }
 
     /// The frame that begins at `at`, if an intact one does. Leaves the file position behind it when it does.
-    fn read_at_offset(&mut self, at: u64) -> Result<Option<(Vec<u8>, FrameHeader)>> {
+    fn read_at_offset(&mut self, at: u64) -> Result<Option<(FrameHeader, Vec<u8>)>> {
+        let SegmentHeader { layout, alignment, salt, .. } = self.header;
         let left = self.length.saturating_sub(at);
-        if left < FRAME_HEADER_BYTES as u64 {
-            return Ok(None);
-        }
         let position = self.file.stream_position().map_err(|error| self.io(error))?;
         if position != at {
             let distance = i64::try_from(at).unwrap_or(i64::MAX) - i64::try_from(position).unwrap_or(i64::MAX);
             self.file.seek_relative(distance).map_err(|error| self.io(error))?;
         }
         let mut start = [0; FRAME_HEADER_BYTES];
-        if !self.read_exact(&mut start)? {
+        if left < start.len() as u64 || !self.read_exact(&mut start)? {
             return Ok(None);
         }
-        let Some(header) = frame::peek_header(&start) else { return Ok(None) };
-        let length = header.frame_bytes(self.header.alignment);
+        let Some(header) = frame::peek_header(&start, salt, layout) else { return Ok(None) };
+        let length = header.frame_bytes(alignment, layout);
         if length as u64 > left {
             return Ok(None);
         }
@@ -293,7 +378,7 @@ impl SegmentReader {
         if !self.read_exact(&mut bytes[FRAME_HEADER_BYTES..])? {
             return Ok(None);
         }
-        Ok(frame::is_intact(&bytes, self.header.salt).then_some((bytes, header)))
+        Ok(frame::intact_content(bytes, salt, layout).map(|content| (header, content)))
     }
 
     /// Fills `bytes`; false at the end of the file, which comes nearer when a finished segment is trimmed meanwhile.
@@ -308,6 +393,10 @@ impl SegmentReader {
     fn io(&self, error: io::Error) -> DfsError {
         DfsError::io(format!("read {}", self.path.display()), error)
     }
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|&byte| byte == 0)
 }
 
 fn corrupt(path: &Path, offset: u64, why: &str) -> DfsError {

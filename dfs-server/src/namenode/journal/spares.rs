@@ -8,13 +8,14 @@
 //!
 //! Sizes grow fourfold from 1 MiB to 64 MiB: a new NameNode starts at once and takes little room, a busy one rolls rarely.
 
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
+use dfs_common::disk::{self, DiskFile};
 use dfs_common::durable;
 use tracing::warn;
 
@@ -57,14 +58,16 @@ pub(super) fn make_spare(directory: &Path, name: &str, bytes: u64, direct: bool)
     let made = write_zeros(&path, bytes, direct).and_then(|()| durable::sync_dir(directory));
     if made.is_err() {
         // The error that matters is the first one.
-        let _ = fs::remove_file(&path);
+        let _ = disk::remove_file(&path);
     }
     made.map(|()| Spare { path, bytes })
 }
 
 fn write_zeros(path: &Path, bytes: u64, direct: bool) -> io::Result<()> {
     let flags = if direct { libc::O_DIRECT } else { 0 };
-    let file = OpenOptions::new().write(true).create(true).truncate(true).custom_flags(flags).open(path)?;
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).custom_flags(flags);
+    let file = DiskFile::open(path, &options)?;
     let mut buffer = AlignedBuffer::default();
     let zeros = buffer.zeros(ZERO_PIECE_BYTES.min(usize::try_from(bytes).unwrap_or(ZERO_PIECE_BYTES)));
     let mut offset = 0;
@@ -162,7 +165,7 @@ impl Drop for Spares {
 }
 
 fn trim(path: &Path, length: u64) {
-    let trimmed = OpenOptions::new().write(true).open(path).and_then(|file| file.set_len(length));
+    let trimmed = DiskFile::open(path, OpenOptions::new().write(true)).and_then(|file| file.set_len(length));
     match trimmed {
         Ok(()) => {}
         // Purged in the meantime.

@@ -17,9 +17,10 @@ use super::log_index::LogIndex;
 use super::log_store::{self, IoHandle, LogStore};
 use super::network::NoNetwork;
 use super::raft_types::{Payload, Raft, log_id_of};
-use super::state_machine::{Applied, CurrentImage, MachineState, StateMachine};
+use super::state_machine::{AppliedTo, CurrentImage, MachineState, StateMachine};
 use super::{JournalOptions, LONE_NODE, Machine};
 use crate::namenode::image::format::ImageHeader;
+use crate::namenode::namespace::digest::StateDigest;
 use crate::namenode::storage_dir::NameDir;
 
 /// Timers matter only between members; openraft's default of 50 ms would wake an idle NameNode for nothing.
@@ -66,11 +67,18 @@ pub(super) fn initial_state<M: Machine>(
             last_membership: membership.clone(),
             snapshot_id: header.last_txid.to_string(),
         },
+        txid: header.txid(),
         path: dir.image_path(header.txid()),
     });
     Ok(MachineState {
         machine,
-        applied: Mutex::new(Applied { log_id, txid: header.txid(), membership }),
+        applied: Mutex::new(AppliedTo {
+            log_id,
+            txid: header.txid(),
+            digest: StateDigest(header.state_digest),
+            membership,
+        }),
+        applied_end: Arc::default(),
         waiters: Mutex::default(),
         image: Mutex::new(image),
         on_fatal: options.on_fatal.clone(),
@@ -100,8 +108,8 @@ pub(super) async fn start<M: Machine>(
             }
         };
         runtime.block_on(async {
-            let opened =
-                LogFiles::open(&edits, namespace_id).and_then(|files| log_store::open(files, options.on_fatal.clone()));
+            let opened = LogFiles::open(&edits, namespace_id)
+                .and_then(|files| log_store::open(files, state.applied_end.clone(), options.on_fatal.clone()));
             let (store, io, io_thread) = match opened {
                 Ok(opened) => opened,
                 Err(error) => {
@@ -223,7 +231,7 @@ fn replay<M: Machine>(store: &LogStore, state: &MachineState<M>, options: &Journ
     Ok(())
 }
 
-fn check_members(applied: &Applied) -> Result<()> {
+fn check_members(applied: &AppliedTo) -> Result<()> {
     let mut voters = applied.membership.voter_ids();
     let alone = voters.all(|voter| voter == LONE_NODE) && applied.membership.nodes().count() <= 1;
     if alone {

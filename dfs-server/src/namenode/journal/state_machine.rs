@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::TxId;
@@ -15,9 +16,10 @@ use openraft::{AnyError, OptionalSend, RaftSnapshotBuilder, SnapshotMeta, Storag
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::Machine;
 use super::log_store::OnFatal;
 use super::raft_types::{Batch, Entry, LogId, NodeId, Payload, StorageError, StoredMembership, TypeConfig};
+use super::{Applied, Machine};
+use crate::namenode::namespace::digest::StateDigest;
 
 type Meta = SnapshotMeta<NodeId, openraft::BasicNode>;
 type StorageResult<T> = std::result::Result<T, StorageError>;
@@ -43,11 +45,13 @@ impl<O> Waiter<O> {
 
 /// Up to where the log has been applied.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Applied {
+pub(super) struct AppliedTo {
     /// Last entry.
     pub log_id: Option<LogId>,
     /// Last transaction.
     pub txid: TxId,
+    /// Of the state after it.
+    pub digest: StateDigest,
     /// Members as of `log_id`.
     pub membership: StoredMembership,
 }
@@ -57,6 +61,8 @@ pub(super) struct Applied {
 pub(super) struct CurrentImage {
     /// Last entry and membership in it.
     pub meta: Meta,
+    /// Last transaction.
+    pub txid: TxId,
     /// Its file.
     pub path: std::path::PathBuf,
 }
@@ -66,7 +72,9 @@ pub(super) struct MachineState<M: Machine> {
     /// The machine itself.
     pub machine: Arc<M>,
     /// Up to where it is.
-    pub applied: Mutex<Applied>,
+    pub applied: Mutex<AppliedTo>,
+    /// Entries below are applied; what the log store need not keep in memory.
+    pub applied_end: Arc<AtomicU64>,
     /// Callers by ticket.
     pub waiters: Mutex<HashMap<u64, Vec<Waiter<M::Outcome>>>>,
     /// The newest image.
@@ -79,7 +87,8 @@ impl<M: Machine> MachineState<M> {
     /// Applies one committed entry.
     ///
     /// # Errors
-    /// `Internal` when the machine panicked or broke its contract: the state is not to be trusted any more.
+    /// `Internal` when the machine panicked or broke its contract, or had another state than the one that the entry was made
+    /// for: the state is not to be trusted any more.
     pub(super) fn apply(&self, entry: &Entry) -> Result<()> {
         match &entry.payload {
             Payload::Blank => self.applied.lock().log_id = Some(entry.log_id),
@@ -90,17 +99,19 @@ impl<M: Machine> MachineState<M> {
             }
             Payload::Normal(batch) => self.apply_batch(entry.log_id, batch)?,
         }
+        self.applied_end.store(entry.log_id.index + 1, Ordering::Release);
         Ok(())
     }
 
     fn apply_batch(&self, log_id: LogId, batch: &Batch) -> Result<()> {
         let first = self.applied.lock().txid.next();
-        let outcomes = catch_unwind(AssertUnwindSafe(|| self.machine.apply(first, &batch.ops))).map_err(|_| {
+        let apply = || self.machine.apply(first, batch.state_digest, &batch.ops);
+        let Applied { outcomes, state_digest } = catch_unwind(AssertUnwindSafe(apply)).map_err(|_| {
             DfsError::new(
                 ErrorKind::Internal,
                 format!("applying entry {} of the edit log (from transaction {first}) panicked", log_id.index),
             )
-        })?;
+        })??;
         if outcomes.len() != batch.ops.len() {
             return Err(DfsError::new(
                 ErrorKind::Internal,
@@ -110,6 +121,7 @@ impl<M: Machine> MachineState<M> {
         {
             let mut applied = self.applied.lock();
             applied.txid = TxId(applied.txid.0 + batch.ops.len() as u64);
+            applied.digest = state_digest;
             applied.log_id = Some(log_id);
         }
         let waiters = if batch.ticket == 0 { None } else { self.waiters.lock().remove(&batch.ticket) };

@@ -13,6 +13,7 @@
 //! - A file with an open block (allocated or reopened, length not committed) is leased.
 //! - Ids come from counters that only grow.
 
+pub mod digest;
 pub mod directory;
 pub mod inode;
 pub mod paged;
@@ -29,6 +30,7 @@ use dfs_common::ids::{
     ROOT_INODE, TxId,
 };
 
+use self::digest::StateDigest;
 use self::directory::{Directory, HashKey};
 use self::inode::{Content, Inode};
 use self::paged::PagedTable;
@@ -123,6 +125,8 @@ pub struct Counters {
     pub next_block: BlockId,
     /// Next generation stamp.
     pub next_generation_stamp: GenerationStamp,
+    /// Of everything applied so far.
+    pub digest: StateDigest,
 }
 
 /// The durable state.
@@ -151,6 +155,7 @@ impl Namespace {
                 next_inode: FIRST_INODE,
                 next_block: FIRST_BLOCK,
                 next_generation_stamp: FIRST_GENERATION_STAMP,
+                digest: StateDigest::default(),
             },
             lost: Vec::new(),
             hash_key,

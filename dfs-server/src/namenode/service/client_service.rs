@@ -620,14 +620,21 @@ impl ClientNamenode for ClientService {
     async fn set_safe_mode(&self, request: Request<SetSafeModeRequest>) -> Reply<SetSafeModeResponse> {
         let request = request.into_inner();
         let blocks = self.namesystem.blocks();
-        let change = match request.action() {
-            SafeModeAction::SafeModeGet => Ok(()),
-            SafeModeAction::SafeModeEnter => require_root(request.header.as_ref()).map(|()| blocks.enter_safe_mode()),
-            SafeModeAction::SafeModeLeave => {
-                require_root(request.header.as_ref()).and_then(|()| self.namesystem.leave_safe_mode())
+        let change = async {
+            match request.action() {
+                SafeModeAction::SafeModeGet => {}
+                SafeModeAction::SafeModeEnter => {
+                    require_root(request.header.as_ref())?;
+                    blocks.enter_safe_mode();
+                }
+                SafeModeAction::SafeModeLeave => {
+                    require_root(request.header.as_ref())?;
+                    self.namesystem.leave_safe_mode().await?;
+                }
             }
+            Ok(())
         };
-        reply(change.map(|()| SetSafeModeResponse { txid: self.txid(), ..blocks.safe_mode_report() }))
+        reply(change.await.map(|()| SetSafeModeResponse { txid: self.txid(), ..blocks.safe_mode_report() }))
     }
 
     async fn save_namespace(&self, request: Request<SaveNamespaceRequest>) -> Reply<SaveNamespaceResponse> {

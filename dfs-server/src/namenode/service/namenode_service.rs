@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dfs_common::disk::{self, DiskFile};
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::TxId;
 use dfs_proto::status::{from_status, to_status};
@@ -16,8 +17,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::reply;
-use crate::namenode::image::format::ImageReader;
+use crate::blocking::blocking;
+use crate::namenode::image::format::{ImageReader, LogPosition};
 use crate::namenode::namesystem::Namesystem;
+use crate::namenode::storage_dir::NameDir;
 
 /// Bytes in a piece of a file; well below the message limit.
 pub const PIECE_BYTES: usize = 1 << 20;
@@ -42,25 +45,25 @@ pub struct NamenodeService {
 
 /// An image on its way in; removed unless it was adopted, which renames it. Holds the right to the temporary name.
 struct Upload {
-    file: File,
+    file: DiskFile,
     path: PathBuf,
     received: u64,
     length: u64,
-    _alone: OwnedMutexGuard<()>,
+    alone: Option<OwnedMutexGuard<()>>,
 }
 
 impl Upload {
     fn create(path: PathBuf, length: u64, alone: OwnedMutexGuard<()>) -> Result<Self> {
         let context = |error| DfsError::io(format!("create {}", path.display()), error);
-        let file = File::create(&path).map_err(context)?;
-        let upload = Self { file, path, received: 0, length, _alone: alone };
+        let file = DiskFile::create(&path).map_err(context)?;
+        let upload = Self { file, path, received: 0, length, alone: Some(alone) };
         upload.check_room()?;
         Ok(upload)
     }
 
     /// An image must not take the room that the edit log needs: without it the NameNode stops.
     fn check_room(&self) -> Result<()> {
-        let status = rustix::fs::fstatvfs(&self.file)
+        let status = rustix::fs::fstatvfs(self.file.file())
             .map_err(|error| DfsError::io(format!("ask for room at {}", self.path.display()), error.into()))?;
         let room = status.f_bavail.saturating_mul(status.f_frsize);
         if self.length.saturating_add(ROOM_FOR_EDITS_BYTES) <= room {
@@ -77,11 +80,9 @@ impl Upload {
         if piece.offset != self.received || end > self.length || piece.last != (end == self.length) {
             return Err(DfsError::new(ErrorKind::Protocol, "a piece of the image does not follow the one before"));
         }
-        let written = self.file.write_all(&piece.data).and_then(|()| {
-            // Durable before it may take another one's place.
-            if piece.last { self.file.sync_all() } else { Ok(()) }
-        });
-        written.map_err(|error| DfsError::io(format!("write {}", self.path.display()), error))?;
+        self.file
+            .write_all(&piece.data)
+            .map_err(|error| DfsError::io(format!("write {}", self.path.display()), error))?;
         self.received = end;
         Ok(self)
     }
@@ -89,8 +90,17 @@ impl Upload {
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        // Already renamed when it was adopted; otherwise a left-over that the next start removes at the latest.
-        let _ = std::fs::remove_file(&self.path);
+        // Already renamed when it was adopted; otherwise a left-over that the next image or the next start removes at the
+        // latest. The name stays taken until it is gone, and it goes on a thread for it: this may be a runtime's.
+        let (path, alone) = (std::mem::take(&mut self.path), self.alone.take());
+        let remove = move || {
+            let _ = disk::remove_file(&path);
+            drop(alone);
+        };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
+            Err(_) => remove(),
+        }
     }
 }
 
@@ -107,15 +117,9 @@ impl NamenodeService {
     }
 
     /// The newest image, and the finished edit segments that hold what came after it.
-    fn files(&self) -> Result<(Option<Fetchable>, Vec<Fetchable>)> {
-        let mut image = None;
-        let mut after = None;
-        if let Some(newest) = self.namesystem.name_dir().images()?.into_iter().next() {
-            after = ImageReader::open(&newest.path)?.header().last_log;
-            let metadata = std::fs::metadata(&newest.path)
-                .map_err(|error| DfsError::io(format!("look at {}", newest.path.display()), error))?;
-            image = Some(Fetchable { path: newest.path, length: metadata.len() });
-        }
+    async fn files(&self) -> Result<(Option<Fetchable>, Vec<Fetchable>)> {
+        let dir = Arc::clone(self.namesystem.name_dir());
+        let (image, after) = blocking("look at the newest image", move || newest_image(&dir)).await?;
         let edits = self.namesystem.journal().edit_files(after).into_iter();
         Ok((image, edits.map(|file| Fetchable { path: file.path, length: file.length }).collect()))
     }
@@ -139,13 +143,12 @@ impl NamenodeService {
                             "another image is being received; is there a second SecondaryNameNode?",
                         )
                     })?;
-                    Upload::create(self.namesystem.name_dir().current().join(RECEIVED_IMAGE), piece.length, alone)?
+                    let (path, length) = (self.namesystem.name_dir().current().join(RECEIVED_IMAGE), piece.length);
+                    blocking("create the image", move || Upload::create(path, length, alone)).await?
                 }
             };
             let last = piece.last;
-            let written = tokio::task::spawn_blocking(move || begun.write(&piece))
-                .await
-                .map_err(|error| DfsError::new(ErrorKind::Internal, "write the image").with_source(error))??;
+            let written = blocking("write the image", move || begun.write(&piece)).await?;
             if last {
                 return Ok(written);
             }
@@ -160,10 +163,7 @@ impl Namenode for NamenodeService {
         reply(Ok(NamenodeVersionResponse {
             namespace: Some(self.namesystem.info().clone()),
             last_applied_txid: self.namesystem.txid().0,
-            checkpoint_txid: match self.namesystem.checkpoint_txid() {
-                Ok(TxId(txid)) => txid,
-                Err(error) => return reply(Err(error)),
-            },
+            checkpoint_txid: self.namesystem.journal().newest_image().0,
         }))
     }
 
@@ -172,7 +172,7 @@ impl Namenode for NamenodeService {
     }
 
     async fn get_manifest(&self, _: Request<GetManifestRequest>) -> Reply<GetManifestResponse> {
-        let manifest = self.files();
+        let manifest = self.files().await;
         reply(manifest.map(|(image, edits)| GetManifestResponse {
             image: image.as_ref().map(manifest_file),
             edits: edits.iter().map(manifest_file).collect(),
@@ -183,7 +183,7 @@ impl Namenode for NamenodeService {
 
     async fn fetch_file(&self, request: Request<FetchFileRequest>) -> Reply<Self::FetchFileStream> {
         let name = request.into_inner().name;
-        let found = self.files().and_then(|(image, edits)| {
+        let found = self.files().await.and_then(|(image, edits)| {
             image.into_iter().chain(edits).find(|file| file_name(&file.path) == name).ok_or_else(|| {
                 DfsError::new(
                     ErrorKind::NotFound,
@@ -210,7 +210,11 @@ impl Namenode for NamenodeService {
             let upload = self.receive(request.into_inner()).await?;
             let namesystem = Arc::clone(&self.namesystem);
             // To its end, whether or not the caller waits for the answer.
-            let adopted = tokio::spawn(async move { namesystem.journal().adopt_image(&upload.path).await });
+            let adopted = tokio::spawn(async move {
+                let adopted = namesystem.journal().adopt_image(&upload.path).await;
+                drop(upload);
+                adopted
+            });
             let TxId(checkpoint_txid) = adopted
                 .await
                 .map_err(|error| DfsError::new(ErrorKind::Internal, "adopt the image").with_source(error))??;
@@ -218,6 +222,14 @@ impl Namenode for NamenodeService {
         };
         reply(put.await)
     }
+}
+
+fn newest_image(dir: &NameDir) -> Result<(Option<Fetchable>, Option<LogPosition>)> {
+    let Some(newest) = dir.images()?.into_iter().next() else { return Ok((None, None)) };
+    let after = ImageReader::open(&newest.path)?.header().last_log;
+    let metadata = std::fs::metadata(&newest.path)
+        .map_err(|error| DfsError::io(format!("look at {}", newest.path.display()), error))?;
+    Ok((Some(Fetchable { path: newest.path, length: metadata.len() }), after))
 }
 
 fn file_name(path: &std::path::Path) -> String {
@@ -230,6 +242,7 @@ fn manifest_file(file: &Fetchable) -> ManifestFile {
 
 fn send_file(source: &Fetchable, name: &str, pieces: &mpsc::Sender<Result<FilePiece, Status>>) -> Result<()> {
     let context = |error| DfsError::io(format!("read {}", source.path.display()), error);
+    disk::reads(&source.path);
     let mut file = File::open(&source.path).map_err(context)?.take(source.length);
     let mut offset = 0;
     loop {
@@ -244,5 +257,36 @@ fn send_file(source: &Fetchable, name: &str, pieces: &mpsc::Sender<Result<FilePi
             return Ok(());
         }
         offset += read;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dfs_common::config_file::Config;
+    use tokio_stream::StreamExt;
+
+    use super::*;
+    use crate::namenode::daemon;
+    use crate::power_cut::Recorder;
+
+    #[tokio::test]
+    async fn files_are_listed_and_fetched_away_from_the_thread_that_serves() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.set(&format!("dfs.namenode.name.dir={}", dir.path().display())).unwrap();
+        daemon::format(&config, None).unwrap();
+        let namesystem = daemon::start(&config).await.unwrap();
+        let recorder = Recorder::new(dir.path());
+        let service = NamenodeService::new(Arc::clone(&namesystem));
+        service.version_request(Request::new(NamenodeVersionRequest {})).await.unwrap();
+        service.roll_edit_log(Request::new(RollEditLogRequest {})).await.unwrap();
+        let manifest = service.get_manifest(Request::new(GetManifestRequest {})).await.unwrap().into_inner();
+        let image = manifest.image.unwrap();
+        let fetched = service.fetch_file(Request::new(FetchFileRequest { name: image.name })).await.unwrap();
+        let pieces: Vec<_> = fetched.into_inner().collect().await;
+        assert_eq!(pieces.iter().map(|piece| piece.as_ref().unwrap().data.len() as u64).sum::<u64>(), image.length);
+        namesystem.leave_safe_mode().await.unwrap();
+        assert_eq!(recorder.done_by(std::thread::current().id()), Vec::<String>::new());
+        namesystem.journal().shutdown().await.unwrap();
     }
 }

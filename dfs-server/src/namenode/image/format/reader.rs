@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::{Buf, Bytes};
 use dfs_common::checksum;
+use dfs_common::disk;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use prost::Message;
 
@@ -19,6 +20,7 @@ use super::{
 pub struct ImageReader {
     file: BufReader<File>,
     path: PathBuf,
+    layout: u32,
     header: ImageHeader,
     file_length: u64,
     offset: u64,
@@ -39,11 +41,13 @@ impl ImageReader {
     /// `Io` of reading; `Corrupt` when it is not an image or damaged; `Unsupported` when its layout is unknown.
     pub fn open(path: &Path) -> Result<Self> {
         let context = |error| DfsError::io(format!("read image {}", path.display()), error);
+        disk::reads(path);
         let file = File::open(path).map_err(context)?;
         let file_length = file.metadata().map_err(context)?.len();
         let mut reader = Self {
             file: BufReader::with_capacity(FILE_BUFFER_BYTES, file),
             path: path.to_owned(),
+            layout: 0,
             header: ImageHeader::default(),
             file_length,
             offset: 0,
@@ -58,6 +62,11 @@ impl ImageReader {
         };
         reader.read_header()?;
         Ok(reader)
+    }
+
+    /// Layout of the NameNode that wrote it.
+    pub fn layout(&self) -> u32 {
+        self.layout
     }
 
     /// What the image is of.
@@ -101,15 +110,10 @@ impl ImageReader {
         }
         let mut fields = &prelude[8..];
         let (layout, length, crc) = (fields.get_u32_le(), fields.get_u32_le() as usize, fields.get_u32_le());
-        if layout != IMAGE_LAYOUT {
-            return Err(DfsError::new(
-                ErrorKind::Unsupported,
-                format!(
-                    "image {} has layout {layout}, this program knows {IMAGE_LAYOUT}; use the program that wrote it",
-                    self.path.display()
-                ),
-            ));
+        if !(1..=IMAGE_LAYOUT).contains(&layout) {
+            return Err(self.unsupported(&format!("it has layout {layout}, this program knows 1 to {IMAGE_LAYOUT}")));
         }
+        self.layout = layout;
         if length > HEADER_BYTES_MAX {
             return Err(self.corrupt("its header is longer than any header"));
         }
@@ -120,6 +124,9 @@ impl ImageReader {
         self.chain = checksum::crc32c_append(self.chain, &crc.to_le_bytes());
         self.header = ImageHeader::decode(body)
             .map_err(|error| self.corrupt("its header cannot be decoded").with_source(error))?;
+        if self.header.encoded_len() != length {
+            return Err(self.unsupported("its header has fields that this program does not know"));
+        }
         Ok(())
     }
 
@@ -165,7 +172,7 @@ impl ImageReader {
         }
         let number = body.get_u32_le();
         let Some(section) = Section::from_number(number) else {
-            return Err(self.corrupt_at(at, &format!("section {number} is unknown")));
+            return Err(self.unsupported(&format!("section {number} is not known to this program")));
         };
         if self.section.is_some_and(|previous| previous >= section) {
             return Err(self.corrupt_at(at, "sections are out of order"));
@@ -214,6 +221,13 @@ impl ImageReader {
         })?;
         self.offset += length as u64;
         Ok(Bytes::from(bytes))
+    }
+
+    fn unsupported(&self, why: &str) -> DfsError {
+        DfsError::new(
+            ErrorKind::Unsupported,
+            format!("image {}: {why}; use the program that wrote it, or a newer one", self.path.display()),
+        )
     }
 
     fn corrupt(&self, why: &str) -> DfsError {

@@ -1,10 +1,10 @@
 //! Writing an image, as a stream, with bounded memory.
 
-use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use dfs_common::checksum;
+use dfs_common::disk::{self, DiskFile};
 use dfs_common::durable::{self, TEMPORARY_SUFFIX};
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::sys;
@@ -21,7 +21,7 @@ const WRITEBACK_BYTES: u64 = 8 * 1024 * 1024;
 
 /// Writes an image; without `finish` nothing of it stays.
 pub struct ImageWriter {
-    file: BufWriter<File>,
+    file: BufWriter<DiskFile>,
     path: PathBuf,
     temporary: PathBuf,
     block: Vec<u8>,
@@ -44,11 +44,7 @@ impl ImageWriter {
         let mut name = path.as_os_str().to_owned();
         name.push(TEMPORARY_SUFFIX);
         let temporary = PathBuf::from(name);
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&temporary)
+        let file = DiskFile::create(&temporary)
             .map_err(|error| DfsError::io(format!("create image {}", temporary.display()), error))?;
         let mut writer = Self {
             file: BufWriter::with_capacity(FILE_BUFFER_BYTES, file),
@@ -179,7 +175,8 @@ impl ImageWriter {
         self.offset += bytes.len() as u64;
         if self.offset - self.written_back >= WRITEBACK_BYTES {
             // A hint only: where the file system cannot, the sync at the end does all the work.
-            let _ = sys::start_writeback(self.file.get_ref(), self.written_back, self.offset - self.written_back);
+            let _ =
+                sys::start_writeback(self.file.get_ref().file(), self.written_back, self.offset - self.written_back);
             self.written_back = self.offset;
         }
         Ok(())
@@ -190,7 +187,7 @@ impl Drop for ImageWriter {
     fn drop(&mut self) {
         if !self.finished {
             // Best effort: what stays behind carries the temporary suffix and is removed at the next start.
-            let _ = fs::remove_file(&self.temporary);
+            let _ = disk::remove_file(&self.temporary);
         }
     }
 }

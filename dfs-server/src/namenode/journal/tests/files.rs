@@ -68,6 +68,90 @@ fn append_larger_than_a_segment_gets_room() {
 }
 
 #[test]
+fn a_segment_too_small_for_its_first_frame_is_not_left_beside_its_successor() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut files = LogFiles::open(dir.path(), NAMESPACE).unwrap();
+    let large = |index| entry(1, index, (0..150_000).map(|n| n << 40));
+    files.append(&[large(0)]).unwrap();
+    assert_eq!(segment_count(dir.path()), 1);
+    files.append(&[entry(1, 1, [1])]).unwrap();
+    files.roll_if_used().unwrap();
+    files.append(&[large(2)]).unwrap();
+    let segments = segment_count(dir.path());
+    drop(files);
+    let (log, _) = LogIndex::scan(dir.path(), NAMESPACE, 0).unwrap();
+    let sequences: Vec<u64> = log.segments.iter().map(|segment| segment.header.first_sequence).collect();
+    assert!(sequences.is_sorted_by(|a, b| a < b), "{sequences:?}");
+    assert_eq!(sequences.len(), segments);
+}
+
+/// A log whose last segment holds the last of three entries, and the path of that segment.
+fn log_in_two_segments(dir: &Path) -> (Vec<Entry>, std::path::PathBuf) {
+    let mut files = LogFiles::open(dir, NAMESPACE).unwrap();
+    let entries: Vec<Entry> = (0..3).map(|index| entry(1, index, [index])).collect();
+    files.append(&entries[..2]).unwrap();
+    files.roll_if_used().unwrap();
+    files.append(&entries[2..]).unwrap();
+    (entries, dir.join("edits_0000000000000000002"))
+}
+
+#[test]
+fn two_segments_with_frames_for_one_place_are_refused_with_both_names_and_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, last) = log_in_two_segments(dir.path());
+    let twin = dir.path().join("edits_0000000000000000002_2");
+    std::fs::copy(&last, &twin).unwrap();
+    let before = std::fs::read(&last).unwrap();
+    let error = LogFiles::open(dir.path(), NAMESPACE).err().expect("which of them is the log?");
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    for path in [&last, &twin] {
+        assert!(error.message().contains(&path.display().to_string()), "{}", error.message());
+        assert!(std::fs::read(path).unwrap() == before);
+    }
+}
+
+#[test]
+fn an_empty_segment_that_looks_like_its_successor_takes_nothing_away_in_any_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let (entries, last) = log_in_two_segments(dir.path());
+    let mut empty = std::fs::read(&last).unwrap();
+    empty[4096..].fill(0);
+    let twin = dir.path().join("edits_0000000000000000002_2");
+    // Which of two names a directory lists first is the file system's affair: both ways round.
+    for swapped in [false, true] {
+        let source = tempfile::tempdir().unwrap();
+        super::copy_tree(dir.path(), source.path());
+        let named = |path: &Path| source.path().join(path.file_name().unwrap());
+        if swapped {
+            std::fs::rename(named(&last), named(&twin)).unwrap();
+        }
+        std::fs::write(if swapped { named(&last) } else { named(&twin) }, &empty).unwrap();
+        for _ in 0..2 {
+            let files = LogFiles::open(source.path(), NAMESPACE).unwrap();
+            assert!(same(&read_all(&files, 0, u64::MAX), &entries));
+        }
+    }
+}
+
+#[test]
+fn a_spare_with_frames_behind_a_damaged_header_is_refused_and_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, last) = log_in_two_segments(dir.path());
+    let spare = dir.path().join("spare.tmp");
+    std::fs::rename(&last, &spare).unwrap();
+    let mut bytes = std::fs::read(&spare).unwrap();
+    bytes[20] ^= 1;
+    std::fs::write(&spare, &bytes).unwrap();
+    let error = LogFiles::open(dir.path(), NAMESPACE).err().expect("acknowledged entries are behind that header");
+    assert!(error.message().contains("spare.tmp"), "{}", error.message());
+    assert!(std::fs::read(&spare).unwrap() == bytes);
+    // Without a frame it is only a left-over.
+    bytes[4096..].fill(0);
+    std::fs::write(&spare, &bytes).unwrap();
+    assert_eq!(LogFiles::open(dir.path(), NAMESPACE).unwrap().index().lock().next_index, 2);
+}
+
+#[test]
 fn truncation_holds_within_frames_across_segments_and_after_reopening() {
     let dir = tempfile::tempdir().unwrap();
     let mut files = LogFiles::open(dir.path(), NAMESPACE).unwrap();

@@ -4,6 +4,7 @@ mod damage;
 mod files;
 mod journal;
 mod measure;
+mod power_cut;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,8 +17,9 @@ use parking_lot::Mutex;
 use prost::Message;
 
 use super::raft_types::{Batch, Entry, LogId, Payload};
-use super::{EditReader, Folder, Journal, JournalOptions, Machine, OnFatal};
+use super::{Applied, EditReader, Folder, Journal, JournalOptions, Machine, OnFatal};
 use crate::namenode::image::format::{ImageHeader, ImageReader, ImageWriter, Section};
+use crate::namenode::namespace::digest::StateDigest;
 use crate::namenode::storage_dir::{FormatOptions, NameDir};
 
 /// Number that makes the machine panic.
@@ -50,8 +52,9 @@ struct Numbers {
 impl Machine for Numbers {
     type Outcome = TxId;
 
-    fn apply(&self, first_txid: TxId, ops: &[EditOp]) -> Vec<Result<TxId>> {
+    fn apply(&self, first_txid: TxId, state_digest: Option<StateDigest>, ops: &[EditOp]) -> Result<Applied<TxId>> {
         let mut applied = self.applied.lock();
+        assert!(state_digest.is_none_or(|logged| logged == digest_of(&applied)), "another state than the logged one");
         assert_eq!(first_txid.0, applied.len() as u64 + 1);
         let mut outcomes = Vec::new();
         for op in ops {
@@ -59,12 +62,16 @@ impl Machine for Numbers {
             applied.push(number(op));
             outcomes.push(Ok(TxId(applied.len() as u64)));
         }
-        outcomes
+        Ok(Applied { outcomes, state_digest: digest_of(&applied) })
     }
 
     fn last_applied_txid(&self) -> TxId {
         TxId(self.applied.lock().len() as u64)
     }
+}
+
+fn digest_of(numbers: &[u64]) -> StateDigest {
+    numbers.iter().fold(StateDigest(1), |digest, number| digest.with(*number))
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -91,7 +98,8 @@ impl Folder for NumberFolder {
             assert_eq!(logged.first_txid.0, numbers.len() as u64 + 1);
             numbers.extend(logged.ops.iter().map(number));
         }
-        let mut writer = ImageWriter::create(out, header)?;
+        let header = ImageHeader { state_digest: digest_of(&numbers).0, ..header.clone() };
+        let mut writer = ImageWriter::create(out, &header)?;
         writer.begin_section(Section::Inodes)?;
         for number in numbers {
             writer.record(&NumberRecord { number })?;
@@ -113,7 +121,7 @@ impl Fatals {
 
 fn formatted() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    NameDir::format(dir.path(), &FormatOptions::default()).unwrap();
+    NameDir::format(dir.path(), &FormatOptions::default(), |_, _| Ok(())).unwrap();
     dir
 }
 

@@ -1,0 +1,253 @@
+//! The power goes at every moment of what the NameNode does to its files, and what was promised is there when it is back. And the
+//! same with every single sync left out: each is missed by some of these, or it would not be needed.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use dfs_common::config_file::Config;
+use dfs_common::disk::Site;
+
+use super::super::begin_after;
+use super::super::log_files::LogFiles;
+use super::super::raft_types::{Entry, Vote};
+use super::*;
+use crate::namenode::daemon;
+use crate::namenode::image::format::LogPosition;
+use crate::namenode::image::records;
+use crate::power_cut::{Recorder, Scenario};
+
+const NAMESPACE: u32 = 77;
+
+/// What was promised by a moment.
+#[derive(Clone, Debug)]
+struct Mark<T> {
+    moment: usize,
+    promised: T,
+}
+
+/// What must be there at `moment`, and what may: what was promised by then, and what was begun.
+fn promised_at<T: Clone>(marks: &[Mark<T>], moment: usize) -> (T, T) {
+    let done = marks.iter().rev().find(|mark| mark.moment <= moment).expect("nothing is promised at the beginning");
+    let begun = marks.iter().find(|mark| mark.moment > moment).unwrap_or(done);
+    (done.promised.clone(), begun.promised.clone())
+}
+
+#[derive(Clone, Debug, Default)]
+struct LogPromise {
+    entries: usize,
+    vote: Option<Vote>,
+    purged: Option<u64>,
+}
+
+/// Appends small and large, votes, rolls and purges on the files of the log.
+fn log_scenario() -> Scenario {
+    let dir = tempfile::tempdir().unwrap();
+    let recorder = Recorder::new(dir.path());
+    let mut marks = vec![Mark { moment: 0, promised: LogPromise::default() }];
+    let mut log: Vec<Entry> = Vec::new();
+    let mut now = LogPromise::default();
+    let mut files = LogFiles::open(dir.path(), NAMESPACE).unwrap();
+    for step in 0..14_u64 {
+        let index = log.len() as u64;
+        let numbers = match step {
+            // The first does not fit its segment.
+            0 => 150_000,
+            3 => 400,
+            _ => 2,
+        };
+        match step {
+            2 | 9 => {
+                now.vote = Some(Vote::new(step, 1));
+                files.save_vote(&now.vote.unwrap()).unwrap();
+            }
+            4 | 6 | 10 => files.roll_if_used().unwrap(),
+            8 => {
+                now.purged = Some(index - 2);
+                files.purge(log[index as usize - 2].log_id).unwrap();
+            }
+            _ => {
+                let new = entry(1, index, (0..numbers).map(|number| number << 33));
+                files.append(std::slice::from_ref(&new)).unwrap();
+                log.push(new);
+                now.entries = log.len();
+            }
+        }
+        marks.push(Mark { moment: recorder.moment(), promised: now.clone() });
+    }
+    drop(files);
+    let check = move |moment: usize, left: &Path| {
+        let (promised, begun) = promised_at(&marks, moment);
+        let files = LogFiles::open(left, NAMESPACE).map_err(|error| error.chain())?;
+        let end = files.index().lock().next_index as usize;
+        if end < promised.entries || end > begun.entries {
+            return Err(format!("{end} entries of {} to {}", promised.entries, begun.entries));
+        }
+        let purged = files.purged().map(|log_id| log_id.index);
+        if purged < promised.purged || purged > begun.purged {
+            return Err(format!("purged {purged:?}, not {:?}", promised.purged));
+        }
+        let first = purged.map_or(0, |index| index as usize + 1);
+        let mut reader = files.index().lock().entries(first as u64, u64::MAX);
+        for expected in &log[first..end] {
+            let found = reader.next_entry().map_err(|error| error.chain())?;
+            if found.map(|entry| entry.log_id) != Some(expected.log_id) {
+                return Err(format!("entry {} is another one", expected.log_id.index));
+            }
+        }
+        let vote = files.vote().map_err(|error| error.chain())?;
+        if vote != promised.vote && vote != begun.vote {
+            return Err(format!("vote {vote:?}, not {:?}", promised.vote));
+        }
+        Ok(())
+    };
+    Scenario::new("log", recorder, check)
+}
+
+/// A torn frame is cut, and a shorter one is written in its place.
+fn torn_scenario() -> Scenario {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, starts) = super::damage::log_with_zeros(dir.path());
+    let mut torn = std::fs::read(&path).unwrap();
+    torn[starts[3] as usize..][..512].fill(0);
+    std::fs::write(&path, torn).unwrap();
+    let recorder = Recorder::new(dir.path());
+    let mut files = LogFiles::open(dir.path(), super::damage::NAMESPACE).unwrap();
+    files.append(&[entry(2, 3, [1])]).unwrap();
+    let answered = recorder.moment();
+    drop(files);
+    let check = move |moment: usize, left: &Path| {
+        let files = LogFiles::open(left, super::damage::NAMESPACE).map_err(|error| error.chain())?;
+        let end = files.index().lock().next_index;
+        let expected = 3 + u64::from(moment >= answered);
+        if end < expected { Err(format!("{end} entries, not {expected}")) } else { Ok(()) }
+    };
+    Scenario::new("torn frame", recorder, check)
+}
+
+/// An image from elsewhere replaces the log; the purge is cut short, and the next start ends it and writes on.
+fn replaced_scenario() -> Scenario {
+    let dir = tempfile::tempdir().unwrap();
+    let mut files = LogFiles::open(dir.path(), NAMESPACE).unwrap();
+    files.append(&[entry(1, 0, [1]), entry(1, 1, [2])]).unwrap();
+    files.roll_if_used().unwrap();
+    files.append(&[entry(1, 2, [3])]).unwrap();
+    drop(files);
+    begin_after(dir.path(), &LogPosition { term: 4, node: 1, index: 900 }).unwrap();
+    let recorder = Recorder::new(dir.path());
+    let mut files = LogFiles::open(dir.path(), NAMESPACE).unwrap();
+    files.append(&[entry(4, 901, [3])]).unwrap();
+    let answered = recorder.moment();
+    drop(files);
+    let check = move |moment: usize, left: &Path| {
+        let files = LogFiles::open(left, NAMESPACE).map_err(|error| error.chain())?;
+        let end = files.index().lock().next_index;
+        let expected = 901 + u64::from(moment >= answered);
+        if end < expected { Err(format!("the log ends at {end}, not at {expected}")) } else { Ok(()) }
+    };
+    Scenario::new("replaced log", recorder, check)
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+}
+
+/// Operations, checkpoints, and an image that was made elsewhere.
+fn journal_scenario() -> Scenario {
+    let root = formatted();
+    let recorder = Recorder::new(root.path());
+    let mut marks = vec![Mark { moment: 0, promised: 0_u64 }];
+    block_on(async {
+        let journal = TestJournal::open(root.path()).await;
+        let mut next = 0;
+        for round in 0..4 {
+            journal.submit_all(next..next + 2).await;
+            next += 2;
+            marks.push(Mark { moment: recorder.moment(), promised: next });
+            if round == 2 {
+                journal.journal.roll().await.unwrap();
+                super::journal::push_from_elsewhere(&journal).await;
+            } else {
+                journal.journal.checkpoint().await.unwrap();
+            }
+        }
+        journal.close().await;
+    });
+    let check = move |moment: usize, left: &Path| {
+        let (promised, begun) = promised_at(&marks, moment);
+        block_on(async {
+            let journal = TestJournal::try_open(left, false).await.map_err(|error| error.chain())?;
+            let numbers = journal.numbers();
+            journal.close().await;
+            let count = numbers.len() as u64;
+            if count < promised || count > begun || numbers != (0..count).collect::<Vec<_>>() {
+                return Err(format!("{count} operations of {promised} to {begun}"));
+            }
+            Ok(())
+        })
+    };
+    Scenario::new("journal", recorder, check)
+}
+
+/// A NameNode's directory is made.
+fn format_scenario() -> Scenario {
+    let dir = tempfile::tempdir().unwrap();
+    let recorder = Recorder::new(dir.path());
+    let mut config = Config::default();
+    config.set(&format!("dfs.namenode.name.dir={}", dir.path().join("a/name").display())).unwrap();
+    daemon::format(&config, None).unwrap();
+    let done = recorder.moment();
+    let check = move |moment: usize, left: &Path| match NameDir::open(&left.join("a/name")) {
+        Ok(opened) => match opened.load_newest(records::load).map_err(|error| error.chain())? {
+            Some(_) => Ok(()),
+            None => Err("formatted, and there is no image".into()),
+        },
+        Err(error) if error.kind() == dfs_common::error::ErrorKind::NotFound && moment < done => Ok(()),
+        Err(error) => Err(error.chain()),
+    };
+    Scenario::new("format", recorder, check)
+}
+
+/// A restored NameNode is told that it may go on.
+fn end_of_restore_scenario() -> Scenario {
+    let root = formatted();
+    std::fs::write(root.path().join("current/RESTORED"), "from a test").unwrap();
+    let recorder = Recorder::new(root.path());
+    let dir = NameDir::open(root.path()).unwrap();
+    dir.end_restore().unwrap();
+    let done = recorder.moment();
+    drop(dir);
+    let check = move |moment: usize, left: &Path| {
+        let dir = NameDir::open(left).map_err(|error| error.chain())?;
+        if dir.is_restored() && moment >= done { Err("it waits again".into()) } else { Ok(()) }
+    };
+    Scenario::new("end of a restore", recorder, check)
+}
+
+#[test]
+fn no_loss_of_power_takes_what_was_promised_and_every_sync_is_needed_for_that() {
+    let scenarios = [
+        log_scenario(),
+        torn_scenario(),
+        replaced_scenario(),
+        format_scenario(),
+        end_of_restore_scenario(),
+        crate::namenode::import::tests::power_cut_scenario(),
+        crate::secondary::power_cut_scenario(),
+        journal_scenario(),
+    ];
+    let mut caught: BTreeMap<Site, Option<String>> = BTreeMap::new();
+    for scenario in &scenarios {
+        assert_eq!(scenario.broken(None), None);
+        for site in scenario.recorder.sync_sites() {
+            let by = caught.entry(site).or_default();
+            if by.is_none() {
+                *by = scenario.broken(Some(site));
+            }
+        }
+    }
+    for (site, by) in &caught {
+        println!("without the sync at {}:{}: {}", site.file(), site.line(), by.as_deref().unwrap_or("nothing is lost"));
+    }
+    let useless: Vec<_> = caught.iter().filter(|(_, by)| by.is_none()).map(|(site, _)| site.to_string()).collect();
+    assert!(useless.is_empty(), "nothing is lost without these syncs: {useless:#?}");
+}
