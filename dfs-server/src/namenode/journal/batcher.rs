@@ -19,6 +19,8 @@ use super::state_machine::{MachineState, Token, Waiter};
 
 /// Operations that may wait: a second's worth of a busy NameNode. More callers are told to come back.
 pub(super) const QUEUE_OPS_MAX: usize = 10_000;
+/// Bytes of operations that may wait: the largest there are fit several times, and memory stays in bounds.
+pub(super) const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Operations in one entry, so that the first of them does not wait for the whole queue to be applied.
 const BATCH_OPS_MAX: usize = 1_024;
 /// Bytes in one entry, except for a single larger operation.
@@ -30,10 +32,35 @@ struct Item<O> {
     waiter: Waiter<O>,
 }
 
+/// How much waits.
+#[derive(Default)]
+struct Waiting {
+    ops: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+impl Waiting {
+    /// Counts an operation in; false when there is no room.
+    fn enter(&self, bytes: usize) -> bool {
+        let ops_before = self.ops.fetch_add(1, Ordering::Relaxed);
+        let bytes_before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let is_room = ops_before < QUEUE_OPS_MAX && bytes_before.saturating_add(bytes) <= QUEUE_BYTES_MAX;
+        if !is_room {
+            self.leave(1, bytes);
+        }
+        is_room
+    }
+
+    fn leave(&self, ops: usize, bytes: usize) {
+        self.ops.fetch_sub(ops, Ordering::Relaxed);
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
 /// The callers' end.
 pub(super) struct Queue<O> {
     sender: mpsc::UnboundedSender<Item<O>>,
-    waiting: Arc<AtomicUsize>,
+    waiting: Arc<Waiting>,
 }
 
 impl<O> Clone for Queue<O> {
@@ -51,12 +78,8 @@ impl<O: Send + 'static> Queue<O> {
     pub(super) async fn submit(&self, op: EditOp, token: Token) -> Result<O> {
         let bytes = encoded_op_len(&op);
         check_entry_bytes(bytes)?;
-        if self.waiting.fetch_add(1, Ordering::Relaxed) >= QUEUE_OPS_MAX {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
-            return Err(DfsError::new(
-                ErrorKind::Unavailable,
-                format!("{QUEUE_OPS_MAX} changes wait for the edit log; try again"),
-            ));
+        if !self.waiting.enter(bytes) {
+            return Err(DfsError::new(ErrorKind::Unavailable, "too many changes wait for the edit log; try again"));
         }
         let (sender, outcome) = oneshot::channel();
         let waiter = Waiter::new(sender, token);
@@ -72,7 +95,7 @@ fn stopped() -> DfsError {
 /// The end that proposes entries.
 pub(super) struct Batcher<M: Machine> {
     inbox: mpsc::UnboundedReceiver<Item<M::Outcome>>,
-    waiting: Arc<AtomicUsize>,
+    waiting: Arc<Waiting>,
     state: Arc<MachineState<M>>,
     last_ticket: u64,
 }
@@ -80,7 +103,7 @@ pub(super) struct Batcher<M: Machine> {
 /// A queue and its batcher.
 pub(super) fn new<M: Machine>(state: Arc<MachineState<M>>) -> (Queue<M::Outcome>, Batcher<M>) {
     let (sender, inbox) = mpsc::unbounded_channel();
-    let waiting = Arc::new(AtomicUsize::new(0));
+    let waiting = Arc::new(Waiting::default());
     (Queue { sender, waiting: waiting.clone() }, Batcher { inbox, waiting, state, last_ticket: 0 })
 }
 
@@ -109,7 +132,7 @@ impl<M: Machine> Batcher<M> {
                 ops.push(item.op);
                 waiters.push(item.waiter);
             }
-            self.waiting.fetch_sub(ops.len(), Ordering::Relaxed);
+            self.waiting.leave(ops.len(), bytes);
             self.propose(&raft, ops, waiters).await;
         }
     }
@@ -143,5 +166,23 @@ pub(super) fn write_error(
         }
         RaftError::APIError(other) => DfsError::new(ErrorKind::Internal, "the log refused an entry").with_source(other),
         RaftError::Fatal(fatal) => stopped().with_source(fatal),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiting_has_room_for_many_small_or_few_large_operations() {
+        let waiting = Waiting::default();
+        assert!((0..QUEUE_OPS_MAX).all(|_| waiting.enter(100)));
+        assert!(!waiting.enter(100));
+        waiting.leave(QUEUE_OPS_MAX, QUEUE_OPS_MAX * 100);
+        let large = QUEUE_BYTES_MAX / 4;
+        assert!((0..4).all(|_| waiting.enter(large)));
+        assert!(!waiting.enter(1), "few operations, but all the bytes");
+        waiting.leave(1, large);
+        assert!(waiting.enter(large));
     }
 }
