@@ -94,6 +94,12 @@ async fn metrics(State(namesystem): State<Arc<Namesystem>>) -> String {
     );
     let unknown = namesystem.blocks().unknown_replicas();
     gauge("unknown_replicas", "Replicas that no file explains, and that are kept", None, unknown as u64);
+    let lock = namesystem.namespace();
+    let holds = [("reads", lock.read_holds()), ("writes", lock.write_holds())];
+    for (kind, holds) in holds {
+        let name = format!("namespace_lock_{kind}_held");
+        registry.register_with_unit(name, "How long the lock of the namespace was held", Unit::Seconds, holds);
+    }
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _ = encode(&mut text, &registry);

@@ -5,17 +5,16 @@ use std::sync::Arc;
 use dfs_common::error::Result;
 use dfs_common::ids::TxId;
 use dfs_proto::v1::EditOp;
-use parking_lot::RwLock;
 
 use super::blocks::BlockManager;
 use super::journal;
-use super::namespace::Namespace;
+use super::namespace::lock::NamespaceLock;
 use super::outcome::Outcome;
 
 /// The NameNode's state machine.
 pub struct Machine {
     /// The durable state; written only here.
-    pub namespace: Arc<RwLock<Namespace>>,
+    pub namespace: Arc<NamespaceLock>,
     /// Soft state, told of every change of blocks in order.
     pub blocks: Arc<BlockManager>,
 }
@@ -25,13 +24,21 @@ impl journal::Machine for Machine {
 
     fn apply(&self, first_txid: TxId, ops: &[EditOp]) -> Vec<Result<Outcome>> {
         let mut events = Vec::new();
+        let mut outcomes = Vec::with_capacity(ops.len());
         let mut namespace = self.namespace.write();
         assert_eq!(
             namespace.counters().last_txid.next(),
             first_txid,
             "the log and the namespace disagree on the next transaction"
         );
-        let outcomes = ops.iter().map(|op| namespace.apply(op, &mut events)).collect();
+        for op in ops {
+            outcomes.push(namespace.apply(op, &mut events));
+            // Nobody needs the ops of one entry to be seen together, and a batch of a thousand may take long.
+            if namespace.is_due() {
+                self.blocks.on_events(events.drain(..));
+                namespace.give_way();
+            }
+        }
         // Still under the namespace's lock: nobody may see a block that the block manager does not know.
         self.blocks.on_events(events);
         outcomes

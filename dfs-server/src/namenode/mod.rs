@@ -31,6 +31,7 @@ pub mod outcome;
 pub mod safe_mode;
 pub mod service;
 pub mod storage_dir;
+mod trees;
 
 pub use daemon::{format, run};
 pub use import::import_checkpoint;

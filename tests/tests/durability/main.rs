@@ -7,6 +7,7 @@ mod crash;
 mod integrity;
 mod pipeline;
 mod recovery;
+mod removal;
 mod repair;
 mod replicas;
 
@@ -15,12 +16,13 @@ use std::process::ExitCode;
 use dfs_tests::suite::{self, Case, Nothing};
 
 fn main() -> ExitCode {
-    let groups: [&[Case<Nothing>]; 8] = [
+    let groups: [&[Case<Nothing>]; 9] = [
         &crash::CASES,
         &checkpoint::CASES,
         &integrity::CASES,
         &pipeline::CASES,
         &recovery::CASES,
+        &removal::CASES,
         &replicas::CASES,
         &repair::CASES,
         &balancer::CASES,

@@ -22,6 +22,7 @@
 //!   allocated by a NameNode that was lost;
 //! - a call holds the lock for milliseconds at most: long work (reports, dead nodes, walks over all blocks) goes in slices.
 
+mod backlog;
 mod block_map;
 mod duties;
 mod events;
@@ -329,6 +330,7 @@ impl BlockManager {
         });
         self.step(SoftState::expire_pending);
         while self.step(|state| state.drain_some(SLICE)) {}
+        while self.step(|state| state.catch_up(SLICE)) {}
         for _ in 0..SCANNED_PER_TICK / SLICE {
             if !self.step(|state| state.scan_some(SLICE)) {
                 break;

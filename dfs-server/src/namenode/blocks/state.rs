@@ -23,6 +23,7 @@ use rand::rngs::SmallRng;
 use smallvec::SmallVec;
 
 use super::Settings;
+use super::backlog::Backlog;
 use super::block_map::{BlockMap, BlockState, StorageList};
 use super::moves::BalancerRun;
 use super::replication::{Pending, RepairQueues};
@@ -94,6 +95,8 @@ pub(crate) struct SoftState {
     pub is_active: bool,
     /// Dead or failed storages whose replicas are being forgotten.
     pub draining: VecDeque<StorageIndex>,
+    /// Changes of the namespace that were put off.
+    pub backlog: Backlog,
     /// Where the walk over all blocks that fills the repair queues stands.
     pub scan: Option<BlockId>,
     /// Where the walks over `pending`, `bad` and `excess` stand.
@@ -141,6 +144,7 @@ impl SoftState {
             outgrown: BTreeSet::new(),
             is_active: false,
             draining: VecDeque::new(),
+            backlog: Backlog::default(),
             scan: None,
             cursors: Cursors::default(),
             next_registration,
