@@ -2,7 +2,7 @@
 //! a change of the core can be judged by itself.
 //!
 //! - *memory*: growth of resident memory over N files of one block with three reported replicas, 16-byte names, directories
-//!   of 1,000 files;
+//!   of 1,000 files; and when nine in ten of them have been removed again;
 //! - *operations*: mkdir and create through the whole road of a change (check, batch, log with sync, apply) with 1 and with
 //!   64 callers at once, in a scratch directory on the device to be measured; lookups from the namespace;
 //! - *churn*: directories made and removed by eight threads over gRPC, as clients do: resident memory before and after, bytes
@@ -115,7 +115,30 @@ fn measure_memory(files: u64) -> Result<()> {
     let started = Instant::now();
     let attr = (0..files).filter(|i| namespace.attr(InodeId(dfs_common::ids::FIRST_INODE.0 + i)).is_ok()).count();
     println!("attributes read per s    {:.0}", attr as f64 / started.elapsed().as_secs_f64());
+    let started = Instant::now();
+    let removed = remove_nine_in_ten(&mut namespace, &blocks, files)?;
+    println!("removals applied per s   {:.0}", removed as f64 / started.elapsed().as_secs_f64());
+    let left = resident_bytes()?.saturating_sub(before);
+    println!("bytes per file left      {}", left / (files - removed).max(1));
     Ok(())
+}
+
+fn remove_nine_in_ten(namespace: &mut Namespace, blocks: &BlockManager, files: u64) -> Result<u64> {
+    let (mut events, mut removed, mut parent) = (Vec::new(), 0, ROOT_INODE);
+    for i in 0..files {
+        if i % FILES_PER_DIRECTORY == 0 {
+            parent = namespace.lookup(&Identity::root(), ROOT_INODE, format!("directory-{i:06}").as_bytes())?;
+        }
+        if i % 10 != 0 {
+            let name = format!("file-{i:011}").into();
+            let kind = v1::RemoveKind::RemoveUnlink.into();
+            let remove = v1::RemoveOp { parent: parent.0, name, kind, ..v1::RemoveOp::default() };
+            namespace.apply(&root_op(Op::Remove(remove)), &mut events)?;
+            blocks.on_events(events.drain(..));
+            removed += 1;
+        }
+    }
+    Ok(removed)
 }
 
 fn register_datanodes(blocks: &BlockManager) -> Result<Vec<v1::RegisterDatanodeResponse>> {
@@ -253,7 +276,7 @@ fn retry(client: ClientId, incarnation: u64, call: u64) -> RetryId {
 }
 
 fn root_op(op: Op) -> EditOp {
-    EditOp { retry: None, caller: Some(v1::Caller::default()), time_ns: 1, op: Some(op) }
+    EditOp { caller: Some(v1::Caller::default()), time_ns: 1, op: Some(op), ..EditOp::default() }
 }
 
 fn mkdir(name: &str) -> Op {

@@ -19,7 +19,6 @@ use dfs_proto::v1;
 use dfs_proto::v1::client_namenode_server::ClientNamenodeServer;
 use dfs_proto::v1::datanode_server::DatanodeServer;
 use dfs_proto::v1::namenode_server::NamenodeServer;
-use parking_lot::RwLock;
 use tonic::service::Routes;
 
 use super::blocks::{BlockEvent, BlockManager};
@@ -31,6 +30,7 @@ use super::listening::PULSE_INTERVAL;
 use super::machine::Machine;
 use super::namespace::Namespace;
 use super::namespace::directory::HashKey;
+use super::namespace::lock::NamespaceLock;
 use super::namesystem::{FileLimits, Namesystem};
 use super::node_files::NodeFiles;
 use super::service::client_service::ClientService;
@@ -47,6 +47,8 @@ const BLOCKS_TICK: Duration = Duration::from_secs(1);
 const SESSIONS_TICK: Duration = Duration::from_secs(5);
 /// How often files that wait for recovery are looked at.
 const RECOVERIES_TICK: Duration = Duration::from_secs(1);
+/// How often it is asked whether something is left of what was removed, beside when something is.
+const LEFTOVERS_TICK: Duration = Duration::from_secs(1);
 /// How often it is asked whether a checkpoint is due.
 const CHECKPOINT_TICK: Duration = Duration::from_secs(5);
 /// Blocks of one file list handed to the block manager at once while loading.
@@ -86,6 +88,7 @@ pub async fn run(config: &Config, mut stop: Shutdown, on_ready: impl FnOnce(&Add
         () = keep_listening(&namesystem) => Ok(()),
         result = watch_sessions(&namesystem) => result,
         result = watch_recoveries(&namesystem) => result,
+        result = watch_leftovers(&namesystem) => result,
         result = watch_checkpoints(&namesystem, config) => result,
         () = stop.wait() => Ok(()),
     };
@@ -138,7 +141,7 @@ pub async fn start(config: &Config) -> Result<Arc<Namesystem>> {
             format!("{} has no image; restore one from the SecondaryNameNode", storage.current().display()),
         )
     })?;
-    let namespace = Arc::new(RwLock::new(namespace));
+    let namespace = Arc::new(NamespaceLock::new(namespace));
     let blocks = Arc::new(BlockManager::new(config, Arc::clone(&clock), rand::random()));
     tell_blocks(&namespace.read(), &blocks);
     let info = namespace_info(&storage);
@@ -303,6 +306,21 @@ async fn watch_recoveries(namesystem: &Namesystem) -> Result<()> {
         }
         if let Err(error) = namesystem.recover_leases().await {
             tracing::warn!("recovering the files of dead writers: {}", error.chain());
+        }
+    }
+}
+
+/// Takes away, step by step, what was removed or has ended.
+async fn watch_leftovers(namesystem: &Namesystem) -> Result<()> {
+    let mut ticks = tokio::time::interval(LEFTOVERS_TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = namesystem.leftovers_made() => {}
+        }
+        if let Err(error) = namesystem.forget_leftovers().await {
+            tracing::warn!("taking away what was removed: {}", error.chain());
         }
     }
 }

@@ -85,12 +85,14 @@ async fn metrics(State(namesystem): State<Arc<Namesystem>>) -> String {
     );
     let unknown = namesystem.blocks().unknown_replicas();
     gauge("unknown_replicas", "Replicas that no file explains, and that are kept", None, unknown as u64);
-    registry.register_with_unit(
-        "block_lock_held",
-        "Time for which the block manager's lock was held",
-        Unit::Seconds,
-        LockHistogram(Arc::clone(namesystem.blocks().lock_times())),
-    );
+    let (namespace, blocks) = (namesystem.namespace(), namesystem.blocks());
+    for (name, help, times) in [
+        ("namespace_lock_reads_held", "Time for which readers held the namespace's lock", namespace.read_times()),
+        ("namespace_lock_writes_held", "Time for which writers held the namespace's lock", namespace.write_times()),
+        ("block_lock_held", "Time for which the block manager's lock was held", blocks.lock_times()),
+    ] {
+        registry.register_with_unit(name, help, Unit::Seconds, LockHistogram(Arc::clone(times)));
+    }
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _ = encode(&mut text, &registry);

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use dfs_common::block::Block;
 use dfs_common::error::{DfsError, ErrorKind, Result};
-use dfs_common::ids::{GenerationStamp, InodeId};
+use dfs_common::ids::{ClientId, GenerationStamp, InodeId};
 use dfs_proto::v1::edit_op::Op;
 use dfs_proto::v1::{
     self, CloseRecoveredOp, OpenForAppendOp, ReclaimBlockOp, RevokeLeaseOp, StartRecoveryOp, TruncateOp,
@@ -34,7 +34,9 @@ use super::outcome::Outcome;
 const PATIENCE_FIRST: Duration = Duration::from_secs(10);
 /// Patience doubles up to this.
 const PATIENCE_MAX: Duration = Duration::from_secs(60);
-/// Recoveries begun per round: each is a logged op.
+/// Files that wait looked at in one hold of the namespace's lock.
+const WAITING_PAGE: usize = 256;
+/// Recoveries begun per round, about: each is a logged op.
 const STARTED_PER_ROUND: usize = 256;
 /// How long a call waits for a recovery that is in its way, below the deadline of a client's call.
 const CALL_PATIENCE: Duration = Duration::from_secs(5);
@@ -132,15 +134,28 @@ impl Namesystem {
         if !is_starting {
             self.reclaim_blocks().await?;
         }
-        let waiting = self.waiting_files();
-        let ids: BTreeSet<InodeId> = waiting.iter().map(|waiting| waiting.inode).collect();
-        self.recovery.attempts.lock().retain(|id, _| ids.contains(id));
-        let mut started = 0;
-        for file in &waiting {
-            if started == STARTED_PER_ROUND {
-                self.recovery.wanted.notify_one();
+        let (mut last, mut seen, mut started) = (None, BTreeSet::new(), 0);
+        loop {
+            let page = self.waiting_files(&mut last);
+            if page.is_empty() && last.is_none() {
                 break;
             }
+            seen.extend(page.iter().map(|file| file.inode));
+            started += self.recover_page(&page, is_starting).await?;
+            if started >= STARTED_PER_ROUND {
+                self.recovery.wanted.notify_one();
+                return Ok(());
+            }
+            tokio::task::yield_now().await;
+        }
+        self.recovery.attempts.lock().retain(|id, _| seen.contains(id));
+        Ok(())
+    }
+
+    /// Takes the next step for some files that wait; gives the number of those for which it did something.
+    async fn recover_page(&self, page: &[Waiting], is_starting: bool) -> Result<usize> {
+        let mut started = 0;
+        for file in page {
             let holders = self.blocks().holders(file.block.id);
             let last = self.recovery.attempts.lock().get(&file.inode).cloned();
             let step = choose_step(file, &holders, last.as_ref(), is_starting, self.clock.instant());
@@ -162,7 +177,7 @@ impl Namesystem {
                 }
             }
         }
-        Ok(())
+        Ok(started)
     }
 
     /// After a restore from an older image: blocks that had grown since are recovered as DataNodes have them.
@@ -184,10 +199,13 @@ impl Namesystem {
         Ok(())
     }
 
-    fn waiting_files(&self) -> Vec<Waiting> {
+    /// The next page of files that wait, behind `last`, which becomes none at the end.
+    fn waiting_files(&self, last: &mut Option<(ClientId, InodeId)>) -> Vec<Waiting> {
         let namespace = self.namespace().read();
-        let waiting = namespace.leases().filter(|(_, lease)| lease.needs_recovery);
-        let waiting = waiting.filter_map(|(inode, lease)| {
+        let page: Vec<_> = namespace.waiting_after(*last).take(WAITING_PAGE).collect();
+        *last = page.last().copied();
+        let waiting = page.into_iter().filter_map(|(_, inode)| {
+            let lease = namespace.lease(inode)?;
             let last = namespace.inode(inode).ok()?.blocks()?.last()?;
             let pipeline = lease.targets.iter().map(|(uuid, _)| uuid.clone()).collect();
             Some(Waiting { inode, block: Block::from(*last), is_truncating: lease.is_truncating, pipeline })
@@ -314,15 +332,17 @@ impl Namesystem {
             let namespace = self.namespace().read();
             let inode = namespace.inode(id)?;
             Identity::of(header.and_then(|header| header.caller.as_ref())).check(inode, WRITE)?;
-            namespace.lease(id).map(|lease| (lease.client, lease.needs_recovery))
+            let is_over = |lease: &Lease| !namespace.is_alive((lease.client, lease.incarnation));
+            namespace.lease(id).map(|lease| (lease.client, lease.needs_recovery, is_over(lease)))
         };
-        let Some((client, needs_recovery)) = holder else { return Ok(()) };
+        let Some((client, needs_recovery, is_over)) = holder else { return Ok(()) };
         // A repeated call whose first one was applied has its own lease in the way: nothing is to be ended for it.
         if self.recorded(header)?.is_some() {
             return Ok(());
         }
         self.check_writable()?;
-        if !needs_recovery && self.silent_for(client) > LEASE_SOFT_LIMIT {
+        // What a life that is over still has goes in steps: nobody needs to wait for this one.
+        if !needs_recovery && (is_over || self.silent_for(client) > LEASE_SOFT_LIMIT) {
             self.revoke_lease(id).await?;
         }
         self.wait_recovered(id).await;
@@ -345,7 +365,8 @@ impl Namesystem {
         };
         if let Some(lease) = holder.filter(|lease| !lease.needs_recovery) {
             let silent = self.silent_for(lease.client);
-            if silent < LEASE_SOFT_LIMIT && !who.is_root() {
+            let is_over = !self.namespace().read().is_alive((lease.client, lease.incarnation));
+            if silent < LEASE_SOFT_LIMIT && !is_over && !who.is_root() {
                 return Err(DfsError::new(
                     ErrorKind::Busy,
                     format!("the writer was heard of {} s ago; only root takes its lease", silent.as_secs()),

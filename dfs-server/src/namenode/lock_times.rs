@@ -98,6 +98,13 @@ impl<G> Timed<'_, G> {
         self.hold.since.elapsed()
     }
 
+    /// Lets `others` give the lock to those who wait and take it again: a new hold begins.
+    pub fn interrupt(&mut self, others: impl FnOnce(&mut G)) {
+        self.hold.times.record(self.held());
+        others(&mut self.guard);
+        self.hold.since = Instant::now();
+    }
+
     /// Lets `release` free the lock in a way of its own.
     pub fn release_by(self, release: impl FnOnce(G)) {
         let Self { guard, hold } = self;

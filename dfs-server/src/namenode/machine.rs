@@ -5,18 +5,17 @@ use std::sync::Arc;
 use dfs_common::error::Result;
 use dfs_common::ids::TxId;
 use dfs_proto::v1::EditOp;
-use parking_lot::RwLock;
 
 use super::blocks::BlockManager;
 use super::journal::{self, Applied};
-use super::namespace::Namespace;
 use super::namespace::digest::StateDigest;
+use super::namespace::lock::NamespaceLock;
 use super::outcome::Outcome;
 
 /// The NameNode's state machine.
 pub struct Machine {
     /// The durable state; written only here.
-    pub namespace: Arc<RwLock<Namespace>>,
+    pub namespace: Arc<NamespaceLock>,
     /// Soft state, told of every change of blocks in order.
     pub blocks: Arc<BlockManager>,
 }
@@ -26,6 +25,7 @@ impl journal::Machine for Machine {
 
     fn apply(&self, first_txid: TxId, state_digest: Option<StateDigest>, ops: &[EditOp]) -> Result<Applied<Outcome>> {
         let mut events = Vec::new();
+        let mut outcomes = Vec::with_capacity(ops.len());
         let mut namespace = self.namespace.write();
         assert_eq!(
             namespace.counters().last_txid.next(),
@@ -33,7 +33,14 @@ impl journal::Machine for Machine {
             "the log and the namespace disagree on the next transaction"
         );
         namespace.meet_digest(state_digest)?;
-        let outcomes = ops.iter().map(|op| namespace.apply(op, &mut events)).collect();
+        for op in ops {
+            outcomes.push(namespace.apply(op, &mut events));
+            // Nobody needs the ops of one entry to be seen together, and a batch of a thousand may take long.
+            if namespace.is_due() {
+                self.blocks.on_events(events.drain(..));
+                namespace.give_way();
+            }
+        }
         // Still under the namespace's lock: nobody may see a block that the block manager does not know.
         self.blocks.on_events(events);
         Ok(Applied { outcomes, state_digest: namespace.counters().digest })

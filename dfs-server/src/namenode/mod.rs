@@ -33,6 +33,7 @@ pub mod outcome;
 pub mod safe_mode;
 pub mod service;
 pub mod storage_dir;
+mod trees;
 
 pub use daemon::{format, run};
 pub use import::import_checkpoint;

@@ -15,7 +15,8 @@ use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{BlockId, ClientId, Incarnation, InodeId, TxId};
 use dfs_proto::v1::edit_op::Op;
 use dfs_proto::v1::{self, AddBlockOp, CreateOp, EditOp, EndSessionOp, ForgetSessionsOp, RequestHeader};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use super::apply::CallKey;
 use super::blocks::{BlockManager, TargetRequest};
@@ -24,10 +25,11 @@ use super::journal::{Journal, Token};
 use super::lease_recovery::LeaseRecovery;
 use super::listening::ListeningTime;
 use super::machine::Machine;
-use super::namespace::Namespace;
+use super::namespace::lock::NamespaceLock;
 use super::namespace::permission::{Identity, READ};
 use super::outcome::Outcome;
 use super::storage_dir::NameDir;
+use super::trees::TreeChecks;
 use crate::blocking::blocking;
 
 /// A writer not heard of for this long may lose its lease to another one (design D12).
@@ -36,8 +38,13 @@ pub(super) const LEASE_SOFT_LIMIT: Duration = Duration::from_secs(30);
 const LEASE_HARD_LIMIT: Duration = Duration::from_secs(120);
 /// A session that ended or fell silent is remembered this long, to refuse late calls of it.
 const SESSION_MEMORY: Duration = Duration::from_secs(600);
+/// Sessions looked at in one hold of the namespace's lock.
+const SESSIONS_PAGE: usize = 1_000;
 /// Most blocks in one answer of get_block_locations.
 const LOCATED_BLOCKS_MAX: usize = 1_000;
+
+/// What one op takes away of a removed tree or an ended session: about a millisecond's work under the namespace's lock.
+const STEP_LIMIT: u32 = 500;
 
 /// What a file may be.
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +63,7 @@ pub struct FileLimits {
 
 /// The serving NameNode.
 pub struct Namesystem {
-    namespace: Arc<RwLock<Namespace>>,
+    namespace: Arc<NamespaceLock>,
     blocks: Arc<BlockManager>,
     journal: Journal<Machine>,
     name_dir: Arc<NameDir>,
@@ -65,6 +72,9 @@ pub struct Namesystem {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) recovery: LeaseRecovery,
     delegations: Arc<Delegations>,
+    /// Something was removed, or ended, of which parts may be left.
+    pub(super) leftovers: Notify,
+    pub(super) tree_checks: Arc<TreeChecks>,
     /// When each client was last heard of by this leader, by the clock that stands still while nobody can be heard. Soft: a
     /// new leader gives everybody the full limits again.
     renewals: Mutex<HashMap<ClientId, ListeningTime>>,
@@ -73,7 +83,7 @@ pub struct Namesystem {
 impl Namesystem {
     /// Puts the parts together; the journal has replayed the log.
     pub fn new(
-        namespace: Arc<RwLock<Namespace>>,
+        namespace: Arc<NamespaceLock>,
         blocks: Arc<BlockManager>,
         journal: Journal<Machine>,
         name_dir: Arc<NameDir>,
@@ -91,12 +101,14 @@ impl Namesystem {
             delegations: Arc::new(Delegations::new(Arc::clone(&clock), rand::random())),
             clock,
             recovery: LeaseRecovery::default(),
+            leftovers: Notify::new(),
+            tree_checks: Arc::default(),
             renewals: Mutex::new(HashMap::new()),
         }
     }
 
     /// The namespace, to be read.
-    pub fn namespace(&self) -> &RwLock<Namespace> {
+    pub fn namespace(&self) -> &NamespaceLock {
         &self.namespace
     }
 
@@ -154,6 +166,14 @@ impl Namesystem {
     /// # Errors
     /// The refusal; `ReadOnly` in safe mode by command; `Unavailable` when the log cannot take more.
     pub async fn mutate(&self, header: Option<RequestHeader>, op: Op) -> Result<Outcome> {
+        self.mutate_holding(header, op, None).await
+    }
+
+    /// As `mutate`; `held` is kept until the op is applied or refused, whatever becomes of its caller.
+    ///
+    /// # Errors
+    /// As `mutate`.
+    pub(super) async fn mutate_holding(&self, header: Option<RequestHeader>, op: Op, held: Token) -> Result<Outcome> {
         let header = header.unwrap_or_default();
         let retry = header.retry.ok_or_else(|| {
             DfsError::new(ErrorKind::InvalidArgument, "a mutating call needs a session and a call id")
@@ -169,11 +189,11 @@ impl Namesystem {
             namespace.check(&op)?;
         }
         self.touch(key.client);
-        let adding: Token = match op.op.as_ref().and_then(grown_directory) {
-            Some(directory) => Some(Box::new(self.delegations.enter(directory, key.holder()).await)),
-            None => None,
+        let held: Token = match op.op.as_ref().and_then(grown_directory) {
+            Some(directory) => Some(Box::new((self.delegations.enter(directory, key.holder()).await, held))),
+            None => held,
         };
-        self.journal.submit_holding(op, adding).await
+        self.journal.submit_holding(op, held).await
     }
 
     /// What a client that has added a name to a directory, and perhaps `made` one, may rely on.
@@ -212,7 +232,7 @@ impl Namesystem {
     }
 
     fn edit_op(&self, retry: Option<v1::RetryId>, caller: Option<v1::Caller>, op: Op) -> EditOp {
-        EditOp { retry, caller, time_ns: self.clock.now_ns(), op: Some(op) }
+        EditOp { retry, caller, time_ns: self.clock.now_ns(), step_limit: STEP_LIMIT, op: Some(op) }
     }
 
     pub(super) fn check_writable(&self) -> Result<()> {
@@ -245,6 +265,7 @@ impl Namesystem {
             Outcome::Session(incarnation) => {
                 // The files of the life before are recovered at once.
                 self.recovery.wanted.notify_one();
+                self.leftovers.notify_one();
                 Ok(incarnation)
             }
             other => Err(unexpected(&other)),
@@ -284,25 +305,43 @@ impl Namesystem {
     /// # Errors
     /// Of logging.
     pub async fn expire_sessions(&self) -> Result<()> {
-        let sessions: Vec<(ClientId, Incarnation, bool)> =
-            self.namespace.read().sessions().map(|(id, session)| (id, session.incarnation, session.ended)).collect();
-        for (client, incarnation, ended) in &sessions {
-            if !ended && self.silent_for(*client) > LEASE_HARD_LIMIT {
-                tracing::warn!(%client, "the client is silent: its session ends");
-                self.end_session(*client, *incarnation).await?;
+        let idle_since_ns = self.clock.now_ns() - i64::try_from(SESSION_MEMORY.as_nanos()).unwrap_or(i64::MAX);
+        let (mut last, mut is_any_idle) = (None, false);
+        loop {
+            let page: Vec<(ClientId, Incarnation, bool)> = {
+                let namespace = self.namespace.read();
+                let sessions = namespace.sessions_after(last).take(SESSIONS_PAGE);
+                let sessions = sessions.inspect(|(_, session)| is_any_idle |= session.is_idle(idle_since_ns));
+                sessions.map(|(id, session)| (id, session.incarnation, session.ended)).collect()
+            };
+            last = page.last().map(|(client, ..)| *client);
+            if last.is_none() {
+                break;
+            }
+            for (client, incarnation, ended) in page {
+                if !ended && self.silent_for(client) > LEASE_HARD_LIMIT {
+                    tracing::warn!(%client, "the client is silent: its session ends");
+                    self.end_session(client, incarnation).await?;
+                }
             }
         }
-        let idle_since_ns = self.clock.now_ns() - i64::try_from(SESSION_MEMORY.as_nanos()).unwrap_or(i64::MAX);
-        {
-            let namespace = self.namespace.read();
-            self.renewals.lock().retain(|client, _| namespace.session(*client).is_some());
-        }
-        let forgettable =
-            self.namespace.read().sessions().any(|(_, session)| session.ended && session.last_op_ns < idle_since_ns);
-        if forgettable {
+        if is_any_idle {
             self.mutate_internally(Op::ForgetSessions(ForgetSessionsOp { idle_since_ns })).await?;
         }
+        self.forget_renewals();
         Ok(())
+    }
+
+    /// Forgets when clients were heard of that have no session.
+    fn forget_renewals(&self) {
+        let clients: Vec<ClientId> = self.renewals.lock().keys().copied().collect();
+        for page in clients.chunks(SESSIONS_PAGE) {
+            let namespace = self.namespace.read();
+            let mut renewals = self.renewals.lock();
+            for client in page.iter().filter(|client| namespace.session(**client).is_none()) {
+                renewals.remove(client);
+            }
+        }
     }
 
     /// Ends one life of a client.
@@ -313,6 +352,7 @@ impl Namesystem {
         let op = EndSessionOp { client_id: client.0.to_vec().into(), incarnation: incarnation.0 };
         self.mutate_internally(Op::EndSession(op)).await?;
         self.recovery.wanted.notify_one();
+        self.leftovers.notify_one();
         Ok(())
     }
 
@@ -465,10 +505,12 @@ impl Namesystem {
             let mut offset: u64 = 0;
             let mut found: Vec<(Block, u64)> = Vec::new();
             for block in blocks.as_slice() {
+                if offset >= end || found.len() == LOCATED_BLOCKS_MAX {
+                    break;
+                }
                 let block_end = offset.saturating_add(block.length);
                 // An open block may be longer than its recorded length: it is of interest wherever the range starts.
-                let meets = offset < end && (block_end > start || Some(block.id) == open);
-                if meets && found.len() < LOCATED_BLOCKS_MAX {
+                if block_end > start || Some(block.id) == open {
                     found.push((Block::from(*block), offset));
                 }
                 offset = block_end;

@@ -8,6 +8,7 @@ mod disks;
 mod integrity;
 mod pipeline;
 mod recovery;
+mod removal;
 mod repair;
 mod replicas;
 
@@ -16,13 +17,14 @@ use std::process::ExitCode;
 use dfs_tests::suite::{self, Case, Nothing};
 
 fn main() -> ExitCode {
-    let groups: [&[Case<Nothing>]; 9] = [
+    let groups: [&[Case<Nothing>]; 10] = [
         &crash::CASES,
         &checkpoint::CASES,
         &disks::CASES,
         &integrity::CASES,
         &pipeline::CASES,
         &recovery::CASES,
+        &removal::CASES,
         &replicas::CASES,
         &repair::CASES,
         &balancer::CASES,

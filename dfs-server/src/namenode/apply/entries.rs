@@ -8,10 +8,10 @@ use dfs_common::name::Name;
 use dfs_proto::v1::{CreateOp, LinkOp, MakeNodeOp, RemoveKind, RemoveOp, RenameFlag, RenameOp};
 
 use super::{Context, known};
-use crate::namenode::blocks::BlockEvent;
 use crate::namenode::namespace::directory::{Cookie, Directory};
 use crate::namenode::namespace::inode::{BlockList, Content, Inode};
 use crate::namenode::namespace::permission::{EXECUTE, Identity, READ, SETGID, WRITE};
+use crate::namenode::namespace::walk::TreeWalk;
 use crate::namenode::namespace::{Lease, Namespace};
 use crate::namenode::outcome::Outcome;
 
@@ -57,9 +57,12 @@ impl Namespace {
         name: &[u8],
     ) -> Result<(Name, Option<(Cookie, InodeId)>)> {
         let directory = self.directory(parent)?;
-        who.check(self.inode(parent)?, EXECUTE)?;
+        self.check_reachable(parent)?;
+        let inode = self.inode(parent)?;
+        who.check(inode, EXECUTE)?;
         let name = Name::new(name)?;
-        let found = directory.find(self.hash_key, name.as_bytes());
+        // One that was removed may still have entries, which nobody is to see.
+        let found = directory.find(self.hash_key, name.as_bytes()).filter(|_| inode.nlink > 0);
         Ok((name, found))
     }
 
@@ -239,6 +242,9 @@ impl Namespace {
         let parent = InodeId(op.parent);
         let (_, found) = self.resolve_for_change(who, parent, &op.name)?;
         let (cookie, id) = found.ok_or_else(|| DfsError::new(ErrorKind::NotFound, "no such file or directory"))?;
+        if op.inode != 0 && op.inode != id.0 {
+            return Err(DfsError::new(ErrorKind::NotFound, "something else has that name by now"));
+        }
         let (directory, victim) = (self.inode(parent)?, self.inode(id)?);
         who.check(directory, WRITE | EXECUTE)?;
         who.check_sticky(directory, victim)?;
@@ -250,63 +256,31 @@ impl Namespace {
             (RemoveKind::RemoveRmdir, Some(entries)) if !entries.is_empty() => {
                 Err(DfsError::new(ErrorKind::DirectoryNotEmpty, "the directory is not empty"))
             }
-            (RemoveKind::RemoveRecursive, Some(_)) => {
-                self.check_may_remove_tree(who, id)?;
-                Ok(RemovePlan { parent, cookie, inode: id })
-            }
             _ => Ok(RemovePlan { parent, cookie, inode: id }),
         }
     }
 
-    /// Every directory in the tree must be the caller's to empty.
-    fn check_may_remove_tree(&self, who: &Identity, top: InodeId) -> Result<()> {
-        if who.is_root() {
-            return Ok(());
-        }
-        let mut waiting = vec![top];
-        while let Some(id) = waiting.pop() {
-            let inode = self.inode(id)?;
-            let Some(directory) = inode.directory() else { continue };
-            if directory.is_empty() {
-                continue;
-            }
-            who.check(inode, READ | WRITE | EXECUTE)?;
-            for (_, dentry) in directory.after(0) {
-                who.check_sticky(inode, self.inode(dentry.inode)?)?;
-                waiting.push(dentry.inode);
-            }
-        }
-        Ok(())
+    /// What may be removed as a tree, if the op is such a removal and needs to be asked about it. The leader walks over it
+    /// before it logs the op: that takes long, and nobody else waits meanwhile.
+    ///
+    /// # Errors
+    /// As for the removal of the top.
+    pub fn tree_to_check(&self, who: &Identity, op: &RemoveOp) -> Result<Option<InodeId>> {
+        let plan = self.plan_remove(who, op)?;
+        let is_tree = op.kind() == RemoveKind::RemoveRecursive && !self.is_empty_directory(plan.inode);
+        Ok(Some(plan.inode).filter(|_| is_tree && !who.is_root()))
     }
 
     pub(super) fn apply_remove(&mut self, context: &mut Context<'_>, op: &RemoveOp) -> Result<Outcome> {
         let plan = self.plan_remove(&context.who, op)?;
+        if context.checks_trees && op.kind() == RemoveKind::RemoveRecursive {
+            let mut walk = TreeWalk::new(plan.inode);
+            walk.go_on(self, usize::MAX, &mut |parent, inode| check_may_remove(&context.who, parent, inode))?;
+        }
         self.directory_mut(plan.parent)?.remove(plan.cookie);
         self.touch(plan.parent, context.now_ns)?;
-        self.drop_name(plan.parent, plan.inode, context.now_ns, context.events)?;
+        self.drop_name(context, plan.parent, plan.inode)?;
         Ok(Outcome::Done)
-    }
-
-    /// An entry of `parent` that named `id` is gone: the link count falls, a directory goes with all below it.
-    fn drop_name(&mut self, parent: InodeId, id: InodeId, now_ns: i64, events: &mut Vec<BlockEvent>) -> Result<()> {
-        if self.inode(id)?.directory().is_some() {
-            self.inode_mut(parent)?.nlink -= 1;
-        }
-        let mut dropped = vec![id];
-        while let Some(id) = dropped.pop() {
-            let inode = self.inode_mut(id)?;
-            inode.ctime_ns = now_ns;
-            if let Content::Directory(directory) = &mut inode.content {
-                let empty = Directory::new(directory.parent);
-                let entries = std::mem::replace(&mut **directory, empty);
-                inode.nlink = 0;
-                dropped.extend(entries.after(0).map(|(_, dentry)| dentry.inode));
-            } else {
-                inode.nlink -= 1;
-            }
-            self.reap(id, events);
-        }
-        Ok(())
     }
 
     fn touch(&mut self, id: InodeId, now_ns: i64) -> Result<()> {
@@ -363,6 +337,7 @@ impl Namespace {
         if to_inode.nlink >= LINK_MAX {
             return Err(DfsError::new(ErrorKind::TooManyLinks, format!("more than {LINK_MAX} subdirectories")));
         }
+        // The leader lets no directory come to lie too deep for this (`check_depth`).
         let mut ancestor = to;
         while ancestor != ROOT_INODE {
             if ancestor == id {
@@ -403,7 +378,7 @@ impl Namespace {
             Some((cookie, target)) => {
                 self.directory_mut(source_parent)?.remove(source_cookie);
                 self.directory_mut(plan.target_parent)?.replace(cookie, id);
-                self.drop_name(plan.target_parent, target, now, context.events)?;
+                self.drop_name(context, plan.target_parent, target)?;
             }
             None => {
                 let key = self.hash_key;
@@ -429,6 +404,20 @@ impl Namespace {
         self.inode_mut(from)?.nlink -= 1;
         self.inode_mut(to)?.nlink += 1;
         Ok(())
+    }
+}
+
+/// Of a tree that is removed, every directory must be the caller's to empty.
+///
+/// # Errors
+/// `PermissionDenied`, `NotPermitted`.
+pub(in crate::namenode) fn check_may_remove(who: &Identity, parent: Option<&Inode>, inode: &Inode) -> Result<()> {
+    if let Some(parent) = parent {
+        who.check_sticky(parent, inode)?;
+    }
+    match inode.directory() {
+        Some(directory) if !directory.is_empty() => who.check(inode, READ | WRITE | EXECUTE),
+        _ => Ok(()),
     }
 }
 

@@ -9,7 +9,7 @@ use dfs_proto::v1::{
     SetReplicationOp, UpdatePipelineOp,
 };
 
-use super::{Context, not_a_file};
+use super::{Context, EVENTS_PER_FILE_MAX, not_a_file};
 use crate::namenode::blocks::BlockEvent;
 use crate::namenode::namespace::inode::{BlockList, Content, FileBlock, Inode};
 use crate::namenode::namespace::permission::{Identity, SETGID, SETUID, WRITE};
@@ -28,7 +28,7 @@ impl Namespace {
     }
 
     pub(super) fn check_not_leased(&self, id: InodeId) -> Result<()> {
-        let Some(lease) = self.leases.get(&id) else { return Ok(()) };
+        let Some(lease) = self.leases.get(id) else { return Ok(()) };
         let writer = self.sessions.get(&lease.client).map_or("a client that is gone", |session| &session.name);
         let wait = if lease.needs_recovery { "; its file waits for recovery" } else { "" };
         Err(DfsError::new(ErrorKind::Busy, format!("inode {id} is being written by {writer}{wait}")))
@@ -67,15 +67,14 @@ impl Namespace {
         let inode = self.mark_content_changed(context, id)?;
         let Some(blocks) = inode.blocks_mut() else { return Ok(()) };
         let blocks = std::mem::take(blocks);
-        self.block_count -= blocks.as_slice().len() as u64;
-        context.events.extend(blocks.as_slice().iter().map(|block| BlockEvent::Removed { id: block.id }));
+        self.forget_blocks(blocks, context.events);
         Ok(())
     }
 
     /// The caller's lease on a file.
     fn own_lease(&self, context: &Context<'_>, id: InodeId) -> Result<&Lease> {
         let (client, incarnation) = context.client()?;
-        match self.leases.get(&id) {
+        match self.leases.get(id) {
             Some(lease) if lease.client == client && lease.incarnation == incarnation && !lease.needs_recovery => {
                 Ok(lease)
             }
@@ -89,7 +88,7 @@ impl Namespace {
 
     fn own_lease_mut(&mut self, context: &Context<'_>, id: InodeId) -> Result<&mut Lease> {
         self.own_lease(context, id)?;
-        self.leases.get_mut(&id).ok_or_else(|| DfsError::new(ErrorKind::Internal, "the lease was there"))
+        self.leases.get_mut(id).ok_or_else(|| DfsError::new(ErrorKind::Internal, "the lease was there"))
     }
 
     pub(super) fn file_blocks(&self, id: InodeId) -> Result<&BlockList> {
@@ -157,8 +156,8 @@ impl Namespace {
             return Ok(());
         }
         let inode = self.inode_mut(id)?;
-        if let Some(last) = inode.blocks_mut().and_then(BlockList::last_mut) {
-            last.length = given.length;
+        if let Some(blocks) = inode.blocks_mut() {
+            blocks.change_last(|last| last.length = given.length);
         }
         if was_open {
             inode.mtime_ns = context.now_ns;
@@ -250,7 +249,7 @@ impl Namespace {
         self.check_commit(context, id, op.last.as_ref())?;
         self.commit_last(context, id, op.last.as_ref())?;
         if !op.keep_open {
-            self.leases.remove(&id);
+            self.leases.remove(id);
             self.reap(id, context.events);
         }
         Ok(Outcome::Inode(id))
@@ -269,8 +268,8 @@ impl Namespace {
         let inode = self.inode_mut(id)?;
         inode.mtime_ns = context.now_ns;
         inode.ctime_ns = context.now_ns;
-        if let Some(last) = inode.blocks_mut().and_then(BlockList::last_mut) {
-            last.length = given.length;
+        if let Some(blocks) = inode.blocks_mut() {
+            blocks.change_last(|last| last.length = given.length);
         }
         context.events.push(BlockEvent::LengthRecorded { block: given });
         Ok(Outcome::Done)
@@ -329,10 +328,12 @@ impl Namespace {
         lease.open_block = Some(new.id);
         lease.targets.clone_from(&targets);
         let mut block = new;
-        if let Some(last) = self.inode_mut(id)?.blocks_mut().and_then(BlockList::last_mut) {
-            last.generation_stamp = new.generation_stamp;
-            last.length = last.length.max(new.length);
-            block = Block::from(*last);
+        if let Some(blocks) = self.inode_mut(id)?.blocks_mut() {
+            blocks.change_last(|last| {
+                last.generation_stamp = new.generation_stamp;
+                last.length = last.length.max(new.length);
+                block = Block::from(*last);
+            });
         }
         context.events.push(BlockEvent::Reopened { block, targets });
         Ok(Outcome::Done)
@@ -365,8 +366,12 @@ impl Namespace {
         if let Content::File { blocks, replication, .. } = &mut inode.content {
             *replication = u16::try_from(op.replication).expect("the check refuses more");
             let replication = *replication;
-            let changed = blocks.as_slice().iter();
-            context.events.extend(changed.map(|block| BlockEvent::ReplicationChanged { id: block.id, replication }));
+            let ids = blocks.as_slice().iter().map(|block| block.id);
+            if blocks.len() > EVENTS_PER_FILE_MAX {
+                context.events.push(BlockEvent::ListReplicationChanged { ids: ids.collect(), replication });
+            } else {
+                context.events.extend(ids.map(|id| BlockEvent::ReplicationChanged { id, replication }));
+            }
         }
         Ok(Outcome::Inode(id))
     }

@@ -4,35 +4,63 @@
 //! leader calls the same checks (`check`) before logging, to refuse early; ops in flight may overtake that, which is why
 //! apply checks again. Time and choices come with the op: the same log gives the same state, on every member.
 //!
-//! What the block manager must know leaves as [`BlockEvent`]s, in order.
+//! No op takes long: its work is bounded by what it carries, by the limit of steps in it (`leftovers`), or is handed on as a
+//! whole. What the block manager must know leaves as [`BlockEvent`]s, in order.
 
 mod attributes;
-mod entries;
+pub(in crate::namenode) mod entries;
 mod files;
+mod leftovers;
 mod recovery;
 mod sessions;
 #[cfg(test)]
 pub(super) mod tests;
 
+use dfs_common::attr::FileKind;
 use dfs_common::error::{DfsError, ErrorKind, Result};
-use dfs_common::ids::{CallId, ClientId, Incarnation, InodeId};
+use dfs_common::ids::{CallId, ClientId, Incarnation, InodeId, ROOT_INODE};
 use dfs_proto::v1::edit_op::Op;
 use dfs_proto::v1::{EditOp, RetryId};
 
 use super::blocks::BlockEvent;
-use super::namespace::inode::{Content, Inode};
+use super::namespace::inode::{BlockList, Content, Inode};
 use super::namespace::permission::Identity;
-use super::namespace::{Namespace, RecordedError};
+use super::namespace::{Namespace, RecordedError, Session};
 use super::outcome::Outcome;
 
 /// Unanswered calls of one session that the retry cache keeps; a client has far fewer calls in flight.
 const OUTCOMES_PER_SESSION_MAX: usize = 16_384;
+
+/// Directories above one another: a millisecond's walk, and several times what a path of 4,096 bytes can name.
+const DEPTH_MAX: usize = 10_000;
+
+/// Blocks of one file of which the block manager is told one by one, while everybody waits.
+const EVENTS_PER_FILE_MAX: usize = 64;
+
+/// Inodes that all clients together may hold. They ask only for files that somebody removes while they have them open.
+const HOLDS_MAX: usize = 1 << 20;
+
+/// Unanswered calls that all sessions together may have in the retry cache: some hundred megabytes, should each be a refusal
+/// with a long message.
+const OUTCOMES_MAX: usize = 1 << 20;
+
+/// What of it a session may have in any case.
+const OUTCOMES_SHARE_MIN: usize = 16;
+
+/// Unanswered calls that each of so many sessions may have.
+fn outcomes_share(sessions: usize) -> usize {
+    (OUTCOMES_MAX / sessions.max(1)).clamp(OUTCOMES_SHARE_MIN, OUTCOMES_PER_SESSION_MAX)
+}
 
 /// Who asks, when, and where block events go: what every op's code needs besides its fields.
 pub(super) struct Context<'a> {
     pub who: Identity,
     pub now_ns: i64,
     pub client: Option<(ClientId, Incarnation)>,
+    /// Entries, leases and holds that the op may still take away.
+    pub steps_left: u32,
+    /// The leader has not walked over the tree to be removed: it did not, before there were steps.
+    pub checks_trees: bool,
     pub events: &'a mut Vec<BlockEvent>,
 }
 
@@ -103,6 +131,8 @@ impl Namespace {
             who: Identity::of(op.caller.as_ref()),
             now_ns: op.time_ns,
             client: key.map(|key| (key.client, key.incarnation)),
+            steps_left: if op.step_limit == 0 { u32::MAX } else { op.step_limit },
+            checks_trees: op.step_limit == 0,
             events,
         };
         let outcome = self.dispatch(op, context);
@@ -117,7 +147,8 @@ impl Namespace {
         match op.op.as_ref().expect("an op of an unknown kind was refused before it came here") {
             Op::OpenSession(op) => self.apply_open_session(context, op),
             Op::EndSession(op) => self.apply_end_session(context, op),
-            Op::ForgetSessions(op) => self.apply_forget_sessions(op),
+            Op::ForgetSessions(op) => self.apply_forget_sessions(context, op),
+            Op::Forget(_) => self.apply_forget(context),
             Op::Create(op) => self.apply_create(context, op),
             Op::MakeNode(op) => self.apply_make_node(context, op),
             Op::Link(op) => self.apply_link(context, op),
@@ -150,25 +181,41 @@ impl Namespace {
     /// The refusal.
     pub fn check(&self, op: &EditOp) -> Result<()> {
         if let Some(retry) = &op.retry {
-            self.check_session(CallKey::try_from(retry)?)?;
+            let key = CallKey::try_from(retry)?;
+            self.check_session(key)?;
+            self.check_share(key)?;
         }
         let who = Identity::of(op.caller.as_ref());
         match required_op(op)? {
             Op::Create(op) => self.plan_create(&who, op).map(drop),
-            Op::MakeNode(op) => self.plan_make_node(&who, op).map(drop),
+            Op::MakeNode(op) => {
+                if FileKind::from_mode(op.mode) == Some(FileKind::Directory) {
+                    self.check_depth(InodeId(op.parent))?;
+                }
+                self.plan_make_node(&who, op).map(drop)
+            }
             Op::Link(op) => self.plan_link(&who, op).map(drop),
             Op::Remove(op) => self.plan_remove(&who, op).map(drop),
-            Op::Rename(op) => self.plan_rename(&who, op).map(drop),
+            Op::Rename(op) => {
+                if op.src_parent != op.dst_parent {
+                    self.check_depth(InodeId(op.dst_parent))?;
+                }
+                self.plan_rename(&who, op).map(drop)
+            }
             Op::OpenForAppend(op) => self.check_open_for_append(&who, op),
             Op::SetAttr(op) => self.plan_set_attr(&who, op).map(drop),
             Op::Truncate(op) => self.check_truncate(&who, op),
             Op::SetReplication(op) => self.check_set_replication(&who, op),
             Op::SetXattr(op) => self.check_set_xattr(&who, op),
             Op::RemoveXattr(op) => self.check_remove_xattr(&who, op),
+            Op::Hold(_) if self.holds.len() >= HOLDS_MAX => {
+                Err(DfsError::new(ErrorKind::Unavailable, "too many removed files are open"))
+            }
             // A writer's steps and the NameNode's own ops are rarely refused; apply does it.
             Op::OpenSession(_)
             | Op::EndSession(_)
             | Op::ForgetSessions(_)
+            | Op::Forget(_)
             | Op::AddBlock(_)
             | Op::AbandonBlock(_)
             | Op::Complete(_)
@@ -182,6 +229,32 @@ impl Namespace {
             | Op::Hold(_)
             | Op::ReleaseHold(_) => Ok(()),
         }
+    }
+
+    /// Refuses a directory so deep that the way up from it takes long: renames walk it, for they must not move a directory
+    /// below itself.
+    fn check_depth(&self, mut id: InodeId) -> Result<()> {
+        for _ in 0..DEPTH_MAX {
+            if id == ROOT_INODE {
+                return Ok(());
+            }
+            id = self.directory(id)?.parent;
+        }
+        Err(DfsError::new(ErrorKind::NameTooLong, format!("directories stand in each other {DEPTH_MAX} deep at most")))
+    }
+
+    /// Refuses a new call of a session that has more unanswered ones than its share: the cache is in memory and in every
+    /// image. The oldest unanswered call is always let through: its answer is what makes room.
+    fn check_share(&self, key: CallKey) -> Result<()> {
+        let unanswered = self.sessions.get(&key.client).map_or(0, |session| session.outcomes.len());
+        if unanswered < outcomes_share(self.sessions.len()) || key.call == key.lowest_pending {
+            return Ok(());
+        }
+        let answered = |session: &Session| session.outcomes.range(..key.lowest_pending).next().is_some();
+        if self.sessions.get(&key.client).is_some_and(answered) {
+            return Ok(());
+        }
+        Err(DfsError::new(ErrorKind::Unavailable, "too many unanswered calls in this session, beside those of others"))
     }
 
     fn check_session(&self, key: CallKey) -> Result<()> {
@@ -222,29 +295,38 @@ impl Namespace {
         session.outcomes.insert(key.call, recorded);
     }
 
-    /// Takes an inode out of the namespace when nothing keeps it: no name, no lease, no hold.
+    /// Takes an inode out of the namespace when nothing keeps it: no name, no lease, no hold. A condemned directory goes when it
+    /// is empty.
     fn reap(&mut self, id: InodeId, events: &mut Vec<BlockEvent>) {
-        let unlinked = self.inode(id).is_ok_and(|inode| inode.nlink == 0);
-        let held = self.holds.range((id, ClientId([0; 16]))..=(id, ClientId([0xff; 16]))).next().is_some();
-        if !unlinked || held || self.leases.get(&id).is_some_and(|lease| !lease.needs_recovery) {
+        let unlinked = self.inode(id).is_ok_and(|inode| inode.nlink == 0) && !self.condemned.contains(&id);
+        if !unlinked || self.holds.has(id) || self.leases.get(id).is_some_and(|lease| !lease.needs_recovery) {
             return;
         }
         // A file without a name whose writer is gone needs no recovery.
-        self.leases.remove(&id);
+        self.leases.remove(id);
         if let Some(inode) = self.inodes.remove(id.0) {
-            self.forget_content(&inode, events);
+            self.forget_content(inode, events);
         }
     }
 
-    fn forget_content(&mut self, inode: &Inode, events: &mut Vec<BlockEvent>) {
-        match &inode.content {
+    fn forget_content(&mut self, inode: Inode, events: &mut Vec<BlockEvent>) {
+        match inode.content {
             Content::Directory(_) => self.directory_count -= 1,
             Content::File { blocks, .. } => {
                 self.file_count -= 1;
-                self.block_count -= blocks.as_slice().len() as u64;
-                events.extend(blocks.as_slice().iter().map(|block| BlockEvent::Removed { id: block.id }));
+                self.forget_blocks(blocks, events);
             }
             Content::Symlink(_) | Content::Special { .. } => self.file_count -= 1,
+        }
+    }
+
+    /// No file has these blocks any more. A long list goes as it is: the block manager takes it apart in steps.
+    fn forget_blocks(&mut self, blocks: BlockList, events: &mut Vec<BlockEvent>) {
+        self.block_count -= blocks.len() as u64;
+        if blocks.len() > EVENTS_PER_FILE_MAX {
+            events.push(BlockEvent::ListRemoved { blocks });
+        } else {
+            events.extend(blocks.as_slice().iter().map(|block| BlockEvent::Removed { id: block.id }));
         }
     }
 }

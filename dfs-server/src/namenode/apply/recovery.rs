@@ -36,11 +36,11 @@ impl Namespace {
     /// Takes a lease away. A file whose last block is open stays leased until that is recovered, unless it has no name.
     pub(super) fn revoke(&mut self, id: InodeId, events: &mut Vec<BlockEvent>) {
         let has_name = self.inode(id).is_ok_and(|inode| inode.nlink > 0);
-        let Some(lease) = self.leases.get_mut(&id) else { return };
+        let Some(lease) = self.leases.get(id) else { return };
         if lease.open_block.is_some() && has_name {
-            lease.needs_recovery = true;
+            self.leases.wait_for_recovery(id);
         } else {
-            self.leases.remove(&id);
+            self.leases.remove(id);
             self.reap(id, events);
         }
     }
@@ -49,7 +49,7 @@ impl Namespace {
         let id = InodeId(op.inode);
         self.inode(id)?;
         self.revoke(id, context.events);
-        Ok(Outcome::Closed(!self.leases.contains_key(&id)))
+        Ok(Outcome::Closed(!self.leases.contains(id)))
     }
 
     pub(super) fn check_truncate(&self, who: &Identity, op: &TruncateOp) -> Result<()> {
@@ -77,22 +77,15 @@ impl Namespace {
         // Before anything changes: cutting inside a block needs somebody to hold the lease.
         let (client, incarnation) = context.client()?;
         self.mark_content_changed(context, id)?;
-        let mut excess = self.file_blocks(id)?.length().saturating_sub(op.length);
-        while let Some(last) = self.file_blocks(id)?.last().copied() {
-            if last.length > excess {
-                break;
-            }
-            excess -= last.length;
-            self.drop_last_block(context, id)?;
-            if excess == 0 {
-                break;
-            }
+        let (kept, in_last) = blocks_up_to(self.file_blocks(id)?.as_slice(), op.length);
+        if let Some(blocks) = self.inode_mut(id)?.blocks_mut() {
+            let cut = blocks.split_off(kept);
+            self.forget_blocks(cut, context.events);
         }
-        if excess > 0
-            && let Some(last) = self.inode_mut(id)?.blocks_mut().and_then(BlockList::last_mut)
-        {
-            last.length -= excess;
-            let block = Block::from(*last);
+        let last = self.file_blocks(id)?.last().copied().filter(|last| last.length > in_last);
+        if let (Some(last), Some(blocks)) = (last, self.inode_mut(id)?.blocks_mut()) {
+            blocks.change_last(|last| last.length = in_last);
+            let block = Block { length: in_last, ..Block::from(last) };
             context.events.push(BlockEvent::Reopened { block, targets: Vec::new() });
             let lease = Lease {
                 open_block: Some(block.id),
@@ -119,8 +112,8 @@ impl Namespace {
             return refuse("not of a generation that was lost");
         }
         let block = Block { generation_stamp: given.generation_stamp, ..Block::from(last) };
-        if let Some(last) = self.inode_mut(id)?.blocks_mut().and_then(BlockList::last_mut) {
-            last.generation_stamp = block.generation_stamp;
+        if let Some(blocks) = self.inode_mut(id)?.blocks_mut() {
+            blocks.change_last(|last| last.generation_stamp = block.generation_stamp);
         }
         context.events.push(BlockEvent::Reopened { block, targets: Vec::new() });
         let nobody = Lease::taken_by(ClientId([0; 16]), Incarnation(0));
@@ -130,7 +123,7 @@ impl Namespace {
 
     /// The lease of a file that waits for recovery, and its open block.
     fn waiting_lease(&self, id: InodeId) -> Result<(&Lease, FileBlock)> {
-        let open = self.leases.get(&id).filter(|lease| lease.needs_recovery);
+        let open = self.leases.get(id).filter(|lease| lease.needs_recovery);
         let last = self.inode(id)?.blocks().and_then(BlockList::last).copied();
         match (open, last) {
             (Some(lease), Some(last)) if lease.open_block == Some(last.id) => Ok((lease, last)),
@@ -149,7 +142,7 @@ impl Namespace {
         }
         let stamp = self.counters.next_generation_stamp;
         self.counters.next_generation_stamp = stamp.next();
-        if let Some(lease) = self.leases.get_mut(&id) {
+        if let Some(lease) = self.leases.get_mut(id) {
             lease.recovery_id = Some(stamp);
         }
         Ok(Outcome::GenerationStamp(stamp))
@@ -176,9 +169,11 @@ impl Namespace {
         }
         match given {
             Some(given) => {
-                if let Some(last) = inode.blocks_mut().and_then(BlockList::last_mut) {
-                    last.generation_stamp = given.generation_stamp;
-                    last.length = given.length;
+                if let Some(blocks) = inode.blocks_mut() {
+                    blocks.change_last(|last| {
+                        last.generation_stamp = given.generation_stamp;
+                        last.length = given.length;
+                    });
                 }
                 let targets = op.target_datanodes.iter().cloned().zip(op.target_storages.iter().cloned()).collect();
                 context.events.push(BlockEvent::Reopened { block: given, targets });
@@ -186,10 +181,23 @@ impl Namespace {
             }
             None => self.drop_last_block(context, id)?,
         }
-        self.leases.remove(&id);
+        self.leases.remove(id);
         self.reap(id, context.events);
         Ok(Outcome::Closed(true))
     }
+}
+
+/// How many blocks a file of `length` bytes needs, and how many bytes of the last of them.
+fn blocks_up_to(blocks: &[FileBlock], length: u64) -> (usize, u64) {
+    let mut end = 0_u64;
+    for (at, block) in blocks.iter().enumerate() {
+        let start = end;
+        end = end.saturating_add(block.length);
+        if end >= length {
+            return (at + 1, length - start);
+        }
+    }
+    (blocks.len(), blocks.last().map_or(0, |last| last.length))
 }
 
 fn check_recovered(lease: &Lease, last: FileBlock, given: &Block, block_size: u64) -> Result<()> {

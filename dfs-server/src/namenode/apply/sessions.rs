@@ -5,7 +5,6 @@ use dfs_common::ids::{ClientId, Incarnation, InodeId};
 use dfs_proto::v1::{EndSessionOp, ForgetSessionsOp, HoldOp, OpenSessionOp, ReleaseHoldOp};
 
 use super::Context;
-use crate::namenode::blocks::BlockEvent;
 use crate::namenode::namespace::{Namespace, Session};
 use crate::namenode::outcome::Outcome;
 
@@ -28,7 +27,9 @@ impl Namespace {
         if self.sessions.len() >= SESSIONS_MAX && !self.sessions.contains_key(&client) {
             return Err(DfsError::new(ErrorKind::Unavailable, "too many clients have a session; try again later"));
         }
-        self.release_all(client, context.events);
+        if let Some(before) = self.sessions.get(&client) {
+            self.end_life(context, (client, before.incarnation));
+        }
         let session = Session {
             // The transaction's number: never used before, even when the client's earlier lives have been forgotten.
             incarnation: Incarnation(self.counters.last_txid.0),
@@ -48,51 +49,41 @@ impl Namespace {
             return Ok(Outcome::Done);
         }
         session.ended = true;
-        self.release_all(client, context.events);
+        let life = (client, session.incarnation);
+        self.end_life(context, life);
         Ok(Outcome::Done)
     }
 
-    pub(super) fn apply_forget_sessions(&mut self, op: &ForgetSessionsOp) -> Result<Outcome> {
-        let leased: std::collections::BTreeSet<ClientId> = self.leases.values().map(|lease| lease.client).collect();
-        let holding: std::collections::BTreeSet<ClientId> = self.holds.iter().map(|(_, client)| *client).collect();
-        self.sessions.retain(|client, session| {
-            !session.ended
-                || session.last_op_ns >= op.idle_since_ns
-                || leased.contains(client)
-                || holding.contains(client)
-        });
+    pub(super) fn apply_forget_sessions(
+        &mut self,
+        context: &mut Context<'_>,
+        op: &ForgetSessionsOp,
+    ) -> Result<Outcome> {
+        let has_claims = |client| self.leases.has_any(client) || self.holds.has_any(client);
+        let idle = self.sessions();
+        let idle = idle.filter(|(client, session)| session.is_idle(op.idle_since_ns) && !has_claims(*client));
+        let idle: Vec<ClientId> = idle.map(|(client, _)| client).take(context.steps_left as usize).collect();
+        for client in idle {
+            self.sessions.remove(&client);
+        }
         Ok(Outcome::Done)
-    }
-
-    /// Leases and holds of a client go. A file whose last block is still open stays leased until it is recovered.
-    fn release_all(&mut self, client: ClientId, events: &mut Vec<BlockEvent>) {
-        let leased: Vec<InodeId> =
-            self.leases.iter().filter(|(_, lease)| lease.client == client).map(|(id, _)| *id).collect();
-        for id in leased {
-            self.revoke(id, events);
-        }
-        let held: Vec<InodeId> = self.holds.iter().filter(|(_, holder)| *holder == client).map(|(id, _)| *id).collect();
-        for id in held {
-            self.holds.remove(&(id, client));
-            self.reap(id, events);
-        }
     }
 
     pub(super) fn apply_hold(&mut self, context: &mut Context<'_>, op: &HoldOp) -> Result<Outcome> {
-        let (client, _) = context.client()?;
+        let life = context.client()?;
         let id = InodeId(op.inode);
         self.inode(id)?;
-        if self.holds.iter().filter(|(_, holder)| *holder == client).count() >= HOLDS_PER_CLIENT_MAX {
+        if self.holds.count_of(life) >= HOLDS_PER_CLIENT_MAX {
             return Err(DfsError::new(ErrorKind::Unavailable, "the client holds too many files"));
         }
-        self.holds.insert((id, client));
+        self.holds.insert(id, life);
         Ok(Outcome::Done)
     }
 
     pub(super) fn apply_release_hold(&mut self, context: &mut Context<'_>, op: &ReleaseHoldOp) -> Result<Outcome> {
-        let (client, _) = context.client()?;
+        let life = context.client()?;
         let id = InodeId(op.inode);
-        if self.holds.remove(&(id, client)) {
+        if self.holds.remove(id, life) {
             self.reap(id, context.events);
         }
         Ok(Outcome::Done)

@@ -2,6 +2,7 @@
 //! and the same log gives the same state.
 
 mod recovery;
+mod steps;
 
 use std::collections::BTreeMap;
 
@@ -16,7 +17,7 @@ use proptest::prelude::*;
 use super::BlockEvent;
 use crate::namenode::namespace::Namespace;
 use crate::namenode::namespace::directory::HashKey;
-use crate::namenode::namespace::inode::Content;
+use crate::namenode::namespace::inode::{Content, Inode};
 use crate::namenode::namespace::permission::Identity;
 use crate::namenode::outcome::Outcome;
 
@@ -29,6 +30,8 @@ pub(crate) struct Fixture {
     pub(crate) log: Vec<EditOp>,
     call: u64,
     caller: v1::Caller,
+    /// Of every op; 0: none.
+    step_limit: u32,
 }
 
 impl Fixture {
@@ -39,6 +42,7 @@ impl Fixture {
             log: Vec::new(),
             call: 0,
             caller: v1::Caller::default(),
+            step_limit: 0,
         };
         fixture.open_session(CLIENT);
         fixture
@@ -50,6 +54,7 @@ impl Fixture {
     }
 
     fn apply(&mut self, op: EditOp) -> Result<Outcome> {
+        let op = EditOp { step_limit: self.step_limit, ..op };
         self.log.push(op.clone());
         self.namespace.apply(&op, &mut self.events)
     }
@@ -65,9 +70,11 @@ impl Fixture {
 
     fn run(&mut self, op: Op) -> Result<Outcome> {
         self.call += 1;
-        let retry = self.retry_id(CLIENT, 1, self.call);
+        let incarnation = self.namespace.session(CLIENT).map_or(1, |session| session.incarnation.0);
+        let retry = self.retry_id(CLIENT, incarnation, self.call);
         let time_ns = i64::try_from(self.log.len()).unwrap();
-        self.apply(EditOp { retry: Some(retry), caller: Some(self.caller.clone()), time_ns, op: Some(op) })
+        let caller = Some(self.caller.clone());
+        self.apply(EditOp { retry: Some(retry), caller, time_ns, op: Some(op), ..EditOp::default() })
     }
 
     fn kind_of(&mut self, op: Op) -> Option<ErrorKind> {
@@ -136,7 +143,7 @@ fn create(parent: InodeId, name: &str) -> Op {
 }
 
 fn remove(parent: InodeId, name: &str, kind: RemoveKind) -> Op {
-    Op::Remove(v1::RemoveOp { parent: parent.0, name: bytes(name), kind: kind.into() })
+    Op::Remove(v1::RemoveOp { parent: parent.0, name: bytes(name), kind: kind.into(), inode: 0 })
 }
 
 fn rename(from: (InodeId, &str), to: (InodeId, &str), flag: RenameFlag) -> Op {
@@ -162,7 +169,9 @@ pub(crate) fn dump(namespace: &Namespace) -> Dump {
         let listed = namespace.directory(id).into_iter().flat_map(|directory| directory.after(0));
         listed.map(|(cookie, dentry)| (cookie, dentry.name.to_string(), dentry.inode)).collect()
     };
-    namespace.all_inodes().map(|(id, _)| (namespace.attr(id).unwrap(), entries(id))).collect()
+    // Not `Namespace::attr`: what is in a removed tree is part of the state.
+    let attr = |id, inode: &Inode| inode.attr(id, namespace.lease(id).is_some());
+    namespace.all_inodes().map(|(id, inode)| (attr(id, inode), entries(id))).collect()
 }
 
 /// The invariants in the namespace's header.
@@ -202,10 +211,16 @@ fn check_invariants(namespace: &Namespace) {
         } else {
             assert_eq!(inode.nlink, named, "inode {id}");
         }
-        let kept = namespace.lease(id).is_some() || namespace.holds.iter().any(|(held, _)| *held == id);
+        let is_condemned = inode.nlink == 0 && inode.directory().is_some_and(|directory| !directory.is_empty());
+        assert_eq!(namespace.condemned.contains(&id), is_condemned, "inode {id}");
+        let kept = namespace.lease(id).is_some() || namespace.holds.has(id) || is_condemned;
         assert!(inode.nlink > 0 || kept, "inode {id} has no name and nobody needs it");
     }
     assert_eq!(namespace.counts(), (files, directories, blocks));
+    let owners = namespace.leases.lives().chain(namespace.holds.lives());
+    for life in owners {
+        assert!(namespace.is_alive(life) || namespace.over.contains(&life), "nobody takes the claims of {life:?}");
+    }
 }
 
 #[test]
@@ -385,6 +400,7 @@ fn a_repeated_call_happens_once_and_an_old_life_is_refused() {
         caller: Some(v1::Caller::default()),
         time_ns: 5,
         op: Some(make_node(ROOT_INODE, "d", FileKind::Directory)),
+        ..EditOp::default()
     };
     let first = fixture.apply(op.clone()).unwrap();
     assert_eq!(fixture.apply(op.clone()).unwrap(), first, "a repeat gives the first outcome");
@@ -499,7 +515,7 @@ fn remove_recursive_takes_the_whole_tree_and_its_blocks() {
 
 /// A random op over a handful of names and directories.
 pub(crate) fn any_op() -> impl Strategy<Value = (u8, u8, u8, u8, u8)> {
-    (0..9u8, 0..4u8, 0..6u8, 0..4u8, 0..6u8)
+    (0..13u8, 0..4u8, 0..6u8, 0..4u8, 0..6u8)
 }
 
 fn directory(fixture: &Fixture, index: u8) -> InodeId {
@@ -512,6 +528,8 @@ pub(crate) fn run_random(fixture: &mut Fixture, (what, dir1, name1, dir2, name2)
     let (parent1, parent2) = (directory(fixture, dir1), directory(fixture, dir2));
     let (name1, name2) = (format!("n{name1}"), format!("n{name2}"));
     let found = fixture.lookup(parent1, &name1).unwrap_or(ROOT_INODE);
+    // As it comes: no limit, or next to nothing.
+    fixture.step_limit = [0, 1, 1, 2][usize::from(dir2)];
     let op = match what {
         0 => make_node(parent1, &name1, FileKind::Directory),
         1 => create(parent1, &name1),
@@ -521,7 +539,14 @@ pub(crate) fn run_random(fixture: &mut Fixture, (what, dir1, name1, dir2, name2)
         5 => rename((parent1, &name1), (parent2, &name2), RenameFlag::RenameReplace),
         6 => rename((parent1, &name1), (parent2, &name2), RenameFlag::RenameExchange),
         7 => Op::Link(v1::LinkOp { inode: found.0, new_parent: parent2.0, new_name: bytes(&name2) }),
-        _ => complete(found, None),
+        8 => complete(found, None),
+        9 => Op::Hold(v1::HoldOp { inode: found.0 }),
+        10 => Op::ReleaseHold(v1::ReleaseHoldOp { inode: found.0 }),
+        11 if name2 == "n0" => {
+            fixture.open_session(CLIENT);
+            return;
+        }
+        _ => Op::Forget(v1::ForgetOp {}),
     };
     // A refusal is as good an outcome as any: the invariants are what is tested.
     let _ = fixture.run(op);

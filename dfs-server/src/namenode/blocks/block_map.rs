@@ -2,10 +2,9 @@
 //! a good replica.
 //!
 //! This is the largest table of the NameNode after the inodes, so it is packed: 40 bytes a block with up to three
-//! replicas, in pages of 1,024 ids that are made when first used and freed when empty. Ids come from a counter, so pages
-//! are dense. Pages hang in a B-tree rather than in a vector: growth copies nothing, and a jump of the id counter (a
-//! NameNode restored from an older image) costs one page, not a vector of the gap. Replicas beyond the third, which few
-//! blocks have, lie in a side map.
+//! replicas, in pages of 1,024 ids whose memory follows what is in them (`namespace/paged.rs`). Pages hang in a B-tree
+//! rather than in a vector: growth copies nothing, and a jump of the id counter (a NameNode restored from an older image)
+//! costs one page, not a vector of the gap. Replicas beyond the third, which few blocks have, lie in a side map.
 
 use std::collections::BTreeMap;
 
@@ -14,9 +13,7 @@ use dfs_common::ids::{BlockId, GenerationStamp, InodeId};
 use smallvec::SmallVec;
 
 use crate::namenode::datanodes::StorageIndex;
-
-/// Ids in a page. A page of 40 KiB: large enough that the tree of pages is small, small enough to be freed now and then.
-const PAGE_SLOTS: usize = 1024;
+use crate::namenode::namespace::paged::{PAGE_SLOTS, Page, Slot};
 
 /// Replicas kept in the slot itself: the default replication.
 const INLINE_REPLICAS: usize = 3;
@@ -104,10 +101,6 @@ impl BlockInfo {
         self.bits = self.bits & !QUEUE_MASK | number << QUEUE_SHIFT;
     }
 
-    fn is_free(&self) -> bool {
-        self.bits & STATE_MASK == 0
-    }
-
     fn inline(&self) -> &[StorageIndex] {
         &self.replicas[..self.inline_len()]
     }
@@ -131,15 +124,18 @@ impl BlockInfo {
     }
 }
 
-struct Page {
-    used: usize,
-    slots: [BlockInfo; PAGE_SLOTS],
+impl Slot for BlockInfo {
+    const FREE: Self = FREE;
+
+    fn is_free(&self) -> bool {
+        self.bits & STATE_MASK == 0
+    }
 }
 
 /// All blocks by id.
 #[derive(Default)]
 pub(crate) struct BlockMap {
-    pages: BTreeMap<u64, Box<Page>>,
+    pages: BTreeMap<u64, Page<BlockInfo>>,
     /// Replicas beyond the third, for blocks that have as many. Never an empty list.
     overflow: BTreeMap<BlockId, Vec<StorageIndex>>,
     len: usize,
@@ -157,25 +153,22 @@ impl BlockMap {
 
     pub(crate) fn get(&self, id: BlockId) -> Option<&BlockInfo> {
         let (page, slot) = position(id);
-        Some(&self.pages.get(&page)?.slots[slot]).filter(|info| !info.is_free())
+        self.pages.get(&page)?.get(slot)
     }
 
     pub(crate) fn get_mut(&mut self, id: BlockId) -> Option<&mut BlockInfo> {
         let (page, slot) = position(id);
-        Some(&mut self.pages.get_mut(&page)?.slots[slot]).filter(|info| !info.is_free())
+        self.pages.get_mut(&page)?.get_mut(slot)
     }
 
     /// Puts a block without replicas in; one that was there under this id is gone.
     pub(crate) fn insert(&mut self, id: BlockId, info: BlockInfo) {
         debug_assert!(!info.is_free() && info.inline_len() == 0);
         let (number, slot) = position(id);
-        let page = self.pages.entry(number).or_insert_with(|| Box::new(Page { used: 0, slots: [FREE; PAGE_SLOTS] }));
-        let old = std::mem::replace(&mut page.slots[slot], info);
-        if old.is_free() {
-            page.used += 1;
-            self.len += 1;
-        } else if old.bits & OVERFLOW != 0 {
-            self.overflow.remove(&id);
+        match self.pages.entry(number).or_default().insert(slot, info) {
+            None => self.len += 1,
+            Some(old) if old.bits & OVERFLOW != 0 => drop(self.overflow.remove(&id)),
+            Some(_) => {}
         }
     }
 
@@ -184,13 +177,9 @@ impl BlockMap {
         let storages = self.replicas(id);
         let (number, slot) = position(id);
         let page = self.pages.get_mut(&number)?;
-        let old = std::mem::replace(&mut page.slots[slot], FREE);
-        if old.is_free() {
-            return None;
-        }
-        page.used -= 1;
+        let old = page.remove(slot)?;
         self.len -= 1;
-        if page.used == 0 {
+        if page.used() == 0 {
             self.pages.remove(&number);
         }
         if old.bits & OVERFLOW != 0 {
@@ -247,8 +236,7 @@ impl BlockMap {
     /// Drops a good replica; false when there was none.
     pub(crate) fn remove_replica(&mut self, id: BlockId, storage: StorageIndex) -> bool {
         let (page, slot) = position(id);
-        let Some(page) = self.pages.get_mut(&page) else { return false };
-        let info = &mut page.slots[slot];
+        let Some(info) = self.pages.get_mut(&page).and_then(|page| page.get_mut(slot)) else { return false };
         let mut spare = None;
         let mut found_in_overflow = false;
         if info.bits & OVERFLOW != 0
@@ -288,11 +276,7 @@ impl BlockMap {
         self.pages
             .range(first_page..)
             .flat_map(|(number, page)| {
-                page.slots
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, info)| !info.is_free())
-                    .map(move |(slot, _)| BlockId(number * PAGE_SLOTS as u64 + slot as u64))
+                page.iter().map(move |(slot, _)| BlockId(number * PAGE_SLOTS as u64 + slot as u64))
             })
             .filter(|&id| id >= first)
             .take(limit)
@@ -331,6 +315,19 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn memory_follows_what_is_left() {
+        let mut map = BlockMap::default();
+        let ids = || (1..=50 * PAGE_SLOTS as u64).map(BlockId);
+        let bytes = |map: &BlockMap| map.pages.values().map(Page::heap_bytes).sum::<usize>();
+        ids().for_each(|id| map.insert(id, info()));
+        let full = bytes(&map);
+        assert!(full <= 41 * map.len());
+        ids().filter(|id| !id.0.is_multiple_of(10)).for_each(|id| drop(map.remove(id)));
+        assert_eq!(map.len(), 5 * PAGE_SLOTS);
+        assert!(bytes(&map) <= full / 6, "of nine in ten removed, not much more than a tenth is left");
     }
 
     #[test]

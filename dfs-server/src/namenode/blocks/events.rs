@@ -5,10 +5,12 @@ use dfs_common::ids::{BlockId, InodeId};
 use dfs_proto::v1::ReplicaState;
 use smallvec::SmallVec;
 
+use super::backlog::Late;
 use super::block_map::{BlockInfo, BlockState};
 use super::report::ReportedReplica;
 use super::state::{BadList, OpenBlock, SoftState};
 use crate::namenode::datanodes::StorageIndex;
+use crate::namenode::namespace::inode::BlockList;
 
 /// A change of a block in the durable namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +55,18 @@ pub enum BlockEvent {
         /// The block.
         id: BlockId,
     },
+    /// So many blocks of one file are removed at once that they are taken in step by step.
+    ListRemoved {
+        /// The blocks.
+        blocks: BlockList,
+    },
+    /// As `ReplicationChanged`, of so many blocks of one file that they are taken in step by step.
+    ListReplicationChanged {
+        /// The blocks.
+        ids: Vec<BlockId>,
+        /// Replicas from now on.
+        replication: u16,
+    },
     /// It stands in the image that the NameNode starts from.
     Loaded {
         /// Its name.
@@ -86,14 +100,37 @@ impl SoftState {
                     info.length = block.length;
                 }
             }
+            BlockEvent::ReplicationChanged { id, replication } if self.backlog.is_in_order() => {
+                self.on_replication_changed(id, replication);
+            }
             BlockEvent::ReplicationChanged { id, replication } => {
-                if let Some(info) = self.map.get_mut(id) {
-                    info.replication = replication;
-                    self.recheck(id);
-                }
+                self.backlog.replication_changed(vec![id], replication)
+            }
+            BlockEvent::ListReplicationChanged { ids, replication } => {
+                self.backlog.replication_changed(ids, replication);
             }
             BlockEvent::Removed { id } => self.on_removed(id),
+            BlockEvent::ListRemoved { blocks } => self.backlog.removed(blocks),
         }
+    }
+
+    fn on_replication_changed(&mut self, id: BlockId, replication: u16) {
+        if let Some(info) = self.map.get_mut(id) {
+            info.replication = replication;
+            self.recheck(id);
+        }
+    }
+
+    /// Takes in some of what was put off; false when nothing is left.
+    pub(crate) fn catch_up(&mut self, limit: usize) -> bool {
+        for _ in 0..limit {
+            match self.backlog.next() {
+                Some(Late::Removed(id)) => self.on_removed(id),
+                Some(Late::ReplicationChanged(id, replication)) => self.on_replication_changed(id, replication),
+                None => return false,
+            }
+        }
+        true
     }
 
     fn on_new_block(&mut self, block: Block, inode: InodeId, replication: u16, state: BlockState) {

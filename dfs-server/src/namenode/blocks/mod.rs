@@ -26,6 +26,7 @@
 //!   report in full once there is room (`overflow`);
 //! - nobody is given up for a silence that was this NameNode's own (`namenode::listening`).
 
+mod backlog;
 mod block_map;
 mod duties;
 mod events;

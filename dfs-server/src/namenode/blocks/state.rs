@@ -23,6 +23,7 @@ use rand::rngs::SmallRng;
 use smallvec::SmallVec;
 
 use super::Settings;
+use super::backlog::Backlog;
 use super::block_map::{BlockMap, BlockState, StorageList};
 use super::moves::BalancerRun;
 use super::overflow::Limits;
@@ -106,6 +107,8 @@ pub(crate) struct SoftState {
     pub overflowed: BTreeSet<StorageIndex>,
     /// Blocks with a bad replica that is more than outdated.
     pub corrupt_blocks: u64,
+    /// Changes of the namespace that were put off.
+    pub backlog: Backlog,
     /// Where the walk over all blocks that fills the repair queues stands.
     pub scan: Option<BlockId>,
     /// Where the walks over `bad` and `excess` stand.
@@ -157,6 +160,7 @@ impl SoftState {
             limits: Limits::default(),
             overflowed: BTreeSet::new(),
             corrupt_blocks: 0,
+            backlog: Backlog::default(),
             scan: None,
             cursors: Cursors::default(),
             next_registration,

@@ -25,6 +25,7 @@ impl BlockManager {
         self.step(SoftState::ask_who_overflowed);
         self.expire_pending();
         self.repeat(|state| state.drain_some(STEP_BLOCKS));
+        self.repeat(|state| state.catch_up(STEP_BLOCKS));
         // What was taken out whole is freed here, with no lock held.
         drop(self.step(SoftState::take_discarded));
         let mut steps = SCANNED_PER_TICK / STEP_BLOCKS;

@@ -56,8 +56,9 @@ pub fn save(namespace: &Namespace, path: &Path, header: &ImageHeader) -> Result<
         image.record(&lease_record(id, lease))?;
     }
     image.begin_section(Section::Holds)?;
-    for (id, client) in &namespace.holds {
-        image.record(&HoldRecord { inode: id.0, client_id: client.0.to_vec().into() })?;
+    for (id, (client, incarnation)) in namespace.holds.iter() {
+        let client_id = client.0.to_vec().into();
+        image.record(&HoldRecord { inode: id.0, client_id, incarnation: incarnation.0 })?;
     }
     image.finish()?;
     Ok(())
@@ -79,6 +80,7 @@ pub fn load(path: &Path) -> Result<(ImageHeader, Namespace)> {
         load_record(&mut namespace, section, &bytes).map_err(bad)?;
     }
     namespace.counters.digest = StateDigest(header.state_digest);
+    namespace.find_leftovers();
     verify(&namespace, &header).map_err(bad)?;
     Ok((header, namespace))
 }
@@ -91,12 +93,7 @@ fn load_record(namespace: &mut Namespace, section: Section, bytes: &[u8]) -> Res
         Section::Dentries => load_dentry(namespace, &decode(bytes)?),
         Section::XAttrs => Err(DfsError::new(ErrorKind::Unsupported, "it has a section of a later version")),
         Section::Leases => load_lease(namespace, &decode(bytes)?),
-        Section::Holds => {
-            let record: HoldRecord = decode(bytes)?;
-            namespace.inode(InodeId(record.inode))?;
-            namespace.holds.insert((InodeId(record.inode), client_id(&record.client_id)?));
-            Ok(())
-        }
+        Section::Holds => load_hold(namespace, &decode(bytes)?),
     }
 }
 
@@ -118,9 +115,9 @@ fn verify(namespace: &Namespace, header: &ImageHeader) -> Result<()> {
     for (id, inode) in namespace.all_inodes() {
         let named = names.get(&id).copied().unwrap_or(0);
         let is_right = match inode.directory() {
-            // A removed directory has no names, no entries and no links; the root has no name.
+            // A removed directory has no names and no links; the root has no name.
             Some(_) if id == ROOT_INODE => named == 0,
-            Some(directory) if inode.nlink == 0 => named == 0 && directory.is_empty(),
+            Some(_) if inode.nlink == 0 => named == 0,
             Some(_) => named == 1,
             None => inode.nlink == named,
         };
@@ -370,6 +367,16 @@ fn load_session(namespace: &mut Namespace, record: &SessionRecord) -> Result<()>
     Ok(())
 }
 
+fn load_hold(namespace: &mut Namespace, record: &HoldRecord) -> Result<()> {
+    let id = InodeId(record.inode);
+    namespace.inode(id)?;
+    let client = client_id(&record.client_id)?;
+    let noted = Some(Incarnation(record.incarnation)).filter(|incarnation| incarnation.0 != 0);
+    let present = || namespace.session(client).map(|session| session.incarnation);
+    namespace.holds.insert(id, (client, noted.or_else(present).unwrap_or_default()));
+    Ok(())
+}
+
 fn wire_outcome(outcome: &Result<Outcome, RecordedError>) -> WireOutcome {
     match outcome {
         Err(error) => WireOutcome::Error(ErrorDetail {
@@ -483,7 +490,9 @@ mod tests {
             prop_assert_eq!(loaded.counts(), fixture.namespace.counts());
             prop_assert_eq!(format!("{:?}", loaded.sessions), format!("{:?}", fixture.namespace.sessions));
             prop_assert_eq!(format!("{:?}", loaded.leases), format!("{:?}", fixture.namespace.leases));
-            prop_assert_eq!(loaded.holds, fixture.namespace.holds);
+            prop_assert_eq!(&loaded.condemned, &fixture.namespace.condemned);
+            prop_assert_eq!(&loaded.over, &fixture.namespace.over);
+            prop_assert_eq!(&loaded.holds, &fixture.namespace.holds);
         }
     }
 }

@@ -118,6 +118,11 @@ impl Directory {
         self.entries.remove(&cookie)
     }
 
+    /// Takes the first entry out.
+    pub fn pop_first(&mut self) -> Option<Dentry> {
+        self.entries.pop_first().map(|(_, dentry)| dentry)
+    }
+
     /// Entries after `cookie`, in order.
     pub fn after(&self, cookie: Cookie) -> impl Iterator<Item = (Cookie, &Dentry)> {
         self.entries.range(cookie.saturating_add(1)..).map(|(cookie, dentry)| (*cookie, dentry))

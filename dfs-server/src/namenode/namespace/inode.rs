@@ -26,7 +26,7 @@ impl From<FileBlock> for Block {
 }
 
 /// The blocks of a file. Most files have one: it takes no memory of its own.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum BlockList {
     /// An empty file.
     #[default]
@@ -34,7 +34,19 @@ pub enum BlockList {
     /// One block.
     One(FileBlock),
     /// Two or more.
-    Many(Box<Vec<FileBlock>>),
+    Many(Box<ManyBlocks>),
+}
+
+/// Two or more blocks. Their length is kept: whoever asks for attributes must not add up a hundred thousand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManyBlocks {
+    blocks: Vec<FileBlock>,
+    /// Bytes in all of them.
+    length: u64,
+}
+
+fn total(blocks: &[FileBlock]) -> u64 {
+    blocks.iter().fold(0, |sum, block| sum.saturating_add(block.length))
 }
 
 impl BlockList {
@@ -43,8 +55,18 @@ impl BlockList {
         match self {
             Self::Empty => &[],
             Self::One(block) => std::slice::from_ref(block),
-            Self::Many(blocks) => blocks,
+            Self::Many(many) => &many.blocks,
         }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.as_slice().len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        matches!(self, Self::Empty)
     }
 
     /// The last block.
@@ -52,12 +74,17 @@ impl BlockList {
         self.as_slice().last()
     }
 
-    /// The last block, to be changed.
-    pub fn last_mut(&mut self) -> Option<&mut FileBlock> {
+    /// Changes the last block, if there is one.
+    pub fn change_last(&mut self, change: impl FnOnce(&mut FileBlock)) {
         match self {
-            Self::Empty => None,
-            Self::One(block) => Some(block),
-            Self::Many(blocks) => blocks.last_mut(),
+            Self::Empty => {}
+            Self::One(block) => change(block),
+            Self::Many(many) => {
+                let Some(last) = many.blocks.last_mut() else { return };
+                let before = last.length;
+                change(last);
+                many.length = many.length.saturating_sub(before).saturating_add(last.length);
+            }
         }
     }
 
@@ -65,10 +92,14 @@ impl BlockList {
     pub fn push(&mut self, block: FileBlock) {
         *self = match std::mem::take(self) {
             Self::Empty => Self::One(block),
-            Self::One(first) => Self::Many(Box::new(vec![first, block])),
-            Self::Many(mut blocks) => {
-                blocks.push(block);
-                Self::Many(blocks)
+            Self::One(first) => {
+                let blocks = vec![first, block];
+                Self::Many(Box::new(ManyBlocks { length: total(&blocks), blocks }))
+            }
+            Self::Many(mut many) => {
+                many.length = many.length.saturating_add(block.length);
+                many.blocks.push(block);
+                Self::Many(many)
             }
         };
     }
@@ -82,19 +113,52 @@ impl BlockList {
                 *self = Self::Empty;
                 Some(block)
             }
-            Self::Many(blocks) => {
-                let block = blocks.pop();
-                if let [only] = blocks[..] {
+            Self::Many(many) => {
+                let block = many.blocks.pop()?;
+                many.length = many.length.saturating_sub(block.length);
+                if let [only] = many.blocks[..] {
                     *self = Self::One(only);
                 }
-                block
+                Some(block)
+            }
+        }
+    }
+
+    /// Takes the blocks from number `at` on away: none when there are no more than that.
+    pub fn split_off(&mut self, at: usize) -> BlockList {
+        match self {
+            _ if at >= self.len() => Self::Empty,
+            _ if at == 0 => std::mem::take(self),
+            // Of one or none, every number is 0 or behind the end.
+            Self::Empty | Self::One(_) => Self::Empty,
+            Self::Many(many) => {
+                let taken = Self::from(many.blocks.split_off(at));
+                many.length = many.length.saturating_sub(taken.length());
+                if let [only] = many.blocks[..] {
+                    *self = Self::One(only);
+                }
+                taken
             }
         }
     }
 
     /// Bytes in all blocks.
     pub fn length(&self) -> u64 {
-        self.as_slice().iter().fold(0, |sum: u64, block| sum.saturating_add(block.length))
+        match self {
+            Self::Empty => 0,
+            Self::One(block) => block.length,
+            Self::Many(many) => many.length,
+        }
+    }
+}
+
+impl From<Vec<FileBlock>> for BlockList {
+    fn from(blocks: Vec<FileBlock>) -> Self {
+        match blocks[..] {
+            [] => Self::Empty,
+            [only] => Self::One(only),
+            _ => Self::Many(Box::new(ManyBlocks { length: total(&blocks), blocks })),
+        }
     }
 }
 
@@ -204,7 +268,7 @@ impl Inode {
                 blocks.length(),
                 u32::from(*replication),
                 u64::from(*block_size_sectors) * 512,
-                u32::try_from(blocks.as_slice().len()).unwrap_or(u32::MAX),
+                u32::try_from(blocks.len()).unwrap_or(u32::MAX),
                 0,
             ),
             Content::Symlink(target) => (target.len() as u64, 0, 0, 0, 0),
@@ -234,18 +298,41 @@ impl Inode {
 mod tests {
     use super::*;
 
+    fn block(id: u64) -> FileBlock {
+        FileBlock { id: BlockId(id), generation_stamp: GenerationStamp(1), length: id }
+    }
+
     #[test]
     fn block_list_pushes_and_pops_through_all_forms() {
-        let block = |id| FileBlock { id: BlockId(id), generation_stamp: GenerationStamp(1), length: id };
         let mut list = BlockList::default();
         for id in 1..=4 {
             list.push(block(id));
         }
         assert_eq!(list.length(), 10);
         for id in (1..=4).rev() {
-            assert_eq!(list.pop(), Some(block(id)));
+            list.change_last(|last| last.length += 100);
+            assert_eq!(list.length(), total(list.as_slice()));
+            assert_eq!(list.pop(), Some(FileBlock { length: id + 100, ..block(id) }));
+            assert_eq!(list.length(), (1..id).sum::<u64>());
         }
-        assert!(matches!(list, BlockList::Empty));
+        assert!(list.is_empty());
+        assert_eq!(list.pop(), None);
+    }
+
+    #[test]
+    fn split_off_keeps_lengths_and_forms() {
+        for count in 0..5 {
+            for at in 0..=count + 1 {
+                let mut list = BlockList::from((1..=count).map(block).collect::<Vec<_>>());
+                let taken = list.split_off(at as usize);
+                let ids = |list: &BlockList| list.as_slice().iter().map(|block| block.id.0).collect::<Vec<_>>();
+                assert_eq!((ids(&list), ids(&taken)), ((1..=count.min(at)).collect(), (at + 1..=count).collect()));
+                for part in [&list, &taken] {
+                    assert_eq!(part.length(), total(part.as_slice()));
+                    assert_eq!(part.len() > 1, matches!(part, BlockList::Many(_)));
+                }
+            }
+        }
     }
 
     #[test]

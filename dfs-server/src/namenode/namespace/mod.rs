@@ -2,26 +2,32 @@
 //!
 //! Nouns: an [`inode::Inode`] has attributes and content; a [`directory::Directory`] maps names to inodes; a [`Lease`] is
 //! the right of one client to write a file; a hold keeps an inode past its last name; a [`Session`] is one life of a client
-//! with the outcomes of its unanswered calls.
+//! with the outcomes of its unanswered calls. A *condemned* directory has lost its name together with all that is below
+//! it, and is emptied in steps; a life is *over* when it has ended and its claims are taken from it in steps.
 //!
-//! Only `apply` changes it, one edit op after the other, live and in replay alike. Readers take it under a shared lock.
+//! Only `apply` changes it, one edit op after the other, live and in replay alike. Readers take it under a shared lock
+//! ([`lock::NamespaceLock`]). Neither holds it for more than a few milliseconds, however large the namespace is.
 //!
 //! Invariants:
 //! - `nlink` of a non-directory equals the number of directory entries that name it; a directory has exactly one, and
 //!   `nlink` 2 plus its subdirectories.
-//! - An inode with no link exists only while it is leased or held.
+//! - An inode with no link exists only while it is leased, held, or a directory with entries. The latter are the condemned.
 //! - A file with an open block (allocated or reopened, length not committed) is leased.
 //! - Ids come from counters that only grow.
 
+pub mod claims;
 pub mod digest;
 pub mod directory;
 pub mod inode;
+pub mod lock;
 pub mod paged;
 pub mod permission;
 pub mod read;
 pub mod restore;
+pub mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use dfs_common::attr::FileKind;
 use dfs_common::error::{DfsError, ErrorKind, Result};
@@ -30,6 +36,7 @@ use dfs_common::ids::{
     ROOT_INODE, TxId,
 };
 
+use self::claims::{Holds, Leases, Life};
 use self::digest::StateDigest;
 use self::directory::{Directory, HashKey};
 use self::inode::{Content, Inode};
@@ -37,39 +44,7 @@ use self::paged::PagedTable;
 use self::restore::LostIds;
 use super::outcome::Outcome;
 
-/// The right to write a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lease {
-    /// Who writes. A client whose session ended keeps the lease until the file is recovered.
-    pub client: ClientId,
-    /// The life of the client that took it.
-    pub incarnation: Incarnation,
-    /// The last block has been allocated or reopened and its length is not committed.
-    pub open_block: Option<BlockId>,
-    /// DataNodes and volumes of the open block: a hint for retries and readers, never in an image.
-    pub targets: Vec<(String, String)>,
-    /// The writer is gone with a block open, or the block is being cut: the file waits for block recovery.
-    pub needs_recovery: bool,
-    /// The recovery begun last: a generation stamp. Only this one may close the file.
-    pub recovery_id: Option<GenerationStamp>,
-    /// The recovery is to cut the open block to its recorded length.
-    pub is_truncating: bool,
-}
-
-impl Lease {
-    /// A lease just taken: nothing is open yet.
-    pub fn taken_by(client: ClientId, incarnation: Incarnation) -> Self {
-        Self {
-            client,
-            incarnation,
-            open_block: None,
-            targets: Vec::new(),
-            needs_recovery: false,
-            recovery_id: None,
-            is_truncating: false,
-        }
-    }
-}
+pub use self::claims::Lease;
 
 /// One life of a client.
 #[derive(Clone, Debug, Default)]
@@ -88,8 +63,15 @@ pub struct Session {
     pub ended: bool,
 }
 
+impl Session {
+    /// It ended, and nobody has asked for anything in it since `since_ns`: it may be forgotten.
+    pub fn is_idle(&self, since_ns: i64) -> bool {
+        self.ended && self.last_op_ns < since_ns
+    }
+}
+
 /// Longest message kept of a refusal, bytes: a session keeps thousands, and names in them come from clients.
-const RECORDED_MESSAGE_MAX: usize = 512;
+const RECORDED_MESSAGE_MAX: usize = 256;
 
 /// A refusal in the retry cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,10 +119,13 @@ pub struct Namespace {
     pub(super) hash_key: HashKey,
     pub(super) inodes: PagedTable<Inode>,
     pub(super) root: Inode,
-    pub(super) leases: BTreeMap<InodeId, Lease>,
-    /// (inode, client): the client has the inode open and somebody may remove its last name.
-    pub(super) holds: BTreeSet<(InodeId, ClientId)>,
+    pub(super) leases: Leases,
+    pub(super) holds: Holds,
     pub(super) sessions: BTreeMap<ClientId, Session>,
+    /// Directories without a name that still have entries. Not in an image: it shows them as they are.
+    pub(super) condemned: BTreeSet<InodeId>,
+    /// Lives that are over and still have leases or holds. Not in an image either.
+    pub(super) over: BTreeSet<Life>,
     pub(super) file_count: u64,
     pub(super) directory_count: u64,
     pub(super) block_count: u64,
@@ -171,9 +156,11 @@ impl Namespace {
                 content: Content::Directory(Box::new(Directory::new(ROOT_INODE))),
                 xattrs: None,
             },
-            leases: BTreeMap::new(),
-            holds: BTreeSet::new(),
+            leases: Leases::default(),
+            holds: Holds::default(),
             sessions: BTreeMap::new(),
+            condemned: BTreeSet::new(),
+            over: BTreeSet::new(),
             file_count: 0,
             directory_count: 1,
             block_count: 0,
@@ -223,19 +210,49 @@ impl Namespace {
             .ok_or_else(|| DfsError::new(ErrorKind::NotADirectory, format!("inode {id} is not a directory")))
     }
 
+    /// A directory and those above it, as far as they exist.
+    pub fn way_up(&self, id: InodeId) -> impl Iterator<Item = InodeId> {
+        let above = |id: &InodeId| {
+            let parent = self.directory(*id).ok()?.parent;
+            Some(parent).filter(|parent| parent != id)
+        };
+        std::iter::successors(Some(id), above)
+    }
+
     /// The lease of a file being written.
     pub fn lease(&self, id: InodeId) -> Option<&Lease> {
-        self.leases.get(&id)
+        self.leases.get(id)
     }
 
     /// All leases, for monitors.
     pub fn leases(&self) -> impl Iterator<Item = (InodeId, &Lease)> {
-        self.leases.iter().map(|(id, lease)| (*id, lease))
+        self.leases.iter()
+    }
+
+    /// Files that wait for recovery, in an order of their own, those after `after`; for monitors.
+    pub fn waiting_after(&self, after: Option<(ClientId, InodeId)>) -> impl Iterator<Item = (ClientId, InodeId)> {
+        self.leases.waiting_after(after)
     }
 
     /// All sessions, for monitors.
     pub fn sessions(&self) -> impl Iterator<Item = (ClientId, &Session)> {
-        self.sessions.iter().map(|(id, session)| (*id, session))
+        self.sessions_after(None)
+    }
+
+    /// Sessions of the clients after `after`: for monitors that look at some at a time.
+    pub fn sessions_after(&self, after: Option<ClientId>) -> impl Iterator<Item = (ClientId, &Session)> {
+        let after = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.sessions.range((after, Bound::Unbounded)).map(|(id, session)| (*id, session))
+    }
+
+    /// Whether something is removed or over whose parts are still to be taken away.
+    pub fn has_leftovers(&self) -> bool {
+        !self.condemned.is_empty() || !self.over.is_empty()
+    }
+
+    /// Whether this life is the client's present one and has not ended.
+    pub fn is_alive(&self, (client, incarnation): Life) -> bool {
+        self.sessions.get(&client).is_some_and(|session| session.incarnation == incarnation && !session.ended)
     }
 
     /// A client's current life.
@@ -260,6 +277,7 @@ impl Namespace {
     }
 }
 
-fn gone(id: InodeId) -> DfsError {
+/// What is said of an inode that does not exist.
+pub(super) fn gone(id: InodeId) -> DfsError {
     DfsError::new(ErrorKind::Stale, format!("inode {id} does not exist any more"))
 }

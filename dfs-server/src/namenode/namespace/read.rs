@@ -1,5 +1,5 @@
 //! Questions to the namespace: lookup, attributes, listing, link targets, extended attributes, summaries. Each checks the
-//! caller's permissions as POSIX says.
+//! caller's permissions as POSIX says, and takes no longer than a page of a listing does.
 
 use dfs_common::attr::FileAttr;
 use dfs_common::error::{DfsError, ErrorKind, Result};
@@ -49,6 +49,30 @@ pub struct ContentSummary {
     pub space_consumed: u64,
 }
 
+impl ContentSummary {
+    /// Counts an inode in.
+    ///
+    /// # Errors
+    /// `PermissionDenied` for a directory that the caller may not read.
+    pub fn add(&mut self, who: &Identity, inode: &Inode) -> Result<()> {
+        match &inode.content {
+            Content::Directory(_) => {
+                who.check(inode, READ | EXECUTE)?;
+                self.directory_count += 1;
+            }
+            Content::File { blocks, replication, .. } => {
+                let length = blocks.length();
+                self.file_count += 1;
+                self.length = self.length.saturating_add(length);
+                let space = length.saturating_mul(u64::from(*replication));
+                self.space_consumed = self.space_consumed.saturating_add(space);
+            }
+            Content::Symlink(_) | Content::Special { .. } => self.file_count += 1,
+        }
+        Ok(())
+    }
+}
+
 impl Namespace {
     /// Whether `id` is a directory without entries.
     pub fn is_empty_directory(&self, id: InodeId) -> bool {
@@ -60,7 +84,11 @@ impl Namespace {
     /// # Errors
     /// `Stale`.
     pub fn attr(&self, id: InodeId) -> Result<FileAttr> {
-        Ok(self.inode(id)?.attr(id, self.leases.contains_key(&id)))
+        let inode = self.inode(id)?;
+        if inode.directory().is_some() {
+            self.check_reachable(id)?;
+        }
+        Ok(inode.attr(id, self.leases.contains(id)))
     }
 
     /// The inode a name stands for.
@@ -69,15 +97,17 @@ impl Namespace {
     /// `NotFound`, `NotADirectory`, `PermissionDenied`, `NameTooLong`, `Stale`.
     pub fn lookup(&self, who: &Identity, parent: InodeId, name: &[u8]) -> Result<InodeId> {
         let directory = self.directory(parent)?;
-        who.check(self.inode(parent)?, EXECUTE)?;
+        self.check_reachable(parent)?;
+        let inode = self.inode(parent)?;
+        who.check(inode, EXECUTE)?;
         match name {
             b"." => Ok(parent),
             b".." => Ok(directory.parent),
             _ => {
                 let name = Name::new(name)?;
                 match directory.find(self.hash_key, name.as_bytes()) {
-                    Some((_, inode)) => Ok(inode),
-                    None => Err(DfsError::new(ErrorKind::NotFound, "no such file or directory")),
+                    Some((_, found)) if inode.nlink > 0 => Ok(found),
+                    _ => Err(DfsError::new(ErrorKind::NotFound, "no such file or directory")),
                 }
             }
         }
@@ -89,10 +119,13 @@ impl Namespace {
     /// `NotADirectory`, `PermissionDenied`, `Stale`.
     pub fn listing(&self, who: &Identity, id: InodeId, cookie: Cookie, max: usize) -> Result<ListingPage> {
         let directory = self.directory(id)?;
-        who.check(self.inode(id)?, READ)?;
+        self.check_reachable(id)?;
+        let inode = self.inode(id)?;
+        who.check(inode, READ)?;
         let max = max.clamp(1, LISTING_PAGE_MAX);
         let mut entries = Vec::with_capacity(max.min(directory.len()));
-        let mut rest = directory.after(cookie);
+        // Nobody sees what is still in a directory that was removed.
+        let mut rest = directory.after(if inode.nlink > 0 { cookie } else { Cookie::MAX });
         for (cookie, dentry) in rest.by_ref().take(max) {
             entries.push(ListedEntry { cookie, name: dentry.name.clone(), attr: self.attr(dentry.inode)? });
         }
@@ -129,47 +162,6 @@ impl Namespace {
     pub fn xattr_names(&self, who: &Identity, id: InodeId) -> Result<Vec<Vec<u8>>> {
         let names = self.inode(id)?.xattrs.iter().flat_map(|xattrs| xattrs.keys());
         Ok(names.filter(|name| who.is_root() || !name.starts_with(TRUSTED)).map(|name| name.to_vec()).collect())
-    }
-
-    /// Totals of the tree at `id`.
-    ///
-    /// # Errors
-    /// `PermissionDenied` for a directory in it that the caller may not read.
-    pub fn content_summary(&self, who: &Identity, id: InodeId) -> Result<ContentSummary> {
-        let mut summary = ContentSummary::default();
-        let mut waiting = vec![id];
-        while let Some(id) = waiting.pop() {
-            let inode = self.inode(id)?;
-            match &inode.content {
-                Content::Directory(directory) => {
-                    who.check(inode, READ | EXECUTE)?;
-                    summary.directory_count += 1;
-                    waiting.extend(directory.after(0).map(|(_, dentry)| dentry.inode));
-                }
-                Content::File { blocks, replication, .. } => {
-                    let length = blocks.length();
-                    summary.file_count += 1;
-                    summary.length = summary.length.saturating_add(length);
-                    let space = length.saturating_mul(u64::from(*replication));
-                    summary.space_consumed = summary.space_consumed.saturating_add(space);
-                }
-                Content::Symlink(_) | Content::Special { .. } => summary.file_count += 1,
-            }
-        }
-        Ok(summary)
-    }
-
-    /// A path of the inode, for people and reports; None for an orphan or a non-directory without hint.
-    pub fn directory_path(&self, mut id: InodeId) -> Option<String> {
-        let mut parts = Vec::new();
-        while id != dfs_common::ids::ROOT_INODE {
-            let parent = self.directory(id).ok()?.parent;
-            let entry = self.directory(parent).ok()?.after(0).find(|(_, dentry)| dentry.inode == id)?;
-            parts.push(entry.1.name.to_string());
-            id = parent;
-        }
-        parts.reverse();
-        Some(format!("/{}", parts.join("/")))
     }
 }
 

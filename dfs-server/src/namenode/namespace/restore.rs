@@ -21,7 +21,7 @@ use super::Namespace;
 const NUMBERS_PER_SECOND: u64 = 1 << 20;
 /// The least that a counter jumps, also by a clock that is wrong.
 const JUMP_MIN: u64 = 1 << 32;
-/// Inode numbers are fewer, and the table of inodes has a pointer for each 1,024: a billion costs 8 MiB.
+/// Inode numbers are fewer, and the table of inodes has 24 bytes for each 1,024: a billion costs 24 MiB.
 const INODE_JUMP: u64 = 1 << 30;
 
 /// Ids that a lost NameNode may have given out.
@@ -73,8 +73,8 @@ impl Namespace {
         let mut events = Vec::new();
         for (client, incarnation) in clients {
             let op = EndSessionOp { client_id: client.0.to_vec().into(), incarnation: incarnation.0 };
-            let op =
-                EditOp { retry: None, caller: Some(Caller::default()), time_ns: now_ns, op: Some(Op::EndSession(op)) };
+            let caller = Some(Caller::default());
+            let op = EditOp { caller, time_ns: now_ns, op: Some(Op::EndSession(op)), ..EditOp::default() };
             // A session that ended before stays ended.
             let _ = self.apply(&op, &mut events);
         }

@@ -50,12 +50,14 @@ impl ClientService {
 
     async fn change(&self, header: Option<RequestHeader>, op: Op) -> Reply<EmptyResponse> {
         let (touched, growth) = (touched_inodes(&op), Growth::of(header.as_ref(), &op));
-        reply(self.namesystem.mutate(header, op).await.map(|_| {
-            let delegations = self.delegations(growth, None);
-            let namespace = self.namesystem.namespace().read();
-            let changed_directories = directories_of(&namespace, touched);
-            EmptyResponse { delegations, changed_directories, txid: namespace.counters().last_txid.0 }
-        }))
+        reply(self.namesystem.mutate(header, op).await.map(|_| self.changed(growth, touched)))
+    }
+
+    fn changed(&self, growth: Option<Growth>, touched: [Option<InodeId>; 2]) -> EmptyResponse {
+        let delegations = self.delegations(growth, None);
+        let namespace = self.namesystem.namespace().read();
+        let changed_directories = directories_of(&namespace, touched);
+        EmptyResponse { delegations, changed_directories, txid: namespace.counters().last_txid.0 }
     }
 
     async fn change_inode(&self, header: Option<RequestHeader>, op: Op) -> Reply<AttrResponse> {
@@ -288,14 +290,13 @@ impl ClientNamenode for ClientService {
     async fn get_content_summary(&self, request: Request<InodeRequest>) -> Reply<GetContentSummaryResponse> {
         let request = request.into_inner();
         let who = identity(request.header.as_ref());
-        let namespace = self.namesystem.namespace().read();
-        let summary = namespace.content_summary(&who, InodeId(request.inode));
+        let summary = self.namesystem.content_summary(&who, InodeId(request.inode)).await;
         reply(summary.map(|summary| GetContentSummaryResponse {
             length: summary.length,
             file_count: summary.file_count,
             directory_count: summary.directory_count,
             space_consumed: summary.space_consumed,
-            txid: namespace.counters().last_txid.0,
+            txid: self.txid(),
         }))
     }
 
@@ -519,8 +520,11 @@ impl ClientNamenode for ClientService {
 
     async fn delete(&self, request: Request<DentryMutation>) -> Reply<EmptyResponse> {
         let request = request.into_inner();
-        let op = remove_op(request.parent, request.name, RemoveKind::RemoveRecursive);
-        self.change(request.header, op).await
+        let kind = RemoveKind::RemoveRecursive.into();
+        let op = RemoveOp { parent: request.parent, name: request.name, kind, ..RemoveOp::default() };
+        let parent = InodeId(op.parent);
+        let removed = self.namesystem.remove_tree(request.header, op).await;
+        reply(removed.map(|_| self.changed(None, [Some(parent), None])))
     }
 
     async fn rename(&self, request: Request<RenameRequest>) -> Reply<EmptyResponse> {
@@ -532,7 +536,10 @@ impl ClientNamenode for ClientService {
             dst_name: request.dst_name,
             flag: request.flag,
         };
-        self.change(request.header, Op::Rename(op)).await
+        let logged = Op::Rename(op.clone());
+        let (touched, growth) = (touched_inodes(&logged), Growth::of(request.header.as_ref(), &logged));
+        let renamed = self.namesystem.rename(request.header, op).await;
+        reply(renamed.map(|_| self.changed(growth, touched)))
     }
 
     async fn set_attr(&self, request: Request<SetAttrRequest>) -> Reply<AttrResponse> {
@@ -695,5 +702,5 @@ impl ClientNamenode for ClientService {
 }
 
 fn remove_op(parent: u64, name: bytes::Bytes, kind: RemoveKind) -> Op {
-    Op::Remove(RemoveOp { parent, name, kind: kind.into() })
+    Op::Remove(RemoveOp { parent, name, kind: kind.into(), ..RemoveOp::default() })
 }

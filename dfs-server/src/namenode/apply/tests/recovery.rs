@@ -47,7 +47,7 @@ fn truncate_at_a_blocks_end_frees_the_blocks_behind_at_once() {
     assert_eq!(fixture.namespace.attr(id).unwrap().length, 100);
     assert!(fixture.namespace.lease(id).is_none());
     let removed = |block: &v1::Block| BlockEvent::Removed { id: dfs_common::ids::BlockId(block.id) };
-    assert_eq!(fixture.events, [removed(&blocks[2]), removed(&blocks[1])]);
+    assert_eq!(fixture.events, [removed(&blocks[1]), removed(&blocks[2])]);
     check_invariants(&fixture.namespace);
 }
 
@@ -148,7 +148,7 @@ fn choices_of_a_later_version_are_refused_not_taken_for_the_default() {
     let mut fixture = Fixture::new();
     let (id, _) = closed_file(&mut fixture, "a", &[1]);
     let unknown = 77;
-    let remove = v1::RemoveOp { parent: ROOT_INODE.0, name: bytes("a"), kind: unknown };
+    let remove = v1::RemoveOp { parent: ROOT_INODE.0, name: bytes("a"), kind: unknown, ..v1::RemoveOp::default() };
     assert_eq!(fixture.kind_of(Op::Remove(remove)), Some(ErrorKind::InvalidArgument));
     let rename = v1::RenameOp {
         src_parent: ROOT_INODE.0,

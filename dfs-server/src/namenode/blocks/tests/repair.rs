@@ -1,6 +1,6 @@
 //! Repair, deletion and corrupt replicas, from the outside.
 
-use dfs_common::ids::BlockId;
+use dfs_common::ids::{BlockId, GenerationStamp};
 use dfs_proto::v1::order::Order;
 
 use super::super::BlockEvent;
@@ -11,6 +11,7 @@ use super::super::stats::FsStats;
 use super::{Cluster, block, finalized};
 use crate::namenode::datanodes::{Datanodes, NodeIndex, StorageIndex};
 use crate::namenode::listening::ListeningTime;
+use crate::namenode::namespace::inode::FileBlock;
 
 #[test]
 fn choose_priority_is_this_table() {
@@ -361,6 +362,32 @@ fn deletions_go_out_at_most_a_thousand_per_heartbeat() {
         cluster.second();
         assert_eq!(cluster.nodes[0].copies.len(), expected);
     }
+    cluster.check();
+}
+
+#[test]
+fn blocks_of_a_huge_file_are_taken_in_later_and_in_order() {
+    let mut cluster = Cluster::new(&["/a"; 2]);
+    for id in 1..=100 {
+        cluster.write(id, 1, &[0]);
+    }
+    let ids = |range: std::ops::RangeInclusive<u64>| range.map(BlockId).collect::<Vec<_>>();
+    let removed = |id: &BlockId| FileBlock { id: *id, generation_stamp: GenerationStamp(1), length: 1 };
+    let removed: Vec<FileBlock> = ids(1..=50).iter().map(removed).collect();
+    let replication = |cluster: &Cluster, id| cluster.blocks.lock().map.get(BlockId(id)).map(|info| info.replication);
+    cluster.blocks.on_events([
+        BlockEvent::ListReplicationChanged { ids: ids(1..=100), replication: 2 },
+        BlockEvent::ReplicationChanged { id: BlockId(100), replication: 1 },
+        BlockEvent::ListRemoved { blocks: removed.into() },
+    ]);
+    assert_eq!(replication(&cluster, 1), Some(1), "nobody waits for so many blocks");
+    cluster.second();
+    assert_eq!(replication(&cluster, 50), None);
+    assert_eq!(replication(&cluster, 51), Some(2));
+    assert_eq!(replication(&cluster, 100), Some(1), "what was told last counts");
+    cluster.blocks.on_events([BlockEvent::ReplicationChanged { id: BlockId(100), replication: 2 }]);
+    assert_eq!(replication(&cluster, 100), Some(2), "nothing waits any more");
+    cluster.seconds(3);
     cluster.check();
 }
 

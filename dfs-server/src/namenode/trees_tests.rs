@@ -1,0 +1,161 @@
+//! Trees removed through a NameNode with a log: who may, what waits, and what is left when it is killed in between.
+
+use std::pin::pin;
+
+use dfs_common::config_file::Config;
+use dfs_common::error::ErrorKind;
+use dfs_common::ids::{Incarnation, ROOT_INODE};
+use dfs_proto::v1::{self, Caller, MakeNodeOp, RemoveKind, RetryId, SetAttrOp};
+
+use super::*;
+use crate::namenode::{daemon, format};
+
+const CLIENT: [u8; 16] = [3; 16];
+const ALICE: u32 = 1000;
+
+/// A NameNode and a client of it.
+struct Place {
+    _dir: tempfile::TempDir,
+    config: Config,
+    namesystem: Namesystem,
+    session: Incarnation,
+    calls: std::cell::Cell<u64>,
+}
+
+async fn start(config: &Config) -> Namesystem {
+    Arc::into_inner(daemon::start(config).await.unwrap()).unwrap()
+}
+
+impl Place {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.set(&format!("dfs.namenode.name.dir={}", dir.path().join("name").display())).unwrap();
+        format(&config, None).unwrap();
+        let namesystem = start(&config).await;
+        let session = namesystem.open_session(&CLIENT, "test".into()).await.unwrap();
+        Self { _dir: dir, config, namesystem, session, calls: std::cell::Cell::new(0) }
+    }
+
+    fn header(&self, uid: u32) -> Option<RequestHeader> {
+        self.calls.set(self.calls.get() + 1);
+        let retry = RetryId {
+            client_id: CLIENT.to_vec().into(),
+            incarnation: self.session.0,
+            call_id: self.calls.get(),
+            // Calls are made side by side here.
+            lowest_pending_call_id: 1,
+        };
+        Some(RequestHeader { caller: Some(Caller { uid, gid: uid, groups: Vec::new() }), retry: Some(retry) })
+    }
+
+    async fn make(&self, uid: u32, parent: InodeId, name: &str, mode: u32) -> InodeId {
+        let (replication, block_size) = (1, 1 << 20);
+        let name = name.to_owned().into();
+        let op = MakeNodeOp { parent: parent.0, name, mode, replication, block_size, ..MakeNodeOp::default() };
+        match self.namesystem.mutate(self.header(uid), Op::MakeNode(op)).await.unwrap() {
+            Outcome::Inode(id) => id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn mkdir(&self, uid: u32, parent: InodeId, name: &str) -> InodeId {
+        self.make(uid, parent, name, 0o040_755).await
+    }
+
+    /// A directory of Alice's in the root.
+    async fn alices(&self, name: &str) -> InodeId {
+        let id = self.mkdir(0, ROOT_INODE, name).await;
+        let op = SetAttrOp { inode: id.0, uid: Some(ALICE), gid: Some(ALICE), ..SetAttrOp::default() };
+        self.namesystem.mutate(self.header(0), Op::SetAttr(op)).await.unwrap();
+        id
+    }
+
+    async fn remove(&self, uid: u32, parent: InodeId, name: &str) -> Option<ErrorKind> {
+        let (name, kind) = (name.to_owned().into(), RemoveKind::RemoveRecursive.into());
+        let op = RemoveOp { parent: parent.0, name, kind, ..RemoveOp::default() };
+        self.namesystem.remove_tree(self.header(uid), op).await.err().map(|error| error.kind())
+    }
+
+    fn rename(&self, from: (InodeId, &str), to: (InodeId, &str)) -> (Option<RequestHeader>, RenameOp) {
+        let op = RenameOp {
+            src_parent: from.0.0,
+            src_name: from.1.to_owned().into(),
+            dst_parent: to.0.0,
+            dst_name: to.1.to_owned().into(),
+            flag: v1::RenameFlag::RenameReplace.into(),
+        };
+        (self.header(0), op)
+    }
+}
+
+#[tokio::test]
+async fn remove_tree_asks_for_every_directory_in_it() {
+    let place = Place::new().await;
+    let top = place.alices("top").await;
+    let mine = place.mkdir(ALICE, top, "mine").await;
+    let deep = place.mkdir(ALICE, mine, "deep").await;
+    let roots = place.mkdir(0, deep, "roots").await;
+    for number in 0..2 * WALK_PAGE {
+        place.make(ALICE, mine, &format!("f{number}"), 0o100_644).await;
+    }
+    place.make(0, roots, "kept", 0o100_644).await;
+    assert_eq!(place.remove(ALICE, top, "mine").await, Some(ErrorKind::PermissionDenied));
+    let root = Identity::root();
+    let summary = place.namesystem.content_summary(&root, top).await.unwrap();
+    assert_eq!((summary.file_count, summary.directory_count), (2 * WALK_PAGE as u64 + 1, 4));
+    assert_eq!(place.remove(0, roots, "kept").await, None);
+    assert_eq!(place.remove(ALICE, top, "mine").await, None, "an empty directory asks for nothing");
+    assert_eq!(place.namesystem.content_summary(&root, top).await.unwrap().directory_count, 1);
+}
+
+#[tokio::test]
+async fn remove_tree_goes_on_after_a_restart() {
+    let place = Place::new().await;
+    let top = place.mkdir(0, ROOT_INODE, "top").await;
+    for number in 0..1_500 {
+        place.make(0, top, &format!("f{number}"), 0o100_644).await;
+    }
+    assert_eq!(place.remove(0, ROOT_INODE, "top").await, None);
+    assert!(place.namesystem.namespace().read().has_leftovers());
+    place.namesystem.journal().checkpoint().await.unwrap();
+    place.namesystem.journal().shutdown().await.unwrap();
+    drop(place.namesystem);
+    let namesystem = start(&place.config).await;
+    assert!(namesystem.namespace().read().has_leftovers(), "the image shows them");
+    namesystem.forget_leftovers().await.unwrap();
+    assert_eq!(namesystem.namespace().read().counts(), (0, 1, 0));
+    namesystem.journal().shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn renames_into_a_tree_under_check_wait_for_its_end() {
+    let place = Place::new().await;
+    let top = place.alices("top").await;
+    let deep = place.mkdir(ALICE, top, "deep").await;
+    let elsewhere = place.mkdir(0, ROOT_INODE, "elsewhere").await;
+    for name in ["a", "b"] {
+        place.mkdir(0, elsewhere, name).await;
+    }
+    let check = TreeCheck::begin(&place.namesystem.tree_checks, top).await;
+    let (header, op) = place.rename((elsewhere, "b"), (elsewhere, "c"));
+    place.namesystem.rename(header, op).await.expect("others are not concerned");
+    let (header, op) = place.rename((elsewhere, "a"), (deep, "a"));
+    let mut waiting = pin!(place.namesystem.rename(header, op));
+    assert!(futures::poll!(&mut waiting).is_pending());
+    tokio::task::yield_now().await;
+    assert!(futures::poll!(&mut waiting).is_pending());
+    drop(check);
+    waiting.await.unwrap();
+    assert!(place.namesystem.tree_checks.tops.lock().is_empty());
+}
+
+#[tokio::test]
+async fn what_has_the_name_by_then_is_not_removed_for_what_was_checked() {
+    let place = Place::new().await;
+    let (checked, _) = (place.alices("a").await, place.mkdir(0, ROOT_INODE, "b").await);
+    let (name, kind) = (bytes::Bytes::from("b"), RemoveKind::RemoveRecursive.into());
+    let op = RemoveOp { parent: ROOT_INODE.0, name, kind, inode: checked.0 };
+    let refused = place.namesystem.mutate(place.header(0), Op::Remove(op)).await;
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::NotFound);
+}
