@@ -288,24 +288,42 @@ impl SoftState {
         let mut is_sorted = true;
         let rows = columns.ids.iter().zip(columns.generation_stamps).zip(columns.lengths);
         for ((&id, &generation_stamp), &length) in rows {
-            is_sorted &= pass.seen.try_push(id).is_ok();
+            let id = BlockId(id);
+            is_sorted &= pass.last.is_none_or(|last| last < id);
+            pass.last = Some(id);
             let generation_stamp = GenerationStamp(generation_stamp);
-            let known = self.map.get(BlockId(id));
-            if !known.is_some_and(|info| info.is_settled_on(storage, generation_stamp, length)) {
-                news.push((BlockId(id), generation_stamp, length));
+            if self.map.get(id).is_some_and(|info| info.is_settled_on(storage, generation_stamp, length)) {
+                pass.note(id);
+            } else {
+                news.push((id, generation_stamp, length));
             }
         }
+        if is_sorted {
+            for (id, generation_stamp, length) in news {
+                let state = v1::ReplicaState::Finalized;
+                self.take_replica(id, storage, ReportedReplica { state, generation_stamp, length });
+                self.see(id, &mut pass);
+            }
+        }
+        self.put_pass(index, origin, pass);
+        if is_sorted {
+            return Ok(());
+        }
+        Err(DfsError::new(ErrorKind::Protocol, "the ids of a block report must rise within a volume"))
+    }
+
+    fn put_pass(&mut self, index: NodeIndex, origin: PageOrigin<'_>, pass: StoragePass) {
         if let Some(full) = self.nodes.node_mut(index).reports.full_report(origin.number) {
             full.pass = Some(pass);
         }
-        if !is_sorted {
-            return Err(DfsError::new(ErrorKind::Protocol, "the ids of a block report must rise within a volume"));
+    }
+
+    /// A full report has named a replica. It is noted if it is recorded: else it cannot be missed.
+    fn see(&self, id: BlockId, pass: &mut StoragePass) {
+        let volume = self.nodes.storage(pass.storage);
+        if volume.blocks.contains(id.0) || volume.doomed.contains(id.0) {
+            pass.note(id);
         }
-        for (id, generation_stamp, length) in news {
-            let state = v1::ReplicaState::Finalized;
-            self.take_replica(id, storage, ReportedReplica { state, generation_stamp, length });
-        }
-        Ok(())
     }
 
     /// Takes in replicas that are being written or wait for recovery.
@@ -318,17 +336,13 @@ impl SoftState {
         let (index, mut pass) = self.take_pass(origin, storage_uuid)?;
         let storage = pass.storage;
         let named = replicas.iter().filter_map(|replica| Some((replica.block.as_ref()?, replica.state())));
-        for (block, _) in named.clone() {
-            pass.seen_open.insert(block.id);
-        }
-        if let Some(full) = self.nodes.node_mut(index).reports.full_report(origin.number) {
-            full.pass = Some(pass);
-        }
         for (block, state) in named {
             let generation_stamp = GenerationStamp(block.generation_stamp);
             let reported = ReportedReplica { state, generation_stamp, length: block.length };
             self.take_replica(BlockId(block.id), storage, reported);
+            self.see(BlockId(block.id), &mut pass);
         }
+        self.put_pass(index, origin, pass);
         Ok(())
     }
 

@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use dfs_common::ids::GenerationStamp;
+use dfs_common::ids::{BlockId, GenerationStamp};
 use dfs_proto::v1::{ReplicaEvent, ReplicaState};
 use roaring::RoaringTreemap;
 
@@ -62,15 +62,24 @@ pub(crate) enum PageVerdict {
 /// One volume's part of a full report.
 pub(crate) struct StoragePass {
     pub storage: StorageIndex,
-    /// Finalized replicas so far: their ids rise.
+    /// Replicas so far that are recorded here. What is not recorded cannot be missing: whatever a DataNode names, this is no
+    /// more than what is known of its volume.
     pub seen: RoaringTreemap,
-    /// Other replicas so far.
-    pub seen_open: RoaringTreemap,
+    /// The last finalized replica: their ids rise.
+    pub last: Option<BlockId>,
 }
 
 impl StoragePass {
     pub(crate) fn new(storage: StorageIndex) -> Self {
-        Self { storage, seen: RoaringTreemap::new(), seen_open: RoaringTreemap::new() }
+        Self { storage, seen: RoaringTreemap::new(), last: None }
+    }
+
+    /// A recorded replica was named.
+    pub(crate) fn note(&mut self, id: BlockId) {
+        // Nearly always they come in order, and appending is much faster.
+        if self.seen.try_push(id.0).is_err() {
+            self.seen.insert(id.0);
+        }
     }
 }
 

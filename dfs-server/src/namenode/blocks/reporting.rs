@@ -96,9 +96,7 @@ impl BlockManager {
         // The end of an empty report may name no volume.
         if (page.last_of_storage || page.last) && !storage.is_empty() {
             let pass = self.step(|state| state.end_storage(origin, storage))?;
-            let mut named = pass.seen;
-            named |= pass.seen_open;
-            self.forget_unnamed(pass.storage, &named);
+            self.forget_unnamed(pass.storage, &pass.seen);
         }
         if page.last {
             for storage in self.step(|state| state.end_report(origin))? {

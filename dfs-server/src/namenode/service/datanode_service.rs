@@ -6,6 +6,7 @@ use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_proto::status::{from_status, to_status};
 use dfs_proto::v1;
 use dfs_proto::v1::order::Order;
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::namenode::blocks::{BlockManager, is_long};
@@ -19,12 +20,14 @@ pub struct DatanodeService {
     namesystem: Option<Arc<Namesystem>>,
     namespace_info: v1::NamespaceInfo,
     node_files: Arc<NodeFiles>,
+    /// One long message is taken in at a time: all of them wait for one lock, and so do heartbeats.
+    long_work: Semaphore,
 }
 
 impl DatanodeService {
     /// A service for the DataNodes of the cluster that `namespace_info` names; `node_files` say their racks.
     pub fn new(blocks: Arc<BlockManager>, namespace_info: v1::NamespaceInfo, node_files: Arc<NodeFiles>) -> Self {
-        Self { blocks, namesystem: None, namespace_info, node_files }
+        Self { blocks, namesystem: None, namespace_info, node_files, long_work: Semaphore::new(1) }
     }
 
     /// A service that also commits recoveries.
@@ -120,8 +123,9 @@ impl DatanodeService {
     /// Long work, on a thread that may be kept for a while.
     async fn apart(&self, work: impl FnOnce(&BlockManager) -> Result<()> + Send + 'static) -> Result<()> {
         let blocks = Arc::clone(&self.blocks);
-        let failed = |error| DfsError::new(ErrorKind::Internal, "take in a report of a DataNode").with_source(error);
-        tokio::task::spawn_blocking(move || work(&blocks)).await.map_err(failed)?
+        let failed = || DfsError::new(ErrorKind::Internal, "take in a report of a DataNode");
+        let _turn = self.long_work.acquire().await.map_err(|error| failed().with_source(error))?;
+        tokio::task::spawn_blocking(move || work(&blocks)).await.map_err(|error| failed().with_source(error))?
     }
 
     /// The report is over before its end: another one is asked for.

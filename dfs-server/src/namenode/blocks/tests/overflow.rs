@@ -119,3 +119,16 @@ fn pipeline_of_unknown_datanodes_is_refused() {
     }]);
     assert_eq!(check(&["hinted"], &["s"]), Err(Unavailable));
 }
+
+#[test]
+fn report_that_names_anything_takes_no_more_room_than_what_is_kept() {
+    let mut cluster = Cluster::new(&["/a"; 1]);
+    cluster.blocks.lock().limits.set_aside_per_volume = 5;
+    cluster.nodes[0].copies = (1..=1_000).map(|id| (id, finalized(1, 10))).collect();
+    let page = v1::BlockReportPage { last: false, last_of_storage: false, ..cluster.page(0) };
+    cluster.blocks.block_report_page(&page).unwrap();
+    let mut state = cluster.blocks.lock();
+    let node = state.nodes.by_uuid("dn0").unwrap();
+    let full = state.nodes.node_mut(node).reports.full_report(ReportNumber(page.report_number)).unwrap();
+    assert_eq!(full.pass.as_ref().unwrap().seen.len(), 5);
+}
