@@ -83,7 +83,6 @@ impl DiskFile {
     }
 
     #[cfg(not(test))]
-    #[expect(clippy::unused_self, reason = "the record of tests has to know")]
     fn take_for_device(&mut self) {}
 
     #[cfg(test)]
@@ -108,17 +107,21 @@ impl DiskFile {
         let mut memory = vec![0; wanted.next_multiple_of(DEVICE_BLOCK) + DEVICE_BLOCK];
         let aligned = memory.as_ptr().align_offset(DEVICE_BLOCK).min(DEVICE_BLOCK);
         let blocks = &mut memory[aligned..][..wanted.next_multiple_of(DEVICE_BLOCK)];
-        let mut filled = 0;
+        let (mut filled, mut is_refused) = (0, false);
         while filled < wanted {
             match self.file.read_at(&mut blocks[filled..], start + filled as u64) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(len) => filled += len,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if Errno::from_io_error(&error) != Some(Errno::INVAL) || is_refused => return Err(error),
                 // Behind the end, where no block begins.
-                Err(error) if filled % DEVICE_BLOCK != 0 && Errno::from_io_error(&error) == Some(Errno::INVAL) => {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
+                Err(_) if filled % DEVICE_BLOCK != 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                // A file system that cannot do it after all, or wants larger blocks.
+                Err(_) => {
+                    rustix::fs::fcntl_setfl(&self.file, OFlags::empty())?;
+                    self.forget_cached(0);
+                    is_refused = true;
                 }
-                Err(error) => return Err(error),
             }
         }
         out.copy_from_slice(&blocks[before..wanted]);

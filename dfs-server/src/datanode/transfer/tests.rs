@@ -420,7 +420,7 @@ fn short_file_behind_a_replica_is_an_error_for_its_reader_only() {
         send_checksums: None,
         caching_strategy: None,
     });
-    assert!(client.is_closed());
+    assert_eq!(client.response().status(), Status::ErrorChecksum);
     assert_eq!(queue.take().0[0].kind, EventKind::Corrupt);
     // Its files gone altogether: it is not there any more.
     std::fs::remove_file(&path).unwrap();

@@ -421,7 +421,6 @@ impl WatchedFile {
     }
 
     /// The outcome of a write that is to happen all the same.
-    #[expect(clippy::unnecessary_wraps, reason = "as the calls beside it")]
     pub(super) fn before_write(&self) -> io::Result<io::Result<()>> {
         Ok(self.watch.as_ref().map_or(Ok(()), |watch| watch.meet(Call::Write, &self.path)))
     }

@@ -68,7 +68,8 @@ impl Pool {
     }
 
     fn describe_finalized(&self, block: Block, finalized: &Finalized, is_truncation: bool) -> Result<UnderRecovery> {
-        if finalized.condition == Condition::Suspect {
+        // What is left of a corrupt one is found out by verifying it.
+        if is_truncation || finalized.condition == Condition::Suspect {
             Self::check_sound(block, finalized)?;
         }
         let (volume, dirs) = self.home_of(finalized);
@@ -104,11 +105,19 @@ impl Pool {
                     && now.generation_stamp < recovery_id
                     && now.length >= length =>
             {
-                if now.length == length {
+                if now.condition == Condition::Suspect {
+                    Self::check_sound(old, now)?;
+                }
+                let updated = if now.length == length {
                     self.restamp(old, now, recovery_id)
                 } else {
                     self.cut(old, now, recovery_id, length)
+                }?;
+                if now.condition == Condition::Corrupt {
+                    // What was wrong with it may have been cut off.
+                    self.doubt(old);
                 }
+                Ok(updated)
             }
             Entry::Open(replica) if replica.kind != OpenKind::Temporary => {
                 cut_open(replica, old, recovery_id, length)?;
