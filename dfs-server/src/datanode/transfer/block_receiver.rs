@@ -21,8 +21,10 @@
 //! compute checksums of their own. What fails here is answered at once with this node's status and ends the pipeline; the
 //! loss of the next node is answered with [success, error]. The replica stays as it is (RBW) for the writer's recovery.
 //!
-//! While the disk keeps the thread waiting, from the first file made at set-up on, `upstream` tells the writer that this
+//! What the next node is sent and says is `behind`. While the disk keeps the thread waiting, from the first file made at set-up on, `upstream` tells the writer that this
 //! node lives; signs of life from behind are passed on.
+
+mod behind;
 
 use std::collections::VecDeque;
 use std::io;
@@ -32,18 +34,17 @@ use std::time::{Duration, Instant};
 use dfs_common::block::ExtendedBlock;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::GenerationStamp;
-use dfs_proto::data_transfer::packet::HEARTBEAT_SEQNO;
 use dfs_proto::data_transfer::patience::{DISK_CALL_MAX, LIFE_SIGN_INTERVAL, relay_patience};
-use dfs_proto::data_transfer::{DataChecksum, PacketFrame, PipelineAck, Reply};
+use dfs_proto::data_transfer::{DataChecksum, PacketFrame, Reply};
 use dfs_proto::hadoop::{BlockOpResponseProto, OpWriteBlockProto, Status};
 use tracing::{debug, error, info, warn};
 
 use super::DataPlane;
-use super::acks::{AckQueue, Behind, Pending};
+use super::acks::{AckQueue, Pending};
 use super::connection::{Connection, Watch, wait};
 use super::data_service::After;
-use super::mirror::{Heard, Mirror};
-use super::reply::{encoded, error_response, link_refusal, protocol_error, status_of};
+use super::mirror::Mirror;
+use super::reply::{encoded, error_response, protocol_error, status_of};
 use super::upstream::Upstream;
 use super::write_setup::{Stage, checked, refuse, refuse_link, resumable_bytes};
 use crate::datanode::store::{OpenKind, ReplicaWriter};
@@ -272,30 +273,6 @@ impl Receiver<'_> {
         Ok(())
     }
 
-    /// Sends the request and whole packets on, as far as the next node takes them now.
-    fn forward(&mut self) {
-        let Some(mirror) = self.mirror.as_mut().filter(|_| !self.mirror_lost) else { return };
-        let unsent = &self.up.filled()[self.forwarded..self.scanned];
-        if unsent.is_empty() && !mirror.has_request() {
-            return;
-        }
-        match mirror.send(unsent) {
-            Ok(sent) => self.forwarded += sent,
-            Err(error) => self.lose_mirror(&error.to_string()),
-        }
-    }
-
-    fn lose_mirror(&mut self, why: &str) {
-        let Some(mirror) = &self.mirror else { return };
-        warn!(block = %self.block, next = mirror.address(), "lost the next node of the pipeline: {why}");
-        self.mirror_lost = true;
-        if !self.set_up && self.finished.is_none() {
-            let link = mirror.address();
-            let refusal = link_refusal(Status::Error, link, format!("lost {link}: {why}"), false);
-            self.refuse_set_up(&refusal);
-        }
-    }
-
     /// Writes the packets that were found, up to the first that fails.
     fn store(&mut self) {
         while let Some(frame) = self.frames.pop_front() {
@@ -383,97 +360,8 @@ impl Receiver<'_> {
         Ok(())
     }
 
-    /// Whether the next node is listened to: what it says becomes answers, and there are no more of them than the writer
-    /// takes.
-    fn listens_to_mirror(&self) -> bool {
-        self.mirror.is_some() && !self.mirror_lost && self.finished.is_none() && self.upstream.unsent() < OUT_MAX
-    }
-
-    fn hear_mirror(&mut self) {
-        if !self.listens_to_mirror() {
-            return;
-        }
-        if let Some(Err(error)) = self.mirror.as_mut().map(Mirror::listen) {
-            self.lose_mirror(&protocol_error(error).chain());
-        }
-        while !self.mirror_lost && self.finished.is_none() {
-            match self.mirror.as_mut().map_or(Ok(None), Mirror::hear) {
-                Ok(None) => return,
-                Ok(Some(Heard::SettingUp)) => self.pass_on(None),
-                Ok(Some(Heard::Ready)) => self.answer_set_up(),
-                Ok(Some(Heard::Refused { bad_link, status, message, full })) => {
-                    let refusal = link_refusal(status, &bad_link, format!("{bad_link}: {message}"), full);
-                    warn!(block = %self.block, ?refusal, "pipeline cannot be set up");
-                    self.refuse_set_up(&refusal);
-                }
-                Ok(Some(Heard::Ack(ack))) if self.acks.is_life_sign(&ack) => self.pass_on(Some(ack)),
-                Ok(Some(Heard::Ack(ack))) => self.answer(Behind::Answered(ack)),
-                Err(error) => self.lose_mirror(&protocol_error(error).chain()),
-            }
-            self.mirror_heard = Instant::now();
-        }
-    }
-
-    /// Answers what needs no word from the next node.
-    fn acknowledge(&mut self) -> Result<()> {
-        while self.set_up && self.finished.is_none() && !self.acks.is_empty() {
-            let before = self.acks.len();
-            self.answer(match (&self.mirror, self.mirror_lost) {
-                (None, _) => Behind::Nobody,
-                (Some(_), true) => Behind::Lost,
-                (Some(_), false) => Behind::Silent,
-            });
-            if self.acks.len() == before {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// A node behind waits for its disk: those in front must not take us for hung.
-    fn pass_on(&mut self, sign: Option<PipelineAck>) {
-        if self.sign_passed.is_some_and(|passed| passed.elapsed() < SIGN_PAUSE) {
-            return;
-        }
-        self.sign_passed = Some(Instant::now());
-        let Some(sign) = sign else { return self.upstream.push_early_sign() };
-        let replies = [vec![Reply::new(Status::Success)], sign.replies].concat();
-        let sign = PipelineAck { seqno: HEARTBEAT_SEQNO, replies, downstream_ack_time_nanos: 0 };
-        if self.set_up && !self.upstream.push_ack(&sign) {
-            self.lose_mirror("an ack with too many replies");
-        }
-    }
-
-    fn answer(&mut self, behind: Behind) {
-        let answer = match self.acks.answer(behind) {
-            Ok(Some(answer)) => answer,
-            Ok(None) => return,
-            Err(out_of_step) => {
-                self.lose_mirror(&out_of_step.to_string());
-                return;
-            }
-        };
-        if answer.ack.is_success()
-            && let Some(writer) = &self.writer
-        {
-            writer.set_acked(answer.packet.end);
-        }
-        if !self.upstream.push_ack(&answer.ack) {
-            self.lose_mirror("an ack with too many replies");
-            return;
-        }
-        if answer.ends {
-            self.finished = Some(if answer.ack.is_success() { After::Serve } else { After::Linger });
-        }
-    }
-
     fn flush(&mut self) -> Result<()> {
         self.upstream.flush().map_err(|error| DfsError::io("answer the writer", error))
-    }
-
-    fn has_unsent(&self) -> bool {
-        self.mirror.as_ref().is_some_and(|mirror| mirror.has_request() || self.forwarded < self.scanned)
-            && !self.mirror_lost
     }
 
     /// Takes more from the writer, or waits until anything can move.
