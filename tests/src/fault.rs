@@ -116,6 +116,10 @@ pub fn flip_bit(path: &Path, offset: u64) -> io::Result<()> {
 /// Where the header of a `.meta` file has the kind of its checksums.
 const META_KIND_AT: u64 = 2;
 
+/// Bytes of the header of a `.meta` file in which a wrong bit is always wrong. The last ones are the low bytes of the chunk's size: the
+/// checksum of a replica of one chunk is right with many sizes.
+const HEADER_DAMAGE_BYTES: u64 = 5;
+
 /// A way in which a disk damages a replica behind the daemon's back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Damage {
@@ -125,7 +129,7 @@ pub enum Damage {
     DataCut,
     /// A bit of a checksum.
     ChecksumBit,
-    /// A bit of the header of the `.meta` file.
+    /// A bit of the header of the `.meta` file: of the version, the kind of checksums, or the chunk's size, which is far too large then.
     HeaderBit,
     /// The header promises no checksums, and a bit of the data is wrong.
     NoChecksums,
@@ -160,7 +164,7 @@ impl Damage {
                 let length = std::fs::metadata(&replica.meta)?.len();
                 flip_bit(&replica.meta, rng.random_range(header..length.max(header + 1)))
             }
-            Self::HeaderBit => flip_bit(&replica.meta, rng.random_range(0..header)),
+            Self::HeaderBit => flip_bit(&replica.meta, rng.random_range(0..HEADER_DAMAGE_BYTES)),
             Self::NoChecksums => {
                 write_at(&replica.meta, META_KIND_AT, ChecksumKind::Null.code())?;
                 flip_bit(&replica.data, rng.random_range(0..replica.length))
@@ -198,18 +202,18 @@ mod tests {
     fn inflict_leaves_no_replica_that_passes_for_a_good_one() {
         let dir = tempfile::tempdir().unwrap();
         let (data, meta) = (dir.path().join("blk_1"), dir.path().join("blk_1_1.meta"));
-        let bytes = [3; 1000];
-        let sums = bytes.chunks(512).map(|chunk| dfs_common::checksum::crc32c(chunk).to_be_bytes());
-        let whole = [&[0, 1, 2, 0, 0, 2, 0][..], &sums.collect::<Vec<_>>().concat()].concat();
         let block = BlockName { id: 1, stamp: 1 };
-        let replica = Replica { datanode: 0, block, data: data.clone(), meta: meta.clone(), length: 1000 };
         let mut rng = SmallRng::seed_from_u64(1);
-        for damage in Damage::ALL.into_iter().cycle().take(200) {
-            std::fs::write(&data, bytes).unwrap();
+        for (length, damage) in [1, 300, 512, 1000].into_iter().cycle().zip(Damage::ALL.into_iter().cycle()).take(400) {
+            let bytes = vec![3; length];
+            let sums = bytes.chunks(512).map(|chunk| dfs_common::checksum::crc32c(chunk).to_be_bytes());
+            let whole = [&[0, 1, 2, 0, 0, 2, 0][..], &sums.collect::<Vec<_>>().concat()].concat();
+            std::fs::write(&data, &bytes).unwrap();
             std::fs::write(&meta, &whole).unwrap();
+            let replica = Replica { datanode: 0, block, data: data.clone(), meta: meta.clone(), length: length as u64 };
             check_replicas(std::slice::from_ref(&replica), 1).unwrap();
             damage.inflict(&replica, &mut rng).unwrap();
-            check_replicas(std::slice::from_ref(&replica), 1).expect_err(&format!("{damage:?}"));
+            check_replicas(std::slice::from_ref(&replica), 1).expect_err(&format!("{damage:?} of {length} bytes"));
         }
     }
 }

@@ -266,7 +266,10 @@ impl Chaos {
         self.wait_right("replicas", || check_identical(cluster, REPLICATION));
         self.wait_right("blocks of no file", || {
             let files = cluster.try_dfs(&["fsck", "/", "--blocks"]).map_err(|output| format!("{output:?}"))?;
-            check_orphans(&blocks_on_devices(cluster), &blocks_of_files(&String::from_utf8_lossy(&files)))
+            check_orphans(
+                &blocks_on_devices(cluster, &self.damaged),
+                &blocks_of_files(&String::from_utf8_lossy(&files)),
+            )
         });
     }
 

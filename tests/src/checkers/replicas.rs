@@ -14,18 +14,12 @@ use crate::fault::replica_files;
 use crate::replica::{BlockName, Replica, all_replicas, id_of};
 
 /// Whether every finalized block has `count` replicas, identical in data, generation and checksums, and each of them proven
-/// by its checksums.
+/// by its checksums. A file of bytes without checksums is no replica.
 ///
 /// # Errors
 /// Naming the first block that has not.
 pub fn check_identical(cluster: &Cluster, count: usize) -> Result<(), String> {
-    let replicas = all_replicas(cluster);
-    // A file of bytes whose checksums are gone is no replica, and must not stay.
-    let files: BTreeSet<_> = (0..cluster.datanodes.len()).flat_map(|node| replica_files(cluster, node)).collect();
-    if let Some(bare) = files.iter().find(|file| replicas.iter().all(|replica| replica.data != **file)) {
-        return Err(format!("{} has no file of checksums", bare.display()));
-    }
-    check_replicas(&replicas, count)
+    check_replicas(&all_replicas(cluster), count)
 }
 
 /// Whether these are `count` identical and proven replicas of each block.
@@ -81,13 +75,15 @@ pub fn check_orphans(on_devices: &BTreeSet<BlockName>, of_files: &BTreeSet<Block
     Err(format!("replicas of no file: [{}], blocks without a replica: [{}]", names(orphans), names(missing)))
 }
 
-/// Names of all blocks with a replica on some device; a file without checksums counts with generation 0, which none has.
-pub fn blocks_on_devices(cluster: &Cluster) -> BTreeSet<BlockName> {
-    let whole: BTreeSet<BlockName> = all_replicas(cluster).into_iter().map(|replica| replica.block).collect();
+/// Names of all blocks with a replica on some device. A file of bytes without checksums counts with generation 0, which no
+/// block has, unless it is of a block in `damaged`: a DataNode leaves alone what it cannot explain.
+pub fn blocks_on_devices(cluster: &Cluster, damaged: &BTreeSet<u64>) -> BTreeSet<BlockName> {
+    let whole = all_replicas(cluster);
+    let proven: BTreeSet<&Path> = whole.iter().map(|replica| replica.data.as_path()).collect();
     let files = (0..cluster.datanodes.len()).flat_map(|node| replica_files(cluster, node));
-    let known: BTreeSet<u64> = whole.iter().map(|block| block.id).collect();
-    let bare = files.filter_map(|file| id_of(&file)).filter(|id| !known.contains(id));
-    bare.map(|id| BlockName { id, stamp: 0 }).chain(whole.iter().copied()).collect()
+    let bare = files.filter(|file| !proven.contains(file.as_path())).filter_map(|file| id_of(&file));
+    let bare = bare.filter(|id| !damaged.contains(id)).map(|id| BlockName { id, stamp: 0 });
+    bare.chain(whole.iter().map(|replica| replica.block)).collect()
 }
 
 /// Names of the blocks of all files, as `dfs fsck --blocks` prints them.
