@@ -8,7 +8,7 @@ use dfs_common::error::ErrorKind;
 use dfs_common::ids::{InodeId, ROOT_INODE};
 
 use crate::fake_cluster::{FakeCluster, Fault};
-use crate::{Caller, CreateOptions, CreatedFile, DfsClient, FileWriter};
+use crate::{Caller, CreateOptions, DfsClient, FileWriter};
 
 const BLOCK: usize = 16_384;
 
@@ -32,8 +32,7 @@ async fn create(client: &DfsClient) -> (FileAttr, Arc<FileWriter>) {
     };
     let created = client.create(&caller(), options).await.unwrap();
     assert!(created.is_new);
-    let writer = client.open_writer(&caller(), &created).await.unwrap();
-    (created.attr, writer)
+    (created.attr, created.writer.unwrap())
 }
 
 async fn write_file(client: &DfsClient, data: &[u8]) -> InodeId {
@@ -540,7 +539,7 @@ async fn sequential_reads_in_and_out_of_order_fetch_each_byte_about_once() {
             exclusive: true,
         };
         let created = client.create(&caller(), options).await.unwrap();
-        let writer = client.open_writer(&caller(), &created).await.unwrap();
+        let writer = created.writer.unwrap();
         writer.write(&data).await.unwrap();
         writer.complete(false).await.unwrap();
         created.attr.inode
@@ -660,7 +659,7 @@ async fn sync_of_finished_blocks_waits_for_every_node_that_counts() {
 
 /// Calls run in tasks: their futures must be `Send`.
 #[allow(dead_code)]
-fn futures_are_send(client: &DfsClient, writer: &Arc<FileWriter>, reader: &crate::FileReader, file: &CreatedFile) {
+fn futures_are_send(client: &DfsClient, writer: &Arc<FileWriter>, reader: &crate::FileReader) {
     fn check(_: impl Send) {}
     let who = caller();
     check(DfsClient::connect(client.config().clone()));
@@ -668,7 +667,8 @@ fn futures_are_send(client: &DfsClient, writer: &Arc<FileWriter>, reader: &crate
     check(client.mkdir(&who, ROOT_INODE, b"x", 0));
     check(client.resolve(&who, b"/", true));
     check(client.append(&who, ROOT_INODE, false));
-    check(client.open_writer(&who, file));
+    check(client.truncate(&who, ROOT_INODE, 0));
+    check(client.hold(&who, ROOT_INODE));
     check(client.open_reader(&who, ROOT_INODE));
     check(writer.write(b""));
     check(writer.hsync());

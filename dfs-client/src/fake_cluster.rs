@@ -93,6 +93,19 @@ pub(crate) struct World {
     pub(crate) nodes: Vec<v1::DatanodeId>,
     /// Files are made with their first block.
     pub(crate) allocates_at_creation: bool,
+    /// These calls are made, but not answered.
+    pub(crate) unanswered: HashSet<&'static str>,
+    /// Calls that were given up.
+    pub(crate) settled: Vec<u64>,
+    /// Leases by the calls that took them.
+    pub(crate) leases: HashMap<u64, u64>,
+    pub(crate) holds: HashMap<u64, u64>,
+    /// Openings of sessions: of which process, and which.
+    last_opening: (u64, u64),
+    /// The earlier lives that the last opening told of.
+    pub(crate) awaited: Vec<v1::AwaitedLife>,
+    /// What is said of a session that has ended, instead of that no call of it is made.
+    pub(crate) has_forgotten: bool,
 }
 
 type Shared = Arc<Mutex<World>>;
@@ -373,7 +386,8 @@ impl Fake {
         let mut world = self.call(name);
         let retry = header.and_then(|header| header.retry.as_ref()).expect("a retry id");
         if world.is_session_dead || retry.incarnation != world.incarnation {
-            return Err(to_status(&DfsError::new(ErrorKind::LeaseLost, "the session has ended")));
+            let kind = if world.has_forgotten { ErrorKind::OutcomeUnknown } else { ErrorKind::LeaseLost };
+            return Err(to_status(&DfsError::new(kind, "the session has ended")));
         }
         world.seen_call_ids.insert(retry.call_id);
         if world.unavailable_answers > 0 {
@@ -382,6 +396,18 @@ impl Fake {
         }
         Ok(world)
     }
+
+    /// Gives the answer to a call that was made, unless nobody is to hear of it.
+    async fn answer<T>(&self, name: &'static str, answer: T) -> Result<Response<T>, Status> {
+        if self.0.lock().unanswered.contains(name) {
+            std::future::pending::<()>().await;
+        }
+        Ok(Response::new(answer))
+    }
+}
+
+fn call_id(header: Option<&v1::RequestHeader>) -> u64 {
+    header.and_then(|header| header.retry.as_ref()).map_or(0, |retry| retry.call_id)
 }
 
 impl World {
@@ -443,6 +469,52 @@ impl World {
     }
 }
 
+impl Fake {
+    fn make_file(&self, request: &v1::CreateRequest) -> Result<v1::CreateResponse, Status> {
+        let mut world = self.mutate("create", request.header.as_ref())?;
+        let inode = 20_000 + world.files.len() as u64;
+        let block_size = if request.block_size == 0 { 16_384 } else { request.block_size };
+        world.files.insert(inode, FakeFile { is_open: request.open_for_write, block_size, ..FakeFile::default() });
+        world.leases.insert(call_id(request.header.as_ref()), inode);
+        let first_block = if world.allocates_at_creation { world.allocate(inode, &[]) } else { None };
+        Ok(v1::CreateResponse {
+            attr: Some(world.attr(inode)?),
+            created: true,
+            first_block,
+            block_pool_id: POOL.into(),
+            ..v1::CreateResponse::default()
+        })
+    }
+
+    fn open_for_append(&self, request: &v1::AppendRequest) -> Result<v1::AppendResponse, Status> {
+        let mut world = self.mutate("append", request.header.as_ref())?;
+        let file = world.files.get_mut(&request.inode).unwrap();
+        if std::mem::replace(&mut file.is_open, true) {
+            return Err(to_status(&DfsError::new(ErrorKind::Busy, "another client writes it")));
+        }
+        if request.truncate {
+            file.blocks.clear();
+        }
+        let block_size = file.block_size;
+        let last = file.blocks.last().filter(|last| last.length < block_size).copied();
+        world.leases.insert(call_id(request.header.as_ref()), request.inode);
+        let attr = world.attr(request.inode)?;
+        let last_block = last.map(|last| world.located(&last, attr.length - last.length, false));
+        Ok(v1::AppendResponse { attr: Some(attr), last_block, block_pool_id: POOL.into(), txid: 0 })
+    }
+
+    fn next_block(&self, request: &v1::AddBlockRequest) -> Result<v1::AddBlockResponse, Status> {
+        let mut world = self.mutate("add_block", request.header.as_ref())?;
+        world.commit(request.inode, request.previous.as_ref());
+        assert_eq!(world.attr(request.inode)?.length, request.offset, "the new block follows");
+        let Some(mut located) = world.allocate(request.inode, &request.exclude) else {
+            return Err(to_status(&DfsError::new(ErrorKind::NoSpace, "no DataNode")));
+        };
+        located.offset = request.offset;
+        Ok(v1::AddBlockResponse { block: Some(located), block_pool_id: POOL.into(), txid: 0 })
+    }
+}
+
 macro_rules! unsupported {
     ($($name:ident($request:ty) -> $answer:ty;)*) => {
         $(fn $name<'life0, 'async_trait>(
@@ -477,12 +549,64 @@ impl ClientNamenode for Fake {
 
     async fn open_session(
         &self,
-        _: Request<v1::OpenSessionRequest>,
+        request: Request<v1::OpenSessionRequest>,
     ) -> Result<Response<v1::OpenSessionResponse>, Status> {
-        let mut world = self.call("open_session");
-        world.incarnation += 1;
-        world.is_session_dead = false;
-        Ok(Response::new(v1::OpenSessionResponse { incarnation: world.incarnation, txid: 0 }))
+        let request = request.into_inner();
+        let incarnation = {
+            let mut world = self.call("open_session");
+            let opening = (request.opener, request.opening);
+            if std::mem::replace(&mut world.last_opening, opening) != opening {
+                world.incarnation += 1;
+                world.is_session_dead = false;
+                world.awaited = request.awaited;
+            }
+            world.incarnation
+        };
+        self.answer("open_session", v1::OpenSessionResponse { incarnation, txid: 0 }).await
+    }
+
+    async fn settle_calls(
+        &self,
+        request: Request<v1::SettleCallsRequest>,
+    ) -> Result<Response<v1::EmptyResponse>, Status> {
+        let mut world = self.call("settle_calls");
+        for id in request.into_inner().call_ids {
+            world.settled.push(id);
+            if let Some(inode) = world.leases.remove(&id) {
+                world.files.get_mut(&inode).unwrap().is_open = false;
+            }
+        }
+        Ok(Response::new(v1::EmptyResponse::default()))
+    }
+
+    async fn recover_lease(
+        &self,
+        request: Request<v1::RecoverLeaseRequest>,
+    ) -> Result<Response<v1::RecoverLeaseResponse>, Status> {
+        let request = request.into_inner();
+        let mut world = self.mutate("recover_lease", request.header.as_ref())?;
+        assert!(request.own);
+        if world.leases.remove(&request.call_id) == Some(request.inode) {
+            world.files.get_mut(&request.inode).unwrap().is_open = false;
+        }
+        Ok(Response::new(v1::RecoverLeaseResponse { closed: true, txid: 0 }))
+    }
+
+    async fn hold(&self, request: Request<v1::InodeMutation>) -> Result<Response<v1::EmptyResponse>, Status> {
+        let request = request.into_inner();
+        let call = call_id(request.header.as_ref());
+        self.mutate("hold", request.header.as_ref())?.holds.insert(request.inode, call);
+        self.answer("hold", v1::EmptyResponse::default()).await
+    }
+
+    async fn release_hold(
+        &self,
+        request: Request<v1::ReleaseHoldRequest>,
+    ) -> Result<Response<v1::EmptyResponse>, Status> {
+        let request = request.into_inner();
+        let mut world = self.mutate("release_hold", request.header.as_ref())?;
+        assert_eq!(world.holds.remove(&request.inode), Some(request.call_id), "a hold is ended by its name, once");
+        Ok(Response::new(v1::EmptyResponse::default()))
     }
 
     async fn renew_lease(
@@ -508,47 +632,20 @@ impl ClientNamenode for Fake {
 
     async fn create(&self, request: Request<v1::CreateRequest>) -> Result<Response<v1::CreateResponse>, Status> {
         let request = request.into_inner();
-        let mut world = self.mutate("create", request.header.as_ref())?;
-        let inode = 20_000 + world.files.len() as u64;
-        let block_size = if request.block_size == 0 { 16_384 } else { request.block_size };
-        world.files.insert(inode, FakeFile { is_open: request.open_for_write, block_size, ..FakeFile::default() });
-        let first_block = if world.allocates_at_creation { world.allocate(inode, &[]) } else { None };
-        Ok(Response::new(v1::CreateResponse {
-            attr: Some(world.attr(inode)?),
-            created: true,
-            first_block,
-            block_pool_id: POOL.into(),
-            ..v1::CreateResponse::default()
-        }))
+        let answer = self.make_file(&request)?;
+        self.answer("create", answer).await
     }
 
     async fn append(&self, request: Request<v1::AppendRequest>) -> Result<Response<v1::AppendResponse>, Status> {
         let request = request.into_inner();
-        let mut world = self.mutate("append", request.header.as_ref())?;
-        let file = world.files.get_mut(&request.inode).unwrap();
-        if std::mem::replace(&mut file.is_open, true) {
-            return Err(to_status(&DfsError::new(ErrorKind::Busy, "another client writes it")));
-        }
-        if request.truncate {
-            file.blocks.clear();
-        }
-        let block_size = file.block_size;
-        let last = file.blocks.last().filter(|last| last.length < block_size).copied();
-        let attr = world.attr(request.inode)?;
-        let last_block = last.map(|last| world.located(&last, attr.length - last.length, false));
-        Ok(Response::new(v1::AppendResponse { attr: Some(attr), last_block, block_pool_id: POOL.into(), txid: 0 }))
+        let answer = self.open_for_append(&request)?;
+        self.answer("append", answer).await
     }
 
     async fn add_block(&self, request: Request<v1::AddBlockRequest>) -> Result<Response<v1::AddBlockResponse>, Status> {
         let request = request.into_inner();
-        let mut world = self.mutate("add_block", request.header.as_ref())?;
-        world.commit(request.inode, request.previous.as_ref());
-        assert_eq!(world.attr(request.inode)?.length, request.offset, "the new block follows");
-        let Some(mut located) = world.allocate(request.inode, &request.exclude) else {
-            return Err(to_status(&DfsError::new(ErrorKind::NoSpace, "no DataNode")));
-        };
-        located.offset = request.offset;
-        Ok(Response::new(v1::AddBlockResponse { block: Some(located), block_pool_id: POOL.into(), txid: 0 }))
+        let answer = self.next_block(&request)?;
+        self.answer("add_block", answer).await
     }
 
     async fn abandon_block(
@@ -568,6 +665,7 @@ impl ClientNamenode for Fake {
         let mut world = self.mutate("complete", request.header.as_ref())?;
         world.commit(request.inode, request.last.as_ref());
         world.files.get_mut(&request.inode).unwrap().is_open = false;
+        world.leases.retain(|_, leased| *leased != request.inode);
         // The first question comes too early, as when the DataNodes' reports are under way.
         let done = world.calls["complete"] > 1;
         Ok(Response::new(v1::CompleteResponse { done, attr: Some(world.attr(request.inode)?), txid: 0 }))
@@ -650,7 +748,6 @@ impl ClientNamenode for Fake {
         get_x_attr(v1::XAttrRequest) -> v1::GetXAttrResponse;
         list_x_attrs(v1::InodeRequest) -> v1::ListXAttrsResponse;
         get_additional_datanode(v1::GetAdditionalDatanodeRequest) -> v1::GetAdditionalDatanodeResponse;
-        recover_lease(v1::RecoverLeaseRequest) -> v1::RecoverLeaseResponse;
         mkdir(v1::MkdirRequest) -> v1::AttrResponse;
         mknod(v1::MknodRequest) -> v1::AttrResponse;
         create_symlink(v1::CreateSymlinkRequest) -> v1::AttrResponse;
@@ -664,8 +761,6 @@ impl ClientNamenode for Fake {
         set_replication(v1::SetReplicationRequest) -> v1::AttrResponse;
         set_x_attr(v1::SetXAttrRequest) -> v1::EmptyResponse;
         remove_x_attr(v1::XAttrMutation) -> v1::EmptyResponse;
-        hold(v1::InodeMutation) -> v1::EmptyResponse;
-        release_hold(v1::InodeMutation) -> v1::EmptyResponse;
         get_datanode_report(v1::GetDatanodeReportRequest) -> v1::GetDatanodeReportResponse;
         set_safe_mode(v1::SetSafeModeRequest) -> v1::SetSafeModeResponse;
         save_namespace(v1::SaveNamespaceRequest) -> v1::SaveNamespaceResponse;

@@ -27,12 +27,15 @@ mod write;
 mod cluster_tests;
 #[cfg(test)]
 mod fake_cluster;
+#[cfg(test)]
+mod settle_tests;
 
 pub use caller::Caller;
 pub use client::{
     AdminState, BlockHealth, ClusterReport, ContentSummary, CreateOptions, CreatedFile, DatanodeReport, DatanodeState,
-    DfsClient, DirEntry, FileHealth, FilesHealth, FsStats, Listing, MoveStep, Moves, RenameFlag, RepairReport,
-    ReplicaHealth, SafeModeAction, SafeModeStatus, ServerDefaults, SetAttr, TimeSet, VolumeReport, XAttrSetFlag,
+    DfsClient, DirEntry, FileHealth, FilesHealth, FsStats, HeldInode, Listing, MoveStep, Moves, RenameFlag,
+    RepairReport, ReplicaHealth, SafeModeAction, SafeModeStatus, ServerDefaults, SetAttr, TimeSet, VolumeReport,
+    XAttrSetFlag,
 };
 pub use config::ClientConfig;
 pub use read::{BlockLocation, FileReader, ReplicaLocation};

@@ -93,6 +93,8 @@ error_kinds! {
     TooManySymlinks = 31,
     /// Stopped on request.
     Cancelled = 32,
+    /// Nobody knows any more whether the call was made.
+    OutcomeUnknown = 33,
 }
 
 /// How a caller should go on after an error.
@@ -141,7 +143,8 @@ impl ErrorKind {
             | Self::Protocol
             | Self::StaleGeneration
             | Self::TooManySymlinks
-            | Self::Cancelled => RetryClass::Never,
+            | Self::Cancelled
+            | Self::OutcomeUnknown => RetryClass::Never,
         }
     }
 }

@@ -103,6 +103,8 @@ pub(crate) fn errno_of(kind: ErrorKind) -> Errno {
         ErrorKind::LeaseLost => Errno::EIO,
         // The client has tried for as long as the mount allows. Never ENOENT, never an empty answer.
         ErrorKind::NotLeader | ErrorKind::Unavailable | ErrorKind::TimedOut => Errno::ETIMEDOUT,
+        // What a program makes of ETIMEDOUT, too: it may have been done, look before doing it again.
+        ErrorKind::OutcomeUnknown => Errno::ETIMEDOUT,
         ErrorKind::Corrupt | ErrorKind::Io => Errno::EIO,
         ErrorKind::Internal => Errno::EIO,
         // A cluster or a peer that is not what it should be: nothing a program could act upon.

@@ -107,24 +107,62 @@ enum Handle {
 pub(crate) struct Handles {
     /// Never held across an await.
     table: Mutex<Table>,
+    max: usize,
 }
 
 struct Table {
     next: u64,
     handles: HashMap<HandleId, Handle>,
+    /// Slots given out.
+    reserved: usize,
+}
+
+/// Room for one handle.
+pub(crate) struct Slot<'a> {
+    handles: &'a Handles,
+}
+
+impl Slot<'_> {
+    /// Enters a file.
+    pub(crate) fn add_file(self, handle: FileHandle) -> HandleId {
+        self.add(Handle::File(Arc::new(handle)))
+    }
+
+    fn add(self, handle: Handle) -> HandleId {
+        let mut table = self.handles.table.lock();
+        let id = HandleId(table.next);
+        table.next += 1;
+        table.handles.insert(id, handle);
+        id
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        self.handles.table.lock().reserved -= 1;
+    }
 }
 
 impl Handles {
     pub(crate) fn new() -> Self {
-        Self { table: Mutex::new(Table { next: 1, handles: HashMap::new() }) }
+        Self::with_max(HANDLES_MAX)
     }
 
-    /// Enters a file.
+    fn with_max(max: usize) -> Self {
+        Self { table: Mutex::new(Table { next: 1, handles: HashMap::new(), reserved: 0 }), max }
+    }
+
+    /// Keeps room for a file that is about to be opened: what the cluster has given must not be lost for want of a handle.
     ///
     /// # Errors
     /// `ENFILE` when there are too many handles.
-    pub(crate) fn add_file(&self, handle: FileHandle) -> FsResult<HandleId> {
-        self.add(Handle::File(Arc::new(handle)))
+    pub(crate) fn reserve(&self) -> FsResult<Slot<'_>> {
+        let mut table = self.table.lock();
+        if table.handles.len() + table.reserved >= self.max {
+            return Err(Errno::ENFILE.into());
+        }
+        table.reserved += 1;
+        Ok(Slot { handles: self })
     }
 
     /// Enters a directory.
@@ -132,18 +170,7 @@ impl Handles {
     /// # Errors
     /// As above.
     pub(crate) fn add_dir(&self, handle: DirHandle) -> FsResult<HandleId> {
-        self.add(Handle::Dir(Arc::new(handle)))
-    }
-
-    fn add(&self, handle: Handle) -> FsResult<HandleId> {
-        let mut table = self.table.lock();
-        if table.handles.len() >= HANDLES_MAX {
-            return Err(Errno::ENFILE.into());
-        }
-        let id = HandleId(table.next);
-        table.next += 1;
-        table.handles.insert(id, handle);
-        Ok(id)
+        Ok(self.reserve()?.add(Handle::Dir(Arc::new(handle))))
     }
 
     /// A file by its number.
@@ -179,5 +206,27 @@ impl Handles {
     /// Takes a directory out.
     pub(crate) fn remove_dir(&self, id: HandleId) {
         self.table.lock().handles.remove(&id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dir() -> DirHandle {
+        DirHandle { inode: InodeId(5), caller: Caller::root(), pages: Mutex::new(DirPages::new()) }
+    }
+
+    #[test]
+    fn reserve_keeps_room_until_the_slot_is_used_or_dropped() {
+        let handles = Handles::with_max(2);
+        let slot = handles.reserve().unwrap();
+        let id = handles.add_dir(dir()).unwrap();
+        assert_eq!(handles.reserve().err().unwrap().errno(), Errno::ENFILE, "before anything is opened for it");
+        let file = slot.add(Handle::Dir(Arc::new(dir())));
+        assert!(handles.dir(file).is_ok() && handles.reserve().is_err());
+        handles.remove_dir(id);
+        drop(handles.reserve().unwrap());
+        assert!(handles.add_dir(dir()).is_ok());
     }
 }

@@ -9,14 +9,13 @@
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use dfs_client::{Caller, DfsClient};
+use dfs_client::{Caller, DfsClient, HeldInode};
 use dfs_common::attr::FileAttr;
 use dfs_common::ids::InodeId;
 use lru::LruCache;
 use parking_lot::Mutex;
-use tracing::warn;
 
 use crate::errno::FsResult;
 use crate::lost_writes::LostWrites;
@@ -48,7 +47,8 @@ pub(crate) struct OpenInode {
     losses: Arc<LostWrites>,
     /// Raised when content was thrown away: readers must ask for locations anew.
     content_epoch: AtomicU64,
-    is_held: AtomicBool,
+    /// Keeps the inode past its last name. Held across the call that takes it.
+    held: tokio::sync::Mutex<Option<HeldInode>>,
     set_id: Mutex<SetId>,
     count: AtomicU64,
 }
@@ -61,7 +61,7 @@ impl OpenInode {
             writing: tokio::sync::Mutex::new(()),
             writer: Mutex::new(None),
             content_epoch: AtomicU64::new(0),
-            is_held: AtomicBool::new(false),
+            held: tokio::sync::Mutex::new(None),
             set_id: Mutex::new(SetId::Unknown),
             count: AtomicU64::new(0),
         }
@@ -130,9 +130,9 @@ impl OpenInode {
 
     /// Keeps the inode alive at the NameNode past its last name, until the last handle is closed.
     pub(crate) async fn hold(&self, client: &DfsClient) -> FsResult<()> {
-        if !self.is_held.load(Ordering::Acquire) {
-            client.hold(&Caller::root(), self.id).await?;
-            self.is_held.store(true, Ordering::Release);
+        let mut held = self.held.lock().await;
+        if held.as_ref().is_none_or(HeldInode::is_lost) {
+            *held = Some(client.hold(&Caller::root(), self.id).await?);
         }
         Ok(())
     }
@@ -154,15 +154,12 @@ impl std::ops::Deref for OpenRef {
 
 impl Drop for OpenRef {
     fn drop(&mut self) {
-        if self.table.close(&self.inode) && self.inode.is_held.load(Ordering::Acquire) {
-            self.table.release_hold(self.inode.id);
-        }
+        self.table.close(&self.inode);
     }
 }
 
 /// The table.
 pub(crate) struct Inodes {
-    client: DfsClient,
     /// Never held across an await.
     open: Mutex<HashMap<InodeId, Arc<OpenInode>>>,
     /// Of inodes that are not open. Locked inside `open`.
@@ -170,8 +167,8 @@ pub(crate) struct Inodes {
 }
 
 impl Inodes {
-    pub(crate) fn new(client: DfsClient) -> Arc<Self> {
-        Arc::new(Self { client, open: Mutex::new(HashMap::new()), untold: Mutex::new(LruCache::new(UNTOLD_MAX)) })
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { open: Mutex::new(HashMap::new()), untold: Mutex::new(LruCache::new(UNTOLD_MAX)) })
     }
 
     /// Enters an inode, or counts one more user of it.
@@ -215,27 +212,14 @@ impl Inodes {
         }
     }
 
-    /// True when that was the last user.
-    fn close(&self, inode: &Arc<OpenInode>) -> bool {
+    /// With its last user goes the entry, and with that its hold.
+    fn close(&self, inode: &Arc<OpenInode>) {
         let mut open = self.open.lock();
-        let is_last = inode.count.fetch_sub(1, Ordering::AcqRel) == 1;
-        if is_last {
+        if inode.count.fetch_sub(1, Ordering::AcqRel) == 1 {
             open.remove(&inode.id);
             if inode.losses().is_untold() {
                 self.untold.lock().put(inode.id, Arc::clone(&inode.losses));
             }
         }
-        is_last
-    }
-
-    /// Lets go of an inode without names, in the background: nobody waits for it. If it fails, the end of the session does it.
-    fn release_hold(&self, id: InodeId) {
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let client = self.client.clone();
-        runtime.spawn(async move {
-            if let Err(error) = client.release_hold(&Caller::root(), id).await {
-                warn!(inode = %id, error = %error.chain(), "hold not released; it ends with the mount's session");
-            }
-        });
     }
 }

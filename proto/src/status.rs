@@ -53,6 +53,7 @@ fn code_of(kind: ErrorKind) -> Code {
         ErrorKind::LeaseLost => Code::Aborted,
         ErrorKind::NotLeader | ErrorKind::Unavailable => Code::Unavailable,
         ErrorKind::TimedOut => Code::DeadlineExceeded,
+        ErrorKind::OutcomeUnknown => Code::Unknown,
         ErrorKind::Corrupt => Code::DataLoss,
         ErrorKind::Io | ErrorKind::Internal => Code::Internal,
         ErrorKind::Cancelled => Code::Cancelled,

@@ -7,7 +7,7 @@
 //! secondary  a SecondaryNameNode beside a cluster
 //! mount      a dfs-fuse process and its mount point
 //! async_io   asynchronous writes, which the standard library has not
-//! network    hosts of their own, with cables that can be pulled
+//! network    hosts of their own, with cables that can be pulled     relay  a wire that loses answers
 //! wait       conditions with deadlines: nothing here sleeps a fixed time
 //! workload   deterministic bytes and trees, random file system operations
 //! model      what must be true of a file system, given what it acknowledged
@@ -37,6 +37,7 @@ pub mod mutation;
 pub mod network;
 pub mod ports;
 pub mod process;
+pub mod relay;
 pub mod replica;
 pub mod secondary;
 pub mod suite;

@@ -1,5 +1,6 @@
 //! What metadata calls take and give, in the domain's types.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use dfs_common::attr::{FileAttr, FileKind};
@@ -8,7 +9,7 @@ use dfs_common::ids::InodeId;
 use dfs_proto::v1;
 
 use super::health::AdminState;
-use crate::datanode::Located;
+use crate::write::FileWriter;
 
 /// What the cluster does unless told otherwise, and the limits it sets.
 #[derive(Clone, Debug)]
@@ -175,21 +176,20 @@ pub struct CreateOptions<'a> {
     pub replication: u32,
     /// Bytes per block; 0 is the server's default.
     pub block_size: u64,
-    /// Take the lease, for [`open_writer`](crate::DfsClient::open_writer).
+    /// Take the lease, for the writer.
     pub open_for_write: bool,
     /// Fail when the name is taken, rather than return what is there.
     pub exclusive: bool,
 }
 
 /// A file as [`create`](crate::DfsClient::create) left it.
-#[derive(Clone, Debug)]
 pub struct CreatedFile {
     /// Its attributes.
     pub attr: FileAttr,
     /// False when the file was there before (never with `exclusive`); then it has not been opened.
     pub is_new: bool,
-    /// Allocated with it, for its writer.
-    pub(crate) first_block: Option<Located>,
+    /// Present when it is new and was opened for writing. Dropped unused, it gives the file back.
+    pub writer: Option<Arc<FileWriter>>,
 }
 
 /// What happens to a name that is already there.

@@ -2,50 +2,34 @@
 
 use std::sync::Arc;
 
-use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::error::Result;
 use dfs_common::ids::InodeId;
 use dfs_proto::v1;
 
-use super::{CreatedFile, DfsClient, attr_of, rpc};
+use super::{DfsClient, attr_of, rpc};
 use crate::caller::Caller;
 use crate::datanode::Located;
 use crate::read::FileReader;
 use crate::write::{FileWriter, ReplicaSync, Start};
 
 impl DfsClient {
-    /// A writer for a file just made with `open_for_write`. Asks nobody anything.
-    ///
-    /// # Errors
-    /// `LeaseLost` when the session of the creation has already ended.
-    pub async fn open_writer(&self, caller: &Caller, file: &CreatedFile) -> Result<Arc<FileWriter>> {
-        let session = self
-            .core
-            .sessions
-            .live()
-            .ok_or_else(|| DfsError::new(ErrorKind::LeaseLost, "the session that created the file has ended"))?;
-        let start = file.first_block.clone().map_or(Start::Nowhere, Start::Allocated);
-        FileWriter::open(&self.core, session, caller, &file.attr, start)
-    }
-
     /// Opens an existing file to add to its end, or with `truncate` to write it anew.
     ///
     /// # Errors
     /// `Busy` while another client writes it.
     pub async fn append(&self, caller: &Caller, inode: InodeId, truncate: bool) -> Result<Arc<FileWriter>> {
-        let mut session = self.core.session().await?;
         let build = |header| v1::AppendRequest { header: Some(header), inode: inode.0, truncate };
-        let call = rpc!(append);
-        let answer = match self.core.mutate_in(&session, caller, &build, &call).await {
-            Err(error) if error.kind() == ErrorKind::LeaseLost && session.is_dead() => {
-                session = self.core.session().await?;
-                self.core.mutate_in(&session, caller, &build, &call).await?
-            }
-            outcome => outcome?,
-        };
+        let mut claim = self.core.claim(caller, &build, &rpc!(append)).await;
+        if let Err(error) = &claim
+            && Box::pin(self.core.gave_way(error)).await
+        {
+            claim = Box::pin(self.core.claim(caller, &build, &rpc!(append))).await;
+        }
+        let (answer, pending) = claim?;
         let attr = attr_of(answer.attr)?;
         let last = answer.last_block.map(|last| Located::new(&self.core.datanodes, last, &answer.block_pool_id));
         let last = last.transpose()?;
-        FileWriter::open(&self.core, session, caller, &attr, last.map_or(Start::Nowhere, Start::Reopen))
+        FileWriter::open(&self.core, pending, caller, &attr, last.map_or(Start::Nowhere, Start::Reopen))
     }
 
     /// Opens a file for reading, with its length as of now.

@@ -3,12 +3,13 @@
 //! Errors are the NameNode's (`NotFound`, `PermissionDenied`, ...), or `Unavailable` and `TimedOut` once
 //! [`retry_timeout`](crate::ClientConfig::retry_timeout) has passed without an answer.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dfs_common::attr::FileAttr;
 use dfs_common::error::{DfsError, ErrorKind, Result};
-use dfs_common::ids::InodeId;
+use dfs_common::ids::{CallId, InodeId};
 use dfs_proto::v1;
 
 use super::answers::{
@@ -18,11 +19,34 @@ use super::delegations::Adding;
 use super::{DfsClient, attr_of, rpc};
 use crate::caller::Caller;
 use crate::datanode::Located;
+use crate::rpc::{Claim, Session};
+use crate::write::{FileWriter, Start};
 
 /// How long a truncation waits for the DataNodes; the NameNode asks one after the other within it.
 const TRUNCATE_PATIENCE: Duration = Duration::from_secs(60);
 /// Time between looks, after the NameNode itself has waited some seconds.
 const TRUNCATE_LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// An inode that this client keeps alive past its last link. Dropping it lets go, once the NameNode answers. Of several of one
+/// inode the one taken last counts.
+pub struct HeldInode {
+    session: Arc<Session>,
+    inode: InodeId,
+    call: CallId,
+}
+
+impl HeldInode {
+    /// Whether it is held no more: the client's session has ended.
+    pub fn is_lost(&self) -> bool {
+        self.session.is_dead()
+    }
+}
+
+impl Drop for HeldInode {
+    fn drop(&mut self) {
+        self.session.leave(Claim::Hold { inode: self.inode, call: self.call });
+    }
+}
 
 /// The header of a call that changes nothing.
 fn reading(caller: &Caller) -> Option<v1::RequestHeader> {
@@ -146,15 +170,20 @@ impl DfsClient {
             exclusive: options.exclusive,
         };
         let adding = self.core.delegations.add(options.parent, options.name, false);
-        let answer = self.core.mutate(caller, build, rpc!(create)).await?;
+        let (answer, pending) = self.core.claim(caller, &build, &rpc!(create)).await?;
         adding.on_answer(&answer.delegations, None);
         self.core.directories.learn(answer.txid, &answer.changed_directories);
-        let located = |block| Located::new(&self.core.datanodes, block, &answer.block_pool_id);
-        Ok(CreatedFile {
-            attr: attr_of(answer.attr)?,
-            is_new: answer.created,
-            first_block: answer.first_block.map(located).transpose()?,
-        })
+        let attr = attr_of(answer.attr)?;
+        let writer = if answer.created && options.open_for_write {
+            let located = |block| Located::new(&self.core.datanodes, block, &answer.block_pool_id);
+            let first_block = answer.first_block.map(located).transpose()?;
+            let start = first_block.map_or(Start::Nowhere, Start::Allocated);
+            Some(FileWriter::open(&self.core, pending, caller, &attr, start)?)
+        } else {
+            pending.answered();
+            None
+        };
+        Ok(CreatedFile { attr, is_new: answer.created, writer })
     }
 
     /// Makes a directory with these permission bits.
@@ -276,7 +305,13 @@ impl DfsClient {
     /// not done their part for a minute: the file has its new length then, and can be written when they have.
     pub async fn truncate(&self, caller: &Caller, inode: InodeId, length: u64) -> Result<FileAttr> {
         let build = |header| v1::TruncateRequest { header: Some(header), inode: inode.0, length };
-        let mut attr = attr_of(self.core.mutate(caller, build, rpc!(truncate)).await?.attr)?;
+        let mut answer = self.core.mutate(caller, build, rpc!(truncate)).await;
+        if let Err(error) = &answer
+            && Box::pin(self.core.gave_way(error)).await
+        {
+            answer = Box::pin(self.core.mutate(caller, build, rpc!(truncate))).await;
+        }
+        let mut attr = attr_of(answer?.attr)?;
         let begun = Instant::now();
         // Another length: somebody has opened it for writing since.
         while attr.under_construction && attr.length == length {
@@ -323,21 +358,18 @@ impl DfsClient {
         self.core.mutate(caller, build, rpc!(remove_x_attr)).await.map(|answer| self.changed(&answer))
     }
 
-    /// Keeps an inode alive past its last link.
-    pub async fn hold(&self, caller: &Caller, inode: InodeId) -> Result<()> {
+    /// Keeps an inode alive past its last link, for as long as the answer is kept.
+    pub async fn hold(&self, caller: &Caller, inode: InodeId) -> Result<HeldInode> {
         let build = |header| v1::InodeMutation { header: Some(header), inode: inode.0 };
-        self.core.mutate(caller, build, rpc!(hold)).await.map(|_| ())
-    }
-
-    /// Ends a [`hold`](Self::hold).
-    pub async fn release_hold(&self, caller: &Caller, inode: InodeId) -> Result<()> {
-        let build = |header| v1::InodeMutation { header: Some(header), inode: inode.0 };
-        self.core.mutate(caller, build, rpc!(release_hold)).await.map(|_| ())
+        let (_, pending) = self.core.claim(caller, &build, &rpc!(hold)).await?;
+        let held = HeldInode { session: Arc::clone(pending.session()), inode, call: pending.id() };
+        pending.answered();
+        Ok(held)
     }
 
     /// Starts to close the file of a writer that is gone; true when it is closed now.
     pub async fn recover_lease(&self, caller: &Caller, inode: InodeId) -> Result<bool> {
-        let build = |header| v1::RecoverLeaseRequest { header: Some(header), inode: inode.0, own: false };
+        let build = |header| v1::RecoverLeaseRequest { header: Some(header), inode: inode.0, own: false, call_id: 0 };
         Ok(self.core.mutate(caller, build, rpc!(recover_lease)).await?.closed)
     }
 }

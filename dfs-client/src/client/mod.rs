@@ -25,6 +25,7 @@ pub use answers::{
     SafeModeAction, SafeModeStatus, ServerDefaults, SetAttr, TimeSet, VolumeReport, XAttrSetFlag,
 };
 pub use health::{AdminState, BlockHealth, ClusterReport, FileHealth, FilesHealth, Moves, RepairReport, ReplicaHealth};
+pub use metadata::HeldInode;
 
 use self::delegations::Delegations;
 use self::directory_cache::DirectoryCache;
@@ -33,7 +34,7 @@ use crate::config::ClientConfig;
 use crate::datanode::Datanodes;
 use crate::lease_renewer;
 use crate::read::{BUDGET_UNIT, PREFETCH_UNITS_MAX};
-use crate::rpc::{NamenodeClient, NamenodeLink, Patience, Session, Sessions};
+use crate::rpc::{Failed, NamenodeClient, NamenodeLink, Patience, PendingCall, Session, Sessions, spawn_settling};
 use crate::write::WriterRegistry;
 
 /// Shapes one generated client method into what [`NamenodeLink::call`] takes.
@@ -108,13 +109,18 @@ impl DfsClient {
     /// Ends the session, if one was opened: its leases and holds go at once. Files still being written are not completed.
     pub async fn close(self) {
         if let Some(session) = self.core.sessions.live() {
-            self.core.sessions.set(None);
-            let call = session.begin_call();
-            let header = v1::RequestHeader { caller: None, retry: Some(call.retry_id()) };
+            self.core.sessions.close();
+            let retry = v1::RetryId {
+                client_id: session.client_id.0.to_vec().into(),
+                incarnation: session.incarnation.0,
+                ..v1::RetryId::default()
+            };
+            let header = v1::RequestHeader { caller: None, retry: Some(retry) };
             let request = v1::CloseSessionRequest { header: Some(header) };
             // One try: without it the NameNode ends the session by itself.
             let patience = Patience { total: self.core.config.metadata_deadline, ..self.core.patience() };
-            if let Err(error) = self.core.namenode.call(patience, request, rpc!(close_session)).await {
+            if let Err(failed) = self.core.namenode.call(patience, request, rpc!(close_session)).await {
+                let error = DfsError::from(failed);
                 warn!(error = %error.chain(), "session not closed; the NameNode will end it in time");
             }
             session.mark_dead();
@@ -134,7 +140,7 @@ impl ClientCore {
         Call: Fn(NamenodeClient, Req) -> Fut,
         Fut: Future<Output = Result<tonic::Response<Resp>, tonic::Status>>,
     {
-        self.namenode.call(self.patience(), request, call).await
+        Ok(self.namenode.call(self.patience(), request, call).await?)
     }
 
     /// A call that changes nothing and may take long: one try, with as much patience as all tries of others have together.
@@ -145,11 +151,14 @@ impl ClientCore {
         Fut: Future<Output = Result<tonic::Response<Resp>, tonic::Status>>,
     {
         let total = self.config.retry_timeout.max(LONG_CALL);
-        self.namenode.call(Patience { per_try: total, total }, request, call).await
+        Ok(self.namenode.call(Patience { per_try: total, total }, request, call).await?)
     }
 
-    /// A call that changes something, in whichever session lives. When the NameNode refuses it because that one has ended, the
-    /// call is made once more in a new session. One that was not answered may have happened: it is not repeated.
+    /// A call that changes something, in whichever session lives. It is made once: when the NameNode says that it was not made
+    /// and never will be, because that session has ended, it is made in a new session.
+    ///
+    /// # Errors
+    /// The NameNode's; `OutcomeUnknown` when it had gone unanswered and the NameNode has forgotten the session since.
     pub(crate) async fn mutate<Req, Resp, Build, Call, Fut>(
         self: &Arc<Self>,
         caller: &Caller,
@@ -162,12 +171,32 @@ impl ClientCore {
         Call: Fn(NamenodeClient, Req) -> Fut,
         Fut: Future<Output = Result<tonic::Response<Resp>, tonic::Status>>,
     {
+        let (answer, pending) = self.claim(caller, &build, &call).await?;
+        pending.answered();
+        Ok(answer)
+    }
+
+    /// As [`mutate`](Self::mutate), for a call that may take a lease or a hold: the call is to be dropped as it is, and so settled,
+    /// unless what it took has found its owner.
+    pub(crate) async fn claim<Req, Resp, Build, Call, Fut>(
+        self: &Arc<Self>,
+        caller: &Caller,
+        build: &Build,
+        call: &Call,
+    ) -> Result<(Resp, PendingCall)>
+    where
+        Req: Clone,
+        Build: Fn(v1::RequestHeader) -> Req,
+        Call: Fn(NamenodeClient, Req) -> Fut,
+        Fut: Future<Output = Result<tonic::Response<Resp>, tonic::Status>>,
+    {
         let session = self.session().await?;
-        match self.mutate_in(&session, caller, &build, &call).await {
+        match self.claim_within(self.patience(), &session, caller, build, call).await {
             Err(error) if error.kind() == ErrorKind::LeaseLost && session.is_dead() => {
                 warn!(error = %error.chain(), "session ended, going on in a new one");
                 let session = self.session().await?;
-                self.mutate_in(&session, caller, &build, &call).await
+                // Boxed, as all that is rare: it would make the futures of all calls larger.
+                Box::pin(self.claim_within(self.patience(), &session, caller, build, call)).await
             }
             outcome => outcome,
         }
@@ -190,26 +219,85 @@ impl ClientCore {
         Call: Fn(NamenodeClient, Req) -> Fut,
         Fut: Future<Output = Result<tonic::Response<Resp>, tonic::Status>>,
     {
-        if session.is_dead() {
-            return Err(session.lost_error());
-        }
-        let pending = session.begin_call();
+        self.mutate_within(self.patience(), session, caller, build, call).await
+    }
+
+    /// As [`mutate_in`](Self::mutate_in), with a patience of its own.
+    pub(crate) async fn mutate_within<Req, Resp, Build, Call, Fut>(
+        &self,
+        patience: Patience,
+        session: &Arc<Session>,
+        caller: &Caller,
+        build: &Build,
+        call: &Call,
+    ) -> Result<Resp>
+    where
+        Req: Clone,
+        Build: Fn(v1::RequestHeader) -> Req,
+        Call: Fn(NamenodeClient, Req) -> Fut,
+        Fut: Future<Output = Result<tonic::Response<Resp>, tonic::Status>>,
+    {
+        let (answer, pending) = self.claim_within(patience, session, caller, build, call).await?;
+        pending.answered();
+        Ok(answer)
+    }
+
+    async fn claim_within<Req, Resp, Build, Call, Fut>(
+        &self,
+        patience: Patience,
+        session: &Arc<Session>,
+        caller: &Caller,
+        build: &Build,
+        call: &Call,
+    ) -> Result<(Resp, PendingCall)>
+    where
+        Req: Clone,
+        Build: Fn(v1::RequestHeader) -> Req,
+        Call: Fn(NamenodeClient, Req) -> Fut,
+        Fut: Future<Output = Result<tonic::Response<Resp>, tonic::Status>>,
+    {
+        let pending = session.begin_call()?;
         let header = v1::RequestHeader { caller: Some(caller.into()), retry: Some(pending.retry_id()) };
-        let outcome = self.namenode.call(self.patience(), build(header), call).await;
-        match outcome {
-            // `Stale` is also said of an inode that is gone: ask about the session itself.
-            Err(error) if matches!(error.kind(), ErrorKind::Stale | ErrorKind::LeaseLost) => {
-                if self.renew(session).await.is_err() && session.is_dead() {
-                    return Err(session.lost_error().with_source(error));
-                }
+        match self.namenode.call(patience, build(header), call).await {
+            Ok(answer) => Ok((answer, pending)),
+            Err(Failed::Refused { error, was_repeated }) => {
+                pending.answered();
+                Err(Box::pin(self.refused(session, error, was_repeated)).await)
+            }
+            Err(Failed::Unanswered(error)) => {
+                // It may have changed what is remembered.
+                self.directories.forget_all();
                 Err(error)
             }
-            outcome => outcome,
         }
     }
 
+    /// What a refusal means for the caller: `LeaseLost` with a dead session when the call was not made because of that.
+    async fn refused(&self, session: &Session, error: DfsError, was_repeated: bool) -> DfsError {
+        // `LeaseLost` is also said of a single file's lease: ask about the session itself.
+        if !matches!(error.kind(), ErrorKind::LeaseLost | ErrorKind::OutcomeUnknown) {
+            return error;
+        }
+        let is_over = self.renew(session).await.is_err() && session.is_dead();
+        // One that was tried only once was not made, whatever the NameNode has forgotten.
+        if is_over && (error.kind() == ErrorKind::LeaseLost || !was_repeated) {
+            return session.lost_error().with_source(error);
+        }
+        error
+    }
+
+    /// Whether to try again what was refused: a lease stood in the way that may have been this client's own, just being given
+    /// back, and now it has been.
+    pub(crate) async fn gave_way(&self, refusal: &DfsError) -> bool {
+        let Some(session) = self.sessions.live() else { return false };
+        if refusal.kind() != ErrorKind::Busy || session.is_settled() {
+            return false;
+        }
+        tokio::time::timeout(self.config.metadata_deadline, session.wait_settled()).await.is_ok()
+    }
+
     /// The live session, opened if there is none.
-    pub(crate) async fn session(self: &Arc<Self>) -> Result<Arc<Session>> {
+    async fn session(self: &Arc<Self>) -> Result<Arc<Session>> {
         if let Some(session) = self.sessions.live() {
             return Ok(session);
         }
@@ -217,15 +305,12 @@ impl ClientCore {
         if let Some(session) = self.sessions.live() {
             return Ok(session);
         }
-        let request = v1::OpenSessionRequest {
-            header: None,
-            client_id: self.config.client_id.0.to_vec().into(),
-            name: self.config.name.clone(),
-        };
+        let request = self.sessions.opening_request(self.config.client_id, &self.config.name);
         let answer = self.query(request, rpc!(open_session)).await?;
         let session = Arc::new(Session::new(self.config.client_id, Incarnation(answer.incarnation)));
-        self.sessions.set(Some(Arc::clone(&session)));
+        self.sessions.opened(Arc::clone(&session));
         lease_renewer::spawn_renewal(self, &session);
+        spawn_settling(self, &session);
         Ok(session)
     }
 

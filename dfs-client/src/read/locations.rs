@@ -279,7 +279,8 @@ impl Locations {
         let header = Some(v1::RequestHeader { caller: Some((&Caller::root()).into()), retry: None });
         let request = v1::ReportBadBlocksRequest { header, replicas: vec![replica] };
         let patience = crate::rpc::Patience { total: VISIBLE_LENGTH_DEADLINE, ..self.core.patience() };
-        if let Err(error) = self.core.namenode.call(patience, request, rpc!(report_bad_blocks)).await {
+        if let Err(failed) = self.core.namenode.call(patience, request, rpc!(report_bad_blocks)).await {
+            let error = DfsError::from(failed);
             debug!(%block, error = %error.chain(), "bad replica not reported");
         }
     }

@@ -30,6 +30,23 @@ pub(crate) struct Patience {
     pub(crate) total: Duration,
 }
 
+/// Why a call has brought no result.
+#[derive(Debug)]
+pub(crate) enum Failed {
+    /// The NameNode has refused it. `was_repeated`: earlier tries went unanswered.
+    Refused { error: DfsError, was_repeated: bool },
+    /// It has not answered: whether the call was made is not known.
+    Unanswered(DfsError),
+}
+
+impl From<Failed> for DfsError {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Refused { error, .. } | Failed::Unanswered(error) => error,
+        }
+    }
+}
+
 /// The NameNodes of one group.
 pub(crate) struct NamenodeLink {
     /// As configured; never empty.
@@ -69,7 +86,12 @@ impl NamenodeLink {
     ///
     /// # Errors
     /// The NameNode's own, or the last failure with the address that gave it.
-    pub(crate) async fn call<Req, Resp, Call, Fut>(&self, patience: Patience, request: Req, call: Call) -> Result<Resp>
+    pub(crate) async fn call<Req, Resp, Call, Fut>(
+        &self,
+        patience: Patience,
+        request: Req,
+        call: Call,
+    ) -> Result<Resp, Failed>
     where
         Req: Clone,
         Call: Fn(NamenodeClient, Req) -> Fut,
@@ -98,7 +120,11 @@ impl NamenodeLink {
             };
             if error.kind().retry_class() == RetryClass::Never {
                 self.on_answer(&address);
-                return Err(error);
+                let was_repeated = failures > 0;
+                // The transport's own may have come up on the way back.
+                let failed =
+                    if is_answer { Failed::Refused { error, was_repeated } } else { Failed::Unanswered(error) };
+                return Err(failed);
             }
             debug!(namenode = %address, error = %error.chain(), "call failed, trying again");
             if is_answer {
@@ -109,7 +135,7 @@ impl NamenodeLink {
             self.on_failure(&address, error.leader());
             let pause = self.pause_after(failures, error.leader().is_some());
             if start.elapsed() + pause >= patience.total {
-                return Err(give_up(&address, &error, start.elapsed()));
+                return Err(Failed::Unanswered(give_up(&address, &error, start.elapsed())));
             }
             failures += 1;
             tokio::time::sleep(pause).await;
@@ -250,6 +276,7 @@ mod tests {
             .call(patience, request, |mut namenode, request| async move { namenode.get_server_defaults(request).await })
             .await
             .unwrap_err();
+        let error = DfsError::from(error);
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
         assert!(error.message().contains(&address) && error.message().contains("refused"), "{error}");
     }

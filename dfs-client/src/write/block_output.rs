@@ -17,9 +17,10 @@ use std::time::Instant;
 
 use dfs_common::attr::FileAttr;
 use dfs_common::block::{Block, ExtendedBlock};
-use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::error::{DfsError, Result};
 use dfs_common::ids::BlockId;
 use dfs_proto::data_transfer::DataChecksum;
+use tracing::info;
 
 use super::file_writer::Status;
 use super::packet::{PacketBuilder, PacketKind, packet_capacity, packet_data_len};
@@ -143,11 +144,10 @@ impl BlockOutput {
     pub(super) async fn abort(&mut self) -> Result<()> {
         self.hang_up();
         if self.may_hold_bytes {
-            if self.questions.give_up_lease().await? {
-                return Ok(());
+            if !self.questions.give_up_lease().await? {
+                info!(inode = %self.questions.inode, "the file stays open until its last block is recovered");
             }
-            let words = "the file stays open until its last block is recovered";
-            return Err(DfsError::new(ErrorKind::Busy, words));
+            return Ok(());
         }
         if let Some(block) = self.open_block.take() {
             self.questions.abandon_block(block).await?;

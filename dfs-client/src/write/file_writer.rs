@@ -5,9 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use dfs_common::attr::FileAttr;
-use dfs_common::error::{DfsError, ErrorKind, Result, RetryClass};
-use dfs_common::ids::InodeId;
-use dfs_common::retry::Backoff;
+use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::ids::{CallId, InodeId};
 use parking_lot::Mutex;
 use tracing::{debug, warn};
 
@@ -15,7 +14,7 @@ use super::block_output::{BlockOutput, Start};
 use super::questions::Questions;
 use crate::caller::Caller;
 use crate::client::{ClientCore, DfsClient};
-use crate::rpc::Session;
+use crate::rpc::{Claim, PendingCall, Session};
 
 /// How long a partial packet may wait for more bytes. With the upkeep's interval on top it leaves within a second.
 const PARTIAL_PACKET_AGE: Duration = Duration::from_millis(700);
@@ -23,20 +22,20 @@ const PARTIAL_PACKET_AGE: Duration = Duration::from_millis(700);
 /// take us for dead.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
 
-/// Writes one file, at its end. From [`open_writer`](DfsClient::open_writer) or [`append`](DfsClient::append).
+/// Writes one file, at its end. From [`create`](DfsClient::create) or [`append`](DfsClient::append).
 ///
-/// Every failure sticks: each later call returns it again.
+/// Every failure sticks: each later call returns it again. Dropped before it was completed, it gives the file back as it is.
 pub struct FileWriter {
     core: Arc<ClientCore>,
     caller: Caller,
     inode: InodeId,
+    /// The session whose lease it writes under, and the call that took it.
+    session: Arc<Session>,
+    lease: CallId,
     status: Arc<Status>,
     /// Whoever holds it drives the pipeline; held across awaits, by one call at a time.
     output: tokio::sync::Mutex<BlockOutput>,
 }
-
-/// Pauses before the NameNode is asked again to take a lease back.
-const ABORT_BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(30) };
 
 /// What can be asked of a writer without waiting for its turn.
 #[derive(Default)]
@@ -45,7 +44,7 @@ pub(super) struct Status {
     acked: AtomicU64,
     /// Protects how the writer ended; never held across an await.
     end: Mutex<Option<End>>,
-    /// The lease has been given back, or the NameNode has said why not.
+    /// The lease has been given back, or left to be.
     has_given_up: AtomicBool,
 }
 
@@ -127,9 +126,10 @@ impl Drop for Uncertain {
 }
 
 impl FileWriter {
+    /// For the lease that `claim` has taken.
     pub(crate) fn open(
         core: &Arc<ClientCore>,
-        session: Arc<Session>,
+        claim: PendingCall,
         caller: &Caller,
         attr: &FileAttr,
         start: Start,
@@ -146,9 +146,11 @@ impl FileWriter {
         let status = Arc::new(Status::default());
         status.accept(length);
         status.set_acked(length);
+        let (session, lease) = (Arc::clone(claim.session()), claim.id());
         let questions = Questions {
             core: Arc::clone(core),
-            session,
+            session: Arc::clone(&session),
+            lease,
             caller: caller.clone(),
             inode: attr.inode,
             opened: attr.clone(),
@@ -158,10 +160,13 @@ impl FileWriter {
             core: Arc::clone(core),
             caller: caller.clone(),
             inode: attr.inode,
+            session,
+            lease,
             status,
             output: tokio::sync::Mutex::new(output),
         });
         core.writers.add(&writer);
+        claim.answered();
         Ok(writer)
     }
 
@@ -249,37 +254,26 @@ impl FileWriter {
     /// Gives the file up: what was not acknowledged is lost, and the file is closed if that is possible without recovery.
     /// A lease that is no longer this writer's is left alone: somebody else may write by now.
     /// While the NameNode does not answer, it is asked again behind the caller's back.
-    pub async fn abort(self: &Arc<Self>) {
-        if !self.try_abort().await {
-            let writer = Arc::clone(self);
-            tokio::spawn(async move {
-                let mut tries = 0;
-                loop {
-                    let pause = ABORT_BACKOFF.delay(tries, &mut rand::rng());
-                    tokio::time::sleep(pause).await;
-                    if writer.try_abort().await {
-                        return;
-                    }
-                    tries += 1;
-                }
-            });
+    pub async fn abort(&self) {
+        let mut output = self.output.lock().await;
+        if !self.status.may_hold_lease() {
+            return;
+        }
+        self.status.fail(&DfsError::new(ErrorKind::Cancelled, "the writer was aborted"));
+        match output.abort().await {
+            Ok(()) => self.status.has_given_up.store(true, Ordering::Release),
+            Err(error) => {
+                debug!(inode = %self.inode, error = %error.chain(), "file not closed after its writer was aborted");
+                self.leave_lease();
+            }
         }
     }
 
-    /// False when the NameNode has not answered.
-    async fn try_abort(&self) -> bool {
-        let mut output = self.output.lock().await;
-        if !self.status.may_hold_lease() {
-            return true;
+    /// Has the lease given back behind the caller's back, if it may still be there.
+    fn leave_lease(&self) {
+        if self.status.may_hold_lease() && !self.status.has_given_up.swap(true, Ordering::AcqRel) {
+            self.session.leave(Claim::Lease { inode: self.inode, call: self.lease });
         }
-        self.status.fail(&DfsError::new(ErrorKind::Cancelled, "the writer was aborted"));
-        let outcome = output.abort().await;
-        if let Err(error) = &outcome {
-            debug!(inode = %self.inode, error = %error.chain(), "file not closed after its writer was aborted");
-        }
-        let is_answered = outcome.map_or_else(|error| error.kind().retry_class() == RetryClass::Never, |()| true);
-        self.status.has_given_up.store(is_answered, Ordering::Release);
-        is_answered
     }
 
     /// Takes its turn, unless the writer has ended; a failure ends it.
@@ -337,5 +331,6 @@ impl Drop for FileWriter {
         if self.is_open() && self.position() > self.acked_len() {
             warn!(inode = %self.inode, lost = self.position() - self.acked_len(), "writer dropped with unsent bytes");
         }
+        self.leave_lease();
     }
 }

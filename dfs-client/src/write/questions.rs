@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use dfs_common::attr::FileAttr;
 use dfs_common::block::{Block, ExtendedBlock};
 use dfs_common::error::{DfsError, ErrorKind, Result};
-use dfs_common::ids::{GenerationStamp, InodeId};
+use dfs_common::ids::{CallId, GenerationStamp, InodeId};
 use dfs_common::retry::Backoff;
 use dfs_proto::v1;
 
@@ -23,6 +23,8 @@ const COMPLETE_BACKOFF: Backoff = Backoff { first: Duration::from_millis(1), max
 pub(super) struct Questions {
     pub(super) core: Arc<ClientCore>,
     pub(super) session: Arc<Session>,
+    /// The call that took the lease.
+    pub(super) lease: CallId,
     pub(super) caller: Caller,
     pub(super) inode: InodeId,
     /// As opened; what is said of a file that went away when it was closed.
@@ -105,7 +107,12 @@ impl Questions {
 
     /// Gives the lease back with the last block as it is; true when the file is closed now, false when it is being recovered.
     pub(super) async fn give_up_lease(&self) -> Result<bool> {
-        let build = |header| v1::RecoverLeaseRequest { header: Some(header), inode: self.inode.0, own: true };
+        let build = |header| v1::RecoverLeaseRequest {
+            header: Some(header),
+            inode: self.inode.0,
+            own: true,
+            call_id: self.lease.0,
+        };
         let answer = self.core.mutate_in(&self.session, &Caller::root(), &build, &rpc!(recover_lease)).await?;
         Ok(answer.closed)
     }

@@ -12,7 +12,7 @@ use tracing::warn;
 use super::{Entry, FileSystem, NewInode};
 use crate::errno::{FsError, FsResult};
 use crate::flags::{Access, new_permissions};
-use crate::handles::{FileHandle, HandleId};
+use crate::handles::{FileHandle, HandleId, Slot};
 use crate::inodes::OpenRef;
 use crate::writer::SharedWriter;
 
@@ -39,39 +39,56 @@ pub(crate) struct Created {
     pub(crate) opened: Opened,
 }
 
+fn writing_handle(slot: Slot<'_>, open: OpenRef, writer: Arc<SharedWriter>) -> Opened {
+    let handle = slot.add_file(FileHandle::new(open, Some(writer), None));
+    Opened { handle, keep_pages: false, writes: true }
+}
+
 impl FileSystem {
     /// Opens a file: for writing takes the lease, for reading asks where its bytes are.
     pub(crate) async fn open(&self, caller: &Caller, inode: InodeId, flags: OpenFlags) -> FsResult<Opened> {
         let access = Access::new(flags);
+        let slot = self.handles.reserve()?;
         let open = self.inodes.open(inode);
         if access.writes {
-            return self.open_for_writing(caller, open, access).await;
+            return self.open_for_writing(caller, open, access, slot).await;
         }
         if access.truncates {
-            let writer = self.take_writer(caller, &open, true).await?;
-            open.content_dropped();
+            let writer = self.take_emptied(caller, &open).await?;
             self.give_up_writer(&open, &writer).await;
         }
         let reader_caller = if flags.0 & FMODE_EXEC != 0 { Caller::root() } else { caller.clone() };
-        self.open_for_reading(&reader_caller, open).await
+        self.open_for_reading(&reader_caller, open, slot).await
     }
 
-    async fn open_for_writing(&self, caller: &Caller, open: OpenRef, access: Access) -> FsResult<Opened> {
-        let writer = self.take_writer(caller, &open, access.truncates).await?;
-        if access.truncates {
-            open.content_dropped();
-        } else if self.seen.told_length(open.id) != Some(writer.length()) {
-            self.kernel.drop_attributes(open.id);
-        }
-        self.add_writing_handle(open, writer)
+    async fn open_for_writing(
+        &self,
+        caller: &Caller,
+        open: OpenRef,
+        access: Access,
+        slot: Slot<'_>,
+    ) -> FsResult<Opened> {
+        let writer = if access.truncates {
+            self.take_emptied(caller, &open).await?
+        } else {
+            let writer = self.take_writer(caller, &open, false).await?;
+            if self.seen.told_length(open.id) != Some(writer.length()) {
+                self.kernel.drop_attributes(open.id);
+            }
+            writer
+        };
+        Ok(writing_handle(slot, open, writer))
     }
 
-    fn add_writing_handle(&self, open: OpenRef, writer: Arc<SharedWriter>) -> FsResult<Opened> {
-        let handle = self.handles.add_file(FileHandle::new(open, Some(writer), None))?;
-        Ok(Opened { handle, keep_pages: false, writes: true })
+    /// As [`take_writer`](Self::take_writer), with the content thrown away. That may have happened also when it fails: readers
+    /// look again.
+    async fn take_emptied(&self, caller: &Caller, open: &OpenRef) -> FsResult<Arc<SharedWriter>> {
+        let writer = self.take_writer(caller, open, true).await;
+        open.content_dropped();
+        writer
     }
 
-    async fn open_for_reading(&self, caller: &Caller, open: OpenRef) -> FsResult<Opened> {
+    async fn open_for_reading(&self, caller: &Caller, open: OpenRef, slot: Slot<'_>) -> FsResult<Opened> {
         let mut epoch = open.content_epoch();
         let (attr, reader) =
             tokio::join!(self.client.get_file_info(caller, open.id), self.client.open_reader(caller, open.id));
@@ -90,7 +107,7 @@ impl FileSystem {
             // Handles opened before must not fill the pages that the kernel drops now with what they have of older content.
             epoch = open.content_dropped_since(epoch);
         }
-        let handle = self.handles.add_file(FileHandle::new(open, None, Some((epoch, reader))))?;
+        let handle = slot.add_file(FileHandle::new(open, None, Some((epoch, reader))));
         Ok(Opened { handle, keep_pages: verdict.keep_pages && !is_being_written, writes: false })
     }
 
@@ -99,6 +116,7 @@ impl FileSystem {
     pub(crate) async fn create(&self, caller: &Caller, new: NewInode<'_>, flags: OpenFlags) -> FsResult<Created> {
         self.check_not_stopping()?;
         let access = Access::new(flags);
+        let slot = self.handles.reserve()?;
         let options = CreateOptions {
             parent: new.parent,
             name: new.name,
@@ -117,21 +135,21 @@ impl FileSystem {
                 // Made by someone else since the kernel looked: ESTALE lets it look again.
                 return Err(Errno::ESTALE.into());
             }
+            drop(slot);
             let opened = Box::pin(self.open(caller, attr.inode, flags)).await?;
             let entry = Box::pin(self.getattr(caller, attr.inode)).await?;
             return Ok(Created { entry, opened });
         }
         let open = self.inodes.open(attr.inode);
         open.learn_permissions(attr.permissions);
-        let opened = if access.writes {
+        let opened = if let Some(writer) = file.writer {
             let writing = open.writing.lock().await;
-            let writer = self.client.open_writer(caller, &file).await?;
             let writer = SharedWriter::new(self.client.clone(), &open, writer);
             open.set_writer(Some(Arc::clone(&writer)));
             drop(writing);
-            self.add_writing_handle(open, writer)?
+            writing_handle(slot, open, writer)
         } else {
-            let handle = self.handles.add_file(FileHandle::new(open, None, None))?;
+            let handle = slot.add_file(FileHandle::new(open, None, None));
             Opened { handle, keep_pages: false, writes: false }
         };
         Ok(Created { entry: self.entry(attr), opened })

@@ -10,7 +10,7 @@ use tracing::debug;
 
 use super::{Entry, FileSystem, STATS_PATIENCE};
 use crate::cache::Floor;
-use crate::errno::FsResult;
+use crate::errno::{FsError, FsResult};
 use crate::flags::new_permissions;
 use crate::handles::HandleId;
 
@@ -216,8 +216,13 @@ impl FileSystem {
         if self.inodes.is_empty() {
             return Ok(None);
         }
-        // A name that cannot be looked up cannot be removed either: the call that follows says why.
-        let Ok(attr) = self.client.lookup(&Caller::root(), parent, name).await else { return Ok(None) };
+        let attr = match self.client.lookup(&Caller::root(), parent, name).await {
+            Ok(attr) => attr,
+            // A name that is refused cannot be removed either: the call that follows says why.
+            Err(error) if error.kind().retry_class() == RetryClass::Never => return Ok(None),
+            // Without knowing whose name it is, the call that follows could take an open file away.
+            Err(error) => return Err(error.into()),
+        };
         if attr.kind != FileKind::File || attr.nlink > 1 {
             return Ok(None);
         }
@@ -280,20 +285,21 @@ impl FileSystem {
             Some(writer) => {
                 let outcome = writer.set_length(length).await;
                 match &handle {
-                    Some(handle) => handle.heard(outcome)?,
-                    None => outcome?,
+                    Some(handle) => handle.heard(outcome),
+                    None => outcome,
                 }
             }
             None => {
                 let who = if handle.is_some() { Caller::root() } else { caller.clone() };
-                self.client.truncate(&who, inode, length).await?;
-                true
+                self.client.truncate(&who, inode, length).await.map(|_| true).map_err(FsError::from)
             }
         };
         drop(writing);
-        if dropped {
+        // One that failed may have been made all the same: readers look again.
+        if dropped.as_ref().map_or(true, |is_dropped| *is_dropped) {
             open.content_dropped();
         }
+        dropped?;
         if caller.uid != 0 {
             self.clear_set_id(&open).await?;
         }

@@ -91,7 +91,7 @@ impl FileSystem {
         let stats = client.get_fs_stats(&Caller::root()).await?;
         let root = client.get_file_info(&Caller::root(), ROOT_INODE).await?;
         Ok(Arc::new(Self {
-            inodes: Inodes::new(client.clone()),
+            inodes: Inodes::new(),
             client,
             options,
             handles: Handles::new(),

@@ -168,7 +168,8 @@ fn register_datanodes(blocks: &BlockManager) -> Result<Vec<v1::RegisterDatanodeR
 fn create_files(namespace: &mut Namespace, blocks: &BlockManager, files: u64) -> Result<Vec<v1::Block>> {
     let client = ClientId([1; 16]);
     let mut events = Vec::new();
-    let open = v1::OpenSessionOp { client_id: client.0.to_vec().into(), name: "bench".into() };
+    let open =
+        v1::OpenSessionOp { client_id: client.0.to_vec().into(), name: "bench".into(), ..v1::OpenSessionOp::default() };
     namespace.apply(&EditOp { op: Some(Op::OpenSession(open)), ..EditOp::default() }, &mut events)?;
     let mut call = 0;
     let mut apply = |namespace: &mut Namespace, events: &mut Vec<BlockEvent>, op: Op| {
@@ -250,7 +251,9 @@ async fn measure_rate(
         async move {
             let mut id = [client; 16];
             id[0] = u8::try_from(caller).unwrap_or(u8::MAX);
-            let session = namesystem.open_session(&id, "bench".into()).await?;
+            let name = "bench".to_owned();
+            let open = v1::OpenSessionRequest { client_id: id.to_vec().into(), name, ..Default::default() };
+            let session = namesystem.open_session(open).await?;
             for call in 1..=each {
                 let op = make(&format!("{client}-{caller}-{call}"));
                 let header = RequestHeader {

@@ -157,7 +157,8 @@ async fn a_namenode_goes_on_from_an_import_once_it_is_told() {
     }
     let namesystem = daemon::start(&place.config).await.unwrap();
     namesystem.leave_safe_mode().await.unwrap();
-    namesystem.open_session(&[9; 16], "test".into()).await.unwrap();
+    let open = dfs_proto::v1::OpenSessionRequest { client_id: vec![9; 16].into(), ..Default::default() };
+    namesystem.open_session(open).await.unwrap();
     assert_eq!(namesystem.txid(), at_import.next());
     assert_eq!(namesystem.journal().checkpoint().await.unwrap(), at_import.next());
     namesystem.journal().shutdown().await.unwrap();

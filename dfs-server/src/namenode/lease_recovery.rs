@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use dfs_common::block::Block;
 use dfs_common::error::{DfsError, ErrorKind, Result};
-use dfs_common::ids::{ClientId, GenerationStamp, InodeId};
+use dfs_common::ids::{CallId, ClientId, GenerationStamp, InodeId};
 use dfs_proto::v1::edit_op::Op;
 use dfs_proto::v1::{
     self, CloseRecoveredOp, OpenForAppendOp, ReclaimBlockOp, RevokeLeaseOp, StartRecoveryOp, TruncateOp,
@@ -290,11 +290,21 @@ impl Namesystem {
         Ok(())
     }
 
-    /// Takes one file's lease from its writer; true when the file is closed now.
-    async fn revoke_lease(&self, id: InodeId) -> Result<bool> {
-        let outcome = self.mutate_internally(Op::RevokeLease(RevokeLeaseOp { inode: id.0 })).await?;
+    /// Takes a lease from its writer, for a client's call that asks for just that, or on the way of another one.
+    async fn revoke_lease(&self, header: Option<v1::RequestHeader>, id: InodeId, lease: &Lease) -> Result<()> {
+        // Only this one: it may have ended since, and somebody else may write.
+        let op = RevokeLeaseOp {
+            inode: id.0,
+            client_id: lease.client.0.to_vec().into(),
+            incarnation: lease.incarnation.0,
+            call_id: lease.call.0,
+        };
+        match header {
+            Some(header) => self.mutate(Some(header), Op::RevokeLease(op)).await?,
+            None => self.mutate_internally(Op::RevokeLease(op)).await?,
+        };
         self.recovery.wanted.notify_one();
-        Ok(outcome == Outcome::Closed(true))
+        Ok(())
     }
 
     /// Waits a while for a file's recovery to end; true when it is not waiting (any more).
@@ -333,17 +343,17 @@ impl Namesystem {
             let inode = namespace.inode(id)?;
             Identity::of(header.and_then(|header| header.caller.as_ref())).check(inode, WRITE)?;
             let is_over = |lease: &Lease| !namespace.is_alive((lease.client, lease.incarnation));
-            namespace.lease(id).map(|lease| (lease.client, lease.needs_recovery, is_over(lease)))
+            namespace.lease(id).map(|lease| (lease.clone(), is_over(lease)))
         };
-        let Some((client, needs_recovery, is_over)) = holder else { return Ok(()) };
+        let Some((lease, is_over)) = holder else { return Ok(()) };
         // A repeated call whose first one was applied has its own lease in the way: nothing is to be ended for it.
         if self.recorded(header)?.is_some() {
             return Ok(());
         }
         self.check_writable()?;
         // What a life that is over still has goes in steps: nobody needs to wait for this one.
-        if !needs_recovery && (is_over || self.silent_for(client) > LEASE_SOFT_LIMIT) {
-            self.revoke_lease(id).await?;
+        if !lease.needs_recovery && (is_over || self.silent_for(lease.client) > LEASE_SOFT_LIMIT) {
+            self.revoke_lease(None, id, &lease).await?;
         }
         self.wait_recovered(id).await;
         Ok(())
@@ -353,8 +363,14 @@ impl Namesystem {
     /// when it is closed now.
     ///
     /// # Errors
-    /// `NotPermitted`, `Busy` while the writer is alive, `ReadOnly`.
-    pub async fn recover_lease(&self, who: &Identity, id: InodeId) -> Result<bool> {
+    /// `NotPermitted`, `Busy` while the writer is alive; else as `mutate`.
+    pub async fn recover_lease(&self, header: Option<v1::RequestHeader>, id: InodeId) -> Result<bool> {
+        let who = Identity::of(header.as_ref().and_then(|header| header.caller.as_ref()));
+        if self.recorded(header.as_ref())?.is_some() {
+            // Whoever has the lease now is not the writer that it was taken from.
+            self.wait_recovered(id).await;
+            return Ok(self.namespace().read().lease(id).is_none());
+        }
         self.check_writable()?;
         let holder = {
             let namespace = self.namespace().read();
@@ -372,29 +388,30 @@ impl Namesystem {
                     format!("the writer was heard of {} s ago; only root takes its lease", silent.as_secs()),
                 ));
             }
-            self.revoke_lease(id).await?;
+            self.revoke_lease(Some(header.unwrap_or_default()), id, &lease).await?;
         }
         self.wait_recovered(id).await;
         Ok(self.namespace().read().lease(id).is_none())
     }
 
-    /// Takes the lease of `id` from the caller's own session, whose writer has failed, and waits a while as
+    /// Takes the lease of `id` that `call` took from the caller's own session, whose writer has failed, and waits a while as
     /// [`recover_lease`](Self::recover_lease) does. A lease that somebody else holds by now stays.
     ///
     /// # Errors
-    /// `InvalidArgument` without a session, `ReadOnly`.
-    pub async fn give_up_lease(&self, header: Option<&v1::RequestHeader>, id: InodeId) -> Result<bool> {
+    /// `InvalidArgument` without a session; else as `mutate`.
+    pub async fn give_up_lease(&self, header: Option<v1::RequestHeader>, id: InodeId, call: CallId) -> Result<bool> {
         self.check_writable()?;
-        let retry = header.and_then(|header| header.retry.as_ref());
+        let retry = header.as_ref().and_then(|header| header.retry.as_ref());
         let retry =
             retry.ok_or_else(|| DfsError::new(ErrorKind::InvalidArgument, "a lease is given up in a session"))?;
         let caller = CallKey::try_from(retry)?;
         let holder = self.namespace().read().lease(id).cloned();
-        let is_own = |lease: &Lease| lease.client == caller.client && lease.incarnation == caller.incarnation;
+        let is_own =
+            |lease: &Lease| lease.is_of((caller.client, caller.incarnation)) && [call, CallId(0)].contains(&lease.call);
         match holder {
             Some(lease) if is_own(&lease) => {
                 if !lease.needs_recovery {
-                    self.revoke_lease(id).await?;
+                    self.revoke_lease(header, id, &lease).await?;
                 }
                 self.wait_recovered(id).await;
                 Ok(self.namespace().read().lease(id).is_none())

@@ -40,6 +40,8 @@ const LEASE_HARD_LIMIT: Duration = Duration::from_secs(120);
 const SESSION_MEMORY: Duration = Duration::from_secs(600);
 /// Sessions looked at in one hold of the namespace's lock.
 const SESSIONS_PAGE: usize = 1_000;
+/// Earlier lives that an opening of a session may name: more than are remembered.
+const AWAITED_LIVES_MAX: usize = 16;
 /// Most blocks in one answer of get_block_locations.
 const LOCATED_BLOCKS_MAX: usize = 1_000;
 
@@ -255,12 +257,14 @@ impl Namesystem {
     /// Starts a life of a client.
     ///
     /// # Errors
-    /// As `mutate`.
-    pub async fn open_session(&self, client_id: &[u8], name: String) -> Result<Incarnation> {
-        let client = ClientId::from_bytes(client_id)
+    /// As `mutate`; `LeaseLost` for a late try of an opening that others have followed.
+    pub async fn open_session(&self, request: v1::OpenSessionRequest) -> Result<Incarnation> {
+        let client = ClientId::from_bytes(&request.client_id)
             .ok_or_else(|| DfsError::new(ErrorKind::InvalidArgument, "a client id has 16 bytes"))?;
+        let v1::OpenSessionRequest { name, opener, opening, mut awaited, .. } = request;
+        awaited.truncate(AWAITED_LIVES_MAX);
         self.touch(client);
-        let op = v1::OpenSessionOp { client_id: client.0.to_vec().into(), name };
+        let op = v1::OpenSessionOp { client_id: client.0.to_vec().into(), name, opener, opening, awaited };
         match self.mutate_internally(Op::OpenSession(op)).await? {
             Outcome::Session(incarnation) => {
                 // The files of the life before are recovered at once.
@@ -291,6 +295,25 @@ impl Namesystem {
         Ok(())
     }
 
+    /// Settles calls that a client has stopped waiting for.
+    ///
+    /// # Errors
+    /// Of logging; `InvalidArgument` for too many calls, `Unavailable` when they cannot be noted before others are answered.
+    pub async fn settle_calls(&self, request: v1::SettleCallsRequest) -> Result<()> {
+        let retry = request.header.and_then(|header| header.retry);
+        let retry =
+            retry.ok_or_else(|| DfsError::new(ErrorKind::InvalidArgument, "calls are settled in their session"))?;
+        let op = v1::SettleCallsOp {
+            client_id: retry.client_id,
+            incarnation: retry.incarnation,
+            call_ids: request.call_ids,
+            lowest_pending_call_id: retry.lowest_pending_call_id,
+        };
+        self.mutate_internally(Op::SettleCalls(op)).await?;
+        self.recovery.wanted.notify_one();
+        Ok(())
+    }
+
     fn touch(&self, client: ClientId) {
         self.renewals.lock().insert(client, self.blocks.listening().now());
     }
@@ -311,7 +334,7 @@ impl Namesystem {
             let page: Vec<(ClientId, Incarnation, bool)> = {
                 let namespace = self.namespace.read();
                 let sessions = namespace.sessions_after(last).take(SESSIONS_PAGE);
-                let sessions = sessions.inspect(|(_, session)| is_any_idle |= session.is_idle(idle_since_ns));
+                let sessions = sessions.inspect(|(_, session)| is_any_idle |= session.has_forgettable(idle_since_ns));
                 sessions.map(|(id, session)| (id, session.incarnation, session.ended)).collect()
             };
             last = page.last().map(|(client, ..)| *client);

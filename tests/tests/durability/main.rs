@@ -1,6 +1,7 @@
 //! What was acknowledged survives: kill -9 of every daemon at random moments, power cut on every device, damaged and
 //! lost replicas, full devices. Every case has a cluster of its own.
 
+mod answers;
 mod balancer;
 mod checkpoint;
 mod crash;
@@ -17,7 +18,8 @@ use std::process::ExitCode;
 use dfs_tests::suite::{self, Case, Nothing};
 
 fn main() -> ExitCode {
-    let groups: [&[Case<Nothing>]; 10] = [
+    let groups: [&[Case<Nothing>]; 11] = [
+        &answers::CASES,
         &crash::CASES,
         &checkpoint::CASES,
         &disks::CASES,

@@ -191,6 +191,7 @@ fn describe(kind: ErrorKind) -> (&'static str, bool, &'static str) {
         ErrorKind::StaleGeneration => ("replica is outdated", true, "run the command again"),
         ErrorKind::TooManySymlinks => ("too many levels of symbolic links", false, ""),
         ErrorKind::Cancelled => ("interrupted", false, ""),
+        ErrorKind::OutcomeUnknown => ("it is not known whether it was done", true, "look, and run the command again"),
     }
 }
 

@@ -118,8 +118,9 @@ async fn fill_and_publish(
     content: impl Stream<Item = Outcome<Bytes>>,
 ) -> Outcome<u64> {
     let failed = |error| Failure::dfs(&new.path, error);
-    let writer = ctx.client.open_writer(&ctx.caller, file).await.map_err(failed)?;
-    let written = match fill(ctx, new, &writer, content).await {
+    let not_opened = || DfsError::new(ErrorKind::Internal, "the new file was not opened for writing");
+    let writer = file.writer.as_ref().ok_or_else(|| failed(not_opened()))?;
+    let written = match fill(ctx, new, writer, content).await {
         Ok(written) => written,
         Err(failure) => {
             writer.abort().await;

@@ -42,7 +42,8 @@ pub(super) fn status_of(kind: ErrorKind) -> Status {
         | ErrorKind::WrongCluster
         | ErrorKind::StaleGeneration
         | ErrorKind::TooManySymlinks
-        | ErrorKind::Cancelled => Status::Error,
+        | ErrorKind::Cancelled
+        | ErrorKind::OutcomeUnknown => Status::Error,
     }
 }
 

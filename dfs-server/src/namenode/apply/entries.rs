@@ -12,7 +12,7 @@ use crate::namenode::namespace::directory::{Cookie, Directory};
 use crate::namenode::namespace::inode::{BlockList, Content, Inode};
 use crate::namenode::namespace::permission::{EXECUTE, Identity, READ, SETGID, WRITE};
 use crate::namenode::namespace::walk::TreeWalk;
-use crate::namenode::namespace::{Lease, Namespace};
+use crate::namenode::namespace::Namespace;
 use crate::namenode::outcome::Outcome;
 
 /// Most names of an inode; ext4's limit.
@@ -104,12 +104,11 @@ impl Namespace {
             CreatePlan::Existing(inode) => return Ok(Outcome::Created { inode, created: false }),
             CreatePlan::New(entry) => entry,
         };
-        let lease = if op.open_for_write { Some(context.client()?) } else { None };
+        let lease = if op.open_for_write { Some(context.lease()?) } else { None };
         let content = new_file(op.replication, op.block_size)?;
         let mode = FileKind::File as u32 | op.mode & PERMISSION_MASK;
         let inode = self.add_inode(context, entry, mode, content)?;
-        if let Some((client, incarnation)) = lease {
-            let lease = Lease::taken_by(client, incarnation);
+        if let Some(lease) = lease {
             self.leases.insert(inode, lease);
             if !op.target_datanodes.is_empty() {
                 let targets = op.target_datanodes.iter().cloned().zip(op.target_storages.iter().cloned()).collect();

@@ -36,12 +36,11 @@ impl Namespace {
 
     pub(super) fn apply_open_for_append(&mut self, context: &mut Context<'_>, op: &OpenForAppendOp) -> Result<Outcome> {
         self.check_open_for_append(&context.who, op)?;
-        let (client, incarnation) = context.client()?;
+        let lease = context.lease()?;
         let id = InodeId(op.inode);
         if op.truncate {
             self.drop_content(context, id)?;
         }
-        let lease = Lease::taken_by(client, incarnation);
         self.leases.insert(id, lease);
         let Content::File { blocks, block_size_sectors, .. } = &self.inode(id)?.content else {
             return Ok(Outcome::Appended { inode: id, last: None });
@@ -71,11 +70,13 @@ impl Namespace {
         Ok(())
     }
 
-    /// The caller's lease on a file.
+    /// The caller's lease on a file. A call older than the lease is a late one of an earlier writer in the same session.
     fn own_lease(&self, context: &Context<'_>, id: InodeId) -> Result<&Lease> {
-        let (client, incarnation) = context.client()?;
+        let key = context.key()?;
         match self.leases.get(id) {
-            Some(lease) if lease.client == client && lease.incarnation == incarnation && !lease.needs_recovery => {
+            Some(lease)
+                if lease.is_of((key.client, key.incarnation)) && key.call >= lease.call && !lease.needs_recovery =>
+            {
                 Ok(lease)
             }
             Some(_) => Err(DfsError::new(ErrorKind::LeaseLost, format!("inode {id} is leased to another writer"))),

@@ -25,7 +25,7 @@ use dfs_proto::v1::{EditOp, RetryId};
 use super::blocks::BlockEvent;
 use super::namespace::inode::{BlockList, Content, Inode};
 use super::namespace::permission::Identity;
-use super::namespace::{Namespace, RecordedError, Session};
+use super::namespace::{Lease, Namespace, RecordedError, Session};
 use super::outcome::Outcome;
 
 /// Unanswered calls of one session that the retry cache keeps; a client has far fewer calls in flight.
@@ -56,7 +56,7 @@ fn outcomes_share(sessions: usize) -> usize {
 pub(super) struct Context<'a> {
     pub who: Identity,
     pub now_ns: i64,
-    pub client: Option<(ClientId, Incarnation)>,
+    pub key: Option<CallKey>,
     /// Entries, leases and holds that the op may still take away.
     pub steps_left: u32,
     /// The leader has not walked over the tree to be removed: it did not, before there were steps.
@@ -65,9 +65,14 @@ pub(super) struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// The client, for ops that take leases or holds.
-    fn client(&self) -> Result<(ClientId, Incarnation)> {
-        self.client.ok_or_else(|| DfsError::new(ErrorKind::InvalidArgument, "this call needs a session"))
+    /// Whose call it is, for ops that need leases or holds.
+    fn key(&self) -> Result<CallKey> {
+        self.key.ok_or_else(|| DfsError::new(ErrorKind::InvalidArgument, "this call needs a session"))
+    }
+
+    /// A lease taken by this call.
+    fn lease(&self) -> Result<Lease> {
+        self.key().map(|key| Lease::taken_by(key.client, key.incarnation, key.call))
     }
 }
 
@@ -130,7 +135,7 @@ impl Namespace {
         let context = Context {
             who: Identity::of(op.caller.as_ref()),
             now_ns: op.time_ns,
-            client: key.map(|key| (key.client, key.incarnation)),
+            key,
             steps_left: if op.step_limit == 0 { u32::MAX } else { op.step_limit },
             checks_trees: op.step_limit == 0,
             events,
@@ -148,6 +153,7 @@ impl Namespace {
             Op::OpenSession(op) => self.apply_open_session(context, op),
             Op::EndSession(op) => self.apply_end_session(context, op),
             Op::ForgetSessions(op) => self.apply_forget_sessions(context, op),
+            Op::SettleCalls(op) => self.apply_settle_calls(context, op),
             Op::Forget(_) => self.apply_forget(context),
             Op::Create(op) => self.apply_create(context, op),
             Op::MakeNode(op) => self.apply_make_node(context, op),
@@ -215,6 +221,7 @@ impl Namespace {
             Op::OpenSession(_)
             | Op::EndSession(_)
             | Op::ForgetSessions(_)
+            | Op::SettleCalls(_)
             | Op::Forget(_)
             | Op::AddBlock(_)
             | Op::AbandonBlock(_)
@@ -257,31 +264,38 @@ impl Namespace {
         Err(DfsError::new(ErrorKind::Unavailable, "too many unanswered calls in this session, beside those of others"))
     }
 
+    /// Refuses a call that its session does not (any more) allow. To be asked after the call has been looked up: `LeaseLost` says
+    /// that it was not made and never will be, `OutcomeUnknown` that nobody can tell.
     fn check_session(&self, key: CallKey) -> Result<()> {
-        let lost = |why: &str| Err(DfsError::new(ErrorKind::LeaseLost, format!("client {}: {why}", key.client)));
-        match self.sessions.get(&key.client) {
-            None => lost("its session is unknown or has expired"),
-            Some(session) if session.incarnation != key.incarnation => lost("a newer incarnation has taken its place"),
-            Some(session) if session.ended => lost("its session has ended"),
-            Some(session) if key.call < session.lowest_pending => lost("the call was answered before"),
-            // The oldest unanswered call is always let through: its answer is what makes room.
-            Some(session)
-                if session.outcomes.len() >= OUTCOMES_PER_SESSION_MAX
-                    && key.lowest_pending <= session.lowest_pending
-                    && key.call != key.lowest_pending =>
-            {
-                Err(DfsError::new(ErrorKind::Unavailable, "too many unanswered calls in this session"))
-            }
-            Some(_) => Ok(()),
+        let refuse = |kind, why: &str| Err(DfsError::new(kind, format!("client {}: {why}", key.client)));
+        let Some(session) = self.sessions.get(&key.client) else {
+            return refuse(ErrorKind::OutcomeUnknown, "its session is not known (any more)");
+        };
+        let Some(lowest_pending) = session.lowest_pending_of(key.incarnation) else {
+            return refuse(ErrorKind::OutcomeUnknown, "this life of it is not known (any more)");
+        };
+        if key.call < lowest_pending {
+            return refuse(ErrorKind::OutcomeUnknown, "the call was answered before");
         }
+        if session.incarnation != key.incarnation {
+            return refuse(ErrorKind::LeaseLost, "a newer incarnation has taken its place");
+        }
+        if session.ended {
+            return refuse(ErrorKind::LeaseLost, "its session has ended");
+        }
+        // An outcome that may be asked for is never dropped to make room: new calls wait. The oldest unanswered call is always
+        // let through: its answer is what makes room.
+        let is_oldest = key.call == key.lowest_pending;
+        let makes_room = key.lowest_pending > session.lowest_pending;
+        if session.outcomes.len() >= OUTCOMES_PER_SESSION_MAX && !is_oldest && !makes_room {
+            return refuse(ErrorKind::Unavailable, "too many unanswered calls in its session");
+        }
+        Ok(())
     }
 
-    /// Drops the outcomes that the client says it has.
     fn forget_answered(&mut self, key: CallKey) {
-        let Some(session) = self.sessions.get_mut(&key.client) else { return };
-        if key.lowest_pending > session.lowest_pending {
-            session.lowest_pending = key.lowest_pending;
-            session.outcomes = session.outcomes.split_off(&key.lowest_pending);
+        if let Some(session) = self.sessions.get_mut(&key.client) {
+            session.forget_below(key.lowest_pending);
         }
     }
 
@@ -327,6 +341,24 @@ impl Namespace {
             events.push(BlockEvent::ListRemoved { blocks });
         } else {
             events.extend(blocks.as_slice().iter().map(|block| BlockEvent::Removed { id: block.id }));
+        }
+    }
+}
+
+impl Session {
+    /// Calls of that life below this one are forgotten; none when the life itself is.
+    fn lowest_pending_of(&self, incarnation: Incarnation) -> Option<CallId> {
+        if self.incarnation == incarnation {
+            return Some(self.lowest_pending);
+        }
+        self.former(incarnation).map(|life| life.lowest_pending)
+    }
+
+    /// Drops the outcomes that the client says it has.
+    fn forget_below(&mut self, lowest_pending: CallId) {
+        if lowest_pending > self.lowest_pending {
+            self.lowest_pending = lowest_pending;
+            self.outcomes = self.outcomes.split_off(&lowest_pending);
         }
     }
 }

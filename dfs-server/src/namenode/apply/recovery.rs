@@ -20,7 +20,7 @@
 
 use dfs_common::block::Block;
 use dfs_common::error::{DfsError, ErrorKind, Result};
-use dfs_common::ids::{ClientId, GenerationStamp, Incarnation, InodeId};
+use dfs_common::ids::{CallId, ClientId, GenerationStamp, Incarnation, InodeId};
 use dfs_proto::v1::{CloseRecoveredOp, ReclaimBlockOp, RevokeLeaseOp, StartRecoveryOp, TruncateOp};
 
 use super::files::check_targets;
@@ -48,7 +48,9 @@ impl Namespace {
     pub(super) fn apply_revoke_lease(&mut self, context: &mut Context<'_>, op: &RevokeLeaseOp) -> Result<Outcome> {
         let id = InodeId(op.inode);
         self.inode(id)?;
-        self.revoke(id, context.events);
+        if self.leases.get(id).is_some_and(|lease| is_meant(lease, op)) {
+            self.revoke(id, context.events);
+        }
         Ok(Outcome::Closed(!self.leases.contains(id)))
     }
 
@@ -75,7 +77,7 @@ impl Namespace {
             return Ok(Outcome::Inode(id));
         }
         // Before anything changes: cutting inside a block needs somebody to hold the lease.
-        let (client, incarnation) = context.client()?;
+        let lease = context.lease()?;
         self.mark_content_changed(context, id)?;
         let (kept, in_last) = blocks_up_to(self.file_blocks(id)?.as_slice(), op.length);
         if let Some(blocks) = self.inode_mut(id)?.blocks_mut() {
@@ -87,12 +89,7 @@ impl Namespace {
             blocks.change_last(|last| last.length = in_last);
             let block = Block { length: in_last, ..Block::from(last) };
             context.events.push(BlockEvent::Reopened { block, targets: Vec::new() });
-            let lease = Lease {
-                open_block: Some(block.id),
-                needs_recovery: true,
-                is_truncating: true,
-                ..Lease::taken_by(client, incarnation)
-            };
+            let lease = Lease { open_block: Some(block.id), needs_recovery: true, is_truncating: true, ..lease };
             self.leases.insert(id, lease);
         }
         Ok(Outcome::Inode(id))
@@ -116,7 +113,7 @@ impl Namespace {
             blocks.change_last(|last| last.generation_stamp = block.generation_stamp);
         }
         context.events.push(BlockEvent::Reopened { block, targets: Vec::new() });
-        let nobody = Lease::taken_by(ClientId([0; 16]), Incarnation(0));
+        let nobody = Lease::taken_by(ClientId([0; 16]), Incarnation(0), CallId(0));
         self.leases.insert(id, Lease { open_block: Some(block.id), needs_recovery: true, ..nobody });
         Ok(Outcome::Done)
     }
@@ -198,6 +195,13 @@ fn blocks_up_to(blocks: &[FileBlock], length: u64) -> (usize, u64) {
         }
     }
     (blocks.len(), blocks.last().map_or(0, |last| last.length))
+}
+
+/// Whether it is this lease that is to be taken away: it may have passed to somebody else since that was decided.
+fn is_meant(lease: &Lease, op: &RevokeLeaseOp) -> bool {
+    let is_same_call = op.call_id == 0 || lease.call.0 == op.call_id;
+    op.client_id.is_empty()
+        || (lease.client.0[..] == op.client_id[..] && lease.incarnation.0 == op.incarnation && is_same_call)
 }
 
 fn check_recovered(lease: &Lease, last: FileBlock, given: &Block, block_size: u64) -> Result<()> {

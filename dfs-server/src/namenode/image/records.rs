@@ -13,8 +13,8 @@ use dfs_common::ids::{
 use dfs_common::name::Name;
 use dfs_proto::v1::outcome_record::Outcome as WireOutcome;
 use dfs_proto::v1::{
-    AppendedRecord, CountersRecord, CreatedRecord, DentryRecord, DoneRecord, ErrorDetail, FileEntry, HoldRecord,
-    InodeRecord, LeaseRecord, LostIdsRecord, OutcomeRecord, SessionRecord, XAttrRecord, file_entry,
+    AppendedRecord, CountersRecord, CreatedRecord, DentryRecord, DoneRecord, ErrorDetail, FileEntry, FormerLifeRecord,
+    HoldRecord, InodeRecord, LeaseRecord, LostIdsRecord, OutcomeRecord, SessionRecord, XAttrRecord, file_entry,
 };
 use prost::Message;
 
@@ -23,7 +23,7 @@ use crate::namenode::namespace::digest::StateDigest;
 use crate::namenode::namespace::directory::{Dentry, Directory, HashKey};
 use crate::namenode::namespace::inode::{BlockList, Content, FileBlock, Inode, XAttrs};
 use crate::namenode::namespace::restore::LostIds;
-use crate::namenode::namespace::{Counters, Lease, Namespace, RecordedError, Session};
+use crate::namenode::namespace::{Counters, FormerLife, Lease, Namespace, Outcomes, RecordedError, Session};
 use crate::namenode::outcome::Outcome;
 
 /// Writes the whole namespace to a new image file, durably. The header's digest is the namespace's.
@@ -56,9 +56,9 @@ pub fn save(namespace: &Namespace, path: &Path, header: &ImageHeader) -> Result<
         image.record(&lease_record(id, lease))?;
     }
     image.begin_section(Section::Holds)?;
-    for (id, (client, incarnation)) in namespace.holds.iter() {
+    for (id, (client, incarnation), call) in namespace.holds.iter() {
         let client_id = client.0.to_vec().into();
-        image.record(&HoldRecord { inode: id.0, client_id, incarnation: incarnation.0 })?;
+        image.record(&HoldRecord { inode: id.0, client_id, incarnation: incarnation.0, call_id: call.0 })?;
     }
     image.finish()?;
     Ok(())
@@ -316,6 +316,7 @@ fn lease_record(id: InodeId, lease: &Lease) -> LeaseRecord {
         needs_recovery: lease.needs_recovery,
         recovery_id: lease.recovery_id.map_or(0, |id| id.0),
         is_truncating: lease.is_truncating,
+        call_id: lease.call.0,
     }
 }
 
@@ -323,6 +324,7 @@ fn load_lease(namespace: &mut Namespace, record: &LeaseRecord) -> Result<()> {
     let lease = Lease {
         client: client_id(&record.client_id)?,
         incarnation: Incarnation(record.incarnation),
+        call: CallId(record.call_id),
         open_block: (record.open_block != 0).then_some(BlockId(record.open_block)),
         targets: Vec::new(),
         needs_recovery: record.needs_recovery,
@@ -335,9 +337,11 @@ fn load_lease(namespace: &mut Namespace, record: &LeaseRecord) -> Result<()> {
 }
 
 fn session_record(client: ClientId, session: &Session) -> SessionRecord {
-    let outcome_record = |(call, outcome): (&CallId, &Result<Outcome, RecordedError>)| OutcomeRecord {
-        call_id: call.0,
-        outcome: Some(wire_outcome(outcome)),
+    let former_record = |life: &FormerLife| FormerLifeRecord {
+        incarnation: life.incarnation.0,
+        ended_ns: life.ended_ns,
+        lowest_pending_call_id: life.lowest_pending.0,
+        outcomes: outcome_records(&life.outcomes),
     };
     SessionRecord {
         client_id: client.0.to_vec().into(),
@@ -345,24 +349,41 @@ fn session_record(client: ClientId, session: &Session) -> SessionRecord {
         name: session.name.clone(),
         last_op_ns: session.last_op_ns,
         lowest_pending_call_id: session.lowest_pending.0,
-        outcomes: session.outcomes.iter().map(outcome_record).collect(),
+        outcomes: outcome_records(&session.outcomes),
         ended: session.ended,
+        opener: session.opener.0,
+        opening: session.opener.1,
+        former: session.former.iter().map(former_record).collect(),
     }
 }
 
+fn outcome_records(outcomes: &Outcomes) -> Vec<OutcomeRecord> {
+    let record = |(call, outcome): (&CallId, &Result<Outcome, RecordedError>)| OutcomeRecord {
+        call_id: call.0,
+        outcome: Some(wire_outcome(outcome)),
+    };
+    outcomes.iter().map(record).collect()
+}
+
 fn load_session(namespace: &mut Namespace, record: &SessionRecord) -> Result<()> {
-    let mut session = Session {
+    let former_life = |life: &FormerLifeRecord| {
+        Ok(FormerLife {
+            incarnation: Incarnation(life.incarnation),
+            ended_ns: life.ended_ns,
+            lowest_pending: CallId(life.lowest_pending_call_id),
+            outcomes: domain_outcomes(&life.outcomes)?,
+        })
+    };
+    let session = Session {
         incarnation: Incarnation(record.incarnation),
         name: record.name.clone(),
+        opener: (record.opener, record.opening),
         last_op_ns: record.last_op_ns,
         lowest_pending: CallId(record.lowest_pending_call_id),
-        outcomes: std::collections::BTreeMap::new(),
+        outcomes: domain_outcomes(&record.outcomes)?,
         ended: record.ended,
+        former: record.former.iter().map(former_life).collect::<Result<_>>()?,
     };
-    for outcome in &record.outcomes {
-        let recorded = outcome.outcome.as_ref().ok_or_else(|| corrupt("an outcome of an unknown kind"))?;
-        session.outcomes.insert(CallId(outcome.call_id), domain_outcome(recorded)?);
-    }
     namespace.sessions.insert(client_id(&record.client_id)?, session);
     Ok(())
 }
@@ -373,8 +394,16 @@ fn load_hold(namespace: &mut Namespace, record: &HoldRecord) -> Result<()> {
     let client = client_id(&record.client_id)?;
     let noted = Some(Incarnation(record.incarnation)).filter(|incarnation| incarnation.0 != 0);
     let present = || namespace.session(client).map(|session| session.incarnation);
-    namespace.holds.insert(id, (client, noted.or_else(present).unwrap_or_default()));
+    namespace.holds.insert(id, (client, noted.or_else(present).unwrap_or_default()), CallId(record.call_id));
     Ok(())
+}
+
+fn domain_outcomes(records: &[OutcomeRecord]) -> Result<Outcomes> {
+    let outcome = |record: &OutcomeRecord| {
+        let recorded = record.outcome.as_ref().ok_or_else(|| corrupt("an outcome of an unknown kind"))?;
+        Ok((CallId(record.call_id), domain_outcome(recorded)?))
+    };
+    records.iter().map(outcome).collect()
 }
 
 fn wire_outcome(outcome: &Result<Outcome, RecordedError>) -> WireOutcome {
@@ -460,6 +489,20 @@ mod tests {
         image.finish().unwrap();
         // Not `Corrupt`: the image would be set aside, and an older one taken.
         assert_eq!(load(&path).err().map(|error| error.kind()), Some(ErrorKind::Unsupported));
+    }
+
+    #[test]
+    fn sessions_leases_and_holds_are_loaded_as_they_were_saved() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image");
+        let namespace = Fixture::with_unanswered_calls().namespace;
+        save(&namespace, &path, &header(&namespace)).unwrap();
+        let (_, loaded) = load(&path).unwrap();
+        assert_eq!(format!("{:?}", loaded.sessions), format!("{:?}", namespace.sessions));
+        let untargeted = |lease: &Lease| Lease { targets: Vec::new(), ..lease.clone() };
+        let leases = |namespace: &Namespace| namespace.leases().map(|(id, lease)| (id, untargeted(lease))).collect::<Vec<_>>();
+        assert_eq!(leases(&loaded), leases(&namespace));
+        assert_eq!(loaded.holds, namespace.holds);
     }
 
     proptest! {

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dfs_common::ids::{BlockId, ClientId, GenerationStamp, Incarnation, InodeId};
+use dfs_common::ids::{BlockId, CallId, ClientId, GenerationStamp, Incarnation, InodeId};
 
 /// One life of a client.
 pub type Life = (ClientId, Incarnation);
@@ -20,6 +20,8 @@ pub struct Lease {
     pub client: ClientId,
     /// The life of the client that took it.
     pub incarnation: Incarnation,
+    /// The call of that life that took it: with it every lease has a name of its own. 0: taken before calls were noted.
+    pub call: CallId,
     /// The last block has been allocated or reopened and its length is not committed.
     pub open_block: Option<BlockId>,
     /// DataNodes and volumes of the open block: a hint for retries and readers, never in an image.
@@ -34,16 +36,22 @@ pub struct Lease {
 
 impl Lease {
     /// A lease just taken: nothing is open yet.
-    pub fn taken_by(client: ClientId, incarnation: Incarnation) -> Self {
+    pub fn taken_by(client: ClientId, incarnation: Incarnation, call: CallId) -> Self {
         Self {
             client,
             incarnation,
+            call,
             open_block: None,
             targets: Vec::new(),
             needs_recovery: false,
             recovery_id: None,
             is_truncating: false,
         }
+    }
+
+    /// Whether this life has it.
+    pub fn is_of(&self, life: Life) -> bool {
+        (self.client, self.incarnation) == life
     }
 }
 
@@ -135,7 +143,8 @@ impl Leases {
 /// All holds: a client has the inode open and somebody may remove its last name.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Holds {
-    by_file: BTreeSet<(InodeId, Life)>,
+    /// With the call that said so last; 0: said before calls were noted.
+    by_file: BTreeMap<(InodeId, Life), CallId>,
     by_life: BTreeSet<(Life, InodeId)>,
     counts: BTreeMap<Life, usize>,
 }
@@ -162,17 +171,23 @@ impl Holds {
         self.by_file.range(first..=(id, (ClientId([0xff; 16]), Incarnation(u64::MAX)))).next().is_some()
     }
 
-    /// Adds one; nothing changes when it is there.
-    pub fn insert(&mut self, id: InodeId, life: Life) {
-        if self.by_file.insert((id, life)) {
-            self.by_life.insert((life, id));
+    /// Adds one, said by `call`. One that is there is that of the later call.
+    pub fn insert(&mut self, id: InodeId, life: Life, call: CallId) {
+        let latest = self.by_file.entry((id, life)).or_insert(call);
+        *latest = call.max(*latest);
+        if self.by_life.insert((life, id)) {
             *self.counts.entry(life).or_default() += 1;
         }
     }
 
+    /// The call that said last that this life holds the inode.
+    pub fn call_of(&self, id: InodeId, life: Life) -> Option<CallId> {
+        self.by_file.get(&(id, life)).copied()
+    }
+
     /// Takes one away; false when it is not there.
     pub fn remove(&mut self, id: InodeId, life: Life) -> bool {
-        if !self.by_file.remove(&(id, life)) {
+        if self.by_file.remove(&(id, life)).is_none() {
             return false;
         }
         self.by_life.remove(&(life, id));
@@ -186,8 +201,8 @@ impl Holds {
     }
 
     /// All of them, by inode.
-    pub fn iter(&self) -> impl Iterator<Item = (InodeId, Life)> {
-        self.by_file.iter().copied()
+    pub fn iter(&self) -> impl Iterator<Item = (InodeId, Life, CallId)> {
+        self.by_file.iter().map(|((id, life), call)| (*id, *life, *call))
     }
 
     /// Lives that have any.
@@ -216,8 +231,8 @@ mod tests {
     fn leases_are_listed_by_life_until_their_file_waits() {
         let mut leases = Leases::default();
         let life = (CLIENT, Incarnation(4));
-        leases.insert(InodeId(20), Lease::taken_by(life.0, life.1));
-        leases.insert(InodeId(20), Lease::taken_by(life.0, Incarnation(5)));
+        leases.insert(InodeId(20), Lease::taken_by(life.0, life.1, CallId(1)));
+        leases.insert(InodeId(20), Lease::taken_by(life.0, Incarnation(5), CallId(1)));
         assert_eq!((leases.first_of(life), leases.first_of((CLIENT, Incarnation(5)))), (None, Some(InodeId(20))));
         leases.wait_for_recovery(InodeId(20));
         assert_eq!(leases.lives().count(), 0);
@@ -233,7 +248,7 @@ mod tests {
         let mut holds = Holds::default();
         let (old, new) = ((CLIENT, Incarnation(1)), (CLIENT, Incarnation(2)));
         for life in [old, new, new] {
-            holds.insert(InodeId(20), life);
+            holds.insert(InodeId(20), life, CallId(1));
         }
         assert_eq!((holds.len(), holds.count_of(old), holds.count_of(new)), (2, 1, 1));
         assert!(holds.remove(InodeId(20), old) && !holds.remove(InodeId(20), old));

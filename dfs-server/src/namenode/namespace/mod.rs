@@ -53,20 +53,53 @@ pub struct Session {
     pub incarnation: Incarnation,
     /// Host and mount point, or command: for people.
     pub name: String,
-    /// Time in the client's last op, nanoseconds since the epoch.
+    /// The process of the client that opened it, and which of its openings this is; 0: it did not say.
+    pub opener: (u64, u64),
+    /// Time in the client's last op or of the session's end, nanoseconds since the epoch.
     pub last_op_ns: i64,
     /// Calls below are forgotten: each has been answered.
     pub lowest_pending: CallId,
     /// Outcomes of calls from `lowest_pending` on: the retry cache.
-    pub outcomes: BTreeMap<CallId, Result<Outcome, RecordedError>>,
+    pub outcomes: Outcomes,
     /// The session ended; late calls of it are refused.
     pub ended: bool,
+    /// Lives before in which the client still waits for answers, the latest first.
+    pub former: Vec<FormerLife>,
+}
+
+/// Outcomes of calls that may not have been answered.
+pub type Outcomes = BTreeMap<CallId, Result<Outcome, RecordedError>>;
+
+/// A life of a client that is over, with calls whose answers the client waits for: what was done in it is told, nothing
+/// more is done.
+#[derive(Clone, Debug)]
+pub struct FormerLife {
+    /// Which life.
+    pub incarnation: Incarnation,
+    /// When the next one took its place, nanoseconds since the epoch.
+    pub ended_ns: i64,
+    /// As a session's.
+    pub lowest_pending: CallId,
+    /// As a session's.
+    pub outcomes: Outcomes,
+}
+
+impl Session {
+    /// A life before this one that is remembered.
+    pub fn former(&self, incarnation: Incarnation) -> Option<&FormerLife> {
+        self.former.iter().find(|life| life.incarnation == incarnation)
+    }
 }
 
 impl Session {
     /// It ended, and nobody has asked for anything in it since `since_ns`: it may be forgotten.
     pub fn is_idle(&self, since_ns: i64) -> bool {
         self.ended && self.last_op_ns < since_ns
+    }
+
+    /// It is idle, or an earlier life is remembered that ended before `since_ns`.
+    pub fn has_forgettable(&self, since_ns: i64) -> bool {
+        self.is_idle(since_ns) || self.former.iter().any(|life| life.ended_ns < since_ns)
     }
 }
 
@@ -267,8 +300,11 @@ impl Namespace {
         incarnation: Incarnation,
         call: CallId,
     ) -> Option<Result<Outcome, RecordedError>> {
-        let session = self.sessions.get(&client).filter(|session| session.incarnation == incarnation)?;
-        session.outcomes.get(&call).cloned()
+        let session = self.sessions.get(&client)?;
+        if session.incarnation == incarnation {
+            return session.outcomes.get(&call).cloned();
+        }
+        session.former(incarnation)?.outcomes.get(&call).cloned()
     }
 
     /// Every inode with its number, root first.

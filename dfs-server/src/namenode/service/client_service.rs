@@ -5,7 +5,7 @@ use std::sync::Arc;
 use dfs_common::attr::FileKind;
 use dfs_common::block::Block;
 use dfs_common::error::{DfsError, ErrorKind, Result};
-use dfs_common::ids::{ClientId, Incarnation, InodeId, TxId};
+use dfs_common::ids::{CallId, ClientId, Incarnation, InodeId, TxId};
 use dfs_proto::convert::required;
 use dfs_proto::v1::client_namenode_server::ClientNamenode;
 use dfs_proto::v1::edit_op::Op;
@@ -175,8 +175,7 @@ impl ClientNamenode for ClientService {
     }
 
     async fn open_session(&self, request: Request<OpenSessionRequest>) -> Reply<OpenSessionResponse> {
-        let request = request.into_inner();
-        let opened = self.namesystem.open_session(&request.client_id, request.name).await;
+        let opened = self.namesystem.open_session(request.into_inner()).await;
         reply(opened.map(|incarnation| OpenSessionResponse { incarnation: incarnation.0, txid: self.txid() }))
     }
 
@@ -197,6 +196,10 @@ impl ClientNamenode for ClientService {
         let request = request.into_inner();
         let renewed = self.namesystem.renew_lease(&request.client_id, Incarnation(request.incarnation));
         reply(renewed.map(|()| self.empty()))
+    }
+
+    async fn settle_calls(&self, request: Request<SettleCallsRequest>) -> Reply<EmptyResponse> {
+        reply(self.namesystem.settle_calls(request.into_inner()).await.map(|()| self.empty()))
     }
 
     async fn lookup(&self, request: Request<LookupRequest>) -> Reply<AttrResponse> {
@@ -456,9 +459,9 @@ impl ClientNamenode for ClientService {
         let request = request.into_inner();
         let inode = InodeId(request.inode);
         let closed = if request.own {
-            self.namesystem.give_up_lease(request.header.as_ref(), inode).await
+            self.namesystem.give_up_lease(request.header, inode, CallId(request.call_id)).await
         } else {
-            self.namesystem.recover_lease(&identity(request.header.as_ref()), inode).await
+            self.namesystem.recover_lease(request.header, inode).await
         };
         reply(closed.map(|closed| RecoverLeaseResponse { closed, txid: self.txid() }))
     }
@@ -592,9 +595,10 @@ impl ClientNamenode for ClientService {
         self.change(request.header, Op::Hold(HoldOp { inode: request.inode })).await
     }
 
-    async fn release_hold(&self, request: Request<InodeMutation>) -> Reply<EmptyResponse> {
+    async fn release_hold(&self, request: Request<ReleaseHoldRequest>) -> Reply<EmptyResponse> {
         let request = request.into_inner();
-        self.change(request.header, Op::ReleaseHold(ReleaseHoldOp { inode: request.inode })).await
+        let op = ReleaseHoldOp { inode: request.inode, call_id: request.call_id };
+        self.change(request.header, Op::ReleaseHold(op)).await
     }
 
     async fn report_bad_blocks(&self, request: Request<ReportBadBlocksRequest>) -> Reply<EmptyResponse> {

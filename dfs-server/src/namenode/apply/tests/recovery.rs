@@ -102,7 +102,7 @@ fn only_the_recovery_begun_last_closes_the_file() {
             .is_err(),
         "the writer lives"
     );
-    let revoke = Op::RevokeLease(v1::RevokeLeaseOp { inode: id.0 });
+    let revoke = Op::RevokeLease(v1::RevokeLeaseOp { inode: id.0, ..Default::default() });
     assert_eq!(run_internally(&mut fixture, revoke).unwrap(), Outcome::Closed(false));
     let first = start_recovery(&mut fixture, id, &block);
     let second = start_recovery(&mut fixture, id, &block);
@@ -138,7 +138,7 @@ fn a_block_nobody_was_promised_a_byte_of_is_dropped() {
 fn revoke_lease_closes_a_file_without_an_open_block() {
     let mut fixture = Fixture::new();
     let (id, block) = (fixture.create("a"), fixture.create("b"));
-    let revoke = |id: InodeId| Op::RevokeLease(v1::RevokeLeaseOp { inode: id.0 });
+    let revoke = |id: InodeId| Op::RevokeLease(v1::RevokeLeaseOp { inode: id.0, ..Default::default() });
     assert_eq!(run_internally(&mut fixture, revoke(id)).unwrap(), Outcome::Closed(true));
     assert!(fixture.namespace.lease(block).is_some(), "the client's other files stay its own");
 }

@@ -113,7 +113,7 @@ fn files_in_use_outlive_the_tree_as_long_as_they_are_used() {
     assert_eq!(fixture.namespace.attr(held).unwrap().nlink, 0);
     assert_eq!(fixture.namespace.attr(linked).unwrap().nlink, 1);
     for id in [held, path[0]] {
-        fixture.run(Op::ReleaseHold(v1::ReleaseHoldOp { inode: id.0 })).unwrap();
+        fixture.run(Op::ReleaseHold(v1::ReleaseHoldOp { inode: id.0, call_id: 0 })).unwrap();
     }
     assert_eq!(fixture.namespace.counts(), (1, 1, 0));
     check_invariants(&fixture.namespace);

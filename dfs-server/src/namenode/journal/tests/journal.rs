@@ -194,7 +194,7 @@ struct LaterBatch {
 #[test]
 fn what_a_newer_version_logged_is_refused_as_what_it_is() {
     let decode = |op: LaterOp| raft_types::Batch::decode(&LaterBatch { ops: vec![op] }.encode_to_vec());
-    let known = LaterOp { release_hold: Some(ReleaseHoldOp { inode: 7 }), ..LaterOp::default() };
+    let known = LaterOp { release_hold: Some(ReleaseHoldOp { inode: 7, call_id: 0 }), ..LaterOp::default() };
     assert_eq!(decode(known.clone()).unwrap().ops.len(), 1);
     // Another kind; a field that is not known; no kind at all.
     for later in [LaterOp { later: 1, ..LaterOp::default() }, LaterOp { later: 1, ..known }, LaterOp::default()] {

@@ -26,7 +26,7 @@ use crate::namenode::storage_dir::{FormatOptions, NameDir};
 const POISON: u64 = u64::MAX;
 
 fn op(number: u64) -> EditOp {
-    EditOp { op: Some(Op::ReleaseHold(ReleaseHoldOp { inode: number })), ..EditOp::default() }
+    EditOp { op: Some(Op::ReleaseHold(ReleaseHoldOp { inode: number, call_id: 0 })), ..EditOp::default() }
 }
 
 fn number(op: &EditOp) -> u64 {
