@@ -33,7 +33,13 @@ impl Place {
         config.set(&format!("dfs.namenode.name.dir={}", dir.path().join("name").display())).unwrap();
         format(&config, None).unwrap();
         let namesystem = start(&config).await;
-        let session = namesystem.open_session(&CLIENT, "test".into()).await.unwrap();
+        let session = namesystem
+            .open_session(v1::OpenSessionRequest {
+                client_id: CLIENT.to_vec().into(),
+                ..v1::OpenSessionRequest::default()
+            })
+            .await
+            .unwrap();
         Self { _dir: dir, config, namesystem, session, calls: std::cell::Cell::new(0) }
     }
 

@@ -8,11 +8,11 @@ use dfs_common::name::Name;
 use dfs_proto::v1::{CreateOp, LinkOp, MakeNodeOp, RemoveKind, RemoveOp, RenameFlag, RenameOp};
 
 use super::{Context, known};
+use crate::namenode::namespace::Namespace;
 use crate::namenode::namespace::directory::{Cookie, Directory};
 use crate::namenode::namespace::inode::{BlockList, Content, Inode};
 use crate::namenode::namespace::permission::{EXECUTE, Identity, READ, SETGID, WRITE};
 use crate::namenode::namespace::walk::TreeWalk;
-use crate::namenode::namespace::Namespace;
 use crate::namenode::outcome::Outcome;
 
 /// Most names of an inode; ext4's limit.

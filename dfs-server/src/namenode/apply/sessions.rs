@@ -161,13 +161,7 @@ impl Namespace {
     }
 
     /// Gives back the lease and the hold that a call took whose answer nobody has heard.
-    fn give_back(
-        &mut self,
-        context: &mut Context<'_>,
-        life: Life,
-        call: CallId,
-        inode: InodeId,
-    ) -> Result<()> {
+    fn give_back(&mut self, context: &mut Context<'_>, life: Life, call: CallId, inode: InodeId) -> Result<()> {
         self.release_hold(context, inode, life, Some(call));
         let Some(lease) = self.leases.get(inode) else { return Ok(()) };
         if !lease.is_of(life) || lease.call != call || lease.needs_recovery {

@@ -96,6 +96,7 @@ async fn make_and_remove(address: SocketAddr, client: ClientId, directories: u64
         header: Some(RequestHeader { caller: caller.clone(), retry: None }),
         client_id: id.into(),
         name: "bench".into(),
+        ..OpenSessionRequest::default()
     };
     let incarnation = namenode.open_session(open).await.map_err(refused)?.into_inner().incarnation;
     let header = |call| Some(RequestHeader { caller: caller.clone(), retry: Some(retry(client, incarnation, call)) });

@@ -500,7 +500,8 @@ mod tests {
         let (_, loaded) = load(&path).unwrap();
         assert_eq!(format!("{:?}", loaded.sessions), format!("{:?}", namespace.sessions));
         let untargeted = |lease: &Lease| Lease { targets: Vec::new(), ..lease.clone() };
-        let leases = |namespace: &Namespace| namespace.leases().map(|(id, lease)| (id, untargeted(lease))).collect::<Vec<_>>();
+        let leases =
+            |namespace: &Namespace| namespace.leases().map(|(id, lease)| (id, untargeted(lease))).collect::<Vec<_>>();
         assert_eq!(leases(&loaded), leases(&namespace));
         assert_eq!(loaded.holds, namespace.holds);
     }

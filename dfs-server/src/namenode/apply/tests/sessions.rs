@@ -40,7 +40,13 @@ impl Fixture {
     /// A call of some life with a number of its own, everything from `lowest` on unanswered.
     fn call(&mut self, (incarnation, call, lowest): (u64, u64, u64), op: Op) -> Result<Outcome> {
         let retry = RetryId { lowest_pending_call_id: lowest, ..self.retry_id(CLIENT, incarnation, call) };
-        self.apply(EditOp { retry: Some(retry), caller: Some(v1::Caller::default()), op: Some(op), time_ns: 9 })
+        self.apply(EditOp {
+            retry: Some(retry),
+            caller: Some(v1::Caller::default()),
+            op: Some(op),
+            time_ns: 9,
+            step_limit: 0,
+        })
     }
 
     fn settle(&mut self, call_ids: &[u64], lowest_pending_call_id: u64) -> Result<Outcome> {
