@@ -17,6 +17,7 @@ use proptest::prelude::*;
 
 use super::BlockEvent;
 use crate::namenode::namespace::Namespace;
+use crate::namenode::namespace::digest::StateDigest;
 use crate::namenode::namespace::directory::HashKey;
 use crate::namenode::namespace::inode::{Content, Inode};
 use crate::namenode::namespace::permission::Identity;
@@ -35,10 +36,17 @@ pub(crate) struct Fixture {
     step_limit: u32,
 }
 
+/// A namespace as the first batch of a log finds it: its digest is begun.
+fn new_namespace() -> Namespace {
+    let mut namespace = Namespace::new(HashKey(1, 2), 0);
+    namespace.meet_digest(Some(StateDigest::default().or_first())).unwrap();
+    namespace
+}
+
 impl Fixture {
     pub(crate) fn new() -> Self {
         let mut fixture = Self {
-            namespace: Namespace::new(HashKey(1, 2), 0),
+            namespace: new_namespace(),
             events: Vec::new(),
             log: Vec::new(),
             call: 0,
@@ -565,7 +573,7 @@ proptest! {
             run_random(&mut fixture, op);
             check_invariants(&fixture.namespace);
         }
-        let mut replayed = Namespace::new(HashKey(1, 2), 0);
+        let mut replayed = new_namespace();
         for op in &fixture.log {
             let _ = replayed.apply(op, &mut Vec::new());
         }
