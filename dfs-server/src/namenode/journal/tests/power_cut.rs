@@ -1,5 +1,5 @@
-//! The power goes at every moment of what the NameNode does to its files, and what was promised is there when it is back. And the
-//! same with every single sync left out: each is missed by some of these, or it would not be needed.
+//! The power goes at every moment of what the NameNode does to its files, and what was promised is there when it is back. Run by
+//! hand, the same with every single sync left out: each is missed by some of these, or it would not be needed.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -223,9 +223,8 @@ fn end_of_restore_scenario() -> Scenario {
     Scenario::new("end of a restore", recorder, check)
 }
 
-#[test]
-fn no_loss_of_power_takes_what_was_promised_and_every_sync_is_needed_for_that() {
-    let scenarios = [
+fn scenarios() -> [Scenario; 8] {
+    [
         log_scenario(),
         torn_scenario(),
         replaced_scenario(),
@@ -234,10 +233,22 @@ fn no_loss_of_power_takes_what_was_promised_and_every_sync_is_needed_for_that() 
         crate::namenode::import::tests::power_cut_scenario(),
         crate::secondary::power_cut_scenario(),
         journal_scenario(),
-    ];
+    ]
+}
+
+#[test]
+fn no_loss_of_power_takes_what_was_promised() {
+    for scenario in scenarios() {
+        assert_eq!(scenario.broken(None), None);
+    }
+}
+
+#[test]
+#[ignore = "looks at every moment once more for each sync; prints what misses it"]
+fn every_sync_is_missed_by_some_scenario() {
+    let scenarios = scenarios();
     let mut caught: BTreeMap<Site, Option<String>> = BTreeMap::new();
     for scenario in &scenarios {
-        assert_eq!(scenario.broken(None), None);
         for site in scenario.recorder.sync_sites() {
             let by = caught.entry(site).or_default();
             if by.is_none() {
