@@ -24,7 +24,8 @@ use crate::error::{DfsError, ErrorKind, Result};
 /// Layout of the NameNode's directory, its edit log and its images, and of the SecondaryNameNode's copies. Rises with every kind
 /// of operation or record and with every field that is added, so that no program reads what it would understand only in part.
 ///
-/// 1: the first. 2: sectors of the log have marks; log and images carry a digest of the state.
+/// 1: the first. 2: sectors of the log have marks; log and images carry a digest of the state; what is removed or over is taken
+/// apart in steps, by ops that say how much each takes; holds name the life that has them.
 pub const NAMENODE_LAYOUT: u32 = 2;
 /// Layout of a DataNode's volume.
 pub const DATANODE_LAYOUT: u32 = 1;
