@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rustix::fs::{OFlags, fcntl_getfl};
+
 /// A file, whatever its names are: its inode number.
 pub type FileNumber = u64;
 
@@ -111,7 +113,9 @@ impl DiskFile {
             None => None,
             Some(witness) => {
                 let metadata = file.metadata()?;
-                let syncs = rustix::fs::fcntl_getfl(&file)?.contains(rustix::fs::OFlags::DSYNC);
+                // rustix's own DSYNC is O_SYNC, which says more.
+                let each_write_syncs = OFlags::from_bits_retain(libc::O_DSYNC.cast_unsigned());
+                let syncs = fcntl_getfl(&file)?.contains(each_write_syncs);
                 witness(Act::Open(path, metadata.ino(), metadata.len()));
                 Some((witness, metadata.ino(), syncs))
             }

@@ -78,7 +78,7 @@ fn open_refuses_what_is_not_a_namenode_directory() {
     for (storage_type, words) in
         [(StorageType::DataNode, "DataNode"), (StorageType::SecondaryNameNode, "import-checkpoint")]
     {
-        StorageInfo { storage_type, ..info.clone() }.store(&version).unwrap();
+        StorageInfo { storage_type, layout_version: storage_type.layout(), ..info.clone() }.store(&version).unwrap();
         let error = NameDir::open(dir.path()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::WrongCluster);
         assert!(error.message().contains(words), "{}", error.message());
