@@ -127,9 +127,14 @@ pub(crate) enum Luck {
 }
 
 impl Luck {
-    /// Every kind, and some at random.
-    pub(crate) fn several(seed: u64) -> [Self; 6] {
-        [Self::None, Self::All, Self::Names, Self::Bytes, Self::Random(seed), Self::Random(!seed)]
+    /// Every kind that differs where so many names and pieces of content are not on the disk yet, and some at random.
+    fn several(names: usize, bytes: usize, seed: u64) -> Vec<Self> {
+        match (names, bytes) {
+            (0, 0) => vec![Self::All],
+            (1, 0) | (0, 1) => vec![Self::None, Self::All],
+            (_, 0) | (0, _) => vec![Self::None, Self::All, Self::Random(seed), Self::Random(!seed)],
+            _ => vec![Self::None, Self::All, Self::Names, Self::Bytes, Self::Random(seed), Self::Random(!seed)],
+        }
     }
 
     fn keeps(&mut self, is_name: bool) -> bool {
@@ -169,7 +174,7 @@ impl Scenario {
     /// The first thing found missing, if the line `without` synced nothing.
     pub(crate) fn broken(&self, without: Option<Site>) -> Option<String> {
         for (moment, disk) in self.recorder.disks(without).iter().enumerate() {
-            for luck in Luck::several(moment as u64) {
+            for luck in disk.kinds_of_luck(moment as u64) {
                 let left = tempfile::tempdir().unwrap();
                 disk.after_power_cut(luck, left.path());
                 // Without a sync a start may find what its code takes for impossible.
@@ -390,6 +395,12 @@ impl Disk {
                 }
             }
         }
+    }
+
+    /// What may become of what is not on the disk yet.
+    fn kinds_of_luck(&self, seed: u64) -> Vec<Luck> {
+        let bytes = self.files.values().map(|file| file.pending.len()).sum();
+        Luck::several(self.pending.len(), bytes, seed)
     }
 
     /// Writes to `target` what is found when the power comes back.

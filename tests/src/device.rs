@@ -1,8 +1,10 @@
 //! Block devices for daemons: sparse image files on loop devices, with XFS, that can be made to fail.
 
 use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use dfs_common::units::ByteCount;
 use rustix::fs::{FallocateFlags, fallocate};
@@ -149,6 +151,25 @@ impl LoopDevice {
         Frozen(self.mount_dir.clone())
     }
 
+    /// Lets the device answer nobody for `length`, by a process of its own. A program that has a file of a mount open must not
+    /// thaw the device that this file needs: starting a process closes a duplicate of the file, which waits for the device.
+    ///
+    /// # Panics
+    /// When fsfreeze cannot do it.
+    pub fn freeze_for(&self, length: Duration) -> Pause {
+        let script = "fsfreeze --freeze \"$1\" && echo frozen && sleep \"$2\"; fsfreeze --unfreeze \"$1\"";
+        let mut process = Command::new("sh")
+            .args(["-c", script, "pause"])
+            .arg(&self.mount_dir)
+            .arg(length.as_secs_f32().to_string())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("start sh");
+        let mut word = [0; 7];
+        process.stdout.take().expect("it is piped").read_exact(&mut word).expect("the device is frozen");
+        Pause(process)
+    }
+
     /// After a shutdown: what is on the device, and nothing else. Its users must be gone.
     ///
     /// # Panics
@@ -185,6 +206,17 @@ impl Drop for Frozen {
         let thawed = tried(Command::new("fsfreeze").arg("--unfreeze").arg(&self.0));
         // A test that fails already keeps its own words.
         assert!(thawed.is_ok() || std::thread::panicking(), "{thawed:?}");
+    }
+}
+
+/// A device that answers again by itself; dropping it waits for that.
+#[derive(Debug)]
+pub struct Pause(Child);
+
+impl Drop for Pause {
+    fn drop(&mut self) {
+        let thawed = self.0.wait();
+        assert!(thawed.as_ref().is_ok_and(ExitStatus::success) || std::thread::panicking(), "{thawed:?}");
     }
 }
 

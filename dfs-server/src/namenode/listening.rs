@@ -3,7 +3,7 @@
 //! Heartbeats, renewals and reports are read by the runtime's thread. While that thread stands still (the process is
 //! stopped, the machine swaps, a call or a lock keeps the thread), whoever speaks is not heard, and clocks on other threads
 //! go on. So the thread itself proves that it listens, by a [`pulse`](ListeningClock::pulse) every [`PULSE_INTERVAL`]: from one
-//! pulse to the next at most [`PULSE_GRACE`] counts, however much later the next one comes. Silences measured by this clock
+//! pulse to the next at most `PULSE_GRACE` counts, however much later the next one comes. Silences measured by this clock
 //! are never longer than the true ones, and nobody is given up for a pause that was the NameNode's own.
 
 use std::sync::Arc;

@@ -239,7 +239,7 @@ fn load(dir: &Path, number: usize) -> io::Result<State> {
     let mut buffer = vec![0; 1024];
     let length = listxattr(&path, &mut buffer[..])?;
     let names = buffer[..length].split(|byte| *byte == 0).filter(|name| name.starts_with(b"user."));
-    let mut value = vec![0; VALUE_MAX];
+    let mut value = [0; VALUE_MAX];
     let mut xattrs = BTreeMap::new();
     for name in names {
         let length = getxattr(&path, name, &mut value[..])?;

@@ -10,7 +10,7 @@
 //!
 //! While it goes: writers with a book each, changes of attributes, readers of files that never change, and two logs that all
 //! mounts append to, in one of which every record is synced. Each reads what it has written, through every mount. See
-//! [`super::verdict`] for what is judged.
+//! `verdict.rs` for what is judged.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};

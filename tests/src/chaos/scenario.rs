@@ -1,7 +1,7 @@
 //! What happens when: faults that stand together, all healed before the next ones come, in storms with a reckoning at the end of
 //! each.
 //!
-//! [`super::budget`] says which faults may stand together. Mounts die under load. A storm ends calm, or with the power cut
+//! `budget.rs` says which faults may stand together. Mounts die under load. A storm ends calm, or with the power cut
 //! everywhere while its last faults stand; then the books are compared. At the end of all storms replicas are compared with
 //! each other, devices with files, and the namespace with its replay.
 

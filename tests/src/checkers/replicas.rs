@@ -22,12 +22,15 @@ pub fn check_identical(cluster: &Cluster, count: usize) -> Result<(), String> {
     check_replicas(&all_replicas(cluster), count)
 }
 
+/// A replica with its data and its checksum file.
+type Content<'a> = (&'a Replica, Vec<u8>, Vec<u8>);
+
 /// Whether these are `count` identical and proven replicas of each block.
 ///
 /// # Errors
 /// Naming the first block of which they are not.
 pub fn check_replicas(replicas: &[Replica], count: usize) -> Result<(), String> {
-    let mut blocks: BTreeMap<u64, Vec<(&Replica, Vec<u8>, Vec<u8>)>> = BTreeMap::new();
+    let mut blocks: BTreeMap<u64, Vec<Content<'_>>> = BTreeMap::new();
     for replica in replicas {
         let read = |path: &Path| fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
         let (data, meta) = (read(&replica.data)?, read(&replica.meta)?);

@@ -194,7 +194,7 @@ fn calls_whose_answers_are_lost_are_made_once(_: &Nothing) {
 
 fn writers_steps_whose_answers_are_lost_are_made_once(_: &Nothing) {
     let mut lossy = Lossy::start();
-    let data: Vec<u8> = (0..2 * BLOCK + 777).map(|at| (at * 31 >> 7) as u8).collect();
+    let data: Vec<u8> = (0..2 * BLOCK + 777).map(|at| ((at * 31) >> 7) as u8).collect();
     let data: &'static [u8] = data.leak();
     for between in [Between::Nothing, Between::NameNodeKilled] {
         lossy.between = between;

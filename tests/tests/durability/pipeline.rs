@@ -163,11 +163,7 @@ fn disk_that_pauses_costs_no_member_of_a_pipeline(_: &Nothing) {
         writing.write_to(3 << 20);
         writing.sync();
         std::thread::scope(|scope| {
-            let frozen = cluster.datanodes[victim].devices[0].freeze();
-            scope.spawn(move || {
-                std::thread::sleep(DISK_PAUSE);
-                drop(frozen);
-            });
+            let _pause = cluster.datanodes[victim].devices[0].freeze_for(DISK_PAUSE);
             let small = scope.spawn(|| Pattern::new(victim as u64).make_file(&mount.join(&small), 1000));
             writing.write_to(5 << 20);
             writing.sync();

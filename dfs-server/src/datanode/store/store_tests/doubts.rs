@@ -217,8 +217,11 @@ fn doubted_replica_that_is_not_here_is_told_of() {
     );
 }
 
+/// What is done to the bytes of a checksum file, in words and in deed.
+type Damage = (&'static str, fn(&mut Vec<u8>));
+
 /// Bytes of a checksum file, and what becomes of them.
-fn damaged_meta_files() -> Vec<(&'static str, fn(&mut Vec<u8>))> {
+fn damaged_meta_files() -> Vec<Damage> {
     vec![
         ("another version", |meta| meta[1] = 2),
         ("no checksums", |meta| meta[2] = 0),

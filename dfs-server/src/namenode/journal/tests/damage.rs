@@ -2,6 +2,7 @@
 //! its place.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use dfs_common::error::{DfsError, ErrorKind};
@@ -120,32 +121,37 @@ fn goes_on(dir: &Path) {
     }
 }
 
-#[test]
-fn every_flipped_bit_of_an_earlier_frame_is_refused_with_its_offset() {
-    let dir = tempfile::tempdir().unwrap();
-    let (path, starts) = small_log(dir.path());
-    let whole = fs::read(&path).unwrap();
-    for bit in starts[1] * 8..starts[2] * 8 {
-        let mut damaged = whole.clone();
-        damaged[(bit / 8) as usize] ^= 1 << (bit % 8);
-        fs::write(&path, &damaged).unwrap();
-        assert_refused_at(dir.path(), starts[1] as usize, &format!("bit {bit}"));
+/// Calls `check` with bits of a range of a file flipped, one at a time: every bit of its first sector, where all that means
+/// something is, and one of each byte behind.
+fn with_bits_flipped(path: &Path, bytes: std::ops::Range<usize>, mut check: impl FnMut(usize)) {
+    let whole = fs::read(path).unwrap();
+    let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+    for at in bytes.clone() {
+        let all = at < bytes.start + SECTOR_BYTES;
+        for bit in (0..8).filter(|bit| all || at % 8 == *bit) {
+            file.write_all_at(&[whole[at] ^ (1 << bit)], at as u64).unwrap();
+            check(at * 8 + bit);
+        }
+        file.write_all_at(&whole[at..=at], at as u64).unwrap();
     }
 }
 
 #[test]
-fn every_flipped_bit_of_the_last_frame_is_refused_with_its_offset() {
+fn a_flipped_bit_anywhere_in_an_earlier_frame_is_refused_with_its_offset() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, starts) = small_log(dir.path());
+    let (start, end) = (starts[1] as usize, starts[2] as usize);
+    with_bits_flipped(&path, start..end, |bit| assert_refused_at(dir.path(), start, &format!("bit {bit}")));
+}
+
+#[test]
+fn a_flipped_bit_anywhere_in_the_last_frame_is_refused_with_its_offset() {
     for log in [small_log, log_with_zeros] {
         let dir = tempfile::tempdir().unwrap();
         let (path, starts) = log(dir.path());
-        let whole = fs::read(&path).unwrap();
         let last = last_frame(&starts);
-        for bit in last.start * 8..last.end * 8 {
-            let mut damaged = whole.clone();
-            damaged[bit / 8] ^= 1 << (bit % 8);
-            fs::write(&path, &damaged).unwrap();
-            assert_refused_at(dir.path(), last.start, &format!("bit {bit}"));
-        }
+        let start = last.start;
+        with_bits_flipped(&path, last, |bit| assert_refused_at(dir.path(), start, &format!("bit {bit}")));
     }
 }
 
@@ -173,16 +179,13 @@ fn a_torn_frame_with_anything_behind_it_is_refused() {
 }
 
 #[test]
-fn every_flipped_bit_of_the_header_is_refused() {
+fn a_flipped_bit_anywhere_in_the_header_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (path, _) = small_log(dir.path());
     let whole = fs::read(&path).unwrap();
-    for bit in 0..SEGMENT_HEADER_BYTES * 8 {
-        let mut damaged = whole.clone();
-        damaged[bit / 8] ^= 1 << (bit % 8);
-        fs::write(&path, &damaged).unwrap();
+    with_bits_flipped(&path, 0..SEGMENT_HEADER_BYTES, |bit| {
         assert_eq!(scan(dir.path()).unwrap_err().kind(), ErrorKind::Corrupt, "bit {bit}");
-    }
+    });
     for length in 0..SEGMENT_HEADER_BYTES {
         fs::write(&path, &whole[..length]).unwrap();
         assert_eq!(scan(dir.path()).unwrap_err().kind(), ErrorKind::Corrupt, "cut to {length} bytes");
