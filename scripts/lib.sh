@@ -108,6 +108,19 @@ leftovers() {
   losetup -n -O NAME,BACK-FILE 2>/dev/null | grep -F "$base" || true
 }
 
+# sweep_tests BASE: ends and frees what tests that crashed or were killed left below this directory, and removes it.
+sweep_tests() {
+  local base=$1 kind number path
+  # A frozen device would keep its users from ending.
+  while read -r path; do fsfreeze --unfreeze "$path" 2>/dev/null || true; done < <(grep -F "$base" /proc/self/mountinfo | awk '{ print $5 }')
+  while read -r kind number _; do
+    [[ $kind != process ]] || kill -KILL "${number%:}" 2>/dev/null || true
+  done < <(leftovers "$base")
+  while read -r path; do unmount "$path" || true; done < <(grep -F "$base" /proc/self/mountinfo | awk '{ print $5 }' | sort -r)
+  while read -r path _; do losetup -d "$path" 2>/dev/null || true; done < <(losetup -n -O NAME,BACK-FILE 2>/dev/null | grep -F "$base")
+  rm -rf --one-file-system -- "$base"
+}
+
 # --- network -----------------------------------------------------------------------------------------------------
 
 port_is_free() { [[ -z $(ss -Hltn "sport = :$1") ]]; }

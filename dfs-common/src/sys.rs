@@ -1,4 +1,4 @@
-//! The operating system's calls that no safe crate offers. The only module of the house that may be unsafe.
+//! The operating system's calls that no safe crate offers. The only module of the product that may be unsafe.
 
 use std::fs::File;
 use std::io;

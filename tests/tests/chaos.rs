@@ -1,4 +1,5 @@
-//! Seeded storms of faults under a workload, with every invariant checked after them. A short run here; longer ones by hand:
+//! Seeded storms of faults under a workload, with every invariant checked after them. A short run here; longer ones by hand,
+//! of which the first are those of seeds that found something once:
 //! `DFS_CHAOS_SECONDS=60 DFS_CHAOS_RUNS=100 cargo test --release --workspace --test chaos`.
 
 use std::process::ExitCode;
@@ -12,6 +13,9 @@ use dfs_tests::suite::{self, Nothing};
 /// Long enough for a storm or two.
 const SECONDS: u64 = 30;
 
+/// What they found is mended. A seed says which faults come and where they hit, not when: the same may need several runs.
+const FOUND: [u64; 6] = [4, 5, 6, 7, 8, 10];
+
 fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
@@ -19,9 +23,14 @@ fn setting(name: &str) -> Option<u64> {
 fn storms_violate_nothing(_: &Nothing) {
     let length = Duration::from_secs(setting("DFS_CHAOS_SECONDS").unwrap_or(SECONDS));
     let given = setting("DFS_TEST_SEED");
-    let runs = if given.is_some() { 1 } else { setting("DFS_CHAOS_RUNS").unwrap_or(1) };
-    for _ in 0..runs {
-        let seed = given.unwrap_or_else(rand::random);
+    let seeds: Vec<u64> = match (given, setting("DFS_CHAOS_RUNS")) {
+        (Some(seed), _) => vec![seed],
+        (None, None) => vec![rand::random()],
+        (None, Some(runs)) => {
+            FOUND.into_iter().chain(std::iter::repeat_with(rand::random)).take(runs as usize).collect()
+        }
+    };
+    for seed in seeds {
         eprintln!("DFS_TEST_SEED={seed}");
         Chaos::new(seed).run(length);
     }

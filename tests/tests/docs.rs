@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use dfs_common::config_file::{KEYS, Key, ValueKind};
 use dfs_common::units::ByteCount;
-use dfs_tests::mutation::{apply, parse};
+use dfs_tests::mutation::{TestName, apply, parse};
 
 fn repository() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the repository").to_owned()
@@ -120,4 +120,48 @@ fn mutations_name_lines_that_exist() {
     }
     assert!(wrong.is_empty(), "tests/mutations.txt:\n{}", wrong.join("\n"));
     assert!(mutations.len() > 50);
+}
+
+/// The paths of a crate's unit tests, or the names of the cases of a test target.
+fn test_names(dir: &Path) -> Vec<String> {
+    let mut names = Vec::new();
+    let sources = walkdir::WalkDir::new(dir).into_iter().filter_map(Result::ok);
+    for path in sources.map(walkdir::DirEntry::into_path).filter(|path| path.extension().is_some_and(|ext| ext == "rs"))
+    {
+        let text = std::fs::read_to_string(&path).expect("read a source");
+        let place = path.strip_prefix(dir).expect("below it").with_extension("");
+        let modules: Vec<_> = place.iter().map(|name| name.to_string_lossy()).filter(|name| name != "mod").collect();
+        let is_case = |line: &str| line.contains("_: &Nothing)");
+        let mut is_test = false;
+        for line in text.lines().map(str::trim) {
+            if line.starts_with("#[test") || line.starts_with("#[tokio::test") {
+                is_test = true;
+            } else if let Some((_, rest)) = line.split_once("fn ") {
+                if is_test || is_case(line) {
+                    let name = rest.split(['(', '<']).next().unwrap_or(rest);
+                    // Those within a file lie in its module `tests`.
+                    names.push([&modules.join("::"), "::tests::", name].concat());
+                    names.push([&modules.join("::"), "::", name].concat());
+                }
+                is_test = false;
+            }
+        }
+    }
+    names
+}
+
+/// A filter that finds no test would let its mutation pass for noticed, or end the run.
+#[test]
+fn mutations_name_tests_that_exist() {
+    let root = repository();
+    let text = std::fs::read_to_string(root.join("tests/mutations.txt")).expect("read tests/mutations.txt");
+    let mutations = parse(&text).unwrap_or_else(|why| panic!("tests/mutations.txt: {why}"));
+    for test in mutations.iter().flat_map(|mutation| &mutation.tests).collect::<BTreeSet<_>>() {
+        let dir = match test {
+            TestName::Unit { package, .. } => root.join(package).join("src"),
+            TestName::Cluster { target, .. } => root.join("tests/tests").join(target),
+        };
+        let is_there = test_names(&dir).iter().any(|name| name.contains(test.filter()));
+        assert!(is_there, "tests/mutations.txt names {test}, and no such test is there");
+    }
 }

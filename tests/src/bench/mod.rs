@@ -137,7 +137,12 @@ pub fn run(targets: &[Target], groups: &[&Group], scale: Scale, rounds: usize) -
     }
     for round in 0..rounds {
         for group in groups {
-            for (target, root) in targets.iter().zip(&roots) {
+            // Who comes second meets what the first has left to be written: it is not always the same.
+            let mut order: Vec<_> = targets.iter().zip(&roots).collect();
+            if round % 2 == 1 {
+                order.reverse();
+            }
+            for (target, root) in order {
                 eprintln!("round {}/{rounds}  {:12} {}", round + 1, group.name, target.name);
                 if let Err(error) = run_group(group, target, root, scale, round, &mut report) {
                     eprintln!("  failed: {error:#}");

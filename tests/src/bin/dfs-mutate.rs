@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use dfs_tests::mutation::{CHOICE, Mutation, TestName, apply, count_results, parse};
 use dfs_tests::wait::poll;
-use rustix::process::{Pid, Signal, kill_process_group};
+use serde_json::Value;
 use walkdir::WalkDir;
 
 /// Tells which removed fsyncs and checks some test notices.
@@ -50,8 +51,7 @@ fn main() -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     copy(root, &cli.dir, &all)?;
-    let house = House { dir: cli.dir };
-    house.build()?;
+    let house = House::build(cli.dir)?;
     house.check_without_mutation(&wanted)?;
     let mut caught = 0;
     for mutation in &wanted {
@@ -110,31 +110,73 @@ fn copy(root: &Path, dir: &Path, mutations: &[Mutation]) -> Result<()> {
     Ok(())
 }
 
-/// How a run of a test ended.
+/// How a run of tests ended.
 #[derive(Debug, PartialEq, Eq)]
 enum Ending {
-    /// So many tests passed, and none failed.
+    /// All of so many passed.
     Passed(u64),
     Failed,
     Hung,
 }
 
-/// The copy.
-struct House {
+/// A program of tests.
+struct Program {
+    /// The crate, and for integration tests the target.
+    package: String,
+    target: Option<String>,
+    path: PathBuf,
+    /// Where it expects to run: the crate's directory.
     dir: PathBuf,
 }
 
-impl House {
-    fn cargo(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new("cargo");
-        command.args(arguments).current_dir(&self.dir).env("CARGO_TARGET_DIR", self.dir.join("target"));
-        command.env_remove("DFS_BIN_DIR").env_remove(CHOICE).stdin(Stdio::null());
-        command
+impl Program {
+    /// One that cargo says it has built.
+    fn of_message(line: &str) -> Result<Option<Self>> {
+        let message: Value = serde_json::from_str(line).context("what cargo says")?;
+        let Some(path) = message["executable"].as_str().filter(|_| message["profile"]["test"] == true) else {
+            return Ok(None);
+        };
+        let manifest = message["manifest_path"].as_str().context("the manifest of a crate")?;
+        let dir = Path::new(manifest).parent().context("a manifest lies in a directory")?.to_owned();
+        let package = dir.file_name().and_then(|name| name.to_str()).context("the name of a crate")?;
+        // The one that holds the clusters lies in tests/.
+        let package = if package == "tests" { "dfs-tests" } else { package };
+        let is_integration = message["target"]["kind"][0] == "test";
+        let target = is_integration.then(|| message["target"]["name"].as_str().unwrap_or_default().to_owned());
+        Ok(Some(Self { package: package.to_owned(), target, path: path.into(), dir }))
     }
 
-    fn build(&self) -> Result<()> {
-        let status = self.cargo(&["build", "--release", "--locked", "--workspace", "--bins"]).status()?;
-        if status.success() { Ok(()) } else { bail!("the copy with all mutations does not build") }
+    fn holds(&self, test: &TestName) -> bool {
+        match test {
+            TestName::Unit { package, .. } => self.target.is_none() && self.package == *package,
+            TestName::Cluster { target, .. } => self.target.as_ref() == Some(target),
+        }
+    }
+}
+
+/// The copy, built.
+struct House {
+    dir: PathBuf,
+    programs: Vec<Program>,
+}
+
+impl House {
+    fn build(dir: PathBuf) -> Result<Self> {
+        let cargo = |arguments: &[&str]| {
+            let mut command = Command::new("cargo");
+            command.args(arguments).args(["--release", "--locked", "--workspace"]).current_dir(&dir);
+            command.env("CARGO_TARGET_DIR", dir.join("target")).env_remove(CHOICE);
+            command.stdin(Stdio::null()).stderr(Stdio::inherit());
+            command
+        };
+        let daemons = cargo(&["build", "--bins"]).status()?;
+        let tests = cargo(&["test", "--no-run", "--message-format=json-render-diagnostics"]).output()?;
+        if !daemons.success() || !tests.status.success() {
+            bail!("the copy with all mutations does not build");
+        }
+        let said = String::from_utf8(tests.stdout).context("what cargo says")?;
+        let programs = said.lines().filter_map(|line| Program::of_message(line).transpose()).collect::<Result<_>>()?;
+        Ok(Self { dir, programs })
     }
 
     /// A test that fails anyway, or that is not there, notices nothing.
@@ -144,7 +186,7 @@ impl House {
             match self.run_test(test, None)? {
                 Ending::Passed(0) => bail!("{test}: there is no such test"),
                 Ending::Passed(count) => println!("{test}: {count} tests pass without a mutation"),
-                ending => bail!("{test}: {ending:?} without any mutation"),
+                ending => bail!("{test}: {ending:?} without any mutation:\n{}", fs::read_to_string(self.log_path())?),
             }
         }
         Ok(())
@@ -157,39 +199,74 @@ impl House {
                 let begun = Instant::now();
                 let ending = self.run_test(test, Some(&mutation.name))?;
                 if !matches!(ending, Ending::Passed(_)) {
+                    let said = fs::read(self.log_path())?;
+                    let failed = failures(&String::from_utf8_lossy(&said)).join(", ");
                     let (took, tries) = (begun.elapsed().as_secs(), mutation.tries);
-                    return Ok(Some(format!("{ending:?}: {test}  ({took} s, try {attempt} of {tries})")));
+                    return Ok(Some(format!("{ending:?}: {failed}  ({test}, {took} s, try {attempt} of {tries})")));
                 }
             }
         }
         Ok(None)
     }
 
+    fn log_path(&self) -> PathBuf {
+        self.dir.join("target/mutate.log")
+    }
+
     fn run_test(&self, test: &TestName, choice: Option<&str>) -> Result<Ending> {
-        let arguments = test.cargo_arguments();
-        let mut words = vec!["test", "--release", "--locked", "--no-fail-fast"];
-        words.extend(arguments.iter().map(String::as_str));
-        words.extend(["--", test.filter()]);
-        let log_path = self.dir.join("target/mutate.log");
-        let log = fs::File::create(&log_path).context("make a file for what tests say")?;
-        let mut command = self.cargo(&words);
-        command.envs(choice.map(|name| (CHOICE, name))).stdout(log.try_clone()?).stderr(log);
-        // A group of its own, so that what hangs can be ended with all its children.
-        std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        let mut child = command.spawn().context("run cargo test")?;
-        let status = poll(TEST_MAX, || child.try_wait().transpose()).transpose()?;
-        let Some(status) = status else {
-            kill_process_group(Pid::from_child(&child), Signal::KILL).context("end a test that hangs")?;
-            child.wait()?;
-            return Ok(Ending::Hung);
-        };
-        let said = String::from_utf8_lossy(&fs::read(&log_path)?).into_owned();
-        if said.contains("error: could not compile") {
-            bail!("{test} does not build:\n{said}");
+        let log = fs::File::create(self.log_path()).context("make a file for what tests say")?;
+        let mut passed = 0;
+        for program in self.programs.iter().filter(|program| program.holds(test)) {
+            match self.run_program(program, test, choice, &log)? {
+                Ending::Passed(count) => passed += count,
+                ending => return Ok(ending),
+            }
         }
+        Ok(Ending::Passed(passed))
+    }
+
+    fn run_program(&self, program: &Program, test: &TestName, choice: Option<&str>, log: &fs::File) -> Result<Ending> {
+        let base =
+            tempfile::Builder::new().prefix("dfs-mutate.").tempdir_in("/var/tmp").context("a directory for tests")?;
+        // Tests of permissions go in as other users.
+        fs::set_permissions(base.path(), fs::Permissions::from_mode(0o755))?;
+        let mut command = Command::new(&program.path);
+        command.arg(test.filter()).current_dir(&program.dir).env("CARGO_MANIFEST_DIR", &program.dir);
+        if program.target.is_some() {
+            // As scripts/test: a case that starts a process closes duplicates of what others have open.
+            command.arg("--test-threads=1");
+        }
+        command.env_remove("DFS_BIN_DIR").env("DFS_TEST_BASE", base.path()).env_remove(CHOICE);
+        command.envs(choice.map(|name| (CHOICE, name)));
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?);
+        let before = log.metadata()?.len();
+        let mut child = command.spawn().with_context(|| format!("run {}", program.path.display()))?;
+        let status = poll(TEST_MAX, || child.try_wait().transpose()).transpose()?;
+        if status.is_none() {
+            child.kill().context("end a test that hangs")?;
+            child.wait()?;
+        }
+        // What crashed or hung leaves processes, mounts and devices.
+        let sweep = r#". scripts/lib.sh; sweep_tests "$0""#;
+        let swept = Command::new("bash").args(["-c", sweep]).arg(base.path()).current_dir(&self.dir).status()?;
+        if !swept.success() {
+            bail!("cannot free what {test} left in {}", base.keep().display());
+        }
+        let Some(status) = status else { return Ok(Ending::Hung) };
+        let said = fs::read(self.log_path())?;
+        let said = String::from_utf8_lossy(said.get(before as usize..).unwrap_or_default()).into_owned();
         Ok(match count_results(&said) {
             Some((passed, 0)) if status.success() => Ending::Passed(passed),
             _ => Ending::Failed,
         })
     }
+}
+
+/// Names of the tests that failed, by the words of the test program.
+fn failures(said: &str) -> Vec<String> {
+    let of_line = |line: &str| {
+        let name = line.strip_prefix("test ")?.strip_suffix(" ... FAILED")?;
+        Some(name.rsplit("::").next().unwrap_or(name).to_owned())
+    };
+    said.lines().filter_map(of_line).collect()
 }

@@ -271,9 +271,10 @@ fn load(dir: &Path, number: usize) -> io::Result<State> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::test_dir;
 
     fn worked() -> (tempfile::TempDir, Attributes) {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = test_dir();
         let mut attributes = Attributes::prepare(dir.path().to_owned(), 3).unwrap();
         for _ in 0..500 {
             attributes.step().unwrap();

@@ -15,8 +15,10 @@
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
+use std::time::Duration;
 
 use super::attributes::Attributes;
 use super::shared_log::LogWriter;
@@ -167,12 +169,16 @@ pub fn serve(mounts: &[PathBuf], seed: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Longest silence of the load: comparing all books takes seconds, and some waits of a minute may follow each other in it.
+const ANSWER_MAX: Duration = PATIENCE.saturating_mul(6);
+
 /// The other end: a load in its process.
 #[derive(Debug)]
 pub struct LoadProcess {
     child: Child,
     input: ChildStdin,
-    output: BufReader<ChildStdout>,
+    /// What it says, line by line, as a thread of its own hears it.
+    said: Receiver<String>,
 }
 
 impl LoadProcess {
@@ -186,7 +192,16 @@ impl LoadProcess {
         let mut child = command.spawn().expect("start dfs-chaos-load");
         let input = child.stdin.take().expect("piped");
         let output = BufReader::new(child.stdout.take().expect("piped"));
-        let mut load = Self { child, input, output };
+        let (tell, said) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                // Nobody listens any more when it is being ended.
+                if tell.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        let mut load = Self { child, input, said };
         load.hear().expect("the load is prepared");
         load
     }
@@ -240,8 +255,9 @@ impl LoadProcess {
     }
 
     fn hear(&mut self) -> Result<String, String> {
-        let mut line = String::new();
-        self.output.read_line(&mut line).expect("the load answers");
+        // In a check nothing has a deadline of its own: an operation that hangs is found here.
+        let line =
+            self.said.recv_timeout(ANSWER_MAX).map_err(|_| format!("the load did not answer in {ANSWER_MAX:?}"))?;
         match line.trim_end().split_once(' ').unwrap_or((line.trim_end(), "")) {
             ("ok", rest) => Ok(rest.to_owned()),
             (_, rest) => Err(rest.to_owned()),

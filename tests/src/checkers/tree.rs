@@ -212,7 +212,8 @@ mod tests {
                 symlink("elsewhere", file.with_extension("symlink")).unwrap();
             }),
         ];
-        let dir = tempfile::tempdir().unwrap();
+        // Not below /tmp: a tmpfs may have no extended attributes.
+        let dir = crate::cluster::test_dir();
         let file = dir.path().join("file");
         fs::write(&file, b"content").unwrap();
         fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();

@@ -17,7 +17,7 @@ use dfs_tests::workload::{Pattern, TreeFile, check_tree, make_tree, source_tree}
 pub(super) const CASES: [Case<Nothing>; 3] = cases![
     reads_that_a_disk_fails_are_answered_by_others,
     reads_that_a_disk_never_answers_are_answered_by_others,
-    slow_disk_slows_and_fails_nobody,
+    slow_disk_costs_no_member_of_a_pipeline,
 ];
 
 const LENGTH: u64 = 3_000_001;
@@ -77,7 +77,7 @@ fn reads_that_a_disk_never_answers_are_answered_by_others(_: &Nothing) {
     Pattern::new(74).check_file(&mount.join("while"), LENGTH);
 }
 
-fn slow_disk_slows_and_fails_nobody(_: &Nothing) {
+fn slow_disk_costs_no_member_of_a_pipeline(_: &Nothing) {
     let (cluster, mount, tree) = cluster_with_tree(75);
     let disk = cluster.datanodes[2].devices[0].disk();
     disk.behave(Behaviour::Slow);
@@ -85,6 +85,8 @@ fn slow_disk_slows_and_fails_nobody(_: &Nothing) {
         write_and_sync(&mount, &format!("while-{number}"), 76);
     }
     read_all(&cluster, "fresh", &tree, 75);
+    let log = mount.log_text();
+    assert!(!log.contains("write pipeline failed") && !log.contains("no pipeline for a new block"), "{log}");
     disk.behave(Behaviour::Good);
     cluster.wait_fully_replicated();
     wait_until(REPAIR, "three identical replicas", || check_identical(&cluster, 3).is_ok());

@@ -1,7 +1,7 @@
-//! A large tree is removed, and nobody notices but by its absence.
+//! A large tree is removed in steps, and nobody notices but by its absence.
 //!
-//! With a million files, by hand on an idle machine, no answer may take longer than 20 ms meanwhile:
-//! `DFS_TEST_FILES=1000000 cargo test --release --test durability -- removing_a_large_tree_holds_nobody_up`
+//! With a million files, by hand on an idle machine, no answer may take longer than 20 ms meanwhile, and no DataNode may be
+//! stale: `DFS_TEST_FILES=1000000 cargo test --release --workspace --test durability -- removing_a_large_tree`
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use dfs_tests::wait::{REPAIR, STARTUP, wait_until};
 use tonic::transport::Channel;
 
 pub(super) const CASES: [Case<Nothing>; 2] =
-    cases![removing_a_large_tree_holds_nobody_up, a_removal_goes_on_after_the_namenode_was_killed];
+    cases![removing_a_large_tree_goes_in_steps, a_removal_goes_on_after_the_namenode_was_killed];
 
 /// Files of the automatic run: some dozen steps.
 const FILES: u64 = 20_000;
@@ -24,6 +24,8 @@ const FILES_PER_DIRECTORY: u64 = 1_000;
 /// Makers of the tree at once.
 const MAKERS: u64 = 16;
 const ROOT: u64 = 1;
+/// Inodes that are freed by one operation of the log at most.
+const STEP: u64 = 500;
 /// What a stat may take at most while the tree is freed, when somebody watches.
 const PATIENCE: Duration = Duration::from_millis(20);
 
@@ -80,10 +82,10 @@ impl Client {
         self.rpc.get_fs_stats(v1::GetFsStatsRequest::default()).await.expect("statfs").into_inner().files
     }
 
-    async fn check_datanodes(&mut self) {
+    async fn check_datanodes(&mut self, allowed: &[v1::DatanodeState]) {
         let report = self.rpc.get_datanode_report(v1::GetDatanodeReportRequest::default()).await.expect("report");
         for datanode in report.into_inner().datanodes {
-            assert_eq!(datanode.state(), v1::DatanodeState::DatanodeLive, "{datanode:?}");
+            assert!(allowed.contains(&datanode.state()), "{datanode:?}");
         }
     }
 }
@@ -112,12 +114,19 @@ fn block_on(work: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("start the runtime").block_on(work);
 }
 
-fn removing_a_large_tree_holds_nobody_up(_: &Nothing) {
+fn removing_a_large_tree_goes_in_steps(_: &Nothing) {
     let by_hand = std::env::var("DFS_TEST_FILES").ok().and_then(|text| text.parse::<u64>().ok());
+    let files = by_hand.unwrap_or(FILES);
+    // On a machine that does other things too, a heartbeat may be late.
+    let (patience, states): (_, &[_]) = match by_hand {
+        Some(_) => (PATIENCE, &[v1::DatanodeState::DatanodeLive]),
+        None => (REPAIR, &[v1::DatanodeState::DatanodeLive, v1::DatanodeState::DatanodeStale]),
+    };
     let cluster = Cluster::builder().datanodes(3).start();
     block_on(async {
-        make_tree(&cluster, by_hand.unwrap_or(FILES)).await;
+        make_tree(&cluster, files).await;
         let mut client = Client::connect(&cluster).await;
+        let before = cluster.status("last_txid").expect("the NameNode serves");
         let mut remover = client.clone();
         let removal = tokio::spawn(async move { remover.delete("tree").await });
         let (mut longest, mut stats, started) = (Duration::ZERO, 0_u64, Instant::now());
@@ -128,7 +137,7 @@ fn removing_a_large_tree_holds_nobody_up(_: &Nothing) {
             longest = longest.max(asked.elapsed());
             stats += 1;
             if stats.is_multiple_of(64) {
-                client.check_datanodes().await;
+                client.check_datanodes(states).await;
                 if client.inodes().await == 1 {
                     break;
                 }
@@ -137,7 +146,9 @@ fn removing_a_large_tree_holds_nobody_up(_: &Nothing) {
         }
         removal.await.expect("the removal");
         eprintln!("freed in {:?}; the longest of {stats} stats took {longest:?}", started.elapsed());
-        assert!(by_hand.is_none() || longest < PATIENCE, "a stat took {longest:?}");
+        assert!(longest < patience, "a stat took {longest:?}");
+        let steps = cluster.status("last_txid").expect("the NameNode serves") - before;
+        assert!(steps >= files / STEP, "{files} files were freed in {steps} steps");
     });
     let (_, metrics) = http_get(&cluster.namenode.host, cluster.namenode.http_port, "/metrics").expect("metrics");
     let writes = metrics.lines().filter(|line| line.contains("namespace_lock_writes_held"));
@@ -146,10 +157,15 @@ fn removing_a_large_tree_holds_nobody_up(_: &Nothing) {
 
 fn a_removal_goes_on_after_the_namenode_was_killed(_: &Nothing) {
     let mut cluster = Cluster::builder().datanodes(1).replication(1).start();
-    block_on(async {
-        make_tree(&cluster, FILES).await;
-        Client::connect(&cluster).await.delete("tree").await;
-    });
+    // The first thing that is seen after the answer must not be the end: then the machine was busy, and it is tried again.
+    let is_being_freed = || {
+        block_on(async {
+            make_tree(&cluster, FILES).await;
+            Client::connect(&cluster).await.delete("tree").await;
+        });
+        cluster.status("files").is_some_and(|left| left > FILES / 2)
+    };
+    assert!((0..10).any(|_| is_being_freed()), "the tree is always freed at once");
     cluster.namenode.daemon.kill();
     cluster.start_namenode();
     wait_until(STARTUP, "the rest of the tree to be freed", || {
