@@ -21,7 +21,7 @@ impl DfsClient {
         let build = |header| v1::AppendRequest { header: Some(header), inode: inode.0, truncate };
         let mut claim = self.core.claim(caller, &build, &rpc!(append)).await;
         if let Err(error) = &claim
-            && Box::pin(self.core.gave_way(error)).await
+            && Box::pin(self.core.gave_way(inode, error)).await
         {
             claim = Box::pin(self.core.claim(caller, &build, &rpc!(append))).await;
         }
