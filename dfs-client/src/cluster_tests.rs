@@ -7,8 +7,8 @@ use dfs_common::attr::FileAttr;
 use dfs_common::error::ErrorKind;
 use dfs_common::ids::{InodeId, ROOT_INODE};
 
-use crate::fake_cluster::{FakeCluster, Fault};
-use crate::{Caller, CreateOptions, DfsClient, FileWriter};
+use crate::fake_cluster::{FakeCluster, FakeReplica, Fault, new_file};
+use crate::{Caller, CreateOptions, DfsClient, FileWriter, Shown};
 
 const BLOCK: usize = 16_384;
 
@@ -21,16 +21,7 @@ fn bytes(len: usize) -> Vec<u8> {
 }
 
 async fn create(client: &DfsClient) -> (FileAttr, Arc<FileWriter>) {
-    let options = CreateOptions {
-        parent: ROOT_INODE,
-        name: b"file",
-        mode: 0o644,
-        replication: 0,
-        block_size: 0,
-        open_for_write: true,
-        exclusive: true,
-    };
-    let created = client.create(&caller(), options).await.unwrap();
+    let created = client.create(&caller(), new_file(b"file")).await.unwrap();
     assert!(created.is_new);
     (created.attr, created.writer.unwrap())
 }
@@ -38,7 +29,7 @@ async fn create(client: &DfsClient) -> (FileAttr, Arc<FileWriter>) {
 async fn write_file(client: &DfsClient, data: &[u8]) -> InodeId {
     let (attr, writer) = create(client).await;
     writer.write(data).await.unwrap();
-    assert_eq!(writer.complete(false).await.unwrap().length, data.len() as u64);
+    assert_eq!(writer.complete().await.unwrap().length, data.len() as u64);
     attr.inode
 }
 
@@ -123,7 +114,7 @@ async fn writes_of_any_sizes_with_flushes_give_the_same_bytes() {
         match step % 4 {
             0 => writer.hflush().await.unwrap(),
             1 => writer.hsync().await.unwrap(),
-            2 => assert!(writer.complete(true).await.unwrap().length >= at as u64),
+            2 => writer.record_length().await.unwrap(),
             _ => continue,
         }
         assert_eq!(writer.acked_len(), at as u64);
@@ -131,7 +122,7 @@ async fn writes_of_any_sizes_with_flushes_give_the_same_bytes() {
             break;
         }
     }
-    writer.complete(false).await.unwrap();
+    writer.complete().await.unwrap();
     assert_eq!(cluster.content(attr.inode.0, 2), data);
     assert_eq!(read_all(&client, attr.inode).await, data);
 }
@@ -194,11 +185,11 @@ async fn append_extends_the_last_block_in_place() {
         assert_eq!(writer.position(), at as u64);
         writer.write(&data[at..at + step]).await.unwrap();
         at += step;
-        assert_eq!(writer.complete(false).await.unwrap().length, at as u64);
+        assert_eq!(writer.complete().await.unwrap().length, at as u64);
     }
     let writer = client.append(&caller(), inode, false).await.unwrap();
     writer.write(&data[at..]).await.unwrap();
-    writer.complete(false).await.unwrap();
+    writer.complete().await.unwrap();
     assert_eq!(cluster.content(inode.0, 1), data);
     assert_eq!(cluster.world.lock().files[&inode.0].blocks.len(), 2);
     assert_eq!(read_all(&client, inode).await, data);
@@ -213,7 +204,7 @@ async fn append_goes_on_without_a_node_that_refuses() {
     cluster.set_fault(1, Fault::RefusesSetup);
     let writer = client.append(&caller(), inode, false).await.unwrap();
     writer.write(&data[700..]).await.unwrap();
-    writer.complete(false).await.unwrap();
+    writer.complete().await.unwrap();
     assert_eq!(cluster.content(inode.0, 0), data);
     assert_eq!(cluster.content(inode.0, 1), data[..700], "left out");
     assert_eq!(cluster.world.lock().files[&inode.0].blocks.len(), 1);
@@ -231,7 +222,7 @@ async fn pipeline_that_breaks_is_rebuilt_without_the_node_to_blame() {
         writer.hflush().await.unwrap();
         writer.write(&data[2048..]).await.unwrap();
         writer.hsync().await.unwrap();
-        writer.complete(false).await.unwrap();
+        writer.complete().await.unwrap();
         assert!(cluster.content(attr.inode.0, 1) == data, "after {packets} packets");
         assert_eq!(cluster.calls("abandon_block"), 0);
         assert_eq!(cluster.calls("update_pipeline"), 1, "after {packets} packets");
@@ -256,7 +247,7 @@ async fn append_to_nodes_that_refuse_goes_on_in_a_new_block() {
     }
     let writer = client.append(&caller(), inode, false).await.unwrap();
     writer.write(&data[700..]).await.unwrap();
-    writer.complete(false).await.unwrap();
+    writer.complete().await.unwrap();
     assert_eq!(read_all(&client, inode).await, data);
     let blocks = cluster.world.lock().files[&inode.0].blocks.clone();
     assert_eq!(blocks.iter().map(|block| block.length).collect::<Vec<_>>(), [700, 2300]);
@@ -270,10 +261,10 @@ async fn append_to_an_open_file_is_busy_and_truncate_empties() {
     let refused = client.append(&caller(), attr.inode, false).await.err().unwrap();
     assert_eq!(refused.kind(), ErrorKind::Busy);
     writer.write(b"old words").await.unwrap();
-    writer.complete(false).await.unwrap();
+    writer.complete().await.unwrap();
     let writer = client.append(&caller(), attr.inode, true).await.unwrap();
     writer.write(b"new").await.unwrap();
-    writer.complete(false).await.unwrap();
+    writer.complete().await.unwrap();
     assert_eq!(read_all(&client, attr.inode).await, b"new");
 }
 
@@ -311,7 +302,7 @@ async fn silent_pipeline_without_acks_is_replaced() {
     let (attr, writer) = create(&client).await;
     writer.write(&data).await.unwrap();
     writer.hsync().await.unwrap();
-    writer.complete(false).await.unwrap();
+    writer.complete().await.unwrap();
     assert_eq!(cluster.content(attr.inode.0, 3), data);
     assert!(cluster.world.lock().replicas.values().all(|replica| replica.synced == replica.data.len()));
 }
@@ -328,7 +319,7 @@ async fn failure_of_the_last_node_sticks_and_names_it() {
     let first = writer.hflush().await.unwrap_err();
     let address = format!("127.0.0.1:{}", cluster.world.lock().nodes[0].data_port);
     assert!(first.kind() == ErrorKind::Io && first.message().contains(&address), "{first:?}");
-    for again in [writer.write(b"x").await.unwrap_err(), writer.complete(false).await.unwrap_err()] {
+    for again in [writer.write(b"x").await.unwrap_err(), writer.complete().await.unwrap_err()] {
         assert_eq!((again.kind(), again.message()), (first.kind(), first.message()));
     }
     assert_eq!((writer.position(), writer.acked_len()), (6, 3));
@@ -362,7 +353,7 @@ async fn write_waits_for_the_only_nodes_when_they_fail() {
         }
         cluster.set_fault(1, Fault::None);
     };
-    let (closed, ()) = tokio::join!(writer.complete(false), heal);
+    let (closed, ()) = tokio::join!(writer.complete(), heal);
     closed.unwrap();
     assert_eq!(cluster.content(attr.inode.0, 1), data);
 }
@@ -390,7 +381,7 @@ async fn dead_session_fails_its_writers_and_later_calls_open_a_new_one() {
     cluster.world.lock().is_session_dead = true;
     let error = writer.hflush().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::LeaseLost);
-    assert_eq!(writer.complete(false).await.unwrap_err().kind(), ErrorKind::LeaseLost);
+    assert_eq!(writer.complete().await.unwrap_err().kind(), ErrorKind::LeaseLost);
     // Somebody else may have the file by now.
     writer.abort().await;
     let asked = ["recover_lease", "abandon_block", "complete"].map(|call| cluster.calls(call));
@@ -452,14 +443,49 @@ async fn open_file_is_read_up_to_what_was_flushed() {
     }
 }
 
+/// Replicas may show different lengths for a moment. What was shown stays visible, also when somebody has set the file's
+/// times; unless it was cut.
+#[tokio::test(flavor = "multi_thread")]
+async fn length_of_an_open_file_never_shrinks_unless_it_was_cut() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client().await;
+    let (attr, writer) = create(&client).await;
+    writer.write(&bytes(5000)).await.unwrap();
+    writer.hflush().await.unwrap();
+    let set_length = |nodes: &[usize], length| {
+        let mut world = cluster.world.lock();
+        let replicas = world.replicas.iter_mut().filter(|((node, _), _)| nodes.contains(node));
+        replicas.for_each(|(_, replica)| replica.data.truncate(length));
+    };
+    let reader = client.open_reader(&caller(), attr.inode).await.unwrap();
+    assert_eq!(reader.length(), 5000);
+    // Those that are asked first lag behind.
+    set_length(&[0, 1], 3000);
+    assert_eq!(reader.refresh_length().await.unwrap(), 5000);
+    let shown = Some(Shown { length: 5000, mtime_ns: 0 });
+    cluster.world.lock().mtime_ns = 1;
+    assert_eq!(reader.refresh_length().await.unwrap(), 5000);
+    let again = client.open_reader_again(&caller(), attr.inode, shown).await.unwrap();
+    assert_eq!(again.length(), 5000);
+    assert_eq!(reader.read_at(0, 9000).await.unwrap(), bytes(5000));
+    cluster.world.lock().mtime_ns = 2;
+    set_length(&[2], 2000);
+    assert_eq!(reader.refresh_length().await.unwrap(), 3000);
+    let again = client.open_reader_again(&caller(), attr.inode, shown).await.unwrap();
+    assert_eq!(again.length(), 3000);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn corrupt_replica_is_reported_and_another_one_read() {
     let cluster = FakeCluster::start(3).await;
     let client = cluster.client().await;
     let inode = write_file(&client, &bytes(10_000)).await;
     cluster.set_fault(0, Fault::Corrupt);
-    assert_eq!(read_all(&client, inode).await, bytes(10_000));
-    assert_eq!(cluster.world.lock().bad_replicas, ["node-0"]);
+    let who = Caller { uid: 1000, ..caller() };
+    let reader = client.open_reader(&who, inode).await.unwrap();
+    assert_eq!(reader.read_at(0, 10_000).await.unwrap(), bytes(10_000));
+    let told = cluster.world.lock().bad_replicas.clone();
+    assert_eq!(told, [("node-0".to_owned(), 1000)], "by whoever has opened the file");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -529,19 +555,11 @@ async fn sequential_reads_in_and_out_of_order_fetch_each_byte_about_once() {
     let client = cluster.client_with(|config| config.packet_size = 65_536).await;
     let data = bytes(4 << 20);
     let inode = {
-        let options = CreateOptions {
-            parent: ROOT_INODE,
-            name: b"big",
-            mode: 0o644,
-            replication: 0,
-            block_size: 1 << 20,
-            open_for_write: true,
-            exclusive: true,
-        };
+        let options = CreateOptions { block_size: 1 << 20, ..new_file(b"big") };
         let created = client.create(&caller(), options).await.unwrap();
         let writer = created.writer.unwrap();
         writer.write(&data).await.unwrap();
-        writer.complete(false).await.unwrap();
+        writer.complete().await.unwrap();
         created.attr.inode
     };
     const STEP: usize = 100_000;
@@ -573,7 +591,7 @@ async fn repeated_call_keeps_its_call_id() {
     assert_eq!(cluster.world.lock().seen_call_ids.len(), 1);
     cluster.world.lock().unavailable_answers = 3;
     writer.write(b"words").await.unwrap();
-    writer.complete(false).await.unwrap();
+    writer.complete().await.unwrap();
     assert_eq!(cluster.calls("add_block"), 4);
 }
 
@@ -599,7 +617,7 @@ async fn heartbeat_leaves_the_pipeline_as_it_is() {
         writer.hflush().await.unwrap();
         writer.do_chore(crate::write::Chore::Heartbeat).await;
     }
-    writer.complete(false).await.unwrap();
+    writer.complete().await.unwrap();
     assert!(cluster.content(attr.inode.0, 0) == [bytes(700), bytes(700), bytes(700)].concat());
 }
 
@@ -632,7 +650,7 @@ async fn sync_of_finished_blocks_waits_for_every_node_that_counts() {
         let (attr, writer) = create(&client).await;
         writer.write(&bytes(2 * BLOCK + 5)).await.unwrap();
         if !writes {
-            writer.complete(false).await.unwrap();
+            writer.complete().await.unwrap();
         }
         cluster.set_fault(1, fault);
         let syncing = tokio::spawn({
@@ -657,6 +675,90 @@ async fn sync_of_finished_blocks_waits_for_every_node_that_counts() {
     }
 }
 
+/// As if the NameNode had just started and had not heard some of the nodes.
+fn hide_finished(cluster: &FakeCluster, nodes: &[usize]) -> Vec<((usize, u64), FakeReplica)> {
+    let mut world = cluster.world.lock();
+    let is_hidden = |(node, _): &(usize, u64), replica: &mut FakeReplica| replica.is_finalized && nodes.contains(node);
+    let hidden: Vec<_> = world.replicas.extract_if(is_hidden).collect();
+    world.awaits_reports = true;
+    hidden
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sync_of_finished_blocks_waits_for_nodes_that_the_namenode_has_not_heard_yet() {
+    for writes in [true, false] {
+        let cluster = FakeCluster::start(3).await;
+        let client = cluster.client().await;
+        let (attr, writer) = create(&client).await;
+        writer.write(&bytes(2 * BLOCK + 5)).await.unwrap();
+        if !writes {
+            writer.complete().await.unwrap();
+        }
+        let hidden = hide_finished(&cluster, &[1, 2]);
+        // So that the writer asks where its blocks are.
+        cluster.set_fault(0, Fault::FailsSync);
+        let syncing = tokio::spawn({
+            let (client, writer) = (client.clone(), Arc::clone(&writer));
+            async move { if writes { writer.hsync().await } else { client.sync_file(&caller(), attr.inode).await } }
+        });
+        let wait_looks = async |count| {
+            let looked = cluster.calls("get_block_locations");
+            while cluster.calls("get_block_locations") < looked + count {
+                assert!(!syncing.is_finished(), "one of three nodes is known");
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        wait_looks(2).await;
+        cluster.set_fault(0, Fault::None);
+        wait_looks(4).await;
+        {
+            let mut world = cluster.world.lock();
+            world.replicas.extend(hidden);
+            world.awaits_reports = false;
+        }
+        syncing.await.unwrap().unwrap();
+        let world = cluster.world.lock();
+        assert!(world.replicas.values().all(|replica| replica.synced > 0), "on the disk of every node");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sync_of_finished_blocks_waits_for_disks_longer_than_for_absent_nodes() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client_with(|config| config.retry_timeout = Duration::from_millis(200)).await;
+    let (_, writer) = create(&client).await;
+    writer.write(&bytes(2 * BLOCK + 5)).await.unwrap();
+    (0..3).for_each(|node| cluster.set_fault(node, Fault::HangsInSync));
+    let syncing = tokio::spawn({
+        let writer = Arc::clone(&writer);
+        async move { writer.hsync().await }
+    });
+    // It looks whether the nodes still count: by then that patience has ended.
+    while cluster.calls("get_block_locations") == 0 {
+        assert!(!syncing.is_finished(), "all nodes are at work");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    (0..3).for_each(|node| cluster.set_fault(node, Fault::None));
+    syncing.await.unwrap().unwrap();
+    assert!(cluster.world.lock().replicas.values().all(|replica| replica.synced > 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sync_of_finished_blocks_that_fails_leaves_the_writer_as_it_is() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client_with(|config| config.retry_timeout = Duration::from_millis(200)).await;
+    let (attr, writer) = create(&client).await;
+    writer.write(&bytes(2 * BLOCK + 5)).await.unwrap();
+    (0..3).for_each(|node| cluster.set_fault(node, Fault::FailsSync));
+    assert_eq!(writer.hsync().await.unwrap_err().kind(), ErrorKind::Io);
+    writer.write(&bytes(100)).await.unwrap();
+    (0..3).for_each(|node| cluster.set_fault(node, Fault::None));
+    writer.hsync().await.unwrap();
+    assert!(cluster.world.lock().replicas.values().all(|replica| replica.synced == replica.data.len()));
+    writer.complete().await.unwrap();
+    assert_eq!(cluster.content(attr.inode.0, 1).len(), 2 * BLOCK + 105);
+}
+
 /// Calls run in tasks: their futures must be `Send`.
 #[allow(dead_code)]
 fn futures_are_send(client: &DfsClient, writer: &Arc<FileWriter>, reader: &crate::FileReader) {
@@ -672,7 +774,7 @@ fn futures_are_send(client: &DfsClient, writer: &Arc<FileWriter>, reader: &crate
     check(client.open_reader(&who, ROOT_INODE));
     check(writer.write(b""));
     check(writer.hsync());
-    check(writer.complete(false));
+    check(writer.complete());
     check(writer.abort());
     check(reader.read_at(0, 0));
     check(reader.refresh_length());

@@ -33,8 +33,8 @@ pub struct ClientConfig {
     pub data_connect_timeout: Duration,
     /// Silence of a DataNode in a read after which another replica is asked; in later rounds over all replicas, a multiple.
     pub read_timeout: Duration,
-    /// How long a read waits for replicas that nobody has, and a writer asks nodes that failed when there are no others: after an outage of its own, a NameNode learns of them with the next
-    /// heartbeats, and nodes that were killed come back.
+    /// How long a read waits for replicas that nobody has, and a writer asks nodes that failed when there are no others. A
+    /// NameNode that was away learns of nodes with their next heartbeats, and nodes that were killed come back.
     pub absence_timeout: Duration,
     /// Most bytes read ahead of one sequential reader.
     pub prefetch_window: usize,

@@ -1,7 +1,7 @@
 //! A cluster in one process for this crate's tests: a NameNode that knows one directory's worth of files, and DataNodes that
 //! keep replicas in memory. The first node of a pipeline stands for all of it. Faults are switched on per node.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::{BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::pin::Pin;
@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use dfs_common::attr::FileKind;
 use dfs_common::error::{DfsError, ErrorKind};
+use dfs_common::ids::ROOT_INODE;
 use dfs_proto::data_transfer::packet::{PACKET_LENGTHS_LEN, PacketLengths};
 use dfs_proto::data_transfer::{
     DataChecksum, PacketFrame, PacketHeader, PipelineAck, Reply, Request as DataRequest, encode_delimited,
@@ -27,11 +28,24 @@ use dfs_proto::v1::client_namenode_server::{ClientNamenode, ClientNamenodeServer
 use parking_lot::Mutex;
 use tonic::{Request, Response, Status};
 
-use crate::{ClientConfig, DfsClient};
+use crate::{ClientConfig, CreateOptions, DfsClient};
 
 pub(crate) const POOL: &str = "BP-1-127.0.0.1-1";
 /// Data in the packets that fake nodes send, so that reads see several.
 const READ_PACKET: usize = 4096;
+
+/// A file to be made and written.
+pub(crate) fn new_file(name: &'static [u8]) -> CreateOptions<'static> {
+    CreateOptions {
+        parent: ROOT_INODE,
+        name,
+        mode: 0o644,
+        replication: 0,
+        block_size: 0,
+        open_for_write: true,
+        exclusive: true,
+    }
+}
 
 /// What a node does wrong.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,7 +66,7 @@ pub(crate) enum Fault {
     ClosesAfterOperation,
     /// Its disk takes no sync.
     FailsSync,
-    /// Its disk never ends a sync.
+    /// Its disk ends no sync for as long as this lasts.
     HangsInSync,
 }
 
@@ -78,21 +92,31 @@ pub(crate) struct World {
     pub(crate) faults: HashMap<usize, Fault>,
     /// How often each call came.
     pub(crate) calls: HashMap<&'static str, usize>,
-    pub(crate) bad_replicas: Vec<String>,
+    /// The nodes, and who has told.
+    pub(crate) bad_replicas: Vec<(String, u32)>,
     pub(crate) seen_call_ids: HashSet<u64>,
+    /// Outcomes that are kept until a client says that it has heard of them.
+    outcomes: BTreeSet<u64>,
+    /// How many of them may be kept.
+    pub(crate) outcomes_max: Option<usize>,
     pub(crate) connections: usize,
     /// Requests to write that came without the first packet behind them.
     pub(crate) writes_in_pieces: usize,
     pub(crate) read_bytes: u64,
     next_block: u64,
     next_stamp: u64,
-    incarnation: u64,
+    /// Sessions opened.
+    pub(crate) incarnation: u64,
     pub(crate) is_session_dead: bool,
     /// So many changes are refused as if the NameNode were about to start.
     pub(crate) unavailable_answers: usize,
     pub(crate) nodes: Vec<v1::DatanodeId>,
     /// Files are made with their first block.
     pub(crate) allocates_at_creation: bool,
+    /// Modification time of all files.
+    pub(crate) mtime_ns: i64,
+    /// It has not heard all nodes since it started.
+    pub(crate) awaits_reports: bool,
     /// These calls are made, but not answered.
     pub(crate) unanswered: HashSet<&'static str>,
     /// Calls that were given up.
@@ -385,15 +409,23 @@ impl Fake {
     ) -> Result<parking_lot::MutexGuard<'_, World>, Status> {
         let mut world = self.call(name);
         let retry = header.and_then(|header| header.retry.as_ref()).expect("a retry id");
-        if world.is_session_dead || retry.incarnation != world.incarnation {
-            let kind = if world.has_forgotten { ErrorKind::OutcomeUnknown } else { ErrorKind::LeaseLost };
-            return Err(to_status(&DfsError::new(kind, "the session has ended")));
-        }
         world.seen_call_ids.insert(retry.call_id);
         if world.unavailable_answers > 0 {
             world.unavailable_answers -= 1;
             return Err(to_status(&DfsError::new(ErrorKind::Unavailable, "starting up")));
         }
+        if world.is_session_dead || retry.incarnation != world.incarnation {
+            let kind = if world.has_forgotten { ErrorKind::OutcomeUnknown } else { ErrorKind::LeaseLost };
+            return Err(to_status(&DfsError::new(kind, "the session has ended")));
+        }
+        // The oldest call is let through, and one that makes room.
+        let (call, lowest) = (retry.call_id, retry.lowest_pending_call_id);
+        let is_full = world.outcomes_max.is_some_and(|max| world.outcomes.len() >= max);
+        if is_full && call != lowest && world.outcomes.range(..lowest).next().is_none() {
+            return Err(to_status(&DfsError::new(ErrorKind::Unavailable, "too many unanswered calls")));
+        }
+        world.outcomes.retain(|id| *id >= lowest);
+        world.outcomes.insert(call);
         Ok(world)
     }
 
@@ -422,6 +454,7 @@ impl World {
             replication: 3,
             block_size: file.block_size,
             under_construction: file.is_open,
+            mtime_ns: self.mtime_ns,
             block_count: file.blocks.len() as u32,
             ..Default::default()
         })
@@ -436,6 +469,7 @@ impl World {
             locations: nodes.iter().map(|node| self.nodes[*node].clone()).collect(),
             storage_uuids: nodes.iter().map(|node| format!("volume-{node}")).collect(),
             under_construction: open,
+            awaits_reports: self.awaits_reports,
             ..Default::default()
         }
     }
@@ -666,9 +700,7 @@ impl ClientNamenode for Fake {
         world.commit(request.inode, request.last.as_ref());
         world.files.get_mut(&request.inode).unwrap().is_open = false;
         world.leases.retain(|_, leased| *leased != request.inode);
-        // The first question comes too early, as when the DataNodes' reports are under way.
-        let done = world.calls["complete"] > 1;
-        Ok(Response::new(v1::CompleteResponse { done, attr: Some(world.attr(request.inode)?), txid: 0 }))
+        Ok(Response::new(v1::CompleteResponse { done: true, attr: Some(world.attr(request.inode)?), txid: 0 }))
     }
 
     async fn fsync(&self, request: Request<v1::FsyncRequest>) -> Result<Response<v1::EmptyResponse>, Status> {
@@ -734,7 +766,9 @@ impl ClientNamenode for Fake {
         &self,
         request: Request<v1::ReportBadBlocksRequest>,
     ) -> Result<Response<v1::EmptyResponse>, Status> {
-        let reported = request.into_inner().replicas.into_iter().map(|replica| replica.datanode_uuid);
+        let request = request.into_inner();
+        let who = request.header.and_then(|header| header.caller).map_or(0, |caller| caller.uid);
+        let reported = request.replicas.into_iter().map(|replica| (replica.datanode_uuid, who));
         self.call("report_bad_blocks").bad_replicas.extend(reported);
         Ok(Response::new(v1::EmptyResponse::default()))
     }
@@ -792,8 +826,7 @@ impl ClientDatanode for FakeNode {
     ) -> Result<Response<v1::GetReplicaVisibleLengthResponse>, Status> {
         let block = request.into_inner().block.unwrap();
         let world = self.call("get_replica_visible_length");
-        let replica = world.replicas.iter().find(|((_, id), _)| *id == block.id);
-        let length = replica.map_or(0, |(_, replica)| replica.data.len() as u64);
+        let length = world.replicas.get(&(self.index, block.id)).map_or(0, |replica| replica.data.len() as u64);
         Ok(Response::new(v1::GetReplicaVisibleLengthResponse { length }))
     }
 
@@ -801,19 +834,22 @@ impl ClientDatanode for FakeNode {
         &self,
         request: Request<v1::SyncReplicaRequest>,
     ) -> Result<Response<v1::SyncReplicaResponse>, Status> {
-        let fault = self.call("sync_replica").faults.get(&self.index).copied().unwrap_or_default();
-        if fault == Fault::HangsInSync {
-            std::future::pending::<()>().await;
+        drop(self.call("sync_replica"));
+        let fault = || self.world.lock().faults.get(&self.index).copied().unwrap_or_default();
+        while fault() == Fault::HangsInSync {
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        let is_failing = fault() == Fault::FailsSync;
         let mut world = self.world.lock();
-        if fault == Fault::FailsSync {
+        if is_failing {
             return Err(to_status(&DfsError::new(ErrorKind::Io, "the disk fails")));
         }
         for block in request.into_inner().blocks {
-            if let Some(replica) = world.replicas.get_mut(&(self.index, block.id)) {
-                assert_eq!(replica.stamp, block.generation_stamp);
-                replica.synced = replica.data.len();
-            }
+            let Some(replica) = world.replicas.get_mut(&(self.index, block.id)) else {
+                return Err(to_status(&DfsError::new(ErrorKind::NotFound, "no such replica")));
+            };
+            assert_eq!(replica.stamp, block.generation_stamp);
+            replica.synced = replica.data.len();
         }
         Ok(Response::new(v1::SyncReplicaResponse {}))
     }

@@ -38,5 +38,5 @@ pub use client::{
     XAttrSetFlag,
 };
 pub use config::ClientConfig;
-pub use read::{BlockLocation, FileReader, ReplicaLocation};
+pub use read::{BlockLocation, FileReader, ReplicaLocation, Shown};
 pub use write::FileWriter;

@@ -4,7 +4,7 @@
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
-use dfs_client::FsStats;
+use dfs_client::{FsStats, Shown};
 use dfs_common::attr::{FileAttr, FileKind};
 use dfs_common::ids::InodeId;
 use lru::LruCache;
@@ -89,7 +89,8 @@ pub(crate) struct OpenVerdict {
     pub(crate) drop_attributes: bool,
 }
 
-/// What the kernel was told of files.
+/// What the kernel was told of files. Its FORGET takes nothing from it: the kernel also sends one, with a part of its count,
+/// for an inode that lives on and has mapped pages, when it finds that inode under another name than before.
 pub(crate) struct KernelView {
     /// Never held across an await.
     caches: Mutex<Caches>,
@@ -160,15 +161,9 @@ impl KernelView {
     }
 
     /// What the kernel was told of a file while another mount was writing it.
-    pub(crate) fn shown_growing(&self, inode: InodeId) -> Option<Version> {
-        self.caches.lock().growing.peek(&inode).copied()
-    }
-
-    /// The kernel has dropped the inode, its pages included.
-    pub(crate) fn forget(&self, inode: InodeId) {
-        let Caches { files, growing } = &mut *self.caches.lock();
-        files.pop(&inode);
-        growing.pop(&inode);
+    pub(crate) fn shown_growing(&self, inode: InodeId) -> Option<Shown> {
+        let told = self.caches.lock().growing.peek(&inode).copied()?;
+        Some(Shown { length: told.length, mtime_ns: told.mtime_ns })
     }
 }
 
@@ -212,8 +207,7 @@ pub(crate) mod tests {
     fn on_open_trusts_nothing_it_does_not_know() {
         let view = KernelView::new();
         assert_eq!(view.on_open(&attr(2, 10, 1)), OpenVerdict { keep_pages: false, drop_attributes: true });
-        view.forget(InodeId(2));
-        assert!(!view.on_open(&attr(2, 10, 1)).keep_pages);
+        assert!(!view.on_open(&attr(2, 11, 1)).keep_pages);
     }
 
     #[test]

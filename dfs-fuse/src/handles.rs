@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use dfs_client::{Caller, DfsClient, FileReader};
+use dfs_client::{Caller, DfsClient, FileReader, Shown};
 use dfs_common::ids::InodeId;
 use fuser::Errno;
 use parking_lot::Mutex;
@@ -43,7 +43,12 @@ impl FileHandle {
     }
 
     /// The reader, opened if there is none or its file's content was thrown away. The right to read was proven at open.
-    pub(crate) async fn reader(&self, client: &DfsClient) -> FsResult<Arc<FileReader>> {
+    /// `shown` tells what the kernel was told of the file while another mount was writing it.
+    pub(crate) async fn reader(
+        &self,
+        client: &DfsClient,
+        shown: impl FnOnce() -> Option<Shown>,
+    ) -> FsResult<Arc<FileReader>> {
         let mut reader = self.reader.lock().await;
         let epoch = self.inode.content_epoch();
         if let Some((opened_at, reader)) = &*reader
@@ -51,7 +56,7 @@ impl FileHandle {
         {
             return Ok(Arc::clone(reader));
         }
-        let opened = client.open_reader(&Caller::root(), self.inode.id).await?;
+        let opened = client.open_reader_again(&Caller::root(), self.inode.id, shown()).await?;
         *reader = Some((epoch, Arc::clone(&opened)));
         Ok(opened)
     }

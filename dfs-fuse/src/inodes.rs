@@ -108,7 +108,8 @@ impl OpenInode {
         self.content_epoch.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// The same for who looked at the content in `epoch`; gives the epoch that it belongs to.
+    /// The same, by somebody who has looked at the content since `epoch`. Gives the epoch of what he saw: the new one, unless
+    /// bytes went in between.
     pub(crate) fn content_dropped_since(&self, epoch: u64) -> u64 {
         let changed = self.content_epoch.compare_exchange(epoch, epoch + 1, Ordering::AcqRel, Ordering::Acquire);
         changed.map_or(epoch, |_| epoch + 1)

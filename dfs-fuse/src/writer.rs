@@ -9,6 +9,7 @@
 //! - A failure is final: every later call of every handle of this writer gets the same error. Bytes that were accepted and
 //!   could not be stored are never followed by others. The other handles of the file hear of them by their next sync
 //!   ([`lost_writes`](crate::lost_writes)).
+//! - An fsync whose finished blocks are not on all disks in time is no such failure: their bytes are with their nodes.
 //! - An operation that is given up (its deadline passed) is such a failure too: nobody knows how much of it was done.
 //! - `end` only moves when bytes were accepted; what `length` says was accepted.
 
@@ -58,7 +59,7 @@ pub(crate) struct SharedWriter {
     view: Mutex<View>,
     failure: OnceLock<DfsError>,
     losses: Arc<LostWrites>,
-    /// Bytes were accepted since it was last completed: a failure loses some of them, for all that is known.
+    /// Bytes were accepted since it was last completed: a failure may have lost some of them.
     is_laden: AtomicBool,
     handles: AtomicUsize,
     has_warned: AtomicBool,
@@ -183,6 +184,10 @@ impl SharedWriter {
         self.guarded(writer.write(request.data)).await?;
         if let Some(level) = request.sync {
             self.sync_in_turn(&writer, level).await?;
+            if level == SyncLevel::Hsync {
+                // Who is told of a failure would write the bytes again: no more may follow these.
+                self.guarded(writer.sync_finished_blocks()).await?;
+            }
         }
         Ok(WriteDone { at: end })
     }
@@ -217,12 +222,16 @@ impl SharedWriter {
         }
     }
 
-    /// Makes the file visible or durable, what was written before this writer began included.
+    /// Makes the file visible or durable, what was written before this writer began included. What is with its nodes already
+    /// can be asked for again: that it is not on their disks in time fails this call, not the writer.
     pub(crate) async fn sync(&self, level: SyncLevel) -> FsResult<()> {
         let mut state = self.turn().await?;
         if !state.phase.is_closed() {
             let writer = Arc::clone(&state.writer);
             self.sync_in_turn(&writer, level).await?;
+            if level == SyncLevel::Hsync {
+                writer.sync_finished_blocks().await?;
+            }
         }
         if level == SyncLevel::Hsync && (state.phase.is_closed() || !state.is_prefix_durable) {
             self.client.sync_file(&Caller::root(), self.inode).await?;
@@ -313,11 +322,12 @@ impl SharedWriter {
         Ok(state)
     }
 
+    /// Of the block under way only.
     async fn sync_in_turn(&self, writer: &FileWriter, level: SyncLevel) -> FsResult<()> {
         let end = writer.position();
         match level {
             SyncLevel::Hflush => self.guarded(writer.hflush()).await?,
-            SyncLevel::Hsync => self.guarded(writer.hsync()).await?,
+            SyncLevel::Hsync => self.guarded(writer.hsync_open_block()).await?,
         }
         self.saw(end);
         Ok(())
@@ -325,7 +335,7 @@ impl SharedWriter {
 
     async fn complete(&self, state: &mut State) -> FsResult<()> {
         let writer = Arc::clone(&state.writer);
-        let attr = self.guarded(writer.complete(false)).await?;
+        let attr = self.guarded(writer.complete()).await?;
         state.phase.completed();
         self.is_laden.store(false, Ordering::Release);
         let mut view = self.view.lock();

@@ -9,7 +9,7 @@ use dfs_proto::v1;
 use super::{DfsClient, attr_of, rpc};
 use crate::caller::Caller;
 use crate::datanode::Located;
-use crate::read::FileReader;
+use crate::read::{FileReader, Shown};
 use crate::write::{FileWriter, ReplicaSync, Start};
 
 impl DfsClient {
@@ -21,7 +21,7 @@ impl DfsClient {
         let build = |header| v1::AppendRequest { header: Some(header), inode: inode.0, truncate };
         let mut claim = self.core.claim(caller, &build, &rpc!(append)).await;
         if let Err(error) = &claim
-            && Box::pin(self.core.gave_way(error)).await
+            && Box::pin(self.core.gave_way(inode, error)).await
         {
             claim = Box::pin(self.core.claim(caller, &build, &rpc!(append))).await;
         }
@@ -37,7 +37,21 @@ impl DfsClient {
     /// # Errors
     /// `IsADirectory` or `InvalidArgument` for what has no content, `NotFound`, `PermissionDenied`.
     pub async fn open_reader(&self, caller: &Caller, inode: InodeId) -> Result<Arc<FileReader>> {
-        FileReader::open(&self.core, caller, inode).await
+        FileReader::open(&self.core, caller, inode, None).await
+    }
+
+    /// As [`open_reader`](Self::open_reader), for one who was shown so much of the file before. While the file is being written,
+    /// its length is no less now, unless it was cut.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn open_reader_again(
+        &self,
+        caller: &Caller,
+        inode: InodeId,
+        shown: Option<Shown>,
+    ) -> Result<Arc<FileReader>> {
+        FileReader::open(&self.core, caller, inode, shown).await
     }
 
     /// Has all bytes of a file that nobody writes brought to disk on every node that counts as having them: fsync on a handle

@@ -307,7 +307,7 @@ impl DfsClient {
         let build = |header| v1::TruncateRequest { header: Some(header), inode: inode.0, length };
         let mut answer = self.core.mutate(caller, build, rpc!(truncate)).await;
         if let Err(error) = &answer
-            && Box::pin(self.core.gave_way(error)).await
+            && Box::pin(self.core.gave_way(inode, error)).await
         {
             answer = Box::pin(self.core.mutate(caller, build, rpc!(truncate))).await;
         }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dfs_common::error::{DfsError, ErrorKind, Result};
-use dfs_common::ids::Incarnation;
+use dfs_common::ids::{Incarnation, InodeId};
 use dfs_proto::v1;
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
@@ -176,8 +176,8 @@ impl ClientCore {
         Ok(answer)
     }
 
-    /// As [`mutate`](Self::mutate), for a call that may take a lease or a hold: the call is to be dropped as it is, and so settled,
-    /// unless what it took has found its owner.
+    /// As [`mutate`](Self::mutate), for a call that may take a lease or a hold. Once somebody owns what it took, the caller says
+    /// [`answered`](PendingCall::answered). Otherwise the call is dropped, and what it took is given back.
     pub(crate) async fn claim<Req, Resp, Build, Call, Fut>(
         self: &Arc<Self>,
         caller: &Caller,
@@ -257,8 +257,8 @@ impl ClientCore {
         Fut: Future<Output = Result<tonic::Response<Resp>, tonic::Status>>,
     {
         let pending = session.begin_call()?;
-        let header = v1::RequestHeader { caller: Some(caller.into()), retry: Some(pending.retry_id()) };
-        match self.namenode.call(patience, build(header), call).await {
+        let request = || build(v1::RequestHeader { caller: Some(caller.into()), retry: Some(pending.retry_id()) });
+        match self.namenode.call_anew(patience, request, call).await {
             Ok(answer) => Ok((answer, pending)),
             Err(Failed::Refused { error, was_repeated }) => {
                 pending.answered();
@@ -286,14 +286,15 @@ impl ClientCore {
         error
     }
 
-    /// Whether to try again what was refused: a lease stood in the way that may have been this client's own, just being given
-    /// back, and now it has been.
-    pub(crate) async fn gave_way(&self, refusal: &DfsError) -> bool {
+    /// Whether to try again what was refused for a file: a lease stood in the way that may have been this client's own, just
+    /// being given back, and now it has been.
+    pub(crate) async fn gave_way(&self, inode: InodeId, refusal: &DfsError) -> bool {
         let Some(session) = self.sessions.live() else { return false };
-        if refusal.kind() != ErrorKind::Busy || session.is_settled() {
+        if refusal.kind() != ErrorKind::Busy {
             return false;
         }
-        tokio::time::timeout(self.config.metadata_deadline, session.wait_settled()).await.is_ok()
+        let waited = tokio::time::timeout(self.config.metadata_deadline, session.wait_lease_given_back(inode)).await;
+        waited.unwrap_or(false)
     }
 
     /// The live session, opened if there is none.

@@ -40,6 +40,8 @@ pub(crate) struct Located {
     pub(crate) replicas: Vec<Replica>,
     pub(crate) is_corrupt: bool,
     pub(crate) is_under_construction: bool,
+    /// DataNodes that the NameNode has not heard yet may have more replicas.
+    pub(crate) awaits_reports: bool,
 }
 
 impl TryFrom<v1::DatanodeId> for Node {
@@ -104,6 +106,7 @@ impl Located {
             replicas: replicas.collect::<Result<_>>()?,
             is_corrupt: located.corrupt,
             is_under_construction: located.under_construction,
+            awaits_reports: located.awaits_reports,
         })
     }
 

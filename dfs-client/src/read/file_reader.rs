@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tracing::{debug, warn};
 
 use super::block_reader::{BlockRange, ReadFailure, read_range};
-use super::locations::Locations;
+use super::locations::{Locations, Shown};
 use super::part::Part;
 use super::prefetch::{Streams, split};
 use super::replica_choice::choose_order;
@@ -49,8 +49,13 @@ struct Ahead {
 }
 
 impl FileReader {
-    pub(crate) async fn open(core: &Arc<ClientCore>, caller: &Caller, inode: InodeId) -> Result<Arc<Self>> {
-        let locations = Locations::open(core, caller, inode).await?;
+    pub(crate) async fn open(
+        core: &Arc<ClientCore>,
+        caller: &Caller,
+        inode: InodeId,
+        shown: Option<Shown>,
+    ) -> Result<Arc<Self>> {
+        let locations = Locations::open(core, caller, inode, shown).await?;
         let streams = Streams::new(core.config.prefetch_window as u64);
         let source = Arc::new(Source { core: Arc::clone(core), locations });
         Ok(Arc::new(Self { source, ahead: Mutex::new(Ahead { streams, parts: Vec::new() }) }))
@@ -69,16 +74,10 @@ impl FileReader {
         self.source.locations.refresh_length().await
     }
 
-    /// Whether [`length`](Self::length) is what readers may see. If not, no DataNode has told how much of the last block is
-    /// there: it is at least what the NameNode has on record.
-    pub fn is_length_certain(&self) -> bool {
-        self.source.locations.is_length_certain()
-    }
-
-    /// Takes over a length that another reader of the file was shown, while it had this modification time and was being
-    /// written: the replicas will have those bytes, if they do not show them yet.
-    pub fn expect_length(&self, length: u64, mtime_ns: i64) {
-        self.source.locations.expect_length(length, mtime_ns);
+    /// Takes over a length that another reader of the file was shown, while it had the same modification time: the replicas
+    /// will have those bytes, if they do not show them yet.
+    pub fn expect_length(&self, shown: Shown) {
+        self.source.locations.expect_length(shown);
     }
 
     /// Reads `len` bytes at `offset`; fewer only at the end of the file.
@@ -229,7 +228,7 @@ impl Source {
         let silence = self.core.config.read_timeout * 3u32.pow(round.min(ROUNDS_MAX - 1));
         let mut failures: Vec<String> = Vec::new();
         let mut all_corrupt = true;
-        for index in choose_order(&located.replicas, |node| self.core.datanodes.is_suspect(node), |_| false) {
+        for index in choose_order(&located.replicas, |node| self.core.datanodes.is_suspect(node)) {
             let replica = &located.replicas[index];
             match self.read_from(located, replica, range.clone(), silence).await {
                 Ok(bytes) => return Ok(bytes),

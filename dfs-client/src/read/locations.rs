@@ -4,6 +4,7 @@
 //! replicas only: one of them is asked for the bytes that every node of the pipeline has acknowledged.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -102,6 +103,15 @@ pub(crate) async fn locate_page(
     Ok(fetch(core, caller, inode, offset, length).await?.blocks)
 }
 
+/// What a reader was shown of a file that was being written then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// Bytes.
+    pub length: u64,
+    /// The file's modification time then.
+    pub mtime_ns: i64,
+}
+
 /// What the NameNode says of a range of a file.
 struct Page {
     blocks: Vec<Located>,
@@ -131,6 +141,8 @@ async fn fetch(core: &ClientCore, caller: &Caller, inode: InodeId, offset: u64, 
 /// The blocks of one file, as far as known.
 pub(crate) struct Locations {
     core: Arc<ClientCore>,
+    /// Who opened the file.
+    caller: Caller,
     inode: InodeId,
     /// Protects what is known; never held across an await.
     known: Mutex<Known>,
@@ -146,17 +158,23 @@ struct Known {
     is_growing: bool,
     /// Then. A truncation changes it.
     mtime_ns: i64,
-    /// A replica has told how much of its last block is there.
-    is_certain: bool,
 }
 
 impl Locations {
     /// Asks for the first blocks and the length. That authorises `caller`; what is asked later is asked for whoever opened
-    /// the file, whatever its permissions are by then.
-    pub(crate) async fn open(core: &Arc<ClientCore>, caller: &Caller, inode: InodeId) -> Result<Self> {
+    /// the file, whatever its permissions are by then. `shown` is what readers were shown of it before.
+    pub(crate) async fn open(
+        core: &Arc<ClientCore>,
+        caller: &Caller,
+        inode: InodeId,
+        shown: Option<Shown>,
+    ) -> Result<Self> {
         let block_size = core.defaults.block_size;
-        let known = Known { block_size, ..Known::default() };
-        let locations = Self { core: Arc::clone(core), inode, known: Mutex::new(known) };
+        let mut known = Known { block_size, ..Known::default() };
+        if let Some(shown) = shown {
+            (known.is_growing, known.length, known.mtime_ns) = (true, shown.length, shown.mtime_ns);
+        }
+        let locations = Self { core: Arc::clone(core), caller: caller.clone(), inode, known: Mutex::new(known) };
         let page = fetch(core, caller, inode, 0, block_size.saturating_mul(BLOCKS_PER_CALL)).await?;
         locations.learn(page).await?;
         Ok(locations)
@@ -167,13 +185,8 @@ impl Locations {
         self.known.lock().length
     }
 
-    /// Whether the length is what readers may see, and not only what the NameNode has on record.
-    pub(crate) fn is_length_certain(&self) -> bool {
-        self.known.lock().is_certain
-    }
-
-    /// Takes over a length that another reader was shown of the content of this modification time.
-    pub(crate) fn expect_length(&self, length: u64, mtime_ns: i64) {
+    /// Takes over a length that another reader was shown, if it is of the same content.
+    pub(crate) fn expect_length(&self, Shown { length, mtime_ns }: Shown) {
         let mut known = self.known.lock();
         if !known.is_growing || known.mtime_ns != mtime_ns || length <= known.length {
             return;
@@ -233,7 +246,6 @@ impl Locations {
             (Some(last), Some(length)) => last.offset + length,
             _ => page.file_length,
         };
-        known.is_certain = last_length.is_none() || visible.is_some();
         (known.is_growing, known.mtime_ns) = (page.is_under_construction, page.mtime_ns);
         known.block_size = page.block_size;
         known.insert(page, last_length);
@@ -243,6 +255,9 @@ impl Locations {
     /// Bytes that readers may see of the last block of `page`, when it is being written and a replica answers.
     async fn visible_last_length(&self, page: &Page) -> Option<u64> {
         let last = page.blocks.last().filter(|last| last.is_under_construction)?;
+        if self.known.lock().may_have_been_cut(page) {
+            return self.longest_visible_length(last).await;
+        }
         let mut unasked = last.replicas.iter();
         let mut asked = FuturesUnordered::new();
         loop {
@@ -256,6 +271,24 @@ impl Locations {
                     None => return None,
                 },
                 () = tokio::time::sleep(VISIBLE_LENGTH_PATIENCE), if !is_last => {}
+            }
+        }
+    }
+
+    /// The greatest answer of all replicas. One that hangs is waited for only until another one has answered.
+    async fn longest_visible_length(&self, last: &Located) -> Option<u64> {
+        let asked = last.replicas.iter().map(|replica| self.visible_length(&replica.node, &last.block));
+        let mut asked: FuturesUnordered<_> = asked.collect();
+        let mut longest = None;
+        let mut patience = pin!(tokio::time::sleep(VISIBLE_LENGTH_PATIENCE));
+        loop {
+            tokio::select! {
+                answer = asked.next() => match answer {
+                    Some(Ok(length)) => longest = longest.max(Some(length)),
+                    Some(Err(error)) => debug!(block = %last.block, error = %error.chain(), "no visible length"),
+                    None => return longest,
+                },
+                () = &mut patience, if longest.is_some() => return longest,
             }
         }
     }
@@ -276,7 +309,7 @@ impl Locations {
             datanode_uuid: node.uuid.clone(),
             storage_uuid: storage_uuid.to_owned(),
         };
-        let header = Some(v1::RequestHeader { caller: Some((&Caller::root()).into()), retry: None });
+        let header = Some(v1::RequestHeader { caller: Some((&self.caller).into()), retry: None });
         let request = v1::ReportBadBlocksRequest { header, replicas: vec![replica] };
         let patience = crate::rpc::Patience { total: VISIBLE_LENGTH_DEADLINE, ..self.core.patience() };
         if let Err(failed) = self.core.namenode.call(patience, request, rpc!(report_bad_blocks)).await {
@@ -292,6 +325,12 @@ impl Known {
         (offset < located.end()).then(|| Arc::clone(located))
     }
 
+    /// Whether bytes that were shown may have gone, for all that the NameNode says. A truncation sets the modification time;
+    /// but others set it, too.
+    fn may_have_been_cut(&self, page: &Page) -> bool {
+        self.is_growing && self.mtime_ns != page.mtime_ns
+    }
+
     /// Bytes to be had of the last block of `page`, when it is being written: what a replica shows, at least what is on
     /// record, and no less than before, unless the file may have been cut. Replicas may differ for a moment, when one
     /// hangs or a pipeline is rebuilt.
@@ -299,7 +338,7 @@ impl Known {
         let last = page.blocks.last().filter(|last| last.is_under_construction)?;
         // What the NameNode has logged is on the replicas, whichever is asked.
         let shown = last.block.block.length.max(visible.unwrap_or(0));
-        let is_same = self.is_growing && (self.mtime_ns == page.mtime_ns || visible.is_none());
+        let is_same = self.is_growing && (visible.is_none() || !self.may_have_been_cut(page));
         Some(if is_same { shown.max(self.length.saturating_sub(last.offset)) } else { shown })
     }
 
@@ -329,7 +368,7 @@ mod tests {
     fn located(offset: u64, length: u64, is_under_construction: bool) -> Located {
         let block = Block { id: BlockId(offset + 1), generation_stamp: GenerationStamp(1), length };
         let block = ExtendedBlock { pool: "BP-1".into(), block };
-        Located { block, offset, replicas: Vec::new(), is_corrupt: false, is_under_construction }
+        Located { block, offset, replicas: Vec::new(), is_corrupt: false, is_under_construction, awaits_reports: false }
     }
 
     fn page(blocks: Vec<Located>) -> Page {

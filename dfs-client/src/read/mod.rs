@@ -23,5 +23,5 @@ mod replica_choice;
 
 pub use file_reader::FileReader;
 pub(crate) use locations::locate_page;
-pub use locations::{BlockLocation, ReplicaLocation};
+pub use locations::{BlockLocation, ReplicaLocation, Shown};
 pub(crate) use part::{BUDGET_UNIT, PREFETCH_UNITS_MAX};

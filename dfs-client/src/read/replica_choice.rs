@@ -2,19 +2,11 @@
 
 use crate::datanode::{Node, Replica};
 
-/// Indices of `replicas` in the order to ask: the NameNode's (nearest first), with nodes that failed lately last and those
-/// that already failed this read not at all.
-pub(crate) fn choose_order(
-    replicas: &[Replica],
-    is_suspect: impl Fn(&Node) -> bool,
-    has_failed: impl Fn(&Node) -> bool,
-) -> Vec<usize> {
+/// Indices of `replicas` in the order to ask: the NameNode's (nearest first), with nodes that failed lately last.
+pub(crate) fn choose_order(replicas: &[Replica], is_suspect: impl Fn(&Node) -> bool) -> Vec<usize> {
     let mut good = Vec::with_capacity(replicas.len());
     let mut suspect = Vec::new();
     for (index, replica) in replicas.iter().enumerate() {
-        if has_failed(&replica.node) {
-            continue;
-        }
         if is_suspect(&replica.node) { suspect.push(index) } else { good.push(index) }
     }
     good.append(&mut suspect);
@@ -46,19 +38,9 @@ mod tests {
     #[test]
     fn choose_order_table() {
         let replicas = replicas(&["a", "b", "c"]);
-        for (suspects, failed, expected) in [
-            ("", "", vec![0, 1, 2]),
-            ("a", "", vec![1, 2, 0]),
-            ("ab", "", vec![2, 0, 1]),
-            ("abc", "", vec![0, 1, 2]),
-            ("", "b", vec![0, 2]),
-            ("a", "b", vec![2, 0]),
-            ("a", "a", vec![1, 2]),
-            ("", "abc", vec![]),
-        ] {
-            let order =
-                choose_order(&replicas, |node| suspects.contains(&node.uuid), |node| failed.contains(&node.uuid));
-            assert_eq!(order, expected, "suspects {suspects:?}, failed {failed:?}");
+        for (suspects, expected) in [("", [0, 1, 2]), ("a", [1, 2, 0]), ("ab", [2, 0, 1]), ("abc", [0, 1, 2])] {
+            let order = choose_order(&replicas, |node| suspects.contains(&node.uuid));
+            assert_eq!(order, expected, "suspects {suspects:?}");
         }
     }
 }

@@ -33,7 +33,8 @@ pub(crate) struct Patience {
 /// Why a call has brought no result.
 #[derive(Debug)]
 pub(crate) enum Failed {
-    /// The NameNode has refused it. `was_repeated`: earlier tries went unanswered.
+    /// The NameNode has refused it. `was_repeated`: earlier tries may have made it. They were not answered, or with an error
+    /// that does not say: one of a journal that stops, for instance.
     Refused { error: DfsError, was_repeated: bool },
     /// It has not answered: whether the call was made is not known.
     Unanswered(DfsError),
@@ -97,12 +98,26 @@ impl NamenodeLink {
         Call: Fn(NamenodeClient, Req) -> Fut,
         Fut: Future<Output = Result<tonic::Response<Resp>, tonic::Status>>,
     {
+        self.call_anew(patience, || request.clone(), call).await
+    }
+
+    /// As [`call`](Self::call), with the request made anew for each try: what it says of other calls may have changed.
+    pub(crate) async fn call_anew<Req, Resp, Call, Fut>(
+        &self,
+        patience: Patience,
+        request: impl Fn() -> Req,
+        call: Call,
+    ) -> Result<Resp, Failed>
+    where
+        Call: Fn(NamenodeClient, Req) -> Fut,
+        Fut: Future<Output = Result<tonic::Response<Resp>, tonic::Status>>,
+    {
         let start = Instant::now();
         let mut failures = 0;
         loop {
             let (address, client) = self.current();
             let deadline = patience.per_try.min(patience.total.saturating_sub(start.elapsed()));
-            let outcome = tokio::time::timeout(deadline, call(client, request.clone())).await;
+            let outcome = tokio::time::timeout(deadline, call(client, request())).await;
             let mut is_answer = false;
             let error = match outcome {
                 Ok(Ok(response)) => {

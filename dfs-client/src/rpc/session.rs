@@ -42,7 +42,7 @@ pub(crate) struct Session {
     calls: Mutex<Calls>,
     /// There is something to settle, or there never will be again. The settling task keeps it.
     pub(super) work: Arc<Notify>,
-    /// Everything has been settled.
+    /// Something has been settled.
     settled: Notify,
 }
 
@@ -74,15 +74,15 @@ pub(super) enum Work {
 }
 
 impl Calls {
-    fn begin(&mut self) -> (CallId, CallId) {
+    fn begin(&mut self) -> CallId {
         let id = self.next;
         self.next = id.next();
         self.pending.insert(id);
-        (id, *self.pending.first().unwrap_or(&id))
+        id
     }
 
-    fn is_settled(&self) -> bool {
-        self.unsettled.is_empty() && self.left.is_empty()
+    fn has_left_lease(&self, file: InodeId) -> bool {
+        self.left.iter().any(|claim| matches!(claim, Claim::Lease { inode, .. } if *inode == file))
     }
 }
 
@@ -90,7 +90,7 @@ impl Calls {
 pub(crate) struct PendingCall {
     session: Arc<Session>,
     id: CallId,
-    lowest_pending: CallId,
+    /// Then what it took has an owner.
     is_answered: bool,
 }
 
@@ -122,8 +122,8 @@ impl Session {
                 format!("{UNSETTLED_MAX} calls were given up and the NameNode does not say what became of them");
             return Err(DfsError::new(ErrorKind::Unavailable, words));
         }
-        let (id, lowest_pending) = calls.begin();
-        Ok(PendingCall { session: Arc::clone(self), id, lowest_pending, is_answered: false })
+        let id = calls.begin();
+        Ok(PendingCall { session: Arc::clone(self), id, is_answered: false })
     }
 
     pub(crate) fn is_dead(&self) -> bool {
@@ -162,19 +162,24 @@ impl Session {
         }
     }
 
-    /// Returns when nothing is to be settled (any more).
-    pub(crate) async fn wait_settled(&self) {
+    /// Returns when no lease of a file waits to be given back (any more): neither one that was left, nor one that a call has
+    /// taken which is to be settled by now. False when there was nothing to wait for.
+    pub(crate) async fn wait_lease_given_back(&self, inode: InodeId) -> bool {
+        // Which file an unsettled call is about is not known. Later ones do not matter: they are waited for by others.
+        let mut calls = self.calls.lock().unsettled.clone();
+        let mut has_waited = false;
         loop {
             let settled = self.settled.notified();
-            if self.is_settled() {
-                return;
+            {
+                let now = self.calls.lock();
+                calls.retain(|id| now.unsettled.contains(id));
+                if calls.is_empty() && !now.has_left_lease(inode) {
+                    return has_waited;
+                }
             }
+            has_waited = true;
             settled.await;
         }
-    }
-
-    pub(crate) fn is_settled(&self) -> bool {
-        self.calls.lock().is_settled()
     }
 
     /// Up to `max` of what is to be settled: calls first, because a lease that one took is given back with it.
@@ -207,14 +212,11 @@ impl Session {
     }
 
     fn done(&self, change: impl FnOnce(&mut Calls)) {
-        let mut calls = self.calls.lock();
-        change(&mut calls);
-        if calls.is_settled() {
-            self.settled.notify_waiters();
-        }
+        change(&mut self.calls.lock());
+        self.settled.notify_waiters();
     }
 
-    /// The lowest call that somebody waits for.
+    /// The lowest call whose outcome may be asked for.
     fn lowest_awaited(&self) -> Option<CallId> {
         self.calls.lock().pending.first().copied()
     }
@@ -235,16 +237,18 @@ impl PendingCall {
         &self.session
     }
 
+    /// For one try. The next may name a later call as the lowest one pending: only that makes room at a NameNode that
+    /// keeps as many outcomes of this session as it may.
     pub(crate) fn retry_id(&self) -> v1::RetryId {
         v1::RetryId {
             client_id: self.session.client_id.0.to_vec().into(),
             incarnation: self.session.incarnation.0,
             call_id: self.id.0,
-            lowest_pending_call_id: self.lowest_pending.0,
+            lowest_pending_call_id: self.session.lowest_awaited().unwrap_or(self.id).0,
         }
     }
 
-    /// Its answer has come, and what it took has an owner: the NameNode may forget the outcome.
+    /// Its answer has come, and somebody owns what it took: the NameNode may forget the outcome.
     pub(crate) fn answered(mut self) {
         self.is_answered = true;
     }
@@ -347,6 +351,7 @@ mod tests {
         assert_eq!((first.retry_id().call_id, first.retry_id().lowest_pending_call_id), (1, 1));
         assert_eq!((second.retry_id().call_id, second.retry_id().lowest_pending_call_id), (2, 1));
         first.answered();
+        assert_eq!(second.retry_id().lowest_pending_call_id, 2, "its next try");
         let third = begin();
         assert_eq!((third.retry_id().call_id, third.retry_id().lowest_pending_call_id), (3, 2));
         second.answered();
@@ -361,9 +366,8 @@ mod tests {
         let second = session.begin_call().unwrap();
         assert_eq!(second.retry_id().lowest_pending_call_id, 1, "its outcome may be asked for");
         assert_eq!(session.next_work(9), Some(Work::Calls(vec![CallId(1)], CallId(2))));
-        assert!(!session.is_settled());
         session.calls_settled(&[CallId(1)]);
-        assert!(session.is_settled());
+        assert!(session.next_work(9).is_none());
         drop(second);
         assert_eq!(session.next_work(9), Some(Work::Calls(vec![CallId(2)], CallId(3))));
     }
@@ -386,11 +390,36 @@ mod tests {
         let tried = session.begin_call().unwrap();
         session.leave(Claim::Hold { inode: InodeId(5), call: CallId(1) });
         session.mark_dead();
-        assert!(session.next_work(9).is_none() && session.is_settled());
+        assert!(session.next_work(9).is_none());
         assert_eq!(session.lowest_awaited(), Some(CallId(2)), "its outcome can still be asked for");
         assert_eq!(session.begin_call().err().unwrap().kind(), ErrorKind::LeaseLost);
         drop(tried);
-        assert!(session.lowest_awaited().is_none() && session.is_settled());
+        assert!(session.lowest_awaited().is_none());
+    }
+
+    #[tokio::test]
+    async fn wait_lease_given_back_waits_for_what_may_be_that_lease_only() {
+        let session = session();
+        let hold = |call| Claim::Hold { inode: InodeId(5), call: CallId(call) };
+        let lease = |inode| Claim::Lease { inode: InodeId(inode), call: CallId(1) };
+        session.leave(hold(1));
+        session.leave(lease(6));
+        assert!(!session.wait_lease_given_back(InodeId(5)).await, "neither is a lease of this file");
+        session.leave(lease(5));
+        drop(session.begin_call().unwrap());
+        let waiting = std::pin::pin!(session.wait_lease_given_back(InodeId(5)));
+        let settling = async {
+            // What comes without pause meanwhile is not waited for.
+            for call in 2..100 {
+                session.leave(hold(call));
+                session.given_back(hold(call - 1));
+                drop(session.begin_call().unwrap());
+                tokio::task::yield_now().await;
+            }
+            session.calls_settled(&[CallId(1)]);
+            session.given_back(lease(5));
+        };
+        assert_eq!(tokio::join!(waiting, settling), (true, ()));
     }
 
     #[test]

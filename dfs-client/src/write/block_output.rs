@@ -12,6 +12,7 @@
 //! A pipeline that fails is rebuilt, or its block written anew (`block_recovery`); callers hear of it only when no node
 //! that has acknowledged bytes is left.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -29,6 +30,7 @@ use super::questions::Questions;
 use super::recovery_plan::Origin;
 use super::replica_sync::ReplicaSync;
 use crate::caller::Caller;
+use crate::client::ClientCore;
 use crate::datanode::Located;
 use crate::read::locate_page;
 
@@ -169,7 +171,7 @@ impl BlockOutput {
         self.send_full_packet().await
     }
 
-    /// hflush, or hsync.
+    /// hflush, or hsync of the block under way.
     pub(super) async fn flush(&mut self, sync: bool) -> Result<()> {
         if self.current.as_ref().is_some_and(|current| current.pipeline.is_ending()) {
             // A call that was dropped had begun to end the block: nothing may follow its last packet.
@@ -190,9 +192,6 @@ impl BlockOutput {
         if let Some(current) = &mut self.current {
             current.synced = self.block_len;
         }
-        if !self.unsynced.is_empty() {
-            Box::pin(self.sync_finished()).await?;
-        }
         // Later syncs of the same block are on record at the replicas.
         match self.last_block() {
             Some(block) if self.recorded.is_none_or(|(id, _)| id != block.id) => self.record(block).await,
@@ -200,20 +199,41 @@ impl BlockOutput {
         }
     }
 
-    /// Brings the blocks finished since the last sync to disk.
-    async fn sync_finished(&mut self) -> Result<()> {
+    /// Brings the blocks finished since the last sync to disk. Those that could not be are tried again by the next one.
+    pub(super) async fn sync_finished(&mut self) -> Result<()> {
+        if self.unsynced.is_empty() {
+            return Ok(());
+        }
         let core = Arc::clone(&self.questions.core);
         let mut sync = ReplicaSync::new(&core);
         while !sync.round(&self.unsynced).await? {
-            // They may have moved since they were written.
-            for block in &mut self.unsynced {
-                let now = locate_page(&core, &Caller::root(), self.questions.inode, block.offset, 1).await?;
-                if let Some(now) = now.into_iter().find(|now| now.block.block.id == block.block.block.id) {
+            self.locate_unsynced(&core).await?;
+        }
+        self.unsynced.clear();
+        Ok(())
+    }
+
+    /// Asks where the finished blocks are by now: they may have moved since they were written. They are in file order.
+    async fn locate_unsynced(&mut self, core: &ClientCore) -> Result<()> {
+        let mut rest = self.unsynced.as_mut_slice();
+        while let (Some(first), Some(last)) = (rest.first(), rest.last()) {
+            let (start, length) = (first.offset, last.end() - first.offset);
+            let page = locate_page(core, &Caller::root(), self.questions.inode, start, length).await?;
+            let page_end = page.last().map_or(0, Located::end);
+            let mut page: HashMap<BlockId, Located> =
+                page.into_iter().map(|located| (located.block.block.id, located)).collect();
+            let count = rest.partition_point(|block| block.offset < page_end);
+            if count == 0 {
+                // The file was cut meanwhile.
+                break;
+            }
+            for block in &mut rest[..count] {
+                if let Some(now) = page.remove(&block.block.block.id) {
                     *block = now;
                 }
             }
+            rest = &mut rest[count..];
         }
-        self.unsynced.clear();
         Ok(())
     }
 
@@ -325,6 +345,7 @@ impl BlockOutput {
                     replicas: pipeline.target.replicas.clone(),
                     is_corrupt: false,
                     is_under_construction: false,
+                    awaits_reports: false,
                 });
             }
             pipeline.finish();

@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 use super::block_output::{BlockOutput, Start};
 use super::questions::Questions;
 use crate::caller::Caller;
-use crate::client::{ClientCore, DfsClient};
+use crate::client::ClientCore;
 use crate::rpc::{Claim, PendingCall, Session};
 
 /// How long a partial packet may wait for more bytes. With the upkeep's interval on top it leaves within a second.
@@ -22,12 +22,10 @@ const PARTIAL_PACKET_AGE: Duration = Duration::from_millis(700);
 /// take us for dead.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
 
-/// Writes one file, at its end. From [`create`](DfsClient::create) or [`append`](DfsClient::append).
+/// Writes one file, at its end. From [`create`](crate::DfsClient::create) or [`append`](crate::DfsClient::append).
 ///
 /// Every failure sticks: each later call returns it again. Dropped before it was completed, it gives the file back as it is.
 pub struct FileWriter {
-    core: Arc<ClientCore>,
-    caller: Caller,
     inode: InodeId,
     /// The session whose lease it writes under, and the call that took it.
     session: Arc<Session>,
@@ -157,8 +155,6 @@ impl FileWriter {
         };
         let output = BlockOutput::new(questions, Arc::clone(&status), attr.block_size, length, start);
         let writer = Arc::new(Self {
-            core: Arc::clone(core),
-            caller: caller.clone(),
             inode: attr.inode,
             session,
             lease,
@@ -217,9 +213,29 @@ impl FileWriter {
     /// As [`hflush`](Self::hflush), and the bytes are on the disks of those nodes, over all blocks since the last call.
     ///
     /// # Errors
-    /// As [`write`](Self::write).
+    /// Those of [`hsync_open_block`](Self::hsync_open_block) and [`sync_finished_blocks`](Self::sync_finished_blocks).
     pub async fn hsync(&self) -> Result<()> {
+        self.hsync_open_block().await?;
+        self.sync_finished_blocks().await
+    }
+
+    /// The first half of [`hsync`](Self::hsync): the block under way. The second is due as well.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub async fn hsync_open_block(&self) -> Result<()> {
         self.drive(async |output| output.flush(true).await).await
+    }
+
+    /// The second half: the blocks finished since the last one. These are with their nodes, and a node that does not bring
+    /// them to disk is no reason to end the writer.
+    ///
+    /// # Errors
+    /// Why they are not on the disks of all nodes that count. It ends this call only: another one tries again.
+    pub async fn sync_finished_blocks(&self) -> Result<()> {
+        let mut output = self.output.lock().await;
+        self.status.check()?;
+        Box::pin(output.sync_finished()).await
     }
 
     /// Sends everything and has the NameNode know the length; writing may go on.
@@ -230,18 +246,12 @@ impl FileWriter {
         self.drive(async |output| output.record_length().await).await
     }
 
-    /// Ends the file: everything is sent, acknowledged, and the file closed at the NameNode. With `keep_open` everything is
-    /// sent and acknowledged, the NameNode knows the length, and writing may go on. Completing again gives the same answer.
+    /// Ends the file: everything is sent, acknowledged, and the file closed at the NameNode. Completing again gives the same
+    /// answer.
     ///
     /// # Errors
     /// As [`write`](Self::write).
-    pub async fn complete(&self, keep_open: bool) -> Result<FileAttr> {
-        if keep_open {
-            self.record_length().await?;
-            let client = DfsClient { core: Arc::clone(&self.core) };
-            let attr = client.get_file_info(&self.caller, self.inode).await?;
-            return Ok(FileAttr { length: attr.length.max(self.acked_len()), ..attr });
-        }
+    pub async fn complete(&self) -> Result<FileAttr> {
         let mut output = self.output.lock().await;
         if let Some(End::Completed(attr)) = &*self.status.end.lock() {
             return Ok(attr.clone());
@@ -255,16 +265,16 @@ impl FileWriter {
     /// A lease that is no longer this writer's is left alone: somebody else may write by now.
     /// While the NameNode does not answer, it is asked again behind the caller's back.
     pub async fn abort(&self) {
+        let _giving_up = GiveUp(self);
         let mut output = self.output.lock().await;
         if !self.status.may_hold_lease() {
             return;
         }
-        self.status.fail(&DfsError::new(ErrorKind::Cancelled, "the writer was aborted"));
+        self.status.fail(&aborted());
         match output.abort().await {
             Ok(()) => self.status.has_given_up.store(true, Ordering::Release),
             Err(error) => {
                 debug!(inode = %self.inode, error = %error.chain(), "file not closed after its writer was aborted");
-                self.leave_lease();
             }
         }
     }
@@ -324,6 +334,20 @@ impl FileWriter {
             warn!(inode = %self.inode, ?chore, error = %error.chain(), "writer failed in the background");
         }
     }
+}
+
+/// Ends a writer that is being aborted, also when the call is dropped half-way: somebody may keep the writer.
+struct GiveUp<'a>(&'a FileWriter);
+
+impl Drop for GiveUp<'_> {
+    fn drop(&mut self) {
+        self.0.status.fail(&aborted());
+        self.0.leave_lease();
+    }
+}
+
+fn aborted() -> DfsError {
+    DfsError::new(ErrorKind::Cancelled, "the writer was aborted")
 }
 
 impl Drop for FileWriter {

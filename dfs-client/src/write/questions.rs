@@ -1,13 +1,11 @@
 //! What a writer asks of the NameNode about its blocks, in the session that holds its lease.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use dfs_common::attr::FileAttr;
 use dfs_common::block::{Block, ExtendedBlock};
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{CallId, GenerationStamp, InodeId};
-use dfs_common::retry::Backoff;
 use dfs_proto::v1;
 
 use crate::caller::Caller;
@@ -15,10 +13,6 @@ use crate::client::{ClientCore, rpc};
 use crate::datanode::{Located, Replica};
 use crate::rpc::Session;
 
-/// How long the NameNode may take to hear of the last block's replicas: DataNodes report at once, a busy one in a second.
-const COMPLETE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Between questions whether it has.
-const COMPLETE_BACKOFF: Backoff = Backoff { first: Duration::from_millis(1), max: Duration::from_millis(400) };
 /// Who writes which file.
 pub(super) struct Questions {
     pub(super) core: Arc<ClientCore>,
@@ -117,7 +111,7 @@ impl Questions {
         Ok(answer.closed)
     }
 
-    /// Closes the file of `length` bytes; asks until the NameNode has heard of the last block's replicas.
+    /// Closes the file of `length` bytes.
     pub(super) async fn complete(&self, last: Option<Block>, length: u64) -> Result<FileAttr> {
         let build = |header| v1::CompleteRequest {
             header: Some(header),
@@ -125,25 +119,10 @@ impl Questions {
             last: last.map(Into::into),
             keep_open: false,
         };
-        let call = rpc!(complete);
-        let start = Instant::now();
-        let mut attempt = 0;
-        loop {
-            let answer = self.core.mutate_in(&self.session, &self.caller, &build, &call).await?;
-            if answer.done {
-                return match &answer.attr {
-                    Some(attr) => attr.try_into(),
-                    // Its last name went while it was being written, and now the file with it.
-                    None => Ok(FileAttr { nlink: 0, length, under_construction: false, ..self.opened.clone() }),
-                };
-            }
-            if start.elapsed() >= COMPLETE_TIMEOUT {
-                let words = format!("no DataNode has reported the last block within {} s", COMPLETE_TIMEOUT.as_secs());
-                return Err(DfsError::new(ErrorKind::TimedOut, words));
-            }
-            let pause = COMPLETE_BACKOFF.delay(attempt, &mut rand::rng());
-            tokio::time::sleep(pause).await;
-            attempt += 1;
+        match self.core.mutate_in(&self.session, &self.caller, &build, &rpc!(complete)).await?.attr {
+            Some(attr) => (&attr).try_into(),
+            // Its last name went while it was being written, and now the file with it.
+            None => Ok(FileAttr { nlink: 0, length, under_construction: false, ..self.opened.clone() }),
         }
     }
 }

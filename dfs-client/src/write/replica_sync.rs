@@ -16,7 +16,7 @@ use tracing::warn;
 use crate::client::ClientCore;
 use crate::datanode::{DatanodeClient, Located, Node};
 
-/// How long a DataNode may take: many gigabytes may wait for a slow disk.
+/// How long DataNodes may be at work: many gigabytes may wait for a slow disk.
 const SYNC_REPLICA_DEADLINE: Duration = Duration::from_secs(120);
 
 /// Pauses between tries: nodes register within a second of a NameNode's start.
@@ -26,8 +26,9 @@ const BACKOFF: Backoff = Backoff { first: Duration::from_millis(50), max: Durati
 /// question costs little.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How long a node that others can stand in for is waited for, at least: the NameNode takes a silent one for dead sooner
-/// (`dfs.namenode.dead.interval`), and then it does not count any more.
+/// How long a node that others can stand in for is waited for, at least. By default the NameNode takes a silent one for dead
+/// sooner, and then it does not count any more. With a longer `dfs.namenode.dead.interval` the sync may fail before that, and
+/// can be asked for again.
 const NODE_PATIENCE: Duration = Duration::from_secs(90);
 
 /// Blocks in one call; a DataNode refuses far more.
@@ -35,7 +36,8 @@ const BLOCKS_PER_CALL: usize = 1_000;
 
 /// One sync, over as many rounds as it takes: every node that the NameNode counts as having a block must have it on disk.
 /// Between rounds the caller asks where the blocks are by now. So a node that does not answer, or whose disk fails, is
-/// waited for until it has done it, or until the NameNode counts it no more; whoever takes its place is asked, too.
+/// waited for until it has done it, or until the NameNode counts it no more; whoever takes its place is asked, too. And a
+/// NameNode that has just started may know fewer nodes than there are: it is asked again until it has heard them.
 pub(crate) struct ReplicaSync<'a> {
     core: &'a ClientCore,
     begun: Instant,
@@ -127,7 +129,7 @@ impl<'a> ReplicaSync<'a> {
             Ok(()) => asked.extend(keys.into_iter().map(|key| (key, Progress::OnDisk))),
             Err(error) if may_pass(error.kind()) => {
                 warn!(datanode = %node.data_address, blocks = keys.len(), error = %error.chain(), "not synced there");
-                asked.retain(|key, _| !keys.contains(key));
+                keys.iter().for_each(|key| _ = asked.remove(key));
                 self.failure = Some(error);
             }
             Err(error) => return Err(error),
@@ -144,27 +146,35 @@ impl<'a> ReplicaSync<'a> {
     }
 
     fn is_done(&self, blocks: &[Located]) -> bool {
-        let has_nodes = |block: &Located| !block.replicas.is_empty();
-        blocks
-            .iter()
-            .all(|block| has_nodes(block) && block.replicas.iter().all(|replica| self.is_on_disk(&replica.node, block)))
+        let has_all_nodes = |block: &Located| !block.replicas.is_empty() && !block.awaits_reports;
+        blocks.iter().all(|block| {
+            has_all_nodes(block) && block.replicas.iter().all(|replica| self.is_on_disk(&replica.node, block))
+        })
     }
 
-    /// Whether there is time left after a pause.
+    /// Whether there is time left after a pause. Nodes at work have their own, and the connection says when one is not there
+    /// any more.
     fn check_patience(&mut self, blocks: &[Located], pause: Duration) -> Result<()> {
         let is_somewhere = |block: &Located| block.replicas.iter().any(|replica| self.is_on_disk(&replica.node, block));
-        let total = self.core.config.retry_timeout;
-        let total = if blocks.iter().all(is_somewhere) { total.max(NODE_PATIENCE) } else { total };
+        let mut total = self.core.config.retry_timeout;
+        if blocks.iter().all(is_somewhere) {
+            total = total.max(NODE_PATIENCE);
+        }
+        if !self.calls.is_empty() {
+            total = total.max(SYNC_REPLICA_DEADLINE);
+        }
         if self.begun.elapsed() + pause < total {
             return Ok(());
         }
-        Err(self.failure.take().unwrap_or_else(|| match blocks.iter().find(|block| block.replicas.is_empty()) {
-            Some(block) => {
-                DfsError::new(ErrorKind::Unavailable, format!("no DataNode is known to have {}", block.block))
-            }
-            None => {
-                DfsError::new(ErrorKind::TimedOut, "a DataNode does not answer whether finished blocks are on disk")
-            }
+        Err(self.failure.take().unwrap_or_else(|| {
+            let words = if let Some(block) = blocks.iter().find(|block| block.replicas.is_empty()) {
+                format!("no DataNode is known to have {}", block.block)
+            } else if let Some(block) = blocks.iter().find(|block| block.awaits_reports) {
+                format!("DataNodes that may have {} have not reported to the NameNode since it started", block.block)
+            } else {
+                "a DataNode does not answer whether finished blocks are on disk".to_owned()
+            };
+            DfsError::new(ErrorKind::TimedOut, words)
         }))
     }
 }

@@ -2,7 +2,7 @@
 //! [`Driver`].
 //!
 //! Nothing cancels a request from outside (fuser does not deliver interrupts), hence the deadlines. A request that is given
-//! up, and one that panics, drops its reply, which answers EIO.
+//! up answers ETIMEDOUT; one that panics drops its reply, which answers EIO.
 
 use std::future::Future;
 use std::sync::Arc;

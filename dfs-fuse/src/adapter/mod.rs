@@ -143,10 +143,6 @@ impl Filesystem for Adapter {
         self.entry("lookup", reply, |fs| async move { fs.lookup(&caller, parent, &name).await });
     }
 
-    fn forget(&self, _request: &Request, number: INodeNo, _nlookup: u64) {
-        self.fs.forget(inode(number));
-    }
-
     fn getattr(&self, request: &Request, number: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
         let (fs, caller, number) = (Arc::clone(&self.fs), caller(request), inode(number));
         let work = async move { fs.getattr(&caller, number).await };

@@ -29,14 +29,15 @@ impl FileSystem {
     pub(crate) async fn read(&self, handle: HandleId, offset: u64, size: u32) -> FsResult<Bytes> {
         let handle = self.handles.file(handle)?;
         handle.check()?;
-        let reader = handle.reader(&self.client).await.map_err(FsError::on_handle)?;
+        let shown = || self.seen.shown_growing(handle.inode.id);
+        let reader = handle.reader(&self.client, shown).await.map_err(FsError::on_handle)?;
         let end = offset.saturating_add(u64::from(size));
         self.catch_up(&handle, &reader, offset, end).await?;
         match reader.read_at(offset, size as usize).await {
             // The file was cut or written anew since the reader learned where its bytes are.
             Err(error) if matches!(error.kind(), ErrorKind::Stale | ErrorKind::NotFound) => {
                 handle.forget_reader(&reader).await;
-                let reader = handle.reader(&self.client).await.map_err(FsError::on_handle)?;
+                let reader = handle.reader(&self.client, shown).await.map_err(FsError::on_handle)?;
                 reader.read_at(offset, size as usize).await.map_err(|error| FsError::from(error).on_handle())
             }
             outcome => outcome.map_err(FsError::from),
@@ -53,15 +54,17 @@ impl FileSystem {
                 reader.refresh_length().await?;
             }
         } else if end > reader.length() {
-            // The kernel asks for whole pages, so most reads at the end go past it: only news are worth a question.
+            // For its page cache the kernel asks for whole pages, so most reads at the end go past it: only news are worth a
+            // question. What a program asks for itself it gets, if it is there.
             let id = handle.inode.id;
+            let is_direct = handle.writer.is_some();
             let told_more = self.seen.told_length(id).is_some_and(|told| told > reader.length());
-            if told_more || offset >= reader.length() {
+            if is_direct || told_more || offset >= reader.length() {
                 reader.refresh_length().await?;
             }
             if let Some(shown) = self.seen.shown_growing(id) {
                 // The kernel would take a shorter answer for the end of the file, and cut its pages.
-                reader.expect_length(shown.length, shown.mtime_ns);
+                reader.expect_length(shown);
             }
         }
         Ok(())

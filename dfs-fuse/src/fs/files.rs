@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use dfs_client::{Caller, CreateOptions};
 use dfs_common::attr::FileKind;
-use dfs_common::error::ErrorKind;
+use dfs_common::error::{DfsError, ErrorKind};
 use dfs_common::ids::InodeId;
 use fuser::{Errno, OpenFlags};
 use tracing::warn;
@@ -46,16 +46,23 @@ fn writing_handle(slot: Slot<'_>, open: OpenRef, writer: Arc<SharedWriter>) -> O
 
 impl FileSystem {
     /// Opens a file: for writing takes the lease, for reading asks where its bytes are.
-    pub(crate) async fn open(&self, caller: &Caller, inode: InodeId, flags: OpenFlags) -> FsResult<Opened> {
+    pub(crate) async fn open(self: &Arc<Self>, caller: &Caller, inode: InodeId, flags: OpenFlags) -> FsResult<Opened> {
         let access = Access::new(flags);
         let slot = self.handles.reserve()?;
-        let open = self.inodes.open(inode);
+        let mut open = self.inodes.open(inode);
         if access.writes {
             return self.open_for_writing(caller, open, access, slot).await;
         }
         if access.truncates {
             let writer = self.take_emptied(caller, &open).await?;
-            self.give_up_writer(&open, &writer).await;
+            // In a task, which goes on to its end when this request is given up: the lease must not stay.
+            let fs = Arc::clone(self);
+            let giving_up = tokio::spawn(async move {
+                fs.give_up_writer(&open, &writer).await;
+                open
+            });
+            let failed = |error| DfsError::new(ErrorKind::Internal, "complete a file just emptied").with_source(error);
+            open = giving_up.await.map_err(failed)?;
         }
         let reader_caller = if flags.0 & FMODE_EXEC != 0 { Caller::root() } else { caller.clone() };
         self.open_for_reading(&reader_caller, open, slot).await
@@ -90,8 +97,11 @@ impl FileSystem {
 
     async fn open_for_reading(&self, caller: &Caller, open: OpenRef, slot: Slot<'_>) -> FsResult<Opened> {
         let mut epoch = open.content_epoch();
-        let (attr, reader) =
-            tokio::join!(self.client.get_file_info(caller, open.id), self.client.open_reader(caller, open.id));
+        let shown = self.seen.shown_growing(open.id);
+        let (attr, reader) = tokio::join!(
+            self.client.get_file_info(caller, open.id),
+            self.client.open_reader_again(caller, open.id, shown)
+        );
         let (mut attr, reader) = (attr?, reader?);
         open.learn_permissions(attr.permissions);
         let local = open.writer().and_then(|writer| writer.view().open_length);
@@ -113,7 +123,7 @@ impl FileSystem {
 
     /// Makes a file and opens it. One that is there already is opened as it is, unless the program wanted to be the one
     /// who makes it.
-    pub(crate) async fn create(&self, caller: &Caller, new: NewInode<'_>, flags: OpenFlags) -> FsResult<Created> {
+    pub(crate) async fn create(self: &Arc<Self>, caller: &Caller, new: NewInode<'_>, flags: OpenFlags) -> FsResult<Created> {
         self.check_not_stopping()?;
         let access = Access::new(flags);
         let slot = self.handles.reserve()?;

@@ -53,8 +53,8 @@ impl FileSystem {
         self.answer(caller, attr).await
     }
 
-    /// Attributes as they came with another question. They may be of a time before the kernel was told of more bytes, or lack
-    /// what the writer on another mount has not had recorded: then they are asked for by themselves.
+    /// Attributes that came with the answer to another question. The NameNode may not know the length of a file that another
+    /// mount writes: if the kernel was told of more, the DataNodes are asked.
     async fn answer(&self, caller: &Caller, attr: FileAttr) -> FsResult<Entry> {
         let is_doubtful = self.grows_elsewhere(&attr) && self.seen.floor(&attr) == Floor::Doubtful;
         let attr = if is_doubtful { Box::pin(self.attributes(caller, attr.inode)).await? } else { attr };
@@ -108,14 +108,17 @@ impl FileSystem {
         }
     }
 
-    /// What readers may see of a file that is being written elsewhere. While no DataNode tells it, what they could see before.
+    /// What readers may see of a file that is being written elsewhere. While nobody tells it, what they could see before.
     async fn visible_length(&self, attr: &FileAttr) -> u64 {
-        match self.client.open_reader(&Caller::root(), attr.inode).await {
-            Ok(reader) if reader.is_length_certain() => return reader.length().max(attr.length),
-            Ok(_) => {}
-            Err(error) => debug!(inode = %attr.inode, error = %error.chain(), "no visible length"),
-        }
-        self.seen.shown_growing(attr.inode).map_or(0, |shown| shown.length).max(attr.length)
+        let shown = self.seen.shown_growing(attr.inode);
+        let visible = match self.client.open_reader_again(&Caller::root(), attr.inode, shown).await {
+            Ok(reader) => reader.length(),
+            Err(error) => {
+                debug!(inode = %attr.inode, error = %error.chain(), "no visible length");
+                shown.map_or(0, |shown| shown.length)
+            }
+        };
+        visible.max(attr.length)
     }
 
     /// Where a symlink points.

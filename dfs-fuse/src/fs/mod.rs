@@ -27,7 +27,7 @@ use std::time::Duration;
 use dfs_client::{Caller, DfsClient, FsStats};
 use dfs_common::attr::{FileAttr, FileKind};
 use dfs_common::error::{DfsError, ErrorKind};
-use dfs_common::ids::{InodeId, ROOT_INODE};
+use dfs_common::ids::ROOT_INODE;
 use futures::future::join_all;
 use parking_lot::Mutex;
 use tracing::{error, warn};
@@ -136,11 +136,6 @@ impl FileSystem {
     /// Ends the session at the NameNode; leases and holds that are left go with it.
     pub(crate) async fn close_session(&self) {
         self.client.clone().close().await;
-    }
-
-    /// The kernel has dropped an inode with all its pages.
-    pub(crate) fn forget(&self, inode: InodeId) {
-        self.seen.forget(inode);
     }
 
     fn check_not_stopping(&self) -> FsResult<()> {

@@ -502,6 +502,7 @@ impl Namesystem {
             corrupt: locations.corrupt,
             under_construction: open,
             token: bytes::Bytes::new(),
+            awaits_reports: locations.awaits_reports,
         }
     }
 

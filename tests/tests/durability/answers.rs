@@ -215,7 +215,7 @@ fn writers_steps_whose_answers_are_lost_are_made_once(_: &Nothing) {
         let this = writer.clone();
         lossy.lose("fsync", async move { this.hsync().await });
         let this = writer.clone();
-        assert_eq!(lossy.lose("complete", async move { this.complete(false).await }).length, data.len() as u64);
+        assert_eq!(lossy.lose("complete", async move { this.complete().await }).length, data.len() as u64);
         let writer = lose!(lossy, client => client.append(&root(), attr.inode, false).await);
         let this = writer.clone();
         lossy.lose("update_block_for_pipeline", async move { this.write(b"more").await.and(this.hflush().await) });

@@ -19,7 +19,7 @@ use dfs_tests::wait::{REPAIR, wait_for, wait_until};
 use dfs_tests::workload::Pattern;
 use rustix::io::Errno;
 
-pub(super) const CASES: [Case<Nothing>; 12] = cases![
+pub(super) const CASES: [Case<Nothing>; 13] = cases![
     mount_killed_and_restarted_appends_to_its_files_again,
     another_mount_is_refused_until_the_lease_is_recovered,
     lease_taken_from_a_living_writer_leaves_the_file_usable_everywhere,
@@ -29,6 +29,7 @@ pub(super) const CASES: [Case<Nothing>; 12] = cases![
     namenode_restarted_during_recovery_goes_on,
     power_cut_leaves_every_synced_byte_of_an_open_file,
     power_cut_leaves_every_synced_byte_of_a_file_being_appended_to,
+    power_cut_leaves_every_byte_synced_after_it_was_closed,
     files_lost_by_a_power_cut_keep_no_other_from_being_recovered,
     truncate_goes_on_after_a_killed_datanode,
     truncate_goes_on_after_a_namenode_restart,
@@ -276,6 +277,31 @@ fn power_cut_leaves_every_synced_byte_of_a_file_being_appended_to(_: &Nothing) {
     assert!((700_416..=800_416).contains(&length), "{length}");
     drop_caches().unwrap();
     pattern.check_file(&mount.join("file"), length);
+}
+
+/// The writer that syncs has not written all of them itself.
+fn power_cut_leaves_every_byte_synced_after_it_was_closed(_: &Nothing) {
+    let mut cluster = Cluster::builder().set(BLOCK).devices(Devices::Loop(SMALL_DEVICE)).start();
+    let mut mount = cluster.mount("mount");
+    let power = PowerSwitch::new(&cluster);
+    let pattern = Pattern::new(19);
+    let duplicated = File::create(mount.join("duplicated")).unwrap();
+    pattern.write(&duplicated, 0, LENGTH).unwrap();
+    // Completes the file.
+    close(duplicated.try_clone().unwrap()).unwrap();
+    duplicated.sync_all().unwrap();
+    close(duplicated).unwrap();
+    pattern.make_file(&mount.join("file"), LENGTH);
+    let appended = append_soon(&mount.join("file"));
+    pattern.write(&appended, LENGTH, 700).unwrap();
+    appended.sync_all().unwrap();
+    power.cut(&mut cluster);
+    kill(&mut mount, appended);
+    recover_power(&mut cluster);
+    mount.restart();
+    recover_lease(&cluster);
+    assert_eq!(check_recovered(&mount.join("duplicated"), pattern), LENGTH);
+    assert_eq!(check_recovered(&mount.join("file"), pattern), LENGTH + 700);
 }
 
 /// Cuts inside the second block and checks what is left, and that writing goes on from there.

@@ -100,9 +100,10 @@ fn append_asked_for_late_goes_to_the_end_in_one_piece(mounts: &Mounts) {
 /// A file written through `file`, which has given the lease back, and then appended to on the other mount.
 fn appended_elsewhere(mounts: &Mounts, dir: &str) -> (File, u64) {
     let path = mounts.mount.new_dir(dir).join("file");
-    let file = File::create(&path).unwrap();
+    let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
     Pattern::new(4).write(&file, 0, 1000).unwrap();
     close(file.try_clone().unwrap()).unwrap();
+    assert_eq!(file.read_at(&mut [0; 4096], 0).unwrap(), 1000);
     let other = OpenOptions::new().append(true).open(mounts.other.join(dir).join("file")).unwrap();
     Pattern::new(4).write(&other, 1000, 234).unwrap();
     close(other).unwrap();
@@ -111,6 +112,7 @@ fn appended_elsewhere(mounts: &Mounts, dir: &str) -> (File, u64) {
 
 fn write_at_the_true_end_works_after_another_mount_appended(mounts: &Mounts) {
     let (file, end) = appended_elsewhere(mounts, "append-true-end");
+    assert_eq!(file.read_at(&mut [0; 4096], 0).unwrap() as u64, end, "it may write, so the kernel caches nothing");
     let bytes = Pattern::new(4).bytes(2000);
     file.write_all_at(&bytes[end as usize..], end).unwrap();
     close(file).unwrap();

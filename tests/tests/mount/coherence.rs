@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{AtFlags, StatxFlags};
 use rustix::io::Errno;
@@ -104,7 +104,7 @@ type Answer = (&'static str, fn(&Path, &Path));
 fn size_of_a_file_written_elsewhere_never_goes_back(mounts: &Mounts) {
     /// The NameNode hears of the length when the first of these is synced, and not again before the block is full.
     const LENGTHS: [u64; 3] = [100_000, 1_000_000, 3_000_000];
-    let answers: [Answer; 6] = [
+    let answers: [Answer; 8] = [
         ("listing", |_, there| assert_eq!(fs::read_dir(there).unwrap().count(), 1)),
         ("link", |_, there| fs::hard_link(there.join("file"), there.join("linked")).unwrap()),
         ("unlink, lookup", |_, there| fs::remove_file(there.join("linked")).unwrap()),
@@ -113,6 +113,17 @@ fn size_of_a_file_written_elsewhere_never_goes_back(mounts: &Mounts) {
             File::open(there.join("renamed")).unwrap();
             fs::rename(here.join("renamed"), here.join("file")).unwrap();
             wait_until(SOON, "the old name", || there.join("file").exists());
+        }),
+        ("lookup of a name that was another file's", |here, there| {
+            fs::write(here.join("other"), b"").unwrap();
+            assert_eq!(fs::metadata(there.join("other")).unwrap().len(), 0);
+            fs::rename(here.join("file"), here.join("other")).unwrap();
+            wait_until(SOON, "the file under the other name", || fs::metadata(there.join("other")).unwrap().len() > 0);
+            fs::rename(here.join("other"), here.join("file")).unwrap();
+            wait_until(SOON, "the old name", || there.join("file").exists());
+        }),
+        ("setting of its times", |_, there| {
+            File::open(there.join("file")).unwrap().set_modified(SystemTime::now()).unwrap();
         }),
         ("change of permissions", |_, there| {
             fs::set_permissions(there.join("file"), fs::Permissions::from_mode(0o640)).unwrap();

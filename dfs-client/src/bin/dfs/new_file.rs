@@ -163,7 +163,7 @@ async fn fill(
         written += piece.len() as u64;
         ctx.progress.moved(piece.len() as u64);
     }
-    let closed = writer.complete(false).await.map_err(failed)?;
+    let closed = writer.complete().await.map_err(failed)?;
     if closed.length != written {
         let words = format!("{written} bytes were written, the NameNode counts {}", closed.length);
         return Err(failed(DfsError::new(ErrorKind::Internal, words)));

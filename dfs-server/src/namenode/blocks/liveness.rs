@@ -16,6 +16,7 @@ impl SoftState {
             return false;
         }
         self.is_active = is_active;
+        self.active_since = self.heard;
         for index in self.registered_nodes() {
             let node = self.nodes.node_mut(index);
             node.transfers.clear();

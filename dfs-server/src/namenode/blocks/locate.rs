@@ -23,6 +23,8 @@ pub struct Locations {
     pub corrupt: bool,
     /// It is being written, or its replicas have not been reported yet: the locations are its pipeline.
     pub under_construction: bool,
+    /// Fewer replicas are known than the file asks for, and DataNodes may have more that they have not reported yet.
+    pub awaits_reports: bool,
 }
 
 /// How far a replica is from a reader; less is better.
@@ -44,6 +46,7 @@ impl SoftState {
             BlockState::UnderConstruction => (self.open_locations(id, info.generation_stamp), true),
             BlockState::Committed | BlockState::Complete => (self.reported_locations(id), false),
         };
+        let awaits_reports = storages.len() < usize::from(info.replication) && self.awaits_reports();
         let mut corrupt = false;
         if storages.is_empty() && !is_open {
             let bad = self.bad.get(&id).into_iter().flatten().map(|bad| bad.storage);
@@ -58,7 +61,14 @@ impl SoftState {
             storage_uuids: storages.iter().map(|&storage| self.nodes.storage(storage).uuid.clone()).collect(),
             corrupt,
             under_construction: is_open,
+            awaits_reports,
         }
+    }
+
+    /// Whether DataNodes may have replicas that are not known here. After a start that is so for as long as one that is away
+    /// would have counted, had it been known before.
+    fn awaits_reports(&self) -> bool {
+        self.heard.since(self.active_since) < self.config.dead_after || self.some_have_not_told()
     }
 
     /// The pipeline of an open block; where it is not known (after a restart) or dead, what DataNodes say they have of this

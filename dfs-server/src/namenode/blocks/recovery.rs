@@ -28,10 +28,15 @@ pub struct Holders {
 }
 
 impl SoftState {
+    /// Whether a DataNode that lives has not told what it has since it registered.
+    pub(crate) fn some_have_not_told(&self) -> bool {
+        let mut live = self.nodes.registered().filter(|(_, node)| node.is_live);
+        live.any(|(index, node)| self.nodes.has_working_volume(index) && !node.reports.has_told())
+    }
+
     /// The holders of a block that waits for recovery.
     pub(crate) fn holders(&self, id: BlockId) -> Holders {
-        let may_tell = |index| self.nodes.has_working_volume(index) && !self.nodes.node(index).reports.has_told();
-        let mut others_are_away = self.nodes.registered().any(|(index, node)| node.is_live && may_tell(index));
+        let mut others_are_away = self.some_have_not_told();
         let (Some(info), Some(open)) = (self.map.get(id), self.open.get(&id)) else {
             return Holders { live: Vec::new(), others_are_away };
         };

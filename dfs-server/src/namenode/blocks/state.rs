@@ -94,6 +94,8 @@ pub(crate) struct SoftState {
     pub outgrown: BTreeSet<BlockId>,
     /// This NameNode leads and has applied an entry of its own term.
     pub is_active: bool,
+    /// Since when, if it does.
+    pub active_since: ListeningTime,
     /// Dead or failed storages whose replicas are being forgotten.
     pub draining: VecDeque<StorageIndex>,
     /// Replicas on them that have not been looked at yet.
@@ -153,6 +155,7 @@ impl SoftState {
             lost: Vec::new(),
             outgrown: BTreeSet::new(),
             is_active: false,
+            active_since: ListeningTime::default(),
             draining: VecDeque::new(),
             to_drain: 0,
             discarded: Vec::new(),

@@ -1,5 +1,7 @@
 //! Safe mode at start, with DataNodes that report one after the other.
 
+use std::time::Duration;
+
 use dfs_common::block::Block;
 use dfs_common::ids::{BlockId, InodeId};
 use dfs_proto::v1;
@@ -44,6 +46,24 @@ fn safe_mode_lasts_until_the_threshold_and_the_extension() {
     assert!(cluster.blocks.may_repair());
     assert_eq!(cluster.blocks.safe_mode_status(), (false, "Safe mode is off.".to_owned()));
     cluster.check();
+}
+
+#[test]
+fn locate_says_whether_more_replicas_may_be_reported() {
+    let mut cluster = starting();
+    cluster.blocks.set_active(true);
+    let awaits = |cluster: &Cluster, id| cluster.blocks.locate(BlockId(id), None).awaits_reports;
+    cluster.register(0);
+    assert!(awaits(&cluster, 1), "one of two is known");
+    cluster.register(1);
+    assert!(!awaits(&cluster, 1) && awaits(&cluster, 501));
+    // By then a node that is away would be dead.
+    cluster.pass(Duration::from_secs(61));
+    assert!(!awaits(&cluster, 501));
+    cluster.register_only(2);
+    assert!(awaits(&cluster, 501) && !awaits(&cluster, 1), "one that is there has not told yet");
+    cluster.report(2);
+    assert!(!awaits(&cluster, 501));
 }
 
 #[test]
