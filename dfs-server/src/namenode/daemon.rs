@@ -141,9 +141,10 @@ pub async fn start(config: &Config) -> Result<Arc<Namesystem>> {
             format!("{} has no image; restore one from the SecondaryNameNode", storage.current().display()),
         )
     })?;
-    let namespace = Arc::new(NamespaceLock::new(namespace));
     let blocks = Arc::new(BlockManager::new(config, Arc::clone(&clock), rand::random()));
-    tell_blocks(&namespace.read(), &blocks);
+    // Before there is a lock: nobody waits yet, and what is shown of its holds are those that somebody may wait for.
+    tell_blocks(&namespace, &blocks);
+    let namespace = Arc::new(NamespaceLock::new(namespace));
     let info = namespace_info(&storage);
     let machine = Arc::new(Machine { namespace: Arc::clone(&namespace), blocks: Arc::clone(&blocks) });
     let retained = small(config, "dfs.namenode.num.checkpoints.retained") as usize;

@@ -92,6 +92,8 @@ async fn metrics(State(namesystem): State<Arc<Namesystem>>) -> String {
         ("block_lock_held", "Time for which the block manager's lock was held", blocks.lock_times()),
     ] {
         registry.register_with_unit(name, help, Unit::Seconds, LockHistogram(Arc::clone(times)));
+        let longest = ConstGauge::new(times.longest().as_secs_f64());
+        registry.register_with_unit(format!("{name}_longest"), "The longest of these times", Unit::Seconds, longest);
     }
     let mut text = String::new();
     // Writing to a String cannot fail.

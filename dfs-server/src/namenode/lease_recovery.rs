@@ -11,6 +11,7 @@
 //! new id. The NameNode decides alone only that a block is dropped of which nobody has a replica and no byte was promised.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use dfs_common::block::Block;
@@ -45,10 +46,21 @@ const CALL_PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Default)]
 pub(super) struct LeaseRecovery {
     attempts: Mutex<BTreeMap<InodeId, Attempt>>,
+    pass: Mutex<Pass>,
+    /// Of the waits begun, those that `wanted` has been told of.
+    told: AtomicU64,
     /// A file has begun to wait.
-    pub(super) wanted: Notify,
+    wanted: Notify,
     /// A file was closed.
     ended: Notify,
+}
+
+/// How far the present pass over all files that wait has come; many rounds may make one.
+#[derive(Default)]
+struct Pass {
+    /// The file looked at last; none at the beginning.
+    last: Option<(ClientId, InodeId)>,
+    seen: BTreeSet<InodeId>,
 }
 
 /// The latest try for one file.
@@ -121,7 +133,8 @@ fn choose_step(waiting: &Waiting, holders: &Holders, last: Option<&Attempt>, is_
 }
 
 impl Namesystem {
-    /// Takes the next step for every file that waits. Called every second, and when a file begins to wait.
+    /// Takes the next step for every file that waits, or for some hundred and goes on with the others when it is called
+    /// again, at once. Called every second, and when a file begins to wait.
     ///
     /// # Errors
     /// Of logging.
@@ -134,7 +147,8 @@ impl Namesystem {
         if !is_starting {
             self.reclaim_blocks().await?;
         }
-        let (mut last, mut seen, mut started) = (None, BTreeSet::new(), 0);
+        let Pass { mut last, mut seen } = std::mem::take(&mut *self.recovery.pass.lock());
+        let mut started = 0;
         loop {
             let page = self.waiting_files(&mut last);
             if page.is_empty() && last.is_none() {
@@ -143,6 +157,7 @@ impl Namesystem {
             seen.extend(page.iter().map(|file| file.inode));
             started += self.recover_page(&page, is_starting).await?;
             if started >= STARTED_PER_ROUND {
+                *self.recovery.pass.lock() = Pass { last, seen };
                 self.recovery.wanted.notify_one();
                 return Ok(());
             }
@@ -303,7 +318,7 @@ impl Namesystem {
             Some(header) => self.mutate(Some(header), Op::RevokeLease(op)).await?,
             None => self.mutate_internally(Op::RevokeLease(op)).await?,
         };
-        self.recovery.wanted.notify_one();
+        self.wake_recovery();
         Ok(())
     }
 
@@ -313,7 +328,7 @@ impl Namesystem {
         if !waits() {
             return true;
         }
-        self.recovery.wanted.notify_one();
+        self.wake_recovery();
         let wait = async {
             loop {
                 let ended = self.recovery.ended.notified();
@@ -417,6 +432,15 @@ impl Namesystem {
                 Ok(self.namespace().read().lease(id).is_none())
             }
             holder => Ok(holder.is_none()),
+        }
+    }
+
+    /// To be called after an op that may have made a file wait. Recovery is not woken for others: each time it looks at
+    /// every file.
+    pub(super) fn wake_recovery(&self) {
+        let begun = self.namespace().read().waits_begun();
+        if self.recovery.told.swap(begun, Ordering::Relaxed) != begun {
+            self.recovery.wanted.notify_one();
         }
     }
 

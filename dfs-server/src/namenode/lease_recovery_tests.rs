@@ -1,6 +1,8 @@
-use dfs_common::ids::BlockId;
+use dfs_common::ids::{BlockId, Incarnation, ROOT_INODE};
 
 use super::*;
+use crate::namenode::namespace::inode::FileBlock;
+use crate::namenode::trees::tests::Place;
 
 fn waiting(length: u64, is_truncating: bool) -> Waiting {
     let block = Block { id: BlockId(1), generation_stamp: GenerationStamp(1), length };
@@ -61,4 +63,50 @@ fn choose_step_at_start_waits_unless_the_whole_pipeline_is_there() {
     assert_eq!(step(&["a", "b"], &holders(&["a", "c"], false)), Step::Wait);
     assert_eq!(step(&["a", "b"], &holders(&["a", "b"], true)), Step::Wait);
     assert_eq!(step(&[], &holders(&["a", "b"], false)), Step::Wait, "not known after a checkpoint");
+}
+
+#[tokio::test]
+async fn a_round_goes_on_where_the_one_before_has_stopped() {
+    let place = Place::new().await;
+    place.namesystem.leave_safe_mode().await.unwrap();
+    let client = ClientId([5; 16]);
+    let mut files = Vec::new();
+    for half in 0..2 {
+        let names: Vec<String> = (0..300).map(|number| format!("f{half}-{number}")).collect();
+        let made = names.iter().map(|name| place.make(0, ROOT_INODE, name, 0o100_644));
+        files.extend(futures::future::join_all(made).await);
+    }
+    {
+        // Their last blocks have bytes, and nobody has them: recovery looks at each, and leaves it.
+        let mut namespace = place.namesystem.namespace().write();
+        for &id in &files {
+            let block = FileBlock { id: BlockId(1 << 40 | id.0), generation_stamp: GenerationStamp(1), length: 7 };
+            *namespace.inode_mut(id).unwrap().blocks_mut().unwrap() = vec![block].into();
+            let lease = Lease::taken_by(client, Incarnation(1), CallId(1));
+            namespace.leases.insert(id, Lease { open_block: Some(block.id), needs_recovery: true, ..lease });
+        }
+    }
+    files.sort_unstable();
+    let recovery = &place.namesystem.recovery;
+    for (round, looked_at) in [(1, Some(255)), (2, Some(511)), (3, None)] {
+        place.namesystem.recover_leases().await.unwrap();
+        assert_eq!(recovery.attempts.lock().len(), (round * STARTED_PER_ROUND).min(files.len()));
+        assert_eq!(recovery.pass.lock().last.map(|(_, id)| id), looked_at.map(|at: usize| files[at]), "round {round}");
+    }
+    assert!(recovery.attempts.lock().values().all(|attempt| attempt.earlier == 0), "each was looked at once");
+}
+
+#[tokio::test]
+async fn recovery_is_woken_by_files_that_begin_to_wait_alone() {
+    let place = Place::new().await;
+    let id = place.make(0, ROOT_INODE, "f", 0o100_644).await;
+    let is_woken = || futures::FutureExt::now_or_never(place.namesystem.recovery_wanted()).is_some();
+    place.namesystem.wake_recovery();
+    assert!(!is_woken());
+    let lease = Lease::taken_by(ClientId([5; 16]), Incarnation(1), CallId(1));
+    place.namesystem.namespace().write().leases.insert(id, Lease { needs_recovery: true, ..lease });
+    place.namesystem.wake_recovery();
+    assert!(is_woken());
+    place.namesystem.wake_recovery();
+    assert!(!is_woken());
 }

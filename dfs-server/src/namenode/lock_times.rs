@@ -1,8 +1,8 @@
 //! How long the NameNode's two great locks are held: the namespace's and the block manager's. Every call waits behind
 //! them, heartbeats too, so the pauses that the NameNode causes are these times.
 //!
-//! [`LockTimes`] counts, [`Timed`] is a lock's guard that tells it when it goes. Both locks are taken in one function each,
-//! which wraps the guard. The time is read outside the lock on the way out, and just inside on the way in.
+//! [`LockTimes`] counts, [`Timed`] is a lock's guard that tells it when it goes: what wraps a lock (`NamespaceLock`,
+//! `BlockManager`) gives out no other guards. The time is read outside the lock on the way out, and just inside on the way in.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};

@@ -12,6 +12,9 @@ use super::namespace::digest::StateDigest;
 use super::namespace::lock::NamespaceLock;
 use super::outcome::Outcome;
 
+/// Events of blocks that may gather before they are handed on: so the time that this takes is seen between two ops.
+const GATHERED_EVENTS_MAX: usize = 256;
+
 /// The NameNode's state machine.
 pub struct Machine {
     /// The durable state; written only here.
@@ -35,6 +38,9 @@ impl journal::Machine for Machine {
         namespace.meet_digest(state_digest)?;
         for op in ops {
             outcomes.push(namespace.apply(op, &mut events));
+            if events.len() >= GATHERED_EVENTS_MAX {
+                self.blocks.on_events(events.drain(..));
+            }
             // Nobody needs the ops of one entry to be seen together, and a batch of a thousand may take long.
             if namespace.is_due() {
                 self.blocks.on_events(events.drain(..));

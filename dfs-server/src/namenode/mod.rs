@@ -14,6 +14,7 @@ pub mod apply;
 pub mod bench;
 pub mod blocks;
 pub mod checkpoint;
+mod client_sessions;
 pub mod daemon;
 pub mod datanodes;
 mod delegations;

@@ -12,9 +12,9 @@ use dfs_common::attr::FileAttr;
 use dfs_common::block::Block;
 use dfs_common::clock::Clock;
 use dfs_common::error::{DfsError, ErrorKind, Result};
-use dfs_common::ids::{BlockId, ClientId, Incarnation, InodeId, TxId};
+use dfs_common::ids::{BlockId, ClientId, InodeId, TxId};
 use dfs_proto::v1::edit_op::Op;
-use dfs_proto::v1::{self, AddBlockOp, CreateOp, EditOp, EndSessionOp, ForgetSessionsOp, RequestHeader};
+use dfs_proto::v1::{self, AddBlockOp, CreateOp, EditOp, RequestHeader};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -29,19 +29,11 @@ use super::namespace::lock::NamespaceLock;
 use super::namespace::permission::{Identity, READ};
 use super::outcome::Outcome;
 use super::storage_dir::NameDir;
-use super::trees::TreeChecks;
+use super::trees::{TreeChecks, TreeRemovals};
 use crate::blocking::blocking;
 
 /// A writer not heard of for this long may lose its lease to another one (design D12).
 pub(super) const LEASE_SOFT_LIMIT: Duration = Duration::from_secs(30);
-/// A client not heard of for this long loses its session.
-const LEASE_HARD_LIMIT: Duration = Duration::from_secs(120);
-/// A session that ended or fell silent is remembered this long, to refuse late calls of it.
-const SESSION_MEMORY: Duration = Duration::from_secs(600);
-/// Sessions looked at in one hold of the namespace's lock.
-const SESSIONS_PAGE: usize = 1_000;
-/// Earlier lives that an opening of a session may name: more than are remembered.
-const AWAITED_LIVES_MAX: usize = 16;
 /// Most blocks in one answer of get_block_locations.
 const LOCATED_BLOCKS_MAX: usize = 1_000;
 
@@ -77,9 +69,10 @@ pub struct Namesystem {
     /// Something was removed, or ended, of which parts may be left.
     pub(super) leftovers: Notify,
     pub(super) tree_checks: Arc<TreeChecks>,
+    pub(super) tree_removals: TreeRemovals,
     /// When each client was last heard of by this leader, by the clock that stands still while nobody can be heard. Soft: a
     /// new leader gives everybody the full limits again.
-    renewals: Mutex<HashMap<ClientId, ListeningTime>>,
+    pub(super) renewals: Mutex<HashMap<ClientId, ListeningTime>>,
 }
 
 impl Namesystem {
@@ -105,6 +98,7 @@ impl Namesystem {
             recovery: LeaseRecovery::default(),
             leftovers: Notify::new(),
             tree_checks: Arc::default(),
+            tree_removals: TreeRemovals::default(),
             renewals: Mutex::new(HashMap::new()),
         }
     }
@@ -176,12 +170,9 @@ impl Namesystem {
     /// # Errors
     /// As `mutate`.
     pub(super) async fn mutate_holding(&self, header: Option<RequestHeader>, op: Op, held: Token) -> Result<Outcome> {
-        let header = header.unwrap_or_default();
-        let retry = header.retry.ok_or_else(|| {
-            DfsError::new(ErrorKind::InvalidArgument, "a mutating call needs a session and a call id")
-        })?;
-        let key = CallKey::try_from(&retry)?;
-        let op = self.edit_op(Some(retry), header.caller, op);
+        let key = call_key(header.as_ref())?;
+        let RequestHeader { retry, caller } = header.unwrap_or_default();
+        let op = self.edit_op(retry, caller, op);
         {
             let namespace = self.namespace.read();
             if let Some(outcome) = namespace.recorded_outcome(key.client, key.incarnation, key.call) {
@@ -233,7 +224,7 @@ impl Namesystem {
         self.journal.submit(self.edit_op(None, Some(v1::Caller::default()), op)).await
     }
 
-    fn edit_op(&self, retry: Option<v1::RetryId>, caller: Option<v1::Caller>, op: Op) -> EditOp {
+    pub(super) fn edit_op(&self, retry: Option<v1::RetryId>, caller: Option<v1::Caller>, op: Op) -> EditOp {
         EditOp { retry, caller, time_ns: self.clock.now_ns(), step_limit: STEP_LIMIT, op: Some(op) }
     }
 
@@ -251,135 +242,6 @@ impl Namesystem {
     pub fn now_ns(&self) -> i64 {
         self.clock.now_ns()
     }
-
-    // --- sessions ---
-
-    /// Starts a life of a client.
-    ///
-    /// # Errors
-    /// As `mutate`; `LeaseLost` for a late try of an opening that others have followed.
-    pub async fn open_session(&self, request: v1::OpenSessionRequest) -> Result<Incarnation> {
-        let client = ClientId::from_bytes(&request.client_id)
-            .ok_or_else(|| DfsError::new(ErrorKind::InvalidArgument, "a client id has 16 bytes"))?;
-        let v1::OpenSessionRequest { name, opener, opening, mut awaited, .. } = request;
-        awaited.truncate(AWAITED_LIVES_MAX);
-        self.touch(client);
-        let op = v1::OpenSessionOp { client_id: client.0.to_vec().into(), name, opener, opening, awaited };
-        match self.mutate_internally(Op::OpenSession(op)).await? {
-            Outcome::Session(incarnation) => {
-                // The files of the life before are recovered at once.
-                self.recovery.wanted.notify_one();
-                self.leftovers.notify_one();
-                Ok(incarnation)
-            }
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    /// Keeps a session alive.
-    ///
-    /// # Errors
-    /// `LeaseLost` when the session is not (or no more) known.
-    pub fn renew_lease(&self, client_id: &[u8], incarnation: Incarnation) -> Result<()> {
-        let client = ClientId::from_bytes(client_id)
-            .ok_or_else(|| DfsError::new(ErrorKind::InvalidArgument, "a client id has 16 bytes"))?;
-        let known = self
-            .namespace
-            .read()
-            .session(client)
-            .is_some_and(|session| session.incarnation == incarnation && !session.ended);
-        if !known {
-            return Err(DfsError::new(ErrorKind::LeaseLost, "the session has ended"));
-        }
-        self.touch(client);
-        Ok(())
-    }
-
-    /// Settles calls that a client has stopped waiting for.
-    ///
-    /// # Errors
-    /// Of logging; `InvalidArgument` for too many calls, `Unavailable` when they cannot be noted before others are answered.
-    pub async fn settle_calls(&self, request: v1::SettleCallsRequest) -> Result<()> {
-        let retry = request.header.and_then(|header| header.retry);
-        let retry =
-            retry.ok_or_else(|| DfsError::new(ErrorKind::InvalidArgument, "calls are settled in their session"))?;
-        let op = v1::SettleCallsOp {
-            client_id: retry.client_id,
-            incarnation: retry.incarnation,
-            call_ids: request.call_ids,
-            lowest_pending_call_id: retry.lowest_pending_call_id,
-        };
-        self.mutate_internally(Op::SettleCalls(op)).await?;
-        self.recovery.wanted.notify_one();
-        Ok(())
-    }
-
-    fn touch(&self, client: ClientId) {
-        self.renewals.lock().insert(client, self.blocks.listening().now());
-    }
-
-    pub(super) fn silent_for(&self, client: ClientId) -> Duration {
-        let now = self.blocks.listening().now();
-        now.since(*self.renewals.lock().entry(client).or_insert(now))
-    }
-
-    /// Ends sessions past the hard limit and forgets those long gone. Called every few seconds.
-    ///
-    /// # Errors
-    /// Of logging.
-    pub async fn expire_sessions(&self) -> Result<()> {
-        let idle_since_ns = self.clock.now_ns() - i64::try_from(SESSION_MEMORY.as_nanos()).unwrap_or(i64::MAX);
-        let (mut last, mut is_any_idle) = (None, false);
-        loop {
-            let page: Vec<(ClientId, Incarnation, bool)> = {
-                let namespace = self.namespace.read();
-                let sessions = namespace.sessions_after(last).take(SESSIONS_PAGE);
-                let sessions = sessions.inspect(|(_, session)| is_any_idle |= session.has_forgettable(idle_since_ns));
-                sessions.map(|(id, session)| (id, session.incarnation, session.ended)).collect()
-            };
-            last = page.last().map(|(client, ..)| *client);
-            if last.is_none() {
-                break;
-            }
-            for (client, incarnation, ended) in page {
-                if !ended && self.silent_for(client) > LEASE_HARD_LIMIT {
-                    tracing::warn!(%client, "the client is silent: its session ends");
-                    self.end_session(client, incarnation).await?;
-                }
-            }
-        }
-        if is_any_idle {
-            self.mutate_internally(Op::ForgetSessions(ForgetSessionsOp { idle_since_ns })).await?;
-        }
-        self.forget_renewals();
-        Ok(())
-    }
-
-    /// Forgets when clients were heard of that have no session.
-    fn forget_renewals(&self) {
-        let clients: Vec<ClientId> = self.renewals.lock().keys().copied().collect();
-        for page in clients.chunks(SESSIONS_PAGE) {
-            let namespace = self.namespace.read();
-            let mut renewals = self.renewals.lock();
-            for client in page.iter().filter(|client| namespace.session(**client).is_none()) {
-                renewals.remove(client);
-            }
-        }
-    }
-
-    /// Ends one life of a client.
-    ///
-    /// # Errors
-    /// Of logging.
-    pub async fn end_session(&self, client: ClientId, incarnation: Incarnation) -> Result<()> {
-        let op = EndSessionOp { client_id: client.0.to_vec().into(), incarnation: incarnation.0 };
-        self.mutate_internally(Op::EndSession(op)).await?;
-        self.recovery.wanted.notify_one();
-        self.leftovers.notify_one();
-        Ok(())
-    }
-
-    // --- files ---
 
     /// Makes a file with the server's defaults where the request has none, and when it is to be written its first block with
     /// it: most files have one, and so it costs no sync of its own. Without a DataNode for it there is none; the writer
@@ -410,11 +272,15 @@ impl Namesystem {
         self.mutate(header, Op::Create(op)).await
     }
 
-    /// The block that a file just made was given.
-    pub fn first_block(&self, id: InodeId) -> Option<v1::LocatedBlock> {
+    /// The block that a file was given by the call that made it; none once somebody else writes it.
+    pub fn first_block(&self, id: InodeId, made_by: &CallKey) -> Option<v1::LocatedBlock> {
         let block = {
             let namespace = self.namespace.read();
-            namespace.lease(id)?.open_block?;
+            let lease = namespace.lease(id)?;
+            if !lease.is_of((made_by.client, made_by.incarnation)) || lease.call != made_by.call {
+                return None;
+            }
+            lease.open_block?;
             let block = namespace.inode(id).ok()?.blocks()?.last()?;
             Block::from(*block)
         };
@@ -606,11 +472,19 @@ impl Namesystem {
             ..v1::LocatedBlock::default()
         })
     }
+}
 
-    /// Whether a block is the open one of its file, for tests of recovery and reports.
-    pub fn open_block(&self, id: InodeId) -> Option<BlockId> {
-        self.namespace.read().lease(id).and_then(|lease| lease.open_block)
-    }
+/// Which call it is that wants to change something.
+///
+/// # Errors
+/// `InvalidArgument` when it does not say.
+pub(super) fn call_key(header: Option<&RequestHeader>) -> Result<CallKey> {
+    let retry = header.and_then(|header| header.retry.as_ref());
+    CallKey::try_from(
+        retry.ok_or_else(|| {
+            DfsError::new(ErrorKind::InvalidArgument, "a mutating call needs a session and a call id")
+        })?,
+    )
 }
 
 /// An outcome of another op than the one submitted: a bug.

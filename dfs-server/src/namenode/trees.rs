@@ -4,27 +4,41 @@
 //! Who is not root may remove a tree if he may empty each directory in it. Between the pages of that check others change the
 //! tree, and a rename could carry what he may not remove past it: into the part that was looked at, or from before to behind
 //! where the check stands. So renames into a tree that is being checked wait until it is removed or refused
-//! ([`TreeChecks`]), and the op names the inode that was looked at.
+//! ([`TreeChecks`]), and the op names the inode that was looked at. Where there was nothing to look at, a file or an empty
+//! directory, the op removes no more than that.
+//!
+//! The check of a very large tree takes longer than a client waits for an answer. Its call comes again then, and the check goes
+//! on where it stood ([`TreeRemovals`]).
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use dfs_common::error::Result;
-use dfs_common::ids::InodeId;
+use dfs_common::ids::{CallId, InodeId};
 use dfs_proto::v1::edit_op::Op;
 use dfs_proto::v1::{ForgetOp, RemoveOp, RenameOp, RequestHeader};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, RwLock};
 
+use super::apply::CallKey;
 use super::apply::entries::check_may_remove;
 use super::journal::Token;
+use super::namespace::claims::Life;
+use super::namespace::depth::DEPTH_MAX;
 use super::namespace::inode::Inode;
 use super::namespace::permission::Identity;
 use super::namespace::read::ContentSummary;
 use super::namespace::walk::{TreeWalk, WALK_PAGE};
-use super::namesystem::Namesystem;
+use super::namesystem::{Namesystem, call_key};
 use super::outcome::Outcome;
+
+/// A check whose call does not come again for this long is given up. Clients try again within a second or two.
+const CHECK_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Checks that are kept for calls to come again. One above these begins anew with each try.
+const CHECKS_KEPT_MAX: usize = 1_024;
 
 /// Trees that are being checked, and renames under way.
 #[derive(Default)]
@@ -33,7 +47,8 @@ pub(super) struct TreeChecks {
     tops: Mutex<BTreeMap<InodeId, usize>>,
     /// A check is over.
     ended: Notify,
-    /// Held by renames until they are applied, and by a check that begins for a moment: those before it are over then.
+    /// Renames share it, each until it is applied. A check that begins takes it alone for a moment, and so waits until those
+    /// before it are applied.
     renames: Arc<RwLock<()>>,
 }
 
@@ -65,6 +80,53 @@ impl Drop for TreeCheck {
     }
 }
 
+/// A tree that a call is to remove, once it has been walked over.
+struct TreeRemoval {
+    who: Identity,
+    top: InodeId,
+    /// When the check went on last.
+    latest: Mutex<Instant>,
+    progress: tokio::sync::Mutex<Progress>,
+}
+
+#[derive(Default)]
+struct Progress {
+    /// From the beginning on, until the op is applied or refused.
+    check: Option<TreeCheck>,
+    /// None: not begun, or ended by a refusal.
+    walk: Option<TreeWalk>,
+}
+
+/// Removals whose trees are being checked, by the call that asked.
+#[derive(Default)]
+pub(super) struct TreeRemovals(Mutex<BTreeMap<(Life, CallId), Arc<TreeRemoval>>>);
+
+impl TreeRemovals {
+    /// The removal that this call has begun, or a new one.
+    fn join(&self, call: (Life, CallId), who: &Identity, top: InodeId, now: Instant) -> Arc<TreeRemoval> {
+        let mut removals = self.0.lock();
+        if let Some(begun) = removals.get(&call).filter(|removal| removal.who == *who && removal.top == top) {
+            return Arc::clone(begun);
+        }
+        let (latest, progress) = (Mutex::new(now), tokio::sync::Mutex::default());
+        let begun = Arc::new(TreeRemoval { who: who.clone(), top, latest, progress });
+        if removals.len() < CHECKS_KEPT_MAX {
+            removals.insert(call, Arc::clone(&begun));
+        }
+        begun
+    }
+
+    /// The check is over: the call is answered, or its op is logged.
+    fn end(&self, call: (Life, CallId)) {
+        self.0.lock().remove(&call);
+    }
+
+    /// Gives up checks that nobody goes on with.
+    pub(super) fn expire(&self, now: Instant) {
+        self.0.lock().retain(|_, removal| now.saturating_duration_since(*removal.latest.lock()) < CHECK_PATIENCE);
+    }
+}
+
 impl Namesystem {
     /// Moves an entry, or exchanges two.
     ///
@@ -92,7 +154,12 @@ impl Namesystem {
         }
         let namespace = self.namespace().read();
         let tops = self.tree_checks.tops.lock();
-        directories.into_iter().any(|id| namespace.way_up(id).any(|id| tops.contains_key(&id)))
+        let is_in_one = |id| {
+            let mut way = namespace.way_up(id);
+            // One deeper than directories can be made is taken for one that does.
+            way.by_ref().take(DEPTH_MAX + 1).any(|id| tops.contains_key(&id)) || way.next().is_some()
+        };
+        directories.into_iter().any(is_in_one)
     }
 
     /// Removes an entry and all below it. Who is not root must be allowed to empty each directory in the tree: that is looked
@@ -104,17 +171,44 @@ impl Namesystem {
         let mut held: Token = None;
         if self.recorded(header.as_ref())?.is_none() {
             let who = Identity::of(header.as_ref().and_then(|header| header.caller.as_ref()));
-            let tree = self.namespace().read().tree_to_check(&who, &op)?;
+            let (kind, tree) = self.namespace().read().plan_tree_removal(&who, &op)?;
+            op.kind = kind.into();
             if let Some(top) = tree {
-                let check = TreeCheck::begin(&self.tree_checks, top).await;
-                self.walk(top, |parent, inode| check_may_remove(&who, parent, inode)).await?;
                 op.inode = top.0;
-                held = Some(Box::new(check));
+                held = Some(Box::new(self.check_tree(&call_key(header.as_ref())?, &who, top).await?));
             }
         }
         let outcome = self.mutate_holding(header, Op::Remove(op), held).await?;
         self.leftovers.notify_one();
         Ok(outcome)
+    }
+
+    /// Looks whether the caller may remove the tree at `top`; what it gives keeps renames out until it is dropped. Dropped
+    /// before its end, it goes on when the call comes again.
+    async fn check_tree(&self, key: &CallKey, who: &Identity, top: InodeId) -> Result<Arc<TreeRemoval>> {
+        let call = ((key.client, key.incarnation), key.call);
+        let removal = self.tree_removals.join(call, who, top, self.clock.instant());
+        let mut progress = removal.progress.lock().await;
+        if progress.check.is_none() {
+            progress.check = Some(TreeCheck::begin(&self.tree_checks, top).await);
+        }
+        let mut visit = |parent: Option<&Inode>, inode: &Inode| check_may_remove(who, parent, inode);
+        loop {
+            let mut walk = progress.walk.take().unwrap_or_else(|| TreeWalk::new(top));
+            let went_on = walk.go_on(&self.namespace().read(), WALK_PAGE, &mut visit);
+            if !matches!(went_on, Ok(true)) {
+                self.tree_removals.end(call);
+            }
+            let is_more = went_on?;
+            progress.walk = Some(walk);
+            if !is_more {
+                break;
+            }
+            *removal.latest.lock() = self.clock.instant();
+            tokio::task::yield_now().await;
+        }
+        drop(progress);
+        Ok(removal)
     }
 
     /// Totals of the tree at `id`.
@@ -143,9 +237,9 @@ impl Namesystem {
     pub async fn forget_leftovers(&self) -> Result<()> {
         while self.blocks().is_active() && !self.blocks().is_read_only() && self.namespace().read().has_leftovers() {
             self.mutate_internally(Op::Forget(ForgetOp {})).await?;
-            // Files of a life that is over may begin to wait.
-            self.recovery.wanted.notify_one();
         }
+        // Files of a life that is over may have begun to wait.
+        self.wake_recovery();
         Ok(())
     }
 
@@ -157,4 +251,4 @@ impl Namesystem {
 
 #[cfg(test)]
 #[path = "trees_tests.rs"]
-mod tests;
+pub(super) mod tests;

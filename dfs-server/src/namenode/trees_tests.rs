@@ -8,16 +8,17 @@ use dfs_common::ids::{Incarnation, ROOT_INODE};
 use dfs_proto::v1::{self, Caller, MakeNodeOp, RemoveKind, RetryId, SetAttrOp};
 
 use super::*;
+use crate::namenode::namespace::{Lease, Session};
 use crate::namenode::{daemon, format};
 
 const CLIENT: [u8; 16] = [3; 16];
 const ALICE: u32 = 1000;
 
 /// A NameNode and a client of it.
-struct Place {
+pub(in crate::namenode) struct Place {
     _dir: tempfile::TempDir,
     config: Config,
-    namesystem: Namesystem,
+    pub(in crate::namenode) namesystem: Namesystem,
     session: Incarnation,
     calls: std::cell::Cell<u64>,
 }
@@ -27,7 +28,7 @@ async fn start(config: &Config) -> Namesystem {
 }
 
 impl Place {
-    async fn new() -> Self {
+    pub(in crate::namenode) async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut config = Config::default();
         config.set(&format!("dfs.namenode.name.dir={}", dir.path().join("name").display())).unwrap();
@@ -55,7 +56,7 @@ impl Place {
         Some(RequestHeader { caller: Some(Caller { uid, gid: uid, groups: Vec::new() }), retry: Some(retry) })
     }
 
-    async fn make(&self, uid: u32, parent: InodeId, name: &str, mode: u32) -> InodeId {
+    pub(in crate::namenode) async fn make(&self, uid: u32, parent: InodeId, name: &str, mode: u32) -> InodeId {
         let (replication, block_size) = (1, 1 << 20);
         let name = name.to_owned().into();
         let op = MakeNodeOp { parent: parent.0, name, mode, replication, block_size, ..MakeNodeOp::default() };
@@ -78,9 +79,17 @@ impl Place {
     }
 
     async fn remove(&self, uid: u32, parent: InodeId, name: &str) -> Option<ErrorKind> {
-        let (name, kind) = (name.to_owned().into(), RemoveKind::RemoveRecursive.into());
-        let op = RemoveOp { parent: parent.0, name, kind, ..RemoveOp::default() };
+        let op = Self::removal(parent, name);
         self.namesystem.remove_tree(self.header(uid), op).await.err().map(|error| error.kind())
+    }
+
+    fn removal(parent: InodeId, name: &str) -> RemoveOp {
+        let (name, kind) = (name.to_owned().into(), RemoveKind::RemoveRecursive.into());
+        RemoveOp { parent: parent.0, name, kind, ..RemoveOp::default() }
+    }
+
+    fn lookup(&self, parent: InodeId, name: &str) -> Option<InodeId> {
+        self.namesystem.namespace().read().lookup(&Identity::root(), parent, name.as_bytes()).ok()
     }
 
     fn rename(&self, from: (InodeId, &str), to: (InodeId, &str)) -> (Option<RequestHeader>, RenameOp) {
@@ -164,4 +173,114 @@ async fn what_has_the_name_by_then_is_not_removed_for_what_was_checked() {
     let op = RemoveOp { parent: ROOT_INODE.0, name, kind, inode: checked.0 };
     let refused = place.namesystem.mutate(place.header(0), Op::Remove(op)).await;
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn a_tree_that_takes_the_place_of_an_empty_directory_meanwhile_is_not_removed() {
+    let place = Place::new().await;
+    let top = place.alices("top").await;
+    place.mkdir(ALICE, top, "x").await;
+    let others = place.make(0, top, "y", 0o040_700).await;
+    place.make(0, others, "file", 0o100_600).await;
+    let (header, op) = place.rename((top, "y"), (top, "x"));
+    let mut queued = pin!(place.namesystem.rename(header, op));
+    assert!(futures::poll!(&mut queued).is_pending());
+    assert!(place.lookup(top, "y").is_some(), "not applied yet");
+    assert_eq!(place.remove(ALICE, top, "x").await, Some(ErrorKind::DirectoryNotEmpty));
+    queued.await.unwrap();
+    assert_eq!(place.lookup(top, "x"), Some(others));
+    assert!(place.lookup(others, "file").is_some());
+    place.make(ALICE, top, "f", 0o100_644).await;
+    assert_eq!(place.remove(ALICE, top, "f").await, None, "a file is a tree, too");
+    assert_eq!(place.remove(0, top, "x").await, None, "root asks nobody");
+}
+
+#[tokio::test]
+async fn remove_tree_goes_on_with_its_check_when_the_call_comes_again() {
+    let place = Place::new().await;
+    let top = place.alices("top").await;
+    let mine = place.mkdir(ALICE, top, "mine").await;
+    for page in 0..8 {
+        let names: Vec<String> = (0..WALK_PAGE / 2).map(|number| format!("f{page}-{number}")).collect();
+        futures::future::join_all(names.iter().map(|name| place.make(ALICE, mine, name, 0o100_644))).await;
+    }
+    let removals = &place.namesystem.tree_removals;
+    let header = place.header(ALICE);
+    for tries in 1.. {
+        assert!(tries < 10, "each try begins anew");
+        let mut call = pin!(place.namesystem.remove_tree(header.clone(), Place::removal(top, "mine")));
+        // Its time is over after two pages of the four.
+        for _ in 0..2 {
+            assert!(futures::poll!(&mut call).is_pending());
+        }
+        if removals.0.lock().is_empty() {
+            break;
+        }
+        assert!(place.namesystem.tree_checks.tops.lock().contains_key(&mine), "renames into it wait");
+    }
+    place.namesystem.remove_tree(header, Place::removal(top, "mine")).await.unwrap();
+    assert_eq!(place.lookup(top, "mine"), None);
+    assert!(removals.0.lock().is_empty() && place.namesystem.tree_checks.tops.lock().is_empty());
+}
+
+#[tokio::test]
+async fn a_check_whose_call_does_not_come_again_is_given_up() {
+    let place = Place::new().await;
+    let top = place.alices("top").await;
+    let mine = place.mkdir(ALICE, top, "mine").await;
+    let names: Vec<String> = (0..WALK_PAGE + 1).map(|number| format!("f{number}")).collect();
+    for names in names.chunks(500) {
+        futures::future::join_all(names.iter().map(|name| place.make(ALICE, mine, name, 0o100_644))).await;
+    }
+    {
+        let mut call = pin!(place.namesystem.remove_tree(place.header(ALICE), Place::removal(top, "mine")));
+        assert!(futures::poll!(&mut call).is_pending());
+    }
+    let (removals, now) = (&place.namesystem.tree_removals, place.namesystem.clock.instant());
+    removals.expire(now);
+    assert_eq!(place.namesystem.tree_checks.tops.lock().len(), 1);
+    removals.expire(now + CHECK_PATIENCE);
+    assert!(place.namesystem.tree_checks.tops.lock().is_empty());
+}
+
+#[tokio::test]
+async fn all_sessions_long_ended_are_forgotten_at_once() {
+    let place = Place::new().await;
+    for number in 0..2_000_u64 {
+        let mut client = [0; 16];
+        client[..8].copy_from_slice(&number.to_le_bytes());
+        let session = Session { ended: true, last_op_ns: 1, ..Session::default() };
+        place.namesystem.namespace().write().sessions.insert(dfs_common::ids::ClientId(client), session);
+    }
+    place.namesystem.expire_sessions().await.unwrap();
+    assert_eq!(place.namesystem.namespace().read().sessions().count(), 1, "the one that lives");
+}
+
+#[tokio::test]
+async fn first_block_is_told_to_the_call_that_made_the_file_alone() {
+    let place = Place::new().await;
+    let header = place.header(0);
+    let made_by = call_key(header.as_ref()).unwrap();
+    let op = v1::CreateOp {
+        parent: ROOT_INODE.0,
+        name: "a".into(),
+        replication: 1,
+        block_size: 1 << 20,
+        open_for_write: true,
+        target_datanodes: vec!["node".into()],
+        target_storages: vec!["volume".into()],
+        ..v1::CreateOp::default()
+    };
+    let made = place.namesystem.mutate(header, Op::Create(op)).await.unwrap();
+    let Outcome::Created { inode, .. } = made else { panic!("{made:?}") };
+    assert!(place.namesystem.first_block(inode, &made_by).is_some());
+    let lease = place.namesystem.namespace().read().lease(inode).unwrap().clone();
+    for other in [
+        Lease { client: dfs_common::ids::ClientId([9; 16]), ..lease.clone() },
+        Lease { incarnation: Incarnation(lease.incarnation.0 + 1), ..lease.clone() },
+        Lease { call: CallId(lease.call.0 + 1), ..lease },
+    ] {
+        place.namesystem.namespace().write().leases.insert(inode, other);
+        assert!(place.namesystem.first_block(inode, &made_by).is_none());
+    }
 }

@@ -144,7 +144,18 @@ impl Namespace {
         Ok(entry)
     }
 
+    /// Refuses a new directory that would stand too deep.
+    pub(super) fn check_depth_of_new(&self, op: &MakeNodeOp) -> Result<()> {
+        if FileKind::from_mode(op.mode) == Some(FileKind::Directory) {
+            self.check_depth(0, InodeId(op.parent), None)?;
+        }
+        Ok(())
+    }
+
     pub(super) fn apply_make_node(&mut self, context: &mut Context<'_>, op: &MakeNodeOp) -> Result<Outcome> {
+        if !context.is_old {
+            self.check_depth_of_new(op)?;
+        }
         let entry = self.plan_make_node(&context.who, op)?;
         let kind = FileKind::from_mode(op.mode).expect("the plan refuses unknown types");
         let content = match kind {
@@ -172,9 +183,9 @@ impl Namespace {
         if id.0 >= INODE_LIMIT {
             return Err(DfsError::new(ErrorKind::NoSpace, "inode ids are used up"));
         }
-        let key = self.hash_key;
-        let now = context.now_ns;
-        let parent = self.inode_mut(entry.parent)?;
+        let (key, now) = (self.hash_key, context.now_ns);
+        let parent_id = entry.parent;
+        let parent = self.inode_mut(parent_id)?;
         let mut gid = context.who.gid;
         if parent.mode & SETGID != 0 {
             gid = parent.gid;
@@ -190,10 +201,11 @@ impl Namespace {
         if is_directory {
             parent.nlink += 1;
         }
-        self.directory_mut(entry.parent)?.insert(key, entry.name, id)?;
+        self.directory_mut(parent_id)?.insert(key, entry.name, id)?;
         self.counters.next_inode = id.next();
         if is_directory {
             self.directory_count += 1;
+            self.change_height(parent_id, None, Some(0))?;
         } else {
             self.file_count += 1;
         }
@@ -259,20 +271,27 @@ impl Namespace {
         }
     }
 
-    /// What may be removed as a tree, if the op is such a removal and needs to be asked about it. The leader walks over it
-    /// before it logs the op: that takes long, and nobody else waits meanwhile.
+    /// How a tree's removal is to be logged, and the tree that the leader must walk over before: that takes long, and nobody
+    /// else waits meanwhile. Where there is nothing to walk over, only that much is removed: by the time the op is applied a
+    /// directory of somebody else may have the name, or entries.
     ///
     /// # Errors
     /// As for the removal of the top.
-    pub fn tree_to_check(&self, who: &Identity, op: &RemoveOp) -> Result<Option<InodeId>> {
+    pub fn plan_tree_removal(&self, who: &Identity, op: &RemoveOp) -> Result<(RemoveKind, Option<InodeId>)> {
         let plan = self.plan_remove(who, op)?;
-        let is_tree = op.kind() == RemoveKind::RemoveRecursive && !self.is_empty_directory(plan.inode);
-        Ok(Some(plan.inode).filter(|_| is_tree && !who.is_root()))
+        if op.kind() != RemoveKind::RemoveRecursive || who.is_root() {
+            return Ok((op.kind(), None));
+        }
+        Ok(match self.inode(plan.inode)?.directory() {
+            None => (RemoveKind::RemoveUnlink, None),
+            Some(entries) if entries.is_empty() => (RemoveKind::RemoveRmdir, None),
+            Some(_) => (RemoveKind::RemoveRecursive, Some(plan.inode)),
+        })
     }
 
     pub(super) fn apply_remove(&mut self, context: &mut Context<'_>, op: &RemoveOp) -> Result<Outcome> {
         let plan = self.plan_remove(&context.who, op)?;
-        if context.checks_trees && op.kind() == RemoveKind::RemoveRecursive {
+        if context.is_old && op.kind() == RemoveKind::RemoveRecursive {
             let mut walk = TreeWalk::new(plan.inode);
             walk.go_on(self, usize::MAX, &mut |parent, inode| check_may_remove(&context.who, parent, inode))?;
         }
@@ -322,6 +341,26 @@ impl Namespace {
         Ok(plan)
     }
 
+    /// Refuses to move a directory, with all below it, to where it would stand too deep.
+    pub(super) fn check_depth_of_moved(&self, op: &RenameOp) -> Result<()> {
+        let (source, target) = ((op.src_parent, &op.src_name), (op.dst_parent, &op.dst_name));
+        if source.0 == target.0 {
+            return Ok(());
+        }
+        let is_exchange = op.flag() == RenameFlag::RenameExchange;
+        for ((from, name), (to, _)) in [(source, target)].into_iter().chain(is_exchange.then_some((target, source))) {
+            let (from, to) = (InodeId(from), InodeId(to));
+            let found = self.directory(from).ok().and_then(|directory| directory.find(self.hash_key, name));
+            // What is not there, or no directory, is for the plan to judge.
+            if let Some((_, id)) = found
+                && let Ok(directory) = self.directory(id)
+            {
+                self.check_depth(directory.heights.height(), to, Some(from))?;
+            }
+        }
+        Ok(())
+    }
+
     /// May `id` leave `from` and live in `to`?
     fn check_may_move(&self, who: &Identity, from: InodeId, id: InodeId, to: InodeId) -> Result<()> {
         let (from_inode, inode, to_inode) = (self.inode(from)?, self.inode(id)?, self.inode(to)?);
@@ -336,7 +375,7 @@ impl Namespace {
         if to_inode.nlink >= LINK_MAX {
             return Err(DfsError::new(ErrorKind::TooManyLinks, format!("more than {LINK_MAX} subdirectories")));
         }
-        // The leader lets no directory come to lie too deep for this (`check_depth`).
+        // Bounded: this comes after `check_depth_of_moved`.
         let mut ancestor = to;
         while ancestor != ROOT_INODE {
             if ancestor == id {
@@ -361,6 +400,9 @@ impl Namespace {
     }
 
     pub(super) fn apply_rename(&mut self, context: &mut Context<'_>, op: &RenameOp) -> Result<Outcome> {
+        if !context.is_old {
+            self.check_depth_of_moved(op)?;
+        }
         let plan = self.plan_rename(&context.who, op)?;
         if plan.same_inode {
             return Ok(Outcome::Done);
@@ -393,16 +435,18 @@ impl Namespace {
         Ok(Outcome::Done)
     }
 
-    /// Keeps `..` and the parents' link counts right when a directory changes its parent.
+    /// Keeps `..` and the parents' link counts and heights right when a directory changes its parent.
     fn move_directory(&mut self, id: InodeId, from: InodeId, to: InodeId) -> Result<()> {
         if from == to {
             return Ok(());
         }
         let Some(directory) = self.inode_mut(id)?.directory_mut() else { return Ok(()) };
         directory.parent = to;
+        let height = Some(directory.heights.height());
         self.inode_mut(from)?.nlink -= 1;
         self.inode_mut(to)?.nlink += 1;
-        Ok(())
+        self.change_height(from, height, None)?;
+        self.change_height(to, None, height)
     }
 }
 

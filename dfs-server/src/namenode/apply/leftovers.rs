@@ -10,15 +10,17 @@
 //! restart it goes on. So nobody waits for the lock longer than one step takes, however large a tree is. Ops logged before
 //! there were steps have no limit: they are replayed as they were applied.
 //!
-//! What others see meanwhile: no directory of a removed tree can be listed, searched or changed (`check_reachable`); it is
-//! gone. A file below, whose number somebody knows, is as if it had been opened before the removal: it goes when its step
-//! comes, or stays for who has it open.
+//! What others see meanwhile: no directory of a removed tree has attributes to be asked for, can be listed or searched, or
+//! gets or loses entries (`check_reachable`); it is gone. What is asked for by number alone is as if it had been opened before
+//! the removal: a file below goes when its step comes, or stays for who has it open, and whoever sets an attribute of a
+//! directory below sets it in vain.
 
-use dfs_common::error::Result;
+use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{InodeId, ROOT_INODE};
 
 use super::Context;
 use crate::namenode::namespace::claims::Life;
+use crate::namenode::namespace::depth::DEPTH_MAX;
 use crate::namenode::namespace::{Namespace, gone};
 use crate::namenode::outcome::Outcome;
 
@@ -40,8 +42,10 @@ impl Namespace {
 
     /// An entry of `parent` that named `id` is gone: the link count falls, a directory goes with all below it.
     pub(super) fn drop_name(&mut self, context: &mut Context<'_>, parent: InodeId, id: InodeId) -> Result<()> {
-        if self.inode(id)?.directory().is_some() {
+        if let Some(directory) = self.inode(id)?.directory() {
+            let height = directory.heights.height();
             self.inode_mut(parent)?.nlink -= 1;
+            self.change_height(parent, Some(height), None)?;
         }
         self.unlink(context, id)?;
         if self.condemned.contains(&id) { self.empty_condemned(context, id) } else { Ok(()) }
@@ -65,14 +69,14 @@ impl Namespace {
         Ok(())
     }
 
-    /// Empties a condemned directory and those it condemns, as far as the op's steps reach. Deep ones first: so few are
-    /// condemned at a time.
+    /// Empties a condemned directory and those it condemns, as far as the op's steps reach. It goes down first, so that few
+    /// are condemned at a time.
     fn empty_condemned(&mut self, context: &mut Context<'_>, top: InodeId) -> Result<()> {
         let mut path = vec![top];
         while context.steps_left > 0
             && let Some(&id) = path.last()
         {
-            context.steps_left -= 1;
+            let told = context.events.len();
             let directory = self.directory_mut(id)?;
             let entry = directory.pop_first();
             // Never left empty: an image tells the condemned by their entries.
@@ -81,11 +85,13 @@ impl Namespace {
                 self.condemned.remove(&id);
                 self.reap(id, context.events);
             }
-            let Some(entry) = entry else { continue };
-            self.unlink(context, entry.inode)?;
-            if self.condemned.contains(&entry.inode) {
-                path.push(entry.inode);
+            if let Some(entry) = entry {
+                self.unlink(context, entry.inode)?;
+                if self.condemned.contains(&entry.inode) {
+                    path.push(entry.inode);
+                }
             }
+            context.pay(told);
         }
         Ok(())
     }
@@ -107,27 +113,31 @@ impl Namespace {
             if context.steps_left == 0 {
                 return;
             }
-            context.steps_left -= 1;
+            let told = context.events.len();
             if let Some(id) = leased {
                 self.revoke(id, context.events);
             } else if let Some(id) = held {
                 self.holds.remove(id, life);
                 self.reap(id, context.events);
             }
+            context.pay(told);
         }
     }
 
-    /// Refuses a directory that hangs in a removed tree: it is gone, although its step has not come. Steps are few and
-    /// far between; without any this costs nothing.
+    /// Refuses a directory that hangs in a removed tree: it is gone, although its step has not come. When no tree is being
+    /// taken apart, as mostly, this costs nothing.
     ///
     /// # Errors
-    /// `Stale`.
+    /// `Stale`. `Unavailable` for one deeper than directories can be made: until those trees are gone nobody knows.
     pub fn check_reachable(&self, id: InodeId) -> Result<()> {
         if self.condemned.is_empty() {
             return Ok(());
         }
         let mut at = id;
-        while at != ROOT_INODE {
+        for _ in 0..=DEPTH_MAX {
+            if at == ROOT_INODE {
+                return Ok(());
+            }
             let inode = self.inode(at).map_err(|_| gone(id))?;
             // One that was itself removed stays for who holds it.
             if inode.nlink == 0 && !(at == id && self.holds.has(id)) {
@@ -139,11 +149,14 @@ impl Namespace {
             }
             at = directory.parent;
         }
-        Ok(())
+        let words =
+            format!("inode {id} stands too deep to be looked for while trees are being removed; try again later");
+        Err(DfsError::new(ErrorKind::Unavailable, words))
     }
 
-    /// What an image does not say of itself: what is condemned, and which lives are over.
+    /// What an image does not say of itself: what is condemned, which lives are over, and how high directories are.
     pub(in crate::namenode) fn find_leftovers(&mut self) {
+        self.find_heights();
         let is_condemned = |inode: &crate::namenode::namespace::inode::Inode| {
             inode.nlink == 0 && inode.directory().is_some_and(|directory| !directory.is_empty())
         };

@@ -16,9 +16,8 @@ mod sessions;
 #[cfg(test)]
 pub(super) mod tests;
 
-use dfs_common::attr::FileKind;
-use dfs_common::error::{DfsError, ErrorKind, Result};
-use dfs_common::ids::{CallId, ClientId, Incarnation, InodeId, ROOT_INODE};
+use dfs_common::error::{DfsError, ErrorKind, Result, RetryClass};
+use dfs_common::ids::{CallId, ClientId, Incarnation, InodeId};
 use dfs_proto::v1::edit_op::Op;
 use dfs_proto::v1::{EditOp, RetryId};
 
@@ -31,25 +30,22 @@ use super::outcome::Outcome;
 /// Unanswered calls of one session that the retry cache keeps; a client has far fewer calls in flight.
 const OUTCOMES_PER_SESSION_MAX: usize = 16_384;
 
-/// Directories above one another: a millisecond's walk, and several times what a path of 4,096 bytes can name.
-const DEPTH_MAX: usize = 10_000;
-
 /// Blocks of one file of which the block manager is told one by one, while everybody waits.
-const EVENTS_PER_FILE_MAX: usize = 64;
+const EVENTS_PER_FILE_MAX: usize = 16;
 
 /// Inodes that all clients together may hold. They ask only for files that somebody removes while they have them open.
 const HOLDS_MAX: usize = 1 << 20;
 
-/// Unanswered calls that all sessions together may have in the retry cache: some hundred megabytes, should each be a refusal
-/// with a long message.
+/// Outcomes that all sessions together may have in the retry cache, those of former lives included: some hundred megabytes,
+/// should each be a refusal with a long message.
 const OUTCOMES_MAX: usize = 1 << 20;
 
-/// What of it a session may have in any case.
-const OUTCOMES_SHARE_MIN: usize = 16;
+/// What a session may have in any case, of outcomes and of holds, also when others have taken all.
+const SHARE_MIN: usize = 16;
 
-/// Unanswered calls that each of so many sessions may have.
+/// Outcomes that each of so many sessions may have.
 fn outcomes_share(sessions: usize) -> usize {
-    (OUTCOMES_MAX / sessions.max(1)).clamp(OUTCOMES_SHARE_MIN, OUTCOMES_PER_SESSION_MAX)
+    (OUTCOMES_MAX / sessions.max(1)).clamp(SHARE_MIN, OUTCOMES_PER_SESSION_MAX)
 }
 
 /// Who asks, when, and where block events go: what every op's code needs besides its fields.
@@ -57,14 +53,22 @@ pub(super) struct Context<'a> {
     pub who: Identity,
     pub now_ns: i64,
     pub key: Option<CallKey>,
-    /// Entries, leases and holds that the op may still take away.
+    /// Entries, leases and holds that the op may still take away; see [`Context::pay`].
     pub steps_left: u32,
-    /// The leader has not walked over the tree to be removed: it did not, before there were steps.
-    pub checks_trees: bool,
+    /// Logged before there were steps. It is replayed by the rules of then: a removal checks the tree itself, no directory is
+    /// too deep, every refusal is remembered.
+    pub is_old: bool,
     pub events: &'a mut Vec<BlockEvent>,
 }
 
 impl Context<'_> {
+    /// Pays for an entry or claim taken away: a step, or as many as events were told since there were `told`. Others wait
+    /// for the events, too.
+    fn pay(&mut self, told: usize) {
+        let steps = (self.events.len() - told).max(1);
+        self.steps_left = self.steps_left.saturating_sub(u32::try_from(steps).unwrap_or(u32::MAX));
+    }
+
     /// Whose call it is, for ops that need leases or holds.
     fn key(&self) -> Result<CallKey> {
         self.key.ok_or_else(|| DfsError::new(ErrorKind::InvalidArgument, "this call needs a session"))
@@ -93,8 +97,7 @@ impl TryFrom<&RetryId> for CallKey {
     type Error = DfsError;
 
     fn try_from(retry: &RetryId) -> Result<Self> {
-        let client = ClientId::from_bytes(&retry.client_id)
-            .ok_or_else(|| DfsError::new(ErrorKind::InvalidArgument, "a client id has 16 bytes"))?;
+        let client = client_id(&retry.client_id)?;
         if retry.call_id == 0 || retry.lowest_pending_call_id > retry.call_id {
             return Err(DfsError::new(ErrorKind::InvalidArgument, "call ids start at 1 and are not below the lowest"));
         }
@@ -132,17 +135,18 @@ impl Namespace {
             self.check_session(key)?;
             self.forget_answered(key);
         }
+        let is_old = op.step_limit == 0;
         let context = Context {
             who: Identity::of(op.caller.as_ref()),
             now_ns: op.time_ns,
             key,
-            steps_left: if op.step_limit == 0 { u32::MAX } else { op.step_limit },
-            checks_trees: op.step_limit == 0,
+            steps_left: if is_old { u32::MAX } else { op.step_limit },
+            is_old,
             events,
         };
         let outcome = self.dispatch(op, context);
         if let Some(key) = key {
-            self.record_outcome(key, op.time_ns, &outcome);
+            self.record_outcome(key, op, &outcome);
         }
         outcome
     }
@@ -195,17 +199,13 @@ impl Namespace {
         match required_op(op)? {
             Op::Create(op) => self.plan_create(&who, op).map(drop),
             Op::MakeNode(op) => {
-                if FileKind::from_mode(op.mode) == Some(FileKind::Directory) {
-                    self.check_depth(InodeId(op.parent))?;
-                }
+                self.check_depth_of_new(op)?;
                 self.plan_make_node(&who, op).map(drop)
             }
             Op::Link(op) => self.plan_link(&who, op).map(drop),
             Op::Remove(op) => self.plan_remove(&who, op).map(drop),
             Op::Rename(op) => {
-                if op.src_parent != op.dst_parent {
-                    self.check_depth(InodeId(op.dst_parent))?;
-                }
+                self.check_depth_of_moved(op)?;
                 self.plan_rename(&who, op).map(drop)
             }
             Op::OpenForAppend(op) => self.check_open_for_append(&who, op),
@@ -214,14 +214,12 @@ impl Namespace {
             Op::SetReplication(op) => self.check_set_replication(&who, op),
             Op::SetXattr(op) => self.check_set_xattr(&who, op),
             Op::RemoveXattr(op) => self.check_remove_xattr(&who, op),
-            Op::Hold(_) if self.holds.len() >= HOLDS_MAX => {
-                Err(DfsError::new(ErrorKind::Unavailable, "too many removed files are open"))
-            }
+            Op::Hold(_) => self.check_holds(op.retry.as_ref()),
+            Op::SettleCalls(op) => self.check_settle(op),
             // A writer's steps and the NameNode's own ops are rarely refused; apply does it.
             Op::OpenSession(_)
             | Op::EndSession(_)
             | Op::ForgetSessions(_)
-            | Op::SettleCalls(_)
             | Op::Forget(_)
             | Op::AddBlock(_)
             | Op::AbandonBlock(_)
@@ -233,35 +231,31 @@ impl Namespace {
             | Op::RevokeLease(_)
             | Op::StartRecovery(_)
             | Op::ReclaimBlock(_)
-            | Op::Hold(_)
             | Op::ReleaseHold(_) => Ok(()),
         }
-    }
-
-    /// Refuses a directory so deep that the way up from it takes long: renames walk it, for they must not move a directory
-    /// below itself.
-    fn check_depth(&self, mut id: InodeId) -> Result<()> {
-        for _ in 0..DEPTH_MAX {
-            if id == ROOT_INODE {
-                return Ok(());
-            }
-            id = self.directory(id)?.parent;
-        }
-        Err(DfsError::new(ErrorKind::NameTooLong, format!("directories stand in each other {DEPTH_MAX} deep at most")))
     }
 
     /// Refuses a new call of a session that has more unanswered ones than its share: the cache is in memory and in every
     /// image. The oldest unanswered call is always let through: its answer is what makes room.
     fn check_share(&self, key: CallKey) -> Result<()> {
-        let unanswered = self.sessions.get(&key.client).map_or(0, |session| session.outcomes.len());
-        if unanswered < outcomes_share(self.sessions.len()) || key.call == key.lowest_pending {
-            return Ok(());
+        let Some(session) = self.sessions.get(&key.client) else { return Ok(()) };
+        let makes_room = session.outcomes.range(..key.lowest_pending).next().is_some();
+        if key.call == key.lowest_pending || makes_room {
+            Ok(())
+        } else {
+            self.check_room(session, session.outcomes.len())
         }
-        let answered = |session: &Session| session.outcomes.range(..key.lowest_pending).next().is_some();
-        if self.sessions.get(&key.client).is_some_and(answered) {
-            return Ok(());
+    }
+
+    /// Refuses one more outcome of a session that has `outcomes` in its present life, when that is its share.
+    fn check_room(&self, session: &Session, outcomes: usize) -> Result<()> {
+        let of_former = session.remembered() - session.outcomes.len();
+        let is_full = self.sessions.outcomes() >= OUTCOMES_MAX && outcomes + of_former >= SHARE_MIN;
+        if is_full || outcomes >= outcomes_share(self.sessions.len()) {
+            let words = "too many unanswered calls in this session, beside those of others";
+            return Err(DfsError::new(ErrorKind::Unavailable, words));
         }
-        Err(DfsError::new(ErrorKind::Unavailable, "too many unanswered calls in this session, beside those of others"))
+        Ok(())
     }
 
     /// Refuses a call that its session does not (any more) allow. To be asked after the call has been looked up: `LeaseLost` says
@@ -294,19 +288,24 @@ impl Namespace {
     }
 
     fn forget_answered(&mut self, key: CallKey) {
-        if let Some(session) = self.sessions.get_mut(&key.client) {
-            session.forget_below(key.lowest_pending);
-        }
+        self.sessions.change(key.client, |session| session.forget_below(key.lowest_pending));
     }
 
-    fn record_outcome(&mut self, key: CallKey, now_ns: i64, outcome: &Result<Outcome>) {
-        let Some(session) = self.sessions.get_mut(&key.client) else { return };
-        session.last_op_ns = now_ns;
+    /// Remembers what a call came to. Not a refusal that passes, which the client takes as "again": it changed nothing, and the
+    /// same call is to be made when there is room.
+    fn record_outcome(&mut self, key: CallKey, op: &EditOp, outcome: &Result<Outcome>) {
+        let is_old = op.step_limit == 0;
         let recorded = match outcome {
-            Ok(outcome) => Ok(outcome.clone()),
-            Err(error) => Err(RecordedError::of(error)),
+            Ok(outcome) => Some(Ok(outcome.clone())),
+            Err(error) if is_old || error.kind().retry_class() == RetryClass::Never => {
+                Some(Err(RecordedError::of(error)))
+            }
+            Err(_) => None,
         };
-        session.outcomes.insert(key.call, recorded);
+        self.sessions.change(key.client, |session| {
+            session.last_op_ns = op.time_ns;
+            session.outcomes.extend(recorded.map(|recorded| (key.call, recorded)));
+        });
     }
 
     /// Takes an inode out of the namespace when nothing keeps it: no name, no lease, no hold. A condemned directory goes when it
@@ -366,6 +365,14 @@ impl Session {
 /// A choice that this version knows. One it does not know must not be taken for the default: it may promise something else.
 fn known<T: TryFrom<i32>>(value: i32, what: &str) -> Result<T> {
     T::try_from(value).map_err(|_| DfsError::new(ErrorKind::InvalidArgument, format!("unknown {what}: {value}")))
+}
+
+/// A client id as it comes in messages.
+///
+/// # Errors
+/// `InvalidArgument`.
+pub fn client_id(bytes: &[u8]) -> Result<ClientId> {
+    ClientId::from_bytes(bytes).ok_or_else(|| DfsError::new(ErrorKind::InvalidArgument, "a client id has 16 bytes"))
 }
 
 fn required_op(op: &EditOp) -> Result<&Op> {

@@ -9,9 +9,11 @@
 
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{CallId, ClientId, Incarnation, InodeId};
-use dfs_proto::v1::{AwaitedLife, EndSessionOp, ForgetSessionsOp, HoldOp, OpenSessionOp, ReleaseHoldOp, SettleCallsOp};
+use dfs_proto::v1::{
+    AwaitedLife, EndSessionOp, ForgetSessionsOp, HoldOp, OpenSessionOp, ReleaseHoldOp, RetryId, SettleCallsOp,
+};
 
-use super::{Context, OUTCOMES_PER_SESSION_MAX};
+use super::{CallKey, Context, HOLDS_MAX, OUTCOMES_PER_SESSION_MAX, SHARE_MIN, client_id};
 use crate::namenode::namespace::claims::Life;
 use crate::namenode::namespace::{FormerLife, Namespace, RecordedError, Session};
 use crate::namenode::outcome::Outcome;
@@ -25,12 +27,15 @@ const SESSIONS_MAX: usize = 100_000;
 /// Inodes one client may hold.
 const HOLDS_PER_CLIENT_MAX: usize = 65_536;
 
-/// Lives before the current one that are remembered. A client is told the outcome of a call by the first answer that reaches
-/// it, so that two ends of a session seldom lie between.
+/// Lives before the current one that are remembered. A client tries a call again and again until it is answered, and a session
+/// seldom ends twice in that time.
 const FORMER_LIVES_MAX: usize = 2;
 
-/// Calls settled by one op.
-const SETTLED_AT_ONCE_MAX: usize = 1_024;
+/// Calls settled by one op: as many as a client names at once. Each may give back a file that nothing else keeps.
+const SETTLED_AT_ONCE_MAX: usize = 256;
+
+/// Outcomes forgotten for a step: an entry of a directory costs as much.
+const OUTCOMES_PER_STEP: usize = 16;
 
 impl Namespace {
     /// A new life of a client ends the one before it. An opening that comes again changes nothing.
@@ -39,7 +44,7 @@ impl Namespace {
         if op.name.len() > SESSION_NAME_MAX {
             return Err(DfsError::new(ErrorKind::InvalidArgument, "the session's name is too long"));
         }
-        if self.sessions.len() >= SESSIONS_MAX && !self.sessions.contains_key(&client) {
+        if self.sessions.len() >= SESSIONS_MAX && self.sessions.get(&client).is_none() {
             return Err(DfsError::new(ErrorKind::Unavailable, "too many clients have a session; try again later"));
         }
         if let Some(session) = self.sessions.get(&client)
@@ -52,7 +57,7 @@ impl Namespace {
             }
             return Err(DfsError::new(ErrorKind::LeaseLost, "the session has been opened again since"));
         }
-        let before = self.sessions.remove(&client);
+        let before = self.sessions.remove(client);
         if let Some(before) = &before {
             self.end_life(context, (client, before.incarnation));
         }
@@ -72,34 +77,58 @@ impl Namespace {
 
     pub(super) fn apply_end_session(&mut self, context: &mut Context<'_>, op: &EndSessionOp) -> Result<Outcome> {
         let client = client_id(&op.client_id)?;
-        let Some(session) = self.sessions.get_mut(&client) else { return Ok(Outcome::Done) };
-        if op.incarnation != 0 && session.incarnation.0 != op.incarnation {
+        let Some(incarnation) = self.sessions.get(&client).map(|session| session.incarnation) else {
+            return Ok(Outcome::Done);
+        };
+        if op.incarnation != 0 && incarnation.0 != op.incarnation {
             return Ok(Outcome::Done);
         }
-        session.ended = true;
-        // From here on it is remembered for a while.
-        session.last_op_ns = session.last_op_ns.max(context.now_ns);
-        let life = (client, session.incarnation);
-        self.end_life(context, life);
+        self.sessions.change(client, |session| {
+            session.ended = true;
+            // From here on it is remembered for a while.
+            session.last_op_ns = session.last_op_ns.max(context.now_ns);
+        });
+        self.end_life(context, (client, incarnation));
         Ok(Outcome::Done)
     }
 
+    /// Forgets lives that are over for long, as many as the op's steps reach. What the last of them still has is taken from it
+    /// without its session, too: files that wait for recovery may do so for ever.
     pub(super) fn apply_forget_sessions(
         &mut self,
         context: &mut Context<'_>,
         op: &ForgetSessionsOp,
     ) -> Result<Outcome> {
-        for session in self.sessions.values_mut() {
-            session.former.retain(|life| life.ended_ns >= op.idle_since_ns);
-        }
-        let has_claims = |client| self.leases.has_any(client) || self.holds.has_any(client);
-        let idle = self.sessions();
-        let idle = idle.filter(|(client, session)| session.is_idle(op.idle_since_ns) && !has_claims(*client));
-        let idle: Vec<ClientId> = idle.map(|(client, _)| client).take(context.steps_left as usize).collect();
-        for client in idle {
-            self.sessions.remove(&client);
+        let ended: Vec<ClientId> =
+            self.sessions.ended_before(op.idle_since_ns).take(context.steps_left as usize).collect();
+        for client in ended {
+            if context.steps_left == 0 {
+                break;
+            }
+            let before = self.sessions.outcomes();
+            let has_claims = || self.leases.has_any(client) || self.holds.has_any(client);
+            let is_idle = self.sessions.get(&client).is_some_and(|session| session.is_idle(op.idle_since_ns));
+            if is_idle && !(context.is_old && has_claims()) {
+                self.sessions.remove(client);
+            } else {
+                self.sessions.change(client, |session| session.former.retain(|life| life.ended_ns >= op.idle_since_ns));
+            }
+            let steps = 1 + (before - self.sessions.outcomes()) / OUTCOMES_PER_STEP;
+            context.steps_left = context.steps_left.saturating_sub(u32::try_from(steps).unwrap_or(u32::MAX));
         }
         Ok(Outcome::Done)
+    }
+
+    /// Refuses a hold when there are too many, but to whom has few.
+    pub(super) fn check_holds(&self, retry: Option<&RetryId>) -> Result<()> {
+        if self.holds.len() < HOLDS_MAX {
+            return Ok(());
+        }
+        let key = retry.map(CallKey::try_from).transpose()?;
+        match key {
+            Some(key) if self.holds.count_of((key.client, key.incarnation)) < SHARE_MIN => Ok(()),
+            _ => Err(DfsError::new(ErrorKind::Unavailable, "too many removed files are open")),
+        }
     }
 
     pub(super) fn apply_hold(&mut self, context: &mut Context<'_>, op: &HoldOp) -> Result<Outcome> {
@@ -141,11 +170,8 @@ impl Namespace {
         if session.incarnation.0 != op.incarnation || session.ended {
             return Ok(Outcome::Done);
         }
-        let lowest_pending = session.lowest_pending.max(CallId(op.lowest_pending_call_id));
-        let calls = op.call_ids.iter().map(|&call| CallId(call)).filter(|call| *call >= session.lowest_pending);
-        let (made, not_made): (Vec<_>, Vec<_>) = calls.partition(|call| session.outcomes.contains_key(call));
-        let to_note: Vec<CallId> = not_made.into_iter().filter(|call| *call >= lowest_pending).collect();
-        if session.outcomes.range(lowest_pending..).count() + to_note.len() > OUTCOMES_PER_SESSION_MAX {
+        let Settled { lowest_pending, made, to_note, kept } = Settled::of(session, op);
+        if kept + to_note.len() > OUTCOMES_PER_SESSION_MAX {
             let words = format!("client {client}: too many unanswered calls in its session");
             return Err(DfsError::new(ErrorKind::Unavailable, words));
         }
@@ -153,11 +179,26 @@ impl Namespace {
         for (call, inode) in took.collect::<Vec<_>>() {
             self.give_back(context, (client, Incarnation(op.incarnation)), call, inode)?;
         }
-        let Some(session) = self.sessions.get_mut(&client) else { return Ok(Outcome::Done) };
-        session.forget_below(lowest_pending);
         let given_up = || RecordedError { kind: ErrorKind::Cancelled, message: "given up before it was made".into() };
-        session.outcomes.extend(to_note.into_iter().map(|call| (call, Err(given_up()))));
+        self.sessions.change(client, |session| {
+            session.forget_below(lowest_pending);
+            session.outcomes.extend(to_note.into_iter().map(|call| (call, Err(given_up()))));
+        });
         Ok(Outcome::Done)
+    }
+
+    /// Refuses to note calls that were not made beyond the session's share of the retry cache. It is asked again when those
+    /// below have been answered.
+    pub(super) fn check_settle(&self, op: &SettleCallsOp) -> Result<()> {
+        let Some(session) = self.sessions.get(&client_id(&op.client_id)?) else { return Ok(()) };
+        if session.incarnation.0 != op.incarnation || op.call_ids.len() > SETTLED_AT_ONCE_MAX {
+            return Ok(());
+        }
+        let settled = Settled::of(session, op);
+        match settled.to_note.len().checked_sub(1) {
+            Some(all_but_one) => self.check_room(session, settled.kept + all_but_one),
+            None => Ok(()),
+        }
     }
 
     /// Gives back the lease and the hold that a call took whose answer nobody has heard.
@@ -175,6 +216,27 @@ impl Namespace {
         }
         self.revoke(inode, context.events);
         Ok(())
+    }
+}
+
+/// What settling calls means for a session.
+struct Settled {
+    lowest_pending: CallId,
+    /// Calls with an outcome.
+    made: Vec<CallId>,
+    /// Calls without, which may still arrive.
+    to_note: Vec<CallId>,
+    /// Outcomes that stay.
+    kept: usize,
+}
+
+impl Settled {
+    fn of(session: &Session, op: &SettleCallsOp) -> Self {
+        let lowest_pending = session.lowest_pending.max(CallId(op.lowest_pending_call_id));
+        let calls = op.call_ids.iter().map(|&call| CallId(call)).filter(|call| *call >= session.lowest_pending);
+        let (made, not_made): (Vec<_>, Vec<_>) = calls.partition(|call| session.outcomes.contains_key(call));
+        let to_note = not_made.into_iter().filter(|call| *call >= lowest_pending).collect();
+        Self { lowest_pending, made, to_note, kept: session.outcomes.range(lowest_pending..).count() }
     }
 }
 
@@ -204,8 +266,4 @@ fn awaited_lives(before: Session, awaited: &[AwaitedLife], now_ns: i64) -> Vec<F
         Some(life)
     });
     awaited.take(FORMER_LIVES_MAX).collect()
-}
-
-fn client_id(bytes: &[u8]) -> Result<ClientId> {
-    ClientId::from_bytes(bytes).ok_or_else(|| DfsError::new(ErrorKind::InvalidArgument, "a client id has 16 bytes"))
 }

@@ -226,10 +226,20 @@ fn check_invariants(namespace: &Namespace) {
         assert!(inode.nlink > 0 || kept, "inode {id} has no name and nobody needs it");
     }
     assert_eq!(namespace.counts(), (files, directories, blocks));
+    check_heights(namespace, ROOT_INODE);
     let owners = namespace.leases.lives().chain(namespace.holds.lives());
     for life in owners {
         assert!(namespace.is_alive(life) || namespace.over.contains(&life), "nobody takes the claims of {life:?}");
     }
+}
+
+/// Looks at the heights of a directory and of all below it; gives its own.
+fn check_heights(namespace: &Namespace, id: InodeId) -> u16 {
+    let directory = namespace.directory(id).unwrap();
+    let below = directory.after(0).filter(|(_, dentry)| namespace.directory(dentry.inode).is_ok());
+    let height = below.map(|(_, dentry)| check_heights(namespace, dentry.inode) + 1).max().unwrap_or(0);
+    assert_eq!(directory.heights.height(), height, "directory {id}");
+    height
 }
 
 #[test]

@@ -63,6 +63,8 @@ pub struct Leases {
     by_life: BTreeSet<(Life, InodeId)>,
     /// Of those whose file waits for recovery.
     waiting: BTreeSet<(ClientId, InodeId)>,
+    /// How often a file has begun to wait since the start.
+    waits_begun: u64,
 }
 
 impl Leases {
@@ -85,6 +87,7 @@ impl Leases {
     pub fn wait_for_recovery(&mut self, id: InodeId) {
         let Some(lease) = self.by_file.get_mut(&id).filter(|lease| !lease.needs_recovery) else { return };
         lease.needs_recovery = true;
+        self.waits_begun += 1;
         self.by_life.remove(&((lease.client, lease.incarnation), id));
         self.waiting.insert((lease.client, id));
     }
@@ -93,6 +96,7 @@ impl Leases {
     pub fn insert(&mut self, id: InodeId, lease: Lease) {
         self.remove(id);
         if lease.needs_recovery {
+            self.waits_begun += 1;
             self.waiting.insert((lease.client, id));
         } else {
             self.by_life.insert(((lease.client, lease.incarnation), id));
@@ -131,6 +135,11 @@ impl Leases {
         let lives = ((client, Incarnation(0)), FIRST)..=((client, Incarnation(u64::MAX)), LAST);
         self.by_life.range(lives).next().is_some()
             || self.waiting.range((client, FIRST)..=(client, LAST)).next().is_some()
+    }
+
+    /// A number that rises when a file begins to wait for recovery.
+    pub fn waits_begun(&self) -> u64 {
+        self.waits_begun
     }
 
     /// Files that wait for recovery, those after `after` in an order of their own.

@@ -12,6 +12,8 @@ use dfs_common::ids::InodeId;
 use dfs_common::name::Name;
 use siphasher::sip::SipHasher13;
 
+use super::depth::Heights;
+
 /// Position of an entry: 3 to 2^63 - 1. The numbers below are for `.` and `..` in a mount's offsets.
 pub type Cookie = u64;
 
@@ -47,13 +49,15 @@ pub struct Dentry {
 pub struct Directory {
     /// Where `..` leads; the root is its own parent.
     pub parent: InodeId,
+    /// Of its subdirectories.
+    pub heights: Heights,
     entries: BTreeMap<Cookie, Dentry>,
 }
 
 impl Directory {
     /// An empty directory below `parent`.
     pub fn new(parent: InodeId) -> Self {
-        Self { parent, entries: BTreeMap::new() }
+        Self { parent, heights: Heights::default(), entries: BTreeMap::new() }
     }
 
     /// Entries in it.

@@ -16,6 +16,7 @@
 //! - Ids come from counters that only grow.
 
 pub mod claims;
+pub mod depth;
 pub mod digest;
 pub mod directory;
 pub mod inode;
@@ -24,10 +25,10 @@ pub mod paged;
 pub mod permission;
 pub mod read;
 pub mod restore;
+pub mod sessions;
 pub mod walk;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
+use std::collections::BTreeSet;
 
 use dfs_common::attr::FileKind;
 use dfs_common::error::{DfsError, ErrorKind, Result};
@@ -42,92 +43,11 @@ use self::directory::{Directory, HashKey};
 use self::inode::{Content, Inode};
 use self::paged::PagedTable;
 use self::restore::LostIds;
+use self::sessions::Sessions;
 use super::outcome::Outcome;
 
 pub use self::claims::Lease;
-
-/// One life of a client.
-#[derive(Clone, Debug, Default)]
-pub struct Session {
-    /// Which life.
-    pub incarnation: Incarnation,
-    /// Host and mount point, or command: for people.
-    pub name: String,
-    /// The process of the client that opened it, and which of its openings this is; 0: it did not say.
-    pub opener: (u64, u64),
-    /// Time in the client's last op or of the session's end, nanoseconds since the epoch.
-    pub last_op_ns: i64,
-    /// Calls below are forgotten: each has been answered.
-    pub lowest_pending: CallId,
-    /// Outcomes of calls from `lowest_pending` on: the retry cache.
-    pub outcomes: Outcomes,
-    /// The session ended; late calls of it are refused.
-    pub ended: bool,
-    /// Lives before in which the client still waits for answers, the latest first.
-    pub former: Vec<FormerLife>,
-}
-
-/// Outcomes of calls that may not have been answered.
-pub type Outcomes = BTreeMap<CallId, Result<Outcome, RecordedError>>;
-
-/// A life of a client that is over, with calls whose answers the client waits for: what was done in it is told, nothing
-/// more is done.
-#[derive(Clone, Debug)]
-pub struct FormerLife {
-    /// Which life.
-    pub incarnation: Incarnation,
-    /// When the next one took its place, nanoseconds since the epoch.
-    pub ended_ns: i64,
-    /// As a session's.
-    pub lowest_pending: CallId,
-    /// As a session's.
-    pub outcomes: Outcomes,
-}
-
-impl Session {
-    /// A life before this one that is remembered.
-    pub fn former(&self, incarnation: Incarnation) -> Option<&FormerLife> {
-        self.former.iter().find(|life| life.incarnation == incarnation)
-    }
-}
-
-impl Session {
-    /// It ended, and nobody has asked for anything in it since `since_ns`: it may be forgotten.
-    pub fn is_idle(&self, since_ns: i64) -> bool {
-        self.ended && self.last_op_ns < since_ns
-    }
-
-    /// It is idle, or an earlier life is remembered that ended before `since_ns`.
-    pub fn has_forgettable(&self, since_ns: i64) -> bool {
-        self.is_idle(since_ns) || self.former.iter().any(|life| life.ended_ns < since_ns)
-    }
-}
-
-/// Longest message kept of a refusal, bytes: a session keeps thousands, and names in them come from clients.
-const RECORDED_MESSAGE_MAX: usize = 256;
-
-/// A refusal in the retry cache.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RecordedError {
-    /// Kind of the error.
-    pub kind: ErrorKind,
-    /// Its words.
-    pub message: String,
-}
-
-impl RecordedError {
-    /// What to keep of `error`.
-    pub fn of(error: &DfsError) -> Self {
-        let mut message = error.chain();
-        message.truncate(message.floor_char_boundary(RECORDED_MESSAGE_MAX));
-        Self { kind: error.kind(), message }
-    }
-
-    /// The error again.
-    pub fn to_error(&self) -> DfsError {
-        DfsError::new(self.kind, self.message.clone())
-    }
-}
+pub use self::sessions::{FormerLife, Outcomes, RecordedError, Session};
 
 /// Counters that only `apply` advances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,7 +74,7 @@ pub struct Namespace {
     pub(super) root: Inode,
     pub(super) leases: Leases,
     pub(super) holds: Holds,
-    pub(super) sessions: BTreeMap<ClientId, Session>,
+    pub(super) sessions: Sessions,
     /// Directories without a name that still have entries. Not in an image: it shows them as they are.
     pub(super) condemned: BTreeSet<InodeId>,
     /// Lives that are over and still have leases or holds. Not in an image either.
@@ -191,7 +111,7 @@ impl Namespace {
             },
             leases: Leases::default(),
             holds: Holds::default(),
-            sessions: BTreeMap::new(),
+            sessions: Sessions::default(),
             condemned: BTreeSet::new(),
             over: BTreeSet::new(),
             file_count: 0,
@@ -267,6 +187,11 @@ impl Namespace {
         self.leases.waiting_after(after)
     }
 
+    /// A number that rises when a file begins to wait for recovery.
+    pub fn waits_begun(&self) -> u64 {
+        self.leases.waits_begun()
+    }
+
     /// All sessions, for monitors.
     pub fn sessions(&self) -> impl Iterator<Item = (ClientId, &Session)> {
         self.sessions_after(None)
@@ -274,8 +199,12 @@ impl Namespace {
 
     /// Sessions of the clients after `after`: for monitors that look at some at a time.
     pub fn sessions_after(&self, after: Option<ClientId>) -> impl Iterator<Item = (ClientId, &Session)> {
-        let after = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.sessions.range((after, Bound::Unbounded)).map(|(id, session)| (*id, session))
+        self.sessions.after(after)
+    }
+
+    /// Whether a session or a former life is remembered that ended before `time_ns`.
+    pub fn remembers_any_ended_before(&self, time_ns: i64) -> bool {
+        self.sessions.ended_before(time_ns).next().is_some()
     }
 
     /// Whether something is removed or over whose parts are still to be taken away.

@@ -127,7 +127,9 @@ impl Namespace {
         // Nobody sees what is still in a directory that was removed.
         let mut rest = directory.after(if inode.nlink > 0 { cookie } else { Cookie::MAX });
         for (cookie, dentry) in rest.by_ref().take(max) {
-            entries.push(ListedEntry { cookie, name: dentry.name.clone(), attr: self.attr(dentry.inode)? });
+            // Not `self.attr`: what stands in a reachable directory need not be looked for from the root again.
+            let attr = self.inode(dentry.inode)?.attr(dentry.inode, self.leases.contains(dentry.inode));
+            entries.push(ListedEntry { cookie, name: dentry.name.clone(), attr });
         }
         let at_end = rest.next().is_none();
         Ok(ListingPage { entries, at_end, parent: directory.parent })

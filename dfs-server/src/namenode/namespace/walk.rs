@@ -11,7 +11,7 @@ use super::inode::Inode;
 /// Inodes in a page: a third of a millisecond.
 pub const WALK_PAGE: usize = 1_000;
 
-/// Directories that a walk may stand in, one below the other. The leader lets no tree grow nearly as deep.
+/// Directories that a walk may stand in, one below the other. No tree grows nearly as deep (`depth`), but older ones may be.
 const DEPTH_MAX: usize = 1 << 20;
 
 /// Where a walk stands.

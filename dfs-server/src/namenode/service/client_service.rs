@@ -5,21 +5,22 @@ use std::sync::Arc;
 use dfs_common::attr::FileKind;
 use dfs_common::block::Block;
 use dfs_common::error::{DfsError, ErrorKind, Result};
-use dfs_common::ids::{CallId, ClientId, Incarnation, InodeId, TxId};
+use dfs_common::ids::{CallId, Incarnation, InodeId, TxId};
 use dfs_proto::convert::required;
+use dfs_proto::status::to_status;
 use dfs_proto::v1::client_namenode_server::ClientNamenode;
 use dfs_proto::v1::edit_op::Op;
 use dfs_proto::v1::*;
 use tonic::{Request, Response, Status};
 
 use super::{peer_ip, reply};
-use crate::namenode::apply::CallKey;
+use crate::namenode::apply::{CallKey, client_id};
 use crate::namenode::blocks::{MoveRequest, NodeName};
 use crate::namenode::delegations::{Holder, grown_directory};
 use crate::namenode::fsck;
 use crate::namenode::namespace::Namespace;
 use crate::namenode::namespace::permission::Identity;
-use crate::namenode::namesystem::{Namesystem, unexpected};
+use crate::namenode::namesystem::{Namesystem, call_key, unexpected};
 use crate::namenode::node_files::NodeFiles;
 use crate::namenode::outcome::Outcome;
 
@@ -186,8 +187,7 @@ impl ClientNamenode for ClientService {
             if retry.incarnation == 0 {
                 return Err(DfsError::new(ErrorKind::InvalidArgument, "no incarnation is numbered 0"));
             }
-            let client = required(ClientId::from_bytes(&retry.client_id), "client id of 16 bytes")?;
-            self.namesystem.end_session(client, Incarnation(retry.incarnation)).await
+            self.namesystem.end_session(client_id(&retry.client_id)?, Incarnation(retry.incarnation)).await
         };
         reply(close.await.map(|()| self.empty()))
     }
@@ -337,11 +337,12 @@ impl ClientNamenode for ClientService {
         let parent = InodeId(op.parent);
         let opens = op.open_for_write;
         let growth = Growth::in_directory(request.header.as_ref(), parent, false);
+        let call = call_key(request.header.as_ref()).map_err(|error| to_status(&error))?;
         let outcome = self.namesystem.create(request.header, op, writer.as_deref()).await;
         reply(outcome.and_then(|outcome| {
             let inode = inode_of(&outcome)?;
             let created = !matches!(outcome, Outcome::Created { created: false, .. });
-            let first_block = if created && opens { self.namesystem.first_block(inode) } else { None };
+            let first_block = if created && opens { self.namesystem.first_block(inode, &call) } else { None };
             let delegations = self.delegations(growth, None);
             let namespace = self.namesystem.namespace().read();
             Ok(CreateResponse {

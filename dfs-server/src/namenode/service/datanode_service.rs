@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use dfs_common::error::{DfsError, ErrorKind, Result};
-use dfs_proto::status::{from_status, to_status};
+use dfs_proto::status::from_status;
 use dfs_proto::v1;
 use dfs_proto::v1::order::Order;
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::{peer_ip, reply};
 use crate::namenode::blocks::{BlockManager, is_long};
 use crate::namenode::namesystem::Namesystem;
 use crate::namenode::node_files::NodeFiles;
@@ -141,14 +142,6 @@ fn protocol(what: &str) -> DfsError {
     DfsError::new(ErrorKind::Protocol, what)
 }
 
-fn reply<T>(result: Result<T>) -> Result<Response<T>, Status> {
-    result.map(Response::new).map_err(|error| to_status(&error))
-}
-
-fn peer_ip<T>(request: &Request<T>) -> String {
-    request.remote_addr().map_or_else(String::new, |address| address.ip().to_canonical().to_string())
-}
-
 #[tonic::async_trait]
 impl v1::datanode_server::Datanode for DatanodeService {
     async fn version_request(
@@ -162,7 +155,7 @@ impl v1::datanode_server::Datanode for DatanodeService {
         &self,
         request: Request<v1::RegisterDatanodeRequest>,
     ) -> Result<Response<v1::RegisterDatanodeResponse>, Status> {
-        let peer = peer_ip(&request);
+        let peer = peer_ip(&request).unwrap_or_default();
         let mut request = request.into_inner();
         let register = async {
             self.check_cluster(request.namespace.as_ref())?;

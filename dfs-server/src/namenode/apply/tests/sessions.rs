@@ -133,10 +133,12 @@ fn settle_calls_makes_room_in_a_full_retry_cache() {
     }
     assert_eq!(fixture.call((1, last + 1, first), hold(id)).unwrap_err().kind(), ErrorKind::Unavailable);
     assert_eq!(fixture.settle(&[last + 1], first).unwrap_err().kind(), ErrorKind::Unavailable, "no room to note it");
-    fixture.settle(&(first..first + 1000).collect::<Vec<_>>(), first + 1000).unwrap();
-    fixture.settle(&[last + 1], first + 1000).unwrap();
-    fixture.call((1, last + 2, first + 1000), hold(id)).unwrap();
-    assert_eq!(fixture.call((1, last, first + 1000), hold(id)).unwrap(), Outcome::Inode(id), "none was dropped");
+    fixture.settle(&(first..first + 200).collect::<Vec<_>>(), first + 200).unwrap();
+    fixture.settle(&[last + 1], first + 200).unwrap();
+    fixture.call((1, last + 2, first + 200), hold(id)).unwrap();
+    assert_eq!(fixture.call((1, last, first + 200), hold(id)).unwrap(), Outcome::Inode(id), "none was dropped");
+    let too_many: Vec<u64> = (first..first + 257).collect();
+    assert_eq!(fixture.settle(&too_many, first).unwrap_err().kind(), ErrorKind::InvalidArgument);
 }
 
 #[test]
