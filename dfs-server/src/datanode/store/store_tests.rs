@@ -70,6 +70,8 @@ fn restart_keeps_finalized_cuts_open_and_drops_copies() {
     append(&mut open_one, 0, &[2; 700]);
     let copy = store.create(&block(3, 1001), OpenKind::Temporary, DataChecksum::DEFAULT, None).unwrap();
     drop((store, open_one, copy));
+    let inode = |path: std::path::PathBuf| std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(path).unwrap());
+    let tmp = inode(file(dir.path(), "tmp"));
     // A data file that outran its checksums.
     let data = std::fs::OpenOptions::new().append(true).open(file(dir.path(), "current/rbw/blk_2")).unwrap();
     std::io::Write::write_all(&mut &data, &[9; 5000]).unwrap();
@@ -78,6 +80,7 @@ fn restart_keeps_finalized_cuts_open_and_drops_copies() {
     let store = open(&[dir.path()]);
     assert_eq!(pages(&store, 0), [(1, 1000, None), (2, 700, Some(ReplicaState::Rwr))]);
     assert_eq!(std::fs::read_dir(file(dir.path(), "tmp")).unwrap().count(), 0);
+    assert_eq!(inode(file(dir.path(), "tmp")), tmp, "a full device has no room for another directory");
     let reader = store.open_reader(&block(2, 1001), 0).unwrap();
     let mut read = vec![0; 700];
     reader.read(0, &mut read).unwrap();
