@@ -264,6 +264,8 @@ fn replica_on_two_volumes_is_kept_once() {
     let store = open(&[first.path(), second.path()]);
     assert_eq!(store.replica_count(), 2);
     assert!(file(second.path(), "orphaned/blk_1").exists());
+    let reports = store.volumes().reports();
+    assert_eq!(reports[0].space.used, reports[1].space.used, "what was set aside is no replica");
 }
 
 #[test]

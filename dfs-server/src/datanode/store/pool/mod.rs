@@ -367,12 +367,16 @@ fn add_found(replicas: &mut BTreeMap<BlockId, Entry>, homes: &[Option<Home>], id
     };
     replicas.insert(id, better);
     let Some(worse) = worse else { return };
-    let (index, place, stamp) = match &worse {
-        Entry::Finalized(finalized) => (finalized.volume, Place::Finalized, finalized.generation_stamp),
-        Entry::Open(replica) => (replica.volume.index(), Place::Rbw, replica.block().generation_stamp),
+    let (index, place, stamp, bytes) = match &worse {
+        Entry::Finalized(old) => (old.volume, Place::Finalized, old.generation_stamp, used(old)),
+        Entry::Open(replica) => {
+            let block = replica.block();
+            (replica.volume.index(), Place::Rbw, block.generation_stamp, ByteCount(block.length))
+        }
         Entry::Deleting(_) => return,
     };
-    let Some(Some((_, dirs))) = homes.get(usize::from(index.0)) else { return };
+    let Some(Some((volume, dirs))) = homes.get(usize::from(index.0)) else { return };
+    volume.subtract_used(bytes);
     let dir = super::scan::place_dir(&dirs.paths, id, place);
     for name in [layout::data_name(id), layout::meta_name(id, stamp)] {
         if let Err(error) = set_aside(&dirs.paths, &dir.join(&name)) {
