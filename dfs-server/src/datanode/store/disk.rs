@@ -56,16 +56,18 @@ impl DiskFile {
     /// must know that it got there syncs before.
     pub(super) fn open_device(path: &Path) -> io::Result<Self> {
         let direct = i32::try_from(OFlags::DIRECT.bits()).map_err(io::Error::other)?;
-        match Self::open_with(OpenOptions::new().read(true).custom_flags(direct), path, true) {
+        let file = match Self::open_with(OpenOptions::new().read(true).custom_flags(direct), path, true) {
             // A file system that cannot do it.
             Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => {
                 let mut file = Self::open(path)?;
-                file.forget_cached(0);
                 file.take_for_device();
-                Ok(file)
+                file
             }
-            opened => opened,
-        }
+            opened => opened?,
+        };
+        // Some file systems take the flag and read through the page cache all the same.
+        file.forget_cached(0);
+        Ok(file)
     }
 
     fn open_with(options: &OpenOptions, path: &Path, is_direct: bool) -> io::Result<Self> {
@@ -228,7 +230,7 @@ pub(super) fn remove_file(path: &Path) -> io::Result<()> {
 }
 
 /// Makes the names in a directory survive a loss of power. A file system that cannot write its log stops for good, so that
-/// unlike with the bytes of a file a second try is to be believed.
+/// unlike with the bytes of a file a second try is to be believed. That is not so of file systems without a log, like ext2.
 #[cfg_attr(test, track_caller)]
 pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     #[cfg(test)]
@@ -252,6 +254,34 @@ pub(super) fn create_dir_all(dir: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn open_device_leaves_nothing_in_the_page_cache_to_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, vec![7; 8192]).unwrap();
+        let file = File::open(&path).unwrap();
+        file.sync_all().unwrap();
+        let is_cached = || {
+            let mut byte = [0];
+            let read = rustix::io::preadv2(
+                &file,
+                &mut [io::IoSliceMut::new(&mut byte)],
+                0,
+                rustix::io::ReadWriteFlags::NOWAIT,
+            );
+            read != Err(Errno::AGAIN)
+        };
+        // Where nothing but the page cache holds the file, as in tmpfs, it stays.
+        assert!(is_cached());
+        file.sync_data().unwrap();
+        let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
+        let can_forget = !is_cached();
+        assert_eq!(fs::read(&path).unwrap(), vec![7; 8192]);
+        assert!(is_cached());
+        DiskFile::open_device(&path).unwrap();
+        assert!(!can_forget || !is_cached());
+    }
 
     #[test]
     fn reads_past_the_page_cache_take_any_place_and_length() {
