@@ -401,3 +401,31 @@ fn probe_that_does_not_reach_the_device_takes_the_volume_out() {
     watch.fail(Call::Sync, "probe.tmp", libc::EIO, 1);
     assert!(store.check_volumes(true));
 }
+
+#[test]
+fn what_is_doubted_does_not_wait_while_all_of_a_volume_is_verified() {
+    let (_dir, store, watch) = with_replica();
+    for id in 2..=4 {
+        put(&store, id, &content(LENGTH));
+    }
+    let queue = store.subscribe();
+    let (volume, pool) = (VolumeIndex(0), Arc::from(POOL));
+    // More than are remembered one by one.
+    (0..20_000).for_each(|id| store.suspects().add(volume, &pool, BlockId(id)));
+    while store.suspects().next_replica(volume).is_some() {}
+    watch.hang(Call::Read, "blk_1");
+    let mut good = Vec::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| verify_suspects(&store, &Metrics::default(), volume));
+        watch.wait_hanging(1);
+        store.suspects().add(volume, &pool, BlockId(4));
+        watch.heal();
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while good.len() < 2 && std::time::Instant::now() < deadline {
+            good.extend(queue.take().0.iter().map(|event| event.block.id.0));
+            std::thread::yield_now();
+        }
+        store.suspects().close();
+    });
+    assert_eq!(good[..2], [1, 4]);
+}
