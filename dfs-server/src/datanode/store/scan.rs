@@ -13,7 +13,6 @@ use dfs_common::error::{DfsError, Result};
 use dfs_common::ids::{BlockId, GenerationStamp};
 use dfs_common::units::ByteCount;
 use dfs_proto::data_transfer::DataChecksum;
-use rustix::io::Errno;
 use tracing::{info, warn};
 
 use super::disk::{self, DiskFile};
@@ -21,10 +20,10 @@ use super::layout::{self, FileName, PoolPaths, SUBDIRS};
 use super::meta_file::MetaFile;
 use super::recovery::{Found, FoundMeta, Leftover, Verdict, decide, verified_prefix};
 use super::replica::{Condition, Entry, Finalized, OpenKind, OpenReplica, OpenState, Place};
-use super::volume::{PoolDirs, Volume, is_damage};
+use super::volume::{PoolDirs, Volume, is_damage, is_full, is_shortage};
 
-/// Bytes at a replica's end that are verified before it waits for recovery. Older ones are on the device: the writer asks
-/// the kernel for it every few MiB, and readers verify them anyway.
+/// Bytes at a replica's end that are verified before it waits for recovery. Older ones are most likely on the device, since the
+/// writer has the kernel start writing them every few MiB; readers and recoveries verify them anyway.
 const VERIFY_WINDOW: u64 = 32 << 20;
 
 /// What one volume has of a pool.
@@ -140,8 +139,9 @@ impl Scan<'_> {
                 set_aside(paths, &data_path)?;
                 set_aside(paths, &meta_path)?;
             }
-            Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) && self.volume.probe().is_ok() => {
-                // One bad sector in what was never finished is no reason to do without the whole volume.
+            Err(error) if !is_shortage(&error) && !is_full(&error) && self.volume.probe().is_ok() => {
+                // One bad sector in what was never finished is no reason to do without the whole volume. A read past the page
+                // cache tells of it by the device's own code, ENODATA for one.
                 warn!(block = %id, %error, "replica cannot be read, set aside");
                 set_aside(paths, &data_path)?;
                 set_aside(paths, &meta_path)?;

@@ -1,9 +1,10 @@
 //! The replicas of one block pool: the map, and what changes it. Beside this file: extending (`append`), going on
-//! with in a rebuilt pipeline (`resume`), agreeing with other nodes (`recover`), deleting and giving up (`removal`),
+//! with in a rebuilt pipeline (`resume`), agreeing with other nodes (`recover`, `proof`), deleting and giving up (`removal`),
 //! coming back with a volume (`returning`), making durable (`sync`), being doubted (`verify`).
 
 mod append;
 mod directory;
+mod proof;
 mod recover;
 mod removal;
 mod resume;

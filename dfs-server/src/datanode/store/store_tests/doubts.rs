@@ -429,3 +429,64 @@ fn what_is_doubted_does_not_wait_while_all_of_a_volume_is_verified() {
     });
     assert_eq!(good[..2], [1, 4]);
 }
+
+#[test]
+fn restart_with_a_bad_sector_keeps_the_other_replicas() {
+    for code in [libc::EIO, libc::ENODATA, libc::EILSEQ] {
+        let (dir, store, watch) = with_replica();
+        let mut writer = create(&store, 2);
+        append(&mut writer, 0, &content(1000));
+        drop((store, writer));
+        watch.fail(Call::Read, "rbw/blk_2", code, usize::MAX);
+        let store = open(&[dir.path()]);
+        assert_eq!(pages(&store, 0), [(1, LENGTH as u64, None)], "{code}");
+        assert!(file(dir.path(), "orphaned/blk_2").exists(), "{code}");
+    }
+}
+
+#[test]
+fn recovery_claims_what_lies_before_a_bad_sector() {
+    for is_waiting in [true, false] {
+        let (dir, mut store, watch) = with_replica();
+        put(&store, 2, &content(10_000));
+        let mut writer = create(&store, 3);
+        append(&mut writer, 0, &content(10_000));
+        writer.set_acked(10_000);
+        if is_waiting {
+            drop((store, writer));
+            store = open(&[dir.path()]);
+        }
+        let stamp = GenerationStamp(2000);
+        // While the volume itself is away nothing can be said of its replicas.
+        watch.fail_reads_at("blk_3", 9000, libc::ENODATA);
+        watch.fail(Call::Sync, "probe.tmp", libc::EIO, 1);
+        assert_eq!(store.init_recovery(&block(3, 1001), stamp, false).unwrap_err().kind(), ErrorKind::Io);
+        watch.fail_reads_at("blk_2", 9000, libc::ENODATA);
+        for id in [2, 3] {
+            let found = store.init_recovery(&block(id, 1001), stamp, false).unwrap().unwrap();
+            assert_eq!((found.block.length, found.state), (8192, ReplicaState::Rwr), "{id}");
+        }
+        // Nor do files that are gone keep the other holders waiting.
+        std::fs::remove_file(file(dir.path(), "current/rbw/blk_3")).unwrap();
+        let found = store.init_recovery(&block(3, 1001), stamp, false).unwrap().unwrap();
+        assert_eq!((found.block.length, found.state), (0, ReplicaState::Rwr));
+    }
+}
+
+#[test]
+fn recovery_of_a_replica_that_was_called_corrupt_comes_to_its_end() {
+    let (_dir, store, watch) = with_replica();
+    let queue = store.subscribe();
+    watch.fail(Call::Read, "blk_1", libc::EIO, usize::MAX);
+    store.doubt(&block(1, 1001)).unwrap();
+    assert_eq!(told(&store, &queue, EventKind::Corrupt), [(EventKind::Corrupt, 1)]);
+    watch.heal();
+    let recover = |stamp| {
+        let found = store.init_recovery(&block(1, 1001), stamp, false).unwrap().unwrap();
+        assert_eq!(found.block.length, LENGTH as u64);
+        store.update_recovered(&ExtendedBlock { pool: POOL.into(), block: found.block }, stamp, LENGTH as u64)
+    };
+    recover(GenerationStamp(2000)).unwrap_err();
+    assert_eq!(told(&store, &queue, EventKind::Good), [(EventKind::Good, 1)]);
+    recover(GenerationStamp(2001)).unwrap();
+}
