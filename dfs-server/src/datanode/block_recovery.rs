@@ -13,8 +13,9 @@
 //!
 //! - A finalized replica has the length that its writer gave the block.
 //! - Else, of replicas that were being written without a break (RBW), the shortest: whatever was acknowledged, each has it.
-//! - Else, of replicas found after a restart (RWR), the longest, where HDFS takes the shortest: one of them may have been
-//!   told that it is on disk, and which one is not remembered. Only when every node that may have one was asked.
+//! - Else, of replicas found after a restart or with bytes that are bad or cannot be read (RWR), the longest, where HDFS takes
+//!   the shortest: one of them may have been told that it is on disk, and which one is not remembered. Only when every node
+//!   that may have one was asked.
 //!
 //! Never below the floor, that is what an fsync recorded at the NameNode, while any replica reaches it. Replicas that are
 //! shorter than the outcome do not take part and are replaced.

@@ -32,9 +32,10 @@ impl ScanCursor {
         Self { begun: now, ..Self::default() }
     }
 
-    /// Seconds until the next pass is to begin or this one to go on.
+    /// Seconds until the next pass is to begin or this one to go on. One that has begun in the future, by a clock that was wrong,
+    /// says nothing.
     pub(super) fn due_in(&self, now: u64, period: u64) -> u64 {
-        if self.is_finished { self.begun.saturating_add(period).saturating_sub(now) } else { 0 }
+        if self.is_finished && self.begun <= now { self.begun.saturating_add(period).saturating_sub(now) } else { 0 }
     }
 
     fn encode(&self) -> String {
@@ -115,7 +116,8 @@ mod tests {
             (ScanCursor::begin(1_000), 1_000, 0),
             (finished.clone(), 1_000, 60),
             (finished.clone(), 1_059, 1),
-            (finished, 9_999, 0),
+            (finished.clone(), 9_999, 0),
+            (finished, 999, 0),
         ] {
             assert_eq!(cursor.due_in(now, 60), expected, "{cursor:?} at {now}");
         }

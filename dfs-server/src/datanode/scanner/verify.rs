@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use dfs_common::block::{Block, ExtendedBlock};
 use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::ids::BlockId;
 use tracing::{info, warn};
 
 use crate::datanode::metrics::Metrics;
@@ -33,13 +34,14 @@ pub(super) enum Finding {
 pub(crate) fn verify_suspects(store: &ReplicaStore, metrics: &Metrics, volume: VolumeIndex) {
     while let Some(suspect) = store.suspects().next(volume) {
         match suspect {
-            Suspect::Replica(pool, id) => {
-                let block = Block { id, ..Block::default() };
-                verify_suspect(store, metrics, &ExtendedBlock { pool: pool.to_string(), block });
-            }
+            Suspect::Replica(pool, id) => verify_suspect(store, metrics, &any_version(&pool, id)),
             Suspect::Volume => verify_volume(store, metrics, volume),
         }
     }
+}
+
+fn any_version(pool: &str, id: BlockId) -> ExtendedBlock {
+    ExtendedBlock { pool: pool.to_owned(), block: Block { id, ..Block::default() } }
 }
 
 fn verify_suspect(store: &ReplicaStore, metrics: &Metrics, block: &ExtendedBlock) {
@@ -58,13 +60,16 @@ fn verify_suspect(store: &ReplicaStore, metrics: &Metrics, block: &ExtendedBlock
     }
 }
 
-/// More were doubted than are remembered one by one.
+/// More were doubted than are remembered one by one. That takes hours; what is doubted meanwhile does not wait for its end.
 fn verify_volume(store: &ReplicaStore, metrics: &Metrics, volume: VolumeIndex) {
     for pool in store.pool_names() {
         let mut cursor = Cursor { volume, after: None };
         // A pool that cannot be asked is gone.
         while let Ok(page) = store.report_page(&pool, cursor) {
             for item in page.items.iter().filter(|item| item.open.is_none()) {
+                if let Some((pool, id)) = store.suspects().next_replica(volume) {
+                    verify_suspect(store, metrics, &any_version(&pool, id));
+                }
                 verify_suspect(store, metrics, &ExtendedBlock { pool: pool.to_string(), block: item.block });
             }
             cursor.after = page.next;

@@ -16,6 +16,8 @@ use dfs_common::{durable, sys};
 use rustix::fs::{Advice, OFlags};
 use rustix::io::Errno;
 
+use super::volume::is_shortage;
+
 #[cfg(test)]
 pub(crate) mod watch;
 
@@ -56,16 +58,18 @@ impl DiskFile {
     /// must know that it got there syncs before.
     pub(super) fn open_device(path: &Path) -> io::Result<Self> {
         let direct = i32::try_from(OFlags::DIRECT.bits()).map_err(io::Error::other)?;
-        match Self::open_with(OpenOptions::new().read(true).custom_flags(direct), path, true) {
+        let file = match Self::open_with(OpenOptions::new().read(true).custom_flags(direct), path, true) {
             // A file system that cannot do it.
             Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => {
                 let mut file = Self::open(path)?;
-                file.forget_cached(0);
                 file.take_for_device();
-                Ok(file)
+                file
             }
-            opened => opened,
-        }
+            opened => opened?,
+        };
+        // Some file systems take the flag and read through the page cache all the same.
+        file.forget_cached(0);
+        Ok(file)
     }
 
     fn open_with(options: &OpenOptions, path: &Path, is_direct: bool) -> io::Result<Self> {
@@ -153,14 +157,15 @@ impl DiskFile {
         Ok(self.file.metadata()?.len())
     }
 
-    /// Makes its bytes survive a loss of power. A failure is told once: the caller must not believe a second try.
+    /// Makes its bytes survive a loss of power. A failure is told once: the caller must not believe a second try. It is never
+    /// one that `is_shortage` forgives.
     #[cfg_attr(test, track_caller)]
     pub(super) fn sync_data(&self) -> io::Result<()> {
         #[cfg(test)]
-        if !self.watched.before_sync(&self.file, std::panic::Location::caller())? {
+        if !self.watched.before_sync(&self.file, std::panic::Location::caller()).map_err(not_written)? {
             return Ok(());
         }
-        self.file.sync_data()?;
+        self.file.sync_data().map_err(not_written)?;
         #[cfg(test)]
         self.watched.on_sync(&self.file);
         Ok(())
@@ -207,6 +212,12 @@ impl AsFd for DiskFile {
     }
 }
 
+/// What a sync says of a shortage is why some earlier write did not reach the device: those bytes are lost. Other calls that
+/// meet a shortage have done nothing, and may be tried again.
+fn not_written(error: io::Error) -> io::Error {
+    if is_shortage(&error) { io::Error::other(error) } else { error }
+}
+
 /// Gives a file another name.
 pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     #[cfg(test)]
@@ -228,7 +239,7 @@ pub(super) fn remove_file(path: &Path) -> io::Result<()> {
 }
 
 /// Makes the names in a directory survive a loss of power. A file system that cannot write its log stops for good, so that
-/// unlike with the bytes of a file a second try is to be believed.
+/// unlike with the bytes of a file a second try is to be believed. That is not so of file systems without a log, like ext2.
 #[cfg_attr(test, track_caller)]
 pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     #[cfg(test)]
@@ -252,6 +263,34 @@ pub(super) fn create_dir_all(dir: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn open_device_leaves_nothing_in_the_page_cache_to_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, vec![7; 8192]).unwrap();
+        let file = File::open(&path).unwrap();
+        file.sync_all().unwrap();
+        let is_cached = || {
+            let mut byte = [0];
+            let read = rustix::io::preadv2(
+                &file,
+                &mut [io::IoSliceMut::new(&mut byte)],
+                0,
+                rustix::io::ReadWriteFlags::NOWAIT,
+            );
+            read != Err(Errno::AGAIN)
+        };
+        // Where nothing but the page cache holds the file, as in tmpfs, it stays.
+        assert!(is_cached());
+        file.sync_data().unwrap();
+        let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
+        let can_forget = !is_cached();
+        assert_eq!(fs::read(&path).unwrap(), vec![7; 8192]);
+        assert!(is_cached());
+        DiskFile::open_device(&path).unwrap();
+        assert!(!can_forget || !is_cached());
+    }
 
     #[test]
     fn reads_past_the_page_cache_take_any_place_and_length() {

@@ -3,7 +3,7 @@
 //! Costs one readdir per directory and one stat per file; only replicas that wait for recovery are read. Volumes are
 //! scanned in parallel, each by a thread of its own.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,6 @@ use dfs_common::error::{DfsError, Result};
 use dfs_common::ids::{BlockId, GenerationStamp};
 use dfs_common::units::ByteCount;
 use dfs_proto::data_transfer::DataChecksum;
-use rustix::io::Errno;
 use tracing::{info, warn};
 
 use super::disk::{self, DiskFile};
@@ -21,10 +20,10 @@ use super::layout::{self, FileName, PoolPaths, SUBDIRS};
 use super::meta_file::MetaFile;
 use super::recovery::{Found, FoundMeta, Leftover, Verdict, decide, verified_prefix};
 use super::replica::{Condition, Entry, Finalized, OpenKind, OpenReplica, OpenState, Place};
-use super::volume::{PoolDirs, Volume, is_damage};
+use super::volume::{PoolDirs, Volume, is_damage, is_full, is_shortage};
 
-/// Bytes at a replica's end that are verified before it waits for recovery. Older ones are on the device: the writer asks
-/// the kernel for it every few MiB, and readers verify them anyway.
+/// Bytes at a replica's end that are verified before it waits for recovery. Older ones are most likely on the device, since the
+/// writer has the kernel start writing them every few MiB; readers and recoveries verify them anyway.
 const VERIFY_WINDOW: u64 = 32 << 20;
 
 /// What one volume has of a pool.
@@ -42,15 +41,20 @@ pub(super) struct Scanned {
 pub(super) fn scan_volume(volume: &Arc<Volume>, pool: &str) -> Result<Scanned> {
     let fail = |error: io::Error| DfsError::io(format!("scan {pool} on volume {}", volume.root().display()), error);
     let dirs = Arc::new(PoolDirs::open(volume.root(), pool).map_err(fail)?);
-    let mut scan = Scan { volume, dirs: &dirs, entries: Vec::new() };
+    let doubted = dirs.doubted().map_err(fail)?;
+    let mut scan = Scan { volume, dirs: &dirs, doubted, entries: Vec::new() };
     scan.run().map_err(fail)?;
-    let entries = scan.entries;
+    let Scan { doubted, entries, .. } = scan;
+    // What is left over is of replicas that are gone.
+    doubted.into_iter().for_each(|id| dirs.clear_doubt(id));
     Ok(Scanned { volume: Arc::clone(volume), dirs, entries })
 }
 
 struct Scan<'a> {
     volume: &'a Arc<Volume>,
     dirs: &'a Arc<PoolDirs>,
+    /// Replicas whose syncs have failed, but for those found so far.
+    doubted: HashSet<BlockId>,
     entries: Vec<(BlockId, Entry)>,
 }
 
@@ -96,7 +100,7 @@ impl Scan<'_> {
                     length,
                     volume: self.volume.index(),
                     maybe_synced: true,
-                    condition: Condition::Sound,
+                    condition: if self.doubted.remove(&id) { Condition::Suspect } else { Condition::Sound },
                 };
                 self.entries.push((id, Entry::Finalized(finalized)));
             }
@@ -125,7 +129,7 @@ impl Scan<'_> {
                     acked: cut.length,
                     promised: cut.length,
                     synced: cut.length,
-                    doubted: None,
+                    doubted: self.doubted.remove(&id).then_some(0),
                     tail_crc: cut.tail_crc,
                     place: Place::Rbw,
                     doomed: false,
@@ -140,8 +144,9 @@ impl Scan<'_> {
                 set_aside(paths, &data_path)?;
                 set_aside(paths, &meta_path)?;
             }
-            Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) && self.volume.probe().is_ok() => {
-                // One bad sector in what was never finished is no reason to do without the whole volume.
+            Err(error) if !is_shortage(&error) && !is_full(&error) && self.volume.probe().is_ok() => {
+                // One bad sector in what was never finished is no reason to do without the whole volume. A read past the page
+                // cache tells of it by the device's own code, ENODATA for one.
                 warn!(block = %id, %error, "replica cannot be read, set aside");
                 set_aside(paths, &data_path)?;
                 set_aside(paths, &meta_path)?;

@@ -70,6 +70,8 @@ fn restart_keeps_finalized_cuts_open_and_drops_copies() {
     append(&mut open_one, 0, &[2; 700]);
     let copy = store.create(&block(3, 1001), OpenKind::Temporary, DataChecksum::DEFAULT, None).unwrap();
     drop((store, open_one, copy));
+    let inode = |path: std::path::PathBuf| std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(path).unwrap());
+    let tmp = inode(file(dir.path(), "tmp"));
     // A data file that outran its checksums.
     let data = std::fs::OpenOptions::new().append(true).open(file(dir.path(), "current/rbw/blk_2")).unwrap();
     std::io::Write::write_all(&mut &data, &[9; 5000]).unwrap();
@@ -78,6 +80,7 @@ fn restart_keeps_finalized_cuts_open_and_drops_copies() {
     let store = open(&[dir.path()]);
     assert_eq!(pages(&store, 0), [(1, 1000, None), (2, 700, Some(ReplicaState::Rwr))]);
     assert_eq!(std::fs::read_dir(file(dir.path(), "tmp")).unwrap().count(), 0);
+    assert_eq!(inode(file(dir.path(), "tmp")), tmp, "a full device has no room for another directory");
     let reader = store.open_reader(&block(2, 1001), 0).unwrap();
     let mut read = vec![0; 700];
     reader.read(0, &mut read).unwrap();
@@ -261,6 +264,8 @@ fn replica_on_two_volumes_is_kept_once() {
     let store = open(&[first.path(), second.path()]);
     assert_eq!(store.replica_count(), 2);
     assert!(file(second.path(), "orphaned/blk_1").exists());
+    let reports = store.volumes().reports();
+    assert_eq!(reports[0].space.used, reports[1].space.used, "what was set aside is no replica");
 }
 
 #[test]
@@ -303,6 +308,11 @@ fn invalidate_minds_the_generation_stamp() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&[dir.path()]);
     put(&store, 1, &[1; 10]);
+    // Of what is left of a replica nothing stays behind.
+    put(&store, 2, &[1; 10]);
+    std::fs::remove_file(file(dir.path(), "current/finalized/subdir0/subdir0/blk_2")).unwrap();
+    store.invalidate(&block(2, 1001)).unwrap();
+    assert!(!file(dir.path(), "current/finalized/subdir0/subdir0/blk_2_1001.meta").exists());
     let queue = store.subscribe();
     assert_eq!(store.invalidate(&block(1, 1000)).unwrap_err().kind(), ErrorKind::StaleGeneration);
     let (told, _) = queue.take();

@@ -80,6 +80,11 @@ impl Suspects {
         None
     }
 
+    /// Takes a replica that waits on a volume, if there is one.
+    pub(crate) fn next_replica(&self, volume: VolumeIndex) -> Option<(Arc<str>, BlockId)> {
+        self.state.lock().by_volume.get_mut(&volume)?.replicas.pop_first()
+    }
+
     /// As it was before `close`.
     #[cfg(test)]
     pub(crate) fn reopen(&self) {

@@ -15,6 +15,7 @@
 //! Whoever meets an I/O error on a volume reports it through [`Volume::check`]; the store's checker then writes a probe
 //! and decides.
 
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -267,8 +268,6 @@ impl Volume {
         }
         match outcome {
             Ok(()) => None,
-            // A full volume is no broken one.
-            Err(cause) if cause.kind() == io::ErrorKind::StorageFull => None,
             Err(cause) if is_shortage(&cause) => {
                 self.look_again(&cause);
                 None
@@ -364,15 +363,13 @@ pub(super) fn is_damage(error: &io::Error) -> bool {
 
 /// Whether an error says something about the device rather than about one file.
 fn blames_device(error: &io::Error) -> bool {
-    !is_shortage(error)
-        && !matches!(
-            error.kind(),
-            io::ErrorKind::StorageFull
-                | io::ErrorKind::QuotaExceeded
-                | io::ErrorKind::NotFound
-                | io::ErrorKind::AlreadyExists
-                | io::ErrorKind::Interrupted
-        )
+    use io::ErrorKind::{AlreadyExists, Interrupted, NotFound};
+    !is_shortage(error) && !is_full(error) && !matches!(error.kind(), NotFound | AlreadyExists | Interrupted)
+}
+
+/// Whether there is no room left.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn lock(root: &Path) -> Result<File> {
@@ -423,12 +420,24 @@ fn place_of(root: &Path) -> io::Result<(u64, u64)> {
     Ok((metadata.dev(), metadata.ino()))
 }
 
+/// A full volume is no broken one: what lies on it can be read, and deleted.
 fn probe(root: &Path) -> io::Result<()> {
     let path = root.join(PROBE_FILE);
-    let file = DiskFile::create(&path)?;
+    match write_probe(&path) {
+        Err(error) if is_full(&error) => {}
+        written => written?,
+    }
+    match disk::remove_file(&path) {
+        // There was no room for its name.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+fn write_probe(path: &Path) -> io::Result<()> {
+    let file = DiskFile::create(path)?;
     file.write_all_at(b"probe", 0)?;
-    file.sync_data()?;
-    disk::remove_file(&path)
+    file.sync_data()
 }
 
 /// Directories of one pool on one volume, made as they are needed.
@@ -447,12 +456,13 @@ impl PoolDirs {
     /// Makes the directories that every pool has; `tmp` starts empty.
     pub(super) fn open(root: &Path, pool: &str) -> io::Result<Self> {
         let paths = PoolPaths::new(root, pool);
-        match fs::remove_dir_all(&paths.tmp) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
         for dir in [&paths.tmp, &paths.rbw, &paths.finalized] {
             disk::create_dir_all(dir)?;
+        }
+        // Not with the directory itself: a full device may have no room for another.
+        for entry in fs::read_dir(&paths.tmp)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) }?;
         }
         let made = [const { AtomicU32::new(0) }; SUBDIRS];
         Ok(Self { paths, made, syncing: [const { Mutex::new(()) }; SYNCS_AT_ONCE], copies: AtomicU64::new(0) })
@@ -466,6 +476,43 @@ impl PoolDirs {
     /// A number that no other copy made in `tmp` has.
     pub(super) fn number_copy(&self) -> u64 {
         self.copies.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Notes on the device that a sync of a replica has failed: neither a restart nor the volume's return may trust it.
+    pub(super) fn note_doubt(&self, id: BlockId) {
+        if let Err(error) = self.write_doubt(id) {
+            warn!(block = %id, %error, "a sync has failed, and a restart will not know of it");
+        }
+    }
+
+    fn write_doubt(&self, id: BlockId) -> io::Result<()> {
+        if !self.paths.rbw.is_dir() {
+            // Nothing is made in the bare directory under a device that is away.
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        disk::create_dir_all(&self.paths.doubted)?;
+        DiskFile::create(&self.paths.doubted.join(id.to_string()))?;
+        disk::sync_dir(&self.paths.doubted)
+    }
+
+    /// Takes such a note back.
+    pub(super) fn clear_doubt(&self, id: BlockId) {
+        match disk::remove_file(&self.paths.doubted.join(id.to_string())) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                warn!(block = %id, %error, "a replica will be verified once more after the next start");
+            }
+            _ => {}
+        }
+    }
+
+    /// The replicas of which there are such notes.
+    pub(super) fn doubted(&self) -> io::Result<HashSet<BlockId>> {
+        let entries = match fs::read_dir(&self.paths.doubted) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(HashSet::new()),
+            entries => entries?,
+        };
+        let id = |entry: fs::DirEntry| entry.file_name().to_str()?.parse().ok().map(BlockId);
+        entries.filter_map(|entry| entry.map(id).transpose()).collect()
     }
 
     /// Directory of a finalized replica, which exists durably when this returns.
@@ -483,6 +530,7 @@ impl PoolDirs {
 
 #[cfg(test)]
 mod tests {
+    use super::super::disk::watch::{Call, Watch};
     use super::*;
 
     fn open(root: &Path) -> (Volume, Result<Option<StorageInfo>>) {
@@ -513,6 +561,22 @@ mod tests {
         let (volume, info) = open(&dir.path().join("absent"));
         assert_eq!(info.unwrap_err().kind(), ErrorKind::Io);
         assert!(volume.is_failed());
+    }
+
+    #[test]
+    fn full_volume_is_taken_and_kept() {
+        for (call, code) in [(Call::Open, libc::ENOSPC), (Call::Write, libc::EDQUOT), (Call::Sync, libc::ENOSPC)] {
+            let dir = tempfile::tempdir().unwrap();
+            let watch = Watch::begin(dir.path());
+            watch.fail(call, PROBE_FILE, code, usize::MAX);
+            let (volume, info) = open(dir.path());
+            assert!(info.is_ok() && !volume.is_failed(), "{call:?}: {info:?}");
+            let volume = Arc::new(volume);
+            volume.begin_look();
+            let failure = volume.find_failure(Instant::now() + Duration::from_secs(20));
+            assert!(failure.is_none() && volume.look.lock().is_none(), "{call:?}: {failure:?}");
+            assert!(!dir.path().join(PROBE_FILE).exists(), "{call:?}");
+        }
     }
 
     #[test]

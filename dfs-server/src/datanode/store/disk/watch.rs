@@ -1,15 +1,18 @@
 //! For tests: what a loss of power would leave of a directory after every step, and calls that fail or hang.
 //!
-//! The model is what POSIX promises and no more. Bytes of a file are durable when its fdatasync has returned; until then the
+//! The model is close to what POSIX promises. Bytes of a file are durable when its fdatasync has returned; until then the
 //! device may have them up to any write. Names are durable when their directory's fsync has returned; until then it may have
 //! them up to any change in that directory, whatever other directories have. After an fsync that failed, what it should have
 //! written never reaches the device, although reads show it and later syncs succeed: that is what Linux does.
+//!
+//! It is kinder than POSIX in this: writes reach the device whole and in their order, and a new directory is durable at once.
 //!
 //! A sync can be left out by its place in the source: so tests find out which of them are missed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::panic::Location;
 use std::path::{Path, PathBuf};
@@ -45,6 +48,8 @@ struct Fault {
     of: String,
     fate: Fate,
     times: usize,
+    /// Only reads of this byte are meant.
+    at: Option<u64>,
 }
 
 /// A change of a file's bytes.
@@ -244,17 +249,34 @@ impl Watch {
 
     /// Has the next calls on files whose path ends in `of` fail. A write has written all the same.
     pub(crate) fn fail(&self, call: Call, of: &str, code: i32, times: usize) {
-        self.state.lock().faults.push(Fault { call, of: of.to_owned(), fate: Fate::Fail(code), times });
+        self.add_fault(call, of, Fate::Fail(code), times, None);
+    }
+
+    /// Has reads of one byte of files whose path ends in `of` fail.
+    pub(crate) fn fail_reads_at(&self, of: &str, at: u64, code: i32) {
+        self.add_fault(Call::Read, of, Fate::Fail(code), usize::MAX, Some(at));
+    }
+
+    fn add_fault(&self, call: Call, of: &str, fate: Fate, times: usize, at: Option<u64>) {
+        self.state.lock().faults.push(Fault { call, of: of.to_owned(), fate, times, at });
     }
 
     /// Has calls on files whose path ends in `of` hang until [`Self::heal`].
     pub(crate) fn hang(&self, call: Call, of: &str) {
-        self.state.lock().faults.push(Fault { call, of: of.to_owned(), fate: Fate::Hang, times: usize::MAX });
+        self.add_fault(call, of, Fate::Hang, usize::MAX, None);
     }
 
     /// Takes all faults back.
     pub(crate) fn heal(&self) {
         self.state.lock().faults.clear();
+        self.changed.notify_all();
+    }
+
+    /// Has the calls that hang fail.
+    pub(crate) fn fail_hanging(&self, code: i32) {
+        for fault in self.state.lock().faults.iter_mut().filter(|fault| fault.fate == Fate::Hang) {
+            (fault.fate, fault.times) = (Fate::Fail(code), 1);
+        }
         self.changed.notify_all();
     }
 
@@ -268,10 +290,18 @@ impl Watch {
 
     /// What becomes of a call now.
     fn meet(&self, call: Call, path: &Path) -> io::Result<()> {
+        self.meet_in(call, path, 0..u64::MAX)
+    }
+
+    /// The same, of a call on these bytes.
+    fn meet_in(&self, call: Call, path: &Path, bytes: Range<u64>) -> io::Result<()> {
         let mut state = self.state.lock();
         loop {
             let is_meant = |fault: &&mut Fault| {
-                fault.call == call && fault.times > 0 && path.to_string_lossy().ends_with(&fault.of)
+                fault.call == call
+                    && fault.times > 0
+                    && path.to_string_lossy().ends_with(&fault.of)
+                    && fault.at.is_none_or(|at| bytes.contains(&at))
             };
             let Some(fault) = state.faults.iter_mut().find(is_meant) else { return Ok(()) };
             match fault.fate {
@@ -402,7 +432,7 @@ impl WatchedFile {
     /// The outcome of a read, unless it is to be asked of the file.
     pub(super) fn read(&self, file: &File, out: &mut [u8], offset: u64) -> Option<io::Result<()>> {
         let watch = self.watch.as_ref()?;
-        if let Err(error) = watch.meet(Call::Read, &self.path) {
+        if let Err(error) = watch.meet_in(Call::Read, &self.path, offset..offset + out.len() as u64) {
             return Some(Err(error));
         }
         if !self.is_device {

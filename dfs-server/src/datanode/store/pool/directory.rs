@@ -153,26 +153,26 @@ impl Pool {
             return Ok(());
         }
         let block = |stamp, length| Block { id, generation_stamp: stamp, length };
+        // Whoever serves a request waits for the map; nothing is logged before it is free.
         match (difference, record) {
             (Difference::Lost, Some(record)) => {
                 let block = block(record.generation_stamp, record.length);
-                warn!(%block, volume = %volume.root().display(), "the files of a replica are gone; it is reported as deleted");
-                findings.lost += 1;
                 replicas.remove(&id);
                 volume.subtract_used(used(&record));
                 self.publish(EventKind::Deleted, block, volume);
+                drop(replicas);
+                warn!(%block, volume = %volume.root().display(), "the files of a replica are gone; it is reported as deleted");
+                findings.lost += 1;
             }
             (Difference::Damaged, Some(record)) => {
                 let block = block(record.generation_stamp, record.length);
-                warn!(%block, volume = %volume.root().display(), "the files of a replica have other lengths");
-                findings.damaged += 1;
                 drop(replicas);
                 self.report_corrupt(block);
+                warn!(%block, volume = %volume.root().display(), "the files of a replica have other lengths");
+                findings.damaged += 1;
             }
             (Difference::Unrecorded { stamp, length }, None) => {
                 let block = block(stamp, length);
-                info!(%block, volume = %volume.root().display(), "a replica without a record is taken in");
-                findings.found += 1;
                 let finalized = Finalized {
                     generation_stamp: stamp,
                     length,
@@ -183,8 +183,12 @@ impl Pool {
                 replicas.insert(id, Entry::Finalized(finalized));
                 volume.add_used(used(&finalized));
                 self.publish(EventKind::Received, block, volume);
+                drop(replicas);
+                info!(%block, volume = %volume.root().display(), "a replica without a record is taken in");
+                findings.found += 1;
             }
             _ => {
+                drop(replicas);
                 warn!(block = %id, dir = %dirs.paths.finalized_dir(id).display(), "files that are no whole replica");
                 findings.unexplained += 1;
             }

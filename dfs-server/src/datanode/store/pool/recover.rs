@@ -11,7 +11,7 @@
 //! ```
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use dfs_common::block::Block;
@@ -28,13 +28,11 @@ use super::super::events::EventKind;
 use super::super::meta_file::MetaFile;
 use super::super::recovery::verified_prefix;
 use super::super::replica::{Condition, Entry, Finalized, HeldFiles, OpenKind, OpenReplica, OpenState, Place};
-use super::super::volume::is_damage;
 use super::append::{corrupt_tail, read_proven_tail};
+use super::proof::proven_length;
 use super::sync::Synced;
+use super::verify::is_version;
 use super::{Home, Pool, checksums_len, describe, is_same, not_found, pair, used};
-
-/// Bytes verified at once; whole chunks.
-const VERIFY_STEP: usize = 1 << 20;
 
 /// What a replica under recovery has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,17 +71,26 @@ impl Pool {
             Self::check_sound(block, finalized)?;
         }
         let (volume, dirs) = self.home_of(finalized);
+        let found = Block { generation_stamp: finalized.generation_stamp, length: finalized.length, ..block };
         let proven = if is_truncation {
             finalized.length
         } else {
             let paths = pair(&dirs.paths.finalized_dir(block.id), block.id, finalized.generation_stamp);
-            let proven = proven_length(&paths, DiskFile::open, 0, finalized.length);
+            // What was bad when it was read from the device is not what the page cache shows.
+            let is_corrupt = finalized.condition == Condition::Corrupt;
+            let open = if is_corrupt { DiskFile::open_device } else { DiskFile::open };
+            let proven = proven_length(&volume, &paths, open, 0, finalized.length);
             volume.check(proven, || format!("verify {block}"))?
         };
-        let state = if proven == finalized.length { ReplicaState::Finalized } else { ReplicaState::Rwr };
+        if proven < finalized.length {
+            let now = self.replicas.lock().get(&block.id).cloned();
+            if !matches!(now, Some(Entry::Finalized(now)) if is_version(&now, found)) {
+                return Err(DfsError::new(ErrorKind::Busy, format!("{block} has changed")));
+            }
+        }
         Ok(UnderRecovery {
-            block: Block { generation_stamp: finalized.generation_stamp, length: proven, ..block },
-            state,
+            block: Block { length: proven, ..found },
+            state: if proven == finalized.length { ReplicaState::Finalized } else { ReplicaState::Rwr },
             synced: if finalized.maybe_synced { proven } else { 0 },
         })
     }
@@ -135,7 +142,8 @@ impl Pool {
         let home = self.home_of(old);
         let volume = Arc::clone(&home.0);
         let dir = home.1.paths.finalized_dir(block.id);
-        if self.sync_finalized(block, old)? == Synced::Moved {
+        // One that was called corrupt is read again: it claims to be whole.
+        if self.expect_sound(block, self.sync_finalized(block, old))? == Synced::Moved {
             return Err(DfsError::new(ErrorKind::Busy, format!("{block} has been moved")));
         }
         let tail = volume.check(read_proven_tail(&dir, block.id, old), || format!("read the last chunk of {block}"));
@@ -208,9 +216,10 @@ impl Pool {
         if let Some(entry) = replicas.get_mut(&replica.id)
             && is_same(entry, replica)
         {
-            *entry = Entry::Finalized(old);
+            let mut state = replica.state.lock();
+            *entry = Entry::Finalized(self.record(replica, &state, old.condition));
             // Whoever still holds it must leave the files alone.
-            replica.state.lock().doomed = true;
+            state.doomed = true;
         }
     }
 
@@ -236,17 +245,9 @@ impl Pool {
         volume.check(disk::sync_dir(&dir), doing)?;
         replica.notify();
         let mut replicas = self.replicas.lock();
-        let is_doubted = replica.state.lock().doubted.is_some();
-        let finalized = Finalized {
-            generation_stamp: stamp,
-            length: block.length,
-            volume: volume.index(),
-            maybe_synced: true,
-            condition: if is_doubted { Condition::Suspect } else { Condition::Sound },
-        };
         match replicas.get_mut(&replica.id) {
             Some(entry) if is_same(entry, replica) => {
-                *entry = Entry::Finalized(finalized);
+                *entry = Entry::Finalized(self.record(replica, &replica.state.lock(), Condition::Sound));
                 volume.add_used(ByteCount(MetaHeader { checksum: replica.checksum }.meta_len(block.length)));
                 self.publish(EventKind::Received, block, volume);
                 Ok(volume.storage_uuid())
@@ -302,9 +303,9 @@ fn take_over(replica: &OpenReplica, recovery_id: GenerationStamp) -> Result<Opti
     // A restart has verified the end only, and knows of no sync that has failed before it.
     let is_waiting = replica.kind == OpenKind::Waiting;
     let proven = if is_waiting || state.doubted.is_some() {
-        proven_length(&paths, DiskFile::open_device, 0, state.on_disk)
+        proven_length(&replica.volume, &paths, DiskFile::open_device, 0, state.on_disk)
     } else {
-        proven_length(&paths, DiskFile::open, state.synced, state.on_disk)
+        proven_length(&replica.volume, &paths, DiskFile::open, state.synced, state.on_disk)
     };
     let proven = replica.volume.check(proven, || format!("verify {block}"))?;
     if state.doubted.is_some() {
@@ -339,39 +340,6 @@ fn remove_pair(pair: &(PathBuf, PathBuf)) {
             _ => {}
         }
     }
-}
-
-/// How many of the first `length` bytes are what their checksums say; those below `known` are taken to be. Damaged checksums
-/// prove nothing.
-fn proven_length(
-    paths: &(PathBuf, PathBuf),
-    open: fn(&Path) -> io::Result<DiskFile>,
-    known: u64,
-    length: u64,
-) -> io::Result<u64> {
-    let data = open(&paths.0)?;
-    let meta = match MetaFile::open(&paths.1, open) {
-        Err(error) if is_damage(&error) => return Ok(0),
-        meta => meta?,
-    };
-    let checksum = meta.checksum();
-    let chunk = checksum.bytes_per_checksum() as u64;
-    let mut at = known.min(length) / chunk * chunk;
-    let mut bytes = vec![0; VERIFY_STEP.next_multiple_of(checksum.bytes_per_checksum())];
-    let mut sums = vec![0; checksum.checksums_len(bytes.len())];
-    let end = length.min(data.len()?).min(meta.header().data_len_max(meta.file().len()?).unwrap_or(0));
-    while at < end {
-        let len = (end - at).min(bytes.len() as u64) as usize;
-        let (bytes, sums) = (&mut bytes[..len], &mut sums[..checksum.checksums_len(len)]);
-        data.read_exact_at(bytes, at)?;
-        meta.read_checksums(at, sums)?;
-        let proven = verified_prefix(bytes, sums, checksum, at / chunk);
-        at += proven as u64;
-        if proven < len {
-            break;
-        }
-    }
-    Ok(at)
 }
 
 /// Brings an open replica, which `take_over` has verified, to its length; data and checksums are on disk then.
