@@ -304,14 +304,6 @@ impl BlockManager {
         health
     }
 
-    /// Has replicas moved from one node to another, within the bounds of the request.
-    ///
-    /// # Errors
-    /// `Busy` while another run moves, `NotFound` for a node that is not live, `Unavailable` in safe mode.
-    pub fn move_replicas(&self, request: &MoveRequest<'_>) -> Result<Moves> {
-        self.step(|state| state.move_replicas(request))
-    }
-
     /// What repair has to do.
     pub fn repair_report(&self) -> v1::RepairReport {
         let deletions = self.of_all_nodes(SoftState::pending_deletions_of);
