@@ -26,7 +26,7 @@ use super::Settings;
 use super::backlog::Backlog;
 use super::block_map::{BlockMap, BlockState, StorageList};
 use super::moves::BalancerRun;
-use super::overflow::Limits;
+use super::overflow::{Left, Limits, Overflowed};
 use super::replication::{Pending, RepairQueues};
 use super::report::{BadReason, Disposition, ReportedReplica, choose_disposition};
 use crate::namenode::datanodes::{Datanodes, Discarded, Invalidation, NodeIndex, StorageIndex};
@@ -104,7 +104,7 @@ pub(crate) struct SoftState {
     pub replaying: VecDeque<NodeIndex>,
     pub limits: Limits,
     /// Volumes of which something was left out for want of room.
-    pub overflowed: BTreeSet<StorageIndex>,
+    pub overflowed: Overflowed,
     /// Blocks with a bad replica that is more than outdated.
     pub corrupt_blocks: u64,
     /// Changes of the namespace that were put off.
@@ -158,7 +158,7 @@ impl SoftState {
             discarded: Vec::new(),
             replaying: VecDeque::new(),
             limits: Limits::default(),
-            overflowed: BTreeSet::new(),
+            overflowed: Overflowed::default(),
             corrupt_blocks: 0,
             backlog: Backlog::default(),
             scan: None,
@@ -346,7 +346,7 @@ impl SoftState {
         let is_unknown = self.map.get(id).is_none();
         let volume = self.nodes.storage(storage);
         if self.set_aside.len() >= self.limits.set_aside || volume.set_aside >= self.limits.set_aside_per_volume {
-            self.on_overflow(storage);
+            self.on_overflow(storage, Left::SetAside);
             return;
         }
         if !is_unknown && is_lost_stamp(&self.lost, reported.generation_stamp) {
@@ -409,7 +409,7 @@ impl SoftState {
         let volume = self.nodes.storage_mut(storage);
         volume.blocks.remove(id.0);
         if is_usable && !volume.doom(id, invalidation, self.limits.deletions) {
-            self.on_overflow(storage);
+            self.on_overflow(storage, Left::Deletion);
         }
     }
 

@@ -23,7 +23,27 @@ fn deletions_beyond_the_bound_are_made_all_the_same() {
     // Confirmed deletions leave room when the time to repeat them is over.
     cluster.seconds(400);
     assert_eq!(cluster.nodes[0].copies.len(), 0);
-    assert!(cluster.blocks.lock().overflowed.is_empty());
+    assert!(cluster.blocks.lock().overflowed.deletions.is_empty());
+    cluster.check();
+}
+
+#[test]
+fn deletions_beyond_the_bound_are_made_beside_many_replicas_kept_for_good() {
+    let mut cluster = Cluster::new(&["/a"; 1]);
+    cluster.blocks.lock().limits = Limits { deletions: 10, set_aside: 4, set_aside_per_volume: 4 };
+    for id in 1..=35 {
+        cluster.write(id, 1, &[0]);
+    }
+    for id in 1_001..=1_006 {
+        cluster.put(0, id, finalized(1, 10));
+    }
+    cluster.blocks.on_events((1..=35).map(|id| BlockEvent::Removed { id: BlockId(id) }));
+    cluster.seconds(400);
+    assert_eq!(cluster.nodes[0].copies.keys().copied().collect::<Vec<_>>(), (1_001..=1_006).collect::<Vec<_>>());
+    let state = cluster.blocks.lock();
+    assert!(state.overflowed.deletions.is_empty());
+    assert_eq!((state.overflowed.set_aside.len(), state.set_aside.len()), (1, 4));
+    drop(state);
     cluster.check();
 }
 
