@@ -63,7 +63,6 @@ use dfs_common::ids::{BlockId, InodeId};
 use dfs_proto::v1;
 use parking_lot::Mutex;
 
-use self::block_map::BlockState;
 use self::state::SoftState;
 use super::datanodes::NodeIndex;
 use super::listening::ListeningClock;
@@ -240,16 +239,6 @@ impl BlockManager {
         self.lock().locate(id, reader)
     }
 
-    /// Whether the block has its final length and had its minimum of replicas once.
-    pub fn is_complete(&self, id: BlockId) -> bool {
-        self.lock().map.get(id).is_some_and(|info| info.state() == BlockState::Complete)
-    }
-
-    /// Good replicas known, also on nodes that have died a moment ago.
-    pub fn replica_count(&self, id: BlockId) -> usize {
-        self.lock().map.replica_count(id)
-    }
-
     /// Who has a block that waits for recovery.
     pub fn holders(&self, id: BlockId) -> Holders {
         self.lock().holders(id)
@@ -315,21 +304,6 @@ impl BlockManager {
         self.of_all_nodes(SoftState::report_of)
     }
 
-    /// Up to `limit` blocks of which no good replica is known, with their files.
-    pub fn missing_blocks(&self, limit: usize) -> Vec<(BlockId, InodeId)> {
-        self.lock().missing_blocks(limit)
-    }
-
-    /// Blocks with fewer replicas than they should have, as far as the walk after safe mode has come.
-    pub fn under_replicated_count(&self) -> u64 {
-        self.lock().under_replicated()
-    }
-
-    /// Copies that were ordered, or are awaited from pipelines.
-    pub fn pending_count(&self) -> usize {
-        self.lock().pending.len()
-    }
-
     /// Repair and deletion are allowed: this NameNode is active and not in safe mode.
     pub fn may_repair(&self) -> bool {
         self.lock().may_repair()
@@ -348,9 +322,8 @@ impl BlockManager {
 
     /// Whether safe mode is on, and a line for people.
     pub fn safe_mode_status(&self) -> (bool, String) {
-        let state = self.lock();
-        let status = state.safe_mode.status(state.counts.with_minimum, state.counts.complete, state.now);
-        (!state.safe_mode.is_off(), status)
+        let report = self.safe_mode_report();
+        (report.is_on, report.status)
     }
 
     /// Safe mode with the counts behind it; `txid` is the caller's to fill in.

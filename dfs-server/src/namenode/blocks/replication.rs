@@ -104,15 +104,11 @@ impl RepairQueues {
         self.queues[priority as usize].len()
     }
 
-    /// The first blocks of a queue.
-    pub(crate) fn first(&self, priority: Priority, limit: usize) -> Vec<BlockId> {
-        self.queues[priority as usize].iter().copied().take(limit).collect()
-    }
-
-    /// Where the next walks through the queues begin, where that is not behind the last one's plan.
-    pub(crate) fn go_on_at(&mut self, first: [Option<BlockId>; PRIORITIES]) {
-        for (cursor, first) in self.cursors.iter_mut().zip(first) {
-            *cursor = first.unwrap_or(*cursor);
+    /// A tick could not look at all that it had planned: the first block of each queue that it left out is the next one's
+    /// first.
+    pub(crate) fn go_on_at(&mut self, left_out: [Option<BlockId>; PRIORITIES]) {
+        for (cursor, left_out) in self.cursors.iter_mut().zip(left_out) {
+            *cursor = left_out.unwrap_or(*cursor);
         }
     }
 

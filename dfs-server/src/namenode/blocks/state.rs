@@ -182,7 +182,7 @@ impl SoftState {
         self.is_active && self.safe_mode.is_off()
     }
 
-    fn standing(&self, id: BlockId) -> Counts {
+    pub(crate) fn standing(&self, id: BlockId) -> Counts {
         if self.map.get(id).is_none_or(|info| info.state() != BlockState::Complete) {
             return Counts::default();
         }

@@ -1,6 +1,5 @@
 //! Numbers for people and for statfs.
 
-use dfs_common::ids::{BlockId, InodeId};
 use dfs_proto::v1;
 
 use super::duties::admin_state;
@@ -56,12 +55,6 @@ impl SoftState {
         let queues = [Priority::OneLeft, Priority::VeryLow, Priority::Low, Priority::BeingCopied];
         let queued: u64 = queues.iter().map(|&priority| self.queues.len(priority) as u64).sum();
         queued + self.to_drain
-    }
-
-    /// Blocks of which nothing is left, known once the start-up part of safe mode is over.
-    pub(crate) fn missing_blocks(&self, limit: usize) -> Vec<(BlockId, InodeId)> {
-        let ids = self.queues.first(Priority::NoneLeft, limit);
-        ids.into_iter().filter_map(|id| Some((id, self.map.get(id)?.inode))).collect()
     }
 
     /// Replicas on a node whose deletion is decided and not ordered yet.
