@@ -75,7 +75,7 @@ pub use self::events::BlockEvent;
 pub use self::locate::Locations;
 pub use self::moves::{MoveRequest, Moved, Moves};
 pub use self::recovery::Holders;
-pub(crate) use self::reporting::is_long;
+pub(crate) use self::reporting::{is_long, origin_of};
 pub use self::stats::FsStats;
 pub use self::targets::{Target, TargetRequest};
 
@@ -126,7 +126,7 @@ impl From<&Config> for Settings {
 
 /// The block manager. Shared by services, the journal's machine and the monitor.
 pub struct BlockManager {
-    /// Taken for one slice of work; no lock is taken under it but for the instant's of the listening clock.
+    /// Taken for one slice of work. Under it only the listening clock's lock is taken, and only for a moment.
     state: Mutex<SoftState>,
     clock: Arc<dyn Clock>,
     /// By which the silence of DataNodes is judged.
@@ -228,7 +228,7 @@ impl BlockManager {
         self.lock().check_pipeline(datanodes, storages)
     }
 
-    /// Whether a DataNode has registered with this volume.
+    /// Whether a DataNode that has registered has this volume.
     pub fn has_volume(&self, datanode_uuid: &str, storage_uuid: &str) -> bool {
         self.lock().registered_volume(datanode_uuid, storage_uuid).is_some()
     }

@@ -114,9 +114,11 @@ pub(crate) struct SoftState {
     /// Where the walks over `bad` and `excess` stand.
     pub cursors: Cursors,
     pub next_registration: u64,
-    /// Time of the call that holds the lock, by the wall clock, and by the clock that stands still while nobody is heard.
+    /// When the lock was taken last.
     pub now: Instant,
+    /// The same in nanoseconds since 1970.
     pub now_ns: i64,
+    /// The same by the clock that silences are measured by.
     pub heard: ListeningTime,
     /// When it was last counted what drained nodes hold alone.
     pub last_count: Option<Instant>,
@@ -374,6 +376,9 @@ impl SoftState {
         self.change_bad(id, |list| list.push(bad));
         self.nodes.storage_mut(storage).blocks.insert(id.0);
         self.settle_pending(id, storage);
+        if bad.reason == BadReason::Corrupt {
+            self.verify_other_replicas(id, bad.generation_stamp);
+        }
         let (node, reason) = (self.nodes.node_of(storage), bad.reason);
         if matches!(reason, BadReason::Corrupt | BadReason::WrongLength) {
             let node = node.address();

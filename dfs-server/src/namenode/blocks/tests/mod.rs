@@ -229,9 +229,6 @@ impl Cluster {
         let page = self.page(at);
         self.nodes[at].next_number += 1;
         self.blocks.block_report_page(&page).unwrap();
-        // What is known to be corrupt is told after every full report.
-        let known: Vec<u64> = self.nodes[at].found_bad.iter().copied().collect();
-        known.into_iter().for_each(|id| self.find_bad(at, id));
     }
 
     pub(super) fn page(&self, at: usize) -> v1::BlockReportPage {
@@ -256,6 +253,7 @@ impl Cluster {
             last_of_storage: true,
             last: true,
             block_pool_id: String::new(),
+            corrupt_ids: node.found_bad.iter().copied().collect(),
         }
     }
 

@@ -7,7 +7,6 @@ use super::super::BlockEvent;
 use super::super::overflow::Limits;
 use super::super::report::{QUEUED_EVENTS_MAX, ReportNumber, ReportSequence};
 use super::{Cluster, block, finalized};
-use crate::namenode::listening::ListeningTime;
 
 #[test]
 fn deletions_beyond_the_bound_are_made_all_the_same() {
@@ -75,9 +74,9 @@ fn replicas_of_the_future_beyond_the_bound_are_asked_for_when_there_is_room() {
 fn events_beyond_the_bound_while_a_report_streams_in_lead_to_another_one() {
     let now = std::time::Instant::now();
     let mut sequence = ReportSequence::new(now);
-    sequence.on_full_page(ReportNumber(1), ListeningTime::default());
-    sequence.queue(ReportNumber(2), vec![v1::ReplicaEvent::default(); QUEUED_EVENTS_MAX]);
-    sequence.queue(ReportNumber(2), vec![v1::ReplicaEvent::default()]);
+    sequence.on_full_page(ReportNumber(1));
+    sequence.queue(ReportNumber(2), vec![None; QUEUED_EVENTS_MAX]);
+    sequence.queue(ReportNumber(2), vec![None]);
     sequence.on_full_end();
     assert!(sequence.is_full_due(now));
 }
