@@ -20,7 +20,7 @@ pub struct FsStats {
     /// Blocks with fewer replicas than they should have, but at least one: those that wait for a copy, those being copied, and
     /// what lay on volumes just lost and has not been looked at yet.
     pub under_replicated_blocks: u64,
-    /// Blocks with a replica that is corrupt.
+    /// Blocks with a replica that is corrupt, of a wrong length, or was left unfinished.
     pub corrupt_blocks: u64,
     /// Blocks of which no good replica is known.
     pub missing_blocks: u64,
