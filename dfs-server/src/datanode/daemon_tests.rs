@@ -26,8 +26,19 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Clone, Debug, PartialEq)]
 enum Heard {
     Registered(v1::RegisterDatanodeRequest),
-    Report { registration: u64, number: u64, finalized: Vec<u64>, open: Vec<u64> },
-    Events { registration: u64, number: u64, events: Vec<(v1::ReplicaEventKind, u64)> },
+    Report {
+        registration: u64,
+        number: u64,
+        finalized: Vec<u64>,
+        open: Vec<u64>,
+    },
+    Events {
+        registration: u64,
+        number: u64,
+        events: Vec<(v1::ReplicaEventKind, u64)>,
+    },
+    /// A full report marked these as corrupt.
+    Marked(Vec<u64>),
     Bad(Vec<u64>),
     Good(Vec<u64>),
     FailedCopies(Vec<u64>),
@@ -104,15 +115,20 @@ impl Datanode for FakeNameNode {
         request: Request<Streaming<v1::BlockReportPage>>,
     ) -> Result<Response<v1::BlockReportResponse>, Status> {
         let mut pages = request.into_inner();
-        let (mut finalized, mut open) = (Vec::new(), Vec::new());
+        let (mut finalized, mut open, mut corrupt) = (Vec::new(), Vec::new(), Vec::new());
         loop {
             let page = pages.message().await?.expect("a report ends with its last page");
             assert_eq!(page.block_pool_id, POOL);
             finalized.extend(page.ids);
+            corrupt.extend(page.corrupt_ids);
             open.extend(page.under_construction.into_iter().map(|replica| replica.block.unwrap().id));
             if page.last {
                 let (registration, number) = (page.registration_id, page.report_number);
-                self.0.lock().heard.push(Heard::Report { registration, number, finalized, open });
+                let mut script = self.0.lock();
+                if !corrupt.is_empty() {
+                    script.heard.push(Heard::Marked(corrupt));
+                }
+                script.heard.push(Heard::Report { registration, number, finalized, open });
                 return Ok(Response::new(v1::BlockReportResponse {}));
             }
         }
@@ -391,7 +407,7 @@ async fn corrupt_replica_is_told_until_it_is_heard_and_to_each_registration() {
     for order in [Order::Register(v1::RegisterOrder {}), Order::BlockReport(v1::BlockReportOrder {})] {
         namenode.0.lock().heard.clear();
         namenode.0.lock().orders.push(order);
-        namenode.wait_for("the corrupt replica again", |heard| *heard == Heard::Bad(vec![1])).await;
+        namenode.wait_for("the corrupt replica again", |heard| *heard == Heard::Marked(vec![1])).await;
     }
     let order = v1::InvalidateOrder { block_pool_id: POOL.into(), blocks: vec![block(1).block.into()] };
     namenode.0.lock().orders.push(Order::Invalidate(order));

@@ -6,7 +6,7 @@
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::sys;
 
-/// Descriptors kept for files, the runtime, and connections that the daemon opens itself.
+/// Descriptors kept for files, the runtime, newcomers that wait for a place, and connections that the daemon opens itself.
 const RESERVED: usize = 256;
 /// Below this there would be nothing to serve with.
 const LIMIT_MIN: usize = 512;

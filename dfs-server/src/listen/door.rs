@@ -2,9 +2,10 @@
 //!
 //! Every connection holds a [`Pass`]. While it serves a call it is busy ([`Pass::busy`]); every step of a call is progress.
 //! When all places are taken, a newcomer gets that of a connection nobody misses, in this order: those that never asked
-//! for anything, idle ones, stalled calls; among equals the one that has been quiet longest. Only
-//! where every connection is at work is the newcomer refused. So idle strangers never keep a client out, and the address
-//! that holds more than its part makes room for itself.
+//! for anything, idle ones, stalled calls; among equals the one that has been quiet longest. Who has to go may say farewell
+//! first, and the newcomer asks again meanwhile: the door itself never waits, so nobody waits behind a newcomer that finds no
+//! place. Where every connection is at work the newcomer is refused. So idle strangers never keep a client out, and the
+//! address that holds more than its part makes room for itself.
 //!
 //! Lock: the table; it is held for moments. Hooks that end a connection are called under it and must not block or come back.
 
@@ -14,11 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
-
-/// How long a newcomer waits for a place to become free.
-const MAKE_ROOM_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How many connections there may be, and how long they may be idle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +117,10 @@ impl Entry {
         }
     }
 
+    fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Ordering::Relaxed)
+    }
+
     fn leave(&self) {
         self.is_leaving.store(true, Ordering::Relaxed);
         if let Some(end) = self.end.lock().take() {
@@ -135,10 +137,10 @@ struct Table {
 }
 
 impl Table {
-    /// Who goes so that one more fits among all, or among those of `neighbourhood`.
+    /// Who goes next so that one more fits among all, or among those of `neighbourhood`.
     fn choose_leaver(&self, neighbourhood: Option<IpAddr>, calls: CallPatience) -> Option<&Arc<Entry>> {
         let now = Instant::now();
-        let within = self.within(neighbourhood);
+        let within = self.within(neighbourhood).filter(|entry| !entry.is_leaving());
         let candidates = within.filter_map(|entry| Some((entry.standing(now).expendability(calls)?, entry)));
         candidates.max_by_key(|(expendability, _)| *expendability).map(|(_, entry)| entry)
     }
@@ -152,10 +154,18 @@ impl Table {
 pub(crate) struct Door {
     limits: Limits,
     table: Mutex<Table>,
-    /// A place has become free.
-    freed: Condvar,
-    /// Newcomers that found no place.
-    refused: Counter,
+    /// Newcomers that found no place, where somebody wants to know.
+    refused: Option<Counter>,
+}
+
+/// What becomes of a newcomer.
+#[derive(Debug)]
+pub(crate) enum Admission {
+    In(Pass),
+    /// Others have been told to go: it is to ask again in a moment.
+    Later,
+    /// All are at work.
+    Full,
 }
 
 impl std::fmt::Debug for Door {
@@ -165,7 +175,7 @@ impl std::fmt::Debug for Door {
 }
 
 /// What counts as one address: an IPv6 site has 2^64 of them.
-fn neighbourhood(address: IpAddr) -> IpAddr {
+pub(crate) fn neighbourhood(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
             let [a, b, c, d, ..] = v6.segments();
@@ -177,42 +187,37 @@ fn neighbourhood(address: IpAddr) -> IpAddr {
 
 impl Door {
     /// `refused` counts newcomers that find no place.
-    pub(crate) fn new(limits: Limits, refused: Counter) -> Arc<Self> {
-        Arc::new(Self { limits, table: Mutex::default(), freed: Condvar::new(), refused })
+    pub(crate) fn new(limits: Limits, refused: Option<Counter>) -> Arc<Self> {
+        Arc::new(Self { limits, table: Mutex::default(), refused })
     }
 
     pub(crate) fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    /// A place for a connection from `address`; waits a moment for one that is made free. `None`: all are at work.
-    pub(crate) fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Pass> {
-        let pass = self.try_admit(address);
-        if pass.is_none() {
-            self.refused.inc();
+    /// A newcomer goes away without a place.
+    pub(crate) fn on_refused(&self) {
+        if let Some(refused) = &self.refused {
+            refused.inc();
         }
-        pass
     }
 
-    fn try_admit(self: &Arc<Self>, address: IpAddr) -> Option<Pass> {
+    /// A place for a connection from `address`, which is one of `newcomers` that want one: as many are told to go.
+    pub(crate) fn admit(self: &Arc<Self>, address: IpAddr, newcomers: usize) -> Admission {
         let neighbourhood = neighbourhood(address);
-        let deadline = Instant::now() + MAKE_ROOM_PATIENCE;
         let mut table = self.table.lock();
-        loop {
-            let of_address = table.per_neighbourhood.get(&neighbourhood).copied().unwrap_or(0);
-            let scope = if of_address >= self.limits.per_address {
-                Some(neighbourhood)
-            } else if table.entries.len() >= self.limits.total {
-                None
-            } else {
-                break;
-            };
-            if !table.within(scope).any(|entry| entry.is_leaving.load(Ordering::Relaxed)) {
-                table.choose_leaver(scope, self.limits.calls)?.leave();
+        let of_address = table.per_neighbourhood.get(&neighbourhood).copied().unwrap_or(0);
+        let is_over_its_share = of_address >= self.limits.per_address;
+        if is_over_its_share || table.entries.len() >= self.limits.total {
+            let scope = is_over_its_share.then_some(neighbourhood);
+            let mut leaving = table.within(scope).filter(|entry| entry.is_leaving()).count();
+            while leaving < newcomers
+                && let Some(leaver) = table.choose_leaver(scope, self.limits.calls)
+            {
+                leaver.leave();
+                leaving += 1;
             }
-            if self.freed.wait_until(&mut table, deadline).timed_out() {
-                return None;
-            }
+            return if leaving > 0 { Admission::Later } else { Admission::Full };
         }
         let entry = Arc::new(Entry {
             neighbourhood,
@@ -227,7 +232,7 @@ impl Door {
         table.next += 1;
         table.entries.insert(id, Arc::clone(&entry));
         *table.per_neighbourhood.entry(neighbourhood).or_default() += 1;
-        Some(Pass { door: Arc::clone(self), id, entry })
+        Admission::In(Pass { door: Arc::clone(self), id, entry })
     }
 
     /// Ends connections that have been idle too long.
@@ -283,6 +288,11 @@ impl Pass {
         Busy(Arc::clone(&self.entry))
     }
 
+    /// Where it comes from.
+    pub(crate) fn neighbourhood(&self) -> IpAddr {
+        self.entry.neighbourhood
+    }
+
     /// Whether it has asked for anything yet.
     pub(crate) fn is_used(&self) -> bool {
         self.entry.is_used.load(Ordering::Relaxed)
@@ -299,7 +309,6 @@ impl Drop for Pass {
                 table.per_neighbourhood.remove(&self.entry.neighbourhood);
             }
         }
-        self.door.freed.notify_all();
     }
 }
 
@@ -332,7 +341,18 @@ mod tests {
     fn door(total: usize, per_address: usize) -> Arc<Door> {
         let hour = Duration::from_secs(3600);
         let limits = Limits { total, per_address, first_request: hour, idle: hour, calls: CALLS };
-        Door::new(limits, Counter::default())
+        Door::new(limits, None)
+    }
+
+    /// Asks until there is an answer.
+    fn enter(door: &Arc<Door>, address: IpAddr) -> Option<Pass> {
+        loop {
+            match door.admit(address, 1) {
+                Admission::In(pass) => return Some(pass),
+                Admission::Later => std::thread::yield_now(),
+                Admission::Full => return None,
+            }
+        }
     }
 
     fn host(last: u8) -> IpAddr {
@@ -371,7 +391,7 @@ mod tests {
     fn admit_full_of_idle_strangers_makes_room_and_never_exceeds_the_limit() {
         let door = door(8, 8);
         for number in 0..100 {
-            hold(door.admit(host(number)).expect("idle ones make room"));
+            hold(enter(&door, host(number)).expect("idle ones make room"));
             assert!(door.table.lock().entries.len() <= 8);
         }
     }
@@ -379,35 +399,48 @@ mod tests {
     #[test]
     fn admit_keeps_those_that_asked_before_strangers() {
         let door = door(4, 4);
-        let client = door.admit(host(1)).unwrap();
+        let client = enter(&door, host(1)).unwrap();
         drop(client.busy());
         for number in 0..20 {
-            hold(door.admit(host(number)).expect("strangers make room"));
+            hold(enter(&door, host(number)).expect("strangers make room"));
         }
-        assert!(!client.entry.is_leaving.load(Ordering::Relaxed));
+        assert!(!client.entry.is_leaving());
     }
 
     #[test]
     fn admit_all_at_work_is_refused() {
         let door = door(2, 2);
-        let passes = [door.admit(host(1)).unwrap(), door.admit(host(2)).unwrap()];
+        let passes = [1, 2].map(|number| enter(&door, host(number)).unwrap());
         let busy = passes.each_ref().map(Pass::busy);
         assert_eq!(door.busy(), 2);
-        assert!(door.admit(host(3)).is_none());
-        assert_eq!(door.refused.get(), 1);
+        assert!(enter(&door, host(3)).is_none());
         drop(busy);
         drop(passes);
         assert_eq!(door.busy(), 0);
-        assert!(door.admit(host(3)).is_some());
+        assert!(enter(&door, host(3)).is_some());
     }
 
     #[test]
     fn admit_one_address_leaves_room_for_others() {
         let door = door(4, 3);
-        let greedy: Vec<_> = (0..3).map(|_| door.admit(host(1)).unwrap()).collect();
+        let greedy: Vec<_> = (0..3).map(|_| enter(&door, host(1)).unwrap()).collect();
         let _busy: Vec<_> = greedy.iter().map(Pass::busy).collect();
-        assert!(door.admit(host(1)).is_none());
-        assert!(door.admit(host(2)).is_some());
+        assert!(enter(&door, host(1)).is_none());
+        assert!(enter(&door, host(2)).is_some());
+    }
+
+    #[test]
+    fn admit_lets_others_in_while_an_address_waits_for_its_own_that_do_not_go() {
+        let door = door(8, 4);
+        let slow: Vec<_> = (0..4).map(|_| enter(&door, host(1)).unwrap()).collect();
+        let leaving = || slow.iter().filter(|pass| pass.entry.is_leaving()).count();
+        for (newcomers, expected) in [(1, 1), (1, 1), (3, 3), (9, 4), (9, 4)] {
+            assert!(matches!(door.admit(host(1), newcomers), Admission::Later));
+            assert_eq!(leaving(), expected, "as many go as want to come");
+        }
+        assert!(matches!(door.admit(host(2), 9), Admission::In(_)));
+        drop(slow);
+        assert!(matches!(door.admit(host(1), 1), Admission::In(_)));
     }
 
     #[test]
@@ -421,11 +454,11 @@ mod tests {
     fn sweep_ends_what_is_overdue() {
         let second = Duration::from_secs(1);
         let limits = Limits { total: 9, per_address: 9, first_request: second, idle: 60 * second, calls: CALLS };
-        let door = Door::new(limits, Counter::default());
-        let [silent, used, busy] = [1, 2, 3].map(|number| door.admit(host(number)).unwrap());
+        let door = Door::new(limits, None);
+        let [silent, used, busy] = [1, 2, 3].map(|number| enter(&door, host(number)).unwrap());
         drop(used.busy());
         let call = busy.busy();
-        let is_leaving = |pass: &Pass| pass.entry.is_leaving.load(Ordering::Relaxed);
+        let is_leaving = |pass: &Pass| pass.entry.is_leaving();
         let after = |seconds: u64| door.sweep(Instant::now() + Duration::from_secs(seconds));
         after(2);
         assert_eq!([&silent, &used, &busy].map(is_leaving), [true, false, false]);

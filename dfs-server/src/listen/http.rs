@@ -1,27 +1,26 @@
-//! gRPC and HTTP on accepted connections: one task each, a router that answers, and bounds on everything a peer decides.
+//! gRPC and HTTP on accepted connections: one task each, a router that answers, and bounds on what a peer decides.
 //!
 //! A peer decides how many calls it has open, how long headers and bodies are, and how long it takes over them. Headers,
-//! frames and calls have limits per connection. Bytes of request bodies have one for the whole listener
-//! ([`BODY_BYTES_MAX`]): the next call is then refused as unavailable, which our clients repeat. A body that stops in the
-//! middle is given up after [`BODY_PATIENCE`].
+//! frames and calls have limits per connection. Bytes of request bodies have them for the whole listener (`budget`), large
+//! calls apart from small ones, and for each address: a call beyond is refused as unavailable, which our clients repeat, and
+//! heartbeats pass whoever sends large calls. A body that stops in the middle is given up after [`BODY_PATIENCE`].
+//! An answer that its peer does not take is kept until its call is given up ([`CALL_PATIENCE`]): what bounds these is the
+//! number of calls and the length of one answer.
 
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
 use bytes::Bytes;
-use dfs_proto::GRPC_MESSAGE_MAX;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::service::Service;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use prometheus_client::metrics::counter::Counter;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::Sleep;
@@ -31,6 +30,7 @@ use tonic::transport::server::TcpConnectInfo;
 use tracing::debug;
 
 use super::Acceptor;
+use super::budget::{Budgets, Charge, MessageMeter};
 use super::connection::ClientConnection;
 use super::door::{Busy, CallPatience, Door, Limits, Pass};
 
@@ -56,9 +56,6 @@ const HEADERS_MAX: u32 = 16 * 1024;
 const HEAD_MAX: usize = 16 * 1024;
 const HEAD_LINES_MAX: usize = 64;
 const HEAD_PATIENCE: Duration = Duration::from_secs(10);
-/// Bytes of calls that arrive at one time, on all connections of a listener: 64 messages of the greatest length, and many
-/// thousand usual ones.
-const BODY_BYTES_MAX: usize = 64 * GRPC_MESSAGE_MAX;
 /// Silence in the middle of a body after which it is given up.
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -87,9 +84,9 @@ pub(crate) fn serve(
         Protocol::Grpc { .. } => GRPC_IDLE,
         Protocol::Http => HTTP_IDLE,
     };
-    let door = Door::new(Limits::of(total, FIRST_REQUEST, idle, CALL_PATIENCE), Counter::default());
+    let door = Door::new(Limits::of(total, FIRST_REQUEST, idle, CALL_PATIENCE), None);
     // Without state, the router need not be prepared for every call.
-    let server = Arc::new(Server { protocol, router: router.with_state(()), body_bytes: Arc::default() });
+    let server = Arc::new(Server { protocol, router: router.with_state(()), budgets: Arc::default() });
     let runtime = Handle::current();
     Acceptor::start(name, listener, door, move |socket, peer, pass| {
         let leave = Arc::new(Notify::new());
@@ -103,8 +100,7 @@ pub(crate) fn serve(
 struct Server {
     protocol: Protocol,
     router: Router,
-    /// Bytes of request bodies received, of calls that are not answered yet.
-    body_bytes: Arc<AtomicUsize>,
+    budgets: Arc<Budgets>,
 }
 
 impl Server {
@@ -122,7 +118,7 @@ impl Server {
             router: self.router.clone(),
             pass: Arc::clone(&pass),
             info: TcpConnectInfo { local_addr: socket.local_addr().ok(), remote_addr: Some(peer) },
-            body_bytes: Arc::clone(&self.body_bytes),
+            budgets: Arc::clone(&self.budgets),
         };
         let ended = match self.protocol {
             Protocol::Grpc { call_window, connection_window } => {
@@ -181,7 +177,7 @@ struct Calls {
     router: Router,
     pass: Arc<Pass>,
     info: TcpConnectInfo,
-    body_bytes: Arc<AtomicUsize>,
+    budgets: Arc<Budgets>,
 }
 
 impl Service<Request<Incoming>> for Calls {
@@ -190,13 +186,11 @@ impl Service<Request<Incoming>> for Calls {
     type Future = BoxFuture<Self::Response, Infallible>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let call = Arc::new(Call {
-            busy: self.pass.busy(),
-            of_all: Arc::clone(&self.body_bytes),
-            charged: AtomicUsize::new(0),
-        });
+        let charge = Charge::new(&self.budgets, self.pass.neighbourhood());
+        let call = Arc::new(Call { busy: self.pass.busy(), charge });
         let of_question = Arc::clone(&call);
-        let mut request = request.map(|body| Question { body, call: of_question, patience: None });
+        let meter = MessageMeter::default();
+        let mut request = request.map(|body| Question { body, call: of_question, meter, patience: None });
         request.extensions_mut().insert(self.info.clone());
         let answered = self.router.clone().call(request);
         Box::pin(async move {
@@ -212,32 +206,15 @@ impl Service<Request<Incoming>> for Calls {
 /// A call from its headers to the end of its answer.
 struct Call {
     busy: Busy,
-    of_all: Arc<AtomicUsize>,
-    /// Bytes of its body that count among `of_all`.
-    charged: AtomicUsize,
-}
-
-impl Call {
-    /// Counts bytes that arrived; false when there are too many for the listener. What a stream of messages holds is one of
-    /// them at a time.
-    fn charge(&self, len: usize) -> bool {
-        let before = self.charged.load(Ordering::Relaxed);
-        let more = len.min(GRPC_MESSAGE_MAX.saturating_sub(before));
-        self.charged.store(before + more, Ordering::Relaxed);
-        self.of_all.fetch_add(more, Ordering::Relaxed) + more <= BODY_BYTES_MAX
-    }
-}
-
-impl Drop for Call {
-    fn drop(&mut self) {
-        self.of_all.fetch_sub(self.charged.load(Ordering::Relaxed), Ordering::Relaxed);
-    }
+    /// What it holds of its body until it is answered.
+    charge: Charge,
 }
 
 /// The body of a request.
 struct Question {
     body: Incoming,
     call: Arc<Call>,
+    meter: MessageMeter,
     /// Set while more is awaited.
     patience: Option<Pin<Box<Sleep>>>,
 }
@@ -258,7 +235,9 @@ impl Body for Question {
         this.patience = None;
         this.call.busy.on_progress();
         let Some(frame) = frame.transpose()? else { return Poll::Ready(None) };
-        if frame.data_ref().is_some_and(|data| !this.call.charge(data.len())) {
+        if let Some(data) = frame.data_ref()
+            && !this.call.charge.raise_to(this.meter.pass(data))
+        {
             return Poll::Ready(Some(Err(Status::unavailable("too many large calls arrive at once").into())));
         }
         Poll::Ready(Some(Ok(frame)))
@@ -339,23 +318,5 @@ mod tests {
         for request in [long, many] {
             assert!(ask(address, &request).starts_with("HTTP/1.1 4"), "{request}");
         }
-    }
-
-    #[test]
-    fn charge_counts_what_arrives_for_all_calls_until_they_are_answered() {
-        let of_all = Arc::new(AtomicUsize::new(0));
-        let door = Door::new(Limits::of(4, FIRST_REQUEST, HTTP_IDLE, CALL_PATIENCE), Counter::default());
-        let pass = door.admit([127, 0, 0, 1].into()).unwrap();
-        let call = || Call { busy: pass.busy(), of_all: Arc::clone(&of_all), charged: AtomicUsize::new(0) };
-        let calls: Vec<_> = (0..64).map(|_| call()).collect();
-        for call in &calls {
-            assert!(call.charge(GRPC_MESSAGE_MAX));
-            // A long stream holds one of its messages.
-            assert!(call.charge(GRPC_MESSAGE_MAX));
-        }
-        assert!(!call().charge(1), "all of it is taken");
-        drop(calls);
-        assert!(call().charge(1));
-        assert_eq!(of_all.load(Ordering::Relaxed), 0);
     }
 }

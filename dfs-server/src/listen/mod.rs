@@ -6,16 +6,19 @@
 //!
 //! Each listener has a thread that only accepts, so that neither a busy runtime nor a full one keeps newcomers waiting in
 //! the kernel's queue. What it promises:
-//! - there are never more connections than `Limits` says; they are chosen so that files keep their descriptors
+//! - there are never more connections served than `Limits` says; they are chosen so that files keep their descriptors
 //!   (`descriptors`);
 //! - connections that ask for nothing are ended after a while, and at once when their place is wanted (`door`);
+//! - a newcomer that waits for a place keeps nobody else waiting;
 //! - an accept that fails, for want of descriptors or memory too, is tried again; a listener ends only with its daemon.
 
+mod budget;
 pub(crate) mod connection;
 pub(crate) mod descriptors;
 pub(crate) mod door;
 pub(crate) mod http;
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -28,7 +31,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use tracing::warn;
 
-use door::{Door, Pass};
+use door::{Admission, Door, Pass, neighbourhood};
 
 /// Pause after accept fails for want of descriptors or memory: until then some may have been given back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -36,6 +39,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Trouble with newcomers is told this often at most: there may be thousands of them a second.
 const TELL_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long a newcomer waits for a place that is made free, and how often it asks.
+const ROOM_PATIENCE: Duration = Duration::from_secs(1);
+const ROOM_INTERVAL: Duration = Duration::from_millis(5);
+/// Newcomers that wait, in all and of one address; they have descriptors beyond those of the places (`descriptors`).
+const WAITING_MAX: usize = 32;
+const WAITING_OF_ADDRESS_MAX: usize = 24;
 
 /// Listens at the address of a configuration key.
 ///
@@ -111,16 +121,18 @@ impl Drop for Acceptor {
 
 /// The one place where connections are accepted.
 fn accept_all(
-    name: &str,
+    name: &'static str,
     listener: &TcpListener,
     door: &Arc<Door>,
     is_stopping: &AtomicBool,
-    mut take: impl FnMut(TcpStream, SocketAddr, Pass),
+    take: impl FnMut(TcpStream, SocketAddr, Pass),
 ) {
     let mut trouble = Trouble::default();
     let mut swept = Instant::now();
+    let (waiting, refusals) = (VecDeque::new(), Trouble::default());
+    let mut reception = Reception { name, door, take, waiting, asked: swept, refusals };
     loop {
-        wait_readable(listener, SWEEP_INTERVAL);
+        wait_readable(listener, if reception.waiting.is_empty() { SWEEP_INTERVAL } else { ROOM_INTERVAL });
         if is_stopping.load(Ordering::Relaxed) {
             return;
         }
@@ -128,14 +140,9 @@ fn accept_all(
             swept = Instant::now();
             door.sweep(swept);
         }
+        reception.ask_again();
         match listener.accept() {
-            Ok((socket, peer)) => match door.admit(peer.ip()) {
-                Some(pass) => take(socket, peer, pass),
-                None => trouble.tell(|count| {
-                    let limits = door.limits();
-                    warn!(listener = name, %peer, count, ?limits, "refusing connections: all that are open are at work");
-                }),
-            },
+            Ok((socket, peer)) => reception.receive(Newcomer { socket, peer, came: Instant::now() }),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => {
                 trouble.tell(|count| warn!(listener = name, %error, count, "accept failed; trying again"));
@@ -147,6 +154,79 @@ fn accept_all(
     }
 }
 
+/// A connection that has no place yet.
+struct Newcomer {
+    socket: TcpStream,
+    peer: SocketAddr,
+    came: Instant,
+}
+
+/// Newcomers of a listener: those that find no place at once wait here for one, and nobody waits behind them.
+struct Reception<'a, T> {
+    name: &'static str,
+    door: &'a Arc<Door>,
+    take: T,
+    /// In the order in which they came.
+    waiting: VecDeque<Newcomer>,
+    /// When they last asked.
+    asked: Instant,
+    refusals: Trouble,
+}
+
+impl<T: FnMut(TcpStream, SocketAddr, Pass)> Reception<'_, T> {
+    fn receive(&mut self, newcomer: Newcomer) {
+        let Some(newcomer) = self.try_admit(newcomer, self.waiting.len() + 1) else { return };
+        let address = neighbourhood(newcomer.peer.ip());
+        let is_neighbour = |other: &Newcomer| neighbourhood(other.peer.ip()) == address;
+        let of_address = self.waiting.iter().filter(|other| is_neighbour(other)).count();
+        if of_address < WAITING_OF_ADDRESS_MAX && self.waiting.len() < WAITING_MAX {
+            return self.waiting.push_back(newcomer);
+        }
+        // Its address makes room for it: the newcomer that has waited longest has the least time left.
+        match self.waiting.iter().position(is_neighbour).and_then(|at| self.waiting.remove(at)) {
+            Some(first) => {
+                self.refuse(&first);
+                self.waiting.push_back(newcomer);
+            }
+            None => self.refuse(&newcomer),
+        }
+    }
+
+    /// Those that wait ask for a place again.
+    fn ask_again(&mut self) {
+        if self.asked.elapsed() < ROOM_INTERVAL {
+            return;
+        }
+        self.asked = Instant::now();
+        let newcomers = self.waiting.len();
+        for newcomer in std::mem::take(&mut self.waiting) {
+            match self.try_admit(newcomer, newcomers) {
+                Some(newcomer) if newcomer.came.elapsed() < ROOM_PATIENCE => self.waiting.push_back(newcomer),
+                Some(newcomer) => self.refuse(&newcomer),
+                None => {}
+            }
+        }
+    }
+
+    /// Gives the newcomer back if it may wait for a place.
+    fn try_admit(&mut self, newcomer: Newcomer, newcomers: usize) -> Option<Newcomer> {
+        match self.door.admit(newcomer.peer.ip(), newcomers) {
+            Admission::In(pass) => (self.take)(newcomer.socket, newcomer.peer, pass),
+            Admission::Later => return Some(newcomer),
+            Admission::Full => self.refuse(&newcomer),
+        }
+        None
+    }
+
+    fn refuse(&mut self, newcomer: &Newcomer) {
+        self.door.on_refused();
+        let (listener, peer, limits) = (self.name, newcomer.peer, self.door.limits());
+        self.refusals.tell(|count| {
+            warn!(listener, %peer, count, ?limits, "refusing connections: all places, or those of an address, are taken");
+        });
+    }
+}
+
 /// Whether accept would fail again at once. Other errors are those of the one connection that was to be accepted.
 fn is_shortage(error: &io::Error) -> bool {
     let errno = Errno::from_io_error(error);
@@ -155,7 +235,7 @@ fn is_shortage(error: &io::Error) -> bool {
 
 fn wait_readable(listener: &TcpListener, patience: Duration) {
     let mut fds = [PollFd::new(listener, PollFlags::IN)];
-    let timeout = Timespec { tv_sec: patience.as_secs().cast_signed(), tv_nsec: 0 };
+    let timeout = Timespec { tv_sec: patience.as_secs().cast_signed(), tv_nsec: patience.subsec_nanos().into() };
     // Whatever it says, accept says more.
     let _ = rustix::event::poll(&mut fds, Some(&timeout));
 }
@@ -207,7 +287,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let limits = Limits { total: 2, per_address: 2, first_request: HOUR, idle: HOUR, calls: CallPatience::Its };
-        let door = Door::new(limits, Default::default());
+        let door = Door::new(limits, None);
         let (taken, all) = mpsc::channel();
         let acceptor = Acceptor::start("test-accept", listener, door, move |socket, _, pass| {
             let (end, ended) = mpsc::channel::<()>();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
 use prometheus_client::encoding::text::encode;
@@ -16,17 +17,25 @@ use super::namesystem::Namesystem;
 pub(super) fn router(namesystem: Arc<Namesystem>) -> Router {
     Router::new()
         .route("/health", get(|| async { "ok\n" }))
-        .route("/status", get(status))
-        .route("/metrics", get(metrics))
+        .route("/status", get(|State(of): State<Arc<Namesystem>>| apart(move || Json(status(&of)))))
+        .route("/metrics", get(|State(of): State<Arc<Namesystem>>| apart(move || metrics(&of))))
         .with_state(namesystem)
 }
 
-async fn status(State(namesystem): State<Arc<Namesystem>>) -> Json<serde_json::Value> {
+/// What goes over all DataNodes is no work for the thread that hears them.
+async fn apart<T: Send + 'static>(tell: impl FnOnce() -> T + Send + 'static) -> Result<T, StatusCode> {
+    tokio::task::spawn_blocking(tell).await.map_err(|error| {
+        tracing::error!(%error, "a page for monitoring met a bug");
+        StatusCode::INTERNAL_SERVER_ERROR
+    })
+}
+
+fn status(namesystem: &Namesystem) -> serde_json::Value {
     let (files, directories, blocks) = namesystem.namespace().read().counts();
     let stats = namesystem.blocks().fs_stats();
     let repair = namesystem.blocks().repair_report();
     let (safe_mode, safe_mode_status) = namesystem.blocks().safe_mode_status();
-    Json(serde_json::json!({
+    serde_json::json!({
         "cluster_id": namesystem.info().cluster_id,
         "block_pool_id": namesystem.info().block_pool_id,
         "last_txid": namesystem.txid().0,
@@ -47,10 +56,10 @@ async fn status(State(namesystem): State<Arc<Namesystem>>) -> Json<serde_json::V
         "unknown_replicas": namesystem.blocks().unknown_replicas(),
         "safe_mode": safe_mode,
         "safe_mode_status": safe_mode_status,
-    }))
+    })
 }
 
-async fn metrics(State(namesystem): State<Arc<Namesystem>>) -> String {
+fn metrics(namesystem: &Namesystem) -> String {
     let (files, directories, blocks) = namesystem.namespace().read().counts();
     let stats = namesystem.blocks().fs_stats();
     let mut registry = Registry::with_prefix("dfs_namenode");
@@ -71,7 +80,12 @@ async fn metrics(State(namesystem): State<Arc<Namesystem>>) -> String {
     gauge("live_datanodes", "DataNodes heard of recently", None, u64::from(stats.live_datanodes));
     gauge("dead_datanodes", "DataNodes given up", None, u64::from(stats.dead_datanodes));
     gauge("under_replicated_blocks", "Blocks with too few replicas", None, stats.under_replicated_blocks);
-    gauge("corrupt_blocks", "Blocks with a corrupt replica", None, stats.corrupt_blocks);
+    gauge(
+        "corrupt_blocks",
+        "Blocks with a replica that is corrupt, of a wrong length or unfinished",
+        None,
+        stats.corrupt_blocks,
+    );
     gauge("missing_blocks", "Blocks without a good replica", None, stats.missing_blocks);
     let repair = namesystem.blocks().repair_report();
     gauge("misplaced_blocks", "Blocks on too few racks", None, repair.misplaced);

@@ -7,8 +7,8 @@
 //! later numbers, and applying it a second time changes nothing.
 //!
 //! Which replicas are corrupt, and which were doubted and are good, goes by a call of its own, repeated like the others. A full
-//! report is followed by all that are known to be corrupt: so whatever kept one from being told, a new registration, an
-//! overflow or a failed call, makes up for it.
+//! report marks all that are known to be corrupt: so whatever kept one from being told, a new registration, an overflow or a
+//! failed call, it makes up for it, and no corrupt replica counts as good until a later call.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,8 +80,8 @@ impl Link {
             match self.try_full(registration, of_report).await {
                 Ok(Reported { replicas, corrupt }) => {
                     let took = started.elapsed();
-                    info!(namenode = self.address, replicas, corrupt = corrupt.len(), ?took, "full block report sent");
-                    return self.send_verdicts(registration, &corrupt).await;
+                    info!(namenode = self.address, replicas, corrupt, ?took, "full block report sent");
+                    return Ok(());
                 }
                 Err(error) => self.after_failure("full block report", &error, &mut attempt).await?,
             }
@@ -188,7 +188,7 @@ fn wire_event(event: &Event) -> v1::ReplicaEvent {
 struct Reported {
     replicas: usize,
     /// Those among them that are known to be corrupt.
-    corrupt: Vec<Event>,
+    corrupt: usize,
 }
 
 /// Makes the pages of a full report; returns what is in them.
@@ -200,20 +200,13 @@ fn make_pages(
 ) -> Result<Reported> {
     let volumes: Vec<_> = store.volumes().good().map(|volume| (volume.index(), volume.storage_uuid())).collect();
     let mut reported = Reported::default();
-    let pool: Arc<str> = registration.block_pool_id.as_str().into();
     for (at, (volume, storage_uuid)) in volumes.iter().enumerate() {
         let last_volume = at + 1 == volumes.len();
         let mut after = None;
         loop {
             let page = store.report_page(&registration.block_pool_id, Cursor { volume: *volume, after })?;
             after = page.next;
-            let corrupt = page.items.iter().filter(|item| item.is_corrupt).map(|item| Event {
-                kind: EventKind::Corrupt,
-                pool: Arc::clone(&pool),
-                block: item.block,
-                storage_uuid: Arc::clone(storage_uuid),
-            });
-            reported.corrupt.extend(corrupt);
+            reported.corrupt += page.items.iter().filter(|item| item.is_corrupt).count();
             reported.replicas += page.items.len();
             if page.items.is_empty() && after.is_some() {
                 continue;
@@ -255,5 +248,6 @@ fn wire_page(
         last_of_storage,
         last: last_of_storage && last_volume,
         block_pool_id: registration.block_pool_id.clone(),
+        corrupt_ids: page.items.iter().filter(|item| item.is_corrupt).map(|item| item.block.id.0).collect(),
     }
 }

@@ -87,7 +87,7 @@ impl DataService {
     pub(crate) fn start(listener: TcpListener, plane: Arc<DataPlane>, threads_max: usize) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let limits = Limits::of(threads_max, FIRST_REQUEST, IDLE_CONNECTION, CallPatience::Its);
-        let door = Door::new(limits, plane.metrics.connections_refused.clone());
+        let door = Door::new(limits, Some(plane.metrics.connections_refused.clone()));
         let shared = Arc::new(Shared {
             plane,
             threads_max,

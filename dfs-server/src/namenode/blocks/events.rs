@@ -300,6 +300,7 @@ impl SoftState {
             state: ReplicaState::Finalized,
             generation_stamp: info.generation_stamp,
             length: info.length,
+            is_corrupt: false,
         };
         let mut open = self.open.remove(&id).unwrap_or_else(|| Box::new(OpenBlock::default()));
         open.reported.extend(replicas.iter().map(|&storage| (storage, known)));

@@ -2,19 +2,25 @@
 
 use std::net::IpAddr;
 
+use dfs_common::block::Block;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{BlockId, GenerationStamp};
 use dfs_proto::v1;
 use dfs_proto::v1::order::Order;
 use roaring::RoaringTreemap;
 
-use super::report::{EventsVerdict, PageVerdict, ReportNumber, ReportedReplica, StoragePass};
+use super::block_map::BlockInfo;
+use super::report::{EventsVerdict, PageVerdict, ReportNumber, ReportedReplica, StoragePass, VolumeEvent};
 use super::state::SoftState;
 use crate::namenode::datanodes::{NodeIndex, RegistrationId, StorageIndex};
 use crate::namenode::node_files::Duty;
 
 /// Deletions ordered with one heartbeat, HDFS's limit: a DataNode deletes that many in well under a heartbeat's time.
 const INVALIDATIONS_PER_HEARTBEAT: usize = 1000;
+
+/// Failed copies taken in with one heartbeat: more than a node is told to make at a time. Copies that are not told of are
+/// given up when their time is over.
+const FAILED_COPIES_MAX: usize = 2_000;
 
 /// Full reports asked for that run at the same time, HDFS's number of report leases: a new leader wants one of everybody.
 const ORDERED_REPORTS_AT_ONCE: usize = 6;
@@ -29,10 +35,12 @@ pub(crate) struct Columns<'a> {
     pub ids: &'a [u64],
     pub generation_stamps: &'a [u64],
     pub lengths: &'a [u64],
+    /// Those of the ids that the DataNode knows to be corrupt.
+    pub corrupt: &'a RoaringTreemap,
 }
 
 /// Which page of which report of whom.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PageOrigin<'a> {
     pub datanode_uuid: &'a str,
     pub registration: RegistrationId,
@@ -133,7 +141,7 @@ impl SoftState {
                 self.nodes.node_mut(index).reports.request_full();
             }
         }
-        for block in &request.failed_copies {
+        for block in request.failed_copies.iter().take(FAILED_COPIES_MAX) {
             self.give_up_copies(BlockId(block.id), index);
         }
         Ok(self.orders_for(index))
@@ -143,7 +151,7 @@ impl SoftState {
         let now = self.now;
         let mut orders = Vec::new();
         if self.nodes.node(index).reports.is_full_due(now) && self.nodes.has_working_volume(index) {
-            let under_way = self.nodes.registered().filter(|(_, node)| node.reports.is_full_under_way(now)).count();
+            let under_way = self.nodes.registered().filter(|(_, node)| node.reports.has_ordered_under_way(now)).count();
             if under_way < ORDERED_REPORTS_AT_ONCE {
                 self.nodes.node_mut(index).reports.on_full_ordered(now);
                 orders.push(Order::BlockReport(v1::BlockReportOrder {}));
@@ -200,12 +208,18 @@ impl SoftState {
         events: &[v1::ReplicaEvent],
     ) -> Result<()> {
         let index = self.registered(uuid, registration)?;
-        let reports = &mut self.nodes.node_mut(index).reports;
-        match reports.on_events(first, events.len()) {
+        match self.nodes.node_mut(index).reports.on_events(first, events.len()) {
             EventsVerdict::Ignore => {}
-            EventsVerdict::Queue => reports.queue(first, events.to_vec()),
+            EventsVerdict::Queue => {
+                let events = events.iter().map(|event| self.find_volume(index, event)).collect();
+                self.nodes.node_mut(index).reports.queue(first, events);
+            }
             EventsVerdict::Apply { skip } => {
-                events.iter().skip(skip).for_each(|event| self.apply_replica_event(index, event));
+                for event in events.iter().skip(skip) {
+                    if let Some(event) = self.find_volume(index, event) {
+                        self.apply_replica_event(event);
+                    }
+                }
             }
         }
         Ok(())
@@ -215,7 +229,7 @@ impl SoftState {
     pub(crate) fn replay_some(&mut self) -> bool {
         let Some(&index) = self.replaying.front() else { return false };
         match self.nodes.node_mut(index).reports.next_due() {
-            Some(events) => events.iter().for_each(|event| self.apply_replica_event(index, event)),
+            Some(events) => events.into_iter().flatten().for_each(|event| self.apply_replica_event(event)),
             None => drop(self.replaying.pop_front()),
         }
         !self.replaying.is_empty()
@@ -228,15 +242,20 @@ impl SoftState {
         }
     }
 
-    fn apply_replica_event(&mut self, index: NodeIndex, event: &v1::ReplicaEvent) {
-        let Some(block) = &event.block else { return };
-        let Some(storage) = self.nodes.find_storage(index, &event.storage_uuid) else {
+    /// The event with its volume's number in place of the uuid, whose length nothing bounds.
+    fn find_volume(&mut self, index: NodeIndex, event: &v1::ReplicaEvent) -> Option<VolumeEvent> {
+        let block = event.block.as_ref()?.into();
+        let storage = self.nodes.find_storage(index, &event.storage_uuid);
+        if storage.is_none() {
             // A volume that no heartbeat has named yet; a full report will tell.
             self.nodes.node_mut(index).reports.request_full();
-            return;
-        };
-        let id = BlockId(block.id);
-        let state = match event.kind() {
+        }
+        Some(VolumeEvent { storage: storage?, kind: event.kind(), block })
+    }
+
+    fn apply_replica_event(&mut self, VolumeEvent { storage, kind, block }: VolumeEvent) {
+        let Block { id, generation_stamp, length } = block;
+        let state = match kind {
             v1::ReplicaEventKind::ReplicaReceiving => v1::ReplicaState::Rbw,
             v1::ReplicaEventKind::ReplicaReceived => v1::ReplicaState::Finalized,
             v1::ReplicaEventKind::ReplicaDeleted => {
@@ -245,15 +264,17 @@ impl SoftState {
                 return;
             }
         };
-        let generation_stamp = GenerationStamp(block.generation_stamp);
-        self.take_replica(id, storage, ReportedReplica { state, generation_stamp, length: block.length });
+        self.take_replica(id, storage, ReportedReplica { state, generation_stamp, length, is_corrupt: false });
     }
 
     /// Begins or goes on with a full report; false when its pages are to be ignored.
     pub(crate) fn begin_page(&mut self, origin: PageOrigin<'_>) -> Result<bool> {
         let index = self.registered(origin.datanode_uuid, origin.registration)?;
-        let heard = self.heard;
-        Ok(self.nodes.node_mut(index).reports.on_full_page(origin.number, heard) == PageVerdict::Proceed)
+        match self.nodes.node_mut(index).reports.on_full_page(origin.number) {
+            PageVerdict::Proceed => Ok(true),
+            PageVerdict::Ignore => Ok(false),
+            PageVerdict::Refuse => Err(given_up()),
+        }
     }
 
     /// The volume's part of the full report, taken out to be worked on. The caller puts it back before the lock is free.
@@ -265,14 +286,13 @@ impl SoftState {
                 format!("a block report names volume {storage_uuid}, which its DataNode has not registered"),
             )
         })?;
-        let superseded = || DfsError::new(ErrorKind::Cancelled, "another full report has taken this one's place");
-        let full = self.nodes.node_mut(index).reports.full_report(origin.number).ok_or_else(superseded)?;
-        let pass = match full.pass.take() {
-            Some(pass) if pass.storage == storage => pass,
-            // The last volume's end was not marked: its replicas are not diffed, nothing is forgotten by mistake.
-            _ => StoragePass::new(storage),
-        };
-        Ok((index, pass))
+        let full = self.nodes.node_mut(index).reports.full_report(origin.number).ok_or_else(given_up)?;
+        match full.pass.take() {
+            Some(pass) if pass.storage == storage => Ok((index, pass)),
+            None if !full.done.contains(&storage) => Ok((index, StoragePass::new(storage))),
+            // What the rest of a volume does not name would be forgotten.
+            _ => Err(out_of_order()),
+        }
     }
 
     /// Takes in finalized replicas; their ids must rise through the whole volume.
@@ -292,16 +312,18 @@ impl SoftState {
             is_sorted &= pass.last.is_none_or(|last| last < id);
             pass.last = Some(id);
             let generation_stamp = GenerationStamp(generation_stamp);
-            if self.map.get(id).is_some_and(|info| info.is_settled_on(storage, generation_stamp, length)) {
+            let is_corrupt = !columns.corrupt.is_empty() && columns.corrupt.contains(id.0);
+            let is_settled = |info: &BlockInfo| info.is_settled_on(storage, generation_stamp, length);
+            if !is_corrupt && self.map.get(id).is_some_and(is_settled) {
                 pass.note(id);
             } else {
-                news.push((id, generation_stamp, length));
+                let state = v1::ReplicaState::Finalized;
+                news.push((id, ReportedReplica { state, generation_stamp, length, is_corrupt }));
             }
         }
         if is_sorted {
-            for (id, generation_stamp, length) in news {
-                let state = v1::ReplicaState::Finalized;
-                self.take_replica(id, storage, ReportedReplica { state, generation_stamp, length });
+            for (id, reported) in news {
+                self.take_replica(id, storage, reported);
                 self.see(id, &mut pass);
             }
         }
@@ -338,7 +360,7 @@ impl SoftState {
         let named = replicas.iter().filter_map(|replica| Some((replica.block.as_ref()?, replica.state())));
         for (block, state) in named {
             let generation_stamp = GenerationStamp(block.generation_stamp);
-            let reported = ReportedReplica { state, generation_stamp, length: block.length };
+            let reported = ReportedReplica { state, generation_stamp, length: block.length, is_corrupt: false };
             self.take_replica(BlockId(block.id), storage, reported);
             self.see(BlockId(block.id), &mut pass);
         }
@@ -350,7 +372,7 @@ impl SoftState {
     pub(crate) fn end_storage(&mut self, origin: PageOrigin<'_>, storage_uuid: &str) -> Result<StoragePass> {
         let (index, pass) = self.take_pass(origin, storage_uuid)?;
         if let Some(full) = self.nodes.node_mut(index).reports.full_report(origin.number) {
-            full.done.push(pass.storage);
+            full.done.insert(pass.storage);
         }
         Ok(pass)
     }
@@ -385,8 +407,8 @@ impl SoftState {
     pub(crate) fn end_report(&mut self, origin: PageOrigin<'_>) -> Result<Vec<StorageIndex>> {
         let index = self.registered(origin.datanode_uuid, origin.registration)?;
         let reports = &mut self.nodes.node_mut(index).reports;
-        if reports.full_report(origin.number).is_none() {
-            return Ok(Vec::new());
+        if reports.full_report(origin.number).ok_or_else(given_up)?.pass.is_some() {
+            return Err(out_of_order());
         }
         let Some(end) = reports.on_full_end() else { return Ok(Vec::new()) };
         let mut unnamed = Vec::new();
@@ -404,17 +426,28 @@ impl SoftState {
         Ok(unnamed)
     }
 
-    /// The stream of a full report broke.
+    /// Gives up the full report that streams in from a node, if any.
     pub(crate) fn abort_report(&mut self, index: NodeIndex) {
         self.nodes.node_mut(index).reports.abort_full();
         self.replay(index);
     }
 
-    pub(crate) fn abort_report_of(&mut self, uuid: &str, registration: RegistrationId) {
-        if let Ok(index) = self.registered(uuid, registration) {
+    /// Gives up this full report, if it has not ended.
+    pub(crate) fn abort_report_of(&mut self, origin: PageOrigin<'_>) {
+        if let Ok(index) = self.registered(origin.datanode_uuid, origin.registration)
+            && self.nodes.node_mut(index).reports.full_report(origin.number).is_some()
+        {
             self.abort_report(index);
         }
     }
+}
+
+fn given_up() -> DfsError {
+    DfsError::new(ErrorKind::Cancelled, "this full report was given up, or another one has taken its place")
+}
+
+fn out_of_order() -> DfsError {
+    DfsError::new(ErrorKind::Protocol, "a block report goes through its volumes one by one, each once and to its end")
 }
 
 /// Some of what is recorded and not named, from a block on, and where to go on.

@@ -65,10 +65,4 @@ impl SoftState {
             self.start_draining(storage);
         }
     }
-
-    /// Nodes whose full report has stopped coming in.
-    pub(crate) fn stalled_reports(&self) -> Vec<NodeIndex> {
-        let heard = self.heard;
-        self.nodes.registered().filter(|(_, node)| node.reports.has_stalled(heard)).map(|(at, _)| at).collect()
-    }
 }

@@ -63,7 +63,6 @@ use dfs_common::ids::{BlockId, InodeId};
 use dfs_proto::v1;
 use parking_lot::Mutex;
 
-use self::block_map::BlockState;
 use self::state::SoftState;
 use super::datanodes::NodeIndex;
 use super::listening::ListeningClock;
@@ -76,7 +75,7 @@ pub use self::events::BlockEvent;
 pub use self::locate::Locations;
 pub use self::moves::{MoveRequest, Moved, Moves};
 pub use self::recovery::Holders;
-pub(crate) use self::reporting::is_long;
+pub(crate) use self::reporting::{is_long, origin_of};
 pub use self::stats::FsStats;
 pub use self::targets::{Target, TargetRequest};
 
@@ -127,7 +126,7 @@ impl From<&Config> for Settings {
 
 /// The block manager. Shared by services, the journal's machine and the monitor.
 pub struct BlockManager {
-    /// Taken for one slice of work; no lock is taken under it but for the instant's of the listening clock.
+    /// Taken for one slice of work. Under it only the listening clock's lock is taken, and only for a moment.
     state: Mutex<SoftState>,
     clock: Arc<dyn Clock>,
     /// By which the silence of DataNodes is judged.
@@ -229,7 +228,7 @@ impl BlockManager {
         self.lock().check_pipeline(datanodes, storages)
     }
 
-    /// Whether a DataNode has registered with this volume.
+    /// Whether a DataNode that has registered has this volume.
     pub fn has_volume(&self, datanode_uuid: &str, storage_uuid: &str) -> bool {
         self.lock().registered_volume(datanode_uuid, storage_uuid).is_some()
     }
@@ -238,16 +237,6 @@ impl BlockManager {
     pub fn locate(&self, id: BlockId, reader_ip: Option<&str>) -> Locations {
         let reader = reader_ip.and_then(parse_ip);
         self.lock().locate(id, reader)
-    }
-
-    /// Whether the block has its final length and had its minimum of replicas once.
-    pub fn is_complete(&self, id: BlockId) -> bool {
-        self.lock().map.get(id).is_some_and(|info| info.state() == BlockState::Complete)
-    }
-
-    /// Good replicas known, also on nodes that have died a moment ago.
-    pub fn replica_count(&self, id: BlockId) -> usize {
-        self.lock().map.replica_count(id)
     }
 
     /// Who has a block that waits for recovery.
@@ -304,14 +293,6 @@ impl BlockManager {
         health
     }
 
-    /// Has replicas moved from one node to another, within the bounds of the request.
-    ///
-    /// # Errors
-    /// `Busy` while another run moves, `NotFound` for a node that is not live, `Unavailable` in safe mode.
-    pub fn move_replicas(&self, request: &MoveRequest<'_>) -> Result<Moves> {
-        self.step(|state| state.move_replicas(request))
-    }
-
     /// What repair has to do.
     pub fn repair_report(&self) -> v1::RepairReport {
         let deletions = self.of_all_nodes(SoftState::pending_deletions_of);
@@ -321,21 +302,6 @@ impl BlockManager {
     /// Every DataNode that has registered, with its volumes.
     pub fn datanode_report(&self) -> Vec<v1::DatanodeReport> {
         self.of_all_nodes(SoftState::report_of)
-    }
-
-    /// Up to `limit` blocks of which no good replica is known, with their files.
-    pub fn missing_blocks(&self, limit: usize) -> Vec<(BlockId, InodeId)> {
-        self.lock().missing_blocks(limit)
-    }
-
-    /// Blocks with fewer replicas than they should have, as far as the walk after safe mode has come.
-    pub fn under_replicated_count(&self) -> u64 {
-        self.lock().under_replicated()
-    }
-
-    /// Copies that were ordered, or are awaited from pipelines.
-    pub fn pending_count(&self) -> usize {
-        self.lock().pending.len()
     }
 
     /// Repair and deletion are allowed: this NameNode is active and not in safe mode.
@@ -356,9 +322,8 @@ impl BlockManager {
 
     /// Whether safe mode is on, and a line for people.
     pub fn safe_mode_status(&self) -> (bool, String) {
-        let state = self.lock();
-        let status = state.safe_mode.status(state.counts.with_minimum, state.counts.complete, state.now);
-        (!state.safe_mode.is_off(), status)
+        let report = self.safe_mode_report();
+        (report.is_on, report.status)
     }
 
     /// Safe mode with the counts behind it; `txid` is the caller's to fill in.

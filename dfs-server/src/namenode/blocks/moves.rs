@@ -9,8 +9,9 @@ use dfs_common::block::Block;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::BlockId;
 use rand::Rng;
-use smallvec::smallvec;
+use smallvec::{SmallVec, smallvec};
 
+use super::BlockManager;
 use super::block_map::BlockState;
 use super::replication::Pending;
 use super::state::SoftState;
@@ -28,6 +29,9 @@ const MOVES_MAX: usize = 16_384;
 
 /// Blocks of a source looked at per call, of all its volumes together.
 const EXAMINED_PER_CALL: usize = 2_000;
+
+/// Moves looked at in one step.
+const COUNTED_PER_STEP: usize = 64;
 
 /// The run that has the right to move.
 #[derive(Clone, Copy, Debug)]
@@ -74,8 +78,42 @@ pub struct Moves {
     pub moved: Moved,
 }
 
+/// One call at work.
+struct MoveRound {
+    source: NodeIndex,
+    target: NodeIndex,
+    bandwidth: u64,
+    /// Replicas of the source on their way, and their bytes.
+    under_way: usize,
+    bytes_under_way: u64,
+    moves: Moves,
+}
+
+impl BlockManager {
+    /// Has replicas moved from one node to another, within the bounds of the request.
+    ///
+    /// # Errors
+    /// `Busy` while another run moves, `NotFound` for a node that is not live, `Unavailable` in safe mode.
+    pub fn move_replicas(&self, request: &MoveRequest<'_>) -> Result<Moves> {
+        let (mut round, candidates) = self.step(|state| state.begin_moves(request))?;
+        self.walk(|state, from| state.count_moves_some(&mut round, from));
+        let mut candidates = candidates.into_iter();
+        self.repeat(|state| {
+            let is_enough = round.under_way >= MOVES_PER_SOURCE || round.bytes_under_way >= request.max_bytes;
+            if is_enough || state.moves.len() >= MOVES_MAX || !state.may_repair() {
+                return false;
+            }
+            let Some((id, from)) = candidates.next() else { return false };
+            state.move_replica(&mut round, id, from);
+            true
+        });
+        Ok(Moves { on_their_way: u32::try_from(round.under_way).unwrap_or(u32::MAX), ..round.moves })
+    }
+}
+
 impl SoftState {
-    pub(crate) fn move_replicas(&mut self, request: &MoveRequest<'_>) -> Result<Moves> {
+    /// A call of the balancer, and the replicas that it may move.
+    fn begin_moves(&mut self, request: &MoveRequest<'_>) -> Result<(MoveRound, Vec<(BlockId, StorageIndex)>)> {
         let moved = self.admit_run(request.run)?;
         if !self.may_repair() {
             return Err(DfsError::new(ErrorKind::Unavailable, "the NameNode is in safe mode: nothing is moved"));
@@ -85,38 +123,43 @@ impl SoftState {
             found.ok_or_else(|| DfsError::new(ErrorKind::NotFound, format!("no live DataNode {uuid}")))
         };
         let (source, target) = (node(request.source)?, node(request.target)?);
-        let mut moves = Moves { moved, ..Moves::default() };
-        let (mut under_way, mut bytes_under_way) = self.moves_of(source);
-        for (id, from) in self.some_blocks_of(source) {
-            let is_enough = under_way >= MOVES_PER_SOURCE || self.moves.len() >= MOVES_MAX;
-            if is_enough || bytes_under_way >= request.max_bytes {
-                break;
-            }
-            let Some(to) = self.place_for_move(id, from, target) else { continue };
-            let Some(info) = self.map.get(id) else { continue };
-            let block = Block { id, generation_stamp: info.generation_stamp, length: info.length };
-            moves.replicas += 1;
-            moves.bytes += block.length;
-            under_way += 1;
-            bytes_under_way += block.length;
-            self.order_balancing(block, source, to, request.bandwidth);
-            self.pending
-                .insert(id, Box::new(Pending { targets: smallvec![to], source: Some((source, 0)), since: self.heard }));
-            self.moves.insert(id, from);
-            self.recheck(id);
-        }
-        moves.on_their_way = u32::try_from(under_way).unwrap_or(u32::MAX);
-        Ok(moves)
+        let moves = Moves { moved, ..Moves::default() };
+        let round = MoveRound { source, target, bandwidth: request.bandwidth, under_way: 0, bytes_under_way: 0, moves };
+        Ok((round, self.some_blocks_of(source)))
     }
 
-    /// Replicas of a source on their way, and their bytes. Moves that have ended otherwise are forgotten first.
-    fn moves_of(&mut self, source: NodeIndex) -> (usize, u64) {
-        let (pending, excess) = (&self.pending, &self.excess);
-        self.moves.retain(|id, _| pending.contains_key(id) || excess.contains(id));
-        let ours = self.moves.iter().filter(|(_, from)| self.nodes.storage(**from).node == source);
-        ours.fold((0, 0), |(count, bytes), (&id, _)| {
-            (count + 1, bytes + self.map.get(id).map_or(0, |info| info.length))
-        })
+    /// Counts some of the moves that are under way, from a block on, and forgets those that have ended otherwise. Gives where
+    /// to go on.
+    fn count_moves_some(&mut self, round: &mut MoveRound, from: BlockId) -> Option<BlockId> {
+        let mut rest = self.moves.range(from..);
+        let some: SmallVec<[(BlockId, StorageIndex); COUNTED_PER_STEP]> =
+            rest.by_ref().take(COUNTED_PER_STEP).map(|(&id, &from)| (id, from)).collect();
+        let next = rest.next().map(|(&id, _)| id);
+        for (id, from) in some {
+            if !self.pending.contains_key(&id) && !self.excess.contains(&id) {
+                self.moves.remove(&id);
+            } else if self.nodes.storage(from).node == round.source {
+                round.under_way += 1;
+                round.bytes_under_way += self.map.get(id).map_or(0, |info| info.length);
+            }
+        }
+        next
+    }
+
+    /// Orders the move of a replica, if the target may have it.
+    fn move_replica(&mut self, round: &mut MoveRound, id: BlockId, from: StorageIndex) {
+        let Some(to) = self.place_for_move(id, from, round.target) else { return };
+        let Some(info) = self.map.get(id) else { return };
+        let block = Block { id, generation_stamp: info.generation_stamp, length: info.length };
+        round.moves.replicas += 1;
+        round.moves.bytes += block.length;
+        round.under_way += 1;
+        round.bytes_under_way += block.length;
+        self.order_balancing(block, round.source, to, round.bandwidth);
+        let pending = Pending { targets: smallvec![to], source: Some((round.source, 0)), since: self.heard };
+        self.pending.insert(id, Box::new(pending));
+        self.moves.insert(id, from);
+        self.recheck(id);
     }
 
     /// One balancer at a time: two would undo each other's work.

@@ -4,6 +4,8 @@
 //! is room the DataNode is ordered to report in full: the report brings it back. It is not asked before there is room for
 //! half of what may be kept, or reports would follow each other for as long as the list is full.
 
+use std::collections::BTreeSet;
+
 use super::state::SoftState;
 use crate::namenode::datanodes::StorageIndex;
 
@@ -28,14 +30,36 @@ impl Default for Limits {
     }
 }
 
+/// What was left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// A deletion.
+    Deletion,
+    /// A replica of the future.
+    SetAside,
+}
+
+/// Volumes of which something was left out, each under the list that had no room. Replicas that are set aside may stay for
+/// good: they keep no volume from being asked for the deletions that it still lacks.
+#[derive(Debug, Default)]
+pub(crate) struct Overflowed {
+    pub deletions: BTreeSet<StorageIndex>,
+    pub set_aside: BTreeSet<StorageIndex>,
+}
+
 impl SoftState {
     /// Something about a replica on this volume was left out for want of room.
-    pub(crate) fn on_overflow(&mut self, storage: StorageIndex) {
-        if self.overflowed.insert(storage) {
+    pub(crate) fn on_overflow(&mut self, storage: StorageIndex, left: Left) {
+        let volumes = match left {
+            Left::Deletion => &mut self.overflowed.deletions,
+            Left::SetAside => &mut self.overflowed.set_aside,
+        };
+        if volumes.insert(storage) {
             let node = self.nodes.node_of(storage);
             tracing::warn!(
                 datanode = node.address(),
                 volume = self.nodes.storage(storage).path,
+                ?left,
                 "more replicas to be deleted or not explained than are kept in mind; the DataNode is asked again later"
             );
         }
@@ -44,17 +68,18 @@ impl SoftState {
     /// Asks DataNodes of which something was left out, where there is room now.
     pub(crate) fn ask_who_overflowed(&mut self) {
         let Limits { deletions, set_aside, set_aside_per_volume } = self.limits;
-        if self.set_aside.len() > set_aside / 2 {
-            return;
-        }
-        let has_room = |storage: StorageIndex| {
-            let volume = self.nodes.storage(storage);
-            volume.unconfirmed_deletions() <= deletions / 2 && volume.set_aside <= set_aside_per_volume / 2
+        let may_delete = |&storage: &StorageIndex| self.nodes.storage(storage).unconfirmed_deletions() <= deletions / 2;
+        let may_keep = |&storage: &StorageIndex| {
+            self.set_aside.len() <= set_aside / 2 && self.nodes.storage(storage).set_aside <= set_aside_per_volume / 2
         };
-        let asked: Vec<StorageIndex> =
-            self.overflowed.iter().copied().filter(|&storage| has_room(storage)).take(ASKED_PER_TICK).collect();
+        let overflowed = &self.overflowed;
+        let for_deletions = overflowed.deletions.iter().copied().filter(may_delete);
+        let for_replicas = overflowed.set_aside.iter().copied().filter(may_keep);
+        let asked: Vec<StorageIndex> = for_deletions.chain(for_replicas).take(ASKED_PER_TICK).collect();
         for storage in asked {
-            self.overflowed.remove(&storage);
+            // One report tells of both. What finds no room again comes back into its list.
+            self.overflowed.deletions.remove(&storage);
+            self.overflowed.set_aside.remove(&storage);
             let node = self.nodes.storage(storage).node;
             self.nodes.node_mut(node).reports.request_full();
         }

@@ -6,8 +6,8 @@
 //! storage's deletions. Which of the good replicas a copy is made from does not matter for what fsync promised: the target
 //! checks every byte it receives against the checksums, and a copy is on its disk, data, checksums and directory, before it
 //! is reported and counts. So no copy is less durable than its source, and one whose source lost bytes or never had them on
-//! disk fails, is told of, and is made from another one. Everything here waits for `may_repair`, except the queues themselves, which are kept once the
-//! start-up part of safe mode is over.
+//! disk fails, is told of, and is made from another one. Everything here waits for `may_repair`, except the queues
+//! themselves, which are kept once the start-up part of safe mode is over.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -104,15 +104,11 @@ impl RepairQueues {
         self.queues[priority as usize].len()
     }
 
-    /// The first blocks of a queue.
-    pub(crate) fn first(&self, priority: Priority, limit: usize) -> Vec<BlockId> {
-        self.queues[priority as usize].iter().copied().take(limit).collect()
-    }
-
-    /// Where the next walks through the queues begin, where that is not behind the last one's plan.
-    pub(crate) fn go_on_at(&mut self, first: [Option<BlockId>; PRIORITIES]) {
-        for (cursor, first) in self.cursors.iter_mut().zip(first) {
-            *cursor = first.unwrap_or(*cursor);
+    /// A tick could not look at all that it had planned: the first block of each queue that it left out is the next one's
+    /// first.
+    pub(crate) fn go_on_at(&mut self, left_out: [Option<BlockId>; PRIORITIES]) {
+        for (cursor, left_out) in self.cursors.iter_mut().zip(left_out) {
+            *cursor = left_out.unwrap_or(*cursor);
         }
     }
 
@@ -458,11 +454,15 @@ impl SoftState {
     }
 
     /// Deletes what a block has too much of. Waits for volumes of which no full report has come since this NameNode
-    /// leads: their replicas may be gone already by an earlier leader's orders.
+    /// leads: their replicas may be gone already by an earlier leader's orders. Waits also while one of them is suspected: it
+    /// might be the good one that goes.
     pub(crate) fn drop_excess(&mut self, id: BlockId) {
         let Some(&info) = self.map.get(id) else { return };
         let mut replicas = self.map.replicas(id);
-        let is_uncertain = |storage| !self.nodes.is_usable(storage) || self.nodes.storage(storage).is_content_stale;
+        let is_uncertain = |storage| {
+            let is_stale = self.nodes.storage(storage).is_content_stale;
+            is_stale || !self.nodes.is_usable(storage) || self.is_suspected(id, storage)
+        };
         if info.state() != BlockState::Complete || replicas.iter().any(|&storage| is_uncertain(storage)) {
             return;
         }

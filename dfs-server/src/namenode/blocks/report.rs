@@ -5,30 +5,33 @@
 //! then applied in steps, before any that come later. After a gap the events at hand are applied (they are true) and a full
 //! report is asked for.
 //!
+//! What a full report does not name is forgotten, so it counts as a whole only. One that was given up cannot go on: its later
+//! pages are refused, and the DataNode sends another one under a higher number.
+//!
 //! What a replica means depends on the block it claims to be a copy of: [`choose_disposition`] is that table.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
+use dfs_common::block::Block;
 use dfs_common::ids::{BlockId, GenerationStamp};
-use dfs_proto::v1::{ReplicaEvent, ReplicaState};
+use dfs_proto::v1::{ReplicaEventKind, ReplicaState};
 use roaring::RoaringTreemap;
 
 use super::block_map::{BlockInfo, BlockState};
 use crate::namenode::datanodes::StorageIndex;
-use crate::namenode::listening::ListeningTime;
 
 /// Events that wait while a full report streams in; beyond it they are dropped and another full report is asked for.
 pub(crate) const QUEUED_EVENTS_MAX: usize = 100_000;
-
-/// Silence after which a report that streams in is given up.
-const FULL_REPORT_STALL: Duration = Duration::from_secs(60);
 
 /// A DataNode reports by itself after registering; this long after it, it is asked to.
 const FIRST_REPORT_GRACE: Duration = Duration::from_secs(30);
 
 /// A report that was asked for and has not begun is asked for again after this.
 const FULL_REPORT_ORDER_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Time for which a report that was asked for keeps others from being asked for: DataNodes give theirs no more either.
+const ORDERED_REPORT_TIME: Duration = Duration::from_secs(120);
 
 /// Position in a registration's one sequence of reports and events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,13 +60,23 @@ pub(crate) enum PageVerdict {
     Proceed,
     /// It states what was true before events that have been applied.
     Ignore,
+    /// Its report was given up, or a younger one has taken its place.
+    Refuse,
+}
+
+/// What a DataNode said of a replica, with the volume it lies on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct VolumeEvent {
+    pub storage: StorageIndex,
+    pub kind: ReplicaEventKind,
+    pub block: Block,
 }
 
 /// One volume's part of a full report.
 pub(crate) struct StoragePass {
     pub storage: StorageIndex,
-    /// Replicas so far that are recorded here. What is not recorded cannot be missing: whatever a DataNode names, this is no
-    /// more than what is known of its volume.
+    /// Those of the replicas named so far that the volume is recorded to have. Only recorded ones can turn out to be missing,
+    /// so others need not be remembered, whatever a DataNode names.
     pub seen: RoaringTreemap,
     /// The last finalized replica: their ids rise.
     pub last: Option<BlockId>,
@@ -86,11 +99,10 @@ impl StoragePass {
 /// A full report that streams in.
 pub(crate) struct FullReport {
     number: ReportNumber,
-    last_page_at: ListeningTime,
     /// The volume whose pages are coming.
     pub pass: Option<StoragePass>,
     /// Volumes that are done.
-    pub done: Vec<StorageIndex>,
+    pub done: BTreeSet<StorageIndex>,
     /// It began before this NameNode began to lead: another leader's deletions may be missing from it.
     predates_activation: bool,
 }
@@ -98,7 +110,7 @@ pub(crate) struct FullReport {
 /// What is to be done when a full report has ended.
 pub(crate) struct FullReportEnd {
     /// Volumes that it named.
-    pub storages: Vec<StorageIndex>,
+    pub storages: BTreeSet<StorageIndex>,
     /// Whether it tells what the volumes hold since this NameNode leads.
     pub is_fresh: bool,
 }
@@ -108,8 +120,10 @@ pub(crate) struct ReportSequence {
     /// Number of the next event; none before the first.
     next: Option<ReportNumber>,
     full: Option<FullReport>,
-    /// Events that have not been applied yet, in the order in which they came.
-    waiting: VecDeque<(ReportNumber, Vec<ReplicaEvent>)>,
+    /// The last report that was given up. None up to it goes on.
+    given_up: Option<ReportNumber>,
+    /// Events that have not been applied yet, in the order in which they came. None: it says nothing that can be used.
+    waiting: VecDeque<(ReportNumber, Vec<Option<VolumeEvent>>)>,
     waiting_events: usize,
     had_full: bool,
     wants_full: bool,
@@ -122,6 +136,7 @@ impl ReportSequence {
         Self {
             next: None,
             full: None,
+            given_up: None,
             waiting: VecDeque::new(),
             waiting_events: 0,
             had_full: false,
@@ -156,7 +171,7 @@ impl ReportSequence {
     }
 
     /// Keeps events until it is their turn.
-    pub(crate) fn queue(&mut self, first: ReportNumber, events: Vec<ReplicaEvent>) {
+    pub(crate) fn queue(&mut self, first: ReportNumber, events: Vec<Option<VolumeEvent>>) {
         if self.waiting_events + events.len() > QUEUED_EVENTS_MAX {
             self.wants_full = true;
             return;
@@ -171,7 +186,7 @@ impl ReportSequence {
     }
 
     /// The next of the events whose turn it is, without what was applied before.
-    pub(crate) fn next_due(&mut self) -> Option<Vec<ReplicaEvent>> {
+    pub(crate) fn next_due(&mut self) -> Option<Vec<Option<VolumeEvent>>> {
         if self.full.is_some() {
             return None;
         }
@@ -186,21 +201,22 @@ impl ReportSequence {
 
     /// A page of full report `number` has arrived. Also right for a DataNode whose report bears the number of the last
     /// event that it includes.
-    pub(crate) fn on_full_page(&mut self, number: ReportNumber, now: ListeningTime) -> PageVerdict {
-        if let Some(full) = &mut self.full
-            && full.number == number
-        {
-            full.last_page_at = now;
-            return PageVerdict::Proceed;
+    pub(crate) fn on_full_page(&mut self, number: ReportNumber) -> PageVerdict {
+        match &self.full {
+            Some(full) if full.number == number => return PageVerdict::Proceed,
+            Some(full) if full.number > number => return PageVerdict::Refuse,
+            _ if self.given_up.is_some_and(|given_up| number <= given_up) => return PageVerdict::Refuse,
+            _ => {}
         }
         if self.next.is_some_and(|next| number.plus(1) < next) {
             self.wants_full = true;
             return PageVerdict::Ignore;
         }
+        // A younger report takes the place of one that came no further.
+        self.abort_full();
         // What is asked for from here on, this one cannot know.
         self.wants_full = false;
-        self.full =
-            Some(FullReport { number, last_page_at: now, pass: None, done: Vec::new(), predates_activation: false });
+        self.full = Some(FullReport { number, pass: None, done: BTreeSet::new(), predates_activation: false });
         PageVerdict::Proceed
     }
 
@@ -220,16 +236,13 @@ impl ReportSequence {
         Some(FullReportEnd { storages: full.done, is_fresh: !full.predates_activation })
     }
 
-    /// The stream broke or stalled: a new full report is needed. The turn of events that waited for its end has come.
+    /// The report that streams in is given up: a new one is needed. The turn of events that waited for its end has come.
     pub(crate) fn abort_full(&mut self) {
-        if self.full.take().is_some() {
+        if let Some(full) = self.full.take() {
+            self.given_up = Some(full.number);
             self.wants_full = true;
             self.ordered_at = None;
         }
-    }
-
-    pub(crate) fn has_stalled(&self, now: ListeningTime) -> bool {
-        self.full.as_ref().is_some_and(|full| now.since(full.last_page_at) > FULL_REPORT_STALL)
     }
 
     /// A full report has come since the registration.
@@ -251,8 +264,18 @@ impl ReportSequence {
     }
 
     /// Whether a full report is on its way: it streams in, or was ordered just now.
-    pub(crate) fn is_full_under_way(&self, now: Instant) -> bool {
-        self.full.is_some() || self.ordered_at.is_some_and(|at| !is_over(at, FULL_REPORT_ORDER_INTERVAL, now))
+    fn is_full_under_way(&self, now: Instant) -> bool {
+        self.full.is_some() || self.was_ordered_within(FULL_REPORT_ORDER_INTERVAL, now)
+    }
+
+    /// Whether a report that was ordered takes one of the places that there are for such.
+    pub(crate) fn has_ordered_under_way(&self, now: Instant) -> bool {
+        let patience = if self.full.is_some() { ORDERED_REPORT_TIME } else { FULL_REPORT_ORDER_INTERVAL };
+        self.was_ordered_within(patience, now)
+    }
+
+    fn was_ordered_within(&self, interval: Duration, now: Instant) -> bool {
+        self.ordered_at.is_some_and(|at| !is_over(at, interval, now))
     }
 
     /// Whether a full report is to be ordered.
@@ -278,12 +301,14 @@ pub(crate) struct ReportedReplica {
     pub generation_stamp: GenerationStamp,
     /// Bytes.
     pub length: u64,
+    /// Its DataNode has found that it does not match its checksums.
+    pub is_corrupt: bool,
 }
 
 /// What makes a replica bad.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BadReason {
-    /// Its bytes do not match their checksums: a reader or a scanner said so.
+    /// Its bytes do not match their checksums: its DataNode has found that.
     Corrupt,
     /// It missed an append or a pipeline recovery.
     StaleGeneration,
@@ -329,6 +354,7 @@ pub(crate) fn choose_disposition(
         return Disposition::MarkBad(BadReason::StaleGeneration);
     }
     match reported.state {
+        ReplicaState::Finalized if reported.is_corrupt => Disposition::MarkBad(BadReason::Corrupt),
         ReplicaState::Finalized if reported.length == block.length => Disposition::Accept,
         ReplicaState::Finalized => Disposition::MarkBad(BadReason::WrongLength),
         ReplicaState::Rwr => Disposition::MarkBad(BadReason::NotFinalized),

@@ -27,6 +27,15 @@ pub(crate) fn is_long(count: usize) -> bool {
     count > LONG_MESSAGE
 }
 
+/// Which report a page belongs to.
+pub(crate) fn origin_of(page: &v1::BlockReportPage) -> PageOrigin<'_> {
+    PageOrigin {
+        datanode_uuid: &page.datanode_uuid,
+        registration: RegistrationId(page.registration_id),
+        number: ReportNumber(page.report_number),
+    }
+}
+
 impl BlockManager {
     /// Enters a DataNode that connects from `peer_ip`, which becomes its host when it names none.
     ///
@@ -60,7 +69,7 @@ impl BlockManager {
     pub fn block_report_page(&self, page: &v1::BlockReportPage) -> Result<()> {
         let result = self.take_page(page);
         if result.is_err() {
-            self.abort_report(&page.datanode_uuid, page.registration_id);
+            self.abort_report(origin_of(page));
         }
         result
     }
@@ -73,21 +82,19 @@ impl BlockManager {
         if count + page.under_construction.len() > PAGE_REPLICAS_MAX {
             return Err(DfsError::new(ErrorKind::Protocol, format!("a page above {PAGE_REPLICAS_MAX} replicas")));
         }
-        let origin = PageOrigin {
-            datanode_uuid: &page.datanode_uuid,
-            registration: RegistrationId(page.registration_id),
-            number: ReportNumber(page.report_number),
-        };
+        let origin = origin_of(page);
         if !self.step(|state| state.begin_page(origin))? {
             return Ok(());
         }
         let storage = page.storage_uuid.as_str();
+        let corrupt: RoaringTreemap = page.corrupt_ids.iter().copied().collect();
         self.try_each((0..count).step_by(STEP_REPLICAS), |state, start| {
             let slice = start..(start + STEP_REPLICAS).min(count);
             let columns = Columns {
                 ids: &page.ids[slice.clone()],
                 generation_stamps: &page.generation_stamps[slice.clone()],
                 lengths: &page.lengths[slice],
+                corrupt: &corrupt,
             };
             state.take_columns(origin, storage, columns)
         })?;
@@ -113,10 +120,10 @@ impl BlockManager {
         self.walk(|state, from| state.forget_unnamed_some(storage, named, from));
     }
 
-    /// The stream of a full report broke: what came of it stays, another one is asked for.
-    pub fn abort_report(&self, datanode_uuid: &str, registration_id: u64) {
-        self.step(|state| state.abort_report_of(datanode_uuid, RegistrationId(registration_id)));
-        self.repeat(SoftState::replay_some);
+    /// The stream of a full report broke: what came of it stays, another one is asked for. The next tick applies the events
+    /// that waited for its end.
+    pub(crate) fn abort_report(&self, report: PageOrigin<'_>) {
+        self.step(|state| state.abort_report_of(report));
     }
 
     /// Takes in numbered events: replicas being received, received, deleted.

@@ -26,7 +26,7 @@ use super::Settings;
 use super::backlog::Backlog;
 use super::block_map::{BlockMap, BlockState, StorageList};
 use super::moves::BalancerRun;
-use super::overflow::Limits;
+use super::overflow::{Left, Limits, Overflowed};
 use super::replication::{Pending, RepairQueues};
 use super::report::{BadReason, Disposition, ReportedReplica, choose_disposition};
 use crate::namenode::datanodes::{Datanodes, Discarded, Invalidation, NodeIndex, StorageIndex};
@@ -106,7 +106,7 @@ pub(crate) struct SoftState {
     pub replaying: VecDeque<NodeIndex>,
     pub limits: Limits,
     /// Volumes of which something was left out for want of room.
-    pub overflowed: BTreeSet<StorageIndex>,
+    pub overflowed: Overflowed,
     /// Blocks with a bad replica that is more than outdated.
     pub corrupt_blocks: u64,
     /// Changes of the namespace that were put off.
@@ -116,9 +116,11 @@ pub(crate) struct SoftState {
     /// Where the walks over `bad` and `excess` stand.
     pub cursors: Cursors,
     pub next_registration: u64,
-    /// Time of the call that holds the lock, by the wall clock, and by the clock that stands still while nobody is heard.
+    /// When the lock was taken last.
     pub now: Instant,
+    /// The same in nanoseconds since 1970.
     pub now_ns: i64,
+    /// The same by the clock that silences are measured by.
     pub heard: ListeningTime,
     /// When it was last counted what drained nodes hold alone.
     pub last_count: Option<Instant>,
@@ -161,7 +163,7 @@ impl SoftState {
             discarded: Vec::new(),
             replaying: VecDeque::new(),
             limits: Limits::default(),
-            overflowed: BTreeSet::new(),
+            overflowed: Overflowed::default(),
             corrupt_blocks: 0,
             backlog: Backlog::default(),
             scan: None,
@@ -185,7 +187,7 @@ impl SoftState {
         self.is_active && self.safe_mode.is_off()
     }
 
-    fn standing(&self, id: BlockId) -> Counts {
+    pub(crate) fn standing(&self, id: BlockId) -> Counts {
         if self.map.get(id).is_none_or(|info| info.state() != BlockState::Complete) {
             return Counts::default();
         }
@@ -349,7 +351,7 @@ impl SoftState {
         let is_unknown = self.map.get(id).is_none();
         let volume = self.nodes.storage(storage);
         if self.set_aside.len() >= self.limits.set_aside || volume.set_aside >= self.limits.set_aside_per_volume {
-            self.on_overflow(storage);
+            self.on_overflow(storage, Left::SetAside);
             return;
         }
         if !is_unknown && is_lost_stamp(&self.lost, reported.generation_stamp) {
@@ -377,6 +379,9 @@ impl SoftState {
         self.change_bad(id, |list| list.push(bad));
         self.nodes.storage_mut(storage).blocks.insert(id.0);
         self.settle_pending(id, storage);
+        if bad.reason == BadReason::Corrupt {
+            self.verify_other_replicas(id, bad.generation_stamp);
+        }
         let (node, reason) = (self.nodes.node_of(storage), bad.reason);
         if matches!(reason, BadReason::Corrupt | BadReason::WrongLength) {
             let node = node.address();
@@ -412,7 +417,7 @@ impl SoftState {
         let volume = self.nodes.storage_mut(storage);
         volume.blocks.remove(id.0);
         if is_usable && !volume.doom(id, invalidation, self.limits.deletions) {
-            self.on_overflow(storage);
+            self.on_overflow(storage, Left::Deletion);
         }
     }
 

@@ -1,6 +1,5 @@
 //! Numbers for people and for statfs.
 
-use dfs_common::ids::{BlockId, InodeId};
 use dfs_proto::v1;
 
 use super::duties::admin_state;
@@ -21,7 +20,7 @@ pub struct FsStats {
     /// Blocks with fewer replicas than they should have, but at least one: those that wait for a copy, those being copied, and
     /// what lay on volumes just lost and has not been looked at yet.
     pub under_replicated_blocks: u64,
-    /// Blocks with a replica that is corrupt.
+    /// Blocks with a replica that is corrupt, of a wrong length, or was left unfinished.
     pub corrupt_blocks: u64,
     /// Blocks of which no good replica is known.
     pub missing_blocks: u64,
@@ -56,12 +55,6 @@ impl SoftState {
         let queues = [Priority::OneLeft, Priority::VeryLow, Priority::Low, Priority::BeingCopied];
         let queued: u64 = queues.iter().map(|&priority| self.queues.len(priority) as u64).sum();
         queued + self.to_drain
-    }
-
-    /// Blocks of which nothing is left, known once the start-up part of safe mode is over.
-    pub(crate) fn missing_blocks(&self, limit: usize) -> Vec<(BlockId, InodeId)> {
-        let ids = self.queues.first(Priority::NoneLeft, limit);
-        ids.into_iter().filter_map(|id| Some((id, self.map.get(id)?.inode))).collect()
     }
 
     /// Replicas on a node whose deletion is decided and not ordered yet.

@@ -2,15 +2,16 @@
 //!
 //! ```text
 //!  a reader says so --> suspect --order: verify--> its DataNode reads it whole
-//!                                                     |           |   ReportBadReplicas, after verifying and with each
-//!                                                   good         bad  full report
+//!                                                     |           |   ReportBadReplicas after verifying, and a mark in
+//!                                                   good         bad  each full report
 //!                                                     |           |
 //!                                          well (again)       not read while another is there, replaced, then deleted;
 //!                                                             the other replicas of the block are suspects now
 //! ```
 //!
 //! Only a DataNode speaks for its replicas. A reader may be wrong (its memory, its network) or lie, so its word leads to a
-//! look and to nothing else. A replica that its DataNode found bad and later finds good is well again, as long as it is there.
+//! look, and until that is done no other replica of the block is deleted as one too many. It leads to nothing else. A replica
+//! that its DataNode found bad and later finds good is well again, as long as it is there.
 
 use dfs_common::block::Block;
 use dfs_common::error::{DfsError, ErrorKind, Result};
@@ -36,12 +37,8 @@ impl BlockManager {
 impl SoftState {
     fn suspect_replica(&mut self, id: BlockId, stamp: GenerationStamp, uuid: &str, storage_uuid: &str) -> Result<()> {
         let Some(node) = self.nodes.by_uuid(uuid) else { return Ok(()) };
-        let is_known_bad = |bad: &BadReplica| {
-            let is_it = bad.reason == BadReason::Corrupt && bad.generation_stamp == stamp;
-            is_it && self.nodes.storage(bad.storage).node == node
-        };
         // A reader that has nothing else tries what is known to be bad, too: that is looked at again.
-        let is_bad = self.bad.get(&id).is_some_and(|bad| bad.iter().any(is_known_bad));
+        let is_bad = self.known_corrupt_on(id, stamp, node).is_some();
         if !is_bad && self.good_replica_on(id, stamp, node, storage_uuid).is_none() {
             return Ok(());
         }
@@ -77,7 +74,7 @@ impl SoftState {
         node: NodeIndex,
         storage_uuid: &str,
     ) {
-        self.nodes.node_mut(node).verifications.settle(id);
+        self.nodes.node_mut(node).verifications.on_verdict(id, generation_stamp);
         let Some(&info) = self.map.get(id).filter(|info| info.generation_stamp == generation_stamp) else { return };
         for storage in self.nodes.node(node).storages.clone() {
             self.nodes.storage_mut(storage).on_doomed_corrupt(id);
@@ -85,13 +82,12 @@ impl SoftState {
         if let Some(storage) = self.good_replica_on(id, generation_stamp, node, storage_uuid) {
             let length = info.length;
             self.mark_bad(id, BadReplica { storage, reason: BadReason::Corrupt, generation_stamp, length });
-            self.verify_other_replicas(id, generation_stamp);
         }
     }
 
-    /// One replica of the block is bad: has the other ones verified at once, for what damaged one may have damaged more,
-    /// and the bad one is to be replaced by a copy of a good one. What finds no room is left to the scanners.
-    fn verify_other_replicas(&mut self, id: BlockId, generation_stamp: GenerationStamp) {
+    /// A replica of the block is corrupt: has the others verified at once. What damaged one may have damaged more, and one of
+    /// them is to be copied in its place. What finds no room is left to the scanners.
+    pub(crate) fn verify_other_replicas(&mut self, id: BlockId, generation_stamp: GenerationStamp) {
         for storage in self.usable_replicas(id) {
             let node = self.nodes.storage(storage).node;
             let _ = self.nodes.node_mut(node).verifications.suspect(id, generation_stamp);
@@ -101,16 +97,26 @@ impl SoftState {
     /// A DataNode has read a replica of its own, and it matches its checksums.
     pub(crate) fn on_good_found(&mut self, block: Block, node: NodeIndex) {
         let Block { id, generation_stamp, length } = block;
-        self.nodes.node_mut(node).verifications.settle(id);
-        let Some(bad) = self.bad.get(&id) else { return };
-        let is_withdrawn = |bad: &&BadReplica| {
-            let is_it = bad.reason == BadReason::Corrupt && bad.generation_stamp == generation_stamp;
-            is_it && self.nodes.storage(bad.storage).node == node
-        };
-        let Some(&BadReplica { storage, .. }) = bad.iter().find(is_withdrawn) else { return };
+        self.nodes.node_mut(node).verifications.on_verdict(id, generation_stamp);
+        let Some(storage) = self.known_corrupt_on(id, generation_stamp, node) else { return };
         tracing::info!(%block, datanode = self.nodes.node_of(storage).address(), "a replica is well again");
         self.drop_bad(id, storage);
-        self.take_replica(id, storage, ReportedReplica { state: ReplicaState::Finalized, generation_stamp, length });
+        let state = ReplicaState::Finalized;
+        self.take_replica(id, storage, ReportedReplica { state, generation_stamp, length, is_corrupt: false });
+    }
+
+    /// The volume of a replica of this version that its node found to be corrupt.
+    fn known_corrupt_on(&self, id: BlockId, stamp: GenerationStamp, node: NodeIndex) -> Option<StorageIndex> {
+        let is_it = |bad: &&BadReplica| {
+            let is_corrupt = bad.reason == BadReason::Corrupt && bad.generation_stamp == stamp;
+            is_corrupt && self.nodes.storage(bad.storage).node == node
+        };
+        self.bad.get(&id)?.iter().find(is_it).map(|bad| bad.storage)
+    }
+
+    /// Somebody suspects the replica, and its DataNode has not answered yet.
+    pub(crate) fn is_suspected(&self, id: BlockId, storage: StorageIndex) -> bool {
+        self.nodes.node_of(storage).verifications.is_suspected(id)
     }
 
     /// The next replicas that a node is to verify. One that does not answer for them reports in full.

@@ -40,8 +40,8 @@ pub struct Target {
 }
 
 impl SoftState {
-    /// Checks the pipeline that a writer names: every member is a volume that a DataNode has registered. What is not known here
-    /// finds no way into the log, and from there into every table that follows it.
+    /// Checks the pipeline that a writer names: every member is a volume of a DataNode that has registered. What is not known
+    /// here finds no way into the log, and from there into every table that follows it.
     pub(crate) fn check_pipeline(&self, datanodes: &[String], storages: &[String]) -> Result<()> {
         if datanodes.len() != storages.len() || datanodes.len() > TARGETS_MAX {
             return Err(DfsError::new(
@@ -59,7 +59,7 @@ impl SoftState {
         Ok(())
     }
 
-    /// Whether a DataNode has registered with this volume.
+    /// The volume of a DataNode that has registered. It may be one that only an op has named.
     pub(crate) fn registered_volume(&self, uuid: &str, storage_uuid: &str) -> Option<StorageIndex> {
         let node = self.nodes.by_uuid(uuid).filter(|&node| self.nodes.node(node).registration.is_some())?;
         self.nodes.find_storage(node, storage_uuid)

@@ -40,7 +40,7 @@ impl BlockManager {
         self.count_drained();
     }
 
-    /// Declares nodes dead that have been silent for too long, and gives up reports that have stalled.
+    /// Declares nodes dead that have been silent for too long.
     fn check_liveness(&self) {
         let silent = self.step(|state| state.silent_nodes());
         let have_died = !silent.is_empty();
@@ -48,7 +48,6 @@ impl BlockManager {
         if have_died {
             self.forget_dead_writers();
         }
-        self.each(self.step(|state| state.stalled_reports()), SoftState::abort_report);
     }
 
     /// Nodes have died: looks again at who can still report committed blocks.

@@ -199,7 +199,13 @@ impl Datanodes {
 
     /// The volume of a node by its uuid.
     pub(crate) fn find_storage(&self, node: NodeIndex, storage_uuid: &str) -> Option<StorageIndex> {
-        self.node(node).storages.iter().copied().find(|&index| self.storage(index).uuid == storage_uuid)
+        let node = self.node(node);
+        self.rank_of(node, storage_uuid).ok().map(|at| node.by_uuid[at])
+    }
+
+    /// Where a volume of this uuid stands among those of its node, or belongs.
+    fn rank_of(&self, node: &Datanode, storage_uuid: &str) -> Result<usize, usize> {
+        node.by_uuid.binary_search_by(|&index| self.storage(index).uuid.as_str().cmp(storage_uuid))
     }
 
     /// Whether replicas on this volume can be used: its node is live, the volume is not failed.
@@ -261,8 +267,11 @@ impl Datanodes {
             return bound(format!("there are {STORAGES_MAX} volumes already"));
         }
         let index = StorageIndex(u32::try_from(self.storages.len()).expect("the bounds are below 2^32"));
+        let (Ok(rank) | Err(rank)) = self.rank_of(self.node(node), uuid);
         self.storages.push(Storage::new(uuid.to_owned(), node, StorageState::Failed));
-        self.node_mut(node).storages.push(index);
+        let node = self.node_mut(node);
+        node.storages.push(index);
+        node.by_uuid.insert(rank, index);
         Ok(index)
     }
 
@@ -357,9 +366,10 @@ impl Datanodes {
                 _ => {}
             }
         }
+        named.sort_unstable();
         for index in self.node(node).storages.clone() {
             let storage = self.storage_mut(index);
-            if !named.contains(&index) && storage.state == StorageState::Normal {
+            if named.binary_search(&index).is_err() && storage.state == StorageState::Normal {
                 storage.state = StorageState::Failed;
                 changes.gone.push(index);
             }

@@ -35,7 +35,10 @@ pub(crate) struct Datanode {
     /// Data transfers it runs, as of its last heartbeat.
     pub active_transfers: u32,
     pub software_version: String,
+    /// In the order of their first appearance.
     pub storages: Vec<StorageIndex>,
+    /// The same in the order of their uuids, to be found by them.
+    pub(super) by_uuid: Vec<StorageIndex>,
     /// Where the round over its volumes goes on.
     pub next_volume: usize,
     pub reports: ReportSequence,
@@ -78,6 +81,7 @@ impl Datanode {
             active_transfers: 0,
             software_version: String::new(),
             storages: Vec::new(),
+            by_uuid: Vec::new(),
             next_volume: 0,
             reports: ReportSequence::new(now),
             transfers: VecDeque::new(),

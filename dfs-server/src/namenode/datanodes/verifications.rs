@@ -9,11 +9,11 @@ use dfs_proto::v1;
 /// Suspects of one DataNode. Who would add another one is refused and may come again; scanners look at every replica anyway.
 const SUSPECTS_MAX: usize = 10_000;
 
-/// Verifications ordered with one heartbeat: a DataNode reads that many blocks of usual size in a few minutes.
-const ORDERS_PER_HEARTBEAT: usize = 100;
+/// Orders that wait for an answer: a DataNode reads that many blocks of usual size in a few minutes.
+const ORDERED_MAX: usize = 100;
 
 /// Time after which an order that was not answered is repeated: the one before may have been dropped, or lost on its way back.
-/// Longer than what a full queue of orders takes.
+/// Longer than what all that wait for an answer take.
 const REPEAT_AFTER: Duration = Duration::from_secs(600);
 
 /// Orders after which nobody waits for an answer any more.
@@ -52,7 +52,19 @@ impl Verifications {
         true
     }
 
-    /// The replica was found good or bad, or is gone.
+    /// This version of the replica was found good or bad. That says nothing of a younger one.
+    pub(crate) fn on_verdict(&mut self, id: BlockId, generation_stamp: GenerationStamp) {
+        if self.suspects.get(&id).is_some_and(|suspect| suspect.generation_stamp <= generation_stamp) {
+            self.settle(id);
+        }
+    }
+
+    /// Whether an answer is awaited.
+    pub(crate) fn is_suspected(&self, id: BlockId) -> bool {
+        self.suspects.contains_key(&id)
+    }
+
+    /// The replica is gone, or will be.
     pub(crate) fn settle(&mut self, id: BlockId) {
         if self.suspects.is_empty() {
             return;
@@ -77,7 +89,7 @@ impl Verifications {
     pub(crate) fn next(&mut self, now: Instant) -> (Vec<v1::Block>, usize) {
         let given_up = self.repeat(now);
         let mut orders = Vec::new();
-        while orders.len() < ORDERS_PER_HEARTBEAT
+        while self.ordered.len() < ORDERED_MAX
             && let Some(id) = self.due.pop_first()
         {
             let Some(suspect) = self.suspects.get_mut(&id) else { continue };
@@ -150,9 +162,34 @@ mod tests {
         assert!(verifications.suspect(BlockId(5), GenerationStamp(2)), "one that stands there already");
         verifications.settle(BlockId(7));
         assert!(verifications.suspect(BlockId(1 << 40), STAMP));
-        let heartbeats = SUSPECTS_MAX / ORDERS_PER_HEARTBEAT;
+    }
+
+    #[test]
+    fn next_orders_no_more_than_are_answered_in_time() {
+        let mut verifications = Verifications::default();
+        for id in 0..SUSPECTS_MAX as u64 {
+            assert!(verifications.suspect(BlockId(id), STAMP));
+        }
         let now = Instant::now();
-        let ordered: usize = (0..heartbeats).map(|_| verifications.next(now).0.len()).sum();
-        assert_eq!(ordered, SUSPECTS_MAX);
+        let mut verified = 0;
+        while let (orders, 0) = verifications.next(now)
+            && !orders.is_empty()
+        {
+            assert_eq!(orders.len(), ORDERED_MAX);
+            assert!(verifications.next(now).0.is_empty(), "the DataNode is at work");
+            orders.iter().for_each(|block| verifications.on_verdict(BlockId(block.id), STAMP));
+            verified += orders.len();
+        }
+        assert_eq!(verified, SUSPECTS_MAX);
+    }
+
+    #[test]
+    fn on_verdict_of_an_older_version_settles_nothing() {
+        let mut verifications = Verifications::default();
+        assert!(verifications.suspect(BlockId(1), GenerationStamp(2)));
+        verifications.on_verdict(BlockId(1), GenerationStamp(1));
+        assert!(verifications.is_suspected(BlockId(1)));
+        verifications.on_verdict(BlockId(1), GenerationStamp(2));
+        assert!(!verifications.is_suspected(BlockId(1)));
     }
 }

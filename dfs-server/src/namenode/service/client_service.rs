@@ -660,9 +660,11 @@ impl ClientNamenode for ClientService {
     }
 
     async fn check_files(&self, request: Request<CheckFilesRequest>) -> Reply<CheckFilesResponse> {
-        let request = request.get_ref();
+        let (request, namesystem) = (request.into_inner(), Arc::clone(&self.namesystem));
         let who = identity(request.header.as_ref());
-        reply(Ok(fsck::check_files(&self.namesystem, &who, request)))
+        let check = move || fsck::check_files(&namesystem, &who, &request);
+        let failed = |error| DfsError::new(ErrorKind::Internal, "look at files").with_source(error);
+        reply(tokio::task::spawn_blocking(check).await.map_err(failed))
     }
 
     async fn refresh_nodes(&self, request: Request<RefreshNodesRequest>) -> Reply<RefreshNodesResponse> {

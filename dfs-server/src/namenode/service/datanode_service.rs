@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{peer_ip, reply};
-use crate::namenode::blocks::{BlockManager, is_long};
+use crate::namenode::blocks::{BlockManager, is_long, origin_of};
 use crate::namenode::namesystem::Namesystem;
 use crate::namenode::node_files::NodeFiles;
 
@@ -22,13 +22,13 @@ pub struct DatanodeService {
     namespace_info: v1::NamespaceInfo,
     node_files: Arc<NodeFiles>,
     /// One long message is taken in at a time: all of them wait for one lock, and so do heartbeats.
-    long_work: Semaphore,
+    long_work: Arc<Semaphore>,
 }
 
 impl DatanodeService {
     /// A service for the DataNodes of the cluster that `namespace_info` names; `node_files` say their racks.
     pub fn new(blocks: Arc<BlockManager>, namespace_info: v1::NamespaceInfo, node_files: Arc<NodeFiles>) -> Self {
-        Self { blocks, namesystem: None, namespace_info, node_files, long_work: Semaphore::new(1) }
+        Self { blocks, namesystem: None, namespace_info, node_files, long_work: Arc::new(Semaphore::new(1)) }
     }
 
     /// A service that also commits recoveries.
@@ -97,24 +97,27 @@ impl DatanodeService {
 
     /// Takes pages until the last one. A DataNode without a working volume has none to send.
     async fn take_report(&self, mut pages: Streaming<v1::BlockReportPage>) -> Result<()> {
-        let mut sender: Option<(String, u64)> = None;
+        let mut report = OpenReport { blocks: &self.blocks, page: None };
         loop {
             let page = match pages.message().await {
                 Ok(Some(page)) => page,
-                Ok(None) if sender.is_none() => return Ok(()),
-                Ok(None) => return Err(self.give_up(sender, protocol("a block report ended before its last page"))),
-                Err(status) => return Err(self.give_up(sender, from_status(&status))),
+                Ok(None) if report.page.is_none() => return Ok(()),
+                Ok(None) => return Err(protocol("a block report ended before its last page")),
+                Err(status) => return Err(from_status(&status)),
             };
-            sender = Some((page.datanode_uuid.clone(), page.registration_id));
-            if let Err(error) = self.check_pool(&page.block_pool_id) {
-                return Err(self.give_up(sender, error));
+            self.check_pool(&page.block_pool_id)?;
+            let first = report.page.get_or_insert_with(|| v1::BlockReportPage {
+                datanode_uuid: page.datanode_uuid.clone(),
+                registration_id: page.registration_id,
+                report_number: page.report_number,
+                ..v1::BlockReportPage::default()
+            });
+            if origin_of(first) != origin_of(&page) {
+                return Err(protocol("a stream of pages is one block report"));
             }
             let is_last = page.last;
             // Heartbeats and calls must not wait for a page, nor for the millions that may be missing from its volume.
-            let taken = self.apart(move |blocks| blocks.block_report_page(&page)).await;
-            if let Err(error) = taken {
-                return Err(self.give_up(sender, error));
-            }
+            self.apart(move |blocks| blocks.block_report_page(&page)).await?;
             if is_last {
                 return Ok(());
             }
@@ -125,16 +128,29 @@ impl DatanodeService {
     async fn apart(&self, work: impl FnOnce(&BlockManager) -> Result<()> + Send + 'static) -> Result<()> {
         let blocks = Arc::clone(&self.blocks);
         let failed = || DfsError::new(ErrorKind::Internal, "take in a report of a DataNode");
-        let _turn = self.long_work.acquire().await.map_err(|error| failed().with_source(error))?;
-        tokio::task::spawn_blocking(move || work(&blocks)).await.map_err(|error| failed().with_source(error))?
+        let turn = Arc::clone(&self.long_work).acquire_owned().await.map_err(|error| failed().with_source(error))?;
+        let work = move || {
+            // Its turn ends with the work, also when the caller has gone meanwhile.
+            let _turn = turn;
+            work(&blocks)
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|error| failed().with_source(error))?
     }
+}
 
-    /// The report is over before its end: another one is asked for.
-    fn give_up(&self, sender: Option<(String, u64)>, why: DfsError) -> DfsError {
-        if let Some((uuid, registration)) = sender {
-            self.blocks.abort_report(&uuid, registration);
+/// A full report that streams in. However its stream ends, a failed call and a caller that has gone included, it is given up
+/// unless it was taken in to its end: another one is asked for then.
+struct OpenReport<'a> {
+    blocks: &'a BlockManager,
+    /// What its first page says of whose report it is; nothing else of it.
+    page: Option<v1::BlockReportPage>,
+}
+
+impl Drop for OpenReport<'_> {
+    fn drop(&mut self) {
+        if let Some(page) = &self.page {
+            self.blocks.abort_report(origin_of(page));
         }
-        why
     }
 }
 
@@ -204,7 +220,7 @@ impl v1::datanode_server::Datanode for DatanodeService {
     ) -> Result<Response<v1::ReportBadReplicasResponse>, Status> {
         let request = request.into_inner();
         let take = async {
-            if is_long(request.blocks.len()) {
+            if is_long(request.blocks.len() + request.good_blocks.len()) {
                 return self.apart(move |blocks| blocks.report_bad_replicas(&request)).await;
             }
             self.blocks.report_bad_replicas(&request)
@@ -317,5 +333,42 @@ mod tests {
             _ => None,
         });
         assert_eq!(invalidated, Some(("BP-1", 1)));
+    }
+
+    #[tokio::test]
+    async fn work_keeps_its_turn_when_its_caller_has_gone() {
+        let service = service();
+        let (begin, begun) = tokio::sync::oneshot::channel();
+        let (end, may_end) = std::sync::mpsc::channel::<()>();
+        let first = service.apart(move |_| {
+            let _ = begin.send(());
+            let _ = may_end.recv();
+            Ok(())
+        });
+        tokio::select! {
+            _ = first => panic!("it cannot have ended"),
+            begun = begun => begun.unwrap(),
+        }
+        assert_eq!(service.long_work.available_permits(), 0, "it goes on without its caller");
+        drop(end);
+        service.apart(|_| Ok(())).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn report_whose_caller_has_gone_is_given_up() {
+        let service = service();
+        let request = Request::new(registration(info()));
+        let registration_id = service.register_datanode(request).await.unwrap().into_inner().registration_id;
+        let page = v1::BlockReportPage {
+            datanode_uuid: "dn".into(),
+            registration_id,
+            report_number: 1,
+            storage_uuid: "s".into(),
+            ..v1::BlockReportPage::default()
+        };
+        let report = OpenReport { blocks: &service.blocks, page: Some(page.clone()) };
+        service.blocks.block_report_page(&page).unwrap();
+        drop(report);
+        assert_eq!(service.blocks.block_report_page(&page).unwrap_err().kind(), ErrorKind::Cancelled);
     }
 }

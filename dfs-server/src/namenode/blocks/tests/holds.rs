@@ -1,11 +1,12 @@
-//! Long work lets others in: the longest hold of the lock is a small part of it.
+//! Long work lets others in: the lock is given away again and again. How long the longest hold is, a test on a busy machine
+//! cannot tell; `/metrics` does.
 
 use std::time::{Duration, Instant};
 
 use dfs_common::ids::{BlockId, InodeId};
 use dfs_proto::v1;
 
-use super::super::BlockEvent;
+use super::super::{BlockEvent, origin_of};
 use super::{Cluster, block, finalized};
 use crate::namenode::node_files::{Duty, HostRules};
 
@@ -44,7 +45,7 @@ fn report_in_pages(cluster: &mut Cluster) {
 }
 
 /// Runs work that takes long, and checks that it let others in. A machine with more to do than cores stops a thread within a
-/// hold as well as outside: so the holds are counted, and the longest is compared with the whole.
+/// hold as well as outside, so no single hold is judged: they are counted, one for each 20 ms at least.
 fn check_lets_others_in(cluster: &mut Cluster, what: &str, work: impl FnOnce(&mut Cluster)) {
     let before = cluster.blocks.lock_times().count();
     let started = Instant::now();
@@ -125,8 +126,8 @@ fn events_that_waited_for_a_report_are_applied_in_slices_and_in_order() {
         }
     }
     check_lets_others_in(&mut cluster, "a report with events behind it", |cluster| {
-        let registration = cluster.nodes[0].registration;
-        cluster.blocks.abort_report("dn0", registration);
+        cluster.blocks.abort_report(origin_of(&first));
+        cluster.blocks.tick();
     });
     assert_eq!(cluster.blocks.fs_stats().missing_blocks, 0);
     cluster.check();

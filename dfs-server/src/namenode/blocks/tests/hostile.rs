@@ -3,7 +3,7 @@
 use dfs_proto::v1;
 use proptest::prelude::*;
 
-use super::super::TargetRequest;
+use super::super::{TargetRequest, origin_of};
 use super::{Cluster, block};
 
 /// Numbers that matter (known ids and stamps, borders) and any other.
@@ -38,7 +38,7 @@ enum Message {
     Heartbeat { who: (usize, Option<u64>), storages: Vec<v1::StorageReport>, transfers: u32, failed: Vec<v1::Block> },
     Register(v1::RegisterDatanodeRequest),
     Bad(v1::Block, String, String),
-    Abort(usize),
+    Abort(usize, u64),
     Targets { replication: u32, writer: String, names: Vec<String>, block_size: u64 },
     Second,
 }
@@ -59,8 +59,9 @@ fn storage() -> impl Strategy<Value = v1::StorageReport> {
 fn page() -> impl Strategy<Value = v1::BlockReportPage> {
     let rows = prop::collection::vec((number(), number(), number()), 0..6);
     let open = prop::collection::vec((prop::option::of(wire_block()), -1i32..7), 0..3);
-    (number(), name(), rows, open, any::<[bool; 3]>()).prop_map(
-        |(report_number, storage_uuid, mut rows, open, [is_sorted, last_of_storage, last])| {
+    let corrupt = prop::collection::vec(number(), 0..3);
+    (number(), name(), rows, open, corrupt, any::<[bool; 3]>()).prop_map(
+        |(report_number, storage_uuid, mut rows, open, corrupt_ids, [is_sorted, last_of_storage, last])| {
             if is_sorted {
                 rows.sort_unstable();
                 rows.dedup_by_key(|row| row.0);
@@ -77,6 +78,7 @@ fn page() -> impl Strategy<Value = v1::BlockReportPage> {
                     .collect(),
                 last_of_storage,
                 last,
+                corrupt_ids,
                 ..v1::BlockReportPage::default()
             }
         },
@@ -99,7 +101,7 @@ fn message() -> impl Strategy<Value = Message> {
             }
         ),
         1 => (wire_block(), name(), name()).prop_map(|(block, node, storage)| Message::Bad(block, node, storage)),
-        1 => (0usize..2).prop_map(Message::Abort),
+        1 => (0usize..2, number()).prop_map(|(at, number)| Message::Abort(at, number)),
         1 => (any::<u32>(), name(), prop::collection::vec(name(), 0..3), number()).prop_map(
             |(replication, writer, names, block_size)| Message::Targets { replication, writer, names, block_size }
         ),
@@ -149,9 +151,9 @@ fn send(cluster: &mut Cluster, message: Message) {
                 storage_uuids: vec![storage],
             });
         }
-        Message::Abort(at) => {
-            let node = &cluster.nodes[at];
-            cluster.blocks.abort_report(&node.uuid, node.registration);
+        Message::Abort(at, number) => {
+            let page = v1::BlockReportPage { report_number: number, ..cluster.page(at) };
+            cluster.blocks.abort_report(origin_of(&page));
         }
         Message::Targets { replication, writer, names, block_size } => {
             let request =

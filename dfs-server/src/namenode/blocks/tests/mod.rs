@@ -80,6 +80,35 @@ pub(super) fn finalized(generation_stamp: u64, length: u64) -> Copy {
     Copy { state: v1::ReplicaState::Finalized, generation_stamp, length, is_intact: true }
 }
 
+impl BlockManager {
+    /// Whether the block has its final length and had its minimum of replicas once.
+    fn is_complete(&self, id: BlockId) -> bool {
+        self.lock().map.get(id).is_some_and(|info| info.state() == BlockState::Complete)
+    }
+
+    /// Good replicas known, also on nodes that have died a moment ago.
+    fn replica_count(&self, id: BlockId) -> usize {
+        self.lock().map.replica_count(id)
+    }
+
+    /// Complete blocks of which no good replica is known, with their files.
+    fn missing_blocks(&self, limit: usize) -> Vec<(BlockId, InodeId)> {
+        let state = self.lock();
+        let ids = state.map.ids_from(BlockId(0), usize::MAX).into_iter();
+        let missing = ids.filter(|&id| state.standing(id) == Counts { complete: 1, ..Counts::default() });
+        missing.take(limit).filter_map(|id| Some((id, state.map.get(id)?.inode))).collect()
+    }
+
+    fn under_replicated_count(&self) -> u64 {
+        self.lock().under_replicated()
+    }
+
+    /// Copies that were ordered, or are awaited from pipelines.
+    fn pending_count(&self) -> usize {
+        self.lock().pending.len()
+    }
+}
+
 impl Cluster {
     /// One DataNode per name of a rack; nothing has registered yet.
     pub(super) fn unregistered(racks: &[&str], settings: &[&str]) -> Self {
@@ -200,9 +229,6 @@ impl Cluster {
         let page = self.page(at);
         self.nodes[at].next_number += 1;
         self.blocks.block_report_page(&page).unwrap();
-        // What is known to be corrupt is told after every full report.
-        let known: Vec<u64> = self.nodes[at].found_bad.iter().copied().collect();
-        known.into_iter().for_each(|id| self.find_bad(at, id));
     }
 
     pub(super) fn page(&self, at: usize) -> v1::BlockReportPage {
@@ -227,6 +253,7 @@ impl Cluster {
             last_of_storage: true,
             last: true,
             block_pool_id: String::new(),
+            corrupt_ids: node.found_bad.iter().copied().collect(),
         }
     }
 

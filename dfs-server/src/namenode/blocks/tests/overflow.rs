@@ -7,7 +7,6 @@ use super::super::BlockEvent;
 use super::super::overflow::Limits;
 use super::super::report::{QUEUED_EVENTS_MAX, ReportNumber, ReportSequence};
 use super::{Cluster, block, finalized};
-use crate::namenode::listening::ListeningTime;
 
 #[test]
 fn deletions_beyond_the_bound_are_made_all_the_same() {
@@ -23,7 +22,27 @@ fn deletions_beyond_the_bound_are_made_all_the_same() {
     // Confirmed deletions leave room when the time to repeat them is over.
     cluster.seconds(400);
     assert_eq!(cluster.nodes[0].copies.len(), 0);
-    assert!(cluster.blocks.lock().overflowed.is_empty());
+    assert!(cluster.blocks.lock().overflowed.deletions.is_empty());
+    cluster.check();
+}
+
+#[test]
+fn deletions_beyond_the_bound_are_made_beside_many_replicas_kept_for_good() {
+    let mut cluster = Cluster::new(&["/a"; 1]);
+    cluster.blocks.lock().limits = Limits { deletions: 10, set_aside: 4, set_aside_per_volume: 4 };
+    for id in 1..=35 {
+        cluster.write(id, 1, &[0]);
+    }
+    for id in 1_001..=1_006 {
+        cluster.put(0, id, finalized(1, 10));
+    }
+    cluster.blocks.on_events((1..=35).map(|id| BlockEvent::Removed { id: BlockId(id) }));
+    cluster.seconds(400);
+    assert_eq!(cluster.nodes[0].copies.keys().copied().collect::<Vec<_>>(), (1_001..=1_006).collect::<Vec<_>>());
+    let state = cluster.blocks.lock();
+    assert!(state.overflowed.deletions.is_empty());
+    assert_eq!((state.overflowed.set_aside.len(), state.set_aside.len()), (1, 4));
+    drop(state);
     cluster.check();
 }
 
@@ -55,9 +74,9 @@ fn replicas_of_the_future_beyond_the_bound_are_asked_for_when_there_is_room() {
 fn events_beyond_the_bound_while_a_report_streams_in_lead_to_another_one() {
     let now = std::time::Instant::now();
     let mut sequence = ReportSequence::new(now);
-    sequence.on_full_page(ReportNumber(1), ListeningTime::default());
-    sequence.queue(ReportNumber(2), vec![v1::ReplicaEvent::default(); QUEUED_EVENTS_MAX]);
-    sequence.queue(ReportNumber(2), vec![v1::ReplicaEvent::default()]);
+    sequence.on_full_page(ReportNumber(1));
+    sequence.queue(ReportNumber(2), vec![None; QUEUED_EVENTS_MAX]);
+    sequence.queue(ReportNumber(2), vec![None]);
     sequence.on_full_end();
     assert!(sequence.is_full_due(now));
 }

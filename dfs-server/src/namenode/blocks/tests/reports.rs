@@ -1,24 +1,21 @@
 //! What reports do: the table of dispositions, the sequence of numbers, and the diff of full reports.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dfs_common::block::Block;
-use dfs_common::clock::ManualClock;
 use dfs_common::error::ErrorKind;
 use dfs_common::ids::{BlockId, GenerationStamp, InodeId};
 use dfs_proto::v1::ReplicaState::{Finalized, Rbw, Rur, Rwr, Temporary};
 use dfs_proto::v1::order::Order;
 use dfs_proto::v1::{self, ReplicaEventKind};
 
-use super::super::BlockEvent;
 use super::super::block_map::{BlockInfo, BlockState};
 use super::super::report::{
     BadReason, Disposition, EventsVerdict, PageVerdict, ReportNumber, ReportSequence, ReportedReplica,
     choose_disposition,
 };
+use super::super::{BlockEvent, origin_of};
 use super::{Cluster, Copy, block, finalized};
-use crate::namenode::listening::{ListeningClock, ListeningTime};
 use crate::namenode::namespace::restore::LostIds;
 
 #[test]
@@ -51,7 +48,14 @@ fn choose_disposition_is_this_table() {
         (known(Complete), true, Rwr, 5, 10, MarkBad(BadReason::NotFinalized)),
         (known(Committed), true, Rwr, 5, 10, MarkBad(BadReason::NotFinalized)),
     ] {
-        let reported = ReportedReplica { state, generation_stamp: GenerationStamp(stamp), length };
+        let reported = ReportedReplica { state, generation_stamp: GenerationStamp(stamp), length, is_corrupt: false };
+        let corrupt = match expected {
+            Accept => MarkBad(BadReason::Corrupt),
+            MarkBad(BadReason::WrongLength) => MarkBad(BadReason::Corrupt),
+            other => other,
+        };
+        let of_corrupt = ReportedReplica { is_corrupt: true, ..reported };
+        assert_eq!(choose_disposition(&of_corrupt, known.as_ref(), was_allocated), corrupt, "{of_corrupt:?}");
         let state = known.as_ref().map(BlockInfo::state);
         assert_eq!(
             choose_disposition(&reported, known.as_ref(), was_allocated),
@@ -63,17 +67,17 @@ fn choose_disposition_is_this_table() {
 
 #[test]
 fn sequence_applies_each_event_once_and_in_order() {
-    let (now, heard) = (Instant::now(), ListeningTime::default());
+    let now = Instant::now();
     let mut sequence = ReportSequence::new(now);
     let number = ReportNumber;
-    assert_eq!(sequence.on_full_page(number(1), heard), PageVerdict::Proceed);
+    assert_eq!(sequence.on_full_page(number(1)), PageVerdict::Proceed);
     assert_eq!(sequence.on_events(number(2), 3), EventsVerdict::Queue);
-    sequence.queue(number(2), vec![v1::ReplicaEvent::default(); 3]);
-    assert_eq!(sequence.on_full_page(number(1), heard), PageVerdict::Proceed);
+    sequence.queue(number(2), vec![None; 3]);
+    assert_eq!(sequence.on_full_page(number(1)), PageVerdict::Proceed);
     assert!(!sequence.has_due() && sequence.next_due().is_none(), "the report has not ended");
     assert!(sequence.on_full_end().is_some());
     assert_eq!(sequence.on_events(number(5), 1), EventsVerdict::Queue, "what came before has not been applied");
-    sequence.queue(number(5), vec![v1::ReplicaEvent::default()]);
+    sequence.queue(number(5), vec![None]);
     let due: Vec<usize> = std::iter::from_fn(|| sequence.next_due()).map(|events| events.len()).collect();
     assert_eq!(due, [3, 1]);
     // (first, count, expected)
@@ -90,33 +94,193 @@ fn sequence_applies_each_event_once_and_in_order() {
     sequence.on_full_ordered(now);
     assert!(!sequence.is_full_due(now));
     assert!(sequence.is_full_due(now + Duration::from_secs(10)), "and asks again");
-    assert_eq!(sequence.on_full_page(number(9), heard), PageVerdict::Ignore, "older than what was applied");
+    assert_eq!(sequence.on_full_page(number(9)), PageVerdict::Ignore, "older than what was applied");
     // Both ways of numbering a full report: its own number, or that of the last event it includes.
     for named in [10, 11] {
-        assert_eq!(sequence.on_full_page(number(named), heard), PageVerdict::Proceed);
+        assert_eq!(sequence.on_full_page(number(named)), PageVerdict::Proceed);
         assert!(sequence.on_full_end().is_some());
         assert!(!sequence.is_full_due(now));
     }
 }
 
 #[test]
-fn sequence_gives_up_a_stalled_report_and_asks_again() {
+fn sequence_gives_a_report_up_for_good_and_asks_again() {
     let now = Instant::now();
     let mut sequence = ReportSequence::new(now);
     assert!(!sequence.is_full_due(now + Duration::from_secs(29)));
     assert!(sequence.is_full_due(now + Duration::from_secs(30)), "the first report is late");
-    let clock = Arc::new(ManualClock::new());
-    let listening = ListeningClock::new(clock.clone());
-    sequence.on_full_page(ReportNumber(1), listening.now());
-    clock.advance(Duration::from_secs(600));
-    assert!(!sequence.has_stalled(listening.now()), "it was the NameNode that stood still");
-    for _ in 0..60 {
-        listening.pulse();
-        clock.advance(Duration::from_secs(1));
-    }
-    assert!(sequence.has_stalled(listening.now()));
+    let number = ReportNumber;
+    assert_eq!(sequence.on_full_page(number(2)), PageVerdict::Proceed);
+    assert_eq!(sequence.on_full_page(number(1)), PageVerdict::Refuse, "a younger one has its place");
     sequence.abort_full();
     assert!(sequence.is_full_due(now));
+    assert_eq!(sequence.on_full_page(number(2)), PageVerdict::Refuse);
+    assert!(sequence.is_full_due(now), "what is refused answers nothing");
+    assert_eq!(sequence.on_full_page(number(3)), PageVerdict::Proceed);
+    assert_eq!(sequence.on_full_page(number(4)), PageVerdict::Proceed);
+    assert_eq!(sequence.on_full_page(number(3)), PageVerdict::Refuse);
+    assert!(sequence.on_full_end().is_some() && !sequence.is_full_due(now));
+}
+
+/// The full report of a node that the test has begun to send: its first page, and its last.
+fn two_pages(cluster: &mut Cluster) -> [v1::BlockReportPage; 2] {
+    let whole = cluster.page(0);
+    cluster.nodes[0].next_number += 1;
+    let half = whole.ids.len() / 2;
+    let part = |rows: std::ops::Range<usize>, is_last| v1::BlockReportPage {
+        ids: whole.ids[rows.clone()].to_vec(),
+        generation_stamps: whole.generation_stamps[rows.clone()].to_vec(),
+        lengths: whole.lengths[rows].to_vec(),
+        last_of_storage: is_last,
+        last: is_last,
+        ..whole.clone()
+    };
+    [part(0..half, false), part(half..whole.ids.len(), true)]
+}
+
+fn is_told_to_report(cluster: &mut Cluster, at: usize) -> bool {
+    cluster.heartbeat(at).iter().any(|order| matches!(order, Order::BlockReport(_)))
+}
+
+#[test]
+fn full_report_given_up_between_two_pages_does_not_go_on() {
+    let mut cluster = Cluster::new(&["/a"; 1]);
+    cluster.seconds(1);
+    (1..=10).for_each(|id| cluster.write(id, 1, &[0]));
+    let pages = two_pages(&mut cluster);
+    cluster.blocks.block_report_page(&pages[0]).unwrap();
+    cluster.blocks.abort_report(origin_of(&pages[0]));
+    assert_eq!(cluster.blocks.block_report_page(&pages[1]).unwrap_err().kind(), ErrorKind::Cancelled);
+    assert!((1..=10).all(|id| cluster.located(id) == ["dn0"]), "what the first page named is there");
+    assert!(is_told_to_report(&mut cluster, 0));
+    cluster.report(0);
+    assert!(!is_told_to_report(&mut cluster, 0));
+    cluster.check();
+}
+
+#[test]
+fn full_report_is_not_given_up_for_an_older_one() {
+    let mut cluster = Cluster::new(&["/a"; 1]);
+    cluster.seconds(1);
+    (1..=10).for_each(|id| cluster.write(id, 1, &[0]));
+    let [old, young] = [(); 2].map(|()| two_pages(&mut cluster));
+    cluster.blocks.block_report_page(&old[0]).unwrap();
+    cluster.blocks.block_report_page(&young[0]).unwrap();
+    assert_eq!(cluster.blocks.block_report_page(&old[1]).unwrap_err().kind(), ErrorKind::Cancelled);
+    cluster.blocks.abort_report(origin_of(&old[1]));
+    cluster.blocks.block_report_page(&young[1]).unwrap();
+    assert!((1..=10).all(|id| cluster.located(id) == ["dn0"]));
+    assert!(!is_told_to_report(&mut cluster, 0));
+    cluster.check();
+}
+
+#[test]
+fn full_report_that_leaves_a_volume_before_its_end_or_comes_back_is_refused() {
+    let mut cluster = Cluster::new(&["/a"; 1]);
+    cluster.seconds(1);
+    let volumes = ["s0", "s1"].map(|uuid| v1::StorageReport { storage_uuid: uuid.into(), ..Default::default() });
+    let beat = v1::SendHeartbeatRequest {
+        datanode_uuid: "dn0".into(),
+        registration_id: cluster.nodes[0].registration,
+        storages: volumes.to_vec(),
+        ..Default::default()
+    };
+    (1..=10).for_each(|id| cluster.write(id, 1, &[0]));
+    cluster.blocks.heartbeat(&beat).unwrap();
+    for is_first_ended in [false, true] {
+        let [first, second] = two_pages(&mut cluster);
+        let first = v1::BlockReportPage { last_of_storage: is_first_ended, ..first };
+        cluster.blocks.block_report_page(&first).unwrap();
+        let storage_uuid = if is_first_ended { "s0" } else { "s1" };
+        let second = v1::BlockReportPage { storage_uuid: storage_uuid.into(), ..second };
+        assert_eq!(cluster.blocks.block_report_page(&second).unwrap_err().kind(), ErrorKind::Protocol);
+        let located = (1..=10).filter(|&id| cluster.located(id) == ["dn0"]).count();
+        assert_eq!(located, if is_first_ended { 5 } else { 10 });
+    }
+    cluster.report(0);
+    let [first, second] = two_pages(&mut cluster);
+    cluster.blocks.block_report_page(&first).unwrap();
+    let end = v1::BlockReportPage {
+        storage_uuid: String::new(),
+        ids: Vec::new(),
+        generation_stamps: Vec::new(),
+        lengths: Vec::new(),
+        ..second
+    };
+    assert_eq!(cluster.blocks.block_report_page(&end).unwrap_err().kind(), ErrorKind::Protocol);
+    assert!((1..=10).all(|id| cluster.located(id) == ["dn0"]));
+    cluster.check();
+}
+
+#[test]
+fn event_of_an_unknown_volume_that_waits_for_a_report_leads_to_another_one() {
+    let mut cluster = Cluster::new(&["/a"; 1]);
+    cluster.seconds(1);
+    (1..=10).for_each(|id| cluster.write(id, 1, &[0]));
+    let pages = two_pages(&mut cluster);
+    cluster.blocks.block_report_page(&pages[0]).unwrap();
+    let volume = std::mem::replace(&mut cluster.nodes[0].storage, "long".repeat(100_000));
+    cluster.put(0, 11, finalized(1, 10));
+    cluster.nodes[0].storage = volume;
+    cluster.put(0, 12, finalized(1, 10));
+    cluster.blocks.block_report_page(&pages[1]).unwrap();
+    assert_eq!(cluster.blocks.unknown_replicas(), 1, "the other event counts");
+    assert!(is_told_to_report(&mut cluster, 0));
+    cluster.check();
+}
+
+#[test]
+fn reports_that_never_end_keep_no_other_from_being_asked_for() {
+    let mut cluster = Cluster::new(&["/a"; 8]);
+    cluster.seconds(1);
+    let begin = |cluster: &mut Cluster, at: usize| {
+        let page = v1::BlockReportPage { last: false, last_of_storage: false, ..cluster.page(at) };
+        cluster.blocks.block_report_page(&page).unwrap();
+    };
+    let miss_an_event = |cluster: &mut Cluster, at: usize| {
+        cluster.event(at, ReplicaEventKind::ReplicaDeleted, block(1, 1, 1), true);
+        cluster.event(at, ReplicaEventKind::ReplicaDeleted, block(1, 1, 1), false);
+    };
+    // Nobody asked for these.
+    (0..6).for_each(|at| begin(&mut cluster, at));
+    miss_an_event(&mut cluster, 7);
+    assert!(is_told_to_report(&mut cluster, 7));
+    cluster.report(7);
+    for at in 0..6 {
+        cluster.report(at);
+        miss_an_event(&mut cluster, at);
+        assert!(is_told_to_report(&mut cluster, at));
+        begin(&mut cluster, at);
+    }
+    miss_an_event(&mut cluster, 6);
+    assert!(!is_told_to_report(&mut cluster, 6), "six are under way");
+    let is_asked = (0..20).any(|_| {
+        cluster.pass(Duration::from_secs(10));
+        (0..6).for_each(|at| {
+            begin(&mut cluster, at);
+            assert!(!is_told_to_report(&mut cluster, at), "its report is coming");
+        });
+        is_told_to_report(&mut cluster, 6)
+    });
+    assert!(is_asked);
+    cluster.check();
+}
+
+#[test]
+fn failed_copies_beyond_what_a_node_is_told_to_make_are_left_to_their_time() {
+    let mut cluster = Cluster::new(&["/a"; 3]);
+    cluster.write(1, 2, &[0]);
+    cluster.blocks.tick();
+    assert_eq!(cluster.blocks.pending_count(), 1);
+    let beat = |cluster: &mut Cluster, others: usize| {
+        cluster.nodes[0].failed_copies = vec![v1::Block::default(); others];
+        cluster.nodes[0].failed_copies.push(block(1, 1, 10).into());
+        cluster.heartbeat(0);
+        cluster.blocks.pending_count()
+    };
+    assert_eq!(beat(&mut cluster, 100_000), 1);
+    assert_eq!(beat(&mut cluster, 1_000), 0);
+    cluster.check();
 }
 
 #[test]
@@ -340,10 +504,10 @@ fn sequence_remembers_a_request_made_while_a_report_streams_in() {
     let now = Instant::now();
     let mut sequence = ReportSequence::new(now);
     sequence.request_full();
-    sequence.on_full_page(ReportNumber(1), ListeningTime::default());
+    sequence.on_full_page(ReportNumber(1));
     sequence.on_full_end();
     assert!(!sequence.is_full_due(now), "the report is what was asked for");
-    sequence.on_full_page(ReportNumber(2), ListeningTime::default());
+    sequence.on_full_page(ReportNumber(2));
     sequence.request_full();
     sequence.on_full_end();
     assert!(sequence.is_full_due(now), "the report may be older than what is asked for");

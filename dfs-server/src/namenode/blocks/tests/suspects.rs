@@ -1,9 +1,11 @@
 //! Whom the NameNode believes that a replica is corrupt.
 
 use dfs_common::error::ErrorKind;
+use dfs_common::ids::BlockId;
 use dfs_proto::v1;
 
-use super::{Cluster, block};
+use super::super::BlockEvent;
+use super::{Cluster, block, finalized};
 
 #[test]
 fn word_of_a_reader_leads_to_a_look_and_to_nothing_else() {
@@ -98,5 +100,53 @@ fn finding_that_was_lost_is_told_with_the_next_full_report() {
     assert_eq!(cluster.located(1), ["dn0", "dn2"]);
     cluster.seconds(5);
     assert_eq!(cluster.holders(1, 1, 10), [0, 2, 3]);
+    cluster.check();
+}
+
+#[test]
+fn replica_reported_as_corrupt_never_counts_as_good() {
+    let mut cluster = Cluster::new(&["/a"; 2]);
+    for id in 1..=20 {
+        cluster.write(id, 1, &[1]);
+        // One that was to be deleted when there was no room for the order.
+        cluster.nodes[0].copies.insert(id, super::Copy { is_intact: false, ..finalized(1, 10) });
+        cluster.nodes[0].found_bad.insert(id);
+    }
+    cluster.blocks.block_report_page(&cluster.page(0)).unwrap();
+    cluster.nodes[0].next_number += 1;
+    for _ in 0..5 {
+        cluster.second();
+        assert!((1..=20).all(|id| cluster.located(id) == ["dn1"]));
+    }
+    assert!((1..=20).all(|id| cluster.holders(id, 1, 10) == [1]));
+    cluster.check();
+}
+
+#[test]
+fn replica_known_as_good_and_reported_as_corrupt_is_replaced() {
+    let mut cluster = Cluster::new(&["/a"; 3]);
+    cluster.write(1, 2, &[0, 1]);
+    cluster.nodes[0].copies.get_mut(&1).unwrap().is_intact = false;
+    cluster.nodes[0].found_bad.insert(1);
+    cluster.report(0);
+    assert_eq!((cluster.located(1), cluster.blocks.fs_stats().corrupt_blocks), (vec!["dn1".into()], 1));
+    cluster.seconds(5);
+    assert_eq!(cluster.holders(1, 1, 10), [1, 2]);
+    cluster.check();
+}
+
+#[test]
+fn no_replica_is_too_many_while_another_is_suspected() {
+    let mut cluster = Cluster::new(&["/a"; 2]);
+    for id in 1..=20 {
+        cluster.write(id, 2, &[0, 1]);
+        cluster.nodes[0].copies.get_mut(&id).unwrap().is_intact = false;
+        cluster.blocks.suspect_replica(block(id, 1, 10), "dn0", "").unwrap();
+    }
+    cluster.blocks.on_events((1..=20).map(|id| BlockEvent::ReplicationChanged { id: BlockId(id), replication: 1 }));
+    cluster.blocks.tick();
+    assert!((1..=20).all(|id| cluster.located(id) == ["dn0", "dn1"]), "dn0 has not answered yet");
+    cluster.seconds(5);
+    assert!((1..=20).all(|id| cluster.holders(id, 1, 10) == [1]));
     cluster.check();
 }
