@@ -4,6 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use protox::prost_reflect::prost_types::{
+    DescriptorProto, EnumDescriptorProto, EnumValueDescriptorProto, FieldDescriptorProto,
+};
+
 /// What is stored; everything that these refer to is stored, too.
 const STORED: [&str; 2] = ["journal.proto", "image.proto"];
 
@@ -15,26 +19,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     files.retain(|path| path.extension().is_some_and(|ext| ext == "proto"));
     files.sort();
     let descriptors = protox::compile(&files, [include])?;
-    // What each message refers to, and its fields; what each enum's values are.
-    let mut types: BTreeMap<String, (Vec<String>, Vec<String>)> = BTreeMap::new();
+    let mut types = Types::new();
     let mut wanted: Vec<String> = Vec::new();
     for file in &descriptors.file {
-        let is_stored = STORED.contains(&file.name());
+        let package = format!(".{}", file.package());
+        let known: Vec<String> = types.keys().cloned().collect();
+        describe_enums(&package, &file.enum_type, &mut types);
         for message in &file.message_type {
-            let name = format!(".{}.{}", file.package(), message.name());
-            let line = |field: &_| describe_field(message.name(), field);
-            let lines = message
-                .field
-                .iter()
-                .map(|field| line(&(field.name(), field.number(), field.r#type, field.label, field.type_name())));
-            let refers = message.field.iter().map(|field| field.type_name().to_owned()).filter(|name| !name.is_empty());
-            types.insert(name.clone(), (refers.collect(), lines.collect()));
-            wanted.extend(is_stored.then_some(name));
+            describe_message(&package, message, &mut types);
         }
-        for choice in &file.enum_type {
-            let line = |(name, number): (&str, i32)| format!("{}.{name} = {number}", choice.name());
-            let lines = choice.value.iter().map(|value| line((value.name(), value.number())));
-            types.insert(format!(".{}.{}", file.package(), choice.name()), (Vec::new(), lines.collect()));
+        if STORED.contains(&file.name()) {
+            wanted.extend(types.keys().filter(|name| !known.contains(name)).cloned());
         }
     }
     let (mut seen, mut stored) = (BTreeSet::new(), Vec::new());
@@ -50,9 +45,39 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Name, number, type and label of a field, as protobuf's descriptors number them.
-fn describe_field(message: &str, field: &(&str, i32, Option<i32>, Option<i32>, &str)) -> String {
-    let (name, number, kind, label, refers) = field;
-    let (kind, label) = (kind.unwrap_or_default(), label.unwrap_or_default());
-    format!("{message}.{name} = {number} (type {kind} {refers}, label {label})").replace(" ,", ",")
+/// What each message or enum refers to, and its lines.
+type Types = BTreeMap<String, (Vec<String>, Vec<String>)>;
+
+/// Describes a message of the package or message `within`, and those nested in it.
+fn describe_message(within: &str, message: &DescriptorProto, types: &mut Types) {
+    let name = format!("{within}.{}", message.name());
+    let lines = message.field.iter().map(|field| describe_field(&name, message, field)).collect();
+    let refers = message.field.iter().map(|field| field.type_name().to_owned()).filter(|name| !name.is_empty());
+    types.insert(name.clone(), (refers.collect(), lines));
+    describe_enums(&name, &message.enum_type, types);
+    for nested in &message.nested_type {
+        describe_message(&name, nested, types);
+    }
+}
+
+fn describe_enums(within: &str, enums: &[EnumDescriptorProto], types: &mut Types) {
+    for choice in enums {
+        let name = format!("{within}.{}", choice.name());
+        let line = |value: &EnumValueDescriptorProto| format!("{}.{} = {}", short(&name), value.name(), value.number());
+        types.insert(name.clone(), (Vec::new(), choice.value.iter().map(line).collect()));
+    }
+}
+
+/// Name, number, type, label and choice (`oneof`, also that of an `optional` field) of a field, as protobuf's descriptors say.
+fn describe_field(of: &str, message: &DescriptorProto, field: &FieldDescriptorProto) -> String {
+    let (kind, label) = (field.r#type.unwrap_or_default(), field.label.unwrap_or_default());
+    let refers = if field.type_name().is_empty() { String::new() } else { format!(" {}", field.type_name()) };
+    let one_of = field.oneof_index.and_then(|index| message.oneof_decl.get(usize::try_from(index).ok()?));
+    let one_of = one_of.map_or(String::new(), |one_of| format!(", one of {}", one_of.name()));
+    format!("{}.{} = {} (type {kind}{refers}, label {label}{one_of})", short(of), field.name(), field.number())
+}
+
+/// The name without its package.
+fn short(name: &str) -> &str {
+    name.strip_prefix(".dfs.v1.").unwrap_or(name)
 }

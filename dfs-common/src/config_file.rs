@@ -224,7 +224,7 @@ pub const KEYS: &[Key] = &[
         "net.topology.script.file.name",
         ValueKind::Text,
         "",
-        "program that prints the racks of the addresses it is given",
+        "program that prints the rack of the address it is given; after 10 s the default rack is taken",
     ),
     key("net.topology.table.file.name", ValueKind::Text, "", "file with an address or name and its rack per line"),
 ];

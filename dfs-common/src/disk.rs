@@ -34,6 +34,8 @@ pub enum Act<'a> {
     SetLength(FileNumber, u64),
     /// What was written to a file before is on its disk.
     SyncFile(FileNumber, Site),
+    /// So many bytes of a file from an offset on are on its disk, and its length: a write with O_DSYNC.
+    SyncRange(FileNumber, u64, u64, Site),
     /// A name was changed.
     Rename(&'a Path, &'a Path),
     /// A name, and all below it, is gone.
@@ -90,7 +92,7 @@ pub fn reads(path: &Path) {
 /// A file open for writing.
 pub struct DiskFile {
     file: File,
-    /// Who watches, by which number, and whether each write is a sync, too.
+    /// Who watches, by which number, and whether each write syncs what it wrote.
     watched: Option<(Witness, FileNumber, bool)>,
 }
 
@@ -166,7 +168,7 @@ impl DiskFile {
         if let Some((witness, file, syncs)) = &self.watched {
             witness(Act::Write(*file, offset, bytes));
             if *syncs {
-                witness(Act::SyncFile(*file, Location::caller()));
+                witness(Act::SyncRange(*file, offset, bytes.len() as u64, Location::caller()));
             }
         }
     }

@@ -1,7 +1,7 @@
 //! What a loss of power could leave of a directory, worked out from the calls that were made in it (`dfs_common::disk`).
 //!
-//! The strictest reading of POSIX: an fsync of a file keeps what was written to it, not its name; an fsync of a directory keeps
-//! the names in it. Of everything else any part may be lost, in any combination: each sector that was written, each change of a
+//! The strictest reading of POSIX: an fsync of a file keeps what was written to it, not its name; a write with O_DSYNC keeps what
+//! it wrote and the length; an fsync of a directory keeps the names in it. Of everything else any part may be lost, in any combination: each sector that was written, each change of a
 //! length, each name made, changed or removed. Only the order of what did happen to one name or sector is kept.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -24,6 +24,7 @@ enum Owned {
     Write(u64, u64, Vec<u8>),
     SetLength(u64, u64),
     SyncFile(u64, Site),
+    SyncRange(u64, u64, u64, Site),
     Rename(PathBuf, PathBuf),
     Remove(PathBuf),
     MakeDir(PathBuf),
@@ -33,7 +34,7 @@ enum Owned {
 impl Owned {
     fn site(&self) -> Option<Site> {
         match self {
-            Self::SyncFile(_, site) | Self::SyncDir(_, site) => Some(site),
+            Self::SyncFile(_, site) | Self::SyncRange(_, _, _, site) | Self::SyncDir(_, site) => Some(site),
             _ => None,
         }
     }
@@ -72,6 +73,7 @@ impl Recorder {
                 Act::Write(file, offset, bytes) => Owned::Write(file, offset, bytes.to_vec()),
                 Act::SetLength(file, length) => Owned::SetLength(file, length),
                 Act::SyncFile(file, site) => Owned::SyncFile(file, site),
+                Act::SyncRange(file, offset, length, site) => Owned::SyncRange(file, offset, length, site),
                 Act::Rename(from, to) => Owned::Rename(from.to_owned(), to.to_owned()),
                 Act::Remove(path) => Owned::Remove(path.to_owned()),
                 Act::MakeDir(path) => Owned::MakeDir(path.to_owned()),
@@ -127,7 +129,8 @@ pub(crate) enum Luck {
 }
 
 impl Luck {
-    /// Every kind that differs where so many names and pieces of content are not on the disk yet, and some at random.
+    /// The kinds to try when so many changes of names and of content are not on the disk yet: all that can differ, and some at
+    /// random.
     fn several(names: usize, bytes: usize, seed: u64) -> Vec<Self> {
         match (names, bytes) {
             (0, 0) => vec![Self::All],
@@ -348,6 +351,22 @@ impl Disk {
         state.pending.clear();
     }
 
+    fn sync_range(&mut self, file: FileNumber, offset: u64, length: u64) {
+        let sectors = offset / SECTOR as u64..(offset + length).div_ceil(SECTOR as u64);
+        let state = self.files.get_mut(&file).unwrap();
+        for change in std::mem::take(&mut state.pending) {
+            let is_synced = match &change {
+                Pending::Sector(number, _) => sectors.contains(number),
+                Pending::Length(_) => true,
+            };
+            if is_synced {
+                state.on_disk.take(&change);
+            } else {
+                state.pending.push(change);
+            }
+        }
+    }
+
     fn take(&mut self, root: &Path, act: &Owned) {
         match act {
             Owned::Open(path, inode, length) => {
@@ -367,6 +386,7 @@ impl Disk {
             Owned::Write(inode, offset, bytes) => self.write(self.by_inode[inode], *offset, bytes),
             Owned::SetLength(inode, length) => self.change_file(self.by_inode[inode], Pending::Length(*length)),
             Owned::SyncFile(inode, _) => self.sync_file(self.by_inode[inode]),
+            Owned::SyncRange(inode, offset, length, _) => self.sync_range(self.by_inode[inode], *offset, *length),
             Owned::Rename(from, to) => {
                 let ((dir, from), (same, to)) = (self.place(root, from), self.place(root, to));
                 assert_eq!(dir, same, "names are changed within a directory");
@@ -457,5 +477,30 @@ fn apply(names: &mut Names, change: &Change) {
             }
             names.insert(to.clone(), *node);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dfs_common::disk::DiskFile;
+
+    #[test]
+    fn a_write_with_o_dsync_keeps_what_it_wrote_and_nothing_else() {
+        use std::os::unix::fs::OpenOptionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let recorder = Recorder::new(dir.path());
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create(true);
+        let path = dir.path().join("file");
+        DiskFile::open(&path, &options).unwrap().write_all_at(&[1; 4 * SECTOR], 0).unwrap();
+        disk::sync_dir(dir.path()).unwrap();
+        let synced = DiskFile::open(&path, options.custom_flags(libc::O_DSYNC)).unwrap();
+        synced.write_all_at(&[2; SECTOR], SECTOR as u64).unwrap();
+        let left = tempfile::tempdir().unwrap();
+        recorder.disks(None).last().unwrap().after_power_cut(Luck::None, left.path());
+        let found = fs::read(left.path().join("file")).unwrap();
+        let expected = [[0; SECTOR], [2; SECTOR], [0; SECTOR], [0; SECTOR]].concat();
+        assert!(found == expected);
     }
 }

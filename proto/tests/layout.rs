@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 use dfs_common::storage_info::NAMENODE_LAYOUT;
 
 const STORED: &str = include_str!(concat!(env!("OUT_DIR"), "/stored_fields.txt"));
+/// Layouts that were released, and the checksum of their lists: what was written to disks does not change any more.
+const RELEASED: [(u32, u32); 1] = [(1, 0x5c54_e0b8)];
 /// Fields and choices of each layout, as `build.rs` writes them.
 const LAYOUTS: [(u32, &str); 2] = [(1, include_str!("../layouts/1.txt")), (2, include_str!("../layouts/2.txt"))];
 
@@ -26,6 +28,15 @@ fn every_field_that_is_stored_belongs_to_the_layout_version() {
          released, raise NAMENODE_LAYOUT (dfs-common/src/storage_info.rs) and add a list; if not, correct \
          proto/layouts/{newest}.txt"
     );
+}
+
+#[test]
+fn lists_of_released_layouts_stay_as_they_are() {
+    for (layout, checksum) in RELEASED {
+        let (_, listed) = LAYOUTS.iter().find(|(listed, _)| *listed == layout).unwrap();
+        let found = dfs_common::checksum::crc32c(listed.as_bytes());
+        assert_eq!(found, checksum, "proto/layouts/{layout}.txt was changed, and that layout is on disks");
+    }
 }
 
 #[test]

@@ -8,7 +8,8 @@ use dfs_common::error::{DfsError, ErrorKind, Result};
 
 use super::image::format::ImageHeader;
 use super::image::records;
-use super::journal::{EditReader, Folder};
+use super::journal::{EditReader, Folder, LoggedOps};
+use super::namespace::Namespace;
 
 /// The fold, as the journal calls it.
 pub struct NamespaceFolder;
@@ -29,22 +30,8 @@ impl Folder for NamespaceFolder {
 /// state than they gave the NameNode; `Unsupported` when a newer version wrote them; of reading and writing.
 pub fn fold(image: &Path, edits: &mut EditReader, header: &ImageHeader, out: &Path) -> Result<()> {
     let (_, mut namespace) = records::load(image)?;
-    // Block events concern the serving NameNode only.
-    let mut events = Vec::new();
     while let Some(logged) = edits.next_ops()? {
-        let next = namespace.counters().last_txid.next();
-        if logged.first_txid != next {
-            return Err(DfsError::new(
-                ErrorKind::Corrupt,
-                format!("the edits go on at transaction {}, not at {next}", logged.first_txid),
-            ));
-        }
-        namespace.meet_digest(logged.state_digest)?;
-        for op in &logged.ops {
-            // A refused op is a logged no-op: its refusal is its outcome.
-            let _ = namespace.apply(op, &mut events);
-        }
-        events.clear();
+        apply_logged(&mut namespace, &logged)?;
     }
     if namespace.counters().last_txid != header.txid() {
         return Err(DfsError::new(
@@ -53,4 +40,27 @@ pub fn fold(image: &Path, edits: &mut EditReader, header: &ImageHeader, out: &Pa
         ));
     }
     records::save(&namespace, out, header)
+}
+
+/// Applies what one log entry holds to a namespace that nobody serves.
+///
+/// # Errors
+/// `Corrupt` when it does not follow; `Internal` when it was made for another state.
+pub fn apply_logged(namespace: &mut Namespace, logged: &LoggedOps) -> Result<()> {
+    let next = namespace.counters().last_txid.next();
+    if logged.first_txid != next {
+        return Err(DfsError::new(
+            ErrorKind::Corrupt,
+            format!("the edits go on at transaction {}, not at {next}", logged.first_txid),
+        ));
+    }
+    namespace.meet_digest(logged.state_digest)?;
+    // Block events concern the serving NameNode only.
+    let mut events = Vec::new();
+    for op in &logged.ops {
+        // A refused op is a logged no-op: its refusal is its outcome.
+        let _ = namespace.apply(op, &mut events);
+        events.clear();
+    }
+    Ok(())
 }

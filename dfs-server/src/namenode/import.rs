@@ -20,6 +20,7 @@ use dfs_common::durable;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::storage_info::{StorageInfo, StorageType};
 
+use super::checkpoint::apply_logged;
 use super::daemon::name_dir;
 use super::image::format::{ImageHeader, ImageReader, LogPosition};
 use super::image::records;
@@ -120,18 +121,11 @@ fn apply_edits(edits: &Path, info: &StorageInfo, header: &mut ImageHeader, names
         }
         Err(error) => return Err(error),
     };
-    // The block manager of the NameNode to come learns of the result as a whole.
-    let mut events = Vec::new();
     loop {
         match reader.next_ops() {
             Ok(Some(logged)) => {
-                namespace.meet_digest(logged.state_digest)?;
+                apply_logged(namespace, &logged)?;
                 count += logged.ops.len() as u64;
-                for op in &logged.ops {
-                    // A refused op is a logged no-op: its refusal is its outcome.
-                    let _ = namespace.apply(op, &mut events);
-                }
-                events.clear();
             }
             Ok(None) => break,
             Err(error) if error.kind() == ErrorKind::Corrupt => {

@@ -16,14 +16,22 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, ToSocketAddrs};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use dfs_common::config_file::Config;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_proto::v1;
 use parking_lot::Mutex;
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
+
+/// How long the script may take for an address.
+const SCRIPT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Racks asked of the script that are kept: as many as DataNodes.
 const RACKS_CACHED_MAX: usize = 100_000;
@@ -297,7 +305,7 @@ impl NodeFiles {
             }
         }
         let script = self.script.as_deref()?;
-        let rack = match ask(script, address) {
+        let rack = match ask(script, address, SCRIPT_PATIENCE) {
             Ok(rack) => rack,
             Err(why) => {
                 tracing::error!(script = %script.display(), address, why, "no rack; the default one is taken");
@@ -312,9 +320,29 @@ impl NodeFiles {
     }
 }
 
-/// Runs the script for one address.
-fn ask(script: &Path, address: &str) -> Result<String, String> {
-    let output = Command::new(script).arg(address).output().map_err(|error| format!("cannot run it: {error}"))?;
+/// Runs the script for one address. It is ended, with what it has started, when it takes too long: a DataNode waits to register.
+fn ask(script: &Path, address: &str, patience: Duration) -> Result<String, String> {
+    let child = Command::new(script)
+        .arg(address)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .map_err(|error| format!("cannot run it: {error}"))?;
+    let group = Pid::from_child(&child);
+    let (sender, ended) = mpsc::channel();
+    let waiter = thread::Builder::new().name("rack-script".into()).spawn(move || {
+        // Nobody listens when it took too long.
+        let _ = sender.send(child.wait_with_output());
+    });
+    let output = waiter.map(|_| ended.recv_timeout(patience));
+    let Ok(Ok(output)) = output else {
+        // Gone already otherwise.
+        let _ = kill_process_group(group, Signal::KILL);
+        return Err(format!("it did not end within {patience:?}"));
+    };
+    let output = output.map_err(|error| format!("cannot read what it prints: {error}"))?;
     if !output.status.success() {
         return Err(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim()));
     }
@@ -417,6 +445,17 @@ mod tests {
         ] {
             assert_eq!(files.rack_of(host, port, address).as_deref(), Some(expected), "{host}:{port}");
         }
+    }
+
+    #[test]
+    fn a_script_that_does_not_end_is_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("racks.sh");
+        // The reader of its output waits for whoever can still write to it.
+        std::fs::write(&path, "#!/bin/sh\nsleep 100000 &\necho /r1\nwait\n").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let error = ask(&path, "10.0.0.1", Duration::from_millis(50)).unwrap_err();
+        assert!(error.contains("did not end"), "{error}");
     }
 
     #[test]

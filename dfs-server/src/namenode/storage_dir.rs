@@ -11,8 +11,12 @@
 //! ```
 //!
 //! `format` makes such a directory, once; `open` locks it for a daemon. Files that end in `.tmp` were never finished and
-//! are removed at open. The SecondaryNameNode's directory is laid out the same, but for its type. Images are immutable; the newest few are kept (`dfs.namenode.num.checkpoints.retained`), and with
-//! them all edits that the oldest of them needs, so that a damaged image costs time and nothing else.
+//! are removed at open. The SecondaryNameNode's directory is laid out the same, but for its type. Images are immutable; the
+//! newest few are kept (`dfs.namenode.num.checkpoints.retained`), and with them all edits that the oldest of them needs, so
+//! that a damaged image costs time and nothing else.
+//!
+//! A directory of an older layout is only read until its images and edits were found good (`raise_layout`): when the start
+//! fails, the older program can still start in it.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
@@ -67,6 +71,7 @@ pub struct ImageFile {
 #[derive(Debug)]
 pub struct NameDir {
     root: PathBuf,
+    /// The layout in it is this program's: VERSION says an older one until `raise_layout`.
     info: StorageInfo,
     /// Held until the directory is dropped; the kernel lets go of it when the process dies.
     _lock: File,
@@ -131,10 +136,7 @@ impl NameDir {
         if let Some(whose) = foreign {
             return Err(DfsError::new(ErrorKind::WrongCluster, format!("{} belongs to {whose}", root.display())));
         }
-        let older = info.layout_version;
-        if info.upgrade(&version)? {
-            info!(directory = %root.display(), from = older, to = info.layout_version, "layout raised; older programs refuse it");
-        }
+        info.layout_version = info.storage_type.layout();
         let dir = Self { root: root.to_owned(), info, _lock: lock };
         remove_temporary_files(&dir.current())?;
         durable::create_dir_all(&dir.edits())
@@ -305,6 +307,23 @@ pub fn check_identity(ours: &StorageInfo, header: &ImageHeader, from: &Path) -> 
             ours.block_pool_id
         ),
     ))
+}
+
+/// Has VERSION in `current` say this program's layout. To be called when what is there was read, and before anything is written
+/// that an older program would misread.
+///
+/// # Errors
+/// Of reading and writing VERSION.
+pub fn raise_layout(current: &Path) -> Result<()> {
+    let version = current.join(VERSION);
+    let Some(mut stored) = StorageInfo::load(&version)? else {
+        return Err(DfsError::new(ErrorKind::NotFound, format!("{} is gone", version.display())));
+    };
+    let older = stored.layout_version;
+    if stored.upgrade(&version)? {
+        info!(from = older, to = stored.layout_version, "layout of the directory raised; older programs refuse it");
+    }
+    Ok(())
 }
 
 /// Where in `directory` the image up to `txid` is or will be.

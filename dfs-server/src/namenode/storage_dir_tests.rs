@@ -134,13 +134,17 @@ fn an_image_of_another_cluster_is_refused() {
 }
 
 #[test]
-fn open_raises_an_older_layout_and_refuses_a_newer_one() {
+fn an_older_layout_is_raised_when_told_and_a_newer_one_refused() {
     let dir = tempfile::tempdir().unwrap();
     let info = NameDir::format(dir.path(), &FormatOptions::default(), |_, _| Ok(())).unwrap();
     let version = dir.path().join(CURRENT).join(VERSION);
     StorageInfo { layout_version: 1, ..info.clone() }.store(&version).unwrap();
-    assert_eq!(NameDir::open(dir.path()).unwrap().info(), &info);
-    assert_eq!(StorageInfo::load(&version).unwrap().unwrap().layout_version, NAMENODE_LAYOUT);
+    let layout = || StorageInfo::load(&version).unwrap().unwrap().layout_version;
+    let opened = NameDir::open(dir.path()).unwrap();
+    assert_eq!((opened.info(), layout()), (&info, 1));
+    raise_layout(&opened.current()).unwrap();
+    drop(opened);
+    assert_eq!(layout(), NAMENODE_LAYOUT);
     StorageInfo { layout_version: NAMENODE_LAYOUT + 1, ..info }.store(&version).unwrap();
     let error = NameDir::open(dir.path()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::WrongCluster);

@@ -6,11 +6,12 @@
 //!   current/
 //!     VERSION                          the NameNode's cluster; storageType=SECONDARY_NAME_NODE
 //!     fsimage_0000000000000001234      the last checkpoint; beside it, for a while, the image that the next one begins with
+//!     merged.tmp                       the next checkpoint, until the NameNode has taken it or has one as new
 //!     edits/                           what was fetched for the checkpoint being made
 //! ```
 //!
-//! Nothing here is called on a runtime's thread. Every file is whole or absent. An older image goes only when the newer one, which contains it, is on disk and has been
-//! read back.
+//! Nothing here is called on a runtime's thread. Every file is whole or absent. An older image goes only when the newer one, which
+//! contains it, is on disk, has been read back, and was not refused by the NameNode: a lost one is restored from what is here.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -30,6 +31,9 @@ use crate::namenode::image::format::ImageReader;
 use crate::namenode::image::records;
 use crate::namenode::journal::EditReader;
 use crate::namenode::storage_dir::{check_identity, image_path, list_images, lock, remove_temporary_files};
+
+/// The next checkpoint. Its suffix marks it as unfinished.
+const MERGED: &str = "merged.tmp";
 
 /// The directory, locked for this process.
 pub(super) struct CheckpointDir {
@@ -53,7 +57,7 @@ pub(super) struct Merged {
     pub path: PathBuf,
     /// Its last transaction.
     pub txid: TxId,
-    /// There were edits: it is not the image that was fetched.
+    /// There were edits: it is not the image that was fetched, and has no name yet.
     pub is_new: bool,
 }
 
@@ -144,7 +148,7 @@ impl CheckpointDir {
             return Ok(false);
         }
         match ImageReader::open(&path).and_then(ImageReader::verify) {
-            Ok(_) => Ok(true),
+            Ok(header) => Ok(header.state_digest == image.state_digest),
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 tracing::warn!("{}; it is fetched again", error.chain());
                 Ok(false)
@@ -153,11 +157,16 @@ impl CheckpointDir {
         }
     }
 
-    /// Removes fetched edits that are not in the manifest.
+    /// Removes what an earlier try has left and this one does not need: unfinished files, edits that are not in the manifest.
     ///
     /// # Errors
     /// Of removing.
-    pub(super) fn forget_edits(&self, manifest: &[ManifestFile]) -> Result<()> {
+    pub(super) fn begin(&self, manifest: &[ManifestFile]) -> Result<()> {
+        remove_temporary_files(&self.current)?;
+        self.forget_edits(manifest)
+    }
+
+    fn forget_edits(&self, manifest: &[ManifestFile]) -> Result<()> {
         let wanted: BTreeSet<&str> = manifest.iter().map(|file| file.name.as_str()).collect();
         for entry in fs::read_dir(&self.edits).map_err(io("list", &self.edits))? {
             let entry = entry.map_err(io("list", &self.edits))?;
@@ -168,7 +177,7 @@ impl CheckpointDir {
         Ok(())
     }
 
-    /// Merges the image and the edits that were fetched into a new image beside it, and reads that back.
+    /// Merges the image and the edits that were fetched into a new image without a name, and reads that back.
     ///
     /// # Errors
     /// `Corrupt` when they do not fit, `WrongCluster` when the image is not of `info`; of reading and writing.
@@ -176,11 +185,15 @@ impl CheckpointDir {
         merge(&self.current.join(&image.name), &self.edits, &self.current, info)
     }
 
-    /// Removes what the image at `keep` contains: all edits, all other images.
+    /// Makes this the last checkpoint, and removes what it contains: all edits, all other images.
     ///
     /// # Errors
-    /// Of removing.
-    pub(super) fn keep_only(&self, keep: &Path) -> Result<()> {
+    /// Of renaming and removing.
+    pub(super) fn keep_only(&self, merged: &Merged) -> Result<()> {
+        let keep = image_path(&self.current, merged.txid);
+        if merged.is_new {
+            durable::rename(&merged.path, &keep).map_err(io("make", &keep))?;
+        }
         self.forget_edits(&[])?;
         for image in list_images(&self.current)? {
             if image.path != keep {
@@ -202,10 +215,31 @@ fn merge(image: &Path, edits: &Path, current: &Path, info: &StorageInfo) -> Resu
     if txid == header.txid() {
         return Ok(Merged { path: image.to_owned(), txid, is_new: false });
     }
-    let path = image_path(current, txid);
+    let path = current.join(MERGED);
     let mut reader = EditReader::open(edits, info.namespace_id, &header)?;
     fold(image, &mut reader, &merged_header, &path)?;
     // As a NameNode that starts from it will: what cannot be loaded must not take another image's place.
     records::load(&path)?;
     Ok(Merged { path, txid, is_new: true })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::namenode::image::format::{ImageHeader, ImageWriter};
+
+    #[test]
+    fn an_image_of_another_state_is_not_the_namenodes() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = CheckpointDir::open(root.path()).unwrap();
+        let header = ImageHeader { last_txid: 7, state_digest: 5, ..ImageHeader::default() };
+        let path = image_path(dir.current(), TxId(7));
+        ImageWriter::create(&path, &header).unwrap().finish().unwrap();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let length = fs::metadata(&path).unwrap().len();
+        let has =
+            |length, state_digest| dir.has_image(&ManifestFile { name: name.clone(), length, state_digest }).unwrap();
+        assert!(has(length, 5));
+        assert!(!has(length, 6) && !has(length + 1, 5));
+    }
 }

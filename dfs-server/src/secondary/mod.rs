@@ -5,13 +5,16 @@
 //! 2. image and edits are fetched;
 //! 3. they are merged: the fold of `namenode::checkpoint`;
 //! 4. the new image is pushed back;
-//! 5. the NameNode takes it as its newest image and retires the edits it no longer needs.
+//! 5. the NameNode takes it as its newest image and retires the edits it no longer needs. Only then is it the last checkpoint
+//!    here, too; one that the NameNode refuses is none, and the next try begins at the first step.
 //!
 //! The directory (`dfs.namenode.checkpoint.dir`, see `checkpoint_dir`) always holds the last checkpoint whole, from which
 //! `dfs-server import-checkpoint` makes a lost NameNode's directory anew. Either side may die at any step: what was not
 //! finished is thrown away, and the next checkpoint begins at the first step.
 
 mod checkpoint_dir;
+#[cfg(test)]
+mod tests;
 mod transfer;
 
 #[cfg(test)]
@@ -34,7 +37,7 @@ use dfs_proto::v1::{GetManifestRequest, NamenodeVersionRequest, RollEditLogReque
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
 
-use self::checkpoint_dir::{CheckpointDir, LastCheckpoint, Merged};
+use self::checkpoint_dir::{CheckpointDir, LastCheckpoint};
 use crate::blocking::blocking;
 
 /// How often it is asked whether a checkpoint is due.
@@ -182,7 +185,7 @@ impl Secondary {
         let image = required(manifest.image, "image")?;
         let (dir, wanted, held) = (Arc::clone(&self.dir), manifest.edits.clone(), image.clone());
         let has_image = blocking("look at what is here", move || {
-            dir.forget_edits(&wanted)?;
+            dir.begin(&wanted)?;
             dir.has_image(&held)
         });
         if !has_image.await? {
@@ -192,7 +195,8 @@ impl Secondary {
             transfer::fetch(&mut client, file, self.dir.edits()).await?;
         }
         let (dir, info) = (Arc::clone(&self.dir), info.clone());
-        let Merged { path, txid, is_new } = blocking("merge", move || dir.merge(&image, &info)).await?;
+        let merged = blocking("merge", move || dir.merge(&image, &info)).await?;
+        let txid = merged.txid;
         if txid < TxId(rolled.last_txid) {
             return Err(DfsError::new(
                 ErrorKind::Corrupt,
@@ -202,8 +206,8 @@ impl Secondary {
                 ),
             ));
         }
-        if is_new {
-            match transfer::push(&mut client, &path).await {
+        if merged.is_new {
+            match transfer::push(&mut client, &merged.path).await {
                 // It has made a checkpoint of its own meanwhile.
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                     tracing::info!("not pushed: {}", error.chain())
@@ -212,7 +216,7 @@ impl Secondary {
             }
         }
         let dir = Arc::clone(&self.dir);
-        blocking("remove what is merged", move || dir.keep_only(&path)).await?;
+        blocking("remove what is merged", move || dir.keep_only(&merged)).await?;
         Ok(txid)
     }
 }

@@ -159,7 +159,8 @@ pub(super) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let recorder = Recorder::new(dir.path());
         let (name, length) = ("fsimage_1".to_owned(), 3_000);
-        let mut download = Download::create(&ManifestFile { name: name.clone(), length }, dir.path()).unwrap();
+        let mut download =
+            Download::create(&ManifestFile { name: name.clone(), length, state_digest: 0 }, dir.path()).unwrap();
         for (offset, end) in [(0, 1_000), (1_000, length)] {
             let data = vec![7; (end - offset) as usize].into();
             let piece = FilePiece { name: name.clone(), offset, data, last: end == length, length };

@@ -3,7 +3,7 @@
 use dfs_common::attr::{FileAttr, FileKind, PERMISSION_MASK};
 use dfs_common::block::Block;
 use dfs_common::error::{DfsError, ErrorKind, Result};
-use dfs_common::ids::{BlockId, GenerationStamp, InodeId};
+use dfs_common::ids::{BlockId, GenerationStamp, InodeId, TxId};
 
 use crate::v1;
 
@@ -34,6 +34,13 @@ impl From<&v1::Block> for Block {
 impl From<v1::Block> for Block {
     fn from(block: v1::Block) -> Self {
         Self::from(&block)
+    }
+}
+
+impl v1::ImageHeader {
+    /// Last transaction the image contains.
+    pub fn txid(&self) -> TxId {
+        TxId(self.last_txid)
     }
 }
 

@@ -121,8 +121,9 @@ impl Namespace {
     /// the log before it comes here.
     pub fn apply(&mut self, op: &EditOp, events: &mut Vec<BlockEvent>) -> Result<Outcome> {
         self.counters.last_txid = self.counters.last_txid.next();
+        let named = self.named_by(op);
         let outcome = self.apply_once(op, events);
-        self.digest_outcome(&outcome);
+        self.digest_op(&named, &outcome);
         outcome
     }
 

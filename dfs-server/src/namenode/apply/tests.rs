@@ -77,7 +77,7 @@ impl Fixture {
         }
     }
 
-    fn run(&mut self, op: Op) -> Result<Outcome> {
+    pub(crate) fn run(&mut self, op: Op) -> Result<Outcome> {
         self.call += 1;
         let incarnation = self.namespace.session(CLIENT).map_or(1, |session| session.incarnation.0);
         let retry = self.retry_id(CLIENT, incarnation, self.call);

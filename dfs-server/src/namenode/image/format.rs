@@ -31,12 +31,11 @@
 mod reader;
 mod writer;
 
-use bytes::{Buf, Bytes};
+use bytes::Buf;
 use dfs_common::checksum;
-use dfs_common::ids::TxId;
 use dfs_common::storage_info::NAMENODE_LAYOUT;
-use prost::Message;
 
+pub use dfs_proto::v1::{ImageHeader, ImageSection as Section, LogPosition};
 pub use reader::ImageReader;
 pub use writer::ImageWriter;
 
@@ -62,86 +61,9 @@ const KIND_BLOCK: u32 = 2;
 const KIND_SECTION_END: u32 = 3;
 const KIND_TRAILER: u32 = 4;
 
-/// What an image is of and up to where.
-#[derive(Clone, PartialEq, Eq, Message)]
-pub struct ImageHeader {
-    /// `CID-...`.
-    #[prost(string, tag = "1")]
-    pub cluster_id: String,
-    /// The namespace within the cluster.
-    #[prost(uint32, tag = "2")]
-    pub namespace_id: u32,
-    /// `BP-...`.
-    #[prost(string, tag = "3")]
-    pub block_pool_id: String,
-    /// Last transaction the image contains; 0: none.
-    #[prost(uint64, tag = "4")]
-    pub last_txid: u64,
-    /// Last entry of the replicated log it contains; none in the image that `format` makes.
-    #[prost(message, optional, tag = "5")]
-    pub last_log: Option<LogPosition>,
-    /// The group's membership at `last_log`, as the journal encodes it; empty when none was logged.
-    #[prost(bytes = "bytes", tag = "6")]
-    pub membership: Bytes,
-    /// Of the state after `last_txid` (`namespace/digest.rs`); 0 before layout 2.
-    #[prost(fixed64, tag = "7")]
-    pub state_digest: u64,
-}
-
-impl ImageHeader {
-    /// Last transaction the image contains.
-    pub fn txid(&self) -> TxId {
-        TxId(self.last_txid)
-    }
-}
-
-/// Name of an entry of the replicated log: who wrote it, in which term, at which index.
-#[derive(Clone, Copy, PartialEq, Eq, Message)]
-pub struct LogPosition {
-    /// The leader's term.
-    #[prost(uint64, tag = "1")]
-    pub term: u64,
-    /// The leader.
-    #[prost(uint64, tag = "2")]
-    pub node: u64,
-    /// Position, from 0.
-    #[prost(uint64, tag = "3")]
-    pub index: u64,
-}
-
-/// Sections in the order of the file. Numbers are on disk and never reused; the gaps are for sections to come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u32)]
-pub enum Section {
-    /// Id counters and keys, one record.
-    Counters = 10,
-    /// Clients and their retry outcomes.
-    Sessions = 20,
-    /// Inodes by id.
-    Inodes = 30,
-    /// Directory entries by (parent, cookie).
-    Dentries = 40,
-    /// Extended attributes too large to live in their inode.
-    XAttrs = 50,
-    /// Leases by inode.
-    Leases = 60,
-    /// Holds by (inode, client).
-    Holds = 70,
-}
-
-impl Section {
-    fn from_number(number: u32) -> Option<Self> {
-        Some(match number {
-            10 => Self::Counters,
-            20 => Self::Sessions,
-            30 => Self::Inodes,
-            40 => Self::Dentries,
-            50 => Self::XAttrs,
-            60 => Self::Leases,
-            70 => Self::Holds,
-            _ => return None,
-        })
-    }
+/// The section of this number; none when no version known here writes it.
+fn section_of(number: u32) -> Option<Section> {
+    Section::try_from(i32::try_from(number).ok()?).ok().filter(|section| *section != Section::None)
 }
 
 /// The 16 bytes before each body.

@@ -3,8 +3,10 @@
 use std::fs;
 use std::path::Path;
 
+use bytes::Bytes;
 use dfs_common::error::{ErrorKind, Result};
 use proptest::prelude::*;
+use prost::Message;
 
 use super::*;
 

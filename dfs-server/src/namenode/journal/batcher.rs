@@ -7,9 +7,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bytes::Bytes;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_proto::v1::EditOp;
 use openraft::error::{ClientWriteError, RaftError};
+use prost::Message;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Machine;
@@ -19,7 +21,7 @@ use super::state_machine::{MachineState, Token, Waiter};
 
 /// What may wait: ten thousand small operations, a second's worth of a busy NameNode. More callers are told to come back.
 pub(super) const QUEUE_BYTES_MAX: usize = 80 * 1024 * 1024;
-/// Held by an operation that waits, beside its own bytes: the buffer that its call was received into.
+/// Held by an operation that waits, beside its own bytes: the call that waits with it, and what its connection keeps for it.
 pub(super) const WAITING_OP_BYTES: usize = 8 * 1024;
 /// Operations in one entry, so that the first of them does not wait for the whole queue to be applied.
 const BATCH_OPS_MAX: usize = 1_024;
@@ -58,11 +60,18 @@ impl<O: Send + 'static> Queue<O> {
             self.waiting_bytes.fetch_sub(held, Ordering::Relaxed);
             return Err(DfsError::new(ErrorKind::Unavailable, "too many changes wait for the edit log; try again"));
         }
+        let op = unshared(op);
         let (sender, outcome) = oneshot::channel();
         let waiter = Waiter::new(sender, token);
         self.sender.send(Item { op, bytes, waiter }).map_err(|_| stopped())?;
         outcome.await.unwrap_or_else(|_| Err(stopped()))
     }
+}
+
+/// The operation in a buffer of its own. The fields of one that was received are slices of its message, which is larger if the
+/// client wants it so, and would be kept as long as the operation.
+fn unshared(op: EditOp) -> EditOp {
+    EditOp::decode(Bytes::from(op.encode_to_vec())).expect("what prost encodes it decodes")
 }
 
 fn stopped() -> DfsError {

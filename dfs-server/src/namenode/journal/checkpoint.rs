@@ -3,13 +3,15 @@
 //! ```text
 //! 1. finish the current segment; note the last applied entry X and transaction T
 //! 2. fold the newest image and the edits after it, up to X, into fsimage_T.tmp    a thread of its own, no lock
-//! 3. sync, rename to fsimage_T                                                      the image exists
+//! 3. sync; compare it with our own state at T; rename to fsimage_T                 the image exists
 //! 4. tell openraft of it                                                            a follower far behind gets it
 //! 5. delete all but the newest images; purge edits that the oldest kept does not need
 //! ```
 //!
 //! A crash between any two steps leaves a directory that starts: left-overs are removed at the next open, edits are deleted
 //! last. The SecondaryNameNode does step 2 elsewhere, and `adopt_image` the rest.
+//!
+//! A caller may give up. The thread that works for it then goes on to its end, and keeps the next checkpoint waiting so long.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use dfs_common::durable;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::TxId;
 use openraft::SnapshotMeta;
+use tokio::sync::OwnedMutexGuard;
 use tracing::info;
 
 use super::edit_reader::{EditReader, decode_membership, encode_membership};
@@ -30,6 +33,9 @@ use crate::namenode::image::format::{IMAGE_LAYOUT, ImageHeader, ImageReader, Log
 use crate::namenode::namespace::digest::StateDigest;
 use crate::namenode::storage_dir::NameDir;
 
+/// The right to make a checkpoint. Whoever works on one has it, also when nobody waits any more.
+type Alone = OwnedMutexGuard<()>;
+
 impl<M: Machine> Journal<M> {
     /// Makes an image of everything applied so far; returns its last transaction. Without new transactions the newest image
     /// is already that.
@@ -37,7 +43,7 @@ impl<M: Machine> Journal<M> {
     /// # Errors
     /// Of folding and writing; the images and edits there were are untouched then.
     pub async fn checkpoint(&self) -> Result<TxId> {
-        let _alone = self.checkpointing.lock().await;
+        let alone = self.checkpointing.clone().lock_owned().await;
         let applied = self.state.applied.lock().clone();
         if self.newest_image() >= applied.txid {
             return Ok(applied.txid);
@@ -54,14 +60,14 @@ impl<M: Machine> Journal<M> {
         let out = self.dir.image_path(applied.txid);
         let log = self.index.lock().clone();
         let folder = self.options.folder.clone();
-        let folded = {
+        let (folded, alone) = {
             let (dir, header, out) = (self.dir.clone(), header.clone(), out.clone());
             let edits =
                 move |image: &ImageHeader| EditReader::of_index(&log, image.last_log, image.txid(), log_id.index + 1);
-            on_own_thread(move || fold_newest(&*folder, &dir, &edits, &header, &out)).await?
+            on_own_thread(alone, move || fold_newest(&*folder, &dir, &edits, &header, &out)).await?
         };
         folded?;
-        self.publish(&header, &out).await?;
+        self.publish(&header, &out, alone).await?;
         Ok(applied.txid)
     }
 
@@ -77,7 +83,7 @@ impl<M: Machine> Journal<M> {
     /// `Unsupported` when it is of another layout; `InvalidArgument` when it is not of this log, or of another state than this
     /// NameNode had at its transaction; the file is left to the caller then.
     pub async fn adopt_image(&self, received: &Path) -> Result<TxId> {
-        let _alone = self.checkpointing.lock().await;
+        let alone = self.checkpointing.clone().lock_owned().await;
         let candidate = Candidate {
             received: received.to_owned(),
             dir: self.dir.clone(),
@@ -85,13 +91,14 @@ impl<M: Machine> Journal<M> {
             applied: self.state.applied.lock().clone(),
             log: self.index.lock().clone(),
         };
-        let (header, path) = on_own_thread(move || candidate.adopt()).await??;
-        self.publish(&header, &path).await?;
+        let (adopted, alone) = on_own_thread(alone, move || candidate.adopt()).await?;
+        let (header, path): (ImageHeader, PathBuf) = adopted?;
+        self.publish(&header, &path, alone).await?;
         Ok(header.txid())
     }
 
     /// Steps 4 and 5.
-    async fn publish(&self, header: &ImageHeader, path: &Path) -> Result<()> {
+    async fn publish(&self, header: &ImageHeader, path: &Path, alone: Alone) -> Result<()> {
         let Some(position) = header.last_log else { return Ok(()) };
         let log_id = log_id_of(&position);
         let image = CurrentImage {
@@ -109,7 +116,8 @@ impl<M: Machine> Journal<M> {
         self.wait_metrics(|metrics| metrics.snapshot >= Some(log_id)).await?;
         info!(image = %path.display(), txid = header.last_txid, entry = position.index, "checkpoint");
         let (dir, retained) = (self.dir.clone(), self.options.images_retained);
-        if let Some(needed_after) = on_own_thread(move || retire_images(&dir, retained)).await?? {
+        let (retired, _alone) = on_own_thread(alone, move || retire_images(&dir, retained)).await?;
+        if let Some(needed_after) = retired? {
             let upto = needed_after.index;
             self.raft.trigger().purge_log(upto).await.map_err(stopped)?;
             self.wait_metrics(|metrics| metrics.purged.is_some_and(|purged| purged.index >= upto)).await?;
@@ -142,6 +150,18 @@ struct Candidate {
 impl Candidate {
     /// Gives the image its name when it is what this NameNode would have made itself.
     fn adopt(&self) -> Result<(ImageHeader, PathBuf)> {
+        let header = self.judge()?;
+        let path = self.dir.image_path(header.txid());
+        // Durable before it takes the place of another one and of edits.
+        durable::sync_file(&self.received)
+            .map_err(|error| DfsError::io(format!("sync {}", self.received.display()), error))?;
+        durable::rename(&self.received, &path)
+            .map_err(|error| DfsError::io(format!("adopt {}", path.display()), error))?;
+        Ok((header, path))
+    }
+
+    /// Refuses an image that is not whole, not of this log, not newer, or of another state than ours was.
+    fn judge(&self) -> Result<ImageHeader> {
         let reader = ImageReader::open(&self.received)?;
         if reader.layout() != IMAGE_LAYOUT {
             let why =
@@ -170,33 +190,27 @@ impl Candidate {
         if ours.map(|entry| position_of(&entry.log_id)) != Some(position) {
             return Err(self.refuse(&format!("its last entry {} is another one in our log", position.index)));
         }
-        let digest = StateDigest(header.state_digest);
-        if !digest.is_known() || self.digest_after(&header, position.index)? != Some(digest) {
+        // After edits of layout 1 neither side knows one.
+        if StateDigest(header.state_digest).or_first() != self.digest_after(&header, position.index)?.or_first() {
             return Err(
                 self.refuse("the edits gave it another state than they gave this NameNode; are both the same version?")
             );
         }
-        let path = self.dir.image_path(header.txid());
-        // Durable before it takes the place of another one and of edits.
-        durable::sync_file(&self.received)
-            .map_err(|error| DfsError::io(format!("sync {}", self.received.display()), error))?;
-        durable::rename(&self.received, &path)
-            .map_err(|error| DfsError::io(format!("adopt {}", path.display()), error))?;
-        Ok((header, path))
+        Ok(header)
     }
 
-    /// The digest of our own state after the entry `index`: the batch that came next says it. None when the log does not.
-    fn digest_after(&self, header: &ImageHeader, index: u64) -> Result<Option<StateDigest>> {
+    /// The digest of our own state after the entry `index`: the batch that came next says it, unless it is of layout 1.
+    fn digest_after(&self, header: &ImageHeader, index: u64) -> Result<StateDigest> {
         if self.applied.txid == header.txid() {
-            return Ok(Some(self.applied.digest));
+            return Ok(self.applied.digest);
         }
         let mut later = self.log.entries(index + 1, self.log.next_index);
         while let Some(entry) = later.next_entry()? {
             if let Payload::Normal(batch) = entry.payload {
-                return Ok(batch.state_digest);
+                return Ok(batch.state_digest.unwrap_or_default());
             }
         }
-        Ok(None)
+        Ok(StateDigest::default())
     }
 
     fn refuse(&self, why: &str) -> DfsError {
@@ -256,27 +270,38 @@ fn fold(
     header: &ImageHeader,
     out: &Path,
 ) -> Result<()> {
-    folder.fold(image, &mut edits, header, out)?;
-    let written = image_header(out)?;
-    // All edits must have gone into it, it must say so, and it must have come to the state that they gave us.
-    if edits.next_ops()?.is_none() && &written == header {
-        return Ok(());
+    // Under a name that no start takes for an image, until it was found right.
+    let folded = out.with_extension("tmp");
+    let result = folder.fold(image, &mut edits, header, &folded).and_then(|()| {
+        let written = image_header(&folded)?;
+        // All edits must have gone into it, it must say so, and it must have come to the state that they gave us.
+        let what = match (edits.next_ops()?.is_none(), &written == header) {
+            (true, true) => return Ok(()),
+            (true, false) if written.state_digest != header.state_digest => "gave another state than ours",
+            _ => "is not complete",
+        };
+        Err(DfsError::new(ErrorKind::Internal, format!("the fold into {} {what}", out.display())))
+    });
+    if result.is_err() {
+        // The next start would remove it, too.
+        let _ = disk::remove_file(&folded);
+        return result;
     }
-    // It must not be there at the next start.
-    disk::remove_file(out).map_err(|error| DfsError::io(format!("remove {}", out.display()), error))?;
-    let what =
-        if written.state_digest == header.state_digest { "is not complete" } else { "gave another state than ours" };
-    Err(DfsError::new(ErrorKind::Internal, format!("the fold into {} {what}", out.display())))
+    durable::rename(&folded, out).map_err(|error| DfsError::io(format!("rename image to {}", out.display()), error))
 }
 
-/// Blocking work of seconds to minutes gets a thread of its own; a runtime's are for short work.
-async fn on_own_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+/// Blocking work of seconds to minutes gets a thread of its own; a runtime's are for short work. The thread has `alone` until
+/// it ends: its caller may be gone before.
+async fn on_own_thread<T: Send + 'static>(
+    alone: Alone,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<(T, Alone)> {
     let (done, result) = tokio::sync::oneshot::channel();
     std::thread::Builder::new()
         .name("checkpoint".into())
         .spawn(move || {
             // Nobody listens when the checkpoint was given up.
-            let _ = done.send(work());
+            let _ = done.send((work(), alone));
         })
         .map_err(|error| DfsError::io("start the checkpoint's thread", error))?;
     result.await.map_err(|_| DfsError::new(ErrorKind::Internal, "the checkpoint's thread panicked"))

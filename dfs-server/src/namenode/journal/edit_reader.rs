@@ -28,8 +28,6 @@ pub struct LoggedOps {
 pub struct EditReader {
     entries: EntryReader,
     last: Option<LogId>,
-    /// Of the image, then of the entry read last. Terms never fall: an entry of an older one belongs to another log.
-    term: u64,
     last_txid: TxId,
     membership: Option<StoredMembership>,
 }
@@ -42,7 +40,7 @@ impl EditReader {
     /// `Corrupt` when entries are missing or damaged; `WrongCluster`; `Io`.
     pub fn open(directory: &Path, namespace_id: u32, image: &ImageHeader) -> Result<Self> {
         let start = image.last_log.as_ref().map_or(0, |position| position.index + 1);
-        let (log, _) = LogIndex::scan(directory, namespace_id, start)?;
+        let log = LogIndex::scan(directory, namespace_id, start)?.log;
         if log.next_index < start {
             return Err(DfsError::new(
                 ErrorKind::Corrupt,
@@ -61,7 +59,7 @@ impl EditReader {
     /// Reads the entries after `after`, which ends with transaction `txid`, to before the entry `end`.
     pub(super) fn of_index(log: &LogIndex, after: Option<LogPosition>, txid: TxId, end: u64) -> Self {
         let (start, term) = after.map_or((0, 0), |position| (position.index + 1, position.term));
-        Self { entries: log.entries(start, end), last: None, term, last_txid: txid, membership: None }
+        Self { entries: log.entries(start, end).after_term(term), last: None, last_txid: txid, membership: None }
     }
 
     /// The operations of the next entry that has any; `None` at the end.
@@ -70,17 +68,6 @@ impl EditReader {
     /// `Corrupt`, `Io`.
     pub fn next_ops(&mut self) -> Result<Option<LoggedOps>> {
         while let Some(entry) = self.entries.next_entry()? {
-            let term = entry.log_id.leader_id.term;
-            if term < self.term {
-                return Err(DfsError::new(
-                    ErrorKind::Corrupt,
-                    format!(
-                        "edit log entry {} is of term {term}, after one of term {}: the edits are not those of this image",
-                        entry.log_id.index, self.term
-                    ),
-                ));
-            }
-            self.term = term;
             self.last = Some(entry.log_id);
             match entry.payload {
                 Payload::Blank => {}

@@ -89,7 +89,8 @@ impl Layout {
         }
     }
 
-    /// How many sectors from the first on are never zero once they were written, as far as that is sure.
+    /// How many sectors of a frame cannot be zero once the frame was written. Marked: all, by their marks. Plain: those that
+    /// hold content, though a client may have chosen zeros for it; the rest of the frame is zeros.
     pub(super) fn written_sectors(self, payload_bytes: usize, alignment: usize) -> usize {
         match self {
             Self::Plain => self.content_sectors(payload_bytes),

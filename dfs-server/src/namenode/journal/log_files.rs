@@ -18,8 +18,8 @@ use tracing::{info, warn};
 
 use super::aligned::AlignedBuffer;
 use super::frame::{self, FrameHeader, Layout, PAYLOAD_BYTES_TARGET};
-use super::log_index::{LogIndex, SegmentIndex, list_segments};
-use super::raft_types::{Entry, LogId, Vote};
+use super::log_index::{LogIndex, Scan, SegmentIndex, list_segments};
+use super::raft_types::{DIGEST_BYTES, Entry, LogId, Vote};
 use super::segment::{ALIGNMENT_MAX, ALIGNMENT_MIN, SEGMENT_HEADER_BYTES, SegmentHeader, Tail, segment_name};
 use super::spares::{HASTY_NAME, SEGMENT_BYTES_MIN, SPARE_NAME, Spare, Spares, make_spare, next_segment_bytes};
 use super::state_file;
@@ -57,11 +57,12 @@ struct CurrentSegment {
 }
 
 impl LogFiles {
-    /// Opens the log in `directory`: scans it, cuts a torn last frame, finishes what a crash interrupted.
+    /// Opens the log in `directory`: scans it, cuts a torn last frame, finishes what a crash interrupted. Writes nothing that a
+    /// program of an older layout could not read; the first append does.
     ///
     /// # Errors
-    /// `Corrupt` with file and offset for damage that is not a torn last frame, and with both names for two segments that
-    /// claim the same place; `WrongCluster`; `Io`.
+    /// `Corrupt` with file and offset for damage that is not a torn last frame, and with both names for two segments of which
+    /// one does not belong here; `WrongCluster`; `Unsupported`; `Io`.
     pub(super) fn open(directory: &Path, namespace_id: u32) -> Result<Self> {
         let context = |error| DfsError::io(format!("open edit log {}", directory.display()), error);
         name_segments(directory, namespace_id)?;
@@ -69,17 +70,14 @@ impl LogFiles {
         let mode = probe(directory).map_err(context)?;
         let purged: Option<LogId> = state_file::load(&directory.join(PURGED))?;
         let first_needed = purged.map_or(0, |log_id| log_id.index + 1);
-        remove_purged_segments(directory, namespace_id, first_needed)?;
-        let (mut log, mut tail) = LogIndex::scan(directory, namespace_id, first_needed)?;
+        let Scan { mut log, tail, purged: parted } = LogIndex::scan(directory, namespace_id, first_needed)?;
         if log.next_index < first_needed {
-            // An image from elsewhere replaced the log, and the crash came before its files were gone.
-            for segment in &log.segments {
-                disk::remove_file(&segment.path).map_err(context)?;
-            }
-            // Their sequences are given out again.
-            durable::sync_dir(directory).map_err(context)?;
-            log = LogIndex::new(first_needed);
-            tail = None;
+            return Err(ends_too_early(directory, log.next_index, first_needed));
+        }
+        // Finishes a purge that a crash cut short.
+        parted.iter().try_for_each(|path| remove_purged(path))?;
+        if let Some(purged) = purged {
+            remove_through(&mut log, purged.index)?;
         }
         let current = match (log.segments.last(), tail) {
             (Some(segment), Some(tail)) => Some(CurrentSegment::reopen(segment, tail, mode)?),
@@ -104,11 +102,7 @@ impl LogFiles {
             buffer: AlignedBuffer::default(),
             purged,
         };
-        // A segment of an older version takes no more frames.
-        match &files.current {
-            Some(current) if current.header.layout == Layout::Marked => files.request_spare(),
-            _ => files.roll(0)?,
-        }
+        files.request_spare();
         Ok(files)
     }
 
@@ -182,31 +176,22 @@ impl LogFiles {
         self.append_frame(since, &[], 0)
     }
 
-    /// Throws away entries up to `upto`, as far as whole segments hold nothing else. May lie beyond the end of the log.
+    /// Throws away entries up to `upto`, which is in the log, as far as whole segments hold nothing else.
     ///
     /// # Errors
-    /// Of writing and deleting.
+    /// `Internal` beyond the end of the log; of writing and deleting.
     pub(super) fn purge(&mut self, upto: LogId) -> Result<()> {
         if self.purged.is_some_and(|purged| purged >= upto) {
             return Ok(());
         }
+        let end = self.index.lock().next_index;
+        if upto.index >= end {
+            let why = format!("purge up to entry {} of an edit log that ends before {end}", upto.index);
+            return Err(DfsError::new(ErrorKind::Internal, why));
+        }
         state_file::store(&self.directory.join(PURGED), &upto)?;
         self.purged = Some(upto);
-        if upto.index >= self.index.lock().next_index {
-            self.index.lock().next_index = upto.index + 1;
-            self.roll(0)?;
-        }
-        let gone: Vec<SegmentIndex> = {
-            let mut log = self.index.lock();
-            let count = log.segments_through(upto.index);
-            log.segments.drain(..count).collect()
-        };
-        for segment in gone {
-            disk::remove_file(&segment.path)
-                .map_err(|error| DfsError::io(format!("purge {}", segment.path.display()), error))?;
-            info!(segment = %segment.path.display(), "purged");
-        }
-        Ok(())
+        remove_through(&mut self.index.lock(), upto.index)
     }
 
     /// Finishes the current segment, so that everything written so far is in files that change no more.
@@ -229,9 +214,12 @@ impl LogFiles {
     fn append_frame(&mut self, first_index: u64, entries: &[Entry], payload_bound: usize) -> Result<()> {
         let alignment = self.current.as_ref().map_or(self.mode.alignment, |current| current.header.alignment);
         let needed = Layout::Marked.frame_bytes(payload_bound, alignment) as u64;
-        let full = self.current.as_ref().is_none_or(|current| current.offset + needed > current.capacity);
+        let full = self.current.as_ref().is_none_or(|current| {
+            // A segment of an older version takes no more frames.
+            current.header.layout != Layout::Marked || current.offset + needed > current.capacity
+        });
         if full {
-            self.roll(needed)?;
+            self.roll(Layout::Marked.frame_bytes(payload_bound, self.mode.alignment) as u64)?;
         }
         let sequence = self.index.lock().next_sequence;
         let current = self.current.as_mut().expect("roll leaves a current segment");
@@ -393,16 +381,32 @@ fn zero_range(file: &DiskFile, start: u64, end: u64) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Finishes a purge that a crash interrupted, before the files are read: what is left of them may have gaps.
-fn remove_purged_segments(directory: &Path, namespace_id: u32, first_needed: u64) -> Result<()> {
-    let segments = list_segments(directory, namespace_id)?;
-    for ((path, _), (_, next)) in segments.iter().zip(segments.iter().skip(1)) {
-        if next.first_index > first_needed {
-            break;
-        }
-        disk::remove_file(path).map_err(|error| DfsError::io(format!("purge {}", path.display()), error))?;
-    }
+/// Removes the segments that hold only entries up to `upto`. The log must have been read: what follows them begins where they
+/// end.
+fn remove_through(log: &mut LogIndex, upto: u64) -> Result<()> {
+    let count = log.segments_through(upto);
+    let gone: Vec<SegmentIndex> = log.segments.drain(..count).collect();
+    gone.iter().try_for_each(|segment| remove_purged(&segment.path))
+}
+
+fn remove_purged(path: &Path) -> Result<()> {
+    disk::remove_file(path).map_err(|error| DfsError::io(format!("purge {}", path.display()), error))?;
+    info!(segment = %path.display(), "purged");
     Ok(())
+}
+
+/// A purge leaves the end of the log: these segments are older than what was purged last.
+fn ends_too_early(directory: &Path, end: u64, first_needed: u64) -> DfsError {
+    DfsError::new(
+        ErrorKind::Corrupt,
+        format!(
+            "the edit log in {} ends before entry {end}, and entries up to {} were purged before: its segments are of an older \
+             copy; nothing is removed: bring back the newer ones, or move the directory away and import the \
+             SecondaryNameNode's: dfs-server import-checkpoint",
+            directory.display(),
+            first_needed - 1
+        ),
+    )
 }
 
 /// Finds out how `directory` can be written. Direct writes must be of whole sectors; frames take whole *physical* sectors
@@ -453,16 +457,19 @@ fn physical_sector_bytes(path: &Path) -> Option<usize> {
     known.then_some(bytes)
 }
 
-/// Refuses an entry that could not be written, before anybody is told that it was taken.
+/// What an entry of one operation takes beside the operation: its own fields, and the digest in its batch.
+const ENTRY_OVERHEAD_MAX: usize = frame::ENTRY_OVERHEAD_BYTES + DIGEST_BYTES;
+
+/// Refuses an operation that could not be written, before anybody is told that it was taken.
 ///
 /// # Errors
 /// `InvalidArgument` above the limit.
 pub(super) fn check_entry_bytes(bytes: usize) -> Result<()> {
-    if bytes + frame::ENTRY_OVERHEAD_BYTES <= frame::PAYLOAD_BYTES_MAX {
+    if bytes + ENTRY_OVERHEAD_MAX <= frame::PAYLOAD_BYTES_MAX {
         return Ok(());
     }
     Err(DfsError::new(
         ErrorKind::InvalidArgument,
-        format!("a change of {bytes} bytes; the limit is {}", frame::PAYLOAD_BYTES_MAX),
+        format!("a change of {bytes} bytes; the limit is {}", frame::PAYLOAD_BYTES_MAX - ENTRY_OVERHEAD_MAX),
     ))
 }

@@ -48,6 +48,17 @@ struct Truncation {
     since: u64,
 }
 
+/// What the files of a log hold.
+pub(super) struct Scan {
+    /// The log.
+    pub log: LogIndex,
+    /// What stands behind the last frame of the last segment; none without segments.
+    pub tail: Option<Tail>,
+    /// Segments before the log, parted from it by others that are gone: a purge was cut short. Each was read, and nothing in it
+    /// is needed.
+    pub purged: Vec<PathBuf>,
+}
+
 /// The whole log.
 #[derive(Clone, Debug)]
 pub(super) struct LogIndex {
@@ -67,13 +78,20 @@ impl LogIndex {
         Self { segments: Vec::new(), truncations: Vec::new(), next_index: first_index, next_sequence: 1 }
     }
 
+    /// A log that begins with this segment.
+    fn beginning_at(header: &SegmentHeader) -> Self {
+        Self { next_sequence: header.first_sequence, ..Self::new(header.first_index) }
+    }
+
     /// Reads every frame of the segments in `directory`. Entries below `first_needed` may be missing.
     ///
     /// # Errors
-    /// `Corrupt` with file and offset; `WrongCluster` for another namespace's segment; `Io`.
-    pub(super) fn scan(directory: &Path, namespace_id: u32, first_needed: u64) -> Result<(Self, Option<Tail>)> {
+    /// `Corrupt` with file and offset; `WrongCluster` for another namespace's segment; `Unsupported` for a newer version's; `Io`.
+    pub(super) fn scan(directory: &Path, namespace_id: u32, first_needed: u64) -> Result<Scan> {
         let mut readers = open_segments(directory, namespace_id)?;
-        let Some(first) = readers.first() else { return Ok((Self::new(first_needed), None)) };
+        let Some(first) = readers.first() else {
+            return Ok(Scan { log: Self::new(first_needed), tail: None, purged: Vec::new() });
+        };
         if first.header().first_index > first_needed {
             return Err(first.corrupt(
                 0,
@@ -83,12 +101,15 @@ impl LogIndex {
                 ),
             ));
         }
-        let mut log = Self::new(first.header().first_index);
-        log.next_sequence = first.header().first_sequence;
-        let mut tail = None;
+        let mut log = Self::beginning_at(first.header());
+        let (mut tail, mut purged) = (None, Vec::new());
         let last = readers.len() - 1;
         for (number, reader) in readers.iter_mut().enumerate() {
-            log.check_follows(reader)?;
+            if !log.is_continued_by(reader.header()) {
+                log.check_gap(reader, first_needed)?;
+                purged.extend(log.segments.into_iter().map(|segment| segment.path));
+                log = Self::beginning_at(reader.header());
+            }
             log.add_segment(SegmentIndex::new(reader.path().to_owned(), *reader.header()));
             while let Next::Frame(frame) = reader.next_frame()? {
                 if frame.header.first_index > log.next_index {
@@ -100,21 +121,31 @@ impl LogIndex {
                 tail = Some(reader.judge_tail()?);
             }
         }
-        Ok((log, tail))
+        Ok(Scan { log, tail, purged })
     }
 
-    /// A segment begins where the one before it ended; otherwise frames of that one are bad.
-    fn check_follows(&self, reader: &SegmentReader) -> Result<()> {
+    /// Whether a segment begins exactly where this log ends.
+    fn is_continued_by(&self, header: &SegmentHeader) -> bool {
+        (header.first_sequence, header.first_index) == (self.next_sequence, self.next_index)
+    }
+
+    /// Refuses a segment that does not begin where this log ends, unless what lies between is known to be purged: all that was
+    /// read so far and all up to this segment is below `first_needed`, and both numbers rise.
+    fn check_gap(&self, reader: &SegmentReader, first_needed: u64) -> Result<()> {
         let header = reader.header();
-        if header.first_sequence == self.next_sequence && header.first_index <= self.next_index {
+        let rises = header.first_sequence > self.next_sequence && header.first_index >= self.next_index;
+        if rises && header.first_index <= first_needed {
             return Ok(());
         }
         let Some(previous) = self.segments.last() else { return Ok(()) };
         let why = format!(
-            "frame {} is bad or missing, yet {} goes on with frame {}",
+            "frame {} with entry {} is bad or missing, yet {} goes on with frame {} and entry {}; if one of the two files does \
+             not belong here, move it out of the directory",
             self.next_sequence,
+            self.next_index,
             reader.path().display(),
-            header.first_sequence
+            header.first_sequence,
+            header.first_index
         );
         Err(SegmentReader::open(&previous.path)?.corrupt(previous.end, &why))
     }
@@ -169,6 +200,7 @@ impl LogIndex {
             point,
             pending: Vec::new().into_iter(),
             next_index: start,
+            term: 0,
             end: end.min(self.next_index),
         }
     }
@@ -226,7 +258,8 @@ fn order(mut readers: Vec<SegmentReader>) -> Result<Vec<SegmentReader>> {
             return Err(DfsError::new(
                 ErrorKind::Corrupt,
                 format!(
-                    "edit log segments {} and {} both begin with frame {}; nothing is removed: move the one that does not                      belong here out of the directory",
+                    "edit log segments {} and {} both begin with frame {}; nothing is removed: move the one that does not \
+                     belong here out of the directory",
                     first.display(),
                     second.display(),
                     alike[0].header().first_sequence
@@ -241,8 +274,7 @@ fn order(mut readers: Vec<SegmentReader>) -> Result<Vec<SegmentReader>> {
     Ok(readers)
 }
 
-/// The segments of a directory with the index of the entry and the sequence each begins with, ordered; frames are not
-/// read.
+/// The segments of a directory and their headers, ordered; frames are not read.
 ///
 /// # Errors
 /// As of scanning, for headers.
@@ -259,14 +291,23 @@ pub(super) struct EntryReader {
     point: Option<Point>,
     pending: std::vec::IntoIter<Entry>,
     next_index: u64,
+    /// Of the entry read last.
+    term: u64,
     end: u64,
 }
 
 impl EntryReader {
+    /// Says of which term the entry before the first one is.
+    #[must_use]
+    pub(super) fn after_term(self, term: u64) -> Self {
+        Self { term, ..self }
+    }
+
     /// The next entry; `None` at the end.
     ///
     /// # Errors
-    /// `Corrupt` when an entry that must be there is not; `Io`.
+    /// `Corrupt` when an entry that must be there is not, or is of an older term than the one before: terms never fall within
+    /// a log; `Io`.
     pub(super) fn next_entry(&mut self) -> Result<Option<Entry>> {
         loop {
             if self.next_index >= self.end {
@@ -276,7 +317,17 @@ impl EntryReader {
                 if entry.log_id.index < self.next_index {
                     continue;
                 }
-                self.next_index = entry.log_id.index + 1;
+                let term = entry.log_id.leader_id.term;
+                if term < self.term {
+                    return Err(DfsError::new(
+                        ErrorKind::Corrupt,
+                        format!(
+                            "edit log entry {} is of term {term}, after one of term {}: they are of different logs",
+                            entry.log_id.index, self.term
+                        ),
+                    ));
+                }
+                (self.next_index, self.term) = (entry.log_id.index + 1, term);
                 return Ok(Some(entry));
             }
             self.next_frame()?;

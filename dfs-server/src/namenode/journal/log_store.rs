@@ -4,8 +4,7 @@
 //! does so on openraft's own thread: a group of one has nothing else to do until the disk has them, and each wake-up of
 //! another thread would cost a lone caller 10 to 30 us. What is rare and slow (votes, cutting, finishing a segment) has the
 //! I/O thread. Applying reads what was just appended, so it finds it in memory. What has been applied is forgotten at the next
-//! append, because operations are more than their bytes: each keeps the whole buffer alive that its call came in. So memory
-//! holds two batches. Whoever wants an older entry (a restart) reads it from the files.
+//! append, because operations in memory take several times their bytes. So memory holds two batches. Whoever wants an older entry (a restart) reads it from the files.
 //!
 //! A failed write or sync ends the process, by `OnFatal`: after it, nobody knows what is on the disk, and a NameNode that
 //! went on could acknowledge what a restart does not find.

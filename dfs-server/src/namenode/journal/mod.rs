@@ -15,8 +15,8 @@
 //! outcome           batcher.rs
 //! ```
 //!
-//! A start: scan the segments (log_index.rs), cut a torn last frame, replay what the loaded image does not have, become
-//! leader in a new term. A checkpoint (checkpoint.rs): finish the segment, fold image + edits into a new image on a thread of
+//! A start: scan the segments (log_index.rs), cut a torn last frame, replay what the loaded image does not have, raise the
+//! directory's layout to this program's, become leader in a new term. A checkpoint (checkpoint.rs): finish the segment, fold image + edits into a new image on a thread of
 //! its own, tell openraft, throw away what no kept image needs. edit_reader.rs reads the log from outside.
 //!
 //! Promises:
@@ -103,7 +103,7 @@ pub struct Applied<O> {
 
 /// Makes a new image of an old one and the edits after it.
 pub trait Folder: Send + Sync + 'static {
-    /// Writes the image described by `header` to `out`, from `image` (none: the empty namespace) and all of `edits`; the digest
+    /// Writes the image described by `header` to `out`, durably, from `image` (none: the empty namespace) and all of `edits`; the digest
     /// in its header is that of the state it came to. Runs on a thread of its own and must not take the namespace's lock.
     ///
     /// # Errors
@@ -118,8 +118,6 @@ pub struct JournalOptions {
     pub address: String,
     /// Images to keep (`dfs.namenode.num.checkpoints.retained`).
     pub images_retained: usize,
-    /// Accept an image that is ahead of the edit log: a directory rebuilt from an image alone.
-    pub accept_missing_edits: bool,
     /// Makes checkpoints.
     pub folder: Arc<dyn Folder>,
     /// What to do when the log can no longer be written or applied. In a serving NameNode it does not return.
@@ -132,7 +130,6 @@ impl JournalOptions {
         Self {
             address: address.into(),
             images_retained,
-            accept_missing_edits: false,
             folder,
             on_fatal: Arc::new(|fatal| {
                 error!(error = fatal.chain(), "the NameNode stops: it can no longer keep its promises");
@@ -164,7 +161,7 @@ pub struct Journal<M: Machine> {
     dir: Arc<NameDir>,
     options: JournalOptions,
     /// One checkpoint at a time.
-    checkpointing: tokio::sync::Mutex<()>,
+    checkpointing: Arc<tokio::sync::Mutex<()>>,
     stop: Mutex<Option<oneshot::Sender<()>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -193,7 +190,7 @@ impl<M: Machine> Journal<M> {
             index: started.index,
             dir,
             options,
-            checkpointing: tokio::sync::Mutex::new(()),
+            checkpointing: Arc::default(),
             stop: Mutex::new(Some(started.stop)),
             threads: Mutex::new(started.threads),
         })
@@ -230,9 +227,9 @@ impl<M: Machine> Journal<M> {
         }
     }
 
-    /// Whether reads may be answered: this member leads, and no other can have been elected without its knowledge. In a
-    /// group of one nobody else can; with several members, a quorum must have confirmed it recently.
-    pub fn is_leader_confirmed(&self) -> bool {
+    /// Whether this member leads.
+    #[cfg(test)]
+    fn is_leader(&self) -> bool {
         leads(&self.metrics.borrow())
     }
 

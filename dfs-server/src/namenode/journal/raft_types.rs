@@ -65,7 +65,7 @@ impl Batch {
 
     /// Bytes of the encoded form.
     pub(super) fn encoded_len(&self) -> usize {
-        let digest = self.state_digest.map_or(0, |digest| fixed64::encoded_len(EDIT_BATCH_STATE_DIGEST, &digest.0));
+        let digest = self.state_digest.map_or(0, |_| DIGEST_BYTES);
         self.ops.iter().map(encoded_op_len).sum::<usize>() + digest
     }
 
@@ -82,8 +82,9 @@ impl Batch {
     /// Reads the protobuf message EditBatch.
     ///
     /// # Errors
-    /// `Corrupt` when it is none; `Unsupported` when it holds what only a newer version understands: applied without that, it
-    /// would give another state. What is shorter when it is encoded again had kinds or fields that are not known here.
+    /// `Corrupt` when it is none; `Unsupported` when it holds kinds or fields that only a newer version knows. The decoder skips
+    /// those, so the batch is encoded again here: if it is shorter then, something was skipped, and applying the rest would give
+    /// another state.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self> {
         let batch = EditBatch::decode(bytes)
             .map_err(|error| DfsError::new(ErrorKind::Corrupt, "a log entry holds no edit batch").with_source(error))?;
@@ -107,6 +108,8 @@ pub(super) fn unknown(what: impl std::fmt::Display) -> DfsError {
 /// Field numbers of `EditBatch`: the message is encoded field by field so that its operations can stay shared.
 const EDIT_BATCH_OPS: u32 = 1;
 const EDIT_BATCH_STATE_DIGEST: u32 = 2;
+/// What the digest takes in an encoded batch: tag and number.
+pub(super) const DIGEST_BYTES: usize = 9;
 
 /// Refuses an operation of no kind, or with a choice that this program does not know. No leader logs either.
 fn check_known(op: &EditOp) -> Result<()> {

@@ -21,7 +21,7 @@
 //!
 //! **What follows the last good frame** decides between two very different things. Only the frame that was being written
 //! when the machine stopped can be torn, it was never acknowledged, and nothing was written after it: it is cut. Every other
-//! bad frame was acknowledged once and damaged later: that is refused, with file and offset, and a person decides. The sectors
+//! bad frame was damaged later and may have been acknowledged: that is refused, with file and offset, and a person decides. The sectors
 //! of a frame tell which it is: a torn frame has one that was not written, and that one is still zero.
 
 use std::fs::File;
@@ -33,7 +33,7 @@ use dfs_common::checksum;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 
 use super::frame::{self, FRAME_HEADER_BYTES, FrameHeader, Layout, SECTOR_BYTES};
-use super::raft_types::Entry;
+use super::raft_types::{self, Entry};
 use crate::namenode::storage_dir::{NUMBER_DIGITS, parse_number};
 
 const MAGIC: &[u8; 8] = b"DFEDITS\0";
@@ -87,26 +87,28 @@ impl SegmentHeader {
         into.extend_from_slice(&crc.to_le_bytes());
     }
 
-    fn decode(page: &[u8; SEGMENT_HEADER_BYTES]) -> std::result::Result<Self, String> {
+    /// Reads the first page of the segment at `path`.
+    fn decode(page: &[u8; SEGMENT_HEADER_BYTES], path: &Path) -> Result<Self> {
+        let damaged = |why: &str| Err(corrupt(path, 0, why));
         let (content, crc) = page.split_at(SEGMENT_HEADER_BYTES - 4);
         if &content[..8] != MAGIC {
-            return Err("it does not begin as an edit segment does".into());
+            return damaged("it does not begin as an edit segment does");
         }
         if checksum::crc32c(content) != u32::from_le_bytes([crc[0], crc[1], crc[2], crc[3]]) {
-            return Err("the checksum of its header does not match".into());
+            return damaged("the checksum of its header does not match");
         }
         let mut fields = &content[8..];
         let layout = match fields.get_u32_le() {
             PLAIN_VERSION => Layout::Plain,
             SEGMENT_VERSION => Layout::Marked,
-            other => return Err(format!("it has version {other}, this program knows up to {SEGMENT_VERSION}")),
+            other => return Err(raft_types::unknown(format!("version {other} of edit log {}", path.display()))),
         };
         let alignment = fields.get_u32_le() as usize;
         let namespace_id = fields.get_u32_le();
         fields.advance(4);
         let (salt, first_index, first_sequence) = (fields.get_u64_le(), fields.get_u64_le(), fields.get_u64_le());
         if !(ALIGNMENT_MIN..=ALIGNMENT_MAX).contains(&alignment) || !alignment.is_power_of_two() {
-            return Err(format!("it has alignment {alignment}"));
+            return damaged(&format!("it has alignment {alignment}"));
         }
         Ok(Self { layout, alignment, namespace_id, salt, first_index, first_sequence })
     }
@@ -194,7 +196,7 @@ impl SegmentReader {
     /// Opens a segment and reads its header.
     ///
     /// # Errors
-    /// `Io`; `Corrupt` when the header is damaged.
+    /// `Io`; `Corrupt` when the header is damaged; `Unsupported` when it is of a newer version.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let context = |error| DfsError::io(format!("read {}", path.display()), error);
         let mut file = File::open(path).map_err(context)?;
@@ -204,7 +206,7 @@ impl SegmentReader {
             io::ErrorKind::UnexpectedEof => corrupt(path, 0, "it is shorter than its header"),
             _ => context(error),
         })?;
-        let header = SegmentHeader::decode(&page).map_err(|why| corrupt(path, 0, &why))?;
+        let header = SegmentHeader::decode(&page, path)?;
         Ok(Self {
             path: path.to_owned(),
             header,

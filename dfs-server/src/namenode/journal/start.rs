@@ -1,6 +1,7 @@
 //! From files to a running journal: check that image and log fit, replay, start openraft on its own thread.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -21,7 +22,7 @@ use super::state_machine::{AppliedTo, CurrentImage, MachineState, StateMachine};
 use super::{JournalOptions, LONE_NODE, Machine};
 use crate::namenode::image::format::ImageHeader;
 use crate::namenode::namespace::digest::StateDigest;
-use crate::namenode::storage_dir::NameDir;
+use crate::namenode::storage_dir::{NameDir, raise_layout};
 
 /// Timers matter only between members; openraft's default of 50 ms would wake an idle NameNode for nothing.
 const HEARTBEAT_MS: u64 = 500;
@@ -97,7 +98,7 @@ pub(super) async fn start<M: Machine>(
 ) -> Result<Started> {
     let (report, reported) = oneshot::channel();
     let (stop, stopped) = oneshot::channel();
-    let (edits, namespace_id) = (dir.edits(), dir.info().namespace_id);
+    let (current, edits, namespace_id) = (dir.current(), dir.edits(), dir.info().namespace_id);
     let body = move || {
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
             Ok(runtime) => runtime,
@@ -118,7 +119,7 @@ pub(super) async fn start<M: Machine>(
                 }
             };
             let index = store.index();
-            match run_openraft(store, state, &options).await {
+            match run_openraft(&current, store, state, &options).await {
                 Ok(raft) => {
                     let _ = report.send(Ok((raft.clone(), io.clone(), index, io_thread)));
                     serve(raft, batcher, stopped).await;
@@ -153,11 +154,14 @@ async fn serve<M: Machine>(raft: Raft, batcher: Batcher<M>, stopped: oneshot::Re
 }
 
 async fn run_openraft<M: Machine>(
+    current: &Path,
     store: LogStore,
     state: Arc<MachineState<M>>,
     options: &JournalOptions,
 ) -> Result<Raft> {
-    replay(&store, &state, options)?;
+    replay(&store, &state)?;
+    // All was read and understood. What is written from here on is of this program's layout.
+    raise_layout(current)?;
     let config = Config {
         cluster_name: "namenodes".into(),
         heartbeat_interval: HEARTBEAT_MS,
@@ -192,28 +196,27 @@ async fn run_openraft<M: Machine>(
 
 /// Applies what the image does not have. In a group of one all that is durable is committed; the log of a larger group may
 /// hold entries that never were, so it is refused until this program can ask the others.
-fn replay<M: Machine>(store: &LogStore, state: &MachineState<M>, options: &JournalOptions) -> Result<()> {
+fn replay<M: Machine>(store: &LogStore, state: &MachineState<M>) -> Result<()> {
     let log = store.index().lock().clone();
     let image = state.applied.lock().clone();
     let start = image.log_id.map_or(0, |log_id| log_id.index + 1);
     check_members(&image)?;
     if start > log.next_index {
-        let message = format!(
-            "the edit log ends before entry {}, but the image at transaction {} ends with entry {}: edits are missing",
-            log.next_index,
-            image.txid,
-            start - 1
-        );
-        if !options.accept_missing_edits {
-            let advice = "restore the edits directory from a copy, or move the directory away and import the \
-                          SecondaryNameNode's: dfs-server import-checkpoint";
-            return Err(DfsError::new(ErrorKind::Corrupt, format!("{message}; {advice}")));
-        }
-        warn!("{message}; going on with the image alone, as told");
-        return Ok(());
+        return Err(DfsError::new(
+            ErrorKind::Corrupt,
+            format!(
+                "the edit log ends before entry {}, but the image at transaction {} ends with entry {}: edits are missing; \
+                 restore the edits directory from a copy, or move the directory away and import the SecondaryNameNode's: \
+                 dfs-server import-checkpoint",
+                log.next_index,
+                image.txid,
+                start - 1
+            ),
+        ));
     }
     let begin = std::time::Instant::now();
-    let mut entries = log.entries(start, log.next_index);
+    let term = image.log_id.map_or(0, |log_id| log_id.leader_id.term);
+    let mut entries = log.entries(start, log.next_index).after_term(term);
     while let Some(entry) = entries.next_entry()? {
         state.apply(&entry)?;
         if matches!(entry.payload, Payload::Membership(_)) {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dfs_common::disk::{self, DiskFile};
 use dfs_common::error::{DfsError, ErrorKind, Result};
@@ -19,6 +19,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::reply;
 use crate::blocking::blocking;
 use crate::namenode::image::format::{ImageReader, LogPosition};
+use crate::namenode::journal::EditFile;
 use crate::namenode::namesystem::Namesystem;
 use crate::namenode::storage_dir::NameDir;
 
@@ -33,6 +34,13 @@ type Reply<T> = Result<Response<T>, Status>;
 
 /// A SecondaryNameNode that sends no piece for this long has given up, or is to.
 const PIECE_PATIENCE: Duration = Duration::from_secs(60);
+/// Slower than this, bytes a second, nobody may send: others wait meanwhile.
+const RECEIVE_RATE_MIN: u64 = 1 << 20;
+
+/// How long an image of so many bytes may take.
+fn patience_for(length: u64) -> Duration {
+    PIECE_PATIENCE + Duration::from_secs(length / RECEIVE_RATE_MIN)
+}
 /// Left free on the file system, for the edit log: its largest segment.
 const ROOM_FOR_EDITS_BYTES: u64 = 64 << 20;
 
@@ -49,6 +57,7 @@ struct Upload {
     path: PathBuf,
     received: u64,
     length: u64,
+    begun: Instant,
     alone: Option<OwnedMutexGuard<()>>,
 }
 
@@ -56,30 +65,37 @@ impl Upload {
     fn create(path: PathBuf, length: u64, alone: OwnedMutexGuard<()>) -> Result<Self> {
         let context = |error| DfsError::io(format!("create {}", path.display()), error);
         let file = DiskFile::create(&path).map_err(context)?;
-        let upload = Self { file, path, received: 0, length, alone: Some(alone) };
-        upload.check_room()?;
-        Ok(upload)
+        Ok(Self { file, path, received: 0, length, begun: Instant::now(), alone: Some(alone) })
     }
 
-    /// An image must not take the room that the edit log needs: without it the NameNode stops.
+    /// How long the next piece may take.
+    fn patience(&self) -> Duration {
+        patience_for(self.length).saturating_sub(self.begun.elapsed()).min(PIECE_PATIENCE)
+    }
+
+    /// An image must not take the room that the edit log needs: without it the NameNode stops. The log grows meanwhile, so this
+    /// is asked before each piece.
     fn check_room(&self) -> Result<()> {
         let status = rustix::fs::fstatvfs(self.file.file())
             .map_err(|error| DfsError::io(format!("ask for room at {}", self.path.display()), error.into()))?;
         let room = status.f_bavail.saturating_mul(status.f_frsize);
-        if self.length.saturating_add(ROOM_FOR_EDITS_BYTES) <= room {
+        let to_come = self.length - self.received;
+        if to_come.saturating_add(ROOM_FOR_EDITS_BYTES) <= room {
             return Ok(());
         }
         Err(DfsError::new(
             ErrorKind::NoSpace,
-            format!("an image of {} bytes does not fit beside the edit log: {room} bytes are free", self.length),
+            format!("{to_come} more bytes of an image do not fit beside the edit log: {room} bytes are free"),
         ))
     }
 
     fn write(mut self, piece: &FilePiece) -> Result<Self> {
         let end = self.received + piece.data.len() as u64;
-        if piece.offset != self.received || end > self.length || piece.last != (end == self.length) {
+        let is_next = piece.offset == self.received && !piece.data.is_empty();
+        if !is_next || end > self.length || piece.last != (end == self.length) {
             return Err(DfsError::new(ErrorKind::Protocol, "a piece of the image does not follow the one before"));
         }
+        self.check_room()?;
         self.file
             .write_all(&piece.data)
             .map_err(|error| DfsError::io(format!("write {}", self.path.display()), error))?;
@@ -108,6 +124,8 @@ impl Drop for Upload {
 struct Fetchable {
     path: PathBuf,
     length: u64,
+    /// Of an image.
+    state_digest: u64,
 }
 
 impl NamenodeService {
@@ -121,15 +139,20 @@ impl NamenodeService {
         let dir = Arc::clone(self.namesystem.name_dir());
         let (image, after) = blocking("look at the newest image", move || newest_image(&dir)).await?;
         let edits = self.namesystem.journal().edit_files(after).into_iter();
-        Ok((image, edits.map(|file| Fetchable { path: file.path, length: file.length }).collect()))
+        let fetchable = |file: EditFile| Fetchable { path: file.path, length: file.length, state_digest: 0 };
+        Ok((image, edits.map(fetchable).collect()))
     }
 
     /// Takes an image piece by piece into a file of its own.
     async fn receive(&self, mut pieces: Streaming<FilePiece>) -> Result<Upload> {
-        let mut upload = None;
+        let mut upload: Option<Upload> = None;
         loop {
-            let piece = tokio::time::timeout(PIECE_PATIENCE, pieces.message()).await.map_err(|_| {
-                DfsError::new(ErrorKind::TimedOut, format!("no piece of the image came for {PIECE_PATIENCE:?}"))
+            let patience = upload.as_ref().map_or(PIECE_PATIENCE, Upload::patience);
+            let piece = tokio::time::timeout(patience, pieces.message()).await.map_err(|_| {
+                DfsError::new(
+                    ErrorKind::TimedOut,
+                    format!("the next piece of the image did not come within {patience:?}"),
+                )
             })?;
             let Some(piece) = piece.map_err(|status| from_status(&status))? else {
                 return Err(DfsError::new(ErrorKind::Protocol, "the image ended before its last piece"));
@@ -226,10 +249,11 @@ impl Namenode for NamenodeService {
 
 fn newest_image(dir: &NameDir) -> Result<(Option<Fetchable>, Option<LogPosition>)> {
     let Some(newest) = dir.images()?.into_iter().next() else { return Ok((None, None)) };
-    let after = ImageReader::open(&newest.path)?.header().last_log;
+    let header = ImageReader::open(&newest.path)?.header().clone();
     let metadata = std::fs::metadata(&newest.path)
         .map_err(|error| DfsError::io(format!("look at {}", newest.path.display()), error))?;
-    Ok((Some(Fetchable { path: newest.path, length: metadata.len() }), after))
+    let image = Fetchable { path: newest.path, length: metadata.len(), state_digest: header.state_digest };
+    Ok((Some(image), header.last_log))
 }
 
 fn file_name(path: &std::path::Path) -> String {
@@ -237,7 +261,7 @@ fn file_name(path: &std::path::Path) -> String {
 }
 
 fn manifest_file(file: &Fetchable) -> ManifestFile {
-    ManifestFile { name: file_name(&file.path), length: file.length }
+    ManifestFile { name: file_name(&file.path), length: file.length, state_digest: file.state_digest }
 }
 
 fn send_file(source: &Fetchable, name: &str, pieces: &mpsc::Sender<Result<FilePiece, Status>>) -> Result<()> {
@@ -268,6 +292,42 @@ mod tests {
     use super::*;
     use crate::namenode::daemon;
     use crate::power_cut::Recorder;
+
+    #[test]
+    fn pieces_of_an_image_bring_it_further_and_leave_room_for_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let begin = |length| {
+            let alone = Arc::new(tokio::sync::Mutex::new(())).try_lock_owned().unwrap();
+            Upload::create(dir.path().join("image"), length, alone).unwrap()
+        };
+        let piece =
+            |offset, bytes: usize, last| FilePiece { offset, data: vec![1; bytes].into(), last, ..Default::default() };
+        let refused = |upload: Upload, piece| upload.write(&piece).err().map(|error| error.kind());
+        let upload = begin(10).write(&piece(0, 4, false)).unwrap();
+        assert!(upload.patience() <= PIECE_PATIENCE);
+        assert_eq!(upload.write(&piece(4, 6, true)).unwrap().received, 10);
+        // Empty, a gap, too long, an end that is none.
+        for wrong in
+            [piece(0, 0, false), piece(1, 4, false), piece(0, 11, false), piece(0, 10, false), piece(0, 4, true)]
+        {
+            assert_eq!(refused(begin(10), wrong), Some(ErrorKind::Protocol));
+        }
+        assert_eq!(refused(begin(0), piece(0, 0, true)), Some(ErrorKind::Protocol));
+        // Room is asked for at each piece, for all that is to come.
+        let mut upload = begin(10).write(&piece(0, 4, false)).unwrap();
+        upload.length = u64::MAX >> 1;
+        assert_eq!(refused(upload, piece(4, 6, false)), Some(ErrorKind::NoSpace));
+    }
+
+    #[test]
+    fn an_image_has_an_end_however_its_pieces_come() {
+        let dir = tempfile::tempdir().unwrap();
+        let alone = Arc::new(tokio::sync::Mutex::new(())).try_lock_owned().unwrap();
+        let mut upload = Upload::create(dir.path().join("image"), 1 << 30, alone).unwrap();
+        assert_eq!(patience_for(1 << 30), PIECE_PATIENCE + Duration::from_secs(1_024));
+        upload.begun -= patience_for(1 << 30);
+        assert_eq!(upload.patience(), Duration::ZERO);
+    }
 
     #[tokio::test]
     async fn files_are_listed_and_fetched_away_from_the_thread_that_serves() {

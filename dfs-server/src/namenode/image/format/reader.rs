@@ -13,7 +13,7 @@ use prost::Message;
 use super::{
     BODY_BYTES_MAX, FILE_BUFFER_BYTES, HEADER_BYTES_MAX, IMAGE_LAYOUT, ImageHeader, ItemPrefix, KIND_BLOCK,
     KIND_SECTION_BEGIN, KIND_SECTION_END, KIND_TRAILER, MAGIC, PREFIX_BYTES, PRELUDE_BYTES, Section,
-    TRAILER_BODY_BYTES,
+    TRAILER_BODY_BYTES, section_of,
 };
 
 /// Reads an image from its beginning to its end, once.
@@ -171,7 +171,7 @@ impl ImageReader {
             return Err(self.corrupt_at(at, "a section begins wrongly"));
         }
         let number = body.get_u32_le();
-        let Some(section) = Section::from_number(number) else {
+        let Some(section) = section_of(number) else {
             return Err(self.unsupported(&format!("section {number} is not known to this program")));
         };
         if self.section.is_some_and(|previous| previous >= section) {
@@ -186,7 +186,7 @@ impl ImageReader {
             return Err(self.corrupt_at(at, "a section ends wrongly"));
         }
         let (number, records) = (body.get_u32_le(), body.get_u64_le());
-        if Section::from_number(number) != self.section || records != self.section_records {
+        if section_of(number) != self.section || records != self.section_records {
             return Err(self.corrupt_at(at, "a section's count of records is wrong"));
         }
         self.total_records += records;

@@ -41,11 +41,11 @@ pub(super) fn log_with_zeros(dir: &Path) -> (PathBuf, Vec<u64>) {
 fn log_of(dir: &Path, entries: impl IntoIterator<Item = Entry>) -> (PathBuf, Vec<u64>) {
     let mut files = LogFiles::open(dir, NAMESPACE).unwrap();
     let mut starts = Vec::new();
+    starts.push(SEGMENT_HEADER_BYTES as u64);
     for entry in entries {
-        starts.push(files.index().lock().segments[0].end);
         files.append(&[entry]).unwrap();
+        starts.push(files.index().lock().segments[0].end);
     }
-    starts.push(files.index().lock().segments[0].end);
     drop(files);
     let path = dir.join(FIRST_SEGMENT);
     // The zeros written ahead do not matter here and would be read thousands of times.
@@ -68,7 +68,7 @@ fn assert_refused_at(dir: &Path, offset: usize, what: &str) {
 }
 
 fn scan(dir: &Path) -> Result<u64, DfsError> {
-    LogIndex::scan(dir, NAMESPACE, 0).map(|(log, _)| log.next_index)
+    LogIndex::scan(dir, NAMESPACE, 0).map(|scan| scan.log.next_index)
 }
 
 #[test]

@@ -1,14 +1,21 @@
 //! The log's files against a vector of entries.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
+use dfs_proto::v1::EditOp;
+use dfs_proto::v1::edit_op::Op;
 use proptest::prelude::*;
 
-use super::super::log_files::LogFiles;
+use super::super::begin_after;
+use super::super::frame::{PAYLOAD_BYTES_MAX, encode_frame};
+use super::super::log_files::{LogFiles, check_entry_bytes};
 use super::super::log_index::LogIndex;
-use super::super::raft_types::{Entry, LogId, Vote};
+use super::super::raft_types::{Batch, Entry, LogId, Vote, encoded_op_len};
 use super::super::segment::is_segment_name;
 use super::entry;
+use crate::namenode::image::format::LogPosition;
+use crate::namenode::namespace::digest::StateDigest;
 use dfs_common::error::ErrorKind;
 
 const NAMESPACE: u32 = 77;
@@ -79,7 +86,7 @@ fn a_segment_too_small_for_its_first_frame_is_not_left_beside_its_successor() {
     files.append(&[large(2)]).unwrap();
     let segments = segment_count(dir.path());
     drop(files);
-    let (log, _) = LogIndex::scan(dir.path(), NAMESPACE, 0).unwrap();
+    let log = LogIndex::scan(dir.path(), NAMESPACE, 0).unwrap().log;
     let sequences: Vec<u64> = log.segments.iter().map(|segment| segment.header.first_sequence).collect();
     assert!(sequences.is_sorted_by(|a, b| a < b), "{sequences:?}");
     assert_eq!(sequences.len(), segments);
@@ -192,23 +199,124 @@ fn purge_deletes_whole_segments_and_is_remembered() {
     assert!(same(&read_all(&files, 8, u64::MAX), &entries[8..]));
 }
 
-#[test]
-fn purge_beyond_the_end_begins_a_new_log() {
+/// Names and contents of the segments in a directory.
+fn segments_in(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let paths = std::fs::read_dir(directory).unwrap().map(|item| item.unwrap().path());
+    let is_segment = |path: &PathBuf| is_segment_name(path.file_name().unwrap().to_str().unwrap());
+    paths.filter(is_segment).map(|path| (path.clone(), std::fs::read(&path).unwrap())).collect()
+}
+
+/// A log of twenty entries, a segment for every ten of them.
+fn twenty_entries() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let mut files = LogFiles::open(dir.path(), NAMESPACE).unwrap();
-    files.append(&[entry(1, 0, [1]), entry(1, 1, [2])]).unwrap();
-    let far = LogId::new(openraft::LeaderId::new(4, 1), 900);
-    files.purge(far).unwrap();
-    assert_eq!(files.last_log_id().unwrap(), Some(far));
-    assert_eq!(segment_count(dir.path()), 1);
-    drop(files);
+    for index in 0..20 {
+        files.append(&[entry(1, index, [index])]).unwrap();
+        if index % 10 == 9 {
+            files.roll_if_used().unwrap();
+        }
+    }
+    dir
+}
+
+fn begin_after_900(directory: &Path) {
+    begin_after(directory, &LogPosition { term: 4, node: 1, index: 900 }).unwrap();
+}
+
+#[test]
+fn a_segment_of_the_log_before_an_import_takes_nothing_away() {
+    let old = twenty_entries();
+    for imported in [&[][..], &[entry(4, 901, [3])][..], &[entry(4, 901, [3]), entry(4, 902, [4])][..]] {
+        for name in ["edits_0000000000000000000", "edits_0000000000000000010"] {
+            let dir = tempfile::tempdir().unwrap();
+            begin_after_900(dir.path());
+            let mut files = LogFiles::open(dir.path(), NAMESPACE).unwrap();
+            imported.iter().for_each(|entry| files.append(std::slice::from_ref(entry)).unwrap());
+            if imported.is_empty() {
+                files.roll_if_used().unwrap();
+            }
+            drop(files);
+            let live = segments_in(dir.path()).into_keys().next().unwrap();
+            std::fs::copy(old.path().join(name), dir.path().join(name)).unwrap();
+            let before = segments_in(dir.path());
+            let error = LogFiles::open(dir.path(), NAMESPACE).err().expect("two logs");
+            assert_eq!(error.kind(), ErrorKind::Corrupt);
+            for named in [live.file_name().unwrap().to_str().unwrap(), name] {
+                assert!(error.message().contains(named), "{}", error.message());
+            }
+            assert!(segments_in(dir.path()) == before);
+        }
+    }
+}
+
+#[test]
+fn segments_of_an_older_copy_are_refused_and_kept() {
+    let dir = twenty_entries();
+    begin_after_900(dir.path());
+    let before = segments_in(dir.path());
+    let error = LogFiles::open(dir.path(), NAMESPACE).err().expect("entries are missing");
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.message().contains("older copy"), "{}", error.message());
+    assert!(segments_in(dir.path()) == before);
+}
+
+#[test]
+fn purge_beyond_the_end_is_refused() {
+    let dir = twenty_entries();
     let mut files = LogFiles::open(dir.path(), NAMESPACE).unwrap();
-    assert_eq!(files.last_log_id().unwrap(), Some(far));
-    let next = [entry(4, 901, [3])];
-    files.append(&next).unwrap();
-    drop(files);
-    let files = LogFiles::open(dir.path(), NAMESPACE).unwrap();
-    assert!(same(&read_all(&files, 901, u64::MAX), &next));
+    let far = LogId::new(openraft::LeaderId::new(4, 1), 20);
+    assert_eq!(files.purge(far).unwrap_err().kind(), ErrorKind::Internal);
+    assert_eq!(files.purged(), None);
+}
+
+#[test]
+fn entries_of_an_older_term_do_not_follow_newer_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut files = LogFiles::open(dir.path(), NAMESPACE).unwrap();
+    files.append(&[entry(5, 0, [1]), entry(4, 1, [2])]).unwrap();
+    let log = files.index().lock().clone();
+    let mut entries = log.entries(0, 2);
+    entries.next_entry().unwrap().unwrap();
+    assert_eq!(entries.next_entry().unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(log.entries(0, 2).after_term(6).next_entry().unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn a_segment_of_a_newer_version_is_refused_as_what_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, last) = log_in_two_segments(dir.path());
+    let mut bytes = std::fs::read(&last).unwrap();
+    bytes[8] = 3;
+    let crc = dfs_common::checksum::crc32c(&bytes[..4092]);
+    bytes[4092..4096].copy_from_slice(&crc.to_le_bytes());
+    for name in [last.clone(), dir.path().join("spare.tmp")] {
+        std::fs::remove_file(&last).ok();
+        std::fs::write(&name, &bytes).unwrap();
+        let error = LogFiles::open(dir.path(), NAMESPACE).err().expect("it may hold anything");
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{}", error.message());
+    }
+}
+
+#[test]
+fn the_largest_operation_that_is_taken_can_be_written() {
+    let op_of = |length: usize| {
+        let value = vec![7; length].into();
+        let xattr = dfs_proto::v1::SetXAttrOp { value, ..Default::default() };
+        EditOp { op: Some(Op::SetXattr(xattr)), ..EditOp::default() }
+    };
+    let beside = encoded_op_len(&op_of(16 << 20)) - (16 << 20);
+    let largest = (PAYLOAD_BYTES_MAX - 40 - beside..)
+        .take_while(|&length| check_entry_bytes(encoded_op_len(&op_of(length))).is_ok())
+        .last()
+        .unwrap();
+    let mut entry = entry(1, 0, []);
+    let batch = |length| Batch { state_digest: Some(StateDigest(1)), ..Batch::of(vec![op_of(length)]) };
+    let mut frame = |length| {
+        entry.payload = openraft::EntryPayload::Normal(batch(length));
+        encode_frame(1, 0, std::slice::from_ref(&entry), 0, 512, &mut Vec::new())
+    };
+    frame(largest).unwrap();
+    assert_eq!(frame(largest + 1).unwrap_err().kind(), ErrorKind::InvalidArgument);
 }
 
 #[test]
@@ -249,7 +357,7 @@ fn a_segment_whose_renaming_was_lost_is_found_under_its_old_name() {
     drop(files);
     for name in ["spare.tmp", "segment.tmp"] {
         std::fs::rename(dir.path().join("edits_0000000000000000002"), dir.path().join(name)).unwrap();
-        let (log, _) = LogIndex::scan(dir.path(), NAMESPACE, 0).unwrap();
+        let log = LogIndex::scan(dir.path(), NAMESPACE, 0).unwrap().log;
         assert_eq!(log.next_index, 4);
         let files = LogFiles::open(dir.path(), NAMESPACE).unwrap();
         assert!(same(&read_all(&files, 0, u64::MAX), &entries));
@@ -356,7 +464,7 @@ proptest! {
             let end = first + model.len() as u64;
             prop_assert!(same(&read_all(&files, first, end), &model));
             prop_assert!(same(&read_all(&files, first + (end - first) / 2, end), &model[((end - first) / 2) as usize..]));
-            let (scanned, _) = LogIndex::scan(dir.path(), NAMESPACE, first).unwrap();
+            let scanned = LogIndex::scan(dir.path(), NAMESPACE, first).unwrap().log;
             prop_assert_eq!(scanned.next_index, end);
         }
     }

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use dfs_common::disk;
 use dfs_common::error::ErrorKind;
 use dfs_common::ids::TxId;
+use dfs_common::storage_info::{NAMENODE_LAYOUT, StorageInfo};
 use futures::future::join_all;
 use openraft::RaftLogReader;
 use openraft::storage::RaftLogStorageExt;
@@ -16,8 +16,6 @@ use super::super::raft_types::{self, Entry};
 use super::super::state_machine::MachineState;
 use super::super::{batcher, log_store};
 use super::*;
-use crate::namenode::image::format::LogPosition;
-use crate::power_cut::Recorder;
 
 #[tokio::test]
 async fn submitted_operations_are_applied_in_order_and_survive_many_restarts() {
@@ -28,7 +26,7 @@ async fn submitted_operations_are_applied_in_order_and_survive_many_restarts() {
         for number in life * 3..life * 3 + 3 {
             assert_eq!(journal.journal.submit(op(number)).await.unwrap(), TxId(number + 1));
         }
-        assert!(journal.journal.is_leader_confirmed());
+        assert!(journal.journal.is_leader());
         assert_eq!(journal.journal.last_applied_txid(), TxId(life * 3 + 3));
         journal.close().await;
     }
@@ -76,104 +74,6 @@ async fn many_callers_share_entries_and_each_gets_its_own_outcome() {
     Arc::into_inner(journal).unwrap().close().await;
 }
 
-#[tokio::test]
-async fn checkpoint_and_restart_give_the_same_state() {
-    let root = formatted();
-    let mut expected = 0;
-    for life in 0..5 {
-        let journal = TestJournal::open(root.path()).await;
-        assert_eq!(journal.numbers(), (0..expected).collect::<Vec<_>>());
-        journal.submit_all(expected..expected + 5).await;
-        assert_eq!(journal.journal.checkpoint().await.unwrap(), TxId(expected + 5));
-        // Nothing new: the same image.
-        assert_eq!(journal.journal.checkpoint().await.unwrap(), TxId(expected + 5));
-        journal.submit_all(expected + 5..expected + 7).await;
-        expected += 7;
-        let images: Vec<u64> = journal.dir.images().unwrap().iter().map(|image| image.txid.0).collect();
-        assert_eq!(images.len(), (life + 1).min(2), "{images:?}");
-        journal.close().await;
-    }
-    // Edits before the older kept image are gone, later ones are there.
-    let journal = TestJournal::open(root.path()).await;
-    let oldest = journal.dir.images().unwrap().pop().unwrap();
-    let (header, numbers) = load_numbers(&oldest.path).unwrap();
-    let files = journal.journal.edit_files(None);
-    assert!(files[0].first_index > 0 && files[0].first_index <= header.last_log.unwrap().index + 1, "{files:?}");
-    let mut edits = EditReader::open(&journal.dir.edits(), journal.dir.info().namespace_id, &header).unwrap();
-    let mut replayed = numbers;
-    while let Some(logged) = edits.next_ops().unwrap() {
-        replayed.extend(logged.ops.iter().map(number));
-    }
-    assert_eq!(replayed, journal.numbers());
-    assert_eq!(edits.header_after(&header).last_txid, expected);
-    journal.close().await;
-}
-
-#[tokio::test]
-async fn a_damaged_newest_image_costs_only_time() {
-    let root = formatted();
-    let journal = TestJournal::open(root.path()).await;
-    journal.submit_all(0..4).await;
-    journal.journal.checkpoint().await.unwrap();
-    journal.submit_all(4..8).await;
-    journal.journal.checkpoint().await.unwrap();
-    journal.submit_all(8..10).await;
-    let newest = journal.dir.images().unwrap()[0].path.clone();
-    journal.close().await;
-    let mut bytes = std::fs::read(&newest).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    std::fs::write(&newest, bytes).unwrap();
-    let journal = TestJournal::open(root.path()).await;
-    assert_eq!(journal.numbers(), (0..10).collect::<Vec<_>>());
-    // The next checkpoint passes over it too.
-    assert_eq!(journal.journal.checkpoint().await.unwrap(), TxId(10));
-    assert_eq!(load_numbers(&journal.dir.image_path(TxId(10))).unwrap().1, (0..10).collect::<Vec<_>>());
-    journal.close().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn changes_go_on_during_a_checkpoint() {
-    let root = formatted();
-    let journal = Arc::new(TestJournal::open(root.path()).await);
-    journal.submit_all(0..50).await;
-    let writer = {
-        let journal = journal.clone();
-        tokio::spawn(async move { journal.submit_all(50..400).await })
-    };
-    let mut txids = BTreeSet::new();
-    while !writer.is_finished() {
-        txids.insert(journal.journal.checkpoint().await.unwrap());
-    }
-    writer.await.unwrap();
-    for image in journal.dir.images().unwrap() {
-        assert_eq!(load_numbers(&image.path).unwrap().1, (0..image.txid.0).collect::<Vec<_>>());
-    }
-    Arc::into_inner(journal).unwrap().close().await;
-    let journal = TestJournal::open(root.path()).await;
-    assert_eq!(journal.numbers(), (0..400).collect::<Vec<_>>());
-    journal.close().await;
-}
-
-/// What a SecondaryNameNode does: fetch finished files, fold, push. Gives what it fetched, the header before and after, and where
-/// the image is.
-fn fold_elsewhere(journal: &TestJournal) -> (tempfile::TempDir, ImageHeader, ImageHeader, std::path::PathBuf) {
-    let fetched = tempfile::tempdir().unwrap();
-    for file in journal.journal.edit_files(None) {
-        std::fs::copy(&file.path, fetched.path().join(file.path.file_name().unwrap())).unwrap();
-    }
-    let newest = journal.dir.images().unwrap().into_iter().next();
-    let base = newest.as_ref().map_or_else(|| journal.dir.image_header(), |image| load_numbers(&image.path).unwrap().0);
-    let namespace_id = journal.dir.info().namespace_id;
-    let mut edits = EditReader::open(fetched.path(), namespace_id, &base).unwrap();
-    while edits.next_ops().unwrap().is_some() {}
-    let header = edits.header_after(&base);
-    let mut edits = EditReader::open(fetched.path(), namespace_id, &base).unwrap();
-    let pushed = journal.dir.current().join("pushed.tmp");
-    NumberFolder.fold(newest.as_ref().map(|image| image.path.as_path()), &mut edits, &header, &pushed).unwrap();
-    (fetched, base, header, pushed)
-}
-
 /// An operation of a version to come, and one of today's with a field more.
 #[derive(Clone, PartialEq, Message)]
 struct LaterOp {
@@ -213,130 +113,18 @@ async fn an_operation_of_an_unknown_kind_ends_replay_and_fold() {
     let journal = TestJournal::open(root.path()).await;
     journal.submit_all(0..2).await;
     let (edits, namespace_id) = (journal.dir.edits(), journal.dir.info().namespace_id);
-    let (base, next) = (journal.dir.image_header(), entries_logged(&journal) + 1);
+    let base = journal.dir.image_header();
     journal.close().await;
-    let mut files = LogFiles::open(&edits, namespace_id).unwrap();
-    let unknown = raft_types::Batch::of(vec![EditOp::default()]);
-    let log_id = raft_types::LogId::new(openraft::LeaderId::new(1, 1), next);
-    files.append(&[Entry { log_id, payload: raft_types::Payload::Normal(unknown) }]).unwrap();
-    drop(files);
-    let error = TestJournal::try_open(root.path(), false).await.err().expect("a newer version wrote the log");
+    append_unknown(root.path());
+    let error = TestJournal::try_open(root.path()).await.err().expect("a newer version wrote the log");
     assert!(error.chain().contains("not known to this program"), "{}", error.chain());
     let mut reader = EditReader::open(&edits, namespace_id, &base).unwrap();
     let error = std::iter::repeat_with(|| reader.next_ops()).take(9).find_map(Result::err).unwrap();
     assert!(error.chain().contains("not known to this program"), "{}", error.chain());
 }
 
-fn entries_logged(journal: &TestJournal) -> u64 {
-    journal.journal.state.applied.lock().log_id.map_or(0, |log_id| log_id.index)
-}
-
 #[tokio::test]
-async fn checkpoints_and_images_touch_no_file_on_the_thread_that_serves() {
-    let root = formatted();
-    let journal = TestJournal::open(root.path()).await;
-    let recorder = Recorder::new(root.path());
-    let here = || recorder.done_by(std::thread::current().id());
-    for round in 0..4 {
-        journal.submit_all(2 * round..2 * round + 2).await;
-        assert_eq!(journal.journal.checkpoint().await.unwrap(), TxId(2 * round + 2));
-        assert_eq!(journal.journal.newest_image(), TxId(2 * round + 2));
-    }
-    assert_eq!(here(), Vec::<String>::new());
-    assert!(recorder.moment() > 0);
-    journal.submit_all(8..10).await;
-    journal.journal.roll().await.unwrap();
-    let (_fetched, _, _, pushed) = fold_elsewhere(&journal);
-    let before = here();
-    journal.journal.adopt_image(&pushed).await.unwrap();
-    assert_eq!(here(), before);
-    journal.close().await;
-}
-
-/// Has the journal take an image that was made elsewhere; its writer did not sync it.
-pub(super) async fn push_from_elsewhere(journal: &TestJournal) {
-    let (fetched, _, header, folded) = fold_elsewhere(journal);
-    let pushed = journal.dir.current().join("received.tmp");
-    let bytes = std::fs::read(&folded).unwrap();
-    disk::remove_file(&folded).unwrap();
-    disk::DiskFile::create(&pushed).unwrap().write_all_at(&bytes, 0).unwrap();
-    assert_eq!(journal.journal.adopt_image(&pushed).await.unwrap(), header.txid());
-    drop(fetched);
-}
-
-#[tokio::test]
-async fn an_image_of_another_state_is_not_adopted() {
-    let root = formatted();
-    let journal = TestJournal::open(root.path()).await;
-    journal.submit_all(0..6).await;
-    journal.journal.roll().await.unwrap();
-    let (_fetched, _, header, pushed) = fold_elsewhere(&journal);
-    let (_, numbers) = load_numbers(&pushed).unwrap();
-    let image_of = |numbers: &[u64], state_digest| {
-        let mut writer = ImageWriter::create(&pushed, &ImageHeader { state_digest, ..header.clone() }).unwrap();
-        writer.begin_section(Section::Inodes).unwrap();
-        for &number in numbers {
-            writer.record(&NumberRecord { number }).unwrap();
-        }
-        writer.finish().unwrap();
-    };
-    // The last operation was skipped, as by a program that does not know it; or the program knows no digests.
-    let skipped = &numbers[..5];
-    for later in [0, 3] {
-        journal.submit_all(6..6 + later).await;
-        for digest in [digest_of(skipped).0, 0] {
-            image_of(skipped, digest);
-            let error = journal.journal.adopt_image(&pushed).await.unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::InvalidArgument);
-            assert!(error.message().contains("another state"), "{}", error.message());
-        }
-    }
-    image_of(&numbers, digest_of(&numbers).0);
-    assert_eq!(journal.journal.adopt_image(&pushed).await.unwrap(), TxId(6));
-    journal.close().await;
-}
-
-#[tokio::test]
-async fn an_image_made_elsewhere_is_adopted_only_when_it_is_ours_and_newer() {
-    let root = formatted();
-    let journal = TestJournal::open(root.path()).await;
-    journal.submit_all(0..6).await;
-    assert_eq!(journal.journal.roll().await.unwrap(), TxId(6));
-    let (fetched, base, header, pushed) = fold_elsewhere(&journal);
-    assert_eq!(header.txid(), TxId(6));
-    let namespace_id = journal.dir.info().namespace_id;
-    let copy = std::fs::read(&pushed).unwrap();
-    assert_eq!(journal.journal.adopt_image(&pushed).await.unwrap(), TxId(6));
-    assert!(journal.dir.image_path(TxId(6)).exists());
-    // The same edits do not follow an image of a later leader.
-    let mut later = base.clone();
-    later.last_log = Some(LogPosition { term: 1 << 20, node: 1, index: 0 });
-    let mut edits = EditReader::open(fetched.path(), namespace_id, &later).unwrap();
-    assert_eq!(edits.next_ops().unwrap_err().kind(), ErrorKind::Corrupt);
-    // Again: not newer. Then: ahead of us. Then: of a log that is not ours. Then: damaged.
-    std::fs::write(&pushed, &copy).unwrap();
-    assert_eq!(journal.journal.adopt_image(&pushed).await.unwrap_err().kind(), ErrorKind::AlreadyExists);
-    journal.submit_all(6..8).await;
-    let mut ahead = ImageHeader { last_txid: 60, ..header.clone() };
-    ImageWriter::create(&pushed, &ahead).unwrap().finish().unwrap();
-    assert_eq!(journal.journal.adopt_image(&pushed).await.unwrap_err().kind(), ErrorKind::InvalidArgument);
-    ahead.last_txid = 8;
-    ImageWriter::create(&pushed, &ahead).unwrap().finish().unwrap();
-    assert_eq!(journal.journal.adopt_image(&pushed).await.unwrap_err().kind(), ErrorKind::InvalidArgument);
-    let position = ahead.last_log.as_mut().unwrap();
-    (position.term, position.index) = (position.term + 1, position.index + 1);
-    ImageWriter::create(&pushed, &ahead).unwrap().finish().unwrap();
-    assert_eq!(journal.journal.adopt_image(&pushed).await.unwrap_err().kind(), ErrorKind::InvalidArgument);
-    std::fs::write(&pushed, &copy[..copy.len() - 1]).unwrap();
-    assert_eq!(journal.journal.adopt_image(&pushed).await.unwrap_err().kind(), ErrorKind::Corrupt);
-    journal.close().await;
-    let journal = TestJournal::open(root.path()).await;
-    assert_eq!(journal.numbers(), (0..8).collect::<Vec<_>>());
-    journal.close().await;
-}
-
-#[tokio::test]
-async fn an_image_without_its_edits_is_refused_unless_told() {
+async fn an_image_without_its_edits_is_refused() {
     let root = formatted();
     let journal = TestJournal::open(root.path()).await;
     journal.submit_all(0..6).await;
@@ -344,16 +132,61 @@ async fn an_image_without_its_edits_is_refused_unless_told() {
     let edits = journal.dir.edits();
     journal.close().await;
     std::fs::remove_dir_all(&edits).unwrap();
-    let error = TestJournal::try_open(root.path(), false).await.err().expect("edits are missing");
+    let error = TestJournal::try_open(root.path()).await.err().expect("edits are missing");
     assert_eq!(error.kind(), ErrorKind::Corrupt);
-    let journal = TestJournal::try_open(root.path(), true).await.unwrap();
-    assert_eq!(journal.numbers(), (0..6).collect::<Vec<_>>());
-    journal.submit_all(6..9).await;
-    journal.close().await;
+}
+
+/// The layout that VERSION says.
+fn set_layout(root: &Path, layout_version: u32) {
+    let path = root.join("current/VERSION");
+    let info = StorageInfo::load(&path).unwrap().unwrap();
+    StorageInfo { layout_version, ..info }.store(&path).unwrap();
+}
+
+fn layout(root: &Path) -> u32 {
+    StorageInfo::load(&root.join("current/VERSION")).unwrap().unwrap().layout_version
+}
+
+#[tokio::test]
+async fn the_layout_is_raised_once_everything_was_read_and_not_before() {
+    let root = formatted();
     let journal = TestJournal::open(root.path()).await;
-    assert_eq!(journal.numbers(), (0..9).collect::<Vec<_>>());
-    assert_eq!(journal.journal.checkpoint().await.unwrap(), TxId(9));
+    journal.submit_all(0..6).await;
+    let path = journal.dir.edits().join("edits_0000000000000000000");
     journal.close().await;
+    set_layout(root.path(), 1);
+    let good = std::fs::read(&path).unwrap();
+    let mut damaged = good.clone();
+    damaged[4096 + 600] ^= 1;
+    std::fs::write(&path, damaged).unwrap();
+    let names = || std::fs::read_dir(path.parent().unwrap()).unwrap().map(|item| item.unwrap().file_name());
+    let before: BTreeSet<_> = names().collect();
+    assert_eq!(TestJournal::try_open(root.path()).await.err().map(|error| error.kind()), Some(ErrorKind::Corrupt));
+    assert_eq!(layout(root.path()), 1, "the older program could not start any more");
+    // Nor is it when the files are whole and their content is not understood.
+    std::fs::write(&path, good).unwrap();
+    append_unknown(root.path());
+    assert!(TestJournal::try_open(root.path()).await.is_err());
+    assert_eq!(layout(root.path()), 1);
+    let segments = |names: &BTreeSet<std::ffi::OsString>| {
+        names.iter().filter(|name| name.to_str().unwrap().starts_with("edits_")).count()
+    };
+    assert_eq!(segments(&names().collect()), segments(&before), "no segment was begun");
+    let root = formatted();
+    set_layout(root.path(), 1);
+    TestJournal::open(root.path()).await.close().await;
+    assert_eq!(layout(root.path()), NAMENODE_LAYOUT);
+}
+
+/// Appends an operation of a kind that is not known.
+fn append_unknown(root: &Path) {
+    let dir = NameDir::open(root).unwrap();
+    let mut files = LogFiles::open(&dir.edits(), dir.info().namespace_id).unwrap();
+    let next = files.index().lock().next_index;
+    let term = files.last_log_id().unwrap().unwrap().leader_id.term;
+    let unknown = raft_types::Batch::of(vec![EditOp::default()]);
+    let log_id = raft_types::LogId::new(openraft::LeaderId::new(term, 1), next);
+    files.append(&[Entry { log_id, payload: raft_types::Payload::Normal(unknown) }]).unwrap();
 }
 
 #[tokio::test]
@@ -366,7 +199,7 @@ async fn a_damaged_log_is_not_started() {
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[4096 + 600] ^= 1;
     std::fs::write(&path, bytes).unwrap();
-    let error = TestJournal::try_open(root.path(), true).await.err().expect("a damaged frame");
+    let error = TestJournal::try_open(root.path()).await.err().expect("a damaged frame");
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert!(error.message().contains("offset"), "{}", error.message());
 }
@@ -420,7 +253,7 @@ async fn a_machine_that_panics_stops_the_journal() {
     assert_eq!(journal.journal.submit(op(POISON)).await.unwrap_err().kind(), ErrorKind::Unavailable);
     assert_eq!(journal.fatals.0.lock().len(), 1);
     assert_eq!(journal.journal.submit(op(3)).await.unwrap_err().kind(), ErrorKind::Unavailable);
-    assert!(!journal.journal.is_leader_confirmed());
+    assert!(!journal.journal.is_leader());
     assert_eq!(journal.journal.wait_ready().await.unwrap_err().kind(), ErrorKind::Unavailable);
     journal.journal.shutdown().await.unwrap();
 }
@@ -432,6 +265,24 @@ async fn submitting_after_shutdown_is_refused() {
     journal.journal.shutdown().await.unwrap();
     assert_eq!(journal.journal.submit(op(3)).await.unwrap_err().kind(), ErrorKind::Unavailable);
     assert_eq!(journal.journal.roll().await.unwrap_err().kind(), ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn an_operation_that_waits_does_not_keep_the_message_it_came_in() {
+    let root = formatted();
+    let journal = TestJournal::open(root.path()).await;
+    let message = bytes::Bytes::from(vec![7; 1 << 20]);
+    let xattr = dfs_proto::v1::SetXAttrOp { name: message.slice(10..20), ..Default::default() };
+    let retry = dfs_proto::v1::RetryId { client_id: message.slice(30..46), ..Default::default() };
+    let op = EditOp { op: Some(Op::SetXattr(xattr)), retry: Some(retry), ..EditOp::default() };
+    // The journal's machine does not know the operation: only the queue sees it.
+    let (queue, batcher) = batcher::new(journal.journal.state.clone());
+    let mut submission = Box::pin(queue.submit(op, None));
+    assert!(futures::poll!(&mut submission).is_pending());
+    assert!(message.is_unique());
+    drop(batcher);
+    assert_eq!(submission.await.unwrap_err().kind(), ErrorKind::Unavailable);
+    journal.close().await;
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 mod damage;
 mod files;
+mod images;
 mod journal;
 mod measure;
 mod power_cut;
@@ -47,6 +48,7 @@ fn entry(term: u64, index: u64, numbers: impl IntoIterator<Item = u64>) -> Entry
 #[derive(Default)]
 struct Numbers {
     applied: Mutex<Vec<u64>>,
+    digest: Mutex<StateDigest>,
 }
 
 impl Machine for Numbers {
@@ -54,15 +56,17 @@ impl Machine for Numbers {
 
     fn apply(&self, first_txid: TxId, state_digest: Option<StateDigest>, ops: &[EditOp]) -> Result<Applied<TxId>> {
         let mut applied = self.applied.lock();
-        assert!(state_digest.is_none_or(|logged| logged == digest_of(&applied)), "another state than the logged one");
+        let mut digest = self.digest.lock();
+        *digest = met(*digest, state_digest);
         assert_eq!(first_txid.0, applied.len() as u64 + 1);
         let mut outcomes = Vec::new();
         for op in ops {
             assert_ne!(number(op), POISON, "poison");
             applied.push(number(op));
+            *digest = mixed(*digest, number(op));
             outcomes.push(Ok(TxId(applied.len() as u64)));
         }
-        Ok(Applied { outcomes, state_digest: digest_of(&applied) })
+        Ok(Applied { outcomes, state_digest: *digest })
     }
 
     fn last_applied_txid(&self) -> TxId {
@@ -70,8 +74,20 @@ impl Machine for Numbers {
     }
 }
 
+/// The digest once a batch has come that says `logged`.
+fn met(digest: StateDigest, logged: Option<StateDigest>) -> StateDigest {
+    let logged = logged.unwrap_or(digest);
+    assert!(!digest.is_known() || digest == logged, "another state than the logged one");
+    logged
+}
+
+fn mixed(digest: StateDigest, number: u64) -> StateDigest {
+    if digest.is_known() { digest.with(number) } else { digest }
+}
+
+/// Of a log whose first batch says one.
 fn digest_of(numbers: &[u64]) -> StateDigest {
-    numbers.iter().fold(StateDigest(1), |digest, number| digest.with(*number))
+    numbers.iter().fold(StateDigest::default().or_first(), |digest, number| mixed(digest, *number))
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -93,12 +109,14 @@ struct NumberFolder;
 
 impl Folder for NumberFolder {
     fn fold(&self, image: Option<&Path>, edits: &mut EditReader, header: &ImageHeader, out: &Path) -> Result<()> {
-        let mut numbers = image.map_or(Ok(Vec::new()), |path| load_numbers(path).map(|(_, numbers)| numbers))?;
+        let (base, mut numbers) = image.map_or(Ok(Default::default()), load_numbers)?;
+        let mut digest = StateDigest(base.state_digest);
         while let Some(logged) = edits.next_ops()? {
             assert_eq!(logged.first_txid.0, numbers.len() as u64 + 1);
             numbers.extend(logged.ops.iter().map(number));
+            digest = logged.ops.iter().map(number).fold(met(digest, logged.state_digest), mixed);
         }
-        let header = ImageHeader { state_digest: digest_of(&numbers).0, ..header.clone() };
+        let header = ImageHeader { state_digest: digest.0, ..header.clone() };
         let mut writer = ImageWriter::create(out, &header)?;
         writer.begin_section(Section::Inodes)?;
         for number in numbers {
@@ -135,18 +153,22 @@ struct TestJournal {
 
 impl TestJournal {
     async fn open(root: &Path) -> Self {
-        Self::try_open(root, false).await.unwrap()
+        Self::try_open(root).await.unwrap()
     }
 
-    async fn try_open(root: &Path, accept_missing_edits: bool) -> Result<Self> {
+    async fn try_open(root: &Path) -> Result<Self> {
+        Self::with_folder(root, Arc::new(NumberFolder)).await
+    }
+
+    async fn with_folder(root: &Path, folder: Arc<dyn Folder>) -> Result<Self> {
         let dir = Arc::new(NameDir::open(root)?);
         let loaded = dir.load_newest(load_numbers)?;
         let (header, numbers) = loaded.map_or((None, Vec::new()), |(header, numbers)| (Some(header), numbers));
-        let machine = Arc::new(Numbers { applied: Mutex::new(numbers) });
+        let digest = header.as_ref().map_or(0, |header: &ImageHeader| header.state_digest);
+        let machine = Arc::new(Numbers { applied: Mutex::new(numbers), digest: Mutex::new(StateDigest(digest)) });
         let fatals = Fatals::default();
-        let mut options = JournalOptions::new("127.0.0.1:1", 2, Arc::new(NumberFolder));
+        let mut options = JournalOptions::new("127.0.0.1:1", 2, folder);
         options.on_fatal = fatals.hook();
-        options.accept_missing_edits = accept_missing_edits;
         let journal = Journal::start(dir.clone(), machine.clone(), header, options).await?;
         journal.wait_ready().await?;
         Ok(Self { journal, machine, dir, fatals })

@@ -7,13 +7,12 @@ use std::path::Path;
 use dfs_common::config_file::Config;
 use dfs_common::disk::Site;
 
-use super::super::begin_after;
 use super::super::log_files::LogFiles;
 use super::super::raft_types::{Entry, Vote};
 use super::*;
 use crate::namenode::daemon;
-use crate::namenode::image::format::LogPosition;
 use crate::namenode::image::records;
+use crate::namenode::storage_dir::list_images;
 use crate::power_cut::{Recorder, Scenario};
 
 const NAMESPACE: u32 = 77;
@@ -124,29 +123,6 @@ fn torn_scenario() -> Scenario {
     Scenario::new("torn frame", recorder, check)
 }
 
-/// An image from elsewhere replaces the log; the purge is cut short, and the next start ends it and writes on.
-fn replaced_scenario() -> Scenario {
-    let dir = tempfile::tempdir().unwrap();
-    let mut files = LogFiles::open(dir.path(), NAMESPACE).unwrap();
-    files.append(&[entry(1, 0, [1]), entry(1, 1, [2])]).unwrap();
-    files.roll_if_used().unwrap();
-    files.append(&[entry(1, 2, [3])]).unwrap();
-    drop(files);
-    begin_after(dir.path(), &LogPosition { term: 4, node: 1, index: 900 }).unwrap();
-    let recorder = Recorder::new(dir.path());
-    let mut files = LogFiles::open(dir.path(), NAMESPACE).unwrap();
-    files.append(&[entry(4, 901, [3])]).unwrap();
-    let answered = recorder.moment();
-    drop(files);
-    let check = move |moment: usize, left: &Path| {
-        let files = LogFiles::open(left, NAMESPACE).map_err(|error| error.chain())?;
-        let end = files.index().lock().next_index;
-        let expected = 901 + u64::from(moment >= answered);
-        if end < expected { Err(format!("the log ends at {end}, not at {expected}")) } else { Ok(()) }
-    };
-    Scenario::new("replaced log", recorder, check)
-}
-
 fn block_on<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }
@@ -165,7 +141,7 @@ fn journal_scenario() -> Scenario {
             marks.push(Mark { moment: recorder.moment(), promised: next });
             if round == 2 {
                 journal.journal.roll().await.unwrap();
-                super::journal::push_from_elsewhere(&journal).await;
+                super::images::push_from_elsewhere(&journal).await;
             } else {
                 journal.journal.checkpoint().await.unwrap();
             }
@@ -175,7 +151,7 @@ fn journal_scenario() -> Scenario {
     let check = move |moment: usize, left: &Path| {
         let (promised, begun) = promised_at(&marks, moment);
         block_on(async {
-            let journal = TestJournal::try_open(left, false).await.map_err(|error| error.chain())?;
+            let journal = TestJournal::try_open(left).await.map_err(|error| error.chain())?;
             let numbers = journal.numbers();
             journal.close().await;
             let count = numbers.len() as u64;
@@ -186,6 +162,32 @@ fn journal_scenario() -> Scenario {
         })
     };
     Scenario::new("journal", recorder, check)
+}
+
+/// A folder comes to another state: what it wrote is never found as an image.
+fn lying_folder_scenario() -> Scenario {
+    struct LyingFolder;
+
+    impl Folder for LyingFolder {
+        fn fold(&self, _: Option<&Path>, edits: &mut EditReader, header: &ImageHeader, out: &Path) -> Result<()> {
+            while edits.next_ops()?.is_some() {}
+            ImageWriter::create(out, &ImageHeader { state_digest: 7, ..header.clone() })?.finish()
+        }
+    }
+
+    let root = formatted();
+    let recorder = Recorder::new(root.path());
+    block_on(async {
+        let journal = TestJournal::with_folder(root.path(), Arc::new(LyingFolder)).await.unwrap();
+        journal.submit_all(0..2).await;
+        let error = journal.journal.checkpoint().await.unwrap_err();
+        assert!(error.message().contains("another state than ours"), "{}", error.message());
+        journal.close().await;
+    });
+    Scenario::new("a folder that lies", recorder, |_, left| match list_images(&left.join("current")) {
+        Ok(images) if images.is_empty() => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
 }
 
 /// A NameNode's directory is made.
@@ -227,7 +229,7 @@ fn scenarios() -> [Scenario; 8] {
     [
         log_scenario(),
         torn_scenario(),
-        replaced_scenario(),
+        lying_folder_scenario(),
         format_scenario(),
         end_of_restore_scenario(),
         crate::namenode::import::tests::power_cut_scenario(),
