@@ -156,8 +156,16 @@ impl Target {
         // Our own pause was not its silence.
         self.heard = Heard::now();
         loop {
-            let sent = self.connection.send(&[IoSlice::new(bytes)]);
-            let sent = sent.map_err(|error| DfsError::io(format!("send to {}", self.address), error))?;
+            // Also when the target takes everything: a copy at a slow pace would end otherwise before its complaint is heard.
+            self.hear()?;
+            let sent = match self.connection.send(&[IoSlice::new(bytes)]) {
+                Ok(sent) => sent,
+                Err(error) => {
+                    // What it said before it hung up is the reason.
+                    self.hear()?;
+                    return Err(DfsError::io(format!("send to {}", self.address), error));
+                }
+            };
             if sent > 0 {
                 bytes = &bytes[sent..];
                 self.heard = Heard::now();
@@ -165,7 +173,6 @@ impl Target {
             if bytes.is_empty() {
                 return Ok(());
             }
-            self.hear()?;
             self.wait(true)?;
         }
     }

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dfs_proto::data_transfer::packet::HEARTBEAT_SEQNO;
+use dfs_proto::data_transfer::patience::SET_UP_CALL_MAX;
 use dfs_proto::data_transfer::{PipelineAck, Reply, SlowNode, encode_delimited};
 use dfs_proto::hadoop::{BlockOpResponseProto, DatanodeIdProto, DatanodeInfoProto, Status};
 
@@ -147,7 +148,7 @@ fn set_up_that_waits_for_a_disk_gives_signs_to_those_that_take_them() {
     let mut writer = connect(&listener.local_addr().unwrap().to_string());
     let near = Connection::new(Arc::new(listener.accept().unwrap().0)).unwrap();
     let pulse = Pulse::start().unwrap();
-    let upstream = Arc::new(Upstream::new(near.socket_handle(), true));
+    let upstream = Arc::new(Upstream::new(near.socket_handle(), true, SET_UP_CALL_MAX));
     pulse.watch(&upstream);
     let (heard, disk) = mpsc::channel::<()>();
     let set_up = std::thread::spawn(move || {
