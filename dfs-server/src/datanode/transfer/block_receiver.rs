@@ -21,8 +21,8 @@
 //! compute checksums of their own. What fails here is answered at once with this node's status and ends the pipeline; the
 //! loss of the next node is answered with [success, error]. The replica stays as it is (RBW) for the writer's recovery.
 //!
-//! What the next node is sent and says is `behind`. While the disk keeps the thread waiting, from the first file made at set-up on, `upstream` tells the writer that this
-//! node lives; signs of life from behind are passed on.
+//! `behind` is what goes to the next node and what it says. Whenever the disk keeps the thread waiting, at set-up too,
+//! `upstream` tells the writer that this node lives. Signs of life from behind are passed on.
 
 mod behind;
 
@@ -443,8 +443,8 @@ impl Receiver<'_> {
             }
             return;
         };
-        // Nobody was promised anything about a copy, a replica whose pipeline never stood, one without a byte, or one that
-        // found no room before anything was acknowledged: its own comes back.
+        // Nobody was promised anything about a copy, a replica whose pipeline never stood, or one without a byte. Nor about
+        // one that found no room before anything was acknowledged: when it goes, the room that it took is free again.
         let is_full = self.failed_here == Some(ErrorKind::NoSpace);
         let is_worthless = match self.stage {
             Stage::Copy | Stage::CopyToRbw => true,

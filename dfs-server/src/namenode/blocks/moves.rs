@@ -29,6 +29,18 @@ const MOVES_MAX: usize = 16_384;
 /// Blocks of a source looked at per call, of all its volumes together.
 const EXAMINED_PER_CALL: usize = 2_000;
 
+/// Time in which a replica arrives, on top of what its source takes to send it and those before it at the balancer's pace.
+const MOVE_TIMEOUT: Duration = Duration::from_secs(20 * 60);
+
+/// A replica on its way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Move {
+    /// The storage that it leaves.
+    pub from: StorageIndex,
+    /// Time after which it counts as lost.
+    pub patience: Duration,
+}
+
 /// The run that has the right to move.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BalancerRun {
@@ -102,7 +114,8 @@ impl SoftState {
             self.order_balancing(block, source, to, request.bandwidth);
             self.pending
                 .insert(id, Box::new(Pending { targets: smallvec![to], source: Some((source, 0)), since: self.heard }));
-            self.moves.insert(id, from);
+            let sending = bytes_under_way.checked_div(request.bandwidth).unwrap_or(0);
+            self.moves.insert(id, Move { from, patience: MOVE_TIMEOUT + Duration::from_secs(sending) });
             self.recheck(id);
         }
         moves.on_their_way = u32::try_from(under_way).unwrap_or(u32::MAX);
@@ -113,7 +126,7 @@ impl SoftState {
     fn moves_of(&mut self, source: NodeIndex) -> (usize, u64) {
         let (pending, excess) = (&self.pending, &self.excess);
         self.moves.retain(|id, _| pending.contains_key(id) || excess.contains(id));
-        let ours = self.moves.iter().filter(|(_, from)| self.nodes.storage(**from).node == source);
+        let ours = self.moves.iter().filter(|(_, moved)| self.nodes.storage(moved.from).node == source);
         ours.fold((0, 0), |(count, bytes), (&id, _)| {
             (count + 1, bytes + self.map.get(id).map_or(0, |info| info.length))
         })
