@@ -237,6 +237,23 @@ async fn pipeline_that_breaks_is_rebuilt_without_the_node_to_blame() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn replacement_that_is_filled_slowly_joins_the_pipeline() {
+    let cluster = FakeCluster::start(4).await;
+    cluster.world.lock().spares = 1;
+    let client = cluster.client().await;
+    cluster.set_fault(0, Fault::HangsUpAfter(1));
+    let data = bytes(9000);
+    let (attr, writer) = create(&client).await;
+    writer.write(&data[..2048]).await.unwrap();
+    writer.hflush().await.unwrap();
+    writer.write(&data[2048..]).await.unwrap();
+    writer.complete().await.unwrap();
+    for node in 1..4 {
+        assert!(cluster.content(attr.inode.0, node) == data, "node {node}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn append_to_nodes_that_refuse_goes_on_in_a_new_block() {
     let cluster = FakeCluster::start(4).await;
     let client = cluster.client().await;

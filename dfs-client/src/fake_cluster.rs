@@ -18,8 +18,8 @@ use dfs_proto::data_transfer::{
 };
 use dfs_proto::hadoop::op_write_block_proto::BlockConstructionStage;
 use dfs_proto::hadoop::{
-    BlockOpResponseProto, ClientReadStatusProto, OpReadBlockProto, OpWriteBlockProto, ReadOpChecksumInfoProto,
-    Status as DataStatus,
+    BlockOpResponseProto, ClientReadStatusProto, OpReadBlockProto, OpTransferBlockProto, OpWriteBlockProto,
+    ReadOpChecksumInfoProto, Status as DataStatus,
 };
 use dfs_proto::status::to_status;
 use dfs_proto::v1;
@@ -111,6 +111,8 @@ pub(crate) struct World {
     /// So many changes are refused as if the NameNode were about to start.
     pub(crate) unavailable_answers: usize,
     pub(crate) nodes: Vec<v1::DatanodeId>,
+    /// The last so many of them take the place of lost ones.
+    pub(crate) spares: usize,
     /// Files are made with their first block.
     pub(crate) allocates_at_creation: bool,
     /// Modification time of all files.
@@ -215,6 +217,7 @@ fn serve(node: usize, stream: TcpStream, world: &Shared) {
                 world.lock().writes_in_pieces += usize::from(input.buffer().is_empty());
                 take_block(node, fault, &request, &mut input, &mut output, world)
             }
+            DataRequest::TransferBlock(request) => fill_replacement(node, &request, &mut output, world),
             DataRequest::ReadBlock(request) => send_block(node, fault, &request, &mut input, &mut output, world),
             _ => None,
         };
@@ -330,6 +333,27 @@ fn take_block(
             return Some(());
         }
     }
+}
+
+/// Fills a node in the place of a lost one; its disk is slow, and it says so.
+fn fill_replacement(
+    node: usize,
+    request: &OpTransferBlockProto,
+    output: &mut TcpStream,
+    world: &Shared,
+) -> Option<()> {
+    for _ in 0..3 {
+        respond(output, DataStatus::InProgress, "")?;
+    }
+    {
+        let mut world = world.lock();
+        let id = request.header.base_header.block.block_id;
+        let filled = world.replicas[&(node, id)].clone();
+        let target = &request.targets[0].id.datanode_uuid;
+        let place = world.nodes.iter().position(|node| node.uuid == *target).unwrap();
+        assert!(world.replicas.insert((place, id), filled).is_none(), "it had nothing of the block");
+    }
+    respond(output, DataStatus::Success, "")
 }
 
 fn store(replica: &mut FakeReplica, header: &PacketHeader, data: &[u8]) {
@@ -736,6 +760,22 @@ impl ClientNamenode for Fake {
         Ok(Response::new(v1::EmptyResponse::default()))
     }
 
+    async fn get_additional_datanode(
+        &self,
+        request: Request<v1::GetAdditionalDatanodeRequest>,
+    ) -> Result<Response<v1::GetAdditionalDatanodeResponse>, Status> {
+        let request = request.into_inner();
+        let world = self.call("get_additional_datanode");
+        let is_free = |node: &&v1::DatanodeId| ![&request.existing, &request.exclude].iter().any(|of| of.contains(&node.uuid));
+        let spares = world.nodes.iter().skip(world.nodes.len() - world.spares);
+        let locations: Vec<_> = spares.filter(is_free).cloned().collect();
+        if locations.is_empty() {
+            return Err(to_status(&DfsError::new(ErrorKind::NoSpace, "no DataNode")));
+        }
+        let block = v1::LocatedBlock { block: request.block, locations, ..Default::default() };
+        Ok(Response::new(v1::GetAdditionalDatanodeResponse { block: Some(block), txid: 0 }))
+    }
+
     async fn get_block_locations(
         &self,
         request: Request<v1::GetBlockLocationsRequest>,
@@ -781,7 +821,6 @@ impl ClientNamenode for Fake {
         get_content_summary(v1::InodeRequest) -> v1::GetContentSummaryResponse;
         get_x_attr(v1::XAttrRequest) -> v1::GetXAttrResponse;
         list_x_attrs(v1::InodeRequest) -> v1::ListXAttrsResponse;
-        get_additional_datanode(v1::GetAdditionalDatanodeRequest) -> v1::GetAdditionalDatanodeResponse;
         mkdir(v1::MkdirRequest) -> v1::AttrResponse;
         mknod(v1::MknodRequest) -> v1::AttrResponse;
         create_symlink(v1::CreateSymlinkRequest) -> v1::AttrResponse;

@@ -97,13 +97,13 @@ pub const KEYS: &[Key] = &[
         "bytes sent and not acknowledged, per file",
     ),
     key("dfs.datanode.address", ValueKind::Text, "0.0.0.0:9866", "where the DataNode takes data transfers"),
-    key("dfs.datanode.data.dir", ValueKind::List, "", "directories of the DataNode's volumes, one per device"),
     key(
         "dfs.datanode.balance.bandwidthPerSec",
         ValueKind::Bytes(1 << 10, 1 << 40),
         "100MiB",
         "bytes per second that a DataNode sends for the balancer at most",
     ),
+    key("dfs.datanode.data.dir", ValueKind::List, "", "directories of the DataNode's volumes, one per device"),
     key(
         "dfs.datanode.directoryscan.interval",
         ValueKind::Duration(1000, 365 * DAY_MS),
@@ -155,9 +155,9 @@ pub const KEYS: &[Key] = &[
     key("dfs.hosts", ValueKind::Text, "", "file of the DataNodes that may join; none: all may"),
     key("dfs.hosts.exclude", ValueKind::Text, "", "file of the DataNodes to be decommissioned"),
     key("dfs.namenode.address", ValueKind::List, "", "host:port of each NameNode, for DataNodes and clients"),
+    key("dfs.namenode.checkpoint.dir", ValueKind::List, "", "directory of the SecondaryNameNode"),
     key("dfs.namenode.checkpoint.period", ValueKind::Duration(1_000, 30 * DAY_MS), "1h", "time between checkpoints"),
     key("dfs.namenode.checkpoint.txns", ValueKind::Count(10, u64::MAX), "1000000", "transactions between checkpoints"),
-    key("dfs.namenode.checkpoint.dir", ValueKind::List, "", "directory of the SecondaryNameNode"),
     key(
         "dfs.namenode.dead.interval",
         ValueKind::Duration(200, DAY_MS),
@@ -187,13 +187,13 @@ pub const KEYS: &[Key] = &[
         "the same when the last replica of a block is at stake",
     ),
     key("dfs.namenode.replication.min", ValueKind::Count(1, 512), "1", "replicas that make a block complete"),
-    key("dfs.namenode.rpc-address", ValueKind::Text, "0.0.0.0:9820", "where the NameNode serves gRPC"),
     key(
         "dfs.namenode.replication.work.multiplier.per.iteration",
         ValueKind::Count(1, 1024),
         "2",
         "copies of large blocks ordered per second and live DataNode",
     ),
+    key("dfs.namenode.rpc-address", ValueKind::Text, "0.0.0.0:9820", "where the NameNode serves gRPC"),
     key(
         "dfs.namenode.safemode.extension",
         ValueKind::Duration(0, DAY_MS),
@@ -327,15 +327,6 @@ impl Config {
         self.values.get(key.name).map_or_else(|| key.default.to_owned(), scalar_text)
     }
 
-    /// A key that must be given.
-    ///
-    /// # Errors
-    /// `InvalidArgument` when neither file nor flag has it.
-    pub fn required(&self, name: &str) -> Result<String> {
-        let text = self.text(name);
-        if text.is_empty() { Err(self.error(&format!("key {name:?} must be set"))) } else { Ok(text) }
-    }
-
     /// The items of a list; a text is split at commas.
     pub fn list(&self, name: &str) -> Vec<String> {
         let split = |text: &str| -> Vec<String> {
@@ -394,6 +385,11 @@ mod tests {
                 config.check(key, &toml::Value::String(key.default.to_owned())).unwrap();
             }
         }
+    }
+
+    #[test]
+    fn keys_are_sorted() {
+        assert!(KEYS.is_sorted_by(|one, two| one.name < two.name));
     }
 
     #[test]

@@ -35,7 +35,8 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     sync_dir(parent_of(to))
 }
 
-/// Creates a directory and its missing parents, each durable in its parent.
+/// Creates a directory and its missing parents; what it creates is durable. A directory that was there already may still be
+/// on its way to the device.
 ///
 /// # Errors
 /// Of mkdir or fsync.

@@ -29,11 +29,6 @@ impl Shutdown {
         // An error means the trigger is gone: nobody is left to keep us running.
         let _ = self.0.wait_for(|stop| *stop).await;
     }
-
-    /// Whether the stop was asked for.
-    pub fn is_triggered(&self) -> bool {
-        *self.0.borrow()
-    }
 }
 
 /// Returns when SIGTERM or SIGINT arrives.

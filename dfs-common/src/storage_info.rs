@@ -172,8 +172,8 @@ impl StorageInfo {
         Ok(Some(info))
     }
 
-    /// Takes a directory of an older layout to this program's, durably, before anything is written that an older program would
-    /// misread; true when it was older.
+    /// Raises an older layout to this program's, durably; true when it was older. To be called before anything else is written
+    /// in the directory: from then on an older program refuses it, instead of misreading what is new.
     ///
     /// # Errors
     /// Of writing.

@@ -183,6 +183,7 @@ fn requests_between_datanodes_are_hadoops() {
         targets: vec![datanode(1), datanode(2)],
         target_storage_types: storage_types(&[StorageTypeProto::Disk, StorageTypeProto::Archive]),
         target_storage_ids: strings(&["DS-1", "DS-2"]),
+        takes_signs_of_life: None,
     };
     check_request(&golden!("transfer_block"), transfer);
     let replace = OpReplaceBlockProto {

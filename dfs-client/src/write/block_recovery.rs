@@ -16,12 +16,13 @@
 //! Packets keep their numbers, offsets and what they ask for. Nodes may have more of them than the writer was told; they
 //! skip what they have.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use dfs_common::block::{Block, ExtendedBlock};
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_proto::data_transfer::encode_request;
+use dfs_proto::data_transfer::patience::SET_UP_CALL_MAX;
 use dfs_proto::hadoop::op_write_block_proto::BlockConstructionStage;
 use dfs_proto::hadoop::{
     BlockOpResponseProto, ClientOperationHeaderProto, OpTransferBlockProto, Status, StorageTypeProto,
@@ -206,7 +207,8 @@ impl BlockOutput {
         }
     }
 
-    /// Has `from` copy what is acknowledged of a block to `to`.
+    /// Has `from` copy what is acknowledged of a block to `to`. As long as it says that it is at it, it gets as much more time
+    /// as a disk may take that keeps a new pipeline waiting.
     async fn transfer(&self, from: &Replica, to: &Replica, block: &ExtendedBlock) -> Result<()> {
         let core = &self.questions.core;
         let request = OpTransferBlockProto {
@@ -214,6 +216,7 @@ impl BlockOutput {
             targets: vec![to.node.to_info()],
             target_storage_types: vec![StorageTypeProto::Disk.into()],
             target_storage_ids: vec![to.storage_uuid.clone()],
+            takes_signs_of_life: Some(true),
         };
         let mut bytes = Vec::with_capacity(512);
         encode_request(&request, &mut bytes)
@@ -222,8 +225,19 @@ impl BlockOutput {
         let sent = connection.stream.write_all(&bytes).await;
         sent.map_err(|error| DfsError::io("write to a DataNode", error))?;
         let patience = TRANSFER_TIME + Duration::from_secs(block.block.length / TRANSFER_RATE);
+        let last = Instant::now() + patience + SET_UP_CALL_MAX;
         let mut buffer = BytesMut::with_capacity(256);
-        let response: BlockOpResponseProto = receive_message(&mut connection.stream, &mut buffer, patience).await?;
+        let response: BlockOpResponseProto = loop {
+            let left = patience.min(last.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                let words = format!("{} is at it for too long", from.node.data_address);
+                return Err(DfsError::new(ErrorKind::TimedOut, words));
+            }
+            let response: BlockOpResponseProto = receive_message(&mut connection.stream, &mut buffer, left).await?;
+            if response.status() != Status::InProgress {
+                break response;
+            }
+        };
         if response.status() == Status::Success {
             core.datanodes.give_back(&from.node, connection);
             return Ok(());

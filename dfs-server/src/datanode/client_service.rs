@@ -35,10 +35,7 @@ impl ClientDatanode for ClientService {
         let v1::GetReplicaVisibleLengthRequest { block_pool_id, block } = request.into_inner();
         let block = required(block, "block").map_err(|error| to_status(&error))?;
         let block = ExtendedBlock { pool: block_pool_id, block: Block::from(block) };
-        let volume = self.files.volume_of(&block);
-        // A writer that waits for its disk may hold what is asked for.
-        let length = self.files.run(volume, move |store| store.visible_length(&block)).await;
-        let length = length.map_err(|error| to_status(&error))?;
+        let length = self.files.visible_length(&block).map_err(|error| to_status(&error))?;
         Ok(Response::new(v1::GetReplicaVisibleLengthResponse { length }))
     }
 
@@ -82,4 +79,42 @@ fn sync_all(store: &ReplicaStore, blocks: &[ExtendedBlock]) -> Result<()> {
         outcome = outcome.and(store.sync(block));
     }
     outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::datanode::transfer::test_client::{POOL, TestNode, block, content, store_settings};
+
+    #[tokio::test]
+    async fn visible_length_is_told_while_every_place_of_the_volume_waits_for_its_device() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = TestNode::start(&store_settings(dir.path()));
+        node.client().write(&block(1), &[], &content(1000), 4096);
+        let files = FileCalls::new(&node.store, 1);
+        let service = ClientService { files: files.clone(), links: Vec::new() };
+        let (device, answer) = mpsc::channel::<()>();
+        let (begun, under_way) = tokio::sync::oneshot::channel();
+        let volume = files.volume_of(&block(1));
+        let hung = tokio::spawn(async move {
+            let work = move |_: &ReplicaStore| {
+                let _ = begun.send(());
+                // Until the device answers: its sender is dropped.
+                let _ = answer.recv();
+                Ok(())
+            };
+            files.run(volume, work).await
+        });
+        under_way.await.unwrap();
+        let request =
+            v1::GetReplicaVisibleLengthRequest { block_pool_id: POOL.into(), block: Some(block(1).block.into()) };
+        let length = service.get_replica_visible_length(Request::new(request));
+        let length = tokio::time::timeout(Duration::from_secs(20), length).await.expect("an answer before the device's");
+        assert_eq!(length.unwrap().into_inner().length, 1000);
+        drop(device);
+        hung.await.unwrap().unwrap();
+    }
 }

@@ -187,6 +187,15 @@ impl FakeNameNode {
         (address, tokio::spawn(async move { server.serve_with_incoming(incoming).await.unwrap() }))
     }
 
+    /// Waits until something was heard so many times.
+    async fn wait_for_times(&self, what: &str, times: usize, wanted: &Heard) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.0.lock().heard.iter().filter(|heard| *heard == wanted).count() < times {
+            assert!(Instant::now() < deadline, "waited in vain for {what}: {:?}", self.0.lock().heard);
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Waits for the first thing heard that `wanted` likes.
     async fn wait_for(&self, what: &str, wanted: impl Fn(&Heard) -> bool) -> Heard {
         let deadline = Instant::now() + PATIENCE;
@@ -403,11 +412,11 @@ async fn corrupt_replica_is_told_until_it_is_heard_and_to_each_registration() {
     namenode.0.lock().deaf = 2;
     let order = v1::VerifyOrder { block_pool_id: POOL.into(), blocks: vec![block(1).block.into()] };
     namenode.0.lock().orders.push(Order::Verify(order));
-    namenode.wait_for("the corrupt replica", |heard| *heard == Heard::Bad(vec![1])).await;
-    for order in [Order::Register(v1::RegisterOrder {}), Order::BlockReport(v1::BlockReportOrder {})] {
-        namenode.0.lock().heard.clear();
+    namenode.wait_for_times("the corrupt replica", 1, &Heard::Bad(vec![1])).await;
+    let again = [Order::Register(v1::RegisterOrder {}), Order::BlockReport(v1::BlockReportOrder {})];
+    for (order, times) in again.into_iter().zip(1..) {
         namenode.0.lock().orders.push(order);
-        namenode.wait_for("the corrupt replica again", |heard| *heard == Heard::Marked(vec![1])).await;
+        namenode.wait_for_times("the corrupt replica again", times, &Heard::Marked(vec![1])).await;
     }
     let order = v1::InvalidateOrder { block_pool_id: POOL.into(), blocks: vec![block(1).block.into()] };
     namenode.0.lock().orders.push(Order::Invalidate(order));
@@ -434,12 +443,9 @@ async fn failed_copies_are_told_until_the_namenode_has_heard() {
     };
     daemon.namenode.0.lock().unanswered = 1;
     daemon.namenode.0.lock().orders.push(Order::Transfer(order(false)));
-    daemon.namenode.wait_for("a failed copy", |heard| *heard == Heard::FailedCopies(vec![1])).await;
-    daemon.namenode.0.lock().heard.clear();
-    daemon.namenode.wait_for("the same again", |heard| *heard == Heard::FailedCopies(vec![1])).await;
-    daemon.namenode.0.lock().heard.clear();
+    daemon.namenode.wait_for_times("a failed copy, told twice", 2, &Heard::FailedCopies(vec![1])).await;
     daemon.namenode.0.lock().orders.push(Order::Transfer(order(true)));
-    daemon.namenode.wait_for("a failed move", |heard| *heard == Heard::FailedCopies(vec![1])).await;
+    daemon.namenode.wait_for_times("a failed move", 3, &Heard::FailedCopies(vec![1])).await;
     daemon.stop().await;
 }
 

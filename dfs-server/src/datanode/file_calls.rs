@@ -33,6 +33,15 @@ impl FileCalls {
         self.store.volume_of(block)
     }
 
+    /// Bytes of a block's replica that may be read. Needs no place: it is in memory, and no lock on its way is held over a call
+    /// to a device.
+    ///
+    /// # Errors
+    /// `NotFound`, `StaleGeneration`.
+    pub(crate) fn visible_length(&self, block: &ExtendedBlock) -> Result<u64> {
+        self.store.visible_length(block)
+    }
+
     /// Does work on files of a volume.
     ///
     /// # Errors

@@ -32,7 +32,7 @@ pub(crate) struct Metrics {
     pub(crate) replicas_lost: Counter,
     /// Replicas that lay in a volume without a record.
     pub(crate) replicas_found: Counter,
-    /// Connections refused because all threads were taken.
+    /// Connections refused: no place was free, in all or for their address, or no thread could be started.
     pub(crate) connections_refused: Counter,
     /// Data connections open, idle ones too.
     pub(crate) connections: Gauge,
@@ -56,7 +56,7 @@ impl Metrics {
             ("blocks_found_bad", "Replicas that the scanner found bad", &self.blocks_found_bad),
             ("replicas_lost", "Replicas whose files were gone", &self.replicas_lost),
             ("replicas_found", "Replicas that lay in a volume without a record", &self.replicas_found),
-            ("connections_refused", "Connections refused for want of threads", &self.connections_refused),
+            ("connections_refused", "Connections refused for want of a place or a thread", &self.connections_refused),
         ];
         for (name, help, counter) in counters {
             registry.register(name, help, counter.clone());

@@ -36,8 +36,8 @@ const RECOVERIES_AT_ONCE: usize = 4;
 /// Orders waiting, per kind. A heartbeat's worth of deletions is one order.
 const ORDERS_MAX: usize = 1024;
 
-/// Copies that did not come about, until the NameNode that ordered them has been told: no more than orders that came with its
-/// answers, and each answer was to a heartbeat that told of those before.
+/// Copies that did not come about, until the NameNode that ordered them has been told. There are never many: each was
+/// ordered in the answer to a heartbeat, and that heartbeat has told of those that had failed before.
 #[derive(Debug, Default)]
 pub(crate) struct FailedCopies(Mutex<Vec<Block>>);
 

@@ -1,8 +1,8 @@
 //! How long the members of a write pipeline wait for one another before they take the next one for hung.
 //!
-//! A node that is busy with its disk says so each second ([`LIFE_SIGN_INTERVAL`]): by an ack of seqno
-//! [`HEARTBEAT_SEQNO`](super::packet::HEARTBEAT_SEQNO), which Hadoop's clients ignore, and before the pipeline stands by a
-//! response of status IN_PROGRESS, to those who ask for it. So silence means that a process or
+//! A node that has been busy with its disk for a second ([`LIFE_SIGN_INTERVAL`]) without an answer says so, and again each
+//! half second: by an ack of seqno [`HEARTBEAT_SEQNO`](super::packet::HEARTBEAT_SEQNO), which Hadoop's clients ignore, and
+//! before the pipeline stands by a response of status IN_PROGRESS, to those who ask for it. So silence means that a process or
 //! a link hangs. Everybody in front of the hung node hears nothing; the one next to it must speak first, or the wrong one
 //! is thrown out. Therefore patience shrinks towards the end:
 //!
@@ -14,12 +14,12 @@ use std::time::Duration;
 
 /// Silence after which a writer that waits for acks takes the first node for hung.
 pub const HUNG_AFTER: Duration = Duration::from_secs(5);
-/// How often a node says that it is busy with its disk.
+/// How long a node leaves a writer without an answer while it is busy with its disk, before it says so.
 pub const LIFE_SIGN_INTERVAL: Duration = Duration::from_secs(1);
 /// A disk call that takes longer is a failed device: no sign of life is given any more.
 pub const DISK_CALL_MAX: Duration = Duration::from_secs(30);
-/// The same before a pipeline stands. Nothing of the block is acknowledged then, and another node can take it: an
-/// application need not wait for so long.
+/// The same before the pipeline of a new replica stands. Nothing of the block is acknowledged then, and another node can take
+/// it: an application need not wait for so long.
 pub const SET_UP_CALL_MAX: Duration = Duration::from_secs(8);
 /// Most that patience shrinks from one node to the next.
 const STEP_MAX: Duration = Duration::from_secs(1);

@@ -220,8 +220,9 @@ impl Run<'_> {
                 format::human_size(self.bytes.total)
             ))?;
             let before = self.replicas.total;
-            self.round(&plan.pairs).await?;
-            idle_rounds = if self.replicas.total == before { idle_rounds + 1 } else { 0 };
+            let has_ended = self.round(&plan.pairs).await?;
+            // What is slower than a round is under way all the same; the NameNode gives up what does not come.
+            idle_rounds = if has_ended && self.replicas.total == before { idle_rounds + 1 } else { 0 };
         }
     }
 
@@ -230,24 +231,24 @@ impl Run<'_> {
         Ok(reports.iter().filter(|report| is_balanced_over(report)).map(fill_of).collect())
     }
 
-    /// Orders the moves of a plan and waits for them.
-    async fn round(&mut self, pairs: &[Pair]) -> Outcome {
+    /// Orders the moves of a plan and waits for them; false when some are still under way.
+    async fn round(&mut self, pairs: &[Pair]) -> Outcome<bool> {
         let deadline = Instant::now() + ROUND_TIMEOUT;
         for pair in pairs {
             self.step(pair, pair.bytes).await?;
         }
-        loop {
+        let has_ended = loop {
             let mut on_their_way = 0;
             for pair in pairs {
                 on_their_way += self.step(pair, 0).await?;
             }
             if on_their_way == 0 || Instant::now() >= deadline {
-                break;
+                break on_their_way == 0;
             }
             tokio::time::sleep(LOOK_INTERVAL).await;
-        }
+        };
         tokio::time::sleep(SETTLE_TIME).await;
-        Ok(())
+        Ok(has_ended)
     }
 
     /// Orders moves within these bytes; the replicas of the source that are on their way.

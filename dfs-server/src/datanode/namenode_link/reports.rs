@@ -2,9 +2,10 @@
 //!
 //! Events and full reports of a registration share one sequence of numbers. Events of a moment leave together: nobody waits
 //! for one (a closed block's locations are its pipeline until the reports are there), and one call per block would cost the
-//! NameNode and the two cores of a small machine more than the block itself. A report that fails is sent again under the same number, so the NameNode can tell a
-//! repeat from news. What the store has at the moment a full report takes its number is in it; what changes later has
-//! later numbers, and applying it a second time changes nothing.
+//! NameNode and the two cores of a small machine more than the block itself. Events that were not answered are sent again
+//! under the same numbers, so the NameNode can tell a repeat from news; a full report is made anew, under a new number. What
+//! the store has at the moment a full report takes its number is in it; what changes later has later numbers, and applying
+//! it a second time changes nothing.
 //!
 //! Which replicas are corrupt, and which were doubted and are good, goes by a call of its own, repeated like the others. A full
 //! report marks all that are known to be corrupt: so whatever kept one from being told, a new registration, an overflow or a
@@ -161,7 +162,7 @@ impl Link {
             ErrorKind::Stale => Err("the NameNode does not know the registration"),
             _ => {
                 tokio::time::sleep(Duration::from_secs(1)).await;
-                Err("the NameNode refused a report")
+                Err("a report could not be made, or was refused")
             }
         }
     }

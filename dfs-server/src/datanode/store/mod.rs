@@ -84,11 +84,14 @@ pub(crate) struct StoreSettings {
 #[derive(Debug)]
 pub(crate) struct ReplicaStore {
     volumes: Volumes,
+    /// Locked for moments, never over a call to a device: heartbeats and status pages need it.
     pools: RwLock<HashMap<Arc<str>, Arc<Pool>>>,
     events: Arc<EventHub>,
     suspects: Arc<Suspects>,
     sync_on_close: bool,
     readmissions: Mutex<Readmissions>,
+    /// Held while a pool is loaded from its volumes, however long they take. Before `pools`.
+    loading: Mutex<()>,
 }
 
 impl ReplicaStore {
@@ -105,6 +108,7 @@ impl ReplicaStore {
             suspects: Arc::default(),
             sync_on_close: settings.sync_on_close,
             readmissions: Mutex::default(),
+            loading: Mutex::default(),
         };
         for pool in store.volumes.pools_on_disk()? {
             store.load_pool(&pool)?;
@@ -128,14 +132,22 @@ impl ReplicaStore {
     }
 
     fn load_pool(&self, pool: &str) -> Result<()> {
-        let mut pools = self.pools.write();
-        if pools.contains_key(pool) {
-            return Ok(());
-        }
-        if pools.len() >= POOLS_MAX {
-            return Err(DfsError::new(ErrorKind::Unsupported, format!("more than {POOLS_MAX} block pools")));
+        let _loading = self.loading.lock();
+        {
+            let pools = self.pools.read();
+            if pools.contains_key(pool) {
+                return Ok(());
+            }
+            if pools.len() >= POOLS_MAX {
+                return Err(DfsError::new(ErrorKind::Unsupported, format!("more than {POOLS_MAX} block pools")));
+            }
         }
         let loaded = Pool::load(pool, &self.volumes, Arc::clone(&self.events), Arc::clone(&self.suspects))?;
+        let mut pools = self.pools.write();
+        // Of a volume that has failed meanwhile: whoever took its replicas out did not know of this pool.
+        for volume in self.volumes.all().iter().filter(|volume| volume.is_failed()) {
+            loaded.drop_volume(volume.index());
+        }
         pools.insert(loaded.name(), Arc::new(loaded));
         Ok(())
     }
@@ -197,11 +209,12 @@ impl ReplicaStore {
         self.pool(&block.pool)?.resume(block.block, new_stamp, bytes)
     }
 
-    /// Makes a finished copy a replica that a pipeline goes on with.
+    /// Makes a finished copy a replica that a pipeline goes on with, and tells the NameNodes of it. From then on the writer is
+    /// that replica's: to be discarded if the pipeline cannot have it after all.
     ///
     /// # Errors
     /// `Io`, `Cancelled` when its deletion was ordered meanwhile.
-    pub(crate) fn convert_to_rbw(&self, pool: &str, writer: &ReplicaWriter) -> Result<()> {
+    pub(crate) fn convert_to_rbw(&self, pool: &str, writer: &mut ReplicaWriter) -> Result<()> {
         self.pool(pool)?.convert_to_rbw(writer)
     }
 

@@ -81,9 +81,11 @@ impl ReplicaStore {
 
     /// False when it has to be looked at once more.
     fn take_back(&self, Returned { volume, pools }: Returned) -> bool {
+        // A pool that is being loaded now would know nothing of the volume.
+        let loading = self.loading.try_lock();
         let known = self.pools.read();
-        if known.len() != pools.len() {
-            // A pool has come meanwhile.
+        if loading.is_none() || known.len() != pools.len() {
+            // A pool has come meanwhile, or comes.
             volume.release();
             return false;
         }

@@ -1,4 +1,5 @@
 mod doubts;
+mod pools;
 mod power;
 mod recover;
 

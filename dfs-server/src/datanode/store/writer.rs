@@ -124,6 +124,12 @@ impl ReplicaWriter {
         self.replica.block().length == 0
     }
 
+    /// What it has written has become a replica of another kind, which nobody else has taken over yet.
+    pub(super) fn turn_to(&mut self, replica: Arc<OpenReplica>) {
+        self.turn = replica.turn();
+        self.replica = replica;
+    }
+
     /// The replica being written.
     pub(super) fn replica(&self) -> &Arc<OpenReplica> {
         &self.replica

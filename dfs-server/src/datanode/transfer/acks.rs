@@ -72,8 +72,8 @@ impl AckQueue {
         self.pending.is_empty()
     }
 
-    /// Whether an ack of the node behind is no answer, but says that it is there: it waits for its disk. The ack of
-    /// a heartbeat looks the same and serves as well.
+    /// Whether an ack of the node behind answers no packet, and only says that the node lives: it waits for its disk. The
+    /// answer to a heartbeat looks the same; it is one when a heartbeat is the next to be answered.
     pub(super) fn is_life_sign(&self, ack: &PipelineAck) -> bool {
         let is_awaited = self.pending.front().is_some_and(|packet| packet.seqno == HEARTBEAT_SEQNO);
         ack.seqno == HEARTBEAT_SEQNO && ack.is_success() && !is_awaited

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use dfs_common::block::ExtendedBlock;
 use dfs_common::error::{DfsError, ErrorKind, Result};
-use dfs_proto::data_transfer::packet::HEARTBEAT_SEQNO;
 use dfs_proto::data_transfer::patience::DISK_CALL_MAX;
 use dfs_proto::data_transfer::{PipelineAck, decode_delimited, encode_request};
 use dfs_proto::hadoop::op_write_block_proto::BlockConstructionStage;
@@ -26,7 +25,7 @@ use crate::datanode::store::ReplicaReader;
 
 /// How long signs of life alone keep a copy going: a node gives no more of them when a disk call lasts [`DISK_CALL_MAX`],
 /// and those of several targets may follow one another.
-const SIGNS_MAX: Duration = Duration::from_secs(2 * DISK_CALL_MAX.as_secs());
+const SIGNS_PATIENCE: Duration = Duration::from_secs(2 * DISK_CALL_MAX.as_secs());
 /// What is taken in at once of what a target says.
 const ANSWERS_READ: usize = 16 * 1024;
 
@@ -103,7 +102,7 @@ pub(super) fn send_copy(plane: &DataPlane, reader: ReplicaReader, copy: &Copy<'_
     let mut head = Vec::with_capacity(1024);
     encode_request(&request, &mut head).map_err(protocol_error)?;
     let mut packets = 0;
-    let mut target = Target { connection, address, patience, heard: Heard::now(), is_set_up: false, acked: 0 };
+    let mut target = Target { connection, address, patience, heard: LastSign::now(), is_set_up: false, acked: 0 };
     let sent = Sender::whole(reader).send_packets(head, |bytes| {
         packets += 1;
         let Some(Turns { pace, limit }) = turns else { return target.send(bytes) };
@@ -126,14 +125,14 @@ pub(super) fn send_copy(plane: &DataPlane, reader: ReplicaReader, copy: &Copy<'_
 }
 
 /// When the target last did something.
-struct Heard {
+struct LastSign {
     /// Took bytes, answered, or gave a sign of life.
     anything: Instant,
     /// The same without signs of life.
     progress: Instant,
 }
 
-impl Heard {
+impl LastSign {
     fn now() -> Self {
         Self { anything: Instant::now(), progress: Instant::now() }
     }
@@ -144,7 +143,7 @@ struct Target {
     connection: Connection,
     address: String,
     patience: Duration,
-    heard: Heard,
+    heard: LastSign,
     is_set_up: bool,
     /// Packets that it and all behind it have.
     acked: usize,
@@ -154,18 +153,25 @@ impl Target {
     /// Sends all of `bytes`.
     fn send(&mut self, mut bytes: &[u8]) -> Result<()> {
         // Our own pause was not its silence.
-        self.heard = Heard::now();
+        self.heard = LastSign::now();
         loop {
-            let sent = self.connection.send(&[IoSlice::new(bytes)]);
-            let sent = sent.map_err(|error| DfsError::io(format!("send to {}", self.address), error))?;
+            // Also when the target takes everything: a copy at a slow pace would end otherwise before its complaint is heard.
+            self.hear()?;
+            let sent = match self.connection.send(&[IoSlice::new(bytes)]) {
+                Ok(sent) => sent,
+                Err(error) => {
+                    // What it said before it hung up is the reason.
+                    self.hear()?;
+                    return Err(DfsError::io(format!("send to {}", self.address), error));
+                }
+            };
             if sent > 0 {
                 bytes = &bytes[sent..];
-                self.heard = Heard::now();
+                self.heard = LastSign::now();
             }
             if bytes.is_empty() {
                 return Ok(());
             }
-            self.hear()?;
             self.wait(true)?;
         }
     }
@@ -183,7 +189,7 @@ impl Target {
 
     /// Waits until it says something, or takes something when it is sent to.
     fn wait(&self, sends: bool) -> Result<()> {
-        let last = self.heard.progress + self.patience.max(SIGNS_MAX);
+        let last = self.heard.progress + self.patience.max(SIGNS_PATIENCE);
         let deadline = last.min(self.heard.anything + self.patience);
         let mut watch = [Watch::either(self.connection.socket(), true, sends)];
         let failed = |error| DfsError::io(format!("wait for {}", self.address), error);
@@ -222,7 +228,8 @@ impl Target {
                     words,
                 ));
             }
-            if ack.seqno != HEARTBEAT_SEQNO {
+            // Others than those of packets are signs of life, or out of band.
+            if ack.seqno >= 0 {
                 self.acked += 1;
                 self.heard.progress = Instant::now();
             }

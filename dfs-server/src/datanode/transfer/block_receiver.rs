@@ -21,8 +21,8 @@
 //! compute checksums of their own. What fails here is answered at once with this node's status and ends the pipeline; the
 //! loss of the next node is answered with [success, error]. The replica stays as it is (RBW) for the writer's recovery.
 //!
-//! What the next node is sent and says is `behind`. While the disk keeps the thread waiting, from the first file made at set-up on, `upstream` tells the writer that this
-//! node lives; signs of life from behind are passed on.
+//! `behind` is what goes to the next node and what it says. Whenever the disk keeps the thread waiting, at set-up too,
+//! `upstream` tells the writer that this node lives. Signs of life from behind are passed on.
 
 mod behind;
 
@@ -34,7 +34,7 @@ use std::time::{Duration, Instant};
 use dfs_common::block::ExtendedBlock;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::GenerationStamp;
-use dfs_proto::data_transfer::patience::{DISK_CALL_MAX, LIFE_SIGN_INTERVAL, relay_patience};
+use dfs_proto::data_transfer::patience::{DISK_CALL_MAX, relay_patience};
 use dfs_proto::data_transfer::{DataChecksum, PacketFrame, Reply};
 use dfs_proto::hadoop::{BlockOpResponseProto, OpWriteBlockProto, Status};
 use tracing::{debug, error, info, warn};
@@ -53,9 +53,6 @@ use crate::datanode::store::{OpenKind, ReplicaWriter};
 const PENDING_MAX: usize = 16 * 1024;
 /// Bytes of answers that the writer has not taken; beyond it nothing more is received.
 const OUT_MAX: usize = 1 << 20;
-/// A sign of life from behind is passed on if the last one was at least so long ago: nodes give one each second or half, and
-/// one that floods us with them must not flood the writer.
-const SIGN_PAUSE: Duration = Duration::from_millis(LIFE_SIGN_INTERVAL.as_millis() as u64 / 4);
 /// Packets of at most this many bytes are verified by every node: costs a few microseconds.
 const VERIFY_ALWAYS_MAX: usize = 16 * 1024;
 
@@ -74,7 +71,8 @@ pub(super) fn receive_block(plane: &DataPlane, up: &mut Connection, request: OpW
         }
     };
     let mirror_patience = relay_patience(request.pipeline_size as usize, request.targets.len()).min(plane.timeout);
-    let upstream = Arc::new(Upstream::new(up.socket_handle(), request.takes_signs_of_life()));
+    let upstream = Upstream::new(up.socket_handle(), request.takes_signs_of_life(), stage.set_up_call_max());
+    let upstream = Arc::new(upstream);
     let (store, of_hook) = (Arc::downgrade(&plane.store), block.clone());
     upstream.on_hung(move || {
         error!(block = %of_hook, "a disk keeps a replica from being opened; all volumes are checked");
@@ -105,7 +103,6 @@ pub(super) fn receive_block(plane: &DataPlane, up: &mut Connection, request: OpW
         acks: AckQueue::default(),
         mirror_heard: Instant::now(),
         mirror_patience,
-        sign_passed: None,
         is_writer_gone: false,
         finished: None,
         after: After::Close,
@@ -143,8 +140,6 @@ struct Receiver<'a> {
     /// When the next node last said something, or was first asked.
     mirror_heard: Instant,
     mirror_patience: Duration,
-    /// When a sign of life was last passed on.
-    sign_passed: Option<Instant>,
     /// The writer's connection is dead, and nothing is awaited of it.
     is_writer_gone: bool,
     finished: Option<After>,
@@ -438,7 +433,7 @@ impl Receiver<'_> {
             mirror.release(&self.plane.peers);
         }
         let Some(writer) = self.writer.take() else {
-            // A copy that failed at its end would stand in the way of the next one.
+            // A copy that failed at its end would stand in the way of the next one, as a replica for a pipeline too.
             if self.stage.is_copy()
                 && self.failed_here.is_some()
                 && let Some(writer) = self.finished_writer.take()
@@ -448,8 +443,8 @@ impl Receiver<'_> {
             }
             return;
         };
-        // Nobody was promised anything about a copy, a replica whose pipeline never stood, one without a byte, or one that
-        // found no room before anything was acknowledged: its own comes back.
+        // Nobody was promised anything about a copy, a replica whose pipeline never stood, or one without a byte. Nor about
+        // one that found no room before anything was acknowledged: when it goes, the room that it took is free again.
         let is_full = self.failed_here == Some(ErrorKind::NoSpace);
         let is_worthless = match self.stage {
             Stage::Copy | Stage::CopyToRbw => true,

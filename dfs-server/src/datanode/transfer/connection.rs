@@ -162,8 +162,7 @@ impl Connection {
         }
     }
 
-    /// The next request, or `None` when the peer closed or said nothing for `idle`. `busy` is called when the first byte is
-    /// there.
+    /// The next request, or `None` when the peer closed or said nothing for `idle`.
     pub(super) fn read_request(&mut self, idle: Duration) -> Result<Option<Request>, WireError> {
         let io = |source| WireError::Io { what: "request", source };
         if self.filled().is_empty() {

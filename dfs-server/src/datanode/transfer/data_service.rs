@@ -28,7 +28,7 @@ use crate::listen::Acceptor;
 use crate::listen::door::{CallPatience, Door, Limits, Pass};
 
 /// How long a connection may be idle: well above the time for which our own nodes and clients keep theirs (`peer_pool`),
-/// so that it is they who close.
+/// so that it is they who close, unless its place is wanted before.
 const IDLE_CONNECTION: Duration = Duration::from_secs(120);
 /// How long one may be open without a request: our nodes and clients connect when they have one.
 const FIRST_REQUEST: Duration = Duration::from_secs(30);

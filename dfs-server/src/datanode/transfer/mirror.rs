@@ -52,7 +52,8 @@ pub(super) fn data_address(node: &DatanodeInfoProto) -> String {
     if host.contains(':') { format!("[{host}]:{}", id.xfer_port) } else { format!("{host}:{}", id.xfer_port) }
 }
 
-/// The request as it goes to the first of its targets.
+/// The request as it goes to the first of its targets. Whatever its sender understands, we take signs of life: else a node
+/// behind that waits for its disk would look dead to us.
 fn for_next_node(mut request: OpWriteBlockProto) -> OpWriteBlockProto {
     fn pop_first<T>(items: &mut Vec<T>) -> Option<T> {
         (!items.is_empty()).then(|| items.remove(0))
@@ -65,6 +66,7 @@ fn for_next_node(mut request: OpWriteBlockProto) -> OpWriteBlockProto {
     if let Some(pinning) = pop_first(&mut request.target_pinnings) {
         request.pinning = Some(pinning);
     }
+    request.takes_signs_of_life = Some(true);
     request
 }
 
@@ -157,5 +159,20 @@ impl Mirror {
         if self.ready && !self.has_request() && self.connection.filled().is_empty() {
             peers.put(self.address, self.connection);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::test_client::{block, write_request};
+    use super::*;
+
+    #[test]
+    fn next_node_is_asked_for_signs_of_life_whoever_the_writer_is() {
+        let targets = [DatanodeInfoProto::default(), DatanodeInfoProto::default()];
+        let of_hadoops_client = write_request(&block(1), &targets);
+        assert_eq!(of_hadoops_client.takes_signs_of_life, None);
+        let next = for_next_node(of_hadoops_client);
+        assert_eq!((next.takes_signs_of_life, next.targets.len()), (Some(true), 1));
     }
 }

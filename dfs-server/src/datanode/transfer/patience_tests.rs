@@ -7,7 +7,9 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use dfs_proto::data_transfer::packet::HEARTBEAT_SEQNO;
+use dfs_common::error::ErrorKind;
+use dfs_proto::data_transfer::packet::{HEARTBEAT_SEQNO, UNKNOWN_SEQNO};
+use dfs_proto::data_transfer::patience::SET_UP_CALL_MAX;
 use dfs_proto::data_transfer::{PipelineAck, Reply, SlowNode, encode_delimited};
 use dfs_proto::hadoop::{BlockOpResponseProto, DatanodeIdProto, DatanodeInfoProto, Status};
 
@@ -142,12 +144,27 @@ fn copy_waits_for_a_target_that_says_it_is_slow() {
 }
 
 #[test]
+fn copy_counts_acks_of_packets_only() {
+    let (_dir, node) = node(Duration::from_secs(10));
+    node.client().write(&block(5), &[], &content(1000), 4096);
+    let (target, served) = played(|mut socket| {
+        // Of two packets one is acknowledged; then the node says that it is about to restart, and does.
+        socket.write_all(&[status(Status::Success), acks([0, UNKNOWN_SEQNO].into_iter())].concat()).unwrap();
+        socket.shutdown(std::net::Shutdown::Write).unwrap();
+        let _ = socket.read_to_end(&mut Vec::new());
+    });
+    let error = copy_block(&node.plane, &block(5), &[target], &[], None).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io, "{}", error.chain());
+    served.join().unwrap();
+}
+
+#[test]
 fn set_up_that_waits_for_a_disk_gives_signs_to_those_that_take_them() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut writer = connect(&listener.local_addr().unwrap().to_string());
     let near = Connection::new(Arc::new(listener.accept().unwrap().0)).unwrap();
     let pulse = Pulse::start().unwrap();
-    let upstream = Arc::new(Upstream::new(near.socket_handle(), true));
+    let upstream = Arc::new(Upstream::new(near.socket_handle(), true, SET_UP_CALL_MAX));
     pulse.watch(&upstream);
     let (heard, disk) = mpsc::channel::<()>();
     let set_up = std::thread::spawn(move || {

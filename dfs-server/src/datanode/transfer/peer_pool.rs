@@ -14,8 +14,8 @@ use super::connection::Connection;
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(2500);
 /// Idle connections kept to one node: as many small blocks in flight at once find one.
 const IDLE_PER_PEER_MAX: usize = 32;
-/// How long an idle connection is kept. Far below the time after which the far side would close it (`data_service`), so
-/// that one is never taken out of the pool while it is being closed.
+/// How long an idle connection is kept. Far below the time after which the far side closes it (`data_service`), so that
+/// one is hardly ever taken out of the pool while it is being closed: only when the far side needs its place at that moment.
 pub(super) const IDLE_TIME: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]

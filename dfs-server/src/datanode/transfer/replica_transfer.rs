@@ -3,11 +3,16 @@
 //! What goes over are the bytes that this node may show, at least those that the writer knows to be acknowledged. At the
 //! target they become a replica being written, under the generation stamp that they have here; the set-up of the rebuilt
 //! pipeline then gives all of them the new one.
+//!
+//! A writer that understands it is told each half second that the copy is under way: a disk that is slow here or at the
+//! target is no reason to do without the replacement.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use dfs_common::block::ExtendedBlock;
 use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_proto::data_transfer::patience::DISK_CALL_MAX;
 use dfs_proto::hadoop::op_write_block_proto::BlockConstructionStage;
 use dfs_proto::hadoop::{BlockOpResponseProto, OpTransferBlockProto, Status};
 use tracing::{info, warn};
@@ -17,13 +22,16 @@ use super::block_copier::{Copy, send_copy};
 use super::connection::Connection;
 use super::data_service::After;
 use super::reply::{encoded, error_response, protocol_error};
+use super::upstream::Upstream;
 
 /// Silence of the target after which it is given up: an application waits for the pipeline meanwhile.
 const TARGET_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Serves one TRANSFER_BLOCK.
 pub(super) fn transfer_replica(plane: &DataPlane, to: &Connection, request: &OpTransferBlockProto) -> After {
-    let response = match transfer(plane, request) {
+    let upstream = Arc::new(Upstream::new(to.socket_handle(), request.takes_signs_of_life(), DISK_CALL_MAX));
+    plane.pulse.watch(&upstream);
+    let response = match upstream.while_busy(|| transfer(plane, request)) {
         Ok(block) => {
             info!(%block, targets = request.targets.len(), "replica copied for a pipeline");
             BlockOpResponseProto { status: Status::Success.into(), ..Default::default() }
@@ -34,7 +42,7 @@ pub(super) fn transfer_replica(plane: &DataPlane, to: &Connection, request: &OpT
             error_response(&error)
         }
     };
-    match to.send_all(&encoded(&response), plane.timeout) {
+    match to.send_all(&upstream.end_with(&encoded(&response)), plane.timeout) {
         Ok(()) => After::Serve,
         Err(_) => After::Close,
     }

@@ -8,6 +8,8 @@ use dfs_proto::hadoop::{
 };
 
 use super::test_client::*;
+use crate::datanode::store::EventKind;
+use crate::datanode::store::watch::{Call, Watch};
 
 /// The set-up of a rebuilt pipeline of a writer that knows of `bytes` acknowledged and sent.
 fn recovery(stage: Stage, bytes: (u64, u64), new_stamp: u64, targets: &[DatanodeInfoProto]) -> OpWriteBlockProto {
@@ -168,4 +170,70 @@ fn transfer_fills_a_replacement_which_joins_the_pipeline() {
     request.header = ClientOperationHeaderProto::new(&wanted, None, "test");
     client.request(&request);
     assert_eq!(client.response().status(), Status::ErrorInvalid, "more than is here");
+}
+
+/// What a writer asks of a survivor whose replica has `length` acknowledged bytes.
+fn transfer_request(length: usize, target: &TestNode) -> OpTransferBlockProto {
+    let mut wanted = block(1);
+    wanted.block.length = length as u64;
+    OpTransferBlockProto {
+        header: ClientOperationHeaderProto::new(&wanted, None, "test"),
+        targets: vec![target.info()],
+        takes_signs_of_life: Some(true),
+        ..Default::default()
+    }
+}
+
+#[test]
+fn transfer_is_told_to_the_namenodes_although_no_pipeline_goes_on_with_it() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [first, second] = dirs.each_ref().map(|dir| TestNode::start(&store_settings(dir.path())));
+    let _old = begun(&first, &content(1300));
+    let events = second.store.subscribe();
+    let mut client = first.client();
+    client.request(&transfer_request(1300, &second));
+    assert_eq!(client.response().status(), Status::Success);
+    let (events, _) = events.take();
+    let told: Vec<_> = events.iter().map(|event| (event.kind, event.block)).collect();
+    let mut filled = block(1).block;
+    filled.length = 1300;
+    assert_eq!(told, [(EventKind::Receiving, filled)]);
+}
+
+#[test]
+fn transfer_that_cannot_be_synced_leaves_nothing() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [first, second] = dirs.each_ref().map(|dir| TestNode::start(&store_settings(dir.path())));
+    let _old = begun(&first, &content(1300));
+    let watch = Watch::begin(dirs[1].path());
+    watch.fail(Call::Sync, "rbw/blk_1", libc::EIO, 1);
+    let mut client = first.client();
+    client.request(&transfer_request(1300, &second));
+    assert_eq!(client.response().status(), Status::Error);
+    wait_until("nothing stays at the target", || second.store.replica_count() == 0);
+    let rbw = dirs[1].path().join("current").join(POOL).join("current/rbw");
+    wait_until("nor its files", || std::fs::read_dir(&rbw).unwrap().count() == 0);
+    client = first.client();
+    client.request(&transfer_request(1300, &second));
+    assert_eq!(client.response().status(), Status::Success, "nothing stands in its way");
+}
+
+#[test]
+fn transfer_from_a_disk_that_is_slow_says_that_it_is_under_way() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [first, second] = dirs.each_ref().map(|dir| TestNode::start(&store_settings(dir.path())));
+    let _old = begun(&first, &content(1300));
+    let watch = Watch::begin(dirs[0].path());
+    watch.hang(Call::Read, "rbw/blk_1");
+    let mut client = first.client();
+    client.request(&transfer_request(1300, &second));
+    // The disk answers once the writer has heard that it does not.
+    assert_eq!(client.response().status(), Status::InProgress);
+    watch.heal();
+    let outcome = std::iter::repeat_with(|| client.response().status()).find(|status| *status != Status::InProgress);
+    assert_eq!(outcome, Some(Status::Success));
+    assert_eq!(second.store.visible_length(&block(1)).unwrap(), 1300);
+    let again = transfer_request(1300, &second);
+    client.request(&OpTransferBlockProto { takes_signs_of_life: None, ..again });
+    assert_eq!(client.response().status(), Status::ErrorExists, "the connection serves on");
 }

@@ -15,7 +15,7 @@ use md5::{Digest, Md5};
 use tempfile::TempDir;
 
 use super::test_client::*;
-use super::{DataPlane, copy_block};
+use super::{DataPlane, Turns, copy_block};
 use crate::datanode::store::{EventKind, StoreSettings};
 
 fn node() -> (TempDir, TestNode) {
@@ -254,20 +254,33 @@ fn copy_block_passes_a_replica_on() {
     }
 }
 
-#[test]
-fn copy_in_which_the_target_finds_wrong_checksums_has_its_source_verified() {
+/// A copy, at a pace or without one, of a replica whose bit at byte 100 is wrong.
+fn copy_of_wrong_bytes(length: usize, limit: Option<u64>) {
     let (dirs, nodes) = nodes::<2>();
-    let (block, data) = (block(1), content((5 << 20) + 1));
+    let (block, data) = (block(1), content(length));
     nodes[0].client().write(&block, &[], &data, 65_536);
     let (volume, pool) = (nodes[0].store.volume_of(&block).unwrap(), POOL.into());
     let path = dirs[0].path().join("current").join(POOL).join("current/finalized/subdir0/subdir0/blk_1");
     let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
     file.write_all_at(&[data[100] ^ 1], 100).unwrap();
-    let error = copy_block(&nodes[0].plane, &block, &[nodes[1].info()], &[], None).unwrap_err();
+    let pace = &nodes[0].plane.balance_pace;
+    let turns = limit.map(|limit| Turns { pace, limit });
+    let error = copy_block(&nodes[0].plane, &block, &[nodes[1].info()], &[], turns).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     assert!(nodes[0].store.suspects().is_waiting(volume, &pool, block.block.id));
     // The target answers first and clears up after.
     wait_until("nothing stays at the target", || nodes[1].store.replica_count() == 0);
+}
+
+#[test]
+fn copy_in_which_the_target_finds_wrong_checksums_has_its_source_verified() {
+    copy_of_wrong_bytes((5 << 20) + 1, None);
+}
+
+#[test]
+fn copy_at_a_pace_hears_that_the_target_finds_wrong_checksums() {
+    // Sent in full only long after the target has hung up.
+    copy_of_wrong_bytes(6 << 20, Some(1 << 20));
 }
 
 #[test]

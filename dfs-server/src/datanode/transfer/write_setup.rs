@@ -1,10 +1,12 @@
 //! The start of a WRITE_BLOCK: what the request asks for, and how it is refused.
 
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use dfs_common::block::ExtendedBlock;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_proto::data_transfer::checksum::BYTES_PER_CHECKSUM_DEFAULT;
+use dfs_proto::data_transfer::patience::{DISK_CALL_MAX, SET_UP_CALL_MAX};
 use dfs_proto::data_transfer::{ChecksumKind, DataChecksum};
 use dfs_proto::hadoop::op_write_block_proto::BlockConstructionStage;
 use dfs_proto::hadoop::{BlockOpResponseProto, OpWriteBlockProto};
@@ -47,6 +49,14 @@ impl Stage {
             stage @ (Wire::PipelineClose | Wire::DataStreaming) => {
                 Err(DfsError::new(ErrorKind::Unsupported, format!("a write does not begin with stage {stage:?}")))
             }
+        }
+    }
+
+    /// How long a disk call may last before the set-up is answered.
+    pub(super) fn set_up_call_max(self) -> Duration {
+        match self {
+            Self::Create | Self::Copy | Self::CopyToRbw => SET_UP_CALL_MAX,
+            Self::Append | Self::Resume | Self::Close => DISK_CALL_MAX,
         }
     }
 

@@ -32,6 +32,17 @@ const EXAMINED_PER_CALL: usize = 2_000;
 
 /// Moves looked at in one step.
 const COUNTED_PER_STEP: usize = 64;
+/// Time in which a replica arrives, on top of what its source takes to send it and those before it at the balancer's pace.
+const MOVE_TIMEOUT: Duration = Duration::from_secs(20 * 60);
+
+/// A replica on its way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Move {
+    /// The storage that it leaves.
+    pub from: StorageIndex,
+    /// Time after which it counts as lost.
+    pub patience: Duration,
+}
 
 /// The run that has the right to move.
 #[derive(Clone, Copy, Debug)]
@@ -133,7 +144,7 @@ impl SoftState {
     fn count_moves_some(&mut self, round: &mut MoveRound, from: BlockId) -> Option<BlockId> {
         let mut rest = self.moves.range(from..);
         let some: SmallVec<[(BlockId, StorageIndex); COUNTED_PER_STEP]> =
-            rest.by_ref().take(COUNTED_PER_STEP).map(|(&id, &from)| (id, from)).collect();
+            rest.by_ref().take(COUNTED_PER_STEP).map(|(&id, moved)| (id, moved.from)).collect();
         let next = rest.next().map(|(&id, _)| id);
         for (id, from) in some {
             if !self.pending.contains_key(&id) && !self.excess.contains(&id) {
@@ -158,7 +169,8 @@ impl SoftState {
         self.order_balancing(block, round.source, to, round.bandwidth);
         let pending = Pending { targets: smallvec![to], source: Some((round.source, 0)), since: self.heard };
         self.pending.insert(id, Box::new(pending));
-        self.moves.insert(id, from);
+        let sending = round.bytes_under_way.checked_div(round.bandwidth).unwrap_or(0);
+        self.moves.insert(id, Move { from, patience: MOVE_TIMEOUT + Duration::from_secs(sending) });
         self.recheck(id);
     }
 

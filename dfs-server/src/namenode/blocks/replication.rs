@@ -38,9 +38,6 @@ const SMALL_BLOCK: u64 = 1 << 20;
 /// Time after which an ordered copy counts as lost.
 const PENDING_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The same for what the balancer moves: it waits its turn at the balancer's pace.
-const MOVE_TIMEOUT: Duration = Duration::from_secs(20 * 60);
-
 /// Blocks looked at per tick and kind of work; the rest comes with the next tick.
 const EXAMINED_PER_TICK: usize = 4096;
 
@@ -245,7 +242,7 @@ impl SoftState {
         let mut given_up: SmallVec<[BlockId; 8]> = SmallVec::new();
         let mut rest = self.pending.range(from..);
         for (&id, pending) in rest.by_ref().take(limit) {
-            let timeout = if self.moves.contains_key(&id) { MOVE_TIMEOUT } else { PENDING_TIMEOUT };
+            let timeout = self.moves.get(&id).map_or(PENDING_TIMEOUT, |moved| moved.patience);
             let is_late = self.heard.since(pending.since) >= timeout;
             // A node that has begun anew knows nothing of what it was told to copy before.
             let source_is_gone = pending.source.is_some_and(|(node, _)| {
@@ -469,7 +466,7 @@ impl SoftState {
         // What others hold is not theirs to count on: a node that leaves takes its replica with it.
         replicas = self.serving_replicas(&replicas);
         let wanted = usize::from(info.replication).max(self.config.replication_min);
-        let moved = self.moves.remove(&id);
+        let moved = self.moves.remove(&id).map(|moved| moved.from);
         while replicas.len() > wanted || replicas.len() > self.redundancy(&replicas, 0).serving {
             let places: SmallVec<[ReplicaPlace; 4]> = replicas.iter().map(|&storage| self.place(storage)).collect();
             let chosen = moved.filter(|&from| self.may_leave(&replicas, from)).or_else(|| choose_excess(&places));

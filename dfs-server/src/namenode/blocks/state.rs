@@ -25,7 +25,7 @@ use smallvec::SmallVec;
 use super::Settings;
 use super::backlog::Backlog;
 use super::block_map::{BlockMap, BlockState, StorageList};
-use super::moves::BalancerRun;
+use super::moves::{BalancerRun, Move};
 use super::overflow::{Left, Limits, Overflowed};
 use super::replication::{Pending, RepairQueues};
 use super::report::{BadReason, Disposition, ReportedReplica, choose_disposition};
@@ -78,8 +78,8 @@ pub(crate) struct SoftState {
     pub queues: RepairQueues,
     /// Blocks with more replicas than they need.
     pub excess: BTreeSet<BlockId>,
-    /// Blocks being moved by the balancer, and the storages that they leave.
-    pub moves: BTreeMap<BlockId, StorageIndex>,
+    /// Blocks being moved by the balancer.
+    pub moves: BTreeMap<BlockId, Move>,
     pub balancer: Option<BalancerRun>,
     /// What the operator's files say of DataNodes.
     pub rules: Arc<HostRules>,

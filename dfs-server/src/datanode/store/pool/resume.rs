@@ -27,6 +27,7 @@ use dfs_common::ids::GenerationStamp;
 use dfs_common::units::ByteCount;
 
 use super::super::disk::{self, DiskFile};
+use super::super::events::EventKind;
 use super::super::meta_file::MetaFile;
 use super::super::replica::{Entry, Finalized, OpenKind, OpenReplica, OpenState, Place};
 use super::super::writer::ReplicaWriter;
@@ -103,11 +104,11 @@ impl Pool {
     }
 
     /// See `ReplicaStore::convert_to_rbw`.
-    pub(in crate::datanode::store) fn convert_to_rbw(&self, writer: &ReplicaWriter) -> Result<()> {
-        let copy = writer.replica();
+    pub(in crate::datanode::store) fn convert_to_rbw(&self, writer: &mut ReplicaWriter) -> Result<()> {
+        let copy = Arc::clone(writer.replica());
         let _writing = copy.writing.lock();
         let stamp = copy.block().generation_stamp;
-        let moved = relocate(copy, Place::Rbw, stamp);
+        let moved = relocate(&copy, Place::Rbw, stamp);
         copy.volume.check(moved, || format!("move the copy of blk_{}", copy.id))?;
         let state = {
             let state = copy.state.lock();
@@ -117,8 +118,11 @@ impl Pool {
         let replica = Arc::new(OpenReplica::new(copy.id, OpenKind::Rbw, copy.checksum, home, state));
         let mut replicas = self.replicas.lock();
         match replicas.get_mut(&copy.id) {
-            Some(entry) if is_same(entry, copy) => {
-                *entry = Entry::Open(replica);
+            Some(entry) if is_same(entry, &copy) => {
+                *entry = Entry::Open(Arc::clone(&replica));
+                // Else nobody hears of it if no pipeline goes on with it, and it would keep every other copy away.
+                self.publish(EventKind::Receiving, replica.block(), &replica.volume);
+                writer.turn_to(replica);
                 Ok(())
             }
             _ => {

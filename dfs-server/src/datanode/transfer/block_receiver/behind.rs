@@ -8,7 +8,7 @@ use dfs_proto::data_transfer::{PipelineAck, Reply};
 use dfs_proto::hadoop::Status;
 use tracing::warn;
 
-use super::{After, OUT_MAX, Receiver, SIGN_PAUSE};
+use super::{After, OUT_MAX, Receiver};
 use crate::datanode::transfer::acks::Behind;
 use crate::datanode::transfer::mirror::{Heard, Mirror};
 use crate::datanode::transfer::reply::{link_refusal, protocol_error};
@@ -87,10 +87,9 @@ impl Receiver<'_> {
 
     /// A node behind waits for its disk: those in front must not take us for hung.
     fn pass_on(&mut self, sign: Option<PipelineAck>) {
-        if self.sign_passed.is_some_and(|passed| passed.elapsed() < SIGN_PAUSE) {
+        if !self.upstream.is_sign_due() {
             return;
         }
-        self.sign_passed = Some(Instant::now());
         let Some(sign) = sign else { return self.upstream.push_early_sign() };
         let replies = [vec![Reply::new(Status::Success)], sign.replies].concat();
         let sign = PipelineAck { seqno: HEARTBEAT_SEQNO, replies, downstream_ack_time_nanos: 0 };

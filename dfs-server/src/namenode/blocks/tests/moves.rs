@@ -3,7 +3,7 @@
 use dfs_common::error::ErrorKind;
 
 use super::super::{MoveRequest, Moved, Moves};
-use super::Cluster;
+use super::{Cluster, finalized};
 
 fn request<'a>(source: &'a str, target: &'a str, max_bytes: u64) -> MoveRequest<'a> {
     MoveRequest { run: 1, source, target, max_bytes, bandwidth: 0 }
@@ -62,6 +62,33 @@ fn move_that_fails_ends_at_once_and_is_not_counted() {
     cluster.seconds(2);
     assert_eq!(cluster.blocks.move_replicas(&request("dn0", "dn2", 0)).unwrap(), Moves::default());
     assert_eq!(cluster.holders(1, 1, 10), [0, 1]);
+    cluster.check();
+}
+
+#[test]
+fn move_at_a_slow_pace_is_awaited_for_as_long_as_it_takes() {
+    const LENGTH: u64 = 128 << 20;
+    let mut cluster = Cluster::new(&["/a"; 4]);
+    cluster.allocate(1, 1, 3, &[0, 1, 2]);
+    (0..3).for_each(|at| cluster.put(at, 1, finalized(1, LENGTH)));
+    cluster.commit(1, 1, LENGTH);
+    let slowly = MoveRequest { bandwidth: 64 << 10, ..request("dn0", "dn3", LENGTH) };
+    assert_eq!(cluster.blocks.move_replicas(&slowly).unwrap().replicas, 1);
+    // The source has the order, and needs 34 minutes.
+    cluster.heartbeat(0);
+    cluster.seconds(33 * 60);
+    assert_eq!(cluster.blocks.pending_count(), 1);
+    cluster.put(3, 1, finalized(1, LENGTH));
+    cluster.seconds(5);
+    let moved = Moved { replicas: 1, bytes: LENGTH };
+    let nothing_more = MoveRequest { max_bytes: 0, ..slowly };
+    assert_eq!(cluster.blocks.move_replicas(&nothing_more).unwrap(), Moves { moved, ..Moves::default() });
+    assert_eq!(cluster.holders(1, 1, LENGTH), [1, 2, 3]);
+    // One that never comes is given up all the same.
+    assert_eq!(cluster.blocks.move_replicas(&MoveRequest { source: "dn1", target: "dn0", ..slowly }).unwrap().replicas, 1);
+    cluster.heartbeat(1);
+    cluster.seconds(56 * 60);
+    assert_eq!(cluster.blocks.pending_count(), 0);
     cluster.check();
 }
 
