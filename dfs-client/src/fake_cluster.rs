@@ -336,12 +336,7 @@ fn take_block(
 }
 
 /// Fills a node in the place of a lost one; its disk is slow, and it says so.
-fn fill_replacement(
-    node: usize,
-    request: &OpTransferBlockProto,
-    output: &mut TcpStream,
-    world: &Shared,
-) -> Option<()> {
+fn fill_replacement(node: usize, request: &OpTransferBlockProto, output: &mut TcpStream, world: &Shared) -> Option<()> {
     for _ in 0..3 {
         respond(output, DataStatus::InProgress, "")?;
     }
@@ -766,7 +761,8 @@ impl ClientNamenode for Fake {
     ) -> Result<Response<v1::GetAdditionalDatanodeResponse>, Status> {
         let request = request.into_inner();
         let world = self.call("get_additional_datanode");
-        let is_free = |node: &&v1::DatanodeId| ![&request.existing, &request.exclude].iter().any(|of| of.contains(&node.uuid));
+        let is_free =
+            |node: &&v1::DatanodeId| ![&request.existing, &request.exclude].iter().any(|of| of.contains(&node.uuid));
         let spares = world.nodes.iter().skip(world.nodes.len() - world.spares);
         let locations: Vec<_> = spares.filter(is_free).cloned().collect();
         if locations.is_empty() {

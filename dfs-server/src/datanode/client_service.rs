@@ -112,7 +112,8 @@ mod tests {
         let request =
             v1::GetReplicaVisibleLengthRequest { block_pool_id: POOL.into(), block: Some(block(1).block.into()) };
         let length = service.get_replica_visible_length(Request::new(request));
-        let length = tokio::time::timeout(Duration::from_secs(20), length).await.expect("an answer before the device's");
+        let length =
+            tokio::time::timeout(Duration::from_secs(20), length).await.expect("an answer before the device's");
         assert_eq!(length.unwrap().into_inner().length, 1000);
         drop(device);
         hung.await.unwrap().unwrap();

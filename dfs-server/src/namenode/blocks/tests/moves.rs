@@ -85,7 +85,10 @@ fn move_at_a_slow_pace_is_awaited_for_as_long_as_it_takes() {
     assert_eq!(cluster.blocks.move_replicas(&nothing_more).unwrap(), Moves { moved, ..Moves::default() });
     assert_eq!(cluster.holders(1, 1, LENGTH), [1, 2, 3]);
     // One that never comes is given up all the same.
-    assert_eq!(cluster.blocks.move_replicas(&MoveRequest { source: "dn1", target: "dn0", ..slowly }).unwrap().replicas, 1);
+    assert_eq!(
+        cluster.blocks.move_replicas(&MoveRequest { source: "dn1", target: "dn0", ..slowly }).unwrap().replicas,
+        1
+    );
     cluster.heartbeat(1);
     cluster.seconds(56 * 60);
     assert_eq!(cluster.blocks.pending_count(), 0);
