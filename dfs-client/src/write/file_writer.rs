@@ -154,13 +154,8 @@ impl FileWriter {
             opened: attr.clone(),
         };
         let output = BlockOutput::new(questions, Arc::clone(&status), attr.block_size, length, start);
-        let writer = Arc::new(Self {
-            inode: attr.inode,
-            session,
-            lease,
-            status,
-            output: tokio::sync::Mutex::new(output),
-        });
+        let writer =
+            Arc::new(Self { inode: attr.inode, session, lease, status, output: tokio::sync::Mutex::new(output) });
         core.writers.add(&writer);
         claim.answered();
         Ok(writer)

@@ -123,7 +123,12 @@ impl FileSystem {
 
     /// Makes a file and opens it. One that is there already is opened as it is, unless the program wanted to be the one
     /// who makes it.
-    pub(crate) async fn create(self: &Arc<Self>, caller: &Caller, new: NewInode<'_>, flags: OpenFlags) -> FsResult<Created> {
+    pub(crate) async fn create(
+        self: &Arc<Self>,
+        caller: &Caller,
+        new: NewInode<'_>,
+        flags: OpenFlags,
+    ) -> FsResult<Created> {
         self.check_not_stopping()?;
         let access = Access::new(flags);
         let slot = self.handles.reserve()?;
