@@ -143,9 +143,10 @@ impl Namespace {
     fn traces_of(&self, named: &Named<'_>) -> u64 {
         let mut traces = Traces::default();
         for (name, before) in named.names.iter().zip(named.before) {
-            let Some((parent, _)) = name else { continue };
+            let Some((parent, bytes)) = name else { continue };
             let now = self.find_name(*name);
             self.trace(*parent, &mut traces);
+            traces.take_bytes(bytes);
             for inode in [before, now] {
                 traces.take(inode.map_or(0, |inode| inode.0));
             }
@@ -156,11 +157,11 @@ impl Namespace {
         }
         if let Some((id, name)) = named.xattr {
             let xattrs = self.inode(id).ok().and_then(|inode| inode.xattrs.as_deref());
-            traces.take(
-                xattrs
-                    .and_then(|xattrs| xattrs.get(&name[..]))
-                    .map_or(0, |value| (value.len() as u64 + 1) << 32 | u64::from(checksum::crc32c(value))),
-            );
+            traces.take_bytes(name);
+            match xattrs.and_then(|xattrs| xattrs.get(&name[..])) {
+                Some(value) => traces.take_bytes(value),
+                None => traces.take(u64::MAX),
+            }
         }
         traces.0
     }
@@ -235,6 +236,10 @@ impl Traces {
         numbers.into_iter().for_each(|number| self.take(number));
     }
 
+    fn take_bytes(&mut self, bytes: &[u8]) {
+        self.take((bytes.len() as u64) << 32 | u64::from(checksum::crc32c(bytes)));
+    }
+
     fn take_inode(&mut self, inode: &Inode) {
         self.take_all([inode.mode, inode.uid, inode.gid, inode.nlink].map(u64::from));
         self.take_all([inode.atime_ns, inode.mtime_ns, inode.ctime_ns].map(i64::cast_unsigned));
@@ -247,7 +252,7 @@ impl Traces {
                     self.take_all([block.id.0, block.generation_stamp.0, block.length]);
                 }
             }
-            Content::Symlink(target) => self.take(u64::from(checksum::crc32c(target))),
+            Content::Symlink(target) => self.take_bytes(target),
             Content::Special { rdev } => self.take(u64::from(*rdev)),
         }
     }
@@ -271,8 +276,8 @@ mod tests {
         use dfs_proto::v1;
         let bytes = |text: &'static str| Bytes::from_static(text.as_bytes());
         let attr = |attr: v1::SetAttrOp| Op::SetAttr(v1::SetAttrOp { inode: 1, explicit_times: true, ..attr });
-        let node = |mode: u32, target| {
-            let kind = if target == "" { 0o040_000 } else { 0o120_000 };
+        let node = |mode: u32, target: &'static str| {
+            let kind = if target.is_empty() { 0o040_000 } else { 0o120_000 };
             let (name, target) = (bytes("made"), bytes(target));
             Op::MakeNode(v1::MakeNodeOp { parent: 1, name, mode: kind | mode, target, ..Default::default() })
         };

@@ -67,6 +67,8 @@ fn entries_survive_reopening_and_rolling() {
 fn append_larger_than_a_segment_gets_room() {
     let dir = tempfile::tempdir().unwrap();
     let mut files = LogFiles::open(dir.path(), NAMESPACE).unwrap();
+    // A segment of the smallest size.
+    files.roll_if_used().unwrap();
     let large: Vec<Entry> = (0..3).map(|index| entry(1, index, (0..150_000).map(|n| n << 40))).collect();
     files.append(&large).unwrap();
     drop(files);
@@ -78,6 +80,8 @@ fn append_larger_than_a_segment_gets_room() {
 fn a_segment_too_small_for_its_first_frame_is_not_left_beside_its_successor() {
     let dir = tempfile::tempdir().unwrap();
     let mut files = LogFiles::open(dir.path(), NAMESPACE).unwrap();
+    // A segment of the smallest size.
+    files.roll_if_used().unwrap();
     let large = |index| entry(1, index, (0..150_000).map(|n| n << 40));
     files.append(&[large(0)]).unwrap();
     assert_eq!(segment_count(dir.path()), 1);

@@ -46,6 +46,8 @@ fn log_scenario() -> Scenario {
     let mut log: Vec<Entry> = Vec::new();
     let mut now = LogPromise::default();
     let mut files = LogFiles::open(dir.path(), NAMESPACE).unwrap();
+    // An empty segment of the smallest size.
+    files.roll_if_used().unwrap();
     for step in 0..14_u64 {
         let index = log.len() as u64;
         let numbers = match step {
