@@ -16,6 +16,8 @@ use dfs_common::{durable, sys};
 use rustix::fs::{Advice, OFlags};
 use rustix::io::Errno;
 
+use super::volume::is_shortage;
+
 #[cfg(test)]
 pub(crate) mod watch;
 
@@ -155,14 +157,15 @@ impl DiskFile {
         Ok(self.file.metadata()?.len())
     }
 
-    /// Makes its bytes survive a loss of power. A failure is told once: the caller must not believe a second try.
+    /// Makes its bytes survive a loss of power. A failure is told once: the caller must not believe a second try. It is never
+    /// one that `is_shortage` forgives.
     #[cfg_attr(test, track_caller)]
     pub(super) fn sync_data(&self) -> io::Result<()> {
         #[cfg(test)]
-        if !self.watched.before_sync(&self.file, std::panic::Location::caller())? {
+        if !self.watched.before_sync(&self.file, std::panic::Location::caller()).map_err(not_written)? {
             return Ok(());
         }
-        self.file.sync_data()?;
+        self.file.sync_data().map_err(not_written)?;
         #[cfg(test)]
         self.watched.on_sync(&self.file);
         Ok(())
@@ -207,6 +210,12 @@ impl AsFd for DiskFile {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+/// What a sync says of a shortage is why some earlier write did not reach the device: those bytes are lost. Other calls that
+/// meet a shortage have done nothing, and may be tried again.
+fn not_written(error: io::Error) -> io::Error {
+    if is_shortage(&error) { io::Error::other(error) } else { error }
 }
 
 /// Gives a file another name.

@@ -5,6 +5,7 @@
 //! current/VERSION                                which cluster, which DataNode, which volume
 //! current/BP-.../tmp/                            copies on their way in; dropped at start
 //! current/BP-.../orphaned/                       files that recovery could not explain; never served, never deleted
+//! current/BP-.../doubted/<id>                    empty; a sync of this block's replica has failed
 //! current/BP-.../current/rbw/                    replicas being written, or waiting for recovery
 //! current/BP-.../current/finalized/subdirA/subdirB/   A = id >> 16 & 31, B = id >> 8 & 31
 //! ```
@@ -79,6 +80,8 @@ pub(super) struct PoolPaths {
     pub(super) tmp: PathBuf,
     /// What recovery set aside.
     pub(super) orphaned: PathBuf,
+    /// Notes of replicas whose syncs have failed.
+    pub(super) doubted: PathBuf,
     /// Replicas being written.
     pub(super) rbw: PathBuf,
     /// Parent of the subdirectories.
@@ -92,6 +95,7 @@ impl PoolPaths {
         Self {
             tmp: base.join("tmp"),
             orphaned: base.join("orphaned"),
+            doubted: base.join("doubted"),
             rbw: base.join(CURRENT).join("rbw"),
             finalized: base.join(CURRENT).join("finalized"),
         }

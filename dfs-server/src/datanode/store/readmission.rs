@@ -59,6 +59,10 @@ impl ReplicaStore {
     fn begin_readmission(&self, old: &Arc<Volume>) -> Option<Look<Option<Returned>>> {
         let reopen = self.volumes.reopening(old)?;
         let pools: Vec<_> = self.pools.read().values().cloned().collect();
+        if pools.iter().any(|pool| pool.is_still_used(old.index())) {
+            warn!(volume = %old.root().display(), "failed volume is not looked at: a call on it has not returned yet");
+            return None;
+        }
         let look = Look::begin("dn-reopen", move || {
             let volume = reopen()?;
             let scan = |pool: Arc<Pool>| pool.scan_returned(&volume).map(|scanned| (pool, scanned));

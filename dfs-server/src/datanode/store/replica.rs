@@ -57,7 +57,7 @@ pub(crate) struct Finalized {
     pub(crate) volume: VolumeIndex,
     /// False only when it is known that nobody was promised that it survives a loss of power.
     pub(crate) maybe_synced: bool,
-    /// Whether its files can be trusted, as far as is known. Not remembered over a restart.
+    /// Whether its files can be trusted, as far as is known. What was doubted is so after a restart (`PoolDirs::note_doubt`).
     pub(crate) condition: Condition,
 }
 
@@ -153,7 +153,8 @@ pub(super) struct OpenState {
     pub(super) promised: u64,
     /// Bytes that a sync has brought to the device.
     pub(super) synced: u64,
-    /// A sync has failed; no more than so many bytes were read from the device since, by the recovery that has the replica.
+    /// A sync has failed, perhaps before a restart; no more than so many bytes were read from the device since, by the recovery
+    /// that has the replica.
     pub(super) doubted: Option<u64>,
     /// CRC of the last chunk's bytes when `on_disk` ends inside it.
     pub(super) tail_crc: u32,
@@ -294,8 +295,14 @@ impl OpenReplica {
         let synced = sync();
         if synced.as_ref().is_err_and(|error| !is_shortage(error)) {
             self.state.lock().doubted = Some(0);
+            self.dirs.note_doubt(self.id);
         }
         synced
+    }
+
+    /// Whether somebody is changing the files, or waits for a disk call on them.
+    pub(super) fn is_in_use(&self) -> bool {
+        self.writing.is_locked() || self.files.is_locked()
     }
 
     /// Syncs data, checksums and names of the first `promised` bytes, which the state says to be promised. Then they are

@@ -3,7 +3,7 @@
 //! Costs one readdir per directory and one stat per file; only replicas that wait for recovery are read. Volumes are
 //! scanned in parallel, each by a thread of its own.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -41,15 +41,20 @@ pub(super) struct Scanned {
 pub(super) fn scan_volume(volume: &Arc<Volume>, pool: &str) -> Result<Scanned> {
     let fail = |error: io::Error| DfsError::io(format!("scan {pool} on volume {}", volume.root().display()), error);
     let dirs = Arc::new(PoolDirs::open(volume.root(), pool).map_err(fail)?);
-    let mut scan = Scan { volume, dirs: &dirs, entries: Vec::new() };
+    let doubted = dirs.doubted().map_err(fail)?;
+    let mut scan = Scan { volume, dirs: &dirs, doubted, entries: Vec::new() };
     scan.run().map_err(fail)?;
-    let entries = scan.entries;
+    let Scan { doubted, entries, .. } = scan;
+    // What is left over is of replicas that are gone.
+    doubted.into_iter().for_each(|id| dirs.clear_doubt(id));
     Ok(Scanned { volume: Arc::clone(volume), dirs, entries })
 }
 
 struct Scan<'a> {
     volume: &'a Arc<Volume>,
     dirs: &'a Arc<PoolDirs>,
+    /// Replicas whose syncs have failed, but for those found so far.
+    doubted: HashSet<BlockId>,
     entries: Vec<(BlockId, Entry)>,
 }
 
@@ -95,7 +100,7 @@ impl Scan<'_> {
                     length,
                     volume: self.volume.index(),
                     maybe_synced: true,
-                    condition: Condition::Sound,
+                    condition: if self.doubted.remove(&id) { Condition::Suspect } else { Condition::Sound },
                 };
                 self.entries.push((id, Entry::Finalized(finalized)));
             }
@@ -124,7 +129,7 @@ impl Scan<'_> {
                     acked: cut.length,
                     promised: cut.length,
                     synced: cut.length,
-                    doubted: None,
+                    doubted: self.doubted.remove(&id).then_some(0),
                     tail_crc: cut.tail_crc,
                     place: Place::Rbw,
                     doomed: false,

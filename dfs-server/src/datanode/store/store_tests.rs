@@ -308,6 +308,11 @@ fn invalidate_minds_the_generation_stamp() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&[dir.path()]);
     put(&store, 1, &[1; 10]);
+    // Of what is left of a replica nothing stays behind.
+    put(&store, 2, &[1; 10]);
+    std::fs::remove_file(file(dir.path(), "current/finalized/subdir0/subdir0/blk_2")).unwrap();
+    store.invalidate(&block(2, 1001)).unwrap();
+    assert!(!file(dir.path(), "current/finalized/subdir0/subdir0/blk_2_1001.meta").exists());
     let queue = store.subscribe();
     assert_eq!(store.invalidate(&block(1, 1000)).unwrap_err().kind(), ErrorKind::StaleGeneration);
     let (told, _) = queue.take();

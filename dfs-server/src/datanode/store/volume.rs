@@ -15,6 +15,7 @@
 //! Whoever meets an I/O error on a volume reports it through [`Volume::check`]; the store's checker then writes a probe
 //! and decides.
 
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -475,6 +476,43 @@ impl PoolDirs {
     /// A number that no other copy made in `tmp` has.
     pub(super) fn number_copy(&self) -> u64 {
         self.copies.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Notes on the device that a sync of a replica has failed: neither a restart nor the volume's return may trust it.
+    pub(super) fn note_doubt(&self, id: BlockId) {
+        if let Err(error) = self.write_doubt(id) {
+            warn!(block = %id, %error, "a sync has failed, and a restart will not know of it");
+        }
+    }
+
+    fn write_doubt(&self, id: BlockId) -> io::Result<()> {
+        if !self.paths.rbw.is_dir() {
+            // Nothing is made in the bare directory under a device that is away.
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        disk::create_dir_all(&self.paths.doubted)?;
+        DiskFile::create(&self.paths.doubted.join(id.to_string()))?;
+        disk::sync_dir(&self.paths.doubted)
+    }
+
+    /// Takes such a note back.
+    pub(super) fn clear_doubt(&self, id: BlockId) {
+        match disk::remove_file(&self.paths.doubted.join(id.to_string())) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                warn!(block = %id, %error, "a replica will be verified once more after the next start");
+            }
+            _ => {}
+        }
+    }
+
+    /// The replicas of which there are such notes.
+    pub(super) fn doubted(&self) -> io::Result<HashSet<BlockId>> {
+        let entries = match fs::read_dir(&self.paths.doubted) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(HashSet::new()),
+            entries => entries?,
+        };
+        let id = |entry: fs::DirEntry| entry.file_name().to_str()?.parse().ok().map(BlockId);
+        entries.filter_map(|entry| entry.map(id).transpose()).collect()
     }
 
     /// Directory of a finalized replica, which exists durably when this returns.

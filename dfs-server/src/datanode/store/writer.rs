@@ -267,8 +267,8 @@ impl ReplicaWriter {
     }
 
     /// Moves the files into the finalized directory, durably when `sync` asks for it or bytes of the replica were
-    /// promised before; returns whether it was. The caller then changes the map.
-    pub(super) fn move_to_finalized(&mut self, sync: bool) -> Result<bool> {
+    /// promised before. The caller then changes the map.
+    pub(super) fn move_to_finalized(&mut self, sync: bool) -> Result<()> {
         let durable = sync || self.replica.state.lock().promised > 0;
         let replica = &self.replica;
         let moved = replica.dirs.make_finalized_dir(replica.id).and_then(|dir| {
@@ -286,7 +286,7 @@ impl ReplicaWriter {
         });
         replica.volume.check(moved, || format!("finalize {}", replica.block()))?;
         replica.notify();
-        Ok(durable)
+        Ok(())
     }
 
     fn rename_to_finalized(&self) -> io::Result<()> {

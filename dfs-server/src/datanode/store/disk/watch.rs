@@ -272,6 +272,14 @@ impl Watch {
         self.changed.notify_all();
     }
 
+    /// Has the calls that hang fail.
+    pub(crate) fn fail_hanging(&self, code: i32) {
+        for fault in self.state.lock().faults.iter_mut().filter(|fault| fault.fate == Fate::Hang) {
+            (fault.fate, fault.times) = (Fate::Fail(code), 1);
+        }
+        self.changed.notify_all();
+    }
+
     /// Waits until so many calls hang.
     pub(crate) fn wait_hanging(&self, calls: usize) {
         let mut state = self.state.lock();

@@ -99,7 +99,7 @@ impl Pool {
             && is_same(entry, replica)
             && (state.recovery, state.on_disk) == (recovery, old.length)
         {
-            *entry = Entry::Finalized(old);
+            *entry = Entry::Finalized(self.record(replica, &state, old.condition));
             // Whoever still holds it must leave the files alone.
             state.doomed = true;
             replica.volume.add_used(checksums_len(&old));

@@ -12,13 +12,13 @@ mod returning;
 mod sync;
 mod verify;
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Slot;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use dfs_common::block::Block;
@@ -65,6 +65,10 @@ pub(super) struct Pool {
     replicas: Mutex<BTreeMap<BlockId, Entry>>,
     /// Removals begun so far.
     deletions: AtomicU64,
+    /// Replicas that went with their volume and whose syncs had failed, or may have: doubted when they come back.
+    untrusted: Mutex<HashSet<(VolumeIndex, BlockId)>>,
+    /// Open replicas that went with their volume: some disk call on them may not have returned.
+    left: Mutex<Vec<Weak<OpenReplica>>>,
     events: Arc<EventHub>,
     suspects: Arc<Suspects>,
 }
@@ -102,8 +106,20 @@ impl Pool {
                 }
             }
         }
-        let (homes, replicas) = (RwLock::new(homes), Mutex::new(replicas));
-        Ok(Self { name: name.into(), homes, replicas, deletions: AtomicU64::new(0), events, suspects })
+        let name: Arc<str> = name.into();
+        for (&id, entry) in &replicas {
+            add_suspect(&suspects, &name, id, entry);
+        }
+        Ok(Self {
+            name,
+            homes: RwLock::new(homes),
+            replicas: Mutex::new(replicas),
+            deletions: AtomicU64::new(0),
+            untrusted: Mutex::default(),
+            left: Mutex::default(),
+            events,
+            suspects,
+        })
     }
 
     pub(super) fn name(&self) -> Arc<str> {
@@ -239,27 +255,34 @@ impl Pool {
         if !writer.is_current() {
             return Err(DfsError::new(ErrorKind::Cancelled, "another writer has taken over"));
         }
-        let durable = writer.move_to_finalized(sync)?;
+        writer.move_to_finalized(sync)?;
         let block = replica.block();
         let mut replicas = self.replicas.lock();
-        // Read with the map locked: a sync that fails later finds the record.
-        let is_doubted = replica.state.lock().doubted.is_some();
-        let finalized = Finalized {
-            generation_stamp: block.generation_stamp,
-            length: block.length,
-            volume: replica.volume.index(),
-            maybe_synced: durable,
-            condition: if is_doubted { Condition::Suspect } else { Condition::Sound },
-        };
         match replicas.get_mut(&block.id) {
             Some(entry) if is_same(entry, &replica) => {
-                *entry = Entry::Finalized(finalized);
+                *entry = Entry::Finalized(self.record(&replica, &replica.state.lock(), Condition::Sound));
                 let header = MetaHeader { checksum: replica.checksum };
                 replica.volume.add_used(ByteCount(header.meta_len(block.length)));
                 self.publish(EventKind::Received, block, &replica.volume);
                 Ok(block)
             }
             _ => Err(DfsError::new(ErrorKind::Cancelled, format!("{block} was deleted while it was being finalized"))),
+        }
+    }
+
+    /// The record of a replica that is open no more; `before` is what was known of its files. To be made with the map locked:
+    /// a promise or a failed sync that comes later finds the record.
+    fn record(&self, replica: &OpenReplica, state: &OpenState, before: Condition) -> Finalized {
+        let volume = replica.volume.index();
+        if state.doubted.is_some() {
+            self.suspects.add(volume, &self.name, replica.id);
+        }
+        Finalized {
+            generation_stamp: state.generation_stamp,
+            length: state.on_disk,
+            volume,
+            maybe_synced: state.promised > 0,
+            condition: if state.doubted.is_some() { Condition::Suspect } else { before },
         }
     }
 
@@ -395,6 +418,15 @@ fn worth(entry: &Entry) -> (bool, GenerationStamp, u64) {
             (false, block.generation_stamp, block.length)
         }
         Entry::Deleting(_) => (false, GenerationStamp(0), 0),
+    }
+}
+
+/// Has a replica verified that is a suspect from the beginning.
+fn add_suspect(suspects: &Suspects, pool: &Arc<str>, id: BlockId, entry: &Entry) {
+    if let Entry::Finalized(finalized) = entry
+        && finalized.condition == Condition::Suspect
+    {
+        suspects.add(finalized.volume, pool, id);
     }
 }
 

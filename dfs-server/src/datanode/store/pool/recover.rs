@@ -216,9 +216,10 @@ impl Pool {
         if let Some(entry) = replicas.get_mut(&replica.id)
             && is_same(entry, replica)
         {
-            *entry = Entry::Finalized(old);
+            let mut state = replica.state.lock();
+            *entry = Entry::Finalized(self.record(replica, &state, old.condition));
             // Whoever still holds it must leave the files alone.
-            replica.state.lock().doomed = true;
+            state.doomed = true;
         }
     }
 
@@ -244,17 +245,9 @@ impl Pool {
         volume.check(disk::sync_dir(&dir), doing)?;
         replica.notify();
         let mut replicas = self.replicas.lock();
-        let is_doubted = replica.state.lock().doubted.is_some();
-        let finalized = Finalized {
-            generation_stamp: stamp,
-            length: block.length,
-            volume: volume.index(),
-            maybe_synced: true,
-            condition: if is_doubted { Condition::Suspect } else { Condition::Sound },
-        };
         match replicas.get_mut(&replica.id) {
             Some(entry) if is_same(entry, replica) => {
-                *entry = Entry::Finalized(finalized);
+                *entry = Entry::Finalized(self.record(replica, &replica.state.lock(), Condition::Sound));
                 volume.add_used(ByteCount(MetaHeader { checksum: replica.checksum }.meta_len(block.length)));
                 self.publish(EventKind::Received, block, volume);
                 Ok(volume.storage_uuid())

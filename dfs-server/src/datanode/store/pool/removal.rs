@@ -1,8 +1,9 @@
 //! Replicas that go: deleted by order, given up by their writer, lost with their volume.
 
 use std::io;
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
 use dfs_common::block::Block;
 use dfs_common::error::{DfsError, ErrorKind, Result};
@@ -12,7 +13,7 @@ use tracing::warn;
 
 use super::super::disk;
 use super::super::events::EventKind;
-use super::super::replica::{Deletion, Entry, Finalized, OpenKind, OpenReplica};
+use super::super::replica::{Condition, Deletion, Entry, Finalized, OpenKind, OpenReplica};
 use super::super::volume::VolumeIndex;
 use super::super::writer::ReplicaWriter;
 use super::{Pool, WALK_STEP, is_same, pair, used};
@@ -136,19 +137,17 @@ impl Pool {
         let (volume, dirs) = self.home_of(finalized);
         let (data, meta) = pair(&dirs.paths.finalized_dir(id), id, finalized.generation_stamp);
         volume.subtract_used(used(finalized));
-        let unlinked = disk::remove_file(&data).and_then(|()| disk::remove_file(&meta));
+        if finalized.condition != Condition::Sound {
+            dirs.clear_doubt(id);
+        }
+        let unlinked = remove_if_there(&data).and_then(|()| remove_if_there(&meta));
         volume.check(unlinked, || format!("delete blk_{id}"))
     }
 
     pub(super) fn unlink_open(&self, replica: &OpenReplica) -> Result<()> {
         let files = replica.hold_files();
         replica.volume.subtract_used(ByteCount(replica.block().length));
-        let missing_is_fine = |result: io::Result<()>| match result {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
-        };
-        let unlinked = missing_is_fine(disk::remove_file(&files.data))
-            .and_then(|()| missing_is_fine(disk::remove_file(&files.meta)));
+        let unlinked = remove_if_there(&files.data).and_then(|()| remove_if_there(&files.meta));
         replica.volume.check(unlinked, || format!("delete blk_{}", replica.id))
     }
 
@@ -167,11 +166,17 @@ impl Pool {
                 let block = match replicas.get(&id) {
                     Some(entry) if !lies_on(entry, index) => continue,
                     Some(Entry::Finalized(finalized)) => {
+                        if finalized.condition != Condition::Sound {
+                            self.untrusted.lock().insert((index, id));
+                        }
                         Some(Block { id, generation_stamp: finalized.generation_stamp, length: finalized.length })
                     }
                     Some(Entry::Open(replica)) => {
                         replica.state.lock().doomed = true;
                         replica.notify();
+                        // A sync of it has failed, or may fail yet.
+                        self.untrusted.lock().insert((index, id));
+                        self.left.lock().push(Arc::downgrade(replica));
                         Some(replica.block())
                     }
                     // Whoever removes its files may wait for ever.
@@ -182,6 +187,21 @@ impl Pool {
                 block.into_iter().for_each(|block| self.publish(EventKind::Deleted, block, &volume));
             }
         }
+    }
+
+    /// Whether a disk call on a replica that went with its volume may not have returned: it could write to what a scan of the
+    /// volume finds. Whoever begins one later is refused.
+    pub(in crate::datanode::store) fn is_still_used(&self, index: VolumeIndex) -> bool {
+        let mut left = self.left.lock();
+        left.retain(|replica| replica.upgrade().is_some_and(|replica| replica.is_in_use()));
+        left.iter().filter_map(Weak::upgrade).any(|replica| replica.volume.index() == index)
+    }
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match disk::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
     }
 }
 

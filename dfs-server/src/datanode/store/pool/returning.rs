@@ -1,7 +1,8 @@
 //! Replicas that come back with their volume.
 //!
 //! Meanwhile their blocks may have been written, copied or deleted. What this node has gained since counts; what the
-//! NameNode does not want any more it orders to be deleted after the full report that follows.
+//! NameNode does not want any more it orders to be deleted after the full report that follows. What was doubted when the volume
+//! went is doubted still: its device works again, but the page cache may be the one of before.
 
 use std::sync::Arc;
 
@@ -13,10 +14,10 @@ use tracing::{info, warn};
 
 use super::super::disk;
 use super::super::layout;
-use super::super::replica::{Entry, Place};
+use super::super::replica::{Condition, Entry, Place};
 use super::super::scan::{Scanned, place_dir, scan_volume, set_aside};
 use super::super::volume::{PoolDirs, Volume};
-use super::{Pool, WALK_STEP};
+use super::{Pool, WALK_STEP, add_suspect};
 
 impl Pool {
     /// Looks through a volume that came back.
@@ -28,27 +29,42 @@ impl Pool {
     pub(in crate::datanode::store) fn take_in(&self, scanned: Scanned) -> impl FnOnce() + Send + use<> {
         let Scanned { volume, dirs, entries } = scanned;
         let (found, mut second) = (entries.len(), Vec::new());
-        if let Some(home) = self.homes.write().get_mut(usize::from(volume.index().0)) {
+        let index = volume.index();
+        if let Some(home) = self.homes.write().get_mut(usize::from(index.0)) {
             *home = Some((Arc::clone(&volume), Arc::clone(&dirs)));
         }
         let mut entries = entries.into_iter().peekable();
         while entries.peek().is_some() {
             let mut replicas = self.replicas.lock();
-            for (id, entry) in entries.by_ref().take(WALK_STEP) {
+            for (id, mut entry) in entries.by_ref().take(WALK_STEP) {
+                if self.untrusted.lock().remove(&(index, id)) {
+                    distrust_found(&mut entry);
+                }
                 match replicas.get(&id) {
                     None => {
+                        add_suspect(&self.suspects, &self.name, id, &entry);
                         replicas.insert(id, entry);
                     }
                     Some(there) => second.push((id, entry, there.clone())),
                 }
             }
         }
+        // Of the others there are no files.
+        self.untrusted.lock().retain(|(other, _)| *other != index);
         info!(volume = %volume.root().display(), replicas = found - second.len(), doubles = second.len(), "replicas are back");
         move || {
             for (id, entry, there) in second {
                 clear_second(&volume, &dirs, id, &entry, &there);
             }
         }
+    }
+}
+
+fn distrust_found(entry: &mut Entry) {
+    match entry {
+        Entry::Finalized(finalized) => finalized.condition = Condition::Suspect,
+        Entry::Open(replica) => replica.state.lock().doubted = Some(0),
+        Entry::Deleting(_) => {}
     }
 }
 

@@ -4,12 +4,15 @@
 //!            a sync failed             verified on the device
 //!   sound ───────────────────▶ suspect ─────────────────────▶ sound
 //!     │                           │
-//!     │  bad when verified        │ bad when verified           verified on the device after all
+//!     │  bad when verified        │ bad when verified           verified anew, on suspicion, and good
 //!     └──────────────────▶ corrupt ◀────────────────────────────────────────────────────▶ sound
 //! ```
 //!
 //! A suspect or corrupt replica can still be read, because every reader checks what it gets; it takes no sync, no append and no
 //! recovery. Corrupt ones are told of with each full report: no lost call and no overflow keeps them from the NameNodes.
+//!
+//! That a sync has failed is noted on the device too (`PoolDirs::note_doubt`), and in memory when the volume is taken out: the
+//! replica is a suspect again after a restart, and when the volume comes back.
 
 use std::io;
 use std::path::Path;
@@ -24,22 +27,35 @@ use super::super::disk::DiskFile;
 use super::super::events::EventKind;
 use super::super::reader::ReplicaReader;
 use super::super::replica::{Condition, Entry, Finalized};
-use super::super::volume::{VolumeIndex, is_damage};
+use super::super::volume::{PoolDirs, Volume, is_damage};
 use super::sync::sync_files;
 use super::{Pool, not_found};
 
 impl Pool {
     /// A sync of a finalized replica has failed, or of one that is finalized by now.
-    pub(super) fn distrust(&self, id: BlockId, volume: VolumeIndex) {
-        if let Some(Entry::Finalized(finalized)) = self.replicas.lock().get_mut(&id)
-            && finalized.volume == volume
+    pub(super) fn distrust(&self, id: BlockId, volume: &Volume, dirs: &PoolDirs) {
+        let index = volume.index();
         {
-            warn!(block = %id, "a replica is not trusted until it has been verified on its device");
-            if finalized.condition == Condition::Sound {
-                finalized.condition = Condition::Suspect;
+            let mut replicas = self.replicas.lock();
+            match replicas.get_mut(&id) {
+                Some(Entry::Finalized(finalized))
+                    if finalized.volume == index && finalized.condition == Condition::Sound =>
+                {
+                    finalized.condition = Condition::Suspect;
+                }
+                // Reopened meanwhile.
+                Some(Entry::Open(replica)) if replica.volume.index() == index => {
+                    replica.state.lock().doubted.get_or_insert(0);
+                }
+                None if volume.is_failed() => {
+                    self.untrusted.lock().insert((index, id));
+                }
+                _ => {}
             }
         }
-        self.suspects.add(volume, &self.name, id);
+        warn!(block = %id, "a replica is not trusted until it has been verified on its device");
+        self.suspects.add(index, &self.name, id);
+        dirs.note_doubt(id);
     }
 
     /// Refuses what would make promises about a replica that is not trusted.
@@ -84,8 +100,11 @@ impl Pool {
             // What can reach the device must be there before it is asked, in its cache or not.
             let _syncing = dirs.lock_sync(block.id);
             let dir = dirs.paths.finalized_dir(block.id);
-            let synced = sync_files(&dir, block.id, finalized.generation_stamp);
-            volume.check(synced, || format!("sync {block} once more"))?;
+            match sync_files(&dir, block.id, finalized.generation_stamp) {
+                // Whether they are gone or have moved is found out when they are opened.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                synced => volume.check(synced, || format!("sync {block} once more"))?,
+            }
         }
         self.open_finalized(block, &finalized, DiskFile::open_device, |_| ())?
             .ok_or_else(|| DfsError::new(ErrorKind::Busy, format!("{block} has changed")))
@@ -113,16 +132,32 @@ impl Pool {
 
     /// See `ReplicaStore::report_good`.
     pub(in crate::datanode::store) fn report_good(&self, block: Block) {
+        let Some(dirs) = self.trust(block) else { return };
+        dirs.clear_doubt(block.id);
+        let is_doubted = match self.replicas.lock().get(&block.id) {
+            Some(Entry::Finalized(now)) => now.condition != Condition::Sound,
+            Some(Entry::Open(replica)) => replica.state.lock().doubted.is_some(),
+            Some(Entry::Deleting(_)) | None => false,
+        };
+        if is_doubted {
+            // Anew, and the note of that may be the one that was just taken back.
+            dirs.note_doubt(block.id);
+        }
+    }
+
+    fn trust(&self, block: Block) -> Option<Arc<PoolDirs>> {
         let mut replicas = self.replicas.lock();
         if let Some(Entry::Finalized(finalized)) = replicas.get_mut(&block.id)
             && is_version(finalized, block)
             // Doubted anew since it was read.
             && !self.suspects.is_waiting(finalized.volume, &self.name, block.id)
-            && let Some((volume, _)) = self.home(finalized.volume)
+            && let Some((volume, dirs)) = self.home(finalized.volume)
         {
             finalized.condition = Condition::Sound;
             self.publish(EventKind::Good, block, &volume);
+            return Some(dirs);
         }
+        None
     }
 
     /// A finalized replica's files, opened; `None` when it is another by then. What keeps them from being opened is shown to

@@ -61,6 +61,17 @@ fn last_block(stamp: u64, length: usize) -> ExtendedBlock {
 
 #[test]
 fn sync_that_failed_is_not_forgotten() {
+    for (code, kind) in [
+        (libc::ENOSPC, ErrorKind::NoSpace),
+        // Why an earlier write of the kernel failed, and no reason to forgive.
+        (libc::ENOMEM, ErrorKind::Io),
+        (libc::EAGAIN, ErrorKind::Io),
+    ] {
+        sync_that_fails_with_is_not_forgotten(code, kind);
+    }
+}
+
+fn sync_that_fails_with_is_not_forgotten(code: i32, kind: ErrorKind) {
     let (_dir, store, watch) = with_replica();
     let queue = store.subscribe();
     // As after a restart of the device's cache: of the checksums nothing has reached it.
@@ -68,8 +79,8 @@ fn sync_that_failed_is_not_forgotten() {
     append(&mut writer, 0, &content(LENGTH));
     store.finalize(POOL, &mut writer, false).unwrap();
     let _ = queue.take();
-    watch.fail(Call::Sync, "blk_2", libc::ENOSPC, 1);
-    assert_eq!(store.sync(&block(2, 1001)).unwrap_err().kind(), ErrorKind::NoSpace);
+    watch.fail(Call::Sync, "blk_2", code, 1);
+    assert_eq!(store.sync(&block(2, 1001)).unwrap_err().kind(), kind);
     assert_eq!(store.sync(&block(2, 1001)).unwrap_err().kind(), ErrorKind::Io, "whatever the kernel says now");
     let mut old = last_block(1001, LENGTH);
     old.block.id = BlockId(2);
@@ -402,32 +413,131 @@ fn probe_that_does_not_reach_the_device_takes_the_volume_out() {
     assert!(store.check_volumes(true));
 }
 
-#[test]
-fn what_is_doubted_does_not_wait_while_all_of_a_volume_is_verified() {
-    let (_dir, store, watch) = with_replica();
-    for id in 2..=4 {
-        put(&store, id, &content(LENGTH));
+/// A second replica, finalized, of which a sync has just failed.
+fn with_failed_sync(store: &ReplicaStore, watch: &Watch) {
+    let mut writer = create(store, 2);
+    append(&mut writer, 0, &content(LENGTH));
+    store.finalize(POOL, &mut writer, false).unwrap();
+    watch.fail(Call::Sync, "blk_2", libc::EIO, 1);
+    store.sync(&block(2, 1001)).unwrap_err();
+}
+
+fn take_out(store: &ReplicaStore, watch: &Watch) {
+    watch.fail(Call::Sync, "probe.tmp", libc::EIO, 1);
+    assert!(store.check_volumes(true));
+}
+
+fn take_in(store: &ReplicaStore) {
+    while !store.readmit_volumes() {
+        std::thread::yield_now();
     }
-    let queue = store.subscribe();
-    let (volume, pool) = (VolumeIndex(0), Arc::from(POOL));
-    // More than are remembered one by one.
-    (0..20_000).for_each(|id| store.suspects().add(volume, &pool, BlockId(id)));
-    while store.suspects().next_replica(volume).is_some() {}
-    watch.hang(Call::Read, "blk_1");
-    let mut good = Vec::new();
-    std::thread::scope(|scope| {
-        scope.spawn(|| verify_suspects(&store, &Metrics::default(), volume));
-        watch.wait_hanging(1);
-        store.suspects().add(volume, &pool, BlockId(4));
-        watch.heal();
-        let deadline = std::time::Instant::now() + Duration::from_secs(20);
-        while good.len() < 2 && std::time::Instant::now() < deadline {
-            good.extend(queue.take().0.iter().map(|event| event.block.id.0));
-            std::thread::yield_now();
+}
+
+#[test]
+fn sync_that_failed_is_not_forgotten_when_the_volume_comes_back() {
+    for is_noted in [true, false] {
+        let (_dir, store, watch) = with_replica();
+        if !is_noted {
+            watch.fail(Call::Open, "doubted/2", libc::EIO, usize::MAX);
         }
-        store.suspects().close();
+        with_failed_sync(&store, &watch);
+        let mut writer = create(&store, 3);
+        append(&mut writer, 0, &content(1000));
+        watch.fail(Call::Sync, "blk_3", libc::EIO, 1);
+        writer.sync().unwrap_err();
+        take_out(&store, &watch);
+        take_in(&store);
+        let queue = store.subscribe();
+        assert_eq!(store.sync(&block(2, 1001)).unwrap_err().kind(), ErrorKind::Io);
+        assert_eq!(store.sync(&block(3, 1001)).unwrap_err().kind(), ErrorKind::Io);
+        store.sync(&block(1, 1001)).unwrap();
+        assert_eq!(told(&store, &queue, EventKind::Corrupt), [(EventKind::Corrupt, 2)]);
+    }
+}
+
+#[test]
+fn sync_that_failed_is_not_forgotten_over_a_restart() {
+    let (dir, store, watch) = with_replica();
+    with_failed_sync(&store, &watch);
+    assert!(watch.durable("doubted/2").is_some(), "noted for good before it is answered");
+    drop(store);
+    let store = open(&[dir.path()]);
+    assert_eq!(store.sync(&block(2, 1001)).unwrap_err().kind(), ErrorKind::Io);
+    let queue = store.subscribe();
+    assert_eq!(told(&store, &queue, EventKind::Corrupt), [(EventKind::Corrupt, 2)]);
+    store.invalidate(&block(2, 1001)).unwrap();
+    assert!(!file(dir.path(), "doubted/2").exists());
+    // One that is well again is trusted again, after the next start too.
+    watch.fail(Call::Sync, ".meta", libc::EIO, 1);
+    store.sync(&block(1, 1001)).unwrap_err();
+    drop(store);
+    let store = open(&[dir.path()]);
+    let queue = store.subscribe();
+    store.sync(&block(1, 1001)).unwrap_err();
+    assert_eq!(told(&store, &queue, EventKind::Good), [(EventKind::Good, 1)]);
+    drop(store);
+    open(&[dir.path()]).sync(&block(1, 1001)).unwrap();
+}
+
+#[test]
+fn sync_that_fails_once_the_replica_was_reopened_ends_its_writer() {
+    let (_dir, store, watch) = with_replica();
+    watch.hang(Call::Sync, "blk_1");
+    std::thread::scope(|scope| {
+        let sync = scope.spawn(|| store.sync(&block(1, 1001)));
+        watch.wait_hanging(1);
+        let mut writer = store.append(&last_block(1001, LENGTH), GenerationStamp(1002)).unwrap();
+        watch.fail_hanging(libc::EIO);
+        sync.join().unwrap().unwrap_err();
+        assert!(store.finalize(POOL, &mut writer, true).is_err());
     });
-    assert_eq!(good[..2], [1, 4]);
+}
+
+#[test]
+fn sync_of_a_replica_that_is_open_no_more_promises_nothing() {
+    let (_dir, store, _watch) = with_replica();
+    let mut writer = create(&store, 2);
+    append(&mut writer, 0, &content(700));
+    let replica = Arc::clone(writer.replica());
+    store.finalize(POOL, &mut writer, false).unwrap();
+    let pool = store.pool(POOL).unwrap();
+    // As a sync that has waited for the writer.
+    pool.sync_open(&replica, block(2, 1001).block).unwrap();
+    assert_eq!(replica.state.lock().promised, 0);
+    store.sync(&block(2, 1001)).unwrap();
+    let found = store.init_recovery(&block(2, 1001), GenerationStamp(2000), false).unwrap().unwrap();
+    assert_eq!(found.synced, 700);
+}
+
+#[test]
+fn replica_finalized_while_a_sync_of_it_fails_is_verified() {
+    let (_dir, store, watch) = with_replica();
+    let queue = store.subscribe();
+    let mut writer = create(&store, 2);
+    append(&mut writer, 0, &content(700));
+    let replica = Arc::clone(writer.replica());
+    watch.hang(Call::SyncDir, "subdir0");
+    std::thread::scope(|scope| {
+        let finalize = scope.spawn(|| store.finalize(POOL, &mut writer, true));
+        watch.wait_hanging(1);
+        // As by a client's sync, the files being where they belong already.
+        replica.state.lock().doubted = Some(0);
+        watch.heal();
+        finalize.join().unwrap().unwrap();
+    });
+    assert_eq!(store.sync(&block(2, 1001)).unwrap_err().kind(), ErrorKind::Io);
+    let told = told(&store, &queue, EventKind::Good);
+    assert!(told.contains(&(EventKind::Good, 2)), "{told:?}");
+}
+
+#[test]
+fn sync_of_a_replica_whose_files_are_gone_tells_of_it() {
+    let (dir, store) = unwatched();
+    let queue = store.subscribe();
+    std::fs::remove_file(file(dir.path(), FINALIZED).join("blk_1")).unwrap();
+    assert_eq!(store.sync(&block(1, 1001)).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(store.replica_count(), 0);
+    assert!(queue.take().0.iter().any(|event| (event.kind, event.block.id.0) == (EventKind::Deleted, 1)));
 }
 
 #[test]
@@ -489,4 +599,57 @@ fn recovery_of_a_replica_that_was_called_corrupt_comes_to_its_end() {
     recover(GenerationStamp(2000)).unwrap_err();
     assert_eq!(told(&store, &queue, EventKind::Good), [(EventKind::Good, 1)]);
     recover(GenerationStamp(2001)).unwrap();
+}
+
+#[test]
+fn volume_comes_back_when_the_last_call_on_it_has_returned() {
+    let (_dir, store, watch) = with_replica();
+    let mut writer = create(&store, 2);
+    append(&mut writer, 0, &content(700));
+    writer.sync().unwrap();
+    watch.hang(Call::Sync, "blk_2");
+    std::thread::scope(|scope| {
+        let write = scope.spawn(|| {
+            let data = &content(900)[700..];
+            let mut sums = [0; 4];
+            DataChecksum::DEFAULT.compute(data, &mut sums);
+            writer.append(700, data, &sums)
+        });
+        watch.wait_hanging(1);
+        take_out(&store, &watch);
+        assert!(!store.readmit_volumes(), "its writer could write to it yet");
+        watch.heal();
+        let _ = write.join().unwrap();
+        take_in(&store);
+    });
+    let found = store.init_recovery(&block(2, 1001), GenerationStamp(2000), false).unwrap().unwrap();
+    assert!(found.block.length >= 700, "{found:?}");
+}
+
+#[test]
+fn what_is_doubted_does_not_wait_while_all_of_a_volume_is_verified() {
+    let (_dir, store, watch) = with_replica();
+    for id in 2..=4 {
+        put(&store, id, &content(LENGTH));
+    }
+    let queue = store.subscribe();
+    let (volume, pool) = (VolumeIndex(0), Arc::from(POOL));
+    // More than are remembered one by one.
+    (0..20_000).for_each(|id| store.suspects().add(volume, &pool, BlockId(id)));
+    while store.suspects().next_replica(volume).is_some() {}
+    watch.hang(Call::Read, "blk_1");
+    let mut good = Vec::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| verify_suspects(&store, &Metrics::default(), volume));
+        watch.wait_hanging(1);
+        store.suspects().add(volume, &pool, BlockId(4));
+        watch.heal();
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while good.len() < 2 && std::time::Instant::now() < deadline {
+            good.extend(queue.take().0.iter().map(|event| event.block.id.0));
+            std::thread::yield_now();
+        }
+        store.suspects().close();
+    });
+    assert_eq!(good[..2], [1, 4]);
 }

@@ -134,6 +134,19 @@ fn appended_to_after_a_promise(left_out: Option<&Site>) -> Case {
     case
 }
 
+fn extension_given_up_after_a_sync(left_out: Option<&Site>) -> Case {
+    let case = Case::begin(left_out, |store| put(store, 1, &content()[..700]));
+    let mut old = block(1, 1001);
+    old.block.length = 700;
+    let writer = case.store.append(&old, GenerationStamp(1002)).unwrap();
+    case.store.sync(&block(1, 1001)).unwrap();
+    case.promise(1001, 700);
+    case.store.discard(POOL, writer).unwrap();
+    let mut writer = case.store.append(&old, GenerationStamp(1003)).unwrap();
+    add(&mut writer, 700, 900);
+    case
+}
+
 fn gone_on_with_in_a_rebuilt_pipeline(left_out: Option<&Site>) -> Case {
     let case = Case::begin(left_out, |_| ());
     let mut writer = create(&case.store, 1);
@@ -201,12 +214,13 @@ fn written_after_a_write_that_failed(left_out: Option<&Site>) -> Case {
     case
 }
 
-const CASES: [fn(Option<&Site>) -> Case; 11] = [
+const CASES: [fn(Option<&Site>) -> Case; 12] = [
     syncs_of_the_writer,
     synced_at_its_end_only,
     synced_once_it_is_closed,
     synced_by_a_client_while_it_is_written,
     appended_to_after_a_promise,
+    extension_given_up_after_a_sync,
     gone_on_with_in_a_rebuilt_pipeline,
     recovered_shorter_than_synced,
     recovered_without_having_been_synced,
