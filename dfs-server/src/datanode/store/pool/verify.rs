@@ -38,10 +38,10 @@ impl Pool {
         {
             let mut replicas = self.replicas.lock();
             match replicas.get_mut(&id) {
-                Some(Entry::Finalized(finalized)) if finalized.volume == index => {
-                    if finalized.condition == Condition::Sound {
-                        finalized.condition = Condition::Suspect;
-                    }
+                Some(Entry::Finalized(finalized))
+                    if finalized.volume == index && finalized.condition == Condition::Sound =>
+                {
+                    finalized.condition = Condition::Suspect;
                 }
                 // Reopened meanwhile.
                 Some(Entry::Open(replica)) if replica.volume.index() == index => {
