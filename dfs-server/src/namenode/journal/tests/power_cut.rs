@@ -227,24 +227,29 @@ fn end_of_restore_scenario() -> Scenario {
     Scenario::new("end of a restore", recorder, check)
 }
 
-fn scenarios() -> [Scenario; 8] {
-    [
-        log_scenario(),
-        torn_scenario(),
-        lying_folder_scenario(),
-        format_scenario(),
-        end_of_restore_scenario(),
-        crate::namenode::import::tests::power_cut_scenario(),
-        crate::secondary::power_cut_scenario(),
-        journal_scenario(),
-    ]
+/// A test for each scenario, so that they run side by side, and all of them in a list.
+macro_rules! scenarios {
+    ($($name:ident: $scenario:path,)*) => {
+        $(#[test]
+        fn $name() {
+            assert_eq!($scenario().broken(None), None);
+        })*
+
+        fn scenarios() -> Vec<Scenario> {
+            vec![$($scenario(),)*]
+        }
+    };
 }
 
-#[test]
-fn no_loss_of_power_takes_what_was_promised() {
-    for scenario in scenarios() {
-        assert_eq!(scenario.broken(None), None);
-    }
+scenarios! {
+    no_loss_of_power_takes_what_the_log_promised: log_scenario,
+    no_loss_of_power_takes_more_than_a_torn_frame: torn_scenario,
+    no_loss_of_power_brings_a_lying_folders_image_back: lying_folder_scenario,
+    no_loss_of_power_leaves_half_a_formatted_directory: format_scenario,
+    no_loss_of_power_has_a_restore_wait_again: end_of_restore_scenario,
+    no_loss_of_power_takes_what_an_import_promised: crate::namenode::import::tests::power_cut_scenario,
+    no_loss_of_power_leaves_half_a_fetched_file: crate::secondary::power_cut_scenario,
+    no_loss_of_power_takes_what_the_journal_promised: journal_scenario,
 }
 
 #[test]
