@@ -390,7 +390,7 @@ fn a_missing_segment_is_refused() {
 #[test]
 fn segments_of_another_namespace_are_refused() {
     let dir = tempfile::tempdir().unwrap();
-    drop(LogFiles::open(dir.path(), NAMESPACE).unwrap());
+    LogFiles::open(dir.path(), NAMESPACE).unwrap().append(&[entry(1, 0, [1])]).unwrap();
     let error = LogFiles::open(dir.path(), NAMESPACE + 1).err().expect("another namespace");
     assert_eq!(error.kind(), ErrorKind::WrongCluster);
 }
