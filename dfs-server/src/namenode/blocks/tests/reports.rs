@@ -342,8 +342,9 @@ fn full_report_of_a_malformed_page_is_given_up_and_asked_for_again() {
         (|page| page.registration_id += 1, ErrorKind::Stale),
         (|page| page.datanode_uuid = "other".into(), ErrorKind::Stale),
     ];
-    for (damage, kind) in damages {
-        let mut page = good.clone();
+    for (number, (damage, kind)) in (good.report_number..).zip(damages) {
+        // A repeat takes a number of its own.
+        let mut page = v1::BlockReportPage { report_number: number, ..good.clone() };
         page.ids = vec![1, 2];
         page.generation_stamps = vec![1, 1];
         page.lengths = vec![10, 10];
