@@ -244,6 +244,8 @@ fn sessions_with_files_that_wait_are_forgotten_and_outcomes_cost_steps() {
         fixture.apply(EditOp { op: Some(forget_sessions(i64::MAX)), ..EditOp::default() }).unwrap();
         assert_eq!(fixture.namespace.sessions().filter(|(client, _)| others.contains(client)).count(), left);
     }
+    // Its end is the latest.
+    fixture.apply(EditOp { op: Some(forget_sessions(i64::MAX)), ..EditOp::default() }).unwrap();
     assert!(fixture.namespace.session(CLIENT).is_none());
     assert!(fixture.namespace.lease(waiting).unwrap().needs_recovery);
     assert_eq!(fixture.namespace.sessions.outcomes(), 0);
