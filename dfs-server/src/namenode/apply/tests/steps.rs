@@ -244,7 +244,7 @@ fn sessions_with_files_that_wait_are_forgotten_and_outcomes_cost_steps() {
         fixture.apply(EditOp { op: Some(forget_sessions(i64::MAX)), ..EditOp::default() }).unwrap();
         assert_eq!(fixture.namespace.sessions().filter(|(client, _)| others.contains(client)).count(), left);
     }
-    // It ended last, and each of those before it took all steps.
+    // Its end is the latest.
     fixture.apply(EditOp { op: Some(forget_sessions(i64::MAX)), ..EditOp::default() }).unwrap();
     assert!(fixture.namespace.session(CLIENT).is_none());
     assert!(fixture.namespace.lease(waiting).unwrap().needs_recovery);
