@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use dfs_common::sys::close;
 
-use super::{Run, amount, drop_caches, settle};
+use super::{Run, amount, settle, settle_cold};
 use crate::workload::{Pattern, check_tree, make_tree, source_tree};
 
 const SMALL: usize = 4096;
@@ -57,7 +57,7 @@ fn small_files(run: &mut Run<'_>, threads: usize, label: &str) -> Result<()> {
             Ok(close(output)?)
         })
     })?;
-    drop_caches()?;
+    settle_cold()?;
     run.rate(&format!("  listed with stat, cold, {label}"), "/s", count, || {
         spread(threads, threads, |thread, _| {
             let listed = list_with_stat(&dir.join(thread.to_string()))?;
@@ -65,7 +65,7 @@ fn small_files(run: &mut Run<'_>, threads: usize, label: &str) -> Result<()> {
             Ok(())
         })
     })?;
-    drop_caches()?;
+    settle_cold()?;
     run.rate(&format!("  read, cold, {label}"), "/s", count, || {
         spread(threads, files, |thread, file| {
             let mut bytes = Vec::with_capacity(SMALL + 1);
@@ -122,7 +122,7 @@ pub(super) fn listing(run: &mut Run<'_>) -> Result<()> {
     let entries = entries / 8 * 8;
     for (case, cold) in [("readdir + stat, cold", true), ("readdir + stat, warm", false)] {
         if cold {
-            drop_caches()?;
+            settle_cold()?;
         }
         run.rate(case, "/s", amount(entries), || {
             let listed = list_with_stat(&dir)?;
@@ -145,7 +145,7 @@ pub(super) fn copy_tree(run: &mut Run<'_>) -> Result<()> {
         ensure!(output.status.success(), "cp: {}", String::from_utf8_lossy(&output.stderr));
         Ok(())
     })?;
-    drop_caches()?;
+    settle_cold()?;
     run.rate("source tree read, cold", "files/s", amount(tree.len()), || Ok(check_tree(&target, &tree)?))?;
     run.rate("rm -r of a source tree", "files/s", amount(tree.len()), || Ok(fs::remove_dir_all(&target)?))?;
     Ok(())

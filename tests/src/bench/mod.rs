@@ -211,12 +211,18 @@ fn processor_times() -> Option<(u64, u64)> {
     Some((all - ticks.get(3)? - ticks.get(4)?, all))
 }
 
-/// Empties the kernel's caches of pages, names and inodes.
+/// As [`settle`], and then nothing is cached.
+fn settle_cold() -> Result<()> {
+    settle();
+    drop_caches()
+}
+
+/// Empties the kernel's caches of pages, names and inodes. Tests do so while the machine is busy with other things.
 ///
 /// # Errors
 /// When not root.
 pub fn drop_caches() -> Result<()> {
-    settle();
+    rustix::fs::sync();
     fs::write("/proc/sys/vm/drop_caches", "3").context("drop caches (needs root)")
 }
 

@@ -11,7 +11,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use rustix::fs::{Advice, fadvise};
 
-use super::{Run, amount, drop_caches, settle};
+use super::{Run, amount, settle, settle_cold};
 use crate::workload::Pattern;
 
 /// What cp and dd bs=1M use, near enough.
@@ -132,5 +132,5 @@ fn random_reads(path: &Path, bytes: u64, reads: usize, seed: u64) -> Result<()> 
 fn forget_file(path: &Path) -> Result<()> {
     settle();
     fadvise(File::open(path)?, 0, None, Advice::DontNeed)?;
-    drop_caches()
+    settle_cold()
 }
