@@ -2,11 +2,12 @@
 //!
 //! Every answered change is durable, so that power cuts take none of them; one that was not answered may have happened or not.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -22,6 +23,8 @@ use crate::wait::poll;
 const FILES: usize = 6;
 /// Names that each may have of extended attributes, of links, and that there may be of symbolic links.
 const NAMES: usize = 3;
+/// Changes of all files that are told when one is not as it should be.
+const HISTORY: usize = 60;
 /// Longest value of an extended attribute.
 const VALUE_MAX: usize = 24;
 
@@ -57,6 +60,8 @@ pub(super) struct Attributes {
     dir: PathBuf,
     book: Vec<State>,
     in_doubt: Option<(usize, Change)>,
+    /// The last changes and comparisons, with the time of their ends.
+    history: VecDeque<String>,
     rng: SmallRng,
 }
 
@@ -73,7 +78,7 @@ impl Attributes {
             fs::set_permissions(&path, Permissions::from_mode(0o640))?;
             book.push(State { mode: 0o640, ..State::default() });
         }
-        Ok(Self { dir, book, in_doubt: None, rng: SmallRng::seed_from_u64(seed) })
+        Ok(Self { dir, book, in_doubt: None, history: VecDeque::new(), rng: SmallRng::seed_from_u64(seed) })
     }
 
     /// Where it works.
@@ -89,10 +94,29 @@ impl Attributes {
         let number = self.rng.random_range(0..FILES);
         let change = self.choose(number);
         self.in_doubt = Some((number, change.clone()));
-        perform(&self.dir, number, &change).map_err(about(format_args!("{change:?} of {}", name_of(number))))?;
+        let outcome = perform(&self.dir, number, &change);
+        self.remember(format!("{change:?} of {}: {outcome:?}", name_of(number)));
+        outcome.map_err(about(format_args!("{change:?} of {}", name_of(number))))?;
         self.in_doubt = None;
         apply(&mut self.book[number], change);
         Ok(())
+    }
+
+    fn remember(&mut self, what: String) {
+        if self.history.len() == HISTORY {
+            self.history.pop_front();
+        }
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.history.push_back(format!("{}.{:03} {what}", now.as_secs() % 86_400, now.subsec_millis()));
+    }
+
+    /// With what led to it.
+    fn explained(&self, error: io::Error) -> io::Error {
+        if !Violation::is(&error) {
+            return error;
+        }
+        let lines: Vec<&str> = self.history.iter().map(String::as_str).collect();
+        Violation::error(format!("{error}; in doubt: {:?}; before: {}", self.in_doubt, lines.join(", ")))
     }
 
     fn choose(&mut self, number: usize) -> Change {
@@ -126,7 +150,8 @@ impl Attributes {
     /// Of the file system, or a [`Violation`] when it is not as the book says.
     pub(super) fn read(&mut self) -> io::Result<()> {
         let number = self.rng.random_range(0..FILES);
-        compare(&self.dir, number, &self.book[number..=number]).map(drop)
+        let outcome = compare(&self.dir, number, &self.book[number..=number]);
+        outcome.map(drop).map_err(|error| self.explained(error))
     }
 
     /// Looks at one file through another mount, where this directory is `dir`. A mount may remember attributes for a moment.
@@ -143,7 +168,7 @@ impl Attributes {
             }
             seen => Some(seen.map(drop)),
         });
-        seen.unwrap_or_else(|| last.map_or(Ok(()), Err))
+        seen.unwrap_or_else(|| last.map_or(Ok(()), Err)).map_err(|error| self.explained(error))
     }
 
     /// Compares all files with the book, and takes over how what was in doubt ended.
@@ -158,7 +183,11 @@ impl Attributes {
                 apply(&mut changed, change.clone());
                 candidates.push(changed);
             }
-            let found = compare(&self.dir, number, &candidates)?;
+            let outcome = compare(&self.dir, number, &candidates);
+            if candidates.len() > 1 || outcome.is_err() {
+                self.remember(format!("{} compared: {outcome:?}", name_of(number)));
+            }
+            let found = outcome.map_err(|error| self.explained(error))?;
             self.book[number] = candidates.swap_remove(found);
         }
         self.in_doubt = None;
