@@ -110,12 +110,14 @@ leftovers() {
 
 # sweep_tests BASE: ends and frees what tests that crashed or were killed left below this directory, and removes it.
 sweep_tests() {
-  local base=$1 kind number path
+  local base=$1 kind number path left
   # A frozen device would keep its users from ending.
   while read -r path; do fsfreeze --unfreeze "$path" 2>/dev/null || true; done < <(grep -F "$base" /proc/self/mountinfo | awk '{ print $5 }')
+  # The whole list first: who makes it is one of those named.
+  left=$(leftovers "$base")
   while read -r kind number _; do
     [[ $kind != process ]] || kill -KILL "${number%:}" 2>/dev/null || true
-  done < <(leftovers "$base")
+  done <<<"$left"
   while read -r path; do unmount "$path" || true; done < <(grep -F "$base" /proc/self/mountinfo | awk '{ print $5 }' | sort -r)
   while read -r path _; do losetup -d "$path" 2>/dev/null || true; done < <(losetup -n -O NAME,BACK-FILE 2>/dev/null | grep -F "$base")
   rm -rf --one-file-system -- "$base"

@@ -176,6 +176,7 @@ impl Worker {
     }
 
     fn change(&mut self, change: Change) -> io::Result<Option<File>> {
+        assert!(self.in_doubt.is_none(), "a change before the last one was settled");
         self.in_doubt = Some(change.clone());
         let file = change.perform(&self.dir)?;
         self.in_doubt = None;

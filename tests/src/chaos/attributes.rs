@@ -91,6 +91,7 @@ impl Attributes {
     /// # Errors
     /// Of the file system; [`check`](Self::check) comes next then.
     pub(super) fn step(&mut self) -> io::Result<()> {
+        assert!(self.in_doubt.is_none(), "a change before the last one was settled");
         let number = self.rng.random_range(0..FILES);
         let change = self.choose(number);
         self.in_doubt = Some((number, change.clone()));

@@ -44,31 +44,32 @@ pub(super) trait Task: Send {
 
 /// Works until told to stop, or until something is wrong.
 fn run(task: &mut dyn Task, stop: &AtomicBool, verdict: &Verdict) {
-    let is_over = || stop.load(Ordering::Relaxed);
-    while !is_over() {
-        match task.step(verdict) {
-            Outcome::Answered(()) => {}
+    let mut is_in_doubt = false;
+    while !stop.load(Ordering::Relaxed) {
+        let outcome = if is_in_doubt { settle(task, stop, verdict) } else { task.step(verdict) };
+        match outcome {
+            Outcome::Answered(()) => is_in_doubt = false,
+            Outcome::Unknown => is_in_doubt = true,
             Outcome::Bad => return,
-            Outcome::Unknown => {
-                // What was under way may have happened or not: the book is compared before work goes on.
-                let place = task.place().clone();
-                let is_back = poll(STARTUP, || (place.state.is_there() || is_over()).then_some(()));
-                if is_back.is_none() {
-                    return verdict.note(format!("{}: the mount did not come back", task.name()));
-                }
-                if is_over() {
-                    return;
-                }
-                let begun = place.state.begin();
-                let outcome = task.check(Loss::Processes);
-                if verdict.judge_untimed(format_args!("{} after its mount came back", task.name()), &begun, outcome)
-                    == Outcome::Bad
-                {
-                    return;
-                }
-            }
         }
     }
+}
+
+/// What was under way may have happened or not: nothing else is done before the whole book has been compared, also when the
+/// mount goes again in the middle of that.
+fn settle(task: &mut dyn Task, stop: &AtomicBool, verdict: &Verdict) -> Outcome<()> {
+    let place = task.place().clone();
+    let is_over = || stop.load(Ordering::Relaxed);
+    if poll(STARTUP, || (place.state.is_there() || is_over()).then_some(())).is_none() {
+        verdict.note(format!("{}: the mount did not come back", task.name()));
+        return Outcome::Bad;
+    }
+    if is_over() {
+        return Outcome::Unknown;
+    }
+    let begun = place.state.begin();
+    let outcome = task.check(Loss::Processes);
+    verdict.judge_untimed(format_args!("{} after its mount came back", task.name()), &begun, outcome)
 }
 
 /// All programs, each on a thread of its own.
@@ -312,5 +313,62 @@ impl Task for Appending {
             return shared_log::start_over(&self.path, std::iter::once(&mut self.writer));
         }
         shared_log::check(&self.path, &self.writer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Its mount goes and comes during its first step and its first check.
+    struct Unlucky {
+        place: Place,
+        done: Vec<&'static str>,
+        stop: Arc<AtomicBool>,
+    }
+
+    impl Unlucky {
+        fn is_hit(&mut self, what: &'static str) -> bool {
+            let is_first = !self.done.contains(&what);
+            self.done.push(what);
+            if is_first {
+                self.place.state.go();
+                self.place.state.come();
+            }
+            is_first
+        }
+    }
+
+    impl Task for Unlucky {
+        fn name(&self) -> String {
+            "unlucky".to_owned()
+        }
+
+        fn place(&self) -> &Place {
+            &self.place
+        }
+
+        fn step(&mut self, _: &Verdict) -> Outcome<()> {
+            if self.is_hit("step") {
+                return Outcome::Unknown;
+            }
+            self.stop.store(true, Ordering::Relaxed);
+            Outcome::Answered(())
+        }
+
+        fn check(&mut self, _: Loss) -> io::Result<()> {
+            if self.is_hit("check") { Err(io::Error::from_raw_os_error(libc::ENOTCONN)) } else { Ok(()) }
+        }
+    }
+
+    #[test]
+    fn run_compares_the_book_until_a_comparison_ends() {
+        let place = Place { root: PathBuf::from("/nowhere"), state: Arc::new(MountState::default()) };
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut task = Unlucky { place, done: Vec::new(), stop: Arc::clone(&stop) };
+        let verdict = Verdict::default();
+        run(&mut task, &stop, &verdict);
+        verdict.pronounce().unwrap();
+        assert_eq!(task.done, ["step", "check", "check", "step"]);
     }
 }

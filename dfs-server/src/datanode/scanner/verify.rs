@@ -106,7 +106,8 @@ pub(super) fn verify(
             }
             Finding::Bad
         }
-        (_, Err(error)) if error.kind() == ErrorKind::Io => {
+        // It could not be looked at: also when it is to be synced before, and there is no room for that.
+        (_, Err(error)) if matches!(error.kind(), ErrorKind::Io | ErrorKind::NoSpace) => {
             warn!(%block, "not verified: {}", error.chain());
             Finding::Unknown
         }

@@ -217,8 +217,8 @@ impl Shared {
                 }
             };
             let after = {
-                let _busy = pass.busy();
                 let _active = Counted::one_more(&self.plane.metrics.active_transfers);
+                let _busy = pass.busy();
                 self.operate(&mut connection, request)
             };
             match after {

@@ -404,6 +404,7 @@ fn idle_connection_makes_room_when_all_threads_are_taken_and_busy_ones_do_not() 
     let node = TestNode::start_with(&store_settings(dir.path()), 2, Duration::from_secs(10));
     let mut idle = node.client();
     idle.write(&block(1), &[], &content(10), 4096);
+    wait_until("the first connection is idle", || node.service.active_transfers() == 0);
     let mut busy = node.client();
     busy.request(&write_request(&block(2), &[]));
     assert_eq!(busy.response().status(), Status::Success);

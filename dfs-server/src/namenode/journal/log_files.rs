@@ -77,7 +77,7 @@ impl LogFiles {
         // Finishes a purge that a crash cut short.
         parted.iter().try_for_each(|path| remove_purged(path))?;
         if let Some(purged) = purged {
-            remove_through(&mut log, purged.index)?;
+            remove_all(&take_through(&mut log, purged.index))?;
         }
         let current = match (log.segments.last(), tail) {
             (Some(segment), Some(tail)) => Some(CurrentSegment::reopen(segment, tail, mode)?),
@@ -191,7 +191,9 @@ impl LogFiles {
         }
         state_file::store(&self.directory.join(PURGED), &upto)?;
         self.purged = Some(upto);
-        remove_through(&mut self.index.lock(), upto.index)
+        // Whoever asks for the segments meanwhile does not wait for the disk.
+        let gone = take_through(&mut self.index.lock(), upto.index);
+        remove_all(&gone)
     }
 
     /// Finishes the current segment, so that everything written so far is in files that change no more.
@@ -381,12 +383,15 @@ fn zero_range(file: &DiskFile, start: u64, end: u64) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Removes the segments that hold only entries up to `upto`. The log must have been read: what follows them begins where they
-/// end.
-fn remove_through(log: &mut LogIndex, upto: u64) -> Result<()> {
+/// Forgets the segments that hold only entries up to `upto`, whose files are to be removed. The log must have been read: what
+/// follows them begins where they end.
+fn take_through(log: &mut LogIndex, upto: u64) -> Vec<SegmentIndex> {
     let count = log.segments_through(upto);
-    let gone: Vec<SegmentIndex> = log.segments.drain(..count).collect();
-    gone.iter().try_for_each(|segment| remove_purged(&segment.path))
+    log.segments.drain(..count).collect()
+}
+
+fn remove_all(segments: &[SegmentIndex]) -> Result<()> {
+    segments.iter().try_for_each(|segment| remove_purged(&segment.path))
 }
 
 fn remove_purged(path: &Path) -> Result<()> {

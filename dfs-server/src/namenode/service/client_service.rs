@@ -653,7 +653,11 @@ impl ClientNamenode for ClientService {
         let request = request.into_inner();
         let save = async {
             require_root(request.header.as_ref())?;
-            let TxId(checkpoint_txid) = self.namesystem.journal().checkpoint().await?;
+            let namesystem = Arc::clone(&self.namesystem);
+            // To its end, also when the caller goes away: else an image would be there that is never published.
+            let saved = tokio::spawn(async move { namesystem.journal().checkpoint().await });
+            let failed = |error| DfsError::new(ErrorKind::Internal, "save the namespace").with_source(error);
+            let TxId(checkpoint_txid) = saved.await.map_err(failed)??;
             Ok(SaveNamespaceResponse { checkpoint_txid, txid: self.txid() })
         };
         reply(save.await)

@@ -30,7 +30,8 @@ pub(super) fn proven_length(
     });
     let (data_length, data, meta_length, meta) = match opened {
         Err(error) if is_damage(&error) => return Ok(0),
-        Err(error) if is_of_files(volume, &error) => {
+        // One that cannot be opened now may be read later: whoever has no other holder must not take it for empty.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && is_of_files(volume, &error) => {
             warn!(path = %paths.0.display(), %error, "nothing is proven of a replica");
             return Ok(0);
         }

@@ -480,6 +480,17 @@ fn sync_that_failed_is_not_forgotten_over_a_restart() {
 }
 
 #[test]
+fn verification_that_finds_no_room_is_made_again() {
+    let (_dir, store, watch) = with_replica();
+    let queue = store.subscribe();
+    // Neither the sync that is asked for has room, nor the one before the replica is read.
+    watch.fail(Call::Sync, ".meta", libc::ENOSPC, 2);
+    store.sync(&block(1, 1001)).unwrap_err();
+    assert_eq!(told(&store, &queue, EventKind::Good), [(EventKind::Good, 1)]);
+    store.sync(&block(1, 1001)).unwrap();
+}
+
+#[test]
 fn sync_that_fails_once_the_replica_was_reopened_ends_its_writer() {
     let (_dir, store, watch) = with_replica();
     watch.hang(Call::Sync, "blk_1");
