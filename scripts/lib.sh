@@ -99,7 +99,8 @@ leftovers() {
   local base=$1 proc words
   for proc in /proc/[0-9]*; do
     [[ ${proc#/proc/} != "$$" ]] || continue
-    words=$(tr '\0' ' ' <"$proc/cmdline" 2>/dev/null) || continue
+    # Gone meanwhile, maybe.
+    { words=$(tr '\0' ' ' <"$proc/cmdline"); } 2>/dev/null || continue
     if [[ $words == *"$base"* ]] || grep -qzFx "DFS_TEST_BASE=$base" "$proc/environ" 2>/dev/null; then
       say "process ${proc#/proc/}: $words"
     fi

@@ -163,8 +163,9 @@ fn take_orders(blocks: &BlockManager, registrations: &[v1::RegisterDatanodeRespo
 fn settled_bytes() -> Result<u64> {
     let (mut least, mut since) = (resident_bytes()?, Instant::now());
     while since.elapsed() < SETTLED {
-        for _ in 0..10_000 {
-            drop(std::hint::black_box(vec![0_u8; 64]));
+        // Larger than what threads keep for themselves: only such use makes it give back.
+        for _ in 0..2_000 {
+            drop(std::hint::black_box(vec![0_u8; 64 << 10]));
         }
         std::thread::sleep(Duration::from_millis(20));
         let now = resident_bytes()?;
