@@ -238,6 +238,14 @@ pub(super) fn remove_file(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Removes a file, unless it is gone already.
+pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
+    match remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
 /// Makes the names in a directory survive a loss of power. A file system that cannot write its log stops for good, so that
 /// unlike with the bytes of a file a second try is to be believed. That is not so of file systems without a log, like ext2.
 #[cfg_attr(test, track_caller)]

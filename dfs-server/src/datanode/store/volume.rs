@@ -427,11 +427,8 @@ fn probe(root: &Path) -> io::Result<()> {
         Err(error) if is_full(&error) => {}
         written => written?,
     }
-    match disk::remove_file(&path) {
-        // There was no room for its name.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
-    }
+    // It is not there if there was no room for its name.
+    disk::remove_if_there(&path)
 }
 
 fn write_probe(path: &Path) -> io::Result<()> {
@@ -497,11 +494,8 @@ impl PoolDirs {
 
     /// Takes such a note back.
     pub(super) fn clear_doubt(&self, id: BlockId) {
-        match disk::remove_file(&self.paths.doubted.join(id.to_string())) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                warn!(block = %id, %error, "a replica will be verified once more after the next start");
-            }
-            _ => {}
+        if let Err(error) = disk::remove_if_there(&self.paths.doubted.join(id.to_string())) {
+            warn!(block = %id, %error, "a replica will be verified once more after the next start");
         }
     }
 

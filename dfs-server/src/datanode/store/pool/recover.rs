@@ -332,12 +332,9 @@ fn overtaken(block: Block, recovery_id: GenerationStamp) -> DfsError {
 
 fn remove_pair(pair: &(PathBuf, PathBuf)) {
     for path in [&pair.0, &pair.1] {
-        match disk::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                // In `tmp` it goes at the next start, in `rbw` the whole replica beside it counts.
-                warn!(path = %path.display(), %error, "an unfinished copy stays");
-            }
-            _ => {}
+        if let Err(error) = disk::remove_if_there(path) {
+            // In `tmp` it goes at the next start, in `rbw` the whole replica beside it counts.
+            warn!(path = %path.display(), %error, "an unfinished copy stays");
         }
     }
 }

@@ -1,7 +1,5 @@
 //! Replicas that go: deleted by order, given up by their writer, lost with their volume.
 
-use std::io;
-use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
@@ -140,14 +138,14 @@ impl Pool {
         if finalized.condition != Condition::Sound {
             dirs.clear_doubt(id);
         }
-        let unlinked = remove_if_there(&data).and_then(|()| remove_if_there(&meta));
+        let unlinked = disk::remove_if_there(&data).and_then(|()| disk::remove_if_there(&meta));
         volume.check(unlinked, || format!("delete blk_{id}"))
     }
 
     pub(super) fn unlink_open(&self, replica: &OpenReplica) -> Result<()> {
         let files = replica.hold_files();
         replica.volume.subtract_used(ByteCount(replica.block().length));
-        let unlinked = remove_if_there(&files.data).and_then(|()| remove_if_there(&files.meta));
+        let unlinked = disk::remove_if_there(&files.data).and_then(|()| disk::remove_if_there(&files.meta));
         replica.volume.check(unlinked, || format!("delete blk_{}", replica.id))
     }
 
@@ -195,13 +193,6 @@ impl Pool {
         let mut left = self.left.lock();
         left.retain(|replica| replica.upgrade().is_some_and(|replica| replica.is_in_use()));
         left.iter().filter_map(Weak::upgrade).any(|replica| replica.volume.index() == index)
-    }
-}
-
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match disk::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
     }
 }
 
