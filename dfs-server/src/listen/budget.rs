@@ -1,8 +1,15 @@
 //! Bytes of request bodies that a listener holds, and whose they are.
 //!
 //! A call holds one of its messages at a time, the longest so far. Small calls and large ones have budgets of their own, so
-//! that neither many reports at once nor somebody who sends large calls slowly keeps heartbeats out. Of each budget one
-//! address may have a quarter.
+//! that neither many reports at once nor somebody who sends large calls slowly keeps heartbeats out.
+//!
+//! Of each budget one address may have a quarter, and one IPv6 network (/64) three quarters. A network may be a whole cluster:
+//! a quarter would have all its reports wait for each other. But who has one has 2^64 addresses, so that a part for
+//! each address alone would be no bound.
+//!
+//! A message has a time: [`GRACE`], and what its length takes at [`LEAST_RATE`]. Otherwise a few bytes now and then would keep its
+//! part of the budget for as long as its peer likes. Only time in which we wait for the peer counts: between two messages
+//! of a stream we may be at work on the first.
 //!
 //! Lock: each budget's; held for a few instructions.
 
@@ -10,9 +17,12 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use dfs_proto::GRPC_MESSAGE_MAX;
 use parking_lot::Mutex;
+
+use super::door::neighbourhood;
 
 /// Bytes up to which a call is small. Nearly all calls are.
 const SMALL_CALL: usize = 16 * 1024;
@@ -22,8 +32,13 @@ const SMALL_BYTES_MAX: usize = 64 << 20;
 const LARGE_BYTES_MAX: usize = 64 * GRPC_MESSAGE_MAX;
 /// Length of a gRPC message's head: a flag, and the length of the rest in four bytes.
 const HEAD: usize = 5;
+/// Waiting that any message may cost: as long as a peer may be silent.
+pub(super) const GRACE: Duration = Duration::from_secs(30);
+/// Bytes per second that a message must come at beyond that: a minute for the longest. Links of a cluster are a thousand
+/// times as fast.
+pub(super) const LEAST_RATE: usize = 64 * 1024;
 
-/// Bytes that may be held, in all and of one address.
+/// Bytes that may be held: in all, of one address and of one network.
 #[derive(Debug)]
 struct Budget {
     most: usize,
@@ -33,7 +48,8 @@ struct Budget {
 #[derive(Debug, Default)]
 struct Held {
     all: usize,
-    of_address: HashMap<IpAddr, usize>,
+    /// By address, and by network where that is more than one.
+    parts: HashMap<IpAddr, usize>,
 }
 
 impl Budget {
@@ -44,11 +60,13 @@ impl Budget {
     /// Takes bytes for an address; false when that is too much, and nothing is taken.
     fn take(&self, address: IpAddr, bytes: usize) -> bool {
         let mut held = self.held.lock();
-        let of_address = held.of_address.get(&address).copied().unwrap_or(0);
-        let fits = held.all + bytes <= self.most && of_address + bytes <= self.most / 4;
+        let has_room = |(whose, most)| held.parts.get(&whose).copied().unwrap_or(0) + bytes <= most;
+        let fits = held.all + bytes <= self.most && self.parts(address).all(has_room);
         if fits && bytes > 0 {
             held.all += bytes;
-            held.of_address.insert(address, of_address + bytes);
+            for (whose, _) in self.parts(address) {
+                *held.parts.entry(whose).or_default() += bytes;
+            }
         }
         fits
     }
@@ -56,12 +74,21 @@ impl Budget {
     fn give_back(&self, address: IpAddr, bytes: usize) {
         let mut held = self.held.lock();
         held.all -= bytes;
-        if let Some(of_address) = held.of_address.get_mut(&address) {
-            *of_address -= bytes;
-            if *of_address == 0 {
-                held.of_address.remove(&address);
+        for (whose, _) in self.parts(address) {
+            if let Some(part) = held.parts.get_mut(&whose) {
+                *part -= bytes;
+                if *part == 0 {
+                    held.parts.remove(&whose);
+                }
             }
         }
+    }
+
+    /// Whose parts an address's bytes count in, and how large they may be.
+    fn parts(&self, address: IpAddr) -> impl Iterator<Item = (IpAddr, usize)> + use<> {
+        let (of_address, of_network) = (self.most / 4, self.most - self.most / 4);
+        let network = neighbourhood(address);
+        [Some((address, of_address)), (network != address).then_some((network, of_network))].into_iter().flatten()
     }
 }
 
@@ -95,7 +122,7 @@ pub(super) struct Charge {
 
 impl Charge {
     pub(super) fn new(budgets: &Arc<Budgets>, address: IpAddr) -> Self {
-        Self { budgets: Arc::clone(budgets), address, held: AtomicUsize::new(0) }
+        Self { budgets: Arc::clone(budgets), address: address.to_canonical(), held: AtomicUsize::new(0) }
     }
 
     /// The call holds a message of which so much has arrived; false when that is too much, and nothing has changed.
@@ -133,6 +160,8 @@ pub(super) struct MessageMeter {
     arrived: usize,
     /// The part of its length that is known.
     length: u32,
+    /// Time for which more of it was awaited.
+    waited: Duration,
 }
 
 impl MessageMeter {
@@ -156,6 +185,28 @@ impl MessageMeter {
         self.arrived
     }
 
+    /// More of the body was awaited for so long.
+    pub(super) fn on_waited(&mut self, time: Duration) {
+        if self.is_in_a_message() {
+            self.waited += time;
+        }
+    }
+
+    /// How much longer the rest of the current message may be awaited, or the beginning of the next.
+    pub(super) fn patience(&self) -> Duration {
+        if !self.is_in_a_message() {
+            return GRACE;
+        }
+        // Who announces more than it may send is refused for that.
+        let length = (self.length as usize).min(GRPC_MESSAGE_MAX);
+        let most = GRACE + Duration::from_millis((length * 1000 / LEAST_RATE) as u64);
+        most.saturating_sub(self.waited)
+    }
+
+    fn is_in_a_message(&self) -> bool {
+        self.arrived > 0 && (self.arrived < HEAD || self.left() > 0)
+    }
+
     /// Bytes of the current message that are still to come; its head is there.
     fn left(&self) -> usize {
         (HEAD + self.length as usize).saturating_sub(self.arrived)
@@ -164,7 +215,7 @@ impl MessageMeter {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{Ipv4Addr, Ipv6Addr};
 
     use super::*;
 
@@ -198,7 +249,7 @@ mod tests {
         assert!(full(1).is_some());
         for budget in [&budgets.small, &budgets.large] {
             let held = budget.held.lock();
-            assert!(held.all == 0 && held.of_address.is_empty(), "{held:?}");
+            assert!(held.all == 0 && held.parts.is_empty(), "{held:?}");
         }
     }
 
@@ -209,6 +260,58 @@ mod tests {
         let held: Vec<Charge> = (0..).map_while(|_| call(1)).collect();
         assert_eq!(held.len(), SMALL_BYTES_MAX / 4 / SMALL_CALL);
         assert!(call(2).is_some());
+    }
+
+    #[test]
+    fn ipv6_network_has_more_than_one_address_and_less_than_all() {
+        let budgets = Arc::new(Budgets::default());
+        let call = |network, last| {
+            let address = Ipv6Addr::new(0x2001, 0xdb8, 0, network, 0, 0, 0, last);
+            Some(Charge::new(&budgets, address.into())).filter(|call| call.raise_to(GRPC_MESSAGE_MAX))
+        };
+        let of_host = |last| (0..).map_while(|_| call(7, last)).collect::<Vec<Charge>>();
+        let held: Vec<_> = (1..=9).map(of_host).collect();
+        let lens: Vec<_> = held.iter().map(Vec::len).collect();
+        assert_eq!(lens, [16, 16, 16, 0, 0, 0, 0, 0, 0]);
+        assert!(call(8, 1).is_some(), "another network has room");
+        drop(held);
+        assert!(call(7, 9).is_some());
+        assert!(budgets.large.held.lock().parts.is_empty());
+        // An IPv4 host is the same in both notations.
+        let mapped = Charge::new(&budgets, "::ffff:10.0.0.1".parse().unwrap());
+        assert_eq!(mapped.address, host(1));
+    }
+
+    #[test]
+    fn message_that_trickles_has_an_end() {
+        let second = Duration::from_secs(1);
+        let mut meter = MessageMeter::default();
+        let head = |length: usize| [&[0][..], &u32::try_from(length).unwrap().to_be_bytes()].concat();
+        // Whoever is asked nothing may be silent as before.
+        meter.on_waited(29 * second);
+        assert_eq!(meter.patience(), GRACE);
+        meter.pass(&head(10 * LEAST_RATE));
+        assert_eq!(meter.patience(), GRACE + 10 * second);
+        let mut waits = 0;
+        while !meter.patience().is_zero() {
+            meter.on_waited(second);
+            meter.pass(&[1]);
+            waits += 1;
+        }
+        assert_eq!(waits, 40);
+        // All of it has come: the next one has its own time, and its head alone is no message.
+        meter.pass(&vec![1; 10 * LEAST_RATE - waits]);
+        assert_eq!(meter.patience(), GRACE);
+        meter.on_waited(60 * second);
+        meter.pass(&[0, 0]);
+        assert_eq!(meter.patience(), GRACE);
+        meter.on_waited(10 * second);
+        meter.pass(&[0, 0, 1]);
+        assert_eq!(meter.patience(), GRACE - 10 * second);
+        // No announcement buys more time than the longest message has.
+        let mut meter = MessageMeter::default();
+        meter.pass(&[0, 255, 255, 255, 255]);
+        assert_eq!(meter.patience(), GRACE + 64 * second);
     }
 
     #[test]

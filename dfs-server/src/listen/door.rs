@@ -4,8 +4,9 @@
 //! When all places are taken, a newcomer gets that of a connection nobody misses, in this order: those that never asked
 //! for anything, idle ones, stalled calls; among equals the one that has been quiet longest. Who has to go may say farewell
 //! first, and the newcomer asks again meanwhile: the door itself never waits, so nobody waits behind a newcomer that finds no
-//! place. Where every connection is at work the newcomer is refused. So idle strangers never keep a client out, and the
-//! address that holds more than its part makes room for itself.
+//! place. Who comes from an address that has its part of the places gets one of that address's own. The newcomer is refused
+//! when none of those that it could get has to go: all are at work. Strangers that hold places and say nothing keep nobody out for
+//! longer than it takes them to go.
 //!
 //! Lock: the table; it is held for moments. Hooks that end a connection are called under it and must not block or come back.
 
@@ -174,7 +175,8 @@ impl std::fmt::Debug for Door {
     }
 }
 
-/// What counts as one address: an IPv6 site has 2^64 of them.
+/// What counts as one address: of IPv6 a network (/64), since a host in it may take any of its 2^64 addresses. It may also be a whole
+/// cluster, so that what is bounded by this leaves it most of the room.
 pub(crate) fn neighbourhood(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
@@ -286,11 +288,6 @@ impl Pass {
         self.entry.is_used.store(true, Ordering::Relaxed);
         self.entry.on_progress();
         Busy(Arc::clone(&self.entry))
-    }
-
-    /// Where it comes from.
-    pub(crate) fn neighbourhood(&self) -> IpAddr {
-        self.entry.neighbourhood
     }
 
     /// Whether it has asked for anything yet.

@@ -3,13 +3,14 @@
 //! A peer decides how many calls it has open, how long headers and bodies are, and how long it takes over them. Headers,
 //! frames and calls have limits per connection. Bytes of request bodies have them for the whole listener (`budget`), large
 //! calls apart from small ones, and for each address: a call beyond is refused as unavailable, which our clients repeat, and
-//! heartbeats pass whoever sends large calls. A body that stops in the middle is given up after [`BODY_PATIENCE`].
+//! heartbeats pass whoever sends large calls. A body that stops in the middle is given up after [`BODY_PATIENCE`], and one
+//! that trickles after a time that its messages' lengths give.
 //! An answer that its peer does not take is kept until its call is given up ([`CALL_PATIENCE`]): what bounds these is the
 //! number of calls and the length of one answer.
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -23,14 +24,14 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tonic::Status;
 use tonic::codegen::{BoxFuture, Service as _, StdError};
 use tonic::transport::server::TcpConnectInfo;
 use tracing::debug;
 
 use super::Acceptor;
-use super::budget::{Budgets, Charge, MessageMeter};
+use super::budget::{Budgets, Charge, GRACE, LEAST_RATE, MessageMeter};
 use super::connection::ClientConnection;
 use super::door::{Busy, CallPatience, Door, Limits, Pass};
 
@@ -57,7 +58,7 @@ const HEAD_MAX: usize = 16 * 1024;
 const HEAD_LINES_MAX: usize = 64;
 const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 /// Silence in the middle of a body after which it is given up.
-const BODY_PATIENCE: Duration = Duration::from_secs(30);
+const BODY_PATIENCE: Duration = GRACE;
 
 /// What is spoken on a listener.
 #[derive(Clone, Copy, Debug)]
@@ -117,6 +118,7 @@ impl Server {
         let calls = Calls {
             router: self.router.clone(),
             pass: Arc::clone(&pass),
+            peer: peer.ip(),
             info: TcpConnectInfo { local_addr: socket.local_addr().ok(), remote_addr: Some(peer) },
             budgets: Arc::clone(&self.budgets),
         };
@@ -176,6 +178,7 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
 struct Calls {
     router: Router,
     pass: Arc<Pass>,
+    peer: IpAddr,
     info: TcpConnectInfo,
     budgets: Arc<Budgets>,
 }
@@ -186,11 +189,11 @@ impl Service<Request<Incoming>> for Calls {
     type Future = BoxFuture<Self::Response, Infallible>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let charge = Charge::new(&self.budgets, self.pass.neighbourhood());
+        let charge = Charge::new(&self.budgets, self.peer);
         let call = Arc::new(Call { busy: self.pass.busy(), charge });
         let of_question = Arc::clone(&call);
         let meter = MessageMeter::default();
-        let mut request = request.map(|body| Question { body, call: of_question, meter, patience: None });
+        let mut request = request.map(|body| Question { body, call: of_question, meter, waiting: None });
         request.extensions_mut().insert(self.info.clone());
         let answered = self.router.clone().call(request);
         Box::pin(async move {
@@ -211,34 +214,65 @@ struct Call {
 }
 
 /// The body of a request.
-struct Question {
-    body: Incoming,
+struct Question<B> {
+    body: B,
     call: Arc<Call>,
     meter: MessageMeter,
     /// Set while more is awaited.
-    patience: Option<Pin<Box<Sleep>>>,
+    waiting: Option<Waiting>,
 }
 
-impl Body for Question {
+struct Waiting {
+    since: Instant,
+    most: Duration,
+    end: Pin<Box<Sleep>>,
+}
+
+impl Waiting {
+    fn begin(most: Duration) -> Self {
+        Self { since: Instant::now(), most, end: Box::pin(tokio::time::sleep(most)) }
+    }
+}
+
+/// Why a call ends that its peer is late with.
+fn refusal(is_silent: bool) -> StdError {
+    let words = if is_silent {
+        format!("the rest of the call did not come within {BODY_PATIENCE:?}")
+    } else {
+        format!("the call comes too slowly: after {GRACE:?} it must have come at {LEAST_RATE} bytes per second")
+    };
+    Status::deadline_exceeded(words).into()
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Question<B>
+where
+    B::Error: Into<StdError>,
+{
     type Data = Bytes;
     type Error = StdError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StdError>>> {
         let this = &mut *self;
         let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) else {
-            let patience = this.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(BODY_PATIENCE)));
-            ready!(patience.as_mut().poll(cx));
-            let refusal =
-                Status::deadline_exceeded(format!("the rest of the call did not come within {BODY_PATIENCE:?}"));
-            return Poll::Ready(Some(Err(refusal.into())));
+            let most = this.meter.patience().min(BODY_PATIENCE);
+            let waiting = this.waiting.get_or_insert_with(|| Waiting::begin(most));
+            ready!(waiting.end.as_mut().poll(cx));
+            return Poll::Ready(Some(Err(refusal(waiting.most == BODY_PATIENCE))));
         };
-        this.patience = None;
+        if let Some(waiting) = this.waiting.take() {
+            this.meter.on_waited(waiting.since.elapsed());
+        }
         this.call.busy.on_progress();
-        let Some(frame) = frame.transpose()? else { return Poll::Ready(None) };
-        if let Some(data) = frame.data_ref()
-            && !this.call.charge.raise_to(this.meter.pass(data))
-        {
-            return Poll::Ready(Some(Err(Status::unavailable("too many large calls arrive at once").into())));
+        let Some(frame) = frame.transpose().map_err(Into::into)? else { return Poll::Ready(None) };
+        if let Some(data) = frame.data_ref() {
+            let arrived = this.meter.pass(data);
+            // However much of it is here by now.
+            if this.meter.patience().is_zero() {
+                return Poll::Ready(Some(Err(refusal(false))));
+            }
+            if !this.call.charge.raise_to(arrived) {
+                return Poll::Ready(Some(Err(Status::unavailable("too many large calls arrive at once").into())));
+            }
         }
         Poll::Ready(Some(Ok(frame)))
     }
@@ -283,6 +317,7 @@ mod tests {
 
     use axum::routing::get;
 
+    use super::super::door::Admission;
     use super::*;
 
     fn listen(total: usize) -> (SocketAddr, Acceptor) {
@@ -299,6 +334,30 @@ mod tests {
         let mut answer = String::new();
         socket.read_to_string(&mut answer).unwrap();
         answer
+    }
+
+    #[test]
+    fn question_that_is_late_ends_although_its_next_piece_is_there() {
+        let door = Door::new(Limits::of(4, FIRST_REQUEST, GRPC_IDLE, CALL_PATIENCE), None);
+        let address = IpAddr::from([10, 0, 0, 1]);
+        let Admission::In(pass) = door.admit(address, 1) else { panic!("nobody is in yet") };
+        let call = Arc::new(Call { busy: pass.busy(), charge: Charge::new(&Arc::default(), address) });
+        let next_piece = |bytes: usize, waited| {
+            let mut meter = MessageMeter::default();
+            meter.pass(&[0, 0, 0, 0, 9, 7]);
+            meter.on_waited(waited);
+            let body = axum::body::Body::from(vec![7; bytes]);
+            let mut question = Question { body, call: Arc::clone(&call), meter, waiting: None };
+            let mut context = Context::from_waker(std::task::Waker::noop());
+            match Pin::new(&mut question).poll_frame(&mut context) {
+                Poll::Ready(Some(Ok(_))) => None,
+                Poll::Ready(Some(Err(error))) => error.downcast_ref::<Status>().map(Status::code),
+                Poll::Ready(None) | Poll::Pending => panic!("there is a piece"),
+            }
+        };
+        assert_eq!(next_piece(4, GRACE / 2), None);
+        assert_eq!(next_piece(4, 2 * GRACE), Some(tonic::Code::DeadlineExceeded));
+        assert_eq!(next_piece(8, 2 * GRACE), None, "all of it is there");
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
