@@ -28,6 +28,7 @@
 
 mod backlog;
 mod block_map;
+mod draining;
 mod duties;
 mod events;
 mod health;
@@ -37,6 +38,7 @@ mod liveness;
 mod locate;
 mod moves;
 mod overflow;
+mod pending;
 mod placement;
 mod recovery;
 mod redundancy;

@@ -13,7 +13,7 @@ use smallvec::{SmallVec, smallvec};
 
 use super::BlockManager;
 use super::block_map::BlockState;
-use super::replication::Pending;
+use super::pending::Pending;
 use super::state::SoftState;
 use crate::namenode::datanodes::{NodeIndex, StorageIndex};
 use crate::namenode::node_files::Duty;

@@ -10,7 +10,6 @@
 //! themselves, which are kept once the start-up part of safe mode is over.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use dfs_common::block::Block;
 use dfs_common::ids::BlockId;
@@ -20,12 +19,12 @@ use rand::seq::IndexedRandom;
 use smallvec::SmallVec;
 
 use super::block_map::{BlockState, StorageList};
+use super::pending::Pending;
 use super::placement::{Placement, Purpose};
 use super::redundancy::Redundancy;
 use super::report::BadReason;
 use super::state::SoftState;
 use crate::namenode::datanodes::{Invalidation, NodeIndex, RackIndex, StorageIndex};
-use crate::namenode::listening::ListeningTime;
 use crate::namenode::node_files::Duty;
 
 /// Cost of one stream that copies a large block. Small blocks cost less, so that a node full of them is repaired at the
@@ -34,9 +33,6 @@ pub(crate) const STREAM_COST: u32 = 32;
 
 /// Bytes up to which a block costs one unit.
 const SMALL_BLOCK: u64 = 1 << 20;
-
-/// Time after which an ordered copy counts as lost.
-const PENDING_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Blocks looked at per tick and kind of work; the rest comes with the next tick.
 const EXAMINED_PER_TICK: usize = 4096;
@@ -67,15 +63,6 @@ pub(crate) const PRIORITIES: usize = 6;
 
 /// Priorities that copying can help, most urgent first.
 const WORKABLE: [Priority; 4] = [Priority::OneLeft, Priority::VeryLow, Priority::Low, Priority::Misplaced];
-
-/// Copies that are on their way.
-pub(crate) struct Pending {
-    /// Where they will be.
-    pub targets: SmallVec<[StorageIndex; 3]>,
-    /// Who sends them and what that costs; none while a writer's pipeline reports.
-    pub source: Option<(NodeIndex, u32)>,
-    pub since: ListeningTime,
-}
 
 /// What came of a try to repair a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -234,44 +221,6 @@ impl SoftState {
         }
         let rack = self.nodes.rack_of(first);
         others.iter().any(|&storage| self.nodes.rack_of(storage) != rack)
-    }
-
-    /// Gives up some of the copies that have not come in time, or cannot come, from a block on: their blocks are queued again.
-    /// Gives where to go on.
-    pub(crate) fn expire_pending_some(&mut self, from: BlockId, limit: usize) -> Option<BlockId> {
-        let mut given_up: SmallVec<[BlockId; 8]> = SmallVec::new();
-        let mut rest = self.pending.range(from..);
-        for (&id, pending) in rest.by_ref().take(limit) {
-            let timeout = self.moves.get(&id).map_or(PENDING_TIMEOUT, |moved| moved.patience);
-            let is_late = self.heard.since(pending.since) >= timeout;
-            // A node that has begun anew knows nothing of what it was told to copy before.
-            let source_is_gone = pending.source.is_some_and(|(node, _)| {
-                let node = self.nodes.node(node);
-                !node.is_live || node.registered_at > pending.since
-            });
-            let target_is_dead = pending.targets.iter().any(|&target| !self.nodes.is_usable(target));
-            if is_late || source_is_gone || target_is_dead {
-                given_up.push(id);
-            }
-        }
-        let next = rest.next().map(|(&id, _)| id);
-        given_up.into_iter().for_each(|id| self.give_up(id));
-        next
-    }
-
-    /// The source could not make these copies: the block is queued again, for another source or other targets.
-    pub(crate) fn give_up_copies(&mut self, id: BlockId, source: NodeIndex) {
-        let is_of_source = |pending: &Pending| pending.source.is_some_and(|(node, _)| node == source);
-        if self.pending.get(&id).is_some_and(|pending| is_of_source(pending)) {
-            self.give_up(id);
-        }
-    }
-
-    /// Awaits no copies of the block any more.
-    pub(crate) fn give_up(&mut self, id: BlockId) {
-        self.drop_pending(id);
-        self.moves.remove(&id);
-        self.recheck(id);
     }
 
     /// The blocks that this tick looks at, and what it may spend on them.

@@ -27,7 +27,8 @@ use super::backlog::Backlog;
 use super::block_map::{BlockMap, BlockState, StorageList};
 use super::moves::{BalancerRun, Move};
 use super::overflow::{Left, Limits, Overflowed};
-use super::replication::{Pending, RepairQueues};
+use super::pending::Pending;
+use super::replication::RepairQueues;
 use super::report::{BadReason, Disposition, ReportedReplica, choose_disposition};
 use crate::namenode::datanodes::{Datanodes, Discarded, Invalidation, NodeIndex, StorageIndex};
 use crate::namenode::listening::ListeningTime;
@@ -454,89 +455,6 @@ impl SoftState {
             self.drop_set_aside(id, storage);
         }
         found
-    }
-
-    pub(crate) fn reserve_unit(&mut self, storage: StorageIndex) {
-        self.nodes.storage_mut(storage).scheduled_blocks += 1;
-    }
-
-    pub(crate) fn release_unit(&mut self, storage: StorageIndex) {
-        let storage = self.nodes.storage_mut(storage);
-        storage.scheduled_blocks = storage.scheduled_blocks.saturating_sub(1);
-    }
-
-    /// A replica that was awaited on this storage's node has come.
-    fn settle_pending(&mut self, id: BlockId, storage: StorageIndex) {
-        if self.pending.is_empty() {
-            return;
-        }
-        let node = self.nodes.storage(storage).node;
-        let Some(pending) = self.pending.get_mut(&id) else { return };
-        let Some(at) = pending.targets.iter().position(|&target| self.nodes.storage(target).node == node) else {
-            return;
-        };
-        let target = pending.targets.remove(at);
-        let is_over = pending.targets.is_empty();
-        self.release_unit(target);
-        if is_over {
-            self.drop_pending(id);
-            if self.moves.contains_key(&id) {
-                self.count_move(id);
-            }
-        }
-    }
-
-    /// Nothing is awaited for the block any more.
-    pub(crate) fn drop_pending(&mut self, id: BlockId) {
-        let Some(pending) = self.pending.remove(&id) else { return };
-        for storage in pending.targets {
-            self.release_unit(storage);
-        }
-        if let Some((node, cost)) = pending.source {
-            let node = self.nodes.node_mut(node);
-            node.outgoing_cost = node.outgoing_cost.saturating_sub(cost);
-            // An order that its source has not fetched yet must not come on top of the next one.
-            node.transfers.retain(|order| order.block.as_ref().is_none_or(|block| block.id != id.0));
-        }
-    }
-
-    /// The node is dead or gone: its volumes are emptied bit by bit.
-    pub(crate) fn start_draining(&mut self, storage: StorageIndex) {
-        let target = self.nodes.storage_mut(storage);
-        let (discarded, blocks) = (target.forget_doomed(), target.blocks.len());
-        target.is_content_stale = true;
-        self.discarded.push(discarded);
-        if !std::mem::replace(&mut target.is_draining, true) {
-            self.draining.push_back(storage);
-            self.to_drain += blocks;
-        }
-    }
-
-    pub(crate) fn take_discarded(&mut self) -> Vec<Discarded> {
-        std::mem::take(&mut self.discarded)
-    }
-
-    /// Forgets up to `limit` replicas of unusable volumes; false when there is nothing (more) to do.
-    pub(crate) fn drain_some(&mut self, limit: usize) -> bool {
-        let Some(&storage) = self.draining.front() else { return false };
-        let ids: Vec<u64> = if self.nodes.is_usable(storage) {
-            // It came back meanwhile; its full report tells what it holds.
-            Vec::new()
-        } else {
-            self.nodes.storage(storage).blocks.iter().take(limit).collect()
-        };
-        self.to_drain = self.to_drain.saturating_sub(ids.len() as u64);
-        if ids.is_empty() {
-            self.draining.pop_front();
-            self.nodes.storage_mut(storage).is_draining = false;
-        }
-        for id in ids {
-            self.forget_replica(BlockId(id), storage);
-        }
-        if self.draining.is_empty() {
-            self.to_drain = 0;
-        }
-        !self.draining.is_empty()
     }
 
     /// Good replicas on nodes that live.
