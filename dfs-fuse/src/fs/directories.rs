@@ -73,18 +73,22 @@ impl FileSystem {
     }
 
     /// Attributes of files that the kernel has been told more of than was listed: those being written elsewhere, and those
-    /// told while the page was waiting here.
+    /// told while the page was waiting here. And of those that have grown under a reader here.
     async fn news(&self, caller: &Caller, entries: &Entries) -> HashMap<InodeId, FileAttr> {
         let is_old = |attr: &FileAttr| !entries.age.is_zero() || self.grows_elsewhere(attr);
-        let is_doubtful =
-            |attr: &&FileAttr| attr.kind == FileKind::File && self.seen.floor(attr) == Floor::Doubtful && is_old(attr);
+        let is_doubtful = |attr: &&FileAttr| {
+            attr.kind == FileKind::File
+                && (self.seen.floor(attr) == Floor::Doubtful && is_old(attr) || self.must_announce(attr))
+        };
         let doubtful: Vec<FileAttr> =
             entries.iter().filter_map(|entry| entry.attr.as_ref()).filter(is_doubtful).cloned().collect();
         let ask = |listed: FileAttr| async move {
             let told = self.seen.told_length(listed.inode).unwrap_or(0);
             // Without an answer the kernel keeps what it has, and asks again before it tells anybody.
             let old = FileAttr { length: told.max(listed.length), under_construction: true, ..listed };
-            (old.inode, self.attributes(caller, old.inode).await.unwrap_or(old))
+            let mut attr = self.attributes(caller, old.inode).await.unwrap_or(old);
+            self.announce(&mut attr).await;
+            (attr.inode, attr)
         };
         stream::iter(doubtful).map(ask).buffer_unordered(ASKED_AT_ONCE).collect().await
     }

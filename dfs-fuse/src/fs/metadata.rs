@@ -58,7 +58,7 @@ impl FileSystem {
     async fn answer(&self, caller: &Caller, attr: FileAttr) -> FsResult<Entry> {
         let is_doubtful = self.grows_elsewhere(&attr) && self.seen.floor(&attr) == Floor::Doubtful;
         let attr = if is_doubtful { Box::pin(self.attributes(caller, attr.inode)).await? } else { attr };
-        Ok(self.entry(attr))
+        Ok(self.announced_entry(attr).await)
     }
 
     /// Attributes of an inode.
@@ -70,7 +70,7 @@ impl FileSystem {
         }
         let attr =
             if inode == ROOT_INODE { self.root_attributes().await? } else { self.attributes(caller, inode).await? };
-        Ok(self.entry(attr))
+        Ok(self.announced_entry(attr).await)
     }
 
     /// The root's attributes; those last heard when the NameNode does not answer at once, because `df` and umount(8) ask for
@@ -269,7 +269,7 @@ impl FileSystem {
         if self.grows_elsewhere(&attr) {
             attr.length = self.visible_length(&attr).await;
         }
-        Ok(self.entry(attr))
+        Ok(self.announced_entry(attr).await)
     }
 
     async fn set_length(&self, caller: &Caller, inode: InodeId, handle: Option<HandleId>, length: u64) -> FsResult<()> {

@@ -18,6 +18,7 @@ mod data;
 mod directories;
 mod files;
 mod metadata;
+mod tail;
 mod xattrs;
 
 use std::sync::Arc;
@@ -156,6 +157,14 @@ impl FileSystem {
     /// Attributes as an answer, with what this mount knows better, and noted as told.
     fn entry(&self, attr: FileAttr) -> Entry {
         let entry = self.entry_unnoted(attr);
+        self.seen.told(&entry.attr, self.grows_elsewhere(&entry.attr));
+        entry
+    }
+
+    /// The same for a file that may have grown since the kernel heard of it.
+    async fn announced_entry(&self, attr: FileAttr) -> Entry {
+        let mut entry = self.entry_unnoted(attr);
+        self.announce(&mut entry.attr).await;
         self.seen.told(&entry.attr, self.grows_elsewhere(&entry.attr));
         entry
     }
