@@ -76,7 +76,7 @@ async fn block_made_with_the_file_is_used_for_its_first_bytes() {
 async fn block_made_with_the_file_is_replaced_when_its_nodes_fail() {
     let cluster = FakeCluster::start(4).await;
     cluster.world.lock().allocates_at_creation = true;
-    cluster.world.lock().faults.insert(1, Fault::RefusesSetup);
+    cluster.set_fault(1, Fault::RefusesSetup);
     let client = cluster.client().await;
     let data = bytes(1000);
     let inode = write_file(&client, &data).await;
@@ -346,8 +346,7 @@ async fn failure_of_the_last_node_sticks_and_names_it() {
 async fn no_node_left_tells_why() {
     let cluster = FakeCluster::start(2).await;
     let client = cluster.client_with(|config| config.absence_timeout = Duration::from_millis(500)).await;
-    cluster.set_fault(0, Fault::RefusesSetup);
-    cluster.set_fault(1, Fault::RefusesSetup);
+    cluster.set_faults(Fault::RefusesSetup);
     let (_, writer) = create(&client).await;
     writer.write(b"words").await.unwrap();
     let error = writer.hflush().await.unwrap_err();
@@ -359,8 +358,7 @@ async fn no_node_left_tells_why() {
 async fn write_waits_for_the_only_nodes_when_they_fail() {
     let cluster = FakeCluster::start(2).await;
     let client = cluster.client().await;
-    cluster.set_fault(0, Fault::RefusesSetup);
-    cluster.set_fault(1, Fault::RefusesSetup);
+    cluster.set_faults(Fault::RefusesSetup);
     let data = bytes(5000);
     let (attr, writer) = create(&client).await;
     writer.write(&data).await.unwrap();
@@ -379,9 +377,7 @@ async fn write_waits_for_the_only_nodes_when_they_fail() {
 async fn connection_closed_in_the_pool_is_replaced_silently() {
     let cluster = FakeCluster::start(3).await;
     let client = cluster.client().await;
-    for node in 0..3 {
-        cluster.set_fault(node, Fault::ClosesAfterOperation);
-    }
+    cluster.set_faults(Fault::ClosesAfterOperation);
     for _ in 0..5 {
         let inode = write_file(&client, &bytes(3000)).await;
         assert_eq!(read_all(&client, inode).await, bytes(3000));
@@ -492,6 +488,31 @@ async fn length_of_an_open_file_never_shrinks_unless_it_was_cut() {
     assert_eq!(again.length(), 3000);
 }
 
+/// What was shown stays while no replica tells a length, but is not taken for the length of the content that is there now.
+#[tokio::test(flavor = "multi_thread")]
+async fn length_of_an_open_file_that_no_replica_confirmed_is_asked_again() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client().await;
+    let (attr, writer) = create(&client).await;
+    writer.write(&bytes(5000)).await.unwrap();
+    writer.hflush().await.unwrap();
+    let reader = client.open_reader(&caller(), attr.inode).await.unwrap();
+    let before = Shown { length: 5000, mtime_ns: 0 };
+    assert_eq!(reader.shown(), before);
+    cluster.world.lock().mtime_ns = 1;
+    cluster.set_faults(Fault::HangsUp);
+    assert_eq!(reader.refresh_length().await.unwrap(), 5000);
+    let again = client.open_reader_again(&caller(), attr.inode, Some(before)).await.unwrap();
+    assert_eq!((reader.shown(), again.shown()), (before, before));
+    cluster.set_faults(Fault::None);
+    cluster.world.lock().replicas.values_mut().for_each(|replica| replica.data.truncate(3000));
+    let after = Shown { length: 3000, mtime_ns: 1 };
+    for reader in [reader, again] {
+        reader.refresh_length().await.unwrap();
+        assert_eq!(reader.shown(), after, "it was cut while nobody answered");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn corrupt_replica_is_reported_and_another_one_read() {
     let cluster = FakeCluster::start(3).await;
@@ -523,8 +544,7 @@ async fn read_without_a_good_replica_says_why() {
     let cluster = FakeCluster::start(2).await;
     let client = cluster.client_with(|config| config.absence_timeout = Duration::ZERO).await;
     let inode = write_file(&client, &bytes(1000)).await;
-    cluster.set_fault(0, Fault::Corrupt);
-    cluster.set_fault(1, Fault::Corrupt);
+    cluster.set_faults(Fault::Corrupt);
     let reader = client.open_reader(&caller(), inode).await.unwrap();
     assert_eq!(reader.read_at(0, 1000).await.unwrap_err().kind(), ErrorKind::Corrupt);
     cluster.set_fault(1, Fault::HangsUp);
@@ -745,7 +765,7 @@ async fn sync_of_finished_blocks_waits_for_disks_longer_than_for_absent_nodes() 
     let client = cluster.client_with(|config| config.retry_timeout = Duration::from_millis(200)).await;
     let (_, writer) = create(&client).await;
     writer.write(&bytes(2 * BLOCK + 5)).await.unwrap();
-    (0..3).for_each(|node| cluster.set_fault(node, Fault::HangsInSync));
+    cluster.set_faults(Fault::HangsInSync);
     let syncing = tokio::spawn({
         let writer = Arc::clone(&writer);
         async move { writer.hsync().await }
@@ -755,7 +775,7 @@ async fn sync_of_finished_blocks_waits_for_disks_longer_than_for_absent_nodes() 
         assert!(!syncing.is_finished(), "all nodes are at work");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    (0..3).for_each(|node| cluster.set_fault(node, Fault::None));
+    cluster.set_faults(Fault::None);
     syncing.await.unwrap().unwrap();
     assert!(cluster.world.lock().replicas.values().all(|replica| replica.synced > 0));
 }
@@ -766,10 +786,10 @@ async fn sync_of_finished_blocks_that_fails_leaves_the_writer_as_it_is() {
     let client = cluster.client_with(|config| config.retry_timeout = Duration::from_millis(200)).await;
     let (attr, writer) = create(&client).await;
     writer.write(&bytes(2 * BLOCK + 5)).await.unwrap();
-    (0..3).for_each(|node| cluster.set_fault(node, Fault::FailsSync));
+    cluster.set_faults(Fault::FailsSync);
     assert_eq!(writer.hsync().await.unwrap_err().kind(), ErrorKind::Io);
     writer.write(&bytes(100)).await.unwrap();
-    (0..3).for_each(|node| cluster.set_fault(node, Fault::None));
+    cluster.set_faults(Fault::None);
     writer.hsync().await.unwrap();
     assert!(cluster.world.lock().replicas.values().all(|replica| replica.synced == replica.data.len()));
     writer.complete().await.unwrap();
