@@ -86,11 +86,11 @@ impl Drop for Download {
     }
 }
 
-/// Fetches a file of the manifest into `directory`, in place of one of its name.
+/// Fetches a file of the manifest into `directory`, in place of one of its name; gives its path.
 ///
 /// # Errors
 /// `Protocol` when it is not what was announced, `TimedOut`, `NotFound` when the NameNode has retired it since; of writing.
-pub(super) async fn fetch(client: &mut Client, file: &ManifestFile, directory: &Path) -> Result<()> {
+pub(super) async fn fetch(client: &mut Client, file: &ManifestFile, directory: &Path) -> Result<PathBuf> {
     let (announced, into) = (file.clone(), directory.to_owned());
     let mut download = blocking("create a file", move || Download::create(&announced, &into)).await?;
     let request = FetchFileRequest { name: file.name.clone() };
@@ -104,7 +104,7 @@ pub(super) async fn fetch(client: &mut Client, file: &ManifestFile, directory: &
             .ok_or_else(|| DfsError::new(ErrorKind::Unavailable, format!("{} was not sent to its end", file.name)))?;
         let (written, is_whole) = blocking("write a piece", move || download.write(&piece)).await?;
         if is_whole {
-            return Ok(());
+            return Ok(directory.join(&file.name));
         }
         download = written;
     }
