@@ -196,11 +196,12 @@ impl Candidate {
 
     /// The digest of our own state where the image ends: that of our image of the same end, else what the log says.
     fn our_digest(&self, header: &ImageHeader, position: LogPosition) -> Result<StateDigest> {
-        let same_end = self.dir.images()?.into_iter().find(|image| image.txid == header.txid());
-        if let Some(image) = same_end {
+        if let Some(image) = self.dir.images()?.into_iter().find(|image| image.txid == header.txid()) {
             let ours = image_header(&image.path)?;
-            let is_same = ours.last_log == Some(position);
-            return if is_same { Ok(StateDigest(ours.state_digest)) } else { Err(self.refuse_entry(position)) };
+            // Entries without operations may stand between: then the log tells.
+            if ours.last_log == Some(position) {
+                return Ok(StateDigest(ours.state_digest));
+            }
         }
         let has_applied = self.applied.log_id.is_some_and(|log_id| log_id.index >= position.index);
         if !has_applied || self.applied.txid < header.txid() {
@@ -213,7 +214,7 @@ impl Candidate {
         }
         let entry = self.log.entries(position.index, position.index + 1).next_entry()?;
         if entry.map(|entry| position_of(&entry.log_id)) != Some(position) {
-            return Err(self.refuse_entry(position));
+            return Err(self.refuse(&format!("its last entry {} is another one in our log", position.index)));
         }
         self.digest_after(header, position.index)
     }
@@ -230,10 +231,6 @@ impl Candidate {
             }
         }
         Ok(StateDigest::default())
-    }
-
-    fn refuse_entry(&self, position: LogPosition) -> DfsError {
-        self.refuse(&format!("its last entry {} is another one in our log", position.index))
     }
 
     fn refuse(&self, why: &str) -> DfsError {

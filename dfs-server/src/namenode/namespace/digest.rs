@@ -378,13 +378,14 @@ mod tests {
         let elsewhere = Op::SetAttr(v1::SetAttrOp { inode: 1, mode: Some(0o700), ..Default::default() });
         // Of a life that the client does not have: nothing is to be settled.
         let about_it = Op::SettleCalls(v1::SettleCallsOp { client_id: client_id(), ..Default::default() });
-        let cases: [(&dyn Fn(&mut Namespace), &Op); 3] =
-            [(&lose_lease, &elsewhere), (&extra_outcome, &elsewhere), (&end_session, &about_it)];
-        for (number, (differ, next)) in cases.into_iter().enumerate() {
+        let check = |what: &str, differ: &dyn Fn(&mut Namespace), next: &Op| {
             let ((digest, answer), (other_digest, other_answer)) = (after(&|_| (), next), after(differ, next));
             assert_eq!(answer, other_answer);
-            assert_ne!(digest, other_digest, "case {number}");
-        }
+            assert_ne!(digest, other_digest, "{what}");
+        };
+        check("a lost lease", &lose_lease, &elsewhere);
+        check("an extra outcome", &extra_outcome, &elsewhere);
+        check("an ended session", &end_session, &about_it);
     }
 
     #[test]
