@@ -131,7 +131,7 @@ fn test_names(dir: &Path) -> Vec<String> {
         let text = std::fs::read_to_string(&path).expect("read a source");
         let place = path.strip_prefix(dir).expect("below it").with_extension("");
         let modules: Vec<_> = place.iter().map(|name| name.to_string_lossy()).filter(|name| name != "mod").collect();
-        let is_case = |line: &str| line.contains("_: &Nothing)");
+        let is_case = |line: &str| line.contains("_: &Nothing)") || line.contains("mounts: &Mounts)");
         let mut is_test = false;
         for line in text.lines().map(str::trim) {
             if line.starts_with("#[test") || line.starts_with("#[tokio::test") {
