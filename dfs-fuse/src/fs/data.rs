@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use dfs_client::{Caller, FileReader, SetAttr};
+use dfs_client::{Caller, FileReader, SetAttr, SyncLevel};
 use dfs_common::error::ErrorKind;
 use fuser::Errno;
 
@@ -11,7 +11,7 @@ use super::FileSystem;
 use crate::errno::{FsError, FsResult};
 use crate::handles::{FileHandle, HandleId};
 use crate::inodes::OpenRef;
-use crate::writer::{SyncLevel, WriteRequest};
+use crate::writer::WriteRequest;
 
 /// A write as the kernel sends it.
 pub(crate) struct Write<'a> {
@@ -102,7 +102,7 @@ impl FileSystem {
     pub(crate) async fn flush(&self, handle: HandleId) -> FsResult<()> {
         let handle = self.handles.file(handle)?;
         let Some(writer) = &handle.writer else { return Ok(()) };
-        let outcome = writer.flush().await;
+        let outcome = writer.flush().await.map_err(FsError::on_handle);
         self.changed();
         outcome?;
         self.seen.wrote(handle.inode.id, writer.length());
@@ -114,7 +114,7 @@ impl FileSystem {
         let handle = self.handles.file(handle)?;
         handle.heard(handle.check())?;
         handle.tell_losses()?;
-        let outcome = self.sync(&handle).await;
+        let outcome = self.sync(&handle).await.map_err(FsError::on_handle);
         self.changed();
         handle.heard(outcome)?;
         // While it lasted, others may have lost some.
@@ -125,8 +125,7 @@ impl FileSystem {
         match handle.writer.clone().or_else(|| handle.inode.writer()) {
             Some(writer) => writer.sync(self.options.sync).await,
             None if self.options.sync == SyncLevel::Hsync => {
-                let outcome = self.client.sync_file(&Caller::root(), handle.inode.id).await;
-                outcome.map_err(|error| FsError::from(error).on_handle())
+                Ok(self.client.sync_file(&Caller::root(), handle.inode.id).await?)
             }
             // Closed files are with every node already.
             None => Ok(()),

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use dfs_client::{Caller, DfsClient, FsStats, Shown};
+use dfs_client::{Caller, DfsClient, FsStats, Shown, SyncLevel};
 use dfs_common::attr::{FileAttr, FileKind};
 use dfs_common::error::{DfsError, ErrorKind};
 use dfs_common::ids::ROOT_INODE;
@@ -38,7 +38,6 @@ use crate::errno::FsResult;
 use crate::handles::Handles;
 use crate::inodes::Inodes;
 use crate::kernel::KernelCaches;
-use crate::writer::SyncLevel;
 
 pub(crate) use data::Write;
 pub(crate) use directories::Listed;
@@ -228,5 +227,24 @@ impl FileSystem {
             }
         }
         Entry { attr, length_mtime_ns, attr_ttl, entry_ttl: self.options.entry_ttl }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::tests::attr;
+
+    #[test]
+    fn at_least_says_of_when_the_length_is() {
+        let now = attr(2, 10, 1);
+        let with = |length| {
+            let dated = Dated::at_least(now.clone(), Some(Shown { length, mtime_ns: now.mtime_ns - 1 }));
+            (dated.attr.length, dated.length_mtime_ns)
+        };
+        assert_eq!(with(20), (20, Some(now.mtime_ns - 1)), "from before");
+        assert_eq!(with(10), (10, Some(now.mtime_ns)), "the NameNode knows as much");
+        assert_eq!(with(5), (10, Some(now.mtime_ns)));
+        assert_eq!(Dated::at_least(now.clone(), None).length_mtime_ns, Some(now.mtime_ns));
     }
 }
