@@ -306,6 +306,95 @@ fn compare_directory_mends_the_records() {
     assert_eq!(store.volumes().reports()[0].space.used, used);
 }
 
+/// A copy of a newer generation, on its way in.
+fn newer_copy(store: &ReplicaStore) -> ReplicaWriter {
+    store.create(&block(1, 1002), OpenKind::Temporary, DataChecksum::DEFAULT, None).unwrap()
+}
+
+#[test]
+fn copy_of_a_newer_generation_costs_nothing_before_it_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&[dir.path()]);
+    put(&store, 1, &[1; 700]);
+    let used = store.volumes().reports()[0].space.used;
+    let is_as_it_was = || {
+        assert_eq!(pages(&store, 0), [(1, 700, None)]);
+        assert_eq!(store.volumes().reports()[0].space.used, used);
+        let mut read = [0; 700];
+        store.open_reader(&block(1, 1001), 0).unwrap().read(0, &mut read).unwrap();
+        assert_eq!(read, [1; 700]);
+    };
+    let mut copy = newer_copy(&store);
+    assert_eq!(pages(&store, 0), [(1, 700, None)], "a report tells of it meanwhile");
+    let error = store.init_recovery(&block(1, 1001), GenerationStamp(2000), false).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Busy, "a recovery must not take the block for one without a replica");
+    let again = store.create(&block(1, 1003), OpenKind::Temporary, DataChecksum::DEFAULT, None).unwrap_err();
+    assert_eq!(again.kind(), ErrorKind::AlreadyExists);
+    append(&mut copy, 0, &[1; 600]);
+    let shorter = store.convert_to_rbw(POOL, &mut copy).unwrap_err();
+    assert_eq!(shorter.kind(), ErrorKind::InvalidArgument);
+    let queue = store.subscribe();
+    store.discard(POOL, copy).unwrap();
+    let told: Vec<_> = queue.take().0.iter().map(|event| (event.kind, event.block.generation_stamp.0)).collect();
+    assert_eq!(told, [(EventKind::Received, 1001)]);
+    is_as_it_was();
+    let mut copy = newer_copy(&store);
+    store.invalidate(&block(1, 1002)).unwrap();
+    assert!(store.convert_to_rbw(POOL, &mut copy).is_err());
+    is_as_it_was();
+    drop((newer_copy(&store), store));
+    let store = open(&[dir.path()]);
+    assert_eq!(pages(&store, 0), [(1, 700, None)], "nor does a restart");
+    // No older one, and the same generation is no newer.
+    let error = store.create(&block(1, 1001), OpenKind::Temporary, DataChecksum::DEFAULT, None).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+}
+
+#[test]
+fn copy_of_a_newer_generation_takes_the_place_of_an_older_replica() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&[dir.path()]);
+    for id in [1, 2] {
+        put(&store, id, &[1; 700]);
+        let newer = block(id, 1002);
+        let mut copy = store.create(&newer, OpenKind::Temporary, DataChecksum::DEFAULT, None).unwrap();
+        append(&mut copy, 0, &[1; 900]);
+        if id == 1 {
+            store.convert_to_rbw(POOL, &mut copy).unwrap();
+        }
+        store.finalize(POOL, &mut copy, false).unwrap();
+    }
+    assert_eq!(pages(&store, 0), [(1, 900, None), (2, 900, None)]);
+    let names = |rest: &str| {
+        let entries = std::fs::read_dir(file(dir.path(), rest)).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    let finalized = names("current/finalized/subdir0/subdir0");
+    assert_eq!(finalized, ["blk_1", "blk_1_1002.meta", "blk_2", "blk_2_1002.meta"]);
+    assert_eq!((names("tmp").len(), names("current/rbw").len()), (0, 0));
+    for id in [1, 2] {
+        store.invalidate(&block(id, 1002)).unwrap();
+    }
+    assert_eq!(store.volumes().reports()[0].space.used, 0);
+}
+
+#[test]
+fn copy_lost_with_its_volume_leaves_the_older_replica_of_another() {
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = open(&[first.path(), second.path()]);
+    put(&store, 1, &[1; 700]);
+    let older = store.volume_of(&block(1, 1001)).unwrap();
+    let copy = newer_copy(&store);
+    let volume = copy.replica().volume.index();
+    assert_ne!(older, volume, "they are chosen in turn");
+    std::fs::remove_dir_all([&first, &second][usize::from(volume.0)].path()).unwrap();
+    assert!(store.check_volumes(true));
+    assert_eq!(pages(&store, older.0), [(1, 700, None)]);
+    assert_eq!(store.volume_of(&block(1, 1001)), Some(older));
+}
+
 #[test]
 fn invalidate_minds_the_generation_stamp() {
     let dir = tempfile::tempdir().unwrap();

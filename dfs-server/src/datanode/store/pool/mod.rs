@@ -1,6 +1,7 @@
 //! The replicas of one block pool: the map, and what changes it. Beside this file: extending (`append`), going on
 //! with in a rebuilt pipeline (`resume`), agreeing with other nodes (`recover`, `proof`), deleting and giving up (`removal`),
-//! coming back with a volume (`returning`), making durable (`sync`), being doubted (`verify`).
+//! coming back with a volume (`returning`), taking the place of an older one (`supersede`), making durable (`sync`), being doubted
+//! (`verify`).
 
 mod append;
 mod directory;
@@ -9,6 +10,7 @@ mod recover;
 mod removal;
 mod resume;
 mod returning;
+mod supersede;
 mod sync;
 mod verify;
 
@@ -197,7 +199,8 @@ impl Pool {
     }
 
     /// Puts a new replica into the map. A copy may replace one that waits for recovery and is not newer: that there is a
-    /// finalized replica to copy means that the block was closed without it.
+    /// replica to copy means that the block was closed, or its pipeline goes on, without it. It may take the place of an
+    /// older finalized one, which is kept until then.
     fn insert_new(&self, replica: &Arc<OpenReplica>, block: Block) -> Result<Option<Arc<OpenReplica>>> {
         let mut replicas = self.replicas.lock();
         if replica.volume.is_failed() {
@@ -218,6 +221,13 @@ impl Pool {
                             && open.block().generation_stamp <= block.generation_stamp =>
                     {
                         Arc::clone(open)
+                    }
+                    Entry::Finalized(old)
+                        if replica.kind == OpenKind::Temporary && old.generation_stamp < block.generation_stamp =>
+                    {
+                        replica.set_outdated(*old);
+                        slot.insert(Entry::Open(Arc::clone(replica)));
+                        return Ok(None);
                     }
                     entry => {
                         return Err(DfsError::new(
@@ -258,6 +268,10 @@ impl Pool {
         let _writing = replica.writing.lock();
         if !writer.is_current() {
             return Err(DfsError::new(ErrorKind::Cancelled, "another writer has taken over"));
+        }
+        if replica.outdated().is_some() {
+            self.bring_to_rbw(&replica)?;
+            self.supersede(&replica)?;
         }
         writer.move_to_finalized(sync)?;
         let block = replica.block();

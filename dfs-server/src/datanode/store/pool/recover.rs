@@ -60,7 +60,11 @@ impl Pool {
         let entry = self.replicas.lock().get(&block.id).cloned();
         match entry {
             None | Some(Entry::Deleting(_)) => Ok(None),
-            Some(Entry::Open(replica)) if replica.kind == OpenKind::Temporary => Ok(None),
+            Some(Entry::Open(copy)) if copy.kind == OpenKind::Temporary => match copy.outdated() {
+                None => Ok(None),
+                // What there will be to tell of is not known before the copy is whole, or given up.
+                Some(_) => Err(DfsError::new(ErrorKind::Busy, format!("a copy of {block} is on its way"))),
+            },
             Some(Entry::Open(replica)) => self.take_over(&replica, recovery_id),
             Some(Entry::Finalized(finalized)) => {
                 check_older(block, finalized.generation_stamp, recovery_id)?;
