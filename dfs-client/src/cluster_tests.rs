@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dfs_common::attr::FileAttr;
-use dfs_common::error::ErrorKind;
+use dfs_common::error::{ErrorKind, Result};
 use dfs_common::ids::{InodeId, ROOT_INODE};
 
 use crate::fake_cluster::{FakeCluster, FakeReplica, Fault, new_file};
-use crate::{Caller, CreateOptions, DfsClient, FileWriter, Shown};
+use crate::{Caller, CreateOptions, DfsClient, FileWriter, Shown, SyncLevel};
 
 const BLOCK: usize = 16_384;
 
@@ -24,6 +24,12 @@ async fn create(client: &DfsClient) -> (FileAttr, Arc<FileWriter>) {
     let created = client.create(&caller(), new_file(b"file")).await.unwrap();
     assert!(created.is_new);
     (created.attr, created.writer.unwrap())
+}
+
+/// As an fsync of the mount.
+async fn hsync(writer: &FileWriter) -> Result<()> {
+    writer.hsync_open_block().await?;
+    writer.sync_finished_blocks().await
 }
 
 async fn write_file(client: &DfsClient, data: &[u8]) -> InodeId {
@@ -76,7 +82,7 @@ async fn block_made_with_the_file_is_used_for_its_first_bytes() {
 async fn block_made_with_the_file_is_replaced_when_its_nodes_fail() {
     let cluster = FakeCluster::start(4).await;
     cluster.world.lock().allocates_at_creation = true;
-    cluster.world.lock().faults.insert(1, Fault::RefusesSetup);
+    cluster.set_fault(1, Fault::RefusesSetup);
     let client = cluster.client().await;
     let data = bytes(1000);
     let inode = write_file(&client, &data).await;
@@ -113,7 +119,7 @@ async fn writes_of_any_sizes_with_flushes_give_the_same_bytes() {
         assert_eq!(writer.position(), at as u64);
         match step % 4 {
             0 => writer.hflush().await.unwrap(),
-            1 => writer.hsync().await.unwrap(),
+            1 => hsync(&writer).await.unwrap(),
             2 => writer.record_length().await.unwrap(),
             _ => continue,
         }
@@ -133,12 +139,12 @@ async fn hsync_reaches_every_block_and_records_each_once() {
     let client = cluster.client().await;
     let (attr, writer) = create(&client).await;
     writer.write(&bytes(2 * BLOCK + 100)).await.unwrap();
-    writer.hsync().await.unwrap();
+    hsync(&writer).await.unwrap();
     assert_eq!(cluster.calls("sync_replica"), 3, "all nodes of the finished blocks");
     assert_eq!(cluster.calls("fsync"), 1);
     for _ in 0..5 {
         writer.write(&bytes(10)).await.unwrap();
-        writer.hsync().await.unwrap();
+        hsync(&writer).await.unwrap();
     }
     assert_eq!((cluster.calls("sync_replica"), cluster.calls("fsync")), (3, 1), "the replicas know the rest");
     let world = cluster.world.lock();
@@ -154,7 +160,7 @@ async fn hsync_after_hflush_sends_an_empty_sync_packet() {
     writer.write(b"words").await.unwrap();
     writer.hflush().await.unwrap();
     assert!(cluster.world.lock().replicas.values().all(|replica| replica.synced == 0));
-    writer.hsync().await.unwrap();
+    hsync(&writer).await.unwrap();
     assert!(cluster.world.lock().replicas.values().all(|replica| replica.synced == 5));
 }
 
@@ -221,7 +227,7 @@ async fn pipeline_that_breaks_is_rebuilt_without_the_node_to_blame() {
         writer.write(&data[..2048]).await.unwrap();
         writer.hflush().await.unwrap();
         writer.write(&data[2048..]).await.unwrap();
-        writer.hsync().await.unwrap();
+        hsync(&writer).await.unwrap();
         writer.complete().await.unwrap();
         assert!(cluster.content(attr.inode.0, 1) == data, "after {packets} packets");
         assert_eq!(cluster.calls("abandon_block"), 0);
@@ -318,7 +324,7 @@ async fn silent_pipeline_without_acks_is_replaced() {
     let data = bytes(5000);
     let (attr, writer) = create(&client).await;
     writer.write(&data).await.unwrap();
-    writer.hsync().await.unwrap();
+    hsync(&writer).await.unwrap();
     writer.complete().await.unwrap();
     assert_eq!(cluster.content(attr.inode.0, 3), data);
     assert!(cluster.world.lock().replicas.values().all(|replica| replica.synced == replica.data.len()));
@@ -346,8 +352,7 @@ async fn failure_of_the_last_node_sticks_and_names_it() {
 async fn no_node_left_tells_why() {
     let cluster = FakeCluster::start(2).await;
     let client = cluster.client_with(|config| config.absence_timeout = Duration::from_millis(500)).await;
-    cluster.set_fault(0, Fault::RefusesSetup);
-    cluster.set_fault(1, Fault::RefusesSetup);
+    cluster.set_faults(Fault::RefusesSetup);
     let (_, writer) = create(&client).await;
     writer.write(b"words").await.unwrap();
     let error = writer.hflush().await.unwrap_err();
@@ -359,8 +364,7 @@ async fn no_node_left_tells_why() {
 async fn write_waits_for_the_only_nodes_when_they_fail() {
     let cluster = FakeCluster::start(2).await;
     let client = cluster.client().await;
-    cluster.set_fault(0, Fault::RefusesSetup);
-    cluster.set_fault(1, Fault::RefusesSetup);
+    cluster.set_faults(Fault::RefusesSetup);
     let data = bytes(5000);
     let (attr, writer) = create(&client).await;
     writer.write(&data).await.unwrap();
@@ -379,9 +383,7 @@ async fn write_waits_for_the_only_nodes_when_they_fail() {
 async fn connection_closed_in_the_pool_is_replaced_silently() {
     let cluster = FakeCluster::start(3).await;
     let client = cluster.client().await;
-    for node in 0..3 {
-        cluster.set_fault(node, Fault::ClosesAfterOperation);
-    }
+    cluster.set_faults(Fault::ClosesAfterOperation);
     for _ in 0..5 {
         let inode = write_file(&client, &bytes(3000)).await;
         assert_eq!(read_all(&client, inode).await, bytes(3000));
@@ -492,6 +494,31 @@ async fn length_of_an_open_file_never_shrinks_unless_it_was_cut() {
     assert_eq!(again.length(), 3000);
 }
 
+/// What was shown stays while no replica tells a length, but is not taken for the length of the content that is there now.
+#[tokio::test(flavor = "multi_thread")]
+async fn length_of_an_open_file_that_no_replica_confirmed_is_asked_again() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client().await;
+    let (attr, writer) = create(&client).await;
+    writer.write(&bytes(5000)).await.unwrap();
+    writer.hflush().await.unwrap();
+    let reader = client.open_reader(&caller(), attr.inode).await.unwrap();
+    let before = Shown { length: 5000, mtime_ns: 0 };
+    assert_eq!(reader.shown(), before);
+    cluster.world.lock().mtime_ns = 1;
+    cluster.set_faults(Fault::HangsUp);
+    assert_eq!(reader.refresh_length().await.unwrap(), 5000);
+    let again = client.open_reader_again(&caller(), attr.inode, Some(before)).await.unwrap();
+    assert_eq!((reader.shown(), again.shown()), (before, before));
+    cluster.set_faults(Fault::None);
+    cluster.world.lock().replicas.values_mut().for_each(|replica| replica.data.truncate(3000));
+    let after = Shown { length: 3000, mtime_ns: 1 };
+    for reader in [reader, again] {
+        reader.refresh_length().await.unwrap();
+        assert_eq!(reader.shown(), after, "it was cut while nobody answered");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn corrupt_replica_is_reported_and_another_one_read() {
     let cluster = FakeCluster::start(3).await;
@@ -523,8 +550,7 @@ async fn read_without_a_good_replica_says_why() {
     let cluster = FakeCluster::start(2).await;
     let client = cluster.client_with(|config| config.absence_timeout = Duration::ZERO).await;
     let inode = write_file(&client, &bytes(1000)).await;
-    cluster.set_fault(0, Fault::Corrupt);
-    cluster.set_fault(1, Fault::Corrupt);
+    cluster.set_faults(Fault::Corrupt);
     let reader = client.open_reader(&caller(), inode).await.unwrap();
     assert_eq!(reader.read_at(0, 1000).await.unwrap_err().kind(), ErrorKind::Corrupt);
     cluster.set_fault(1, Fault::HangsUp);
@@ -672,7 +698,7 @@ async fn sync_of_finished_blocks_waits_for_every_node_that_counts() {
         cluster.set_fault(1, fault);
         let syncing = tokio::spawn({
             let (client, writer) = (client.clone(), Arc::clone(&writer));
-            async move { if writes { writer.hsync().await } else { client.sync_file(&caller(), attr.inode).await } }
+            async move { if writes { hsync(&writer).await } else { client.sync_file(&caller(), attr.inode).await } }
         });
         // Who fails is asked again, and where the blocks are, too; the others are asked once.
         let looked = cluster.calls("get_block_locations");
@@ -716,7 +742,7 @@ async fn sync_of_finished_blocks_waits_for_nodes_that_the_namenode_has_not_heard
         cluster.set_fault(0, Fault::FailsSync);
         let syncing = tokio::spawn({
             let (client, writer) = (client.clone(), Arc::clone(&writer));
-            async move { if writes { writer.hsync().await } else { client.sync_file(&caller(), attr.inode).await } }
+            async move { if writes { hsync(&writer).await } else { client.sync_file(&caller(), attr.inode).await } }
         });
         let wait_looks = async |count| {
             let looked = cluster.calls("get_block_locations");
@@ -745,17 +771,17 @@ async fn sync_of_finished_blocks_waits_for_disks_longer_than_for_absent_nodes() 
     let client = cluster.client_with(|config| config.retry_timeout = Duration::from_millis(200)).await;
     let (_, writer) = create(&client).await;
     writer.write(&bytes(2 * BLOCK + 5)).await.unwrap();
-    (0..3).for_each(|node| cluster.set_fault(node, Fault::HangsInSync));
+    cluster.set_faults(Fault::HangsInSync);
     let syncing = tokio::spawn({
         let writer = Arc::clone(&writer);
-        async move { writer.hsync().await }
+        async move { hsync(&writer).await }
     });
     // It looks whether the nodes still count: by then that patience has ended.
     while cluster.calls("get_block_locations") == 0 {
         assert!(!syncing.is_finished(), "all nodes are at work");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    (0..3).for_each(|node| cluster.set_fault(node, Fault::None));
+    cluster.set_faults(Fault::None);
     syncing.await.unwrap().unwrap();
     assert!(cluster.world.lock().replicas.values().all(|replica| replica.synced > 0));
 }
@@ -766,14 +792,47 @@ async fn sync_of_finished_blocks_that_fails_leaves_the_writer_as_it_is() {
     let client = cluster.client_with(|config| config.retry_timeout = Duration::from_millis(200)).await;
     let (attr, writer) = create(&client).await;
     writer.write(&bytes(2 * BLOCK + 5)).await.unwrap();
-    (0..3).for_each(|node| cluster.set_fault(node, Fault::FailsSync));
-    assert_eq!(writer.hsync().await.unwrap_err().kind(), ErrorKind::Io);
+    cluster.set_faults(Fault::FailsSync);
+    assert_eq!(hsync(&writer).await.unwrap_err().kind(), ErrorKind::Io);
     writer.write(&bytes(100)).await.unwrap();
-    (0..3).for_each(|node| cluster.set_fault(node, Fault::None));
-    writer.hsync().await.unwrap();
+    cluster.set_faults(Fault::None);
+    hsync(&writer).await.unwrap();
     assert!(cluster.world.lock().replicas.values().all(|replica| replica.synced == replica.data.len()));
     writer.complete().await.unwrap();
     assert_eq!(cluster.content(attr.inode.0, 1).len(), 2 * BLOCK + 105);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn write_through_returns_when_every_byte_is_on_disk() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client().await;
+    let (attr, writer) = create(&client).await;
+    let data = bytes(2 * BLOCK);
+    let mut at = 0;
+    // Within a block, over its end, and in the next one.
+    for len in [10, 1, BLOCK + 5, 700] {
+        writer.write_through(&data[at..at + len], SyncLevel::Hsync).await.unwrap();
+        at += len;
+        assert_eq!(writer.acked_len(), at as u64);
+        let world = cluster.world.lock();
+        assert!(world.replicas.values().all(|replica| replica.synced == replica.data.len()), "{at} bytes");
+    }
+    writer.write_through(&data[at..], SyncLevel::Hflush).await.unwrap();
+    assert_eq!(writer.acked_len(), data.len() as u64, "all nodes have it");
+    assert_eq!(cluster.content(attr.inode.0, 1), data);
+    assert!(cluster.world.lock().replicas.values().any(|replica| replica.synced < replica.data.len()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn write_through_that_fails_ends_the_writer() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client_with(|config| config.retry_timeout = Duration::from_millis(200)).await;
+    let (_, writer) = create(&client).await;
+    cluster.set_faults(Fault::FailsSync);
+    assert_eq!(writer.write_through(&bytes(BLOCK + 1), SyncLevel::Hsync).await.unwrap_err().kind(), ErrorKind::Io);
+    cluster.set_faults(Fault::None);
+    assert_eq!(writer.write(b"the same again").await.unwrap_err().kind(), ErrorKind::Io);
+    assert_eq!(writer.position(), BLOCK as u64 + 1);
 }
 
 /// Calls run in tasks: their futures must be `Send`.
@@ -790,7 +849,9 @@ fn futures_are_send(client: &DfsClient, writer: &Arc<FileWriter>, reader: &crate
     check(client.hold(&who, ROOT_INODE));
     check(client.open_reader(&who, ROOT_INODE));
     check(writer.write(b""));
-    check(writer.hsync());
+    check(writer.write_through(b"", SyncLevel::Hsync));
+    check(writer.hsync_open_block());
+    check(writer.sync_finished_blocks());
     check(writer.complete());
     check(writer.abort());
     check(reader.read_at(0, 0));

@@ -54,7 +54,7 @@ pub(crate) enum Fault {
     None,
     /// As the first of a pipeline: refuses; as a later one: is the bad link.
     RefusesSetup,
-    /// Closes the connection at once after a request.
+    /// Closes the connection at once after a request, and tells no length.
     HangsUp,
     /// Takes so many packets, then closes the connection.
     HangsUpAfter(usize),
@@ -190,6 +190,13 @@ impl FakeCluster {
 
     pub(crate) fn set_fault(&self, node: usize, fault: Fault) {
         self.world.lock().faults.insert(node, fault);
+    }
+
+    /// The same for all nodes.
+    pub(crate) fn set_faults(&self, fault: Fault) {
+        let mut world = self.world.lock();
+        let all = 0..world.nodes.len();
+        world.faults.extend(all.map(|node| (node, fault)));
     }
 
     pub(crate) fn calls(&self, name: &str) -> usize {
@@ -861,6 +868,9 @@ impl ClientDatanode for FakeNode {
     ) -> Result<Response<v1::GetReplicaVisibleLengthResponse>, Status> {
         let block = request.into_inner().block.unwrap();
         let world = self.call("get_replica_visible_length");
+        if world.faults.get(&self.index) == Some(&Fault::HangsUp) {
+            return Err(to_status(&DfsError::new(ErrorKind::Unavailable, "hung up")));
+        }
         let length = world.replicas.get(&(self.index, block.id)).map_or(0, |replica| replica.data.len() as u64);
         Ok(Response::new(v1::GetReplicaVisibleLengthResponse { length }))
     }

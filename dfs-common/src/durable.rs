@@ -26,7 +26,8 @@ pub fn write_file(path: &Path, content: &[u8]) -> io::Result<()> {
     rename(temporary, path)
 }
 
-/// Renames within one directory and makes the new name durable. The file itself must be synced already.
+/// Renames and makes the new name durable. The file itself must be synced already. After a power cut the old name may be there,
+/// too, if it was in another directory.
 ///
 /// # Errors
 /// Of rename or of the directory's fsync.

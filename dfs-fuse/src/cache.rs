@@ -49,9 +49,9 @@ const GROWING_MAX: NonZeroUsize = NonZeroUsize::new(1 << 14).unwrap();
 /// What tells one state of a file's content from another. The change time is in it because tools set the modification time
 /// back (tar, rsync, cp -p).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Version {
-    pub(crate) length: u64,
-    pub(crate) mtime_ns: i64,
+struct Version {
+    length: u64,
+    mtime_ns: i64,
     ctime_ns: i64,
 }
 
@@ -98,19 +98,25 @@ pub(crate) struct KernelView {
 
 struct Caches {
     files: LruCache<InodeId, Known>,
-    /// Told while another mount was writing the file. By themselves, so that a large listing does not make them forgotten:
-    /// whoever has such a file mapped would lose pages.
-    growing: LruCache<InodeId, Version>,
+    /// Told while another mount was writing the file, as far as it was certain. By themselves, so that a large listing does not
+    /// make them forgotten: whoever has such a file mapped would lose pages.
+    growing: LruCache<InodeId, Shown>,
 }
 
 impl KernelView {
     pub(crate) fn new() -> Self {
-        let caches = Caches { files: LruCache::new(FILES_MAX), growing: LruCache::new(GROWING_MAX) };
+        Self::with_room(FILES_MAX, GROWING_MAX)
+    }
+
+    fn with_room(files: NonZeroUsize, growing: NonZeroUsize) -> Self {
+        let caches = Caches { files: LruCache::new(files), growing: LruCache::new(growing) };
         Self { caches: Mutex::new(caches) }
     }
 
-    /// An answer with these attributes goes out; `grows` for a file that another mount writes.
-    pub(crate) fn told(&self, attr: &FileAttr, grows: bool) {
+    /// An answer with these attributes goes out; `grows` for a file that another mount writes. `length_mtime_ns` is the
+    /// modification time that the file had when it had this length for sure; `None` if nobody has confirmed the length. Then
+    /// the last one that was certain is what later answers are measured by.
+    pub(crate) fn told(&self, attr: &FileAttr, grows: bool, length_mtime_ns: Option<i64>) {
         if attr.kind != FileKind::File {
             return;
         }
@@ -120,26 +126,31 @@ impl KernelView {
             Some(known) => known.told = told,
             None => _ = files.put(attr.inode, Known { told, opened: None }),
         }
-        _ = if grows { growing.put(attr.inode, told) } else { growing.pop(&attr.inode) };
+        match length_mtime_ns {
+            _ if !grows => _ = growing.pop(&attr.inode),
+            Some(mtime_ns) => _ = growing.put(attr.inode, Shown { length: attr.length, mtime_ns }),
+            None => {}
+        }
     }
 
     /// A program here has written a file up to `length`: the kernel knows without having been told.
     pub(crate) fn wrote(&self, inode: InodeId, length: u64) {
-        if let Some(known) = self.caches.lock().files.peek_mut(&inode) {
+        if let Some(known) = self.caches.lock().files.get_mut(&inode) {
             known.told.length = known.told.length.max(length);
         }
     }
 
     /// How short an answer with these attributes may be. Bytes go by truncation only, which sets the modification time.
     pub(crate) fn floor(&self, attr: &FileAttr) -> Floor {
-        let caches = self.caches.lock();
-        let shown = caches.growing.peek(&attr.inode);
-        let told = shown.or_else(|| caches.files.peek(&attr.inode).map(|known| &known.told));
-        match (told, shown) {
-            (Some(told), _) if attr.length >= told.length => Floor::None,
-            (Some(told), Some(shown)) if shown.mtime_ns == attr.mtime_ns => Floor::At(told.length),
-            (Some(_), _) => Floor::Doubtful,
-            (None, _) => Floor::None,
+        let Caches { files, growing } = &mut *self.caches.lock();
+        let shown = growing.get(&attr.inode);
+        let told = shown.map(|shown| shown.length);
+        match told.or_else(|| files.get(&attr.inode).map(|known| known.told.length)) {
+            Some(told) if attr.length < told => match shown {
+                Some(shown) if shown.mtime_ns == attr.mtime_ns => Floor::At(told),
+                _ => Floor::Doubtful,
+            },
+            _ => Floor::None,
         }
     }
 
@@ -157,13 +168,12 @@ impl KernelView {
 
     /// The length that the kernel was told last.
     pub(crate) fn told_length(&self, inode: InodeId) -> Option<u64> {
-        self.caches.lock().files.peek(&inode).map(|known| known.told.length)
+        self.caches.lock().files.get(&inode).map(|known| known.told.length)
     }
 
-    /// What the kernel was told of a file while another mount was writing it.
+    /// What the kernel was told for sure of a file while another mount was writing it.
     pub(crate) fn shown_growing(&self, inode: InodeId) -> Option<Shown> {
-        let told = self.caches.lock().growing.peek(&inode).copied()?;
-        Some(Shown { length: told.length, mtime_ns: told.mtime_ns })
+        self.caches.lock().growing.get(&inode).copied()
     }
 }
 
@@ -194,12 +204,12 @@ pub(crate) mod tests {
     #[test]
     fn on_open_keeps_pages_of_the_same_version_only() {
         let view = KernelView::new();
-        view.told(&attr(2, 10, 1), false);
+        view.told(&attr(2, 10, 1), false, Some(5));
         assert_eq!(view.on_open(&attr(2, 10, 1)), OpenVerdict { keep_pages: false, drop_attributes: false });
         assert_eq!(view.on_open(&attr(2, 10, 1)), OpenVerdict { keep_pages: true, drop_attributes: false });
         let rewritten = attr(2, 10, 2);
         assert_eq!(view.on_open(&rewritten), OpenVerdict { keep_pages: false, drop_attributes: true });
-        view.told(&rewritten, false);
+        view.told(&rewritten, false, Some(5));
         assert_eq!(view.on_open(&rewritten), OpenVerdict { keep_pages: true, drop_attributes: false });
     }
 
@@ -214,8 +224,8 @@ pub(crate) mod tests {
     fn told_length_is_the_last_one_told() {
         let view = KernelView::new();
         assert_eq!(view.told_length(InodeId(2)), None);
-        view.told(&attr(2, 10, 1), false);
-        view.told(&attr(2, 12, 2), false);
+        view.told(&attr(2, 10, 1), false, Some(5));
+        view.told(&attr(2, 12, 2), false, Some(5));
         assert_eq!(view.told_length(InodeId(2)), Some(12));
         view.wrote(InodeId(2), 11);
         assert_eq!(view.told_length(InodeId(2)), Some(12));
@@ -227,15 +237,60 @@ pub(crate) mod tests {
     fn floor_is_what_was_told_of_the_same_content() {
         let view = KernelView::new();
         assert_eq!(view.floor(&attr(2, 10, 1)), Floor::None);
-        view.told(&attr(2, 20, 1), true);
+        view.told(&attr(2, 20, 1), true, Some(5));
         assert_eq!(view.floor(&attr(2, 20, 1)), Floor::None);
         assert_eq!(view.floor(&attr(2, 10, 2)), Floor::At(20), "a change of permissions takes no bytes");
         let cut = FileAttr { mtime_ns: 9, ..attr(2, 10, 2) };
         assert_eq!(view.floor(&cut), Floor::Doubtful);
-        view.told(&cut, true);
+        view.told(&cut, true, Some(9));
         assert_eq!(view.floor(&cut), Floor::None);
-        view.told(&attr(2, 30, 1), false);
+        view.told(&attr(2, 30, 1), false, Some(5));
         assert_eq!(view.floor(&attr(2, 10, 1)), Floor::Doubtful, "this mount's own writer may have failed");
+    }
+
+    #[test]
+    fn told_keeps_in_doubt_what_nobody_confirmed() {
+        let view = KernelView::new();
+        let certain = Shown { length: 20, mtime_ns: 5 };
+        view.told(&attr(2, 20, 1), true, Some(5));
+        let touched = |length| FileAttr { mtime_ns: 9, ..attr(2, length, 2) };
+        for unconfirmed in [Some(5), None] {
+            view.told(&touched(20), true, unconfirmed);
+            assert_eq!(view.shown_growing(InodeId(2)), Some(certain));
+            assert_eq!(view.floor(&touched(10)), Floor::Doubtful, "it may have been cut, and is asked again");
+        }
+        view.told(&touched(20), true, Some(9));
+        assert_eq!(view.floor(&touched(10)), Floor::At(20));
+        view.told(&attr(3, 20, 1), true, None);
+        assert_eq!(view.shown_growing(InodeId(3)), None);
+        assert_eq!(view.floor(&attr(3, 10, 1)), Floor::Doubtful, "nobody has ever said for sure");
+    }
+
+    #[test]
+    fn files_in_use_are_remembered_longest() {
+        let uses: [fn(&KernelView); 4] = [
+            |view| _ = view.floor(&attr(2, 10, 1)),
+            |view| _ = view.shown_growing(InodeId(2)),
+            |view| _ = view.told_length(InodeId(2)),
+            |view| view.wrote(InodeId(2), 5),
+        ];
+        for (is_growing, uses) in [(true, &uses[..2]), (false, &uses[2..])] {
+            for is_used in uses {
+                let room = |files, growing| (NonZeroUsize::new(files).unwrap(), NonZeroUsize::new(growing).unwrap());
+                let (files, growing) = if is_growing { room(9, 2) } else { room(2, 9) };
+                let view = KernelView::with_room(files, growing);
+                view.told(&attr(2, 20, 1), true, Some(5));
+                view.told(&attr(3, 20, 1), true, Some(5));
+                is_used(&view);
+                view.told(&attr(4, 20, 1), true, Some(5));
+                let caches = view.caches.lock();
+                let has = |inode| {
+                    let inode = InodeId(inode);
+                    if is_growing { caches.growing.contains(&inode) } else { caches.files.contains(&inode) }
+                };
+                assert_eq!([2, 3, 4].map(has), [true, false, true]);
+            }
+        }
     }
 
     #[test]

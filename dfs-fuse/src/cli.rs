@@ -15,7 +15,7 @@ use anyhow::{Context, bail, ensure};
 use clap::Parser;
 use dfs_common::units::parse_duration;
 
-use crate::writer::SyncLevel;
+use dfs_client::SyncLevel;
 
 /// Mounts a cluster as a directory.
 #[derive(Debug, Parser)]

@@ -18,7 +18,7 @@ pub(crate) type FsResult<T> = Result<T, FsError>;
 impl FsError {
     /// Accepted bytes were lost.
     pub(crate) fn of_loss(cause: &DfsError) -> Self {
-        Self { tells_loss: true, ..cause.duplicate().into() }
+        Self { tells_loss: true, ..Self::from(cause.duplicate()).on_handle() }
     }
 
     /// Whether a program that gets this learns that accepted bytes were lost.
@@ -156,6 +156,8 @@ mod tests {
     fn on_handle_turns_only_enoent() {
         let gone: FsError = DfsError::new(ErrorKind::NotFound, "gone").into();
         assert_eq!(gone.on_handle().errno(), Errno::ESTALE);
+        let lost = FsError::of_loss(&DfsError::new(ErrorKind::NotFound, "gone"));
+        assert_eq!(lost.errno(), Errno::ESTALE, "whoever lost bytes had the file open");
         let refused: FsError = DfsError::new(ErrorKind::PermissionDenied, "no").into();
         assert_eq!(refused.on_handle().errno(), Errno::EACCES);
     }

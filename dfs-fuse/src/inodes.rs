@@ -11,7 +11,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use dfs_client::{Caller, DfsClient, HeldInode};
+use dfs_client::{Caller, DfsClient, HeldInode, Shown};
 use dfs_common::attr::FileAttr;
 use dfs_common::ids::InodeId;
 use lru::LruCache;
@@ -36,6 +36,17 @@ enum SetId {
     Maybe,
 }
 
+/// Pages that the kernel may have read when the file ended in them; see `fs::tail`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tail {
+    /// Where they begin.
+    pub(crate) offset: Option<u64>,
+    /// What the kernel is being told of: reads must reach it.
+    pub(crate) coming: Option<Shown>,
+    /// Counts the reads that may have reached the end.
+    reads: u64,
+}
+
 /// One inode with handles.
 pub(crate) struct OpenInode {
     pub(crate) id: InodeId,
@@ -50,6 +61,10 @@ pub(crate) struct OpenInode {
     /// Keeps the inode past its last name. Held across the call that takes it.
     held: tokio::sync::Mutex<Option<HeldInode>>,
     set_id: Mutex<SetId>,
+    /// Never held while anything else is done.
+    tail: Mutex<Tail>,
+    /// Serialises what is done before the kernel hears that the file has grown.
+    pub(crate) growing: tokio::sync::Mutex<()>,
     count: AtomicU64,
 }
 
@@ -63,6 +78,8 @@ impl OpenInode {
             content_epoch: AtomicU64::new(0),
             held: tokio::sync::Mutex::new(None),
             set_id: Mutex::new(SetId::Unknown),
+            tail: Mutex::new(Tail::default()),
+            growing: tokio::sync::Mutex::new(()),
             count: AtomicU64::new(0),
         }
     }
@@ -126,6 +143,32 @@ impl OpenInode {
             SetId::Unknown => None,
             SetId::No => Some(false),
             SetId::Maybe => Some(true),
+        }
+    }
+
+    /// A read may reach the end of the file, which is not before `offset`. To be called before it looks how long the file is.
+    pub(crate) fn note_tail(&self, offset: u64) {
+        let page = offset - offset % rustix::param::page_size() as u64;
+        let mut tail = self.tail.lock();
+        tail.offset = Some(tail.offset.map_or(page, |noted| noted.min(page)));
+        tail.reads += 1;
+    }
+
+    /// The kernel is about to hear that the file is as long as this, or has heard.
+    pub(crate) fn note_coming(&self, shown: Option<Shown>) {
+        self.tail.lock().coming = shown;
+    }
+
+    /// Pages to be dropped before the kernel hears that the file has grown.
+    pub(crate) fn tail(&self) -> Tail {
+        *self.tail.lock()
+    }
+
+    /// They were dropped, and there are none if nothing was read since.
+    pub(crate) fn dropped_tail(&self, dropped: Tail) {
+        let mut tail = self.tail.lock();
+        if tail.reads == dropped.reads {
+            tail.offset = None;
         }
     }
 

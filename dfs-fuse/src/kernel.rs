@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use dfs_common::ids::InodeId;
 use fuser::{INodeNo, Notifier};
-use tracing::debug;
+use tracing::{debug, warn};
 
 /// The way to the kernel's caches; connected once the mount is there.
 pub(crate) struct KernelCaches {
@@ -21,13 +21,34 @@ impl KernelCaches {
         let _ = self.notifier.set(notifier);
     }
 
-    /// Lets the kernel ask for an inode's attributes again. Only attributes (offset -1): a notification that drops pages
-    /// deadlocks when sent while a request for the same inode is being answered.
+    /// Lets the kernel ask for an inode's attributes again. Only attributes (offset -1): to drop pages it may have to wait.
     pub(crate) fn drop_attributes(&self, inode: InodeId) {
         let Some(notifier) = self.notifier.get() else { return };
         if let Err(error) = notifier.inval_inode(INodeNo(inode.0), -1, 0) {
             // ENOENT: the kernel does not have the inode, so it has nothing to drop.
             debug!(%inode, %error, "attributes not dropped");
+        }
+    }
+
+    /// Has the kernel drop an inode's pages from `offset` on. It waits for reads of them that are under way, whose answers
+    /// must not wait for the caller's.
+    pub(crate) async fn drop_pages(&self, inode: InodeId, offset: u64) {
+        let offset = i64::try_from(offset).unwrap_or(i64::MAX);
+        self.notify("pages not dropped", move |notifier| notifier.inval_inode(INodeNo(inode.0), offset, 0)).await;
+    }
+
+    /// Gives the kernel the byte at `offset`: a file that ended before it ends behind it now.
+    pub(crate) async fn store(&self, inode: InodeId, offset: u64, byte: u8) {
+        self.notify("size not told", move |notifier| notifier.store(INodeNo(inode.0), offset, &[byte])).await;
+    }
+
+    async fn notify(&self, failure: &'static str, send: impl FnOnce(Notifier) -> std::io::Result<()> + Send + 'static) {
+        let Some(notifier) = self.notifier.get().cloned() else { return };
+        match tokio::task::spawn_blocking(move || send(notifier)).await {
+            Ok(Ok(())) => {}
+            // Told by the next answer, as if there had been nothing to drop.
+            Ok(Err(error)) => debug!(%error, "{failure}"),
+            Err(error) => warn!(%error, "{failure}"),
         }
     }
 }

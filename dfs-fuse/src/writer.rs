@@ -17,7 +17,7 @@ use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use dfs_client::{Caller, DfsClient, FileWriter, SetAttr, TimeSet};
+use dfs_client::{Caller, DfsClient, FileWriter, SetAttr, SyncLevel, TimeSet};
 use dfs_common::error::{DfsError, ErrorKind};
 use dfs_common::ids::InodeId;
 use fuser::Errno;
@@ -29,15 +29,6 @@ use crate::errno::{FsError, FsResult};
 use crate::inodes::OpenInode;
 use crate::lost_writes::LostWrites;
 use crate::write_phase::{FlushAction, WritePhase};
-
-/// How much a sync promises.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum SyncLevel {
-    /// At every node of the pipeline, visible to all.
-    Hflush,
-    /// On disk at every node of the pipeline.
-    Hsync,
-}
 
 /// A write as the kernel asks for it.
 pub(crate) struct WriteRequest<'a> {
@@ -181,13 +172,12 @@ impl SharedWriter {
         let writer = Arc::clone(&state.writer);
         state.phase.written();
         self.is_laden.store(true, Ordering::Release);
-        self.guarded(writer.write(request.data)).await?;
-        if let Some(level) = request.sync {
-            self.sync_in_turn(&writer, level).await?;
-            if level == SyncLevel::Hsync {
-                // Who is told of a failure would write the bytes again: no more may follow these.
-                self.guarded(writer.sync_finished_blocks()).await?;
+        match request.sync {
+            Some(level) => {
+                self.guarded(writer.write_through(request.data, level)).await?;
+                self.saw(writer.position());
             }
+            None => self.guarded(writer.write(request.data)).await?,
         }
         Ok(WriteDone { at: end })
     }
@@ -403,7 +393,8 @@ impl SharedWriter {
     }
 
     fn told(&self, failure: &DfsError) -> FsError {
-        if self.is_laden.load(Ordering::Acquire) { FsError::of_loss(failure) } else { failure.duplicate().into() }
+        let is_loss = self.is_laden.load(Ordering::Acquire);
+        if is_loss { FsError::of_loss(failure) } else { FsError::from(failure.duplicate()).on_handle() }
     }
 
     fn refuse(&self, request: &WriteRequest<'_>, end: u64) -> FsError {

@@ -8,6 +8,8 @@ pub mod datanode;
 mod listen;
 #[cfg(feature = "namenode")]
 pub mod namenode;
+#[cfg(feature = "namenode")]
+mod pieces;
 #[cfg(all(test, feature = "namenode"))]
 mod power_cut;
 #[cfg(feature = "namenode")]

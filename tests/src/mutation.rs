@@ -9,7 +9,7 @@
 //!   CONTEXT                     lines that must follow each other, told apart as in a patch: kept,
 //! - OLD                         replaced,
 //! + NEW                         and their replacement, in which MUTANT is true when this change was chosen
-//! test unit CRATE FILTER        what must fail then: unit tests of a crate,
+//! test unit DIRECTORY FILTER    what must fail then: unit tests of the crate in a directory,
 //! test cluster TARGET FILTER    or cases of a test target of dfs-tests; several are tried one after the other
 //! tries N                       how often, for tests that choose moments at random; else once
 //! ```
@@ -36,10 +36,10 @@ enum Line {
 /// What must notice a mutation.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TestName {
-    /// Unit tests of a crate whose names contain the filter.
+    /// Unit tests of a crate whose paths contain the filter.
     Unit {
-        /// The crate.
-        package: String,
+        /// The crate's directory, which is the name of most crates, but not of the protocols' (`proto`).
+        directory: String,
         /// Part of their names.
         filter: String,
     },
@@ -64,7 +64,7 @@ impl TestName {
 impl fmt::Display for TestName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unit { package, filter } => write!(f, "{package} {filter}"),
+            Self::Unit { directory, filter } => write!(f, "{directory} {filter}"),
             Self::Cluster { target, filter } => write!(f, "{target} {filter}"),
         }
     }
@@ -127,8 +127,8 @@ impl Mutation {
             match words[..] {
                 ["file", path] => self.file = path.to_owned(),
                 ["tries", number] => self.tries = number.parse().map_err(|_| "not a number".to_owned())?,
-                ["test", "unit", package, filter] => {
-                    self.tests.push(TestName::Unit { package: package.to_owned(), filter: filter.to_owned() });
+                ["test", "unit", directory, filter] => {
+                    self.tests.push(TestName::Unit { directory: directory.to_owned(), filter: filter.to_owned() });
                 }
                 ["test", "cluster", target, filter] => {
                     self.tests.push(TestName::Cluster { target: target.to_owned(), filter: filter.to_owned() });

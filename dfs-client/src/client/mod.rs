@@ -11,7 +11,7 @@ mod path;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{Incarnation, InodeId};
@@ -297,17 +297,22 @@ impl ClientCore {
         waited.unwrap_or(false)
     }
 
-    /// The live session, opened if there is none.
+    /// The live session, opened if there is none. Whoever finds another call opening it waits with the patience that it would
+    /// have for the opening itself: else calls of an outage would be patient one after the other.
     async fn session(self: &Arc<Self>) -> Result<Arc<Session>> {
         if let Some(session) = self.sessions.live() {
             return Ok(session);
         }
-        let _opening = self.sessions.opening.lock().await;
+        let begun = Instant::now();
+        let opening = tokio::time::timeout(self.patience().total, self.sessions.opening.lock()).await;
+        let _opening =
+            opening.map_err(|_| DfsError::new(ErrorKind::TimedOut, "another call still opens the session"))?;
         if let Some(session) = self.sessions.live() {
             return Ok(session);
         }
         let request = self.sessions.opening_request(self.config.client_id, &self.config.name);
-        let answer = self.query(request, rpc!(open_session)).await?;
+        let patience = self.patience().after(begun.elapsed());
+        let answer = self.namenode.call(patience, request, rpc!(open_session)).await?;
         let session = Arc::new(Session::new(self.config.client_id, Incarnation(answer.incarnation)));
         self.sessions.opened(Arc::clone(&session));
         lease_renewer::spawn_renewal(self, &session);
@@ -338,4 +343,21 @@ pub(crate) fn attr_of(attr: Option<v1::FileAttr>) -> Result<dfs_common::attr::Fi
     let attr =
         attr.ok_or_else(|| DfsError::new(ErrorKind::Protocol, "NameNode's answer lacks the file's attributes"))?;
     (&attr).try_into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake_cluster::{FakeCluster, new_file};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn session_that_another_call_opens_is_waited_for_no_longer_than_an_answer() {
+        let cluster = FakeCluster::start(1).await;
+        let client = cluster.client_with(|config| config.retry_timeout = Duration::from_millis(50)).await;
+        let _opening = client.core.sessions.opening.lock().await;
+        let create = async { client.create(&Caller::root(), new_file(b"file")).await.err() };
+        let error = tokio::time::timeout(Duration::from_secs(60), create).await.expect("it has an end").unwrap();
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "{error:?}");
+        assert_eq!(cluster.calls("open_session"), 0);
+    }
 }

@@ -66,6 +66,11 @@ impl FileReader {
         self.source.locations.length()
     }
 
+    /// The length as last known, and the modification time that the file had with it.
+    pub fn shown(&self) -> Shown {
+        self.source.locations.shown()
+    }
+
     /// Asks for the length again; for a file that is being written, what readers may see of it by now.
     ///
     /// # Errors

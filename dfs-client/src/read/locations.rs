@@ -108,7 +108,8 @@ pub(crate) async fn locate_page(
 pub struct Shown {
     /// Bytes.
     pub length: u64,
-    /// The file's modification time then.
+    /// The file's modification time when it had that length for sure, in nanoseconds. While no DataNode tells a newer
+    /// length, it stays behind the file's own.
     pub mtime_ns: i64,
 }
 
@@ -156,13 +157,13 @@ struct Known {
     block_size: u64,
     /// It was being written when the length was asked for.
     is_growing: bool,
-    /// Then. A truncation changes it.
+    /// When the file had this length for sure. A truncation changes it.
     mtime_ns: i64,
 }
 
 impl Locations {
-    /// Asks for the first blocks and the length. That authorises `caller`; what is asked later is asked for whoever opened
-    /// the file, whatever its permissions are by then. `shown` is what readers were shown of it before.
+    /// Asks for the first blocks and the length, in the name of `caller`. Later questions are root's: reading was authorised
+    /// by this one, whatever the permissions are by then. `shown` is what readers were shown of the file before.
     pub(crate) async fn open(
         core: &Arc<ClientCore>,
         caller: &Caller,
@@ -183,6 +184,12 @@ impl Locations {
     /// Bytes, as last known.
     pub(crate) fn length(&self) -> u64 {
         self.known.lock().length
+    }
+
+    /// The length, and what it is the length of.
+    pub(crate) fn shown(&self) -> Shown {
+        let known = self.known.lock();
+        Shown { length: known.length, mtime_ns: known.mtime_ns }
     }
 
     /// Takes over a length that another reader was shown, if it is of the same content.
@@ -240,15 +247,7 @@ impl Locations {
             page.blocks.extend(tail.blocks);
         }
         let visible = self.visible_last_length(&page).await;
-        let mut known = self.known.lock();
-        let last_length = known.last_length(&page, visible);
-        known.length = match (page.blocks.last(), last_length) {
-            (Some(last), Some(length)) => last.offset + length,
-            _ => page.file_length,
-        };
-        (known.is_growing, known.mtime_ns) = (page.is_under_construction, page.mtime_ns);
-        known.block_size = page.block_size;
-        known.insert(page, last_length);
+        self.known.lock().learn(page, visible);
         Ok(())
     }
 
@@ -342,6 +341,23 @@ impl Known {
         Some(if is_same { shown.max(self.length.saturating_sub(last.offset)) } else { shown })
     }
 
+    /// Takes in a page that reaches the end of the file, and the bytes that a replica shows of its last block.
+    fn learn(&mut self, page: Page, visible: Option<u64>) {
+        let last_length = self.last_length(&page, visible);
+        let is_taken_over = last_length.is_some() && visible.is_none() && self.may_have_been_cut(&page);
+        // A length that nobody has confirmed stays that of the content before, so that it is asked for again.
+        if !is_taken_over {
+            self.mtime_ns = page.mtime_ns;
+        }
+        self.length = match (page.blocks.last(), last_length) {
+            (Some(last), Some(length)) => last.offset + length,
+            _ => page.file_length,
+        };
+        self.is_growing = page.is_under_construction;
+        self.block_size = page.block_size;
+        self.insert(page, last_length);
+    }
+
     /// Takes in blocks; the last one with the length that readers may see, when it is being written.
     fn insert(&mut self, page: Page, visible: Option<u64>) {
         let count = page.blocks.len();
@@ -393,6 +409,22 @@ mod tests {
         assert_eq!(known.find(16).unwrap().end(), 17);
         assert!(known.find(17).is_none());
     }
+
+    #[test]
+    fn learn_asks_again_for_a_length_that_nobody_confirmed() {
+        let mut known = Known { block_size: 10, length: 17, is_growing: true, mtime_ns: 6, ..Known::default() };
+        let open = || Page { is_under_construction: true, ..page(vec![located(10, 2, true)]) };
+        known.learn(open(), None);
+        assert_eq!((known.length, known.mtime_ns), (17, 6), "nobody says that it was cut");
+        assert!(known.may_have_been_cut(&open()), "nor that it was not");
+        known.learn(open(), Some(5));
+        assert_eq!((known.length, known.mtime_ns), (15, 7));
+        known.learn(open(), None);
+        assert_eq!((known.length, known.mtime_ns), (15, 7));
+        known.learn(Page { file_length: 12, ..page(vec![located(10, 2, false)]) }, None);
+        assert_eq!((known.length, known.mtime_ns), (12, 7), "what the NameNode says of a closed file");
+    }
+
     #[test]
     fn last_length_never_shrinks_while_the_content_is_the_same() {
         let mut known = Known { block_size: 10, length: 17, is_growing: true, mtime_ns: 7, ..Known::default() };

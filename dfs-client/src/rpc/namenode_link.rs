@@ -30,6 +30,13 @@ pub(crate) struct Patience {
     pub(crate) total: Duration,
 }
 
+impl Patience {
+    /// What is left of it when so much was spent before the call.
+    pub(crate) fn after(self, spent: Duration) -> Self {
+        Self { total: self.total.saturating_sub(spent), ..self }
+    }
+}
+
 /// Why a call has brought no result.
 #[derive(Debug)]
 pub(crate) enum Failed {

@@ -24,7 +24,8 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Writes one file, at its end. From [`create`](crate::DfsClient::create) or [`append`](crate::DfsClient::append).
 ///
-/// Every failure sticks: each later call returns it again. Dropped before it was completed, it gives the file back as it is.
+/// A failure ends it: each later call returns it again. Only [`sync_finished_blocks`](Self::sync_finished_blocks) fails for
+/// itself. Dropped before it was completed, it gives the file back as it is.
 pub struct FileWriter {
     inode: InodeId,
     /// The session whose lease it writes under, and the call that took it.
@@ -33,6 +34,15 @@ pub struct FileWriter {
     status: Arc<Status>,
     /// Whoever holds it drives the pipeline; held across awaits, by one call at a time.
     output: tokio::sync::Mutex<BlockOutput>,
+}
+
+/// How much a sync promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncLevel {
+    /// At every node of the pipeline, visible to all.
+    Hflush,
+    /// On disk at every node of the pipeline.
+    Hsync,
 }
 
 /// What can be asked of a writer without waiting for its turn.
@@ -205,16 +215,25 @@ impl FileWriter {
         self.drive(async |output| output.flush(false).await).await
     }
 
-    /// As [`hflush`](Self::hflush), and the bytes are on the disks of those nodes, over all blocks since the last call.
+    /// Adds `data` to the end and returns when everything up to there is as `level` promises: a write with O_SYNC.
     ///
     /// # Errors
-    /// Those of [`hsync_open_block`](Self::hsync_open_block) and [`sync_finished_blocks`](Self::sync_finished_blocks).
-    pub async fn hsync(&self) -> Result<()> {
-        self.hsync_open_block().await?;
-        self.sync_finished_blocks().await
+    /// As [`write`](Self::write), also when it is finished blocks that are not on disk in time: who is told that would write
+    /// the bytes again, and no more may follow these.
+    pub async fn write_through(&self, data: &[u8], level: SyncLevel) -> Result<()> {
+        self.drive(async |output| {
+            output.write(data).await?;
+            output.flush(level == SyncLevel::Hsync).await?;
+            if level == SyncLevel::Hsync {
+                Box::pin(output.sync_finished()).await?;
+            }
+            Ok(())
+        })
+        .await
     }
 
-    /// The first half of [`hsync`](Self::hsync): the block under way. The second is due as well.
+    /// The first half of HDFS's hsync: as [`hflush`](Self::hflush), and the bytes of the block under way are on the disks of
+    /// its nodes. [`sync_finished_blocks`](Self::sync_finished_blocks) is the second.
     ///
     /// # Errors
     /// As [`write`](Self::write).
@@ -260,12 +279,13 @@ impl FileWriter {
     /// A lease that is no longer this writer's is left alone: somebody else may write by now.
     /// While the NameNode does not answer, it is asked again behind the caller's back.
     pub async fn abort(&self) {
+        // At once: a call that is dropped half-way ends the writer, too, which somebody may keep.
+        self.status.fail(&DfsError::new(ErrorKind::Cancelled, "the writer was aborted"));
         let _giving_up = GiveUp(self);
         let mut output = self.output.lock().await;
         if !self.status.may_hold_lease() {
             return;
         }
-        self.status.fail(&aborted());
         match output.abort().await {
             Ok(()) => self.status.has_given_up.store(true, Ordering::Release),
             Err(error) => {
@@ -331,18 +351,13 @@ impl FileWriter {
     }
 }
 
-/// Ends a writer that is being aborted, also when the call is dropped half-way: somebody may keep the writer.
+/// Leaves the lease of a writer that is being aborted, also when the call is dropped half-way.
 struct GiveUp<'a>(&'a FileWriter);
 
 impl Drop for GiveUp<'_> {
     fn drop(&mut self) {
-        self.0.status.fail(&aborted());
         self.0.leave_lease();
     }
-}
-
-fn aborted() -> DfsError {
-    DfsError::new(ErrorKind::Cancelled, "the writer was aborted")
 }
 
 impl Drop for FileWriter {

@@ -1,7 +1,7 @@
 //! Writing: from bytes given to a file's end to bytes acknowledged by every node of a pipeline.
 //!
 //! ```text
-//! FileWriter       one file being written: blocks one after another, flush, sync, complete; every failure sticks
+//! FileWriter       one file being written: blocks one after another, flush, sync, complete; a failure ends it
 //!   block_output   its blocks: packets queued, blocks begun and ended
 //!   block_setup    blocks begun, reopened, begun again
 //!   block_recovery pipelines rebuilt when they fail: other nodes, a new generation stamp
@@ -39,6 +39,6 @@ mod replica_sync;
 pub(crate) use block_output::Start;
 #[cfg(test)]
 pub(crate) use file_writer::Chore;
-pub use file_writer::FileWriter;
+pub use file_writer::{FileWriter, SyncLevel};
 pub(crate) use registry::WriterRegistry;
 pub(crate) use replica_sync::ReplicaSync;

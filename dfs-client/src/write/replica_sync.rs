@@ -166,16 +166,27 @@ impl<'a> ReplicaSync<'a> {
         if self.begun.elapsed() + pause < total {
             return Ok(());
         }
-        Err(self.failure.take().unwrap_or_else(|| {
-            let words = if let Some(block) = blocks.iter().find(|block| block.replicas.is_empty()) {
-                format!("no DataNode is known to have {}", block.block)
-            } else if let Some(block) = blocks.iter().find(|block| block.awaits_reports) {
-                format!("DataNodes that may have {} have not reported to the NameNode since it started", block.block)
-            } else {
-                "a DataNode does not answer whether finished blocks are on disk".to_owned()
-            };
-            DfsError::new(ErrorKind::TimedOut, words)
-        }))
+        if let Some(last) = self.failure.take() {
+            return Err(overdue(last));
+        }
+        let words = if let Some(block) = blocks.iter().find(|block| block.replicas.is_empty()) {
+            format!("no DataNode is known to have {}", block.block)
+        } else if let Some(block) = blocks.iter().find(|block| block.awaits_reports) {
+            format!("DataNodes that may have {} have not reported to the NameNode since it started", block.block)
+        } else {
+            "a DataNode does not answer whether finished blocks are on disk".to_owned()
+        };
+        Err(DfsError::new(ErrorKind::TimedOut, words))
+    }
+}
+
+/// What a sync ends with that has waited in vain since `last` was refused. Its caller can act upon what a disk says; that a
+/// node had no such replica just then, or was busy with it, only tells why it has taken so long.
+fn overdue(last: DfsError) -> DfsError {
+    match last.kind() {
+        ErrorKind::Io | ErrorKind::NoSpace | ErrorKind::Corrupt => last,
+        _ => DfsError::new(ErrorKind::TimedOut, "finished blocks are not on disk at every node in time")
+            .with_source(last),
     }
 }
 
@@ -204,5 +215,20 @@ fn sync_on<'a>(
         let ask = |mut datanode: DatanodeClient, request| async move { datanode.sync_replica(request).await };
         let outcome = core.datanodes.call(&node, SYNC_REPLICA_DEADLINE, request, ask).await.map(|_| ());
         Answer { node, keys, outcome }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overdue_is_a_time_out_unless_a_disk_failed() {
+        for &kind in ErrorKind::ALL.iter().filter(|kind| may_pass(**kind)) {
+            let ended = overdue(DfsError::new(kind, "refused"));
+            let is_of_disk = matches!(kind, ErrorKind::Io | ErrorKind::NoSpace | ErrorKind::Corrupt);
+            assert_eq!(ended.kind(), if is_of_disk { kind } else { ErrorKind::TimedOut }, "{kind:?}");
+            assert!(ended.chain().to_string().contains("refused"), "the log says why: {kind:?}");
+        }
     }
 }

@@ -39,7 +39,7 @@ pub(super) fn listing_with_attrs(mut reply: ReplyDirectoryPlus, listed: &Listed,
         };
         let is_full = reply.add(INodeNo(number.0), offset, OsStr::from_bytes(name), &ttl, &attr, GENERATION);
         if let (false, Some(told)) = (is_full, &told) {
-            fs.note_listed(told);
+            fs.note_told(told);
         }
         is_full
     });

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use dfs_client::{Caller, FileReader, SetAttr};
+use dfs_client::{Caller, FileReader, SetAttr, SyncLevel};
 use dfs_common::error::ErrorKind;
 use fuser::Errno;
 
@@ -11,7 +11,7 @@ use super::FileSystem;
 use crate::errno::{FsError, FsResult};
 use crate::handles::{FileHandle, HandleId};
 use crate::inodes::OpenRef;
-use crate::writer::{SyncLevel, WriteRequest};
+use crate::writer::WriteRequest;
 
 /// A write as the kernel sends it.
 pub(crate) struct Write<'a> {
@@ -32,12 +32,16 @@ impl FileSystem {
         let shown = || self.seen.shown_growing(handle.inode.id);
         let reader = handle.reader(&self.client, shown).await.map_err(FsError::on_handle)?;
         let end = offset.saturating_add(u64::from(size));
+        if end > reader.length() {
+            handle.inode.note_tail(reader.length());
+        }
         self.catch_up(&handle, &reader, offset, end).await?;
         match reader.read_at(offset, size as usize).await {
             // The file was cut or written anew since the reader learned where its bytes are.
             Err(error) if matches!(error.kind(), ErrorKind::Stale | ErrorKind::NotFound) => {
                 handle.forget_reader(&reader).await;
                 let reader = handle.reader(&self.client, shown).await.map_err(FsError::on_handle)?;
+                handle.inode.note_tail(offset);
                 reader.read_at(offset, size as usize).await.map_err(|error| FsError::from(error).on_handle())
             }
             outcome => outcome.map_err(FsError::from),
@@ -58,12 +62,13 @@ impl FileSystem {
             // question. What a program asks for itself it gets, if it is there.
             let id = handle.inode.id;
             let is_direct = handle.writer.is_some();
-            let told_more = self.seen.told_length(id).is_some_and(|told| told > reader.length());
-            if is_direct || told_more || offset >= reader.length() {
+            let coming = handle.inode.tail().coming;
+            let told = coming.map(|shown| shown.length).max(self.seen.told_length(id));
+            if is_direct || told > Some(reader.length()) || offset >= reader.length() {
                 reader.refresh_length().await?;
             }
-            if let Some(shown) = self.seen.shown_growing(id) {
-                // The kernel would take a shorter answer for the end of the file, and cut its pages.
+            for shown in self.seen.shown_growing(id).into_iter().chain(coming) {
+                // The kernel would take a shorter answer for the end of the file, and cut its pages or fill them with zeros.
                 reader.expect_length(shown);
             }
         }
@@ -82,6 +87,7 @@ impl FileSystem {
         let request = WriteRequest { offset: write.offset, data: write.data, appends: write.appends, sync };
         let done = handle.heard(writer.write(request).await.map_err(FsError::on_handle))?;
         self.changed();
+        self.grown_by_write(&handle.inode, done.at + write.data.len() as u64).await;
         if done.at != write.offset {
             // The kernel computes the new size from its own offset.
             self.kernel.drop_attributes(handle.inode.id);
@@ -96,7 +102,7 @@ impl FileSystem {
     pub(crate) async fn flush(&self, handle: HandleId) -> FsResult<()> {
         let handle = self.handles.file(handle)?;
         let Some(writer) = &handle.writer else { return Ok(()) };
-        let outcome = writer.flush().await;
+        let outcome = writer.flush().await.map_err(FsError::on_handle);
         self.changed();
         outcome?;
         self.seen.wrote(handle.inode.id, writer.length());
@@ -108,7 +114,7 @@ impl FileSystem {
         let handle = self.handles.file(handle)?;
         handle.heard(handle.check())?;
         handle.tell_losses()?;
-        let outcome = self.sync(&handle).await;
+        let outcome = self.sync(&handle).await.map_err(FsError::on_handle);
         self.changed();
         handle.heard(outcome)?;
         // While it lasted, others may have lost some.
@@ -119,8 +125,7 @@ impl FileSystem {
         match handle.writer.clone().or_else(|| handle.inode.writer()) {
             Some(writer) => writer.sync(self.options.sync).await,
             None if self.options.sync == SyncLevel::Hsync => {
-                let outcome = self.client.sync_file(&Caller::root(), handle.inode.id).await;
-                outcome.map_err(|error| FsError::from(error).on_handle())
+                Ok(self.client.sync_file(&Caller::root(), handle.inode.id).await?)
             }
             // Closed files are with every node already.
             None => Ok(()),

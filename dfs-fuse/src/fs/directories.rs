@@ -8,7 +8,7 @@ use dfs_common::attr::{FileAttr, FileKind};
 use dfs_common::ids::InodeId;
 use futures::stream::{self, StreamExt};
 
-use super::{Entry, FileSystem};
+use super::{Dated, Entry, FileSystem};
 use crate::cache::Floor;
 use crate::dirs::{DirPages, Entries, Position};
 use crate::errno::FsResult;
@@ -23,7 +23,7 @@ pub(crate) struct Listed {
     pub(crate) position: Position,
     entries: Entries,
     /// Attributes that must not be told as they were listed.
-    news: HashMap<InodeId, FileAttr>,
+    news: HashMap<InodeId, Dated>,
 }
 
 impl Listed {
@@ -73,18 +73,23 @@ impl FileSystem {
     }
 
     /// Attributes of files that the kernel has been told more of than was listed: those being written elsewhere, and those
-    /// told while the page was waiting here.
-    async fn news(&self, caller: &Caller, entries: &Entries) -> HashMap<InodeId, FileAttr> {
+    /// told while the page was waiting here. And of those that have grown under a reader here.
+    async fn news(&self, caller: &Caller, entries: &Entries) -> HashMap<InodeId, Dated> {
         let is_old = |attr: &FileAttr| !entries.age.is_zero() || self.grows_elsewhere(attr);
-        let is_doubtful =
-            |attr: &&FileAttr| attr.kind == FileKind::File && self.seen.floor(attr) == Floor::Doubtful && is_old(attr);
+        let is_doubtful = |attr: &&FileAttr| {
+            attr.kind == FileKind::File
+                && (self.seen.floor(attr) == Floor::Doubtful && is_old(attr) || self.must_announce(attr))
+        };
         let doubtful: Vec<FileAttr> =
             entries.iter().filter_map(|entry| entry.attr.as_ref()).filter(is_doubtful).cloned().collect();
         let ask = |listed: FileAttr| async move {
             let told = self.seen.told_length(listed.inode).unwrap_or(0);
             // Without an answer the kernel keeps what it has, and asks again before it tells anybody.
             let old = FileAttr { length: told.max(listed.length), under_construction: true, ..listed };
-            (old.inode, self.attributes(caller, old.inode).await.unwrap_or(old))
+            let old = Dated { attr: old, length_mtime_ns: None };
+            let mut news = self.attributes(caller, listed.inode).await.unwrap_or(old);
+            self.announce(&mut news.attr).await;
+            (listed.inode, news)
         };
         stream::iter(doubtful).map(ask).buffer_unordered(ASKED_AT_ONCE).collect().await
     }
@@ -93,17 +98,13 @@ impl FileSystem {
     /// the NameNode gave no attributes.
     pub(crate) fn listed_entry(&self, listed: &Listed, entry: &DirEntry) -> Option<Entry> {
         let listed_attr = entry.attr.as_ref()?;
-        let mut told = self.entry_unnoted(listed.news.get(&entry.inode).unwrap_or(listed_attr).clone());
+        let mut told = match listed.news.get(&entry.inode) {
+            Some(news) => self.entry_unnoted(news.clone()),
+            None => self.entry_unnoted(listed_attr.clone()),
+        };
         let age = listed.age();
         told.attr_ttl = told.attr_ttl.saturating_sub(age);
         told.entry_ttl = told.entry_ttl.saturating_sub(age);
         Some(told)
-    }
-
-    /// An entry went out with attributes.
-    pub(crate) fn note_listed(&self, entry: &Entry) {
-        if entry.attr.kind == FileKind::File {
-            self.seen.told(&entry.attr, self.grows_elsewhere(&entry.attr));
-        }
     }
 }

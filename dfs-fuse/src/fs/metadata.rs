@@ -8,7 +8,7 @@ use fuser::Errno;
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::{Entry, FileSystem, STATS_PATIENCE};
+use super::{Dated, Entry, FileSystem, STATS_PATIENCE};
 use crate::cache::Floor;
 use crate::errno::{FsError, FsResult};
 use crate::flags::new_permissions;
@@ -57,8 +57,11 @@ impl FileSystem {
     /// mount writes: if the kernel was told of more, the DataNodes are asked.
     async fn answer(&self, caller: &Caller, attr: FileAttr) -> FsResult<Entry> {
         let is_doubtful = self.grows_elsewhere(&attr) && self.seen.floor(&attr) == Floor::Doubtful;
-        let attr = if is_doubtful { Box::pin(self.attributes(caller, attr.inode)).await? } else { attr };
-        Ok(self.entry(attr))
+        if is_doubtful {
+            let attr = Box::pin(self.attributes(caller, attr.inode)).await?;
+            return Ok(self.announced_entry(attr).await);
+        }
+        Ok(self.announced_entry(attr).await)
     }
 
     /// Attributes of an inode.
@@ -68,9 +71,11 @@ impl FileSystem {
             let attr_ttl = self.options.attr_ttl.saturating_sub(age);
             return Ok(Entry { attr_ttl, ..self.entry(attr) });
         }
-        let attr =
-            if inode == ROOT_INODE { self.root_attributes().await? } else { self.attributes(caller, inode).await? };
-        Ok(self.entry(attr))
+        if inode == ROOT_INODE {
+            return Ok(self.entry(self.root_attributes().await?));
+        }
+        let attr = self.attributes(caller, inode).await?;
+        Ok(self.announced_entry(attr).await)
     }
 
     /// The root's attributes; those last heard when the NameNode does not answer at once, because `df` and umount(8) ask for
@@ -88,7 +93,7 @@ impl FileSystem {
 
     /// Attributes with the length that is true now. An answer that crossed a completion of our own writer is of neither side
     /// of it and is asked for again.
-    pub(super) async fn attributes(&self, caller: &Caller, inode: InodeId) -> FsResult<FileAttr> {
+    pub(super) async fn attributes(&self, caller: &Caller, inode: InodeId) -> FsResult<Dated> {
         let mut tries = ATTR_TRIES;
         loop {
             let before = self.inodes.writer(inode).map(|writer| writer.view());
@@ -102,23 +107,23 @@ impl FileSystem {
             if let Some(length) = after.and_then(|view| view.open_length) {
                 attr.length = length;
             } else if self.grows_elsewhere(&attr) {
-                attr.length = self.visible_length(&attr).await;
+                return Ok(self.with_visible_length(attr).await);
             }
-            return Ok(attr);
+            return Ok(attr.into());
         }
     }
 
-    /// What readers may see of a file that is being written elsewhere. While nobody tells it, what they could see before.
-    async fn visible_length(&self, attr: &FileAttr) -> u64 {
+    /// With what readers may see of a file that is being written elsewhere. While nobody tells it, what they could see before.
+    async fn with_visible_length(&self, attr: FileAttr) -> Dated {
         let shown = self.seen.shown_growing(attr.inode);
         let visible = match self.client.open_reader_again(&Caller::root(), attr.inode, shown).await {
-            Ok(reader) => reader.length(),
+            Ok(reader) => Some(reader.shown()),
             Err(error) => {
                 debug!(inode = %attr.inode, error = %error.chain(), "no visible length");
-                shown.map_or(0, |shown| shown.length)
+                shown
             }
         };
-        visible.max(attr.length)
+        Dated::at_least(attr, visible)
     }
 
     /// Where a symlink points.
@@ -265,11 +270,11 @@ impl FileSystem {
         }
         let changed = self.client.set_attr(caller, inode, rest).await;
         self.changed();
-        let mut attr = changed?;
+        let attr = changed?;
         if self.grows_elsewhere(&attr) {
-            attr.length = self.visible_length(&attr).await;
+            return Ok(self.announced_entry(self.with_visible_length(attr).await).await);
         }
-        Ok(self.entry(attr))
+        Ok(self.announced_entry(attr).await)
     }
 
     async fn set_length(&self, caller: &Caller, inode: InodeId, handle: Option<HandleId>, length: u64) -> FsResult<()> {

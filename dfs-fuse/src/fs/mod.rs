@@ -18,13 +18,14 @@ mod data;
 mod directories;
 mod files;
 mod metadata;
+mod tail;
 mod xattrs;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use dfs_client::{Caller, DfsClient, FsStats};
+use dfs_client::{Caller, DfsClient, FsStats, Shown, SyncLevel};
 use dfs_common::attr::{FileAttr, FileKind};
 use dfs_common::error::{DfsError, ErrorKind};
 use dfs_common::ids::ROOT_INODE;
@@ -37,7 +38,6 @@ use crate::errno::FsResult;
 use crate::handles::Handles;
 use crate::inodes::Inodes;
 use crate::kernel::KernelCaches;
-use crate::writer::SyncLevel;
 
 pub(crate) use data::Write;
 pub(crate) use directories::Listed;
@@ -58,10 +58,39 @@ pub(crate) struct FsOptions {
     pub(crate) sync: SyncLevel,
 }
 
+/// Attributes, and of when their length is.
+#[derive(Clone, Debug)]
+struct Dated {
+    attr: FileAttr,
+    /// The modification time that the file had when it had this length for sure: an earlier one than in `attr` when nobody
+    /// tells the length of a file that another mount writes, `None` when nobody ever has.
+    length_mtime_ns: Option<i64>,
+}
+
+impl Dated {
+    /// With a length that readers were shown, if that is more.
+    fn at_least(attr: FileAttr, shown: Option<Shown>) -> Self {
+        match shown.filter(|shown| shown.length > attr.length) {
+            Some(Shown { length, mtime_ns }) => {
+                Self { attr: FileAttr { length, ..attr }, length_mtime_ns: Some(mtime_ns) }
+            }
+            None => attr.into(),
+        }
+    }
+}
+
+impl From<FileAttr> for Dated {
+    fn from(attr: FileAttr) -> Self {
+        Self { length_mtime_ns: Some(attr.mtime_ns), attr }
+    }
+}
+
 /// Attributes with the time the kernel may believe them and their name.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub(crate) attr: FileAttr,
+    /// See [`Dated`].
+    length_mtime_ns: Option<i64>,
     pub(crate) attr_ttl: Duration,
     pub(crate) entry_ttl: Duration,
 }
@@ -154,10 +183,23 @@ impl FileSystem {
     }
 
     /// Attributes as an answer, with what this mount knows better, and noted as told.
-    fn entry(&self, attr: FileAttr) -> Entry {
+    fn entry(&self, attr: impl Into<Dated>) -> Entry {
         let entry = self.entry_unnoted(attr);
-        self.seen.told(&entry.attr, self.grows_elsewhere(&entry.attr));
+        self.note_told(&entry);
         entry
+    }
+
+    /// The same for a file that may have grown since the kernel heard of it.
+    async fn announced_entry(&self, attr: impl Into<Dated>) -> Entry {
+        let mut entry = self.entry_unnoted(attr);
+        self.announce(&mut entry.attr).await;
+        self.note_told(&entry);
+        entry
+    }
+
+    /// The kernel gets these attributes.
+    pub(crate) fn note_told(&self, entry: &Entry) {
+        self.seen.told(&entry.attr, self.grows_elsewhere(&entry.attr), entry.length_mtime_ns);
     }
 
     /// Whether another mount may be writing it: then its length changes without our knowing.
@@ -167,7 +209,8 @@ impl FileSystem {
             && self.inodes.writer(attr.inode).is_none_or(|writer| writer.view().open_length.is_none())
     }
 
-    fn entry_unnoted(&self, mut attr: FileAttr) -> Entry {
+    fn entry_unnoted(&self, attr: impl Into<Dated>) -> Entry {
+        let Dated { mut attr, mut length_mtime_ns } = attr.into();
         let mut attr_ttl = self.options.attr_ttl;
         if attr.kind == FileKind::File {
             self.inodes.learn_permissions(&attr);
@@ -177,12 +220,31 @@ impl FileSystem {
                 None if attr.under_construction => {
                     attr_ttl = Duration::ZERO;
                     if let Floor::At(length) = self.seen.floor(&attr) {
-                        attr.length = length;
+                        (attr.length, length_mtime_ns) = (length, Some(attr.mtime_ns));
                     }
                 }
                 None => {}
             }
         }
-        Entry { attr, attr_ttl, entry_ttl: self.options.entry_ttl }
+        Entry { attr, length_mtime_ns, attr_ttl, entry_ttl: self.options.entry_ttl }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::tests::attr;
+
+    #[test]
+    fn at_least_says_of_when_the_length_is() {
+        let now = attr(2, 10, 1);
+        let with = |length| {
+            let dated = Dated::at_least(now.clone(), Some(Shown { length, mtime_ns: now.mtime_ns - 1 }));
+            (dated.attr.length, dated.length_mtime_ns)
+        };
+        assert_eq!(with(20), (20, Some(now.mtime_ns - 1)), "from before");
+        assert_eq!(with(10), (10, Some(now.mtime_ns)), "the NameNode knows as much");
+        assert_eq!(with(5), (10, Some(now.mtime_ns)));
+        assert_eq!(Dated::at_least(now.clone(), None).length_mtime_ns, Some(now.mtime_ns));
     }
 }

@@ -166,7 +166,7 @@ fn holder_client(node: &v1::DatanodeId) -> Result<InterDatanodeClient<Channel>> 
     Ok(InterDatanodeClient::new(endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true).connect_lazy()))
 }
 
-/// What the holders have, and how many did not say.
+/// What the holders have, and how many did not say, or found that they have lost it.
 async fn ask_all(order: &v1::RecoverOrder, block: Block) -> Result<(Vec<Claim>, usize)> {
     let asks = order.locations.iter().enumerate().map(|(holder, node)| ask(order, block, holder, node));
     let (mut claims, mut silent) = (Vec::new(), 0);

@@ -21,6 +21,7 @@ use dfs_common::config_file::Config;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{ClientId, InodeId, ROOT_INODE};
 use dfs_proto::v1::edit_op::Op;
+use dfs_proto::v1::order::Order;
 use dfs_proto::v1::{self, EditOp, RequestHeader, RetryId};
 
 use super::blocks::{BlockEvent, BlockManager};
@@ -118,10 +119,15 @@ fn measure_memory(files: u64) -> Result<()> {
     let started = Instant::now();
     let attr = (0..files).filter(|i| namespace.attr(InodeId(dfs_common::ids::FIRST_INODE.0 + i)).is_ok()).count();
     println!("attributes read per s    {:.0}", attr as f64 / started.elapsed().as_secs_f64());
+    blocks.set_active(true);
+    blocks.leave_safe_mode();
     let started = Instant::now();
     let removed = remove_nine_in_ten(&mut namespace, &blocks, files)?;
     println!("removals applied per s   {:.0}", removed as f64 / started.elapsed().as_secs_f64());
-    take_orders(&blocks, &registrations)?;
+    let deleted = delete_replicas(&blocks, &registrations)?;
+    if deleted != removed * REPLICAS as u64 {
+        return Err(DfsError::new(ErrorKind::Internal, format!("{deleted} replicas were deleted of {removed} files")));
+    }
     let left = settled_bytes()?.saturating_sub(before);
     println!("bytes per file left      {}", left / (files - removed).max(1));
     Ok(())
@@ -145,17 +151,49 @@ fn remove_nine_in_ten(namespace: &mut Namespace, blocks: &BlockManager, files: u
     Ok(removed)
 }
 
-/// Has the DataNodes fetch what they are to delete: it is remembered until then.
-fn take_orders(blocks: &BlockManager, registrations: &[v1::RegisterDatanodeResponse]) -> Result<()> {
+/// Has the DataNodes fetch what they are to delete and say that it is gone: it is remembered until then.
+fn delete_replicas(blocks: &BlockManager, registrations: &[v1::RegisterDatanodeResponse]) -> Result<u64> {
+    let mut deleted = 0;
     for (i, registration) in registrations.iter().enumerate() {
-        let request = v1::SendHeartbeatRequest {
+        let heartbeat = v1::SendHeartbeatRequest {
             datanode_uuid: format!("datanode-{i}"),
             registration_id: registration.registration_id,
             ..v1::SendHeartbeatRequest::default()
         };
-        while !blocks.heartbeat(&request)?.orders.is_empty() {}
+        // The full report was the first.
+        let mut number = 2;
+        loop {
+            let gone = events_of(&blocks.heartbeat(&heartbeat)?.orders, &format!("storage-{i}"));
+            if gone.is_empty() {
+                break;
+            }
+            deleted += gone.len() as u64;
+            let report = v1::BlockReceivedAndDeletedRequest {
+                datanode_uuid: heartbeat.datanode_uuid.clone(),
+                registration_id: heartbeat.registration_id,
+                report_number: number,
+                events: gone,
+                ..v1::BlockReceivedAndDeletedRequest::default()
+            };
+            number += report.events.len() as u64;
+            blocks.incremental_report(&report)?;
+        }
     }
-    Ok(())
+    Ok(deleted)
+}
+
+/// What a DataNode says when it has carried out the deletions among its orders.
+fn events_of(orders: &[v1::Order], storage_uuid: &str) -> Vec<v1::ReplicaEvent> {
+    let invalidated = orders.iter().filter_map(|order| match &order.order {
+        Some(Order::Invalidate(invalidate)) => Some(&invalidate.blocks),
+        _ => None,
+    });
+    let deleted = invalidated.flatten().map(|block| v1::ReplicaEvent {
+        kind: v1::ReplicaEventKind::ReplicaDeleted.into(),
+        block: Some(*block),
+        storage_uuid: storage_uuid.to_owned(),
+    });
+    deleted.collect()
 }
 
 /// Resident memory once it shrinks no more: the allocator keeps what was freed for some seconds, and gives it back while it

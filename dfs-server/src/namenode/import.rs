@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! 1. lock both directories; the NameNode's must be empty
-//! 2. load the newest image that is whole, and apply the edits fetched behind it
+//! 2. load the newest image that is whole, also one that was only fetched, and apply the edits fetched behind it
 //! 3. prepare it to go on (namespace/restore.rs): counters jump, sessions end
 //! 4. write VERSION (the same cluster), RESTORED, the image and an empty log into import.tmp; sync
 //! 5. rename import.tmp to current
@@ -27,7 +27,8 @@ use super::image::records;
 use super::journal::{self, EditReader};
 use super::namespace::Namespace;
 use super::storage_dir::{
-    CURRENT, EDITS, IMPORTING, ImageFile, RESTORED, VERSION, check_identity, image_path, list_images, lock, lock_empty,
+    CURRENT, EDITS, FETCHED, IMPORTING, ImageFile, RESTORED, VERSION, check_identity, image_path, list_images, lock,
+    lock_empty,
 };
 
 /// Terms of the journal that the lost NameNode may have begun since the checkpoint: one per start.
@@ -87,7 +88,13 @@ fn checkpoint_info(from: &Path) -> Result<StorageInfo> {
 /// The newest image that can be loaded. A damaged one before it is told of, and left where it is.
 fn load_newest(current: &Path, info: &StorageInfo) -> Result<(ImageFile, ImageHeader, Namespace)> {
     let mut damaged = None;
-    for image in list_images(current)? {
+    let mut images = list_images(current)?;
+    let fetched = current.join(FETCHED);
+    if fetched.exists() {
+        images.extend(list_images(&fetched)?);
+        images.sort_by_key(|image| std::cmp::Reverse(image.txid));
+    }
+    for image in images {
         let loaded = ImageReader::open(&image.path)
             .and_then(|reader| check_identity(info, reader.header(), &image.path))
             .and_then(|()| records::load(&image.path));

@@ -116,6 +116,20 @@ fn import_checkpoint_takes_the_newest_whole_image_and_ends_what_was_begun() {
 }
 
 #[test]
+fn import_checkpoint_takes_an_image_that_was_only_fetched_when_it_is_newer() {
+    let place = Place::new();
+    let mut fixture = Fixture::new();
+    place.save(&fixture, Some(40));
+    fixture.create("a");
+    let newest = place.save(&fixture, Some(50));
+    let fetched = place.source().join(FETCHED);
+    fs::create_dir(&fetched).unwrap();
+    fs::rename(&newest, fetched.join(newest.file_name().unwrap())).unwrap();
+    place.import().unwrap();
+    assert_eq!(place.imported().1.counts().0, 1);
+}
+
+#[test]
 fn import_checkpoint_refuses_what_would_lose_or_mix_something() {
     let place = Place::new();
     assert_eq!(place.import().unwrap_err().kind(), ErrorKind::NotFound, "no checkpoint was made");

@@ -32,13 +32,15 @@ use tracing::{info, warn};
 
 use super::image::format::{ImageHeader, ImageReader};
 
-pub(super) const CURRENT: &str = "current";
-pub(super) const VERSION: &str = "VERSION";
+pub(crate) const CURRENT: &str = "current";
+pub(crate) const VERSION: &str = "VERSION";
 pub(super) const RESTORED: &str = "RESTORED";
 /// What an import that did not come to its end leaves behind.
 pub(super) const IMPORTING: &str = "import.tmp";
 const LOCK: &str = "in_use.lock";
-pub(super) const EDITS: &str = "edits";
+pub(crate) const EDITS: &str = "edits";
+/// In a SecondaryNameNode's directory: the NameNode's image that its next checkpoint begins with.
+pub(crate) const FETCHED: &str = "fetched";
 const IMAGE_PREFIX: &str = "fsimage_";
 /// Appended to the name of an image that was found damaged: kept for whoever wants to look, never read again.
 const DAMAGED_SUFFIX: &str = ".damaged";

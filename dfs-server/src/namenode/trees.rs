@@ -171,11 +171,18 @@ impl Namesystem {
         let mut held: Token = None;
         if self.recorded(header.as_ref())?.is_none() {
             let who = Identity::of(header.as_ref().and_then(|header| header.caller.as_ref()));
-            let (kind, tree) = self.namespace().read().plan_tree_removal(&who, &op)?;
+            let key = call_key(header.as_ref())?;
+            // Who would be refused in any case has no tree walked over.
+            self.check_writable()?;
+            let (kind, tree) = {
+                let namespace = self.namespace().read();
+                namespace.check_call(key)?;
+                namespace.plan_tree_removal(&who, &op)?
+            };
             op.kind = kind.into();
             if let Some(top) = tree {
                 op.inode = top.0;
-                held = Some(Box::new(self.check_tree(&call_key(header.as_ref())?, &who, top).await?));
+                held = Some(Box::new(self.check_tree(&key, &who, top).await?));
             }
         }
         let outcome = self.mutate_holding(header, Op::Remove(op), held).await?;

@@ -4,7 +4,7 @@ use std::pin::pin;
 
 use dfs_common::config_file::Config;
 use dfs_common::error::ErrorKind;
-use dfs_common::ids::{Incarnation, ROOT_INODE};
+use dfs_common::ids::{ClientId, Incarnation, ROOT_INODE};
 use dfs_proto::v1::{self, Caller, MakeNodeOp, RemoveKind, RetryId, SetAttrOp};
 
 use super::*;
@@ -122,6 +122,18 @@ async fn remove_tree_asks_for_every_directory_in_it() {
     assert_eq!(place.remove(0, roots, "kept").await, None);
     assert_eq!(place.remove(ALICE, top, "mine").await, None, "an empty directory asks for nothing");
     assert_eq!(place.namesystem.content_summary(&root, top).await.unwrap().directory_count, 1);
+}
+
+#[tokio::test]
+async fn remove_tree_looks_at_the_session_before_the_tree() {
+    let place = Place::new().await;
+    let top = place.alices("top").await;
+    let mine = place.mkdir(ALICE, top, "mine").await;
+    let roots = place.mkdir(0, mine, "roots").await;
+    place.make(0, roots, "kept", 0o100_644).await;
+    assert_eq!(place.remove(ALICE, top, "mine").await, Some(ErrorKind::PermissionDenied));
+    place.namesystem.end_session(ClientId(CLIENT), place.session).await.unwrap();
+    assert_eq!(place.remove(ALICE, top, "mine").await, Some(ErrorKind::LeaseLost));
 }
 
 #[tokio::test]

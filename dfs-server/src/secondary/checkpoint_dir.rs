@@ -5,9 +5,10 @@
 //!   in_use.lock
 //!   current/
 //!     VERSION                          the NameNode's cluster; storageType=SECONDARY_NAME_NODE
-//!     fsimage_0000000000000001234      the last checkpoint; beside it, for a while, the image that the next one begins with
+//!     fsimage_0000000000000001234      the last checkpoint
 //!     merged.tmp                       the next checkpoint, until the NameNode has taken it or has one as new
-//!     edits/                           what was fetched for the checkpoint being made
+//!     fetched/                         the NameNode's image that the next one begins with, if it is not the last checkpoint
+//!     edits/                           what was fetched behind that image
 //! ```
 //!
 //! Nothing here is called on a runtime's thread. Every file is whole or absent. An older image goes only when the newer one, which
@@ -30,7 +31,9 @@ use crate::namenode::checkpoint::fold;
 use crate::namenode::image::format::ImageReader;
 use crate::namenode::image::records;
 use crate::namenode::journal::EditReader;
-use crate::namenode::storage_dir::{check_identity, image_path, list_images, lock, remove_temporary_files};
+use crate::namenode::storage_dir::{
+    CURRENT, EDITS, FETCHED, VERSION, check_identity, image_path, list_images, lock, remove_temporary_files,
+};
 
 /// The next checkpoint. Its suffix marks it as unfinished.
 const MERGED: &str = "merged.tmp";
@@ -39,11 +42,12 @@ const MERGED: &str = "merged.tmp";
 pub(super) struct CheckpointDir {
     root: PathBuf,
     current: PathBuf,
+    fetched: PathBuf,
     edits: PathBuf,
     _lock: File,
 }
 
-/// The newest image in the directory.
+/// The last checkpoint.
 pub(super) struct LastCheckpoint {
     /// Its last transaction.
     pub txid: TxId,
@@ -57,7 +61,7 @@ pub(super) struct Merged {
     pub path: PathBuf,
     /// Its last transaction.
     pub txid: TxId,
-    /// There were edits: it is not the image that was fetched, and has no name yet.
+    /// There were edits: it is not the NameNode's own image.
     pub is_new: bool,
 }
 
@@ -69,9 +73,9 @@ impl CheckpointDir {
     pub(super) fn open(root: &Path) -> Result<Self> {
         durable::create_dir_all(root).map_err(io("create", root))?;
         let lock = lock(root)?;
-        let current = root.join("current");
-        let edits = current.join("edits");
-        if let Some(info) = StorageInfo::load(&current.join("VERSION"))?
+        let current = root.join(CURRENT);
+        let (fetched, edits) = (current.join(FETCHED), current.join(EDITS));
+        if let Some(info) = StorageInfo::load(&current.join(VERSION))?
             && info.storage_type != StorageType::SecondaryNameNode
         {
             return Err(DfsError::new(
@@ -79,19 +83,27 @@ impl CheckpointDir {
                 format!("{} is the directory of another daemon; give the SecondaryNameNode its own", root.display()),
             ));
         }
-        durable::create_dir_all(&edits).map_err(io("create", &edits))?;
         remove_temporary_files(&current)?;
-        remove_temporary_files(&edits)?;
-        Ok(Self { root: root.to_owned(), current, edits, _lock: lock })
+        for directory in [&fetched, &edits] {
+            durable::create_dir_all(directory).map_err(io("create", directory))?;
+            remove_temporary_files(directory)?;
+        }
+        Ok(Self { root: root.to_owned(), current, fetched, edits, _lock: lock })
     }
 
     pub(super) fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Where images are.
+    /// Where the last checkpoint is.
+    #[cfg(test)]
     pub(super) fn current(&self) -> &Path {
         &self.current
+    }
+
+    /// Where images of the NameNode are put.
+    pub(super) fn fetched(&self) -> &Path {
+        &self.fetched
     }
 
     /// Where edits are.
@@ -104,7 +116,7 @@ impl CheckpointDir {
     /// # Errors
     /// `WrongCluster` naming both.
     pub(super) fn adopt(&self, info: &StorageInfo) -> Result<()> {
-        let path = self.current.join("VERSION");
+        let path = self.current.join(VERSION);
         match StorageInfo::load(&path)? {
             None => info.store(&path),
             Some(mut own) if (StorageInfo { layout_version: info.layout_version, ..own.clone() }) == *info => {
@@ -124,7 +136,7 @@ impl CheckpointDir {
         }
     }
 
-    /// The newest image, if there is one.
+    /// The last checkpoint, if there is one.
     ///
     /// # Errors
     /// Of reading the directory.
@@ -137,52 +149,39 @@ impl CheckpointDir {
         Ok(Some(LastCheckpoint { txid: image.txid, age }))
     }
 
-    /// Whether the NameNode's image is here already, as it is after every checkpoint but the first.
+    /// Where the NameNode's image is, when it is here already: as the last checkpoint, which it mostly is, or fetched by a try
+    /// that came no further.
     ///
     /// # Errors
     /// Of a name that is none, or of reading.
-    pub(super) fn has_image(&self, image: &ManifestFile) -> Result<bool> {
+    pub(super) fn find_image(&self, image: &ManifestFile) -> Result<Option<PathBuf>> {
         check_name(image)?;
-        let path = self.current.join(&image.name);
-        if !fs::metadata(&path).is_ok_and(|metadata| metadata.len() == image.length) {
-            return Ok(false);
-        }
-        match ImageReader::open(&path).and_then(ImageReader::verify) {
-            Ok(header) => Ok(header.state_digest == image.state_digest),
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
-                tracing::warn!("{}; it is fetched again", error.chain());
-                Ok(false)
+        for directory in [&self.current, &self.fetched] {
+            let path = directory.join(&image.name);
+            if is_image(&path, image)? {
+                return Ok(Some(path));
             }
-            Err(error) => Err(error),
         }
+        Ok(None)
     }
 
-    /// Removes what an earlier try has left and this one does not need: unfinished files, edits that are not in the manifest.
+    /// Removes what an earlier try has left and this one does not need: unfinished files, images and edits that are not in the
+    /// manifest.
     ///
     /// # Errors
     /// Of removing.
-    pub(super) fn begin(&self, manifest: &[ManifestFile]) -> Result<()> {
+    pub(super) fn begin(&self, image: &ManifestFile, edits: &[ManifestFile]) -> Result<()> {
         remove_temporary_files(&self.current)?;
-        self.forget_edits(manifest)
+        remove_all_but(std::slice::from_ref(image), &self.fetched)?;
+        remove_all_but(edits, &self.edits)
     }
 
-    fn forget_edits(&self, manifest: &[ManifestFile]) -> Result<()> {
-        let wanted: BTreeSet<&str> = manifest.iter().map(|file| file.name.as_str()).collect();
-        for entry in fs::read_dir(&self.edits).map_err(io("list", &self.edits))? {
-            let entry = entry.map_err(io("list", &self.edits))?;
-            if !wanted.contains(entry.file_name().to_string_lossy().as_ref()) {
-                disk::remove_file(&entry.path()).map_err(io("remove", &entry.path()))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Merges the image and the edits that were fetched into a new image without a name, and reads that back.
+    /// Merges `image` and the edits that were fetched into a new image without a name, and reads that back.
     ///
     /// # Errors
     /// `Corrupt` when they do not fit, `WrongCluster` when the image is not of `info`; of reading and writing.
-    pub(super) fn merge(&self, image: &ManifestFile, info: &StorageInfo) -> Result<Merged> {
-        merge(&self.current.join(&image.name), &self.edits, &self.current, info)
+    pub(super) fn merge(&self, image: &Path, info: &StorageInfo) -> Result<Merged> {
+        merge(image, &self.edits, &self.current, info)
     }
 
     /// Makes this the last checkpoint, and removes what it contains: all edits, all other images.
@@ -191,10 +190,11 @@ impl CheckpointDir {
     /// Of renaming and removing.
     pub(super) fn keep_only(&self, merged: &Merged) -> Result<()> {
         let keep = image_path(&self.current, merged.txid);
-        if merged.is_new {
+        if merged.path != keep {
             durable::rename(&merged.path, &keep).map_err(io("make", &keep))?;
         }
-        self.forget_edits(&[])?;
+        remove_all_but(&[], &self.edits)?;
+        remove_all_but(&[], &self.fetched)?;
         for image in list_images(&self.current)? {
             if image.path != keep {
                 disk::remove_file(&image.path).map_err(io("remove", &image.path))?;
@@ -202,6 +202,32 @@ impl CheckpointDir {
         }
         Ok(())
     }
+}
+
+/// Whether this is the NameNode's image, whole.
+fn is_image(path: &Path, image: &ManifestFile) -> Result<bool> {
+    if !fs::metadata(path).is_ok_and(|metadata| metadata.len() == image.length) {
+        return Ok(false);
+    }
+    match ImageReader::open(path).and_then(ImageReader::verify) {
+        Ok(header) => Ok(header.state_digest == image.state_digest),
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            tracing::warn!("{}; it is fetched again", error.chain());
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn remove_all_but(wanted: &[ManifestFile], directory: &Path) -> Result<()> {
+    let wanted: BTreeSet<&str> = wanted.iter().map(|file| file.name.as_str()).collect();
+    for entry in fs::read_dir(directory).map_err(io("list", directory))? {
+        let entry = entry.map_err(io("list", directory))?;
+        if !wanted.contains(entry.file_name().to_string_lossy().as_ref()) {
+            disk::remove_file(&entry.path()).map_err(io("remove", &entry.path()))?;
+        }
+    }
+    Ok(())
 }
 
 fn merge(image: &Path, edits: &Path, current: &Path, info: &StorageInfo) -> Result<Merged> {
@@ -213,6 +239,7 @@ fn merge(image: &Path, edits: &Path, current: &Path, info: &StorageInfo) -> Resu
     let merged_header = reader.header_after(&header);
     let txid = merged_header.txid();
     if txid == header.txid() {
+        records::load(image)?;
         return Ok(Merged { path: image.to_owned(), txid, is_new: false });
     }
     let path = current.join(MERGED);
@@ -237,9 +264,9 @@ mod tests {
         ImageWriter::create(&path, &header).unwrap().finish().unwrap();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         let length = fs::metadata(&path).unwrap().len();
-        let has =
-            |length, state_digest| dir.has_image(&ManifestFile { name: name.clone(), length, state_digest }).unwrap();
-        assert!(has(length, 5));
-        assert!(!has(length, 6) && !has(length + 1, 5));
+        let found =
+            |length, state_digest| dir.find_image(&ManifestFile { name: name.clone(), length, state_digest }).unwrap();
+        assert_eq!(found(length, 5), Some(path));
+        assert_eq!((found(length, 6), found(length + 1, 5)), (None, None));
     }
 }

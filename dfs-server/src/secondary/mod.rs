@@ -183,14 +183,15 @@ impl Secondary {
         let rolled = answer(client.roll_edit_log(RollEditLogRequest {})).await?;
         let manifest = answer(client.get_manifest(GetManifestRequest {})).await?;
         let image = required(manifest.image, "image")?;
-        let (dir, wanted, held) = (Arc::clone(&self.dir), manifest.edits.clone(), image.clone());
-        let has_image = blocking("look at what is here", move || {
-            dir.begin(&wanted)?;
-            dir.has_image(&held)
+        let (dir, edits, wanted) = (Arc::clone(&self.dir), manifest.edits.clone(), image.clone());
+        let found = blocking("look at what is here", move || {
+            dir.begin(&wanted, &edits)?;
+            dir.find_image(&wanted)
         });
-        if !has_image.await? {
-            transfer::fetch(&mut client, &image, self.dir.current()).await?;
-        }
+        let image = match found.await? {
+            Some(path) => path,
+            None => transfer::fetch(&mut client, &image, self.dir.fetched()).await?,
+        };
         for file in &manifest.edits {
             transfer::fetch(&mut client, file, self.dir.edits()).await?;
         }

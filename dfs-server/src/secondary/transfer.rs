@@ -1,9 +1,8 @@
 //! Files between the NameNode and the SecondaryNameNode: whole or not at all, never longer than announced.
 
-use std::fs::File;
-use std::io::{Read, Write};
+use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use dfs_common::disk::{self, DiskFile};
 use dfs_common::durable::{self, TEMPORARY_SUFFIX};
@@ -15,12 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::Client;
 use crate::blocking::blocking;
-use crate::namenode::service::namenode_service::PIECE_BYTES;
-
-/// Pieces in flight.
-const PIECES_AHEAD: usize = 4;
-/// A NameNode that sends no piece for this long is away.
-const PIECE_PATIENCE: Duration = Duration::from_secs(60);
+use crate::pieces::{self, Incoming, PIECES_AHEAD};
 
 /// The error of doing something to a path.
 pub(super) fn io(doing: &str, path: &Path) -> impl Fn(std::io::Error) -> DfsError + use<> {
@@ -86,25 +80,23 @@ impl Drop for Download {
     }
 }
 
-/// Fetches a file of the manifest into `directory`, in place of one of its name.
+/// Fetches a file of the manifest into `directory`, in place of one of its name; gives its path.
 ///
 /// # Errors
 /// `Protocol` when it is not what was announced, `TimedOut`, `NotFound` when the NameNode has retired it since; of writing.
-pub(super) async fn fetch(client: &mut Client, file: &ManifestFile, directory: &Path) -> Result<()> {
+pub(super) async fn fetch(client: &mut Client, file: &ManifestFile, directory: &Path) -> Result<PathBuf> {
     let (announced, into) = (file.clone(), directory.to_owned());
     let mut download = blocking("create a file", move || Download::create(&announced, &into)).await?;
     let request = FetchFileRequest { name: file.name.clone() };
-    let mut pieces = client.fetch_file(request).await.map_err(|status| from_status(&status))?.into_inner();
+    let pieces = client.fetch_file(request).await.map_err(|status| from_status(&status))?.into_inner();
+    let mut pieces = Incoming::new(pieces);
     loop {
-        let piece = tokio::time::timeout(PIECE_PATIENCE, pieces.message()).await.map_err(|_| {
-            DfsError::new(ErrorKind::TimedOut, format!("no piece of {} came for {PIECE_PATIENCE:?}", file.name))
-        })?;
-        let piece = piece
-            .map_err(|status| from_status(&status))?
-            .ok_or_else(|| DfsError::new(ErrorKind::Unavailable, format!("{} was not sent to its end", file.name)))?;
+        let piece = pieces.next().await?;
+        let not_whole = || DfsError::new(ErrorKind::Unavailable, format!("{} was not sent to its end", file.name));
+        let piece = piece.ok_or_else(not_whole)?;
         let (written, is_whole) = blocking("write a piece", move || download.write(&piece)).await?;
         if is_whole {
-            return Ok(());
+            return Ok(directory.join(&file.name));
         }
         download = written;
     }
@@ -118,7 +110,11 @@ pub(super) async fn push(client: &mut Client, path: &Path) -> Result<()> {
     let (sender, receiver) = mpsc::channel(PIECES_AHEAD);
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let source = path.to_owned();
-    let reading = tokio::task::spawn_blocking(move || read_pieces(&source, &name, &sender));
+    let reading = tokio::task::spawn_blocking(move || {
+        let length = fs::metadata(&source).map_err(io("look at", &source))?.len();
+        // A closed channel is a NameNode that has given its answer already.
+        pieces::cut(&source, &name, length, |piece| sender.blocking_send(piece).is_ok())
+    });
     let answer = client.put_image(ReceiverStream::new(receiver)).await;
     let read =
         reading.await.map_err(|error| DfsError::new(ErrorKind::Internal, "read the image").with_source(error))?;
@@ -126,31 +122,8 @@ pub(super) async fn push(client: &mut Client, path: &Path) -> Result<()> {
     read
 }
 
-fn read_pieces(path: &Path, name: &str, pieces: &mpsc::Sender<FilePiece>) -> Result<()> {
-    let context = io("read", path);
-    let mut file = File::open(path).map_err(&context)?;
-    let length = file.metadata().map_err(&context)?.len();
-    let mut offset = 0;
-    loop {
-        let mut data = Vec::with_capacity(PIECE_BYTES);
-        let read = Read::by_ref(&mut file).take(PIECE_BYTES as u64).read_to_end(&mut data).map_err(&context)? as u64;
-        if read == 0 && offset < length {
-            return Err(DfsError::new(ErrorKind::Io, format!("{} is shorter than it was", path.display())));
-        }
-        let last = offset + read >= length;
-        let piece = FilePiece { name: name.to_owned(), offset, data: data.into(), last, length };
-        // A closed channel is a NameNode that has given its answer already.
-        if pieces.blocking_send(piece).is_err() || last {
-            return Ok(());
-        }
-        offset += read;
-    }
-}
-
 #[cfg(test)]
 pub(super) mod tests {
-    use std::fs;
-
     use super::*;
     use crate::power_cut::{Recorder, Scenario};
 

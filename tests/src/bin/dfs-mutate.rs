@@ -121,8 +121,7 @@ enum Ending {
 
 /// A program of tests.
 struct Program {
-    /// The crate, and for integration tests the target.
-    package: String,
+    /// For integration tests.
     target: Option<String>,
     path: PathBuf,
     /// Where it expects to run: the crate's directory.
@@ -138,17 +137,14 @@ impl Program {
         };
         let manifest = message["manifest_path"].as_str().context("the manifest of a crate")?;
         let dir = Path::new(manifest).parent().context("a manifest lies in a directory")?.to_owned();
-        let package = dir.file_name().and_then(|name| name.to_str()).context("the name of a crate")?;
-        // The one that holds the clusters lies in tests/.
-        let package = if package == "tests" { "dfs-tests" } else { package };
         let is_integration = message["target"]["kind"][0] == "test";
         let target = is_integration.then(|| message["target"]["name"].as_str().unwrap_or_default().to_owned());
-        Ok(Some(Self { package: package.to_owned(), target, path: path.into(), dir }))
+        Ok(Some(Self { target, path: path.into(), dir }))
     }
 
     fn holds(&self, test: &TestName) -> bool {
         match test {
-            TestName::Unit { package, .. } => self.target.is_none() && self.package == *package,
+            TestName::Unit { directory, .. } => self.target.is_none() && self.dir.ends_with(directory),
             TestName::Cluster { target, .. } => self.target.as_ref() == Some(target),
         }
     }

@@ -1,6 +1,7 @@
 //! What was acknowledged survives: kill -9 of every daemon at random moments, power cut on every device, damaged and
 //! lost replicas, full devices. Every case has a cluster of its own.
 
+mod admin;
 mod answers;
 mod balancer;
 mod checkpoint;
@@ -18,7 +19,8 @@ use std::process::ExitCode;
 use dfs_tests::suite::{self, Case, Nothing};
 
 fn main() -> ExitCode {
-    let groups: [&[Case<Nothing>]; 11] = [
+    let groups: [&[Case<Nothing>]; 12] = [
+        &admin::CASES,
         &answers::CASES,
         &crash::CASES,
         &checkpoint::CASES,

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -15,11 +15,12 @@ use dfs_tests::workload::Pattern;
 
 use super::{Case, Mounts, assert_errno, cases};
 
-pub(super) const CASES: [Case<Mounts>; 8] = cases![
+pub(super) const CASES: [Case<Mounts>; 9] = cases![
     open_after_close_elsewhere_sees_the_new_content,
     attributes_and_names_are_fresh_within_their_second,
     reader_with_an_open_file_sees_appends,
     size_of_a_file_written_elsewhere_never_goes_back,
+    end_of_a_growing_file_never_shows_zeros,
     many_files_written_here_are_read_there,
     descriptor_opened_before_leaves_no_old_bytes_behind,
     name_made_elsewhere_is_found_at_once_in_a_directory_just_made,
@@ -153,6 +154,58 @@ fn size_of_a_file_written_elsewhere_never_goes_back(mounts: &Mounts) {
     wait_until(SOON, "the shorter length", || reader.metadata().unwrap().len() == 70_000);
     drop(writer);
     Pattern::new(8).check_file(&there.join("file"), 70_000);
+}
+
+/// Reads what the kernel shows of the last pages of a file, until told to end. The content has no zeros.
+fn watch_the_end(path: &Path, is_over: &AtomicBool) -> u64 {
+    let file = File::open(path).unwrap();
+    let (mut page, mut looks) = ([0; 8192], 0);
+    while !is_over.load(Ordering::Relaxed) {
+        let start = believed_length(&file).saturating_sub(4096);
+        let read = file.read_at(&mut page, start).unwrap();
+        if let Some(zero) = page[..read].iter().position(|&byte| byte == 0) {
+            panic!("{}: zeros from {} to {}", path.display(), start + zero as u64, start + read as u64);
+        }
+        looks += 1;
+    }
+    looks
+}
+
+/// Asks for sizes, by three roads, until told to end.
+fn ask_for_sizes(dir: &Path, is_over: &AtomicBool) {
+    let file = File::open(dir.join("file")).unwrap();
+    while !is_over.load(Ordering::Relaxed) {
+        file.metadata().unwrap();
+        fs::metadata(dir.join("file")).unwrap();
+        fs::read_dir(dir).unwrap().for_each(|entry| _ = entry.unwrap().metadata().unwrap());
+    }
+}
+
+fn end_of_a_growing_file_never_shows_zeros(mounts: &Mounts) {
+    const APPENDS: u64 = 600;
+    let here = mounts.mount.new_dir("coherence-end");
+    let there = mounts.other.join("coherence-end");
+    let mut writer = OpenOptions::new().create(true).append(true).open(here.join("file")).unwrap();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let over = EndWith(&is_over);
+        let watchers = [&here, &there].map(|dir| {
+            let is_over = &is_over;
+            scope.spawn(move || ask_for_sizes(dir, is_over));
+            scope.spawn(move || watch_the_end(&dir.join("file"), is_over))
+        });
+        for append in 0..APPENDS {
+            let length = 1 + (append * 7919) % 30_000;
+            writer.write_all(&vec![b'x'; length as usize]).unwrap();
+            if append % 3 == 0 {
+                writer.sync_data().unwrap();
+            }
+        }
+        drop(over);
+        for watcher in watchers {
+            assert!(watcher.join().unwrap() > 0);
+        }
+    });
 }
 
 fn many_files_written_here_are_read_there(mounts: &Mounts) {

@@ -121,10 +121,10 @@ async fn safemode(ctx: &Context, request: SafemodeRequest) -> Outcome {
         SafemodeRequest::Enter => SafeModeAction::Enter,
         SafemodeRequest::Leave => SafeModeAction::Leave,
     };
-    let mut status = ctx.client.set_safe_mode(&ctx.caller, action).await.map_err(Failure::cluster)?;
+    let mut status = ctx.client.set_safe_mode(&ctx.caller, action).await.map_err(Failure::admin)?;
     while request == SafemodeRequest::Wait && status.is_on {
         tokio::time::sleep(LOOK_INTERVAL).await;
-        status = ctx.client.set_safe_mode(&ctx.caller, action).await.map_err(Failure::cluster)?;
+        status = ctx.client.set_safe_mode(&ctx.caller, action).await.map_err(Failure::admin)?;
     }
     if ctx.json() {
         return ctx.output.json(&SafeModeJson::from(status));
@@ -147,7 +147,7 @@ fn in_words(status: &SafeModeStatus) -> Vec<String> {
 }
 
 async fn refresh_nodes(ctx: &Context) -> Outcome {
-    ctx.client.refresh_nodes(&ctx.caller).await.map_err(Failure::cluster)?;
+    ctx.client.refresh_nodes(&ctx.caller).await.map_err(Failure::admin)?;
     if ctx.json() {
         ctx.output.json(&RefreshJson { refreshed: true })
     } else {
@@ -156,7 +156,7 @@ async fn refresh_nodes(ctx: &Context) -> Outcome {
 }
 
 async fn save_namespace(ctx: &Context) -> Outcome {
-    let txid = ctx.client.save_namespace(&ctx.caller).await.map_err(Failure::cluster)?;
+    let txid = ctx.client.save_namespace(&ctx.caller).await.map_err(Failure::admin)?;
     if ctx.json() {
         return ctx.output.json(&CheckpointJson { checkpoint_txid: txid.0 });
     }

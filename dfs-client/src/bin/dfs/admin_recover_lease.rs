@@ -48,7 +48,7 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: RecoverLeaseArgs) -> Outcome {
             continue;
         };
         if !ctx.json() {
-            let words = format!(" is closed, {length} bytes");
+            let words = closed_words(node.attr.under_construction, length);
             ctx.output.line([node.path.as_bytes(), words.as_bytes()].concat())?;
         }
         recovered.push(FileJson { path: PathJson::from(&node.path), length });
@@ -56,9 +56,16 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: RecoverLeaseArgs) -> Outcome {
     if ctx.json() { ctx.output.json(&RecoveredJson { recovered }) } else { Ok(()) }
 }
 
+/// What follows the path of a closed file. `was_open`: when it was looked up.
+fn closed_words(was_open: bool, length: u64) -> String {
+    let already = if was_open { "" } else { " already: there is nothing to recover" };
+    format!(" is closed{already}, {length} bytes")
+}
+
 /// The length of the closed file.
 async fn recover(ctx: &Context, node: &Node, patience: Duration) -> Outcome<u64> {
-    if let Some(failure) = get::not_a_file(node) {
+    let hint = "only files are open for writing: name the one whose writer is gone";
+    if let Some(failure) = get::not_a_file(node, hint) {
         return Err(failure);
     }
     let failed = |error| Failure::dfs(&node.path, error);
@@ -72,4 +79,15 @@ async fn recover(ctx: &Context, node: &Node, patience: Duration) -> Outcome<u64>
     }
     let attr = ctx.client.get_file_info(&ctx.caller, node.attr.inode).await.map_err(failed)?;
     Ok(attr.length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closed_words_tell_whether_anything_was_done() {
+        assert_eq!(closed_words(true, 7), " is closed, 7 bytes");
+        assert_eq!(closed_words(false, 7), " is closed already: there is nothing to recover, 7 bytes");
+    }
 }

@@ -1,7 +1,7 @@
 //! `dfs balancer`: moves replicas from full DataNodes to empty ones until all are about equally full.
 //!
 //! ```text
-//!  report -> plan (pairs of nodes) -> the NameNode orders moves -> wait until they have come to an end -> report -> ...
+//!  admission -> report -> plan (pairs of nodes) -> the NameNode orders moves -> wait until they have ended -> report -> ...
 //! ```
 //!
 //! Nothing is kept between rounds: a balancer that is stopped leaves at most some blocks with a replica too many, which the
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use clap::Args;
 use dfs_client::{AdminState, DatanodeReport, DatanodeState, MoveStep};
 use dfs_common::units::ByteCount;
+use dfs_common::{DfsError, ErrorKind};
 use serde::Serialize;
 
 use crate::context::Context;
@@ -157,6 +158,7 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: BalancerArgs) -> Outcome {
     // Unlike any other run's, also of another machine started in the same instant, with all but certainty.
     let number = (since_epoch.as_nanos() as u64).rotate_left(16) ^ u64::from(std::process::id());
     let mut run = Run { ctx, args: &args, number, rounds: 0, replicas: Tally::default(), bytes: Tally::default() };
+    run.ask_admission().await?;
     let (plan, balanced) = run.balance().await?;
     if ctx.json() {
         ctx.output.json(&BalancerJson {
@@ -200,6 +202,12 @@ impl Tally {
 }
 
 impl Run<'_> {
+    /// Fails for who may not balance, and while another balancer runs: a cluster that needs no move must not hide that.
+    async fn ask_admission(&mut self) -> Outcome {
+        // Who may hears that there is no such DataNode.
+        self.step(&Pair { source: String::new(), target: String::new(), bytes: 0 }, 0).await.map(|_| ())
+    }
+
     /// Rounds until the cluster is balanced (true) or nothing moves any more.
     async fn balance(&mut self) -> Outcome<(Plan, bool)> {
         let mut idle_rounds = 0;
@@ -262,13 +270,21 @@ impl Run<'_> {
                 Ok(moves.on_their_way)
             }
             // A node that died meanwhile is not in the next plan.
-            Err(error) if error.kind() == dfs_common::ErrorKind::NotFound => Ok(0),
-            Err(error) => Err(Failure::cluster(error)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(refusal(error)),
         }
     }
 
     fn say(&self, line: &str) -> Outcome {
         if self.ctx.json() { Ok(()) } else { self.ctx.output.line(line).and_then(|()| self.ctx.output.flush()) }
+    }
+}
+
+/// Why the NameNode does not move replicas for us. `Busy` is said of files elsewhere.
+fn refusal(error: DfsError) -> Failure {
+    match error.kind() {
+        ErrorKind::Busy => Failure::refused("not balanced", DfsError::message(&error)),
+        _ => Failure::admin(error),
     }
 }
 
@@ -320,6 +336,16 @@ mod tests {
         for (counted, total) in [(3, 3), (5, 5), (2, 7), (2, 7), (4, 9)] {
             tally.hear(counted);
             assert_eq!(tally.total, total);
+        }
+    }
+
+    #[test]
+    fn refusal_fits_a_balancer() {
+        for (kind, words, expected) in [
+            (ErrorKind::Busy, "another balancer runs", "not balanced: another balancer runs"),
+            (ErrorKind::NotPermitted, "only root", "operation not permitted (only root); run it as the superuser"),
+        ] {
+            assert_eq!(refusal(DfsError::new(kind, words)).to_string(), expected);
         }
     }
 

@@ -76,7 +76,7 @@ async fn print(ctx: &Context, node: &Node) -> Outcome {
 /// # Errors
 /// When it is none, or may not be read.
 pub(crate) async fn open(ctx: &Context, node: &Node) -> Outcome<Arc<FileReader>> {
-    if let Some(failure) = get::not_a_file(node) {
+    if let Some(failure) = get::not_a_file(node, "`dfs get` copies directories") {
         return Err(failure);
     }
     ctx.client.open_reader(&ctx.caller, node.attr.inode).await.map_err(|error| Failure::dfs(&node.path, error))

@@ -31,6 +31,7 @@ use crate::cat;
 use crate::content;
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
+use crate::get;
 use crate::json::PathJson;
 use crate::tree::{self, Links, Node};
 
@@ -81,6 +82,9 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: ChecksumArgs) -> Outcome {
 }
 
 async fn checksum_of(ctx: &Context, node: &Node, composite: bool) -> Outcome<(String, String)> {
+    if let Some(failure) = get::not_a_file(node, "name the files, perhaps by a pattern") {
+        return Err(failure);
+    }
     if node.attr.under_construction {
         return Err(Failure::kind(&node.path, ErrorKind::Busy));
     }

@@ -42,6 +42,15 @@ impl Failure {
         Self { subject: String::new(), cause: Cause::Dfs(error), hint: None }
     }
 
+    /// The NameNode refused something that those who run the cluster may ask for.
+    pub(crate) fn admin(error: DfsError) -> Self {
+        let failure = Self::cluster(error);
+        match failure.error_kind() {
+            Some(ErrorKind::NotPermitted) => failure.with_hint("run it as the superuser"),
+            _ => failure,
+        }
+    }
+
     /// The file system, or we in its place, refused `path` for this reason.
     pub(crate) fn kind(path: &DfsPath, kind: ErrorKind) -> Self {
         Self::dfs(path, DfsError::new(kind, ""))
@@ -211,6 +220,15 @@ mod tests {
         assert_eq!(taken.to_string(), "/x: file exists; use -f to replace it");
         let away = Failure::cluster(DfsError::new(ErrorKind::Unavailable, "connect 127.0.0.1:1: refused")).to_string();
         assert!(away.starts_with("cluster not reachable (connect 127.0.0.1:1: refused); check"), "{away}");
+    }
+
+    #[test]
+    fn admin_tells_who_may() {
+        let refused = Failure::admin(DfsError::new(ErrorKind::NotPermitted, "only root administers the cluster"));
+        let words = "operation not permitted (only root administers the cluster); run it as the superuser";
+        assert_eq!(refused.to_string(), words);
+        let away = Failure::admin(DfsError::new(ErrorKind::Unavailable, "connect 127.0.0.1:1: refused")).to_string();
+        assert!(away.contains("; check that it runs"), "{away}");
     }
 
     #[test]

@@ -21,7 +21,7 @@ const FILES_AT_ONCE: usize = 512;
 /// Tells how the blocks of files are: missing, corrupt, with too few or too many replicas, on too few racks.
 ///
 /// The status is HEALTHY, and the exit status 0, when every byte below the paths can be read: blocks with too few replicas are
-/// shown, and the cluster repairs them by itself.
+/// shown, and the cluster repairs them by itself. It is INCOMPLETE when a path does not exist, or something may not be looked at.
 #[derive(Debug, Args)]
 pub(crate) struct FsckArgs {
     /// Every file, not only those with problems
@@ -50,17 +50,24 @@ struct Open {
 /// Runs the command.
 pub(crate) async fn run(ctx: &Arc<Context>, args: FsckArgs) -> Outcome {
     let mut check = Check { ctx, args: &args, report: Report::default(), waiting: Vec::new() };
-    for top in tree::operands(ctx, &args.paths, Links::Follow).await? {
+    let tops = tree::operands(ctx, &args.paths, Links::Follow).await?;
+    if tops.is_empty() && !ctx.json() {
+        // Nothing was looked at, and why has been told: totals would look like an answer.
+        return Ok(());
+    }
+    for top in tops {
         check.report.add_path(&top.path);
-        let mut walk = Walk::new(ctx, top);
+        let mut walk = Walk::new(ctx, top).passing_over_gone();
         while let Some(node) = walk.next().await? {
             check.take(node).await?;
         }
     }
     check.ask().await?;
-    let report = check.report;
+    let mut report = check.report;
+    report.has_gaps = ctx.has_failed();
     report.print(ctx, args.list_corrupt)?;
-    if report.is_healthy() {
+    if !report.has_unreadable_blocks() {
+        // What could not be looked at has been told, and makes the exit status 1.
         return Ok(());
     }
     Err(Failure::refused(report.paths(), report.complaint()).with_hint(

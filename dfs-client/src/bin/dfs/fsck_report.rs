@@ -64,6 +64,8 @@ pub(crate) struct Report {
     pub(crate) directories: u64,
     /// Links, fifos, sockets, devices.
     pub(crate) others: u64,
+    /// Something that was asked about could not be looked at: the totals are without it.
+    pub(crate) has_gaps: bool,
     paths: Vec<PathJson>,
     path_words: Vec<String>,
     files: u64,
@@ -86,6 +88,7 @@ pub(crate) struct Report {
 #[derive(Serialize)]
 struct ReportJson<'a> {
     healthy: bool,
+    complete: bool,
     fully_replicated: bool,
     paths: &'a [PathJson],
     directories: u64,
@@ -181,9 +184,24 @@ impl Report {
         problem
     }
 
-    /// Every byte can be read.
-    pub(crate) fn is_healthy(&self) -> bool {
-        self.missing_blocks == 0 && self.corrupt_blocks == 0
+    /// Some bytes cannot be had.
+    pub(crate) fn has_unreadable_blocks(&self) -> bool {
+        self.missing_blocks > 0 || self.corrupt_blocks > 0
+    }
+
+    /// Every byte that was asked about can be read.
+    fn is_healthy(&self) -> bool {
+        !self.has_unreadable_blocks() && !self.has_gaps
+    }
+
+    fn status(&self) -> &'static str {
+        if self.has_unreadable_blocks() {
+            "CORRUPT"
+        } else if self.has_gaps {
+            "INCOMPLETE"
+        } else {
+            "HEALTHY"
+        }
     }
 
     /// Every block has what it should have, and nothing is on its way.
@@ -222,6 +240,7 @@ impl Report {
     fn document(&self) -> ReportJson<'_> {
         ReportJson {
             healthy: self.is_healthy(),
+            complete: !self.has_gaps,
             fully_replicated: self.is_fully_replicated(),
             paths: &self.paths,
             directories: self.directories,
@@ -245,7 +264,7 @@ impl Report {
     }
 
     fn lines(&self) -> Vec<String> {
-        let status = if self.is_healthy() { "HEALTHY" } else { "CORRUPT" };
+        let status = self.status();
         vec![
             String::new(),
             format!("Status: {status}"),
@@ -392,5 +411,22 @@ mod tests {
         let document = serde_json::to_value(report.document()).unwrap();
         assert_eq!((&document["healthy"], &document["corrupt_blocks"]), (&false.into(), &1.into()));
         assert_eq!(document["listed_blocks"].as_array().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn report_with_gaps_is_not_healthy() {
+        let path = DfsPath::parse(b"/a").unwrap();
+        let mut report = Report { has_gaps: true, ..Report::default() };
+        report.add_path(&path);
+        report.add_block(&path, &block(3, 0), false);
+        assert_eq!(report.lines().last().unwrap(), "The filesystem under path '/a' is INCOMPLETE");
+        let document = serde_json::to_value(report.document()).unwrap();
+        let said = ["healthy", "complete", "fully_replicated"].map(|field| document[field].as_bool());
+        assert_eq!(said, [Some(false); 3]);
+        // What is known to be lost is told before what is not known.
+        report.add_block(&path, &block(0, 0), false);
+        assert_eq!(report.status(), "CORRUPT");
+        report.has_gaps = false;
+        assert_eq!(serde_json::to_value(report.document()).unwrap()["complete"], true);
     }
 }

@@ -209,13 +209,11 @@ impl Get {
     }
 }
 
-/// What a file cannot be read as.
-pub(crate) fn not_a_file(node: &Node) -> Option<Failure> {
+/// Why a node is no file; of a directory, with what to do instead.
+pub(crate) fn not_a_file(node: &Node, hint_at_directory: &str) -> Option<Failure> {
     match node.attr.kind {
         FileKind::File => None,
-        FileKind::Directory => {
-            Some(Failure::kind(&node.path, ErrorKind::IsADirectory).with_hint("`dfs get` copies directories"))
-        }
+        FileKind::Directory => Some(Failure::kind(&node.path, ErrorKind::IsADirectory).with_hint(hint_at_directory)),
         FileKind::Symlink => Some(Failure::refused(&node.path, "the symbolic link leads nowhere")),
         FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice => {
             Some(Failure::refused(&node.path, "not a regular file"))

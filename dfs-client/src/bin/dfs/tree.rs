@@ -176,12 +176,19 @@ pub(crate) struct Walk<'a> {
     ctx: &'a Context,
     /// What is still to come, next one last.
     pending: Vec<Node>,
+    passes_over_gone: bool,
 }
 
 impl<'a> Walk<'a> {
     /// Starts at `top`, which comes first.
     pub(crate) fn new(ctx: &'a Context, top: Node) -> Self {
-        Self { ctx, pending: vec![top] }
+        Self { ctx, pending: vec![top], passes_over_gone: false }
+    }
+
+    /// Says nothing of directories that are removed while it walks: they are not there.
+    #[must_use]
+    pub(crate) fn passing_over_gone(self) -> Self {
+        Self { passes_over_gone: true, ..self }
     }
 
     /// The next node. A directory that cannot be listed is reported and passed over.
@@ -189,12 +196,18 @@ impl<'a> Walk<'a> {
     /// # Errors
     /// A failure that would meet every directory.
     pub(crate) async fn next(&mut self) -> Outcome<Option<Node>> {
-        let Some(node) = self.pending.pop() else { return Ok(None) };
-        if node.is_directory()
-            && let Some(children) = self.ctx.tolerate(list(self.ctx, &node).await)?
-        {
-            self.pending.extend(children.into_iter().rev());
+        while let Some(node) = self.pending.pop() {
+            if !node.is_directory() {
+                return Ok(Some(node));
+            }
+            match list(self.ctx, &node).await {
+                Err(failure) if self.passes_over_gone && failure.error_kind() == Some(ErrorKind::Stale) => {}
+                listed => {
+                    self.pending.extend(self.ctx.tolerate(listed)?.unwrap_or_default().into_iter().rev());
+                    return Ok(Some(node));
+                }
+            }
         }
-        Ok(Some(node))
+        Ok(None)
     }
 }

@@ -49,7 +49,7 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: TruncateArgs) -> Outcome {
 }
 
 async fn truncate(ctx: &Context, node: &Node, args: &TruncateArgs) -> Outcome {
-    if let Some(failure) = get::not_a_file(node) {
+    if let Some(failure) = get::not_a_file(node, "name the files to be cut") {
         return Err(failure);
     }
     let cut = ctx.client.truncate(&ctx.caller, node.attr.inode, args.length.0).await;

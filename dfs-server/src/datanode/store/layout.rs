@@ -6,6 +6,7 @@
 //! current/BP-.../tmp/                            copies on their way in; dropped at start
 //! current/BP-.../orphaned/                       files that recovery could not explain; never served, never deleted
 //! current/BP-.../doubted/<id>                    empty; a sync of this block's replica has failed
+//! current/BP-.../doubted/all-noted               empty; every replica whose sync has failed is named beside it
 //! current/BP-.../current/rbw/                    replicas being written, or waiting for recovery
 //! current/BP-.../current/finalized/subdirA/subdirB/   A = id >> 16 & 31, B = id >> 8 & 31
 //! ```
@@ -78,10 +79,12 @@ pub(super) fn subdirs(id: BlockId) -> (usize, usize) {
 pub(super) struct PoolPaths {
     /// Copies on their way in.
     pub(super) tmp: PathBuf,
-    /// What recovery set aside.
+    /// What is set aside.
     pub(super) orphaned: PathBuf,
     /// Notes of replicas whose syncs have failed.
     pub(super) doubted: PathBuf,
+    /// There as long as none of these notes is missing.
+    pub(super) all_noted: PathBuf,
     /// Replicas being written.
     pub(super) rbw: PathBuf,
     /// Parent of the subdirectories.
@@ -96,6 +99,7 @@ impl PoolPaths {
             tmp: base.join("tmp"),
             orphaned: base.join("orphaned"),
             doubted: base.join("doubted"),
+            all_noted: base.join("doubted").join("all-noted"),
             rbw: base.join(CURRENT).join("rbw"),
             finalized: base.join(CURRENT).join("finalized"),
         }

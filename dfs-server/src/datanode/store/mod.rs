@@ -15,12 +15,14 @@
 //! - Every change is published to the NameNode links in the order it happened (`events`).
 
 mod append_plan;
+mod aside;
 mod disk;
 mod events;
 mod layout;
 mod look;
 mod meta_file;
 mod pool;
+mod pool_dirs;
 mod reader;
 mod readmission;
 mod recovery;
@@ -268,7 +270,7 @@ impl ReplicaStore {
     /// known to be on disk; finalized ones are not verified for a truncation. `None` when there is no replica.
     ///
     /// # Errors
-    /// `StaleGeneration` when a newer recovery has it, `Io`.
+    /// `StaleGeneration` when a newer recovery has it, `NotFound` when its files are gone, which the NameNodes are told, `Io`.
     pub(crate) fn init_recovery(
         &self,
         block: &ExtendedBlock,

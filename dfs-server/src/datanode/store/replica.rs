@@ -45,7 +45,8 @@ use dfs_proto::data_transfer::DataChecksum;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::layout;
-use super::volume::{PoolDirs, Volume, VolumeIndex, is_shortage};
+use super::pool_dirs::PoolDirs;
+use super::volume::{Volume, VolumeIndex, is_shortage};
 
 /// A finalized replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -313,7 +314,7 @@ impl OpenReplica {
         let synced = sync();
         if synced.as_ref().is_err_and(|error| !is_shortage(error)) {
             self.state.lock().doubted = Some(0);
-            self.dirs.note_doubt(self.id);
+            self.dirs.note_doubt(&self.volume, self.id);
         }
         synced
     }

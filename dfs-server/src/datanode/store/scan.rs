@@ -3,7 +3,7 @@
 //! Costs one readdir per directory and one stat per file; only replicas that wait for recovery are read. Volumes are
 //! scanned in parallel, each by a thread of its own.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,12 +15,14 @@ use dfs_common::units::ByteCount;
 use dfs_proto::data_transfer::DataChecksum;
 use tracing::{info, warn};
 
+use super::aside::set_aside;
 use super::disk::{self, DiskFile};
 use super::layout::{self, FileName, PoolPaths, SUBDIRS};
 use super::meta_file::MetaFile;
+use super::pool_dirs::{Doubts, PoolDirs};
 use super::recovery::{Found, FoundMeta, Leftover, Verdict, decide, verified_prefix};
 use super::replica::{Condition, Entry, Finalized, OpenKind, OpenReplica, OpenState, Place};
-use super::volume::{PoolDirs, Volume, is_damage, is_full, is_shortage};
+use super::volume::{Volume, is_damage, is_full, is_shortage};
 
 /// Bytes at a replica's end that are verified before it waits for recovery. Older ones are most likely on the device, since the
 /// writer has the kernel start writing them every few MiB; readers and recoveries verify them anyway.
@@ -40,21 +42,19 @@ pub(super) struct Scanned {
 /// `Io`: the volume is then not usable.
 pub(super) fn scan_volume(volume: &Arc<Volume>, pool: &str) -> Result<Scanned> {
     let fail = |error: io::Error| DfsError::io(format!("scan {pool} on volume {}", volume.root().display()), error);
-    let dirs = Arc::new(PoolDirs::open(volume.root(), pool).map_err(fail)?);
-    let doubted = dirs.doubted().map_err(fail)?;
-    let mut scan = Scan { volume, dirs: &dirs, doubted, entries: Vec::new() };
+    let (dirs, doubts) = PoolDirs::open(volume.root(), pool).map_err(fail)?;
+    let dirs = Arc::new(dirs);
+    let mut scan = Scan { volume, dirs: &dirs, doubts, entries: Vec::new() };
     scan.run().map_err(fail)?;
-    let Scan { doubted, entries, .. } = scan;
-    // What is left over is of replicas that are gone.
-    doubted.into_iter().for_each(|id| dirs.clear_doubt(id));
+    let Scan { doubts, entries, .. } = scan;
+    dirs.settle_doubts(doubts, entries.iter().map(|(id, _)| *id));
     Ok(Scanned { volume: Arc::clone(volume), dirs, entries })
 }
 
 struct Scan<'a> {
     volume: &'a Arc<Volume>,
     dirs: &'a Arc<PoolDirs>,
-    /// Replicas whose syncs have failed, but for those found so far.
-    doubted: HashSet<BlockId>,
+    doubts: Doubts,
     entries: Vec<(BlockId, Entry)>,
 }
 
@@ -100,7 +100,7 @@ impl Scan<'_> {
                     length,
                     volume: self.volume.index(),
                     maybe_synced: true,
-                    condition: if self.doubted.remove(&id) { Condition::Suspect } else { Condition::Sound },
+                    condition: if self.doubts.take(id) { Condition::Suspect } else { Condition::Sound },
                 };
                 self.entries.push((id, Entry::Finalized(finalized)));
             }
@@ -129,7 +129,7 @@ impl Scan<'_> {
                     acked: cut.length,
                     promised: cut.length,
                     synced: cut.length,
-                    doubted: self.doubted.remove(&id).then_some(0),
+                    doubted: self.doubts.take(id).then_some(0),
                     tail_crc: cut.tail_crc,
                     place: Place::Rbw,
                     doomed: false,
@@ -227,20 +227,6 @@ fn remove(path: &Path) -> io::Result<()> {
     disk::remove_file(path)
 }
 
-/// Moves a file to where it is never served and never deleted, for people to look at.
-pub(super) fn set_aside(paths: &PoolPaths, path: &Path) -> io::Result<()> {
-    warn!(path = %path.display(), into = %paths.orphaned.display(), "setting aside a file that recovery cannot explain");
-    disk::create_dir_all(&paths.orphaned)?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let mut target = paths.orphaned.join(&name);
-    let mut number = 0;
-    while target.exists() {
-        number += 1;
-        target = paths.orphaned.join(format!("{name}.{number}"));
-    }
-    disk::rename(path, &target)
-}
-
 /// A replica cut to what its checksums prove.
 struct Cut {
     length: u64,
@@ -255,7 +241,7 @@ fn cut_to_verified(data_path: &Path, meta_path: &Path) -> io::Result<Cut> {
     let checksum = meta.checksum();
     let chunk = checksum.bytes_per_checksum() as u64;
     let known = meta.header().data_len_max(meta_length).unwrap_or(0).min(data_length);
-    // Of a sync that failed before this start nobody knows any more: what the page cache shows proves nothing.
+    // Not every sync that failed before this start need have been noted: what the page cache shows proves nothing.
     let (on_device, sums_on_device) =
         (DiskFile::open_device(data_path)?, MetaFile::open(meta_path, DiskFile::open_device)?);
 

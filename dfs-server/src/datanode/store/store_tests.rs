@@ -262,9 +262,11 @@ fn replica_on_two_volumes_is_kept_once() {
     for name in ["blk_1", "blk_1_1001.meta"] {
         std::fs::copy(file(first.path(), subdir).join(name), file(second.path(), subdir).join(name)).unwrap();
     }
+    std::fs::write(file(second.path(), "doubted/1"), b"").unwrap();
     let store = open(&[first.path(), second.path()]);
     assert_eq!(store.replica_count(), 2);
     assert!(file(second.path(), "orphaned/blk_1").exists());
+    assert!(!file(second.path(), "doubted/1").exists(), "a note goes with its replica");
     let reports = store.volumes().reports();
     assert_eq!(reports[0].space.used, reports[1].space.used, "what was set aside is no replica");
 }

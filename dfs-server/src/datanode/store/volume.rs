@@ -15,7 +15,6 @@
 //! Whoever meets an I/O error on a volume reports it through [`Volume::check`]; the store's checker then writes a probe
 //! and decides.
 
-use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -26,15 +25,14 @@ use std::time::{Duration, Instant};
 
 use dfs_common::durable;
 use dfs_common::error::{DfsError, ErrorKind, Result};
-use dfs_common::ids::BlockId;
 use dfs_common::storage_info::StorageInfo;
 use dfs_common::units::ByteCount;
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex};
 use rustix::fs::FlockOperation;
 use tracing::{info, warn};
 
 use super::disk::{self, DiskFile};
-use super::layout::{CURRENT, LOCK_FILE, PoolPaths, SUBDIRS, VERSION_FILE, subdirs};
+use super::layout::{CURRENT, LOCK_FILE, VERSION_FILE};
 use super::look::{Look, Progress};
 use super::room::{Room, RoomBytes};
 use super::writeback::Writeback;
@@ -53,9 +51,6 @@ const SILENT_ROUNDS_MIN: u32 = 5;
 const PLENTY: u64 = 1 << 30;
 /// ... for this long: no device is filled by a gigabyte within it.
 const PLENTY_LASTS: Duration = Duration::from_millis(100);
-
-/// Finalized replicas of a volume synced at once: many more than a device has writes under way.
-const SYNCS_AT_ONCE: usize = 64;
 
 /// Place of a volume in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -435,91 +430,6 @@ fn write_probe(path: &Path) -> io::Result<()> {
     let file = DiskFile::create(path)?;
     file.write_all_at(b"probe", 0)?;
     file.sync_data()
-}
-
-/// Directories of one pool on one volume, made as they are needed.
-#[derive(Debug)]
-pub(super) struct PoolDirs {
-    pub(super) paths: PoolPaths,
-    /// Bit per second-level subdirectory known to exist.
-    made: [AtomicU32; SUBDIRS],
-    /// Each for some of the finalized replicas.
-    syncing: [Mutex<()>; SYNCS_AT_ONCE],
-    /// Copies begun in `tmp` so far.
-    copies: AtomicU64,
-}
-
-impl PoolDirs {
-    /// Makes the directories that every pool has; `tmp` starts empty.
-    pub(super) fn open(root: &Path, pool: &str) -> io::Result<Self> {
-        let paths = PoolPaths::new(root, pool);
-        for dir in [&paths.tmp, &paths.rbw, &paths.finalized] {
-            disk::create_dir_all(dir)?;
-        }
-        // Not with the directory itself: a full device may have no room for another.
-        for entry in fs::read_dir(&paths.tmp)? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) }?;
-        }
-        let made = [const { AtomicU32::new(0) }; SUBDIRS];
-        Ok(Self { paths, made, syncing: [const { Mutex::new(()) }; SYNCS_AT_ONCE], copies: AtomicU64::new(0) })
-    }
-
-    /// Waits until nobody else syncs this finalized replica, and keeps it so.
-    pub(super) fn lock_sync(&self, id: BlockId) -> MutexGuard<'_, ()> {
-        self.syncing[(id.0 % SYNCS_AT_ONCE as u64) as usize].lock()
-    }
-
-    /// A number that no other copy made in `tmp` has.
-    pub(super) fn number_copy(&self) -> u64 {
-        self.copies.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// Notes on the device that a sync of a replica has failed: neither a restart nor the volume's return may trust it.
-    pub(super) fn note_doubt(&self, id: BlockId) {
-        if let Err(error) = self.write_doubt(id) {
-            warn!(block = %id, %error, "a sync has failed, and a restart will not know of it");
-        }
-    }
-
-    fn write_doubt(&self, id: BlockId) -> io::Result<()> {
-        if !self.paths.rbw.is_dir() {
-            // Nothing is made in the bare directory under a device that is away.
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        disk::create_dir_all(&self.paths.doubted)?;
-        DiskFile::create(&self.paths.doubted.join(id.to_string()))?;
-        disk::sync_dir(&self.paths.doubted)
-    }
-
-    /// Takes such a note back.
-    pub(super) fn clear_doubt(&self, id: BlockId) {
-        if let Err(error) = disk::remove_if_there(&self.paths.doubted.join(id.to_string())) {
-            warn!(block = %id, %error, "a replica will be verified once more after the next start");
-        }
-    }
-
-    /// The replicas of which there are such notes.
-    pub(super) fn doubted(&self) -> io::Result<HashSet<BlockId>> {
-        let entries = match fs::read_dir(&self.paths.doubted) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(HashSet::new()),
-            entries => entries?,
-        };
-        let id = |entry: fs::DirEntry| entry.file_name().to_str()?.parse().ok().map(BlockId);
-        entries.filter_map(|entry| entry.map(id).transpose()).collect()
-    }
-
-    /// Directory of a finalized replica, which exists durably when this returns.
-    pub(super) fn make_finalized_dir(&self, id: BlockId) -> io::Result<PathBuf> {
-        let (first, second) = subdirs(id);
-        let dir = self.paths.finalized_dir(id);
-        let bit = 1u32 << second;
-        if self.made[first].load(Ordering::Acquire) & bit == 0 {
-            disk::create_dir_all(&dir)?;
-            self.made[first].fetch_or(bit, Ordering::AcqRel);
-        }
-        Ok(dir)
-    }
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! TRANSFER_BLOCK: a writer whose pipeline lost a node has a replacement filled from a node that is left.
 //!
-//! What goes over are the bytes that this node may show, at least those that the writer knows to be acknowledged. At the
-//! target they become a replica being written, under the generation stamp that they have here; the set-up of the rebuilt
-//! pipeline then gives all of them the new one.
+//! What goes over are the bytes that this node may show: all that the writer asks for, those acknowledged to it, or the copy is
+//! refused. At the target they become a replica being written, under the generation stamp that they have here; the set-up of the
+//! rebuilt pipeline then gives all of them the new one.
 //!
-//! A writer that understands it is told each half second that the copy is under way: a disk that is slow here or at the
-//! target is no reason to do without the replacement.
+//! From a second on, a writer that understands it is told each half second that the copy is under way, for as long as one call of
+//! a disk may take: a disk that is slow here or at the target is no reason to do without the replacement.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -4,9 +4,12 @@
 //! may send from: that thread, and the one [`Pulse`] thread of the data plane. It looks at all writes each half second, and
 //! gives a sign of life where the thread is in a disk call and the writer has been owed an answer for a second: for one long
 //! call, or for a row of shorter ones. The sign is an ack of seqno -1, marked slow; before the set-up is answered, it is
-//! a response of status IN_PROGRESS, for those that take them. Silence therefore means a hung process or a lost link, never
+//! a response of status IN_PROGRESS, for those that take them. To those, silence means a hung process or a lost link, never
 //! a slow disk. When one call lasts longer than a disk may take, no more signs are given and the volume is checked: such
 //! a device has failed, and the writer must go on without it.
+//!
+//! A copy that a writer has ordered for its pipeline (`replica_transfer`) is watched as well. All of it counts as one call, and
+//! no volume is checked when it takes too long: the target may be to blame.
 //!
 //! Locks: the pulse's list, then one upstream's state. Both are held for moments; sends do not block.
 

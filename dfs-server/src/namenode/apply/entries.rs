@@ -375,7 +375,8 @@ impl Namespace {
         if to_inode.nlink >= LINK_MAX {
             return Err(DfsError::new(ErrorKind::TooManyLinks, format!("more than {LINK_MAX} subdirectories")));
         }
-        // Bounded: this comes after `check_depth_of_moved`.
+        // Bounded by `check_depth`, which directories have passed on their way to where they stand; in operations logged before
+        // there was that limit, by how deep they stood then.
         let mut ancestor = to;
         while ancestor != ROOT_INODE {
             if ancestor == id {

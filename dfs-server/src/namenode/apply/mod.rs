@@ -192,9 +192,7 @@ impl Namespace {
     /// The refusal.
     pub fn check(&self, op: &EditOp) -> Result<()> {
         if let Some(retry) = &op.retry {
-            let key = CallKey::try_from(retry)?;
-            self.check_session(key)?;
-            self.check_share(key)?;
+            self.check_call(CallKey::try_from(retry)?)?;
         }
         let who = Identity::of(op.caller.as_ref());
         match required_op(op)? {
@@ -234,6 +232,15 @@ impl Namespace {
             | Op::ReclaimBlock(_)
             | Op::ReleaseHold(_) => Ok(()),
         }
+    }
+
+    /// Whether its session may make this call now, whatever it asks for.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub(super) fn check_call(&self, key: CallKey) -> Result<()> {
+        self.check_session(key)?;
+        self.check_share(key)
     }
 
     /// Refuses a new call of a session that has more unanswered ones than its share: the cache is in memory and in every

@@ -9,10 +9,12 @@
 //! it is used last. All of this is soft state, kept under the block manager's lock.
 
 mod node;
+mod ordered;
 mod storage;
 mod topology;
 mod totals;
 mod verifications;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

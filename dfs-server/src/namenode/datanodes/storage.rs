@@ -1,6 +1,5 @@
 //! One volume of a DataNode.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use dfs_common::ids::{BlockId, GenerationStamp};
@@ -8,6 +7,8 @@ use dfs_proto::v1;
 use roaring::RoaringTreemap;
 
 use super::NodeIndex;
+use super::ordered::OrderedDeletions;
+use super::waiting::WaitingDeletions;
 
 /// Time after which a deletion that was ordered and is not confirmed is ordered again.
 const REPEAT_INVALIDATION_AFTER: Duration = Duration::from_secs(60);
@@ -50,9 +51,9 @@ pub(crate) struct Storage {
     /// The part of `doomed` of which there were too many.
     excess: RoaringTreemap,
     /// The part of `doomed` to be ordered.
-    invalidations: BTreeMap<BlockId, Invalidation>,
-    /// Orders that went out, oldest first; also ones that have been confirmed since.
-    ordered: VecDeque<(Instant, BlockId, GenerationStamp)>,
+    invalidations: WaitingDeletions,
+    /// Orders that went out.
+    ordered: OrderedDeletions,
     /// Blocks being written or copied here, not yet seen in `remaining`.
     pub scheduled_blocks: u32,
     /// No full report has come since this NameNode began to lead: another leader may have ordered deletions that are
@@ -67,8 +68,8 @@ pub(crate) struct Storage {
 /// Lists of a volume that were taken out whole. Freeing a million entries takes a while: not under the lock.
 pub(crate) struct Discarded {
     _sets: [RoaringTreemap; 2],
-    _invalidations: BTreeMap<BlockId, Invalidation>,
-    _ordered: VecDeque<(Instant, BlockId, GenerationStamp)>,
+    _invalidations: WaitingDeletions,
+    _ordered: OrderedDeletions,
 }
 
 impl Storage {
@@ -84,8 +85,8 @@ impl Storage {
             blocks: RoaringTreemap::new(),
             doomed: RoaringTreemap::new(),
             excess: RoaringTreemap::new(),
-            invalidations: BTreeMap::new(),
-            ordered: VecDeque::new(),
+            invalidations: WaitingDeletions::default(),
+            ordered: OrderedDeletions::default(),
             scheduled_blocks: 0,
             is_content_stale: true,
             set_aside: 0,
@@ -127,7 +128,7 @@ impl Storage {
         if self.doomed.insert(id.0) && invalidation.is_good {
             self.excess.insert(id.0);
         }
-        self.invalidations.entry(id).or_insert(invalidation);
+        self.invalidations.insert_if_absent(id, invalidation.generation_stamp);
         true
     }
 
@@ -143,24 +144,22 @@ impl Storage {
         if !is_good {
             self.excess.remove(id.0);
         }
-        if self.unconfirmed_deletions() < limit || self.invalidations.contains_key(&id) {
-            self.invalidations.insert(id, Invalidation { generation_stamp, is_good: self.excess.contains(id.0) });
+        if self.unconfirmed_deletions() < limit || self.invalidations.contains(id) {
+            self.invalidations.insert(id, generation_stamp);
         }
     }
 
     /// A replica that is to be deleted turns out to be corrupt: it must not be kept after all.
     pub(crate) fn on_doomed_corrupt(&mut self, id: BlockId) {
         self.excess.remove(id.0);
-        if let Some(queued) = self.invalidations.get_mut(&id) {
-            queued.is_good = false;
-        }
     }
 
     /// The replica is gone from the volume.
     pub(crate) fn on_deleted(&mut self, id: BlockId) {
         self.doomed.remove(id.0);
         self.excess.remove(id.0);
-        self.invalidations.remove(&id);
+        self.invalidations.remove(id);
+        self.ordered.forget_confirmed(|id| self.doomed.contains(id.0));
     }
 
     /// The node died or the volume failed: what was to be deleted will be reported again if it still exists.
@@ -179,22 +178,19 @@ impl Storage {
 
     /// Takes the next deletion to be ordered.
     pub(crate) fn next_invalidation(&mut self, now: Instant) -> Option<(BlockId, Invalidation)> {
-        let (id, invalidation) = self.invalidations.pop_first()?;
-        self.ordered.push_back((now, id, invalidation.generation_stamp));
-        Some((id, invalidation))
+        let (id, generation_stamp) = self.invalidations.pop_first()?;
+        self.ordered.push(now, id, generation_stamp);
+        Some((id, Invalidation { generation_stamp, is_good: self.excess.contains(id.0) }))
     }
 
     /// Queues again what was ordered a while ago and is not confirmed: the order may be lost.
     pub(crate) fn repeat_invalidations(&mut self, now: Instant) {
         for _ in 0..REPEATED_PER_HEARTBEAT {
-            let Some(&(since, id, generation_stamp)) = self.ordered.front() else { break };
-            if now.saturating_duration_since(since) < REPEAT_INVALIDATION_AFTER {
+            let Some((id, generation_stamp)) = self.ordered.pop_older_than(REPEAT_INVALIDATION_AFTER, now) else {
                 break;
-            }
-            self.ordered.pop_front();
+            };
             if self.doomed.contains(id.0) {
-                let again = Invalidation { generation_stamp, is_good: self.excess.contains(id.0) };
-                self.invalidations.entry(id).or_insert(again);
+                self.invalidations.insert_if_absent(id, generation_stamp);
             }
         }
     }

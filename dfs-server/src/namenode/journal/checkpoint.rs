@@ -5,7 +5,7 @@
 //! 2. fold the newest image and the edits after it, up to X, into fsimage_T.tmp    a thread of its own, no lock
 //! 3. sync; compare it with our own state at T; rename to fsimage_T                 the image exists
 //! 4. tell openraft of it                                                            a follower far behind gets it
-//! 5. delete all but the newest images; purge edits that the oldest kept does not need
+//! 5. delete all but the newest images; purge edits that neither the oldest kept nor this one needs
 //! ```
 //!
 //! A crash between any two steps leaves a directory that starts: left-overs are removed at the next open, edits are deleted
@@ -31,7 +31,7 @@ use super::state_machine::{AppliedTo, CurrentImage};
 use super::{Folder, Journal, Machine};
 use crate::namenode::image::format::{IMAGE_LAYOUT, ImageHeader, ImageReader, LogPosition};
 use crate::namenode::namespace::digest::StateDigest;
-use crate::namenode::storage_dir::NameDir;
+use crate::namenode::storage_dir::{ImageFile, NameDir};
 
 /// The right to make a checkpoint. Whoever works on one has it, also when nobody waits any more.
 type Alone = OwnedMutexGuard<()>;
@@ -45,7 +45,10 @@ impl<M: Machine> Journal<M> {
     pub async fn checkpoint(&self) -> Result<TxId> {
         let alone = self.checkpointing.clone().lock_owned().await;
         let applied = self.state.applied.lock().clone();
-        if self.newest_image() >= applied.txid {
+        let dir = self.dir.clone();
+        let (on_disk, alone) = on_own_thread(alone, move || newest_on_disk(&dir)).await?;
+        // One that is not published is made again, and so is one that was set aside.
+        if on_disk?.map_or(TxId(0), |image| image.txid).min(self.newest_image()) >= applied.txid {
             return Ok(applied.txid);
         }
         let Some(log_id) = applied.log_id else { return Ok(applied.txid) };
@@ -71,7 +74,7 @@ impl<M: Machine> Journal<M> {
         Ok(applied.txid)
     }
 
-    /// Last transaction in the newest image.
+    /// Last transaction in the image that was published last.
     pub fn newest_image(&self) -> TxId {
         self.state.image.lock().as_ref().map_or(TxId(0), |image| image.txid)
     }
@@ -79,15 +82,14 @@ impl<M: Machine> Journal<M> {
     /// Takes an image made elsewhere of this journal's own edits, from the file `received` in the NameNode's directory.
     ///
     /// # Errors
-    /// `Corrupt` when it is damaged; `WrongCluster`; `AlreadyExists` when it is not newer than the newest image;
-    /// `Unsupported` when it is of another layout; `InvalidArgument` when it is not of this log, or of another state than this
-    /// NameNode had at its transaction; the file is left to the caller then.
+    /// `Corrupt` when it is damaged; `WrongCluster`; `Unsupported` when it is of another layout; `InvalidArgument` when it is not
+    /// of this log, as far as that goes back, or its header names another state than this NameNode had at its transaction;
+    /// `AlreadyExists` when it is none of these, but not newer than the newest image. The file is left to the caller then.
     pub async fn adopt_image(&self, received: &Path) -> Result<TxId> {
         let alone = self.checkpointing.clone().lock_owned().await;
         let candidate = Candidate {
             received: received.to_owned(),
             dir: self.dir.clone(),
-            newest: self.state.image.lock().clone(),
             applied: self.state.applied.lock().clone(),
             log: self.index.lock().clone(),
         };
@@ -118,7 +120,8 @@ impl<M: Machine> Journal<M> {
         let (dir, retained) = (self.dir.clone(), self.options.images_retained);
         let (retired, _alone) = on_own_thread(alone, move || retire_images(&dir, retained)).await?;
         if let Some(needed_after) = retired? {
-            let upto = needed_after.index;
+            // openraft purges no further than the image that it knows.
+            let upto = needed_after.index.min(position.index);
             self.raft.trigger().purge_log(upto).await.map_err(stopped)?;
             self.wait_metrics(|metrics| metrics.purged.is_some_and(|purged| purged.index >= upto)).await?;
         }
@@ -142,7 +145,6 @@ impl<M: Machine> Journal<M> {
 struct Candidate {
     received: PathBuf,
     dir: Arc<NameDir>,
-    newest: Option<CurrentImage>,
     applied: AppliedTo,
     log: LogIndex,
 }
@@ -160,7 +162,7 @@ impl Candidate {
         Ok((header, path))
     }
 
-    /// Refuses an image that is not whole, not of this log, not newer, or of another state than ours was.
+    /// Refuses an image that is not whole, not of this log, of another state than ours was, or not newer.
     fn judge(&self) -> Result<ImageHeader> {
         let reader = ImageReader::open(&self.received)?;
         if reader.layout() != IMAGE_LAYOUT {
@@ -172,31 +174,49 @@ impl Candidate {
         self.dir.check_identity(&header, &self.received)?;
         // An image whose membership cannot be read would keep the NameNode from starting.
         decode_membership(&header)?;
-        let newest = self.newest.as_ref().map_or(TxId(0), |image| image.txid);
-        if header.txid() <= newest {
-            let why = format!("it ends at transaction {}, ours at {newest}", header.txid());
+        let position = header.last_log.ok_or_else(|| self.refuse("it names no log entry"))?;
+        // Before it is said to be there already: whoever has pushed it then keeps it.
+        let ours = self.our_digest(&header, position)?;
+        // After edits of layout 1 neither side knows one.
+        if StateDigest(header.state_digest).or_first() != ours.or_first() {
+            return Err(
+                self.refuse("the edits gave it another state than they gave this NameNode; are both the same version?")
+            );
+        }
+        let Some(newest) = newest_on_disk(&self.dir)? else { return Ok(header) };
+        if header.txid() <= newest.txid {
+            let why = format!("it ends at transaction {}, ours at {}", header.txid(), newest.txid);
             return Err(self.refuse_as(ErrorKind::AlreadyExists, &why));
         }
-        let position = header.last_log.ok_or_else(|| self.refuse("it names no log entry"))?;
+        if image_header(&newest.path)?.last_log.is_some_and(|last| last.index >= position.index) {
+            return Err(self.refuse(&format!("its last entry {} is in an older image already", position.index)));
+        }
+        Ok(header)
+    }
+
+    /// The digest of our own state where the image ends: that of our image of the same end, else what the log says.
+    fn our_digest(&self, header: &ImageHeader, position: LogPosition) -> Result<StateDigest> {
+        if let Some(image) = self.dir.images()?.into_iter().find(|image| image.txid == header.txid()) {
+            let ours = image_header(&image.path)?;
+            // Entries without operations may stand between: then the log tells.
+            if ours.last_log == Some(position) {
+                return Ok(StateDigest(ours.state_digest));
+            }
+        }
         let has_applied = self.applied.log_id.is_some_and(|log_id| log_id.index >= position.index);
         if !has_applied || self.applied.txid < header.txid() {
             let why = format!("it ends at transaction {}, we have applied {}", header.txid(), self.applied.txid);
             return Err(self.refuse(&why));
         }
-        if self.newest.as_ref().is_some_and(|image| image.meta.last_log_id >= Some(log_id_of(&position))) {
-            return Err(self.refuse(&format!("its last entry {} is in an older image already", position.index)));
+        if self.log.segments.first().is_none_or(|first| first.header.first_index > position.index) {
+            let why = format!("our log does not go back to its last entry {}: begin with our image", position.index);
+            return Err(self.refuse(&why));
         }
-        let ours = self.log.entries(position.index, position.index + 1).next_entry()?;
-        if ours.map(|entry| position_of(&entry.log_id)) != Some(position) {
+        let entry = self.log.entries(position.index, position.index + 1).next_entry()?;
+        if entry.map(|entry| position_of(&entry.log_id)) != Some(position) {
             return Err(self.refuse(&format!("its last entry {} is another one in our log", position.index)));
         }
-        // After edits of layout 1 neither side knows one.
-        if StateDigest(header.state_digest).or_first() != self.digest_after(&header, position.index)?.or_first() {
-            return Err(
-                self.refuse("the edits gave it another state than they gave this NameNode; are both the same version?")
-            );
-        }
-        Ok(header)
+        self.digest_after(header, position.index)
     }
 
     /// The digest of our own state after the entry `index`: the batch that came next says it, unless it is of layout 1.
@@ -220,6 +240,12 @@ impl Candidate {
     fn refuse_as(&self, kind: ErrorKind, why: &str) -> DfsError {
         DfsError::new(kind, format!("image {} is not taken: {why}", self.received.display()))
     }
+}
+
+/// The newest image that there is. Not the one that was published last: that may have been set aside since, or one was made whose
+/// caller gave up before it was published.
+fn newest_on_disk(dir: &NameDir) -> Result<Option<ImageFile>> {
+    Ok(dir.images()?.into_iter().next())
 }
 
 /// Deletes all but the newest images; gives the log entry that the oldest kept one ends with. Edits up to it are not needed.

@@ -68,6 +68,16 @@ pub struct Leases {
 }
 
 impl Leases {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.by_file.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.by_file.is_empty()
+    }
+
     /// The lease of a file.
     pub fn get(&self, id: InodeId) -> Option<&Lease> {
         self.by_file.get(&id)

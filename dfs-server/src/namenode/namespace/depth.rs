@@ -15,8 +15,9 @@ use dfs_common::ids::{InodeId, ROOT_INODE};
 
 use super::Namespace;
 
-/// Directories above one another: a millisecond's walk, and several times what a path of 4,096 bytes can name.
-pub const DEPTH_MAX: usize = 10_000;
+/// Directories above one another: as many as a path of 4,096 bytes can name. A rename goes up some five times, which is one to two
+/// milliseconds.
+pub const DEPTH_MAX: usize = 2_048;
 
 /// Height of all that are higher than may be. So a change goes no further up than this.
 const HEIGHT_MAX: u16 = DEPTH_MAX as u16 + 1;

@@ -1,34 +1,38 @@
 //! A number that two copies of the namespace share when they have come the same way.
 //!
 //! Each applied operation is mixed into it, with what it left behind:
-//! - its transaction, its answer, the counters, and how many inodes, blocks, sessions and holds there are;
+//! - its transaction, its answer, the counters, and how many inodes, blocks, sessions, outcomes of calls, leases and holds there
+//!   are;
 //! - for each name in it: which inode had that name before, and which has it now;
 //! - for each of those inodes, the directories of the names, and the inode that the operation is about: its attributes, the
-//!   length of its content and its last two blocks, its lease; and the extended attribute that was set.
+//!   length of its content and its last two blocks, its lease; and the extended attribute that was set;
+//! - for each client in it, who asked or whose session it is about: the session's life, whether that has ended, and how many
+//!   outcomes and former lives it has.
 //!
-//! So a program that skipped an operation, refused one that the NameNode had carried out, gave out another id or set another mode
-//! has another digest from there on. The log carries the digest that its writer had before each batch, and an image the one of
-//! its state: replay, fold and the taking of an image compare.
+//! So a program that answers an operation otherwise, gives out another id, sets another mode, or loses or keeps an inode, a block,
+//! a session, an outcome, a lease or a hold has another digest from that operation on.
 //!
 //! A digest of 0 is not known: the state is that of an image of layout 1, or of a new namespace. The first batch that says one
-//! begins it, for every reader at the same operation.
+//! begins it, for every reader at the same operation. The log carries the digest that its writer had before each batch, and an
+//! image the one of its state: replay, fold and the taking of an image compare.
 //!
-//! It follows the way of a state, and is no checksum of one: the records of an image are vouched for by the program that saved
-//! them and by the image's own checksums. Of what an operation reaches without naming it (entries of a tree that is freed, files
-//! of a session that ends) only the numbers count. Kinds and words of refusals do not: a version may word them anew and still
-//! replay an older log. An operation costs a few hundred nanoseconds.
+//! It follows the way of a state, and is no checksum of one: whether the records of an image are that state, only the program
+//! that saved them and the image's own checksums vouch for. Of what an operation reaches without naming it (entries of a tree
+//! that is freed, files of a session that ends, sessions that are forgotten) only the numbers count, and of an outcome only that
+//! it is remembered: one in the place of another is not seen. Kinds and words of refusals do not count: a version may word them
+//! anew and still replay an older log, as long as it remembers the same ones. An operation costs a few hundred nanoseconds.
 
 use bytes::Bytes;
 use dfs_common::block::Block;
 use dfs_common::checksum;
 use dfs_common::error::{DfsError, ErrorKind, Result};
-use dfs_common::ids::InodeId;
+use dfs_common::ids::{ClientId, InodeId};
 use dfs_proto::v1::EditOp;
 use dfs_proto::v1::edit_op::Op;
 
-use super::Namespace;
 use super::claims::Lease;
 use super::inode::{Content, Inode};
+use super::{Namespace, Session};
 use crate::namenode::outcome::Outcome;
 
 /// The digest; 0 when it is not known.
@@ -103,10 +107,11 @@ impl Namespace {
 
     /// What an operation names that is about to be applied.
     pub(in crate::namenode) fn named_by<'a>(&self, op: &'a EditOp) -> Named<'a> {
-        match &op.op {
-            Some(op) if self.counters.digest.is_known() => {
+        match (&op.op, &op.retry) {
+            (Some(op), retry) if self.counters.digest.is_known() => {
                 let mut named = Named::of(op);
                 named.before = named.names.map(|name| self.find_name(name));
+                named.caller = retry.as_ref().and_then(|retry| ClientId::from_bytes(&retry.client_id));
                 named
             }
             _ => Named::default(),
@@ -133,6 +138,8 @@ impl Namespace {
             self.directory_count,
             self.block_count,
             self.sessions.len() as u64,
+            self.sessions.outcomes() as u64,
+            self.leases.len() as u64,
             self.holds.len() as u64,
         ]);
         // A digest that comes to 0 by chance is known all the same.
@@ -163,6 +170,13 @@ impl Namespace {
                 None => traces.take(u64::MAX),
             }
         }
+        for client in [named.caller, named.client].into_iter().flatten() {
+            traces.take_client(client);
+            match self.session(client) {
+                Some(session) => traces.take_session(session),
+                None => traces.take(u64::MAX),
+            }
+        }
         traces.0
     }
 
@@ -183,10 +197,15 @@ pub(in crate::namenode) struct Named<'a> {
     names: [Option<(InodeId, &'a Bytes)>; 2],
     before: [Option<InodeId>; 2],
     xattr: Option<(InodeId, &'a Bytes)>,
+    /// Who asked; none: the NameNode itself.
+    caller: Option<ClientId>,
+    /// Whose session, or whose lease, it is about.
+    client: Option<ClientId>,
 }
 
 impl<'a> Named<'a> {
     fn of(op: &'a Op) -> Self {
+        let client = |id: &Bytes| Self { client: ClientId::from_bytes(id), ..Self::default() };
         let inode = |inode: u64| Self { inode: Some(InodeId(inode)), ..Self::default() };
         let name = |parent: u64, name| Self { names: [Some((InodeId(parent), name)), None], ..Self::default() };
         match op {
@@ -208,7 +227,7 @@ impl<'a> Named<'a> {
             Op::NewGenerationStamp(op) => inode(op.inode),
             Op::UpdatePipeline(op) => inode(op.inode),
             Op::CloseRecovered(op) => inode(op.inode),
-            Op::RevokeLease(op) => inode(op.inode),
+            Op::RevokeLease(op) => Self { inode: Some(InodeId(op.inode)), ..client(&op.client_id) },
             Op::StartRecovery(op) => inode(op.inode),
             Op::ReclaimBlock(op) => inode(op.inode),
             Op::SetAttr(op) => inode(op.inode),
@@ -216,9 +235,10 @@ impl<'a> Named<'a> {
             Op::SetReplication(op) => inode(op.inode),
             Op::Hold(op) => inode(op.inode),
             Op::ReleaseHold(op) => inode(op.inode),
-            Op::OpenSession(_) | Op::EndSession(_) | Op::ForgetSessions(_) | Op::SettleCalls(_) | Op::Forget(_) => {
-                Self::default()
-            }
+            Op::OpenSession(op) => client(&op.client_id),
+            Op::EndSession(op) => client(&op.client_id),
+            Op::SettleCalls(op) => client(&op.client_id),
+            Op::ForgetSessions(_) | Op::Forget(_) => Self::default(),
         }
     }
 }
@@ -257,9 +277,20 @@ impl Traces {
         }
     }
 
+    fn take_client(&mut self, client: ClientId) {
+        let client = u128::from_le_bytes(client.0);
+        self.take_all([client as u64, (client >> 64) as u64]);
+    }
+
+    fn take_session(&mut self, session: &Session) {
+        let (opener, opening) = session.opener;
+        self.take_all([session.incarnation.0, u64::from(session.ended), session.lowest_pending.0, opener, opening]);
+        self.take_all([session.last_op_ns.cast_unsigned(), session.outcomes.len() as u64, session.former.len() as u64]);
+    }
+
     fn take_lease(&mut self, lease: &Lease) {
-        let client = u128::from_le_bytes(lease.client.0);
-        self.take_all([client as u64, (client >> 64) as u64, lease.incarnation.0, lease.call.0]);
+        self.take_client(lease.client);
+        self.take_all([lease.incarnation.0, lease.call.0]);
         self.take_all([lease.open_block.map_or(0, |block| block.0), lease.recovery_id.map_or(0, |id| id.0)]);
         self.take(u64::from(lease.needs_recovery) | u64::from(lease.is_truncating) << 1);
     }
@@ -318,6 +349,43 @@ mod tests {
             assert_ne!(digest, other_digest, "{one:?}, {other:?}");
             assert_eq!(after(&one).0, digest);
         }
+    }
+
+    /// As if a program had lost something, or kept it, that the next operation does not change and answers alike without.
+    #[test]
+    fn a_lost_or_extra_lease_outcome_or_end_of_a_session_gives_another_digest() {
+        use dfs_common::ids::CallId;
+        use dfs_proto::v1;
+        const OTHER: ClientId = ClientId([8; 16]);
+        let client_id = || Bytes::copy_from_slice(&OTHER.0);
+        let after = |differ: &dyn Fn(&mut Namespace), next: &Op| {
+            let mut fixture = Fixture::new();
+            fixture.create("file");
+            let open = v1::OpenSessionOp { client_id: client_id(), ..Default::default() };
+            fixture.run(Op::OpenSession(open)).unwrap();
+            differ(&mut fixture.namespace);
+            let answer = fixture.run(next.clone()).unwrap();
+            (fixture.namespace.counters().digest, answer)
+        };
+        let file = Fixture::new().create("file");
+        let lose_lease = |namespace: &mut Namespace| assert!(namespace.leases.remove(file).is_some());
+        let extra_outcome = |namespace: &mut Namespace| {
+            namespace.sessions.change(OTHER, |session| drop(session.outcomes.insert(CallId(1), Ok(Outcome::Done))));
+        };
+        let end_session = |namespace: &mut Namespace| {
+            namespace.sessions.change(OTHER, |session| session.ended = true);
+        };
+        let elsewhere = Op::SetAttr(v1::SetAttrOp { inode: 1, mode: Some(0o700), ..Default::default() });
+        // Of a life that the client does not have: nothing is to be settled.
+        let about_it = Op::SettleCalls(v1::SettleCallsOp { client_id: client_id(), ..Default::default() });
+        let check = |what: &str, differ: &dyn Fn(&mut Namespace), next: &Op| {
+            let ((digest, answer), (other_digest, other_answer)) = (after(&|_| (), next), after(differ, next));
+            assert_eq!(answer, other_answer);
+            assert_ne!(digest, other_digest, "{what}");
+        };
+        check("a lost lease", &lose_lease, &elsewhere);
+        check("an extra outcome", &extra_outcome, &elsewhere);
+        check("an ended session", &end_session, &about_it);
     }
 
     #[test]

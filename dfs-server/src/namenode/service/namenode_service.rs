@@ -1,15 +1,13 @@
 //! NamenodeProtocol: what a SecondaryNameNode asks. Files are named as the manifest names them; nothing else can be fetched.
 
-use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use dfs_common::disk::{self, DiskFile};
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::TxId;
-use dfs_proto::status::{from_status, to_status};
+use dfs_proto::status::to_status;
 use dfs_proto::v1::namenode_server::Namenode;
 use dfs_proto::v1::*;
 use tokio::sync::{OwnedMutexGuard, mpsc};
@@ -22,27 +20,14 @@ use crate::namenode::image::format::{ImageReader, LogPosition};
 use crate::namenode::journal::EditFile;
 use crate::namenode::namesystem::Namesystem;
 use crate::namenode::storage_dir::NameDir;
+use crate::pieces::{self, Incoming, PIECES_AHEAD};
 
-/// Bytes in a piece of a file; well below the message limit.
-pub const PIECE_BYTES: usize = 1 << 20;
 /// Where an image is received before it is looked at; the suffix marks it as unfinished.
 const RECEIVED_IMAGE: &str = "fsimage_received.tmp";
-/// Pieces read ahead of the network.
-const PIECES_AHEAD: usize = 4;
-
-type Reply<T> = Result<Response<T>, Status>;
-
-/// A SecondaryNameNode that sends no piece for this long has given up, or is to.
-const PIECE_PATIENCE: Duration = Duration::from_secs(60);
-/// Slower than this, bytes a second, nobody may send: others wait meanwhile.
-const RECEIVE_RATE_MIN: u64 = 1 << 20;
-
-/// How long an image of so many bytes may take.
-fn patience_for(length: u64) -> Duration {
-    PIECE_PATIENCE + Duration::from_secs(length / RECEIVE_RATE_MIN)
-}
 /// Left free on the file system, for the edit log: its largest segment.
 const ROOM_FOR_EDITS_BYTES: u64 = 64 << 20;
+
+type Reply<T> = Result<Response<T>, Status>;
 
 /// Serves other NameNodes' daemons.
 pub struct NamenodeService {
@@ -57,7 +42,6 @@ struct Upload {
     path: PathBuf,
     received: u64,
     length: u64,
-    begun: Instant,
     alone: Option<OwnedMutexGuard<()>>,
 }
 
@@ -65,12 +49,7 @@ impl Upload {
     fn create(path: PathBuf, length: u64, alone: OwnedMutexGuard<()>) -> Result<Self> {
         let context = |error| DfsError::io(format!("create {}", path.display()), error);
         let file = DiskFile::create(&path).map_err(context)?;
-        Ok(Self { file, path, received: 0, length, begun: Instant::now(), alone: Some(alone) })
-    }
-
-    /// How long the next piece may take.
-    fn patience(&self) -> Duration {
-        patience_for(self.length).saturating_sub(self.begun.elapsed()).min(PIECE_PATIENCE)
+        Ok(Self { file, path, received: 0, length, alone: Some(alone) })
     }
 
     /// An image must not take the room that the edit log needs: without it the NameNode stops. The log grows meanwhile, so this
@@ -144,17 +123,11 @@ impl NamenodeService {
     }
 
     /// Takes an image piece by piece into a file of its own.
-    async fn receive(&self, mut pieces: Streaming<FilePiece>) -> Result<Upload> {
+    async fn receive(&self, pieces: Streaming<FilePiece>) -> Result<Upload> {
+        let mut pieces = Incoming::new(pieces);
         let mut upload: Option<Upload> = None;
         loop {
-            let patience = upload.as_ref().map_or(PIECE_PATIENCE, Upload::patience);
-            let piece = tokio::time::timeout(patience, pieces.message()).await.map_err(|_| {
-                DfsError::new(
-                    ErrorKind::TimedOut,
-                    format!("the next piece of the image did not come within {patience:?}"),
-                )
-            })?;
-            let Some(piece) = piece.map_err(|status| from_status(&status))? else {
+            let Some(piece) = pieces.next().await? else {
                 return Err(DfsError::new(ErrorKind::Protocol, "the image ended before its last piece"));
             };
             let begun = match upload.take() {
@@ -220,7 +193,8 @@ impl Namenode for NamenodeService {
         };
         let (pieces, receiver) = mpsc::channel(PIECES_AHEAD);
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = send_file(&file, &name, &pieces) {
+            let send = |piece| pieces.blocking_send(Ok(piece)).is_ok();
+            if let Err(error) = pieces::cut(&file.path, &name, file.length, send) {
                 // A closed channel is a peer that went away: nobody is left to tell.
                 let _ = pieces.blocking_send(Err(to_status(&error)));
             }
@@ -264,26 +238,6 @@ fn manifest_file(file: &Fetchable) -> ManifestFile {
     ManifestFile { name: file_name(&file.path), length: file.length, state_digest: file.state_digest }
 }
 
-fn send_file(source: &Fetchable, name: &str, pieces: &mpsc::Sender<Result<FilePiece, Status>>) -> Result<()> {
-    let context = |error| DfsError::io(format!("read {}", source.path.display()), error);
-    disk::reads(&source.path);
-    let mut file = File::open(&source.path).map_err(context)?.take(source.length);
-    let mut offset = 0;
-    loop {
-        let mut data = Vec::with_capacity(PIECE_BYTES);
-        let read = file.by_ref().take(PIECE_BYTES as u64).read_to_end(&mut data).map_err(context)? as u64;
-        let last = offset + read >= source.length;
-        if read == 0 && !last {
-            return Err(DfsError::new(ErrorKind::Io, format!("{} is shorter than it was", source.path.display())));
-        }
-        let piece = FilePiece { name: name.to_owned(), offset, data: data.into(), last, length: source.length };
-        if pieces.blocking_send(Ok(piece)).is_err() || last {
-            return Ok(());
-        }
-        offset += read;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use dfs_common::config_file::Config;
@@ -304,7 +258,6 @@ mod tests {
             |offset, bytes: usize, last| FilePiece { offset, data: vec![1; bytes].into(), last, ..Default::default() };
         let refused = |upload: Upload, piece| upload.write(&piece).err().map(|error| error.kind());
         let upload = begin(10).write(&piece(0, 4, false)).unwrap();
-        assert!(upload.patience() <= PIECE_PATIENCE);
         assert_eq!(upload.write(&piece(4, 6, true)).unwrap().received, 10);
         // Empty, a gap, too long, an end that is none.
         for wrong in
@@ -317,16 +270,6 @@ mod tests {
         let mut upload = begin(10).write(&piece(0, 4, false)).unwrap();
         upload.length = u64::MAX >> 1;
         assert_eq!(refused(upload, piece(4, 6, false)), Some(ErrorKind::NoSpace));
-    }
-
-    #[test]
-    fn an_image_has_an_end_however_its_pieces_come() {
-        let dir = tempfile::tempdir().unwrap();
-        let alone = Arc::new(tokio::sync::Mutex::new(())).try_lock_owned().unwrap();
-        let mut upload = Upload::create(dir.path().join("image"), 1 << 30, alone).unwrap();
-        assert_eq!(patience_for(1 << 30), PIECE_PATIENCE + Duration::from_secs(1_024));
-        upload.begun -= patience_for(1 << 30);
-        assert_eq!(upload.patience(), Duration::ZERO);
     }
 
     #[tokio::test]

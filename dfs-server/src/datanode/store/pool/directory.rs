@@ -31,7 +31,7 @@ use super::super::recovery::{Found, FoundMeta, Verdict, decide};
 use super::super::replica::{Condition, Entry, Finalized, Place};
 use super::super::scan::list_dir;
 use super::super::volume::VolumeIndex;
-use super::{Home, Pool, used};
+use super::{Home, Pool, add_suspect, used};
 
 /// What a comparison found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -143,6 +143,7 @@ impl Pool {
         let looked = look(&dirs.paths.finalized_dir(id), id, stamp);
         let found = volume.check(looked, || format!("look at the files of blk_{id}"))?;
         let Some(difference) = compare(&found, record.as_ref()) else { return Ok(()) };
+        let is_noted = dirs.is_noted(id);
         let mut replicas = self.replicas.lock();
         let is_same = match (replicas.get(&id), &record) {
             (None, None) => true,
@@ -178,9 +179,12 @@ impl Pool {
                     length,
                     volume: volume.index(),
                     maybe_synced: true,
-                    condition: Condition::Sound,
+                    // Its files have been away, and a sync of them had failed before.
+                    condition: if is_noted { Condition::Suspect } else { Condition::Sound },
                 };
-                replicas.insert(id, Entry::Finalized(finalized));
+                let entry = Entry::Finalized(finalized);
+                add_suspect(&self.suspects, &self.name, id, &entry);
+                replicas.insert(id, entry);
                 volume.add_used(used(&finalized));
                 self.publish(EventKind::Received, block, volume);
                 drop(replicas);

@@ -31,15 +31,17 @@ use dfs_proto::data_transfer::{DataChecksum, MetaHeader};
 use parking_lot::{Mutex, RwLock};
 use tracing::{error, warn};
 
+use super::aside::set_aside;
 use super::disk::DiskFile;
 use super::events::{Event, EventHub, EventKind};
 use super::layout;
+use super::pool_dirs::PoolDirs;
 use super::reader::ReplicaReader;
 use super::replica::{Condition, Entry, Finalized, OpenKind, OpenReplica, OpenState, Place};
 use super::report::{Cursor, PAGE_MAX, ReportPage, page_item};
-use super::scan::{Scanned, scan_volume, set_aside};
+use super::scan::{Scanned, scan_volume};
 use super::suspects::Suspects;
-use super::volume::{PoolDirs, Volume, VolumeIndex, is_shortage};
+use super::volume::{Volume, VolumeIndex, is_shortage};
 use super::volumes::Volumes;
 use super::writer::ReplicaWriter;
 
@@ -184,6 +186,8 @@ impl Pool {
             self.remove_if_same(&replica);
             return Err(error);
         }
+        // Of an earlier replica whose files are gone.
+        replica.dirs.clear_doubt(block.id);
         match ReplicaWriter::open(Arc::clone(&replica), 0, false, true) {
             Ok(writer) => Ok(writer),
             Err(error) => {
@@ -324,7 +328,7 @@ impl Pool {
         Err(DfsError::new(ErrorKind::Busy, format!("{block} keeps changing, try again")))
     }
 
-    /// Takes a replica out whose files somebody removed, and says so.
+    /// Takes a replica out whose files somebody removed, and says so. A note that a sync of it has failed stays: they may come back.
     fn forget_missing(&self, block: Block, finalized: &Finalized) {
         let (volume, _) = self.home_of(finalized);
         error!(%block, volume = %volume.root().display(), "the files of a replica are gone; it is reported as deleted");
@@ -334,6 +338,20 @@ impl Pool {
             replicas.remove(&block.id);
             volume.subtract_used(used(finalized));
             self.publish(EventKind::Deleted, block, &volume);
+        }
+    }
+
+    /// The same of a replica that is not finalized.
+    fn forget_missing_open(&self, replica: &Arc<OpenReplica>) {
+        let (block, volume) = (replica.block(), &replica.volume);
+        let mut replicas = self.replicas.lock();
+        if replicas.get(&block.id).is_some_and(|entry| is_same(entry, replica)) {
+            replica.state.lock().doomed = true;
+            replicas.remove(&block.id);
+            volume.subtract_used(ByteCount(block.length));
+            self.publish(EventKind::Deleted, block, volume);
+            drop(replicas);
+            error!(%block, volume = %volume.root().display(), "the files of a replica are gone; it is reported as deleted");
         }
     }
 
@@ -416,10 +434,15 @@ fn add_found(replicas: &mut BTreeMap<BlockId, Entry>, homes: &[Option<Home>], id
     let Some(Some((volume, dirs))) = homes.get(usize::from(index.0)) else { return };
     volume.subtract_used(bytes);
     let dir = super::scan::place_dir(&dirs.paths, id, place);
+    let mut is_gone = true;
     for name in [layout::data_name(id), layout::meta_name(id, stamp)] {
         if let Err(error) = set_aside(&dirs.paths, &dir.join(&name)) {
+            is_gone = false;
             warn!(file = name, %error, "could not set aside the second replica of a block");
         }
+    }
+    if is_gone {
+        dirs.clear_doubt(id);
     }
 }
 

@@ -16,24 +16,24 @@ const VERIFY_STEP: usize = 1 << 20;
 const SMALL_STEP: usize = 4096;
 
 /// How many of the first `length` bytes are what their checksums say; those below `known` are taken to be. Damaged checksums
-/// and files that are gone prove nothing, and nothing behind a bad sector is proven: the other holders may have it.
+/// prove nothing, and nothing behind a bad sector is proven: the other holders may have it. `None` when a file is gone from a
+/// volume that is there.
 pub(super) fn proven_length(
     volume: &Volume,
     paths: &(PathBuf, PathBuf),
     open: fn(&Path) -> io::Result<DiskFile>,
     known: u64,
     length: u64,
-) -> io::Result<u64> {
+) -> io::Result<Option<u64>> {
     let opened = open(&paths.0).and_then(|data| {
         let meta = MetaFile::open(&paths.1, open)?;
         Ok((data.len()?, data, meta.file().len()?, meta))
     });
     let (data_length, data, meta_length, meta) = match opened {
-        Err(error) if is_damage(&error) => return Ok(0),
+        Err(error) if is_damage(&error) => return Ok(Some(0)),
         // One that cannot be opened now may be read later: whoever has no other holder must not take it for empty.
         Err(error) if error.kind() == io::ErrorKind::NotFound && is_of_files(volume, &error) => {
-            warn!(path = %paths.0.display(), %error, "nothing is proven of a replica");
-            return Ok(0);
+            return Ok(None);
         }
         opened => opened?,
     };
@@ -67,7 +67,7 @@ pub(super) fn proven_length(
             break;
         }
     }
-    Ok(at)
+    Ok(Some(at))
 }
 
 /// Whether it is the files that cannot be read, and not this process that lacks something, or the whole volume that is away.

@@ -5,6 +5,9 @@
 //!
 //! A finalized replica's bytes never change (design D6): the shorter one is a new file, a clone where the file system can.
 //!
+//! Acknowledged bytes that cannot be proven, behind a bad sector for one, may be nowhere else. They are kept in `orphaned` (`aside`):
+//! the whole old pair of a finalized replica, of an open one what is cut off.
+//!
 //! ```text
 //! tmp/ new pair --> rbw/ new pair --> old checksums gone --> old data gone --> finalized/ new pair
 //!   restart: old      old             new waits for recovery     the same        new
@@ -23,6 +26,7 @@ use dfs_proto::data_transfer::{DataChecksum, MetaHeader};
 use dfs_proto::v1::ReplicaState;
 use tracing::warn;
 
+use super::super::aside::{save_rest, set_aside};
 use super::super::disk::{self, DiskFile};
 use super::super::events::EventKind;
 use super::super::meta_file::MetaFile;
@@ -61,12 +65,62 @@ impl Pool {
                 // What there will be to tell of is not known before the copy is whole, or given up.
                 Some(_) => Err(DfsError::new(ErrorKind::Busy, format!("a copy of {block} is on its way"))),
             },
-            Some(Entry::Open(replica)) => take_over(&replica, recovery_id),
+            Some(Entry::Open(replica)) => self.take_over(&replica, recovery_id),
             Some(Entry::Finalized(finalized)) => {
                 check_older(block, finalized.generation_stamp, recovery_id)?;
                 self.describe_finalized(block, &finalized, is_truncation).map(Some)
             }
         }
+    }
+
+    /// Stops the writer of an open replica and looks at what it wrote.
+    fn take_over(&self, replica: &Arc<OpenReplica>, recovery_id: GenerationStamp) -> Result<Option<UnderRecovery>> {
+        let (paths, state) = {
+            // Not in the middle of a packet.
+            let _writing = replica.writing.lock();
+            let files = replica.hold_files();
+            let mut state = replica.state.lock();
+            if state.doomed {
+                return Ok(None);
+            }
+            let block = Block { id: replica.id, generation_stamp: state.generation_stamp, length: state.on_disk };
+            check_older(block, state.generation_stamp, recovery_id)?;
+            if state.recovery.is_some_and(|newer| newer > recovery_id) {
+                return Err(overtaken(block, recovery_id));
+            }
+            state.recovery = Some(recovery_id);
+            ((files.data, files.meta), state.clone())
+        };
+        replica.notify();
+        let block = Block { id: replica.id, generation_stamp: state.generation_stamp, length: state.on_disk };
+        // A restart has verified the end only, and not every sync that failed before it need have been noted.
+        let is_waiting = replica.kind == OpenKind::Waiting;
+        let proven = if is_waiting || state.doubted.is_some() {
+            proven_length(&replica.volume, &paths, DiskFile::open_device, 0, state.on_disk)
+        } else {
+            proven_length(&replica.volume, &paths, DiskFile::open, state.synced, state.on_disk)
+        };
+        let proven = match replica.volume.check(proven, || format!("verify {block}"))? {
+            Some(proven) => proven,
+            // They are not made yet, perhaps.
+            None if state.on_disk == 0 => 0,
+            None => {
+                self.forget_missing_open(replica);
+                return Err(not_found(block));
+            }
+        };
+        if state.doubted.is_some() {
+            let mut now = replica.state.lock();
+            if now.recovery == Some(recovery_id) {
+                now.doubted = Some(proven);
+            }
+        }
+        Ok(Some(UnderRecovery {
+            block: Block { length: proven, ..block },
+            state: if is_waiting || proven < state.acked { ReplicaState::Rwr } else { ReplicaState::Rbw },
+            // What its writer was told to be on disk was acknowledged first. More may have been on its way there, here alone.
+            synced: state.synced.min(state.acked).min(proven),
+        }))
     }
 
     fn describe_finalized(&self, block: Block, finalized: &Finalized, is_truncation: bool) -> Result<UnderRecovery> {
@@ -77,7 +131,7 @@ impl Pool {
         let (volume, dirs) = self.home_of(finalized);
         let found = Block { generation_stamp: finalized.generation_stamp, length: finalized.length, ..block };
         let proven = if is_truncation {
-            finalized.length
+            Some(finalized.length)
         } else {
             let paths = pair(&dirs.paths.finalized_dir(block.id), block.id, finalized.generation_stamp);
             // What was bad when it was read from the device is not what the page cache shows.
@@ -86,12 +140,16 @@ impl Pool {
             let proven = proven_length(&volume, &paths, open, 0, finalized.length);
             volume.check(proven, || format!("verify {block}"))?
         };
-        if proven < finalized.length {
+        if proven.is_none_or(|proven| proven < finalized.length) {
             let now = self.replicas.lock().get(&block.id).cloned();
             if !matches!(now, Some(Entry::Finalized(now)) if is_version(&now, found)) {
                 return Err(DfsError::new(ErrorKind::Busy, format!("{block} has changed")));
             }
         }
+        let Some(proven) = proven else {
+            self.forget_missing(found, finalized);
+            return Err(not_found(block));
+        };
         Ok(UnderRecovery {
             block: Block { length: proven, ..found },
             state: if proven == finalized.length { ReplicaState::Finalized } else { ReplicaState::Rwr },
@@ -163,7 +221,7 @@ impl Pool {
         restamped
     }
 
-    /// Puts a shorter copy in the place of a finalized replica.
+    /// Puts a shorter copy in the place of a finalized replica, of which so much was proven as `block` is long.
     fn cut(&self, block: Block, old: &Finalized, stamp: GenerationStamp, length: u64) -> Result<Arc<str>> {
         let (volume, dirs) = self.home_of(old);
         let finalized_dir = dirs.paths.finalized_dir(block.id);
@@ -208,7 +266,12 @@ impl Pool {
         }
         volume.subtract_used(used(old));
         volume.add_used(ByteCount(length));
-        let removed = disk::remove_file(&source.1).and_then(|()| disk::remove_file(&source.0));
+        let removed = if block.length < old.length {
+            // What it has behind that could not be proven.
+            set_aside(&dirs.paths, &source.1).and_then(|()| set_aside(&dirs.paths, &source.0))
+        } else {
+            disk::remove_file(&source.1).and_then(|()| disk::remove_file(&source.0))
+        };
         volume.check(removed, doing)?;
         drop(files);
         self.finalize_recovered(&replica, stamp)
@@ -248,16 +311,23 @@ impl Pool {
         };
         volume.check(disk::sync_dir(&dir), doing)?;
         replica.notify();
-        let mut replicas = self.replicas.lock();
-        match replicas.get_mut(&replica.id) {
-            Some(entry) if is_same(entry, replica) => {
-                *entry = Entry::Finalized(self.record(replica, &replica.state.lock(), Condition::Sound));
-                volume.add_used(ByteCount(MetaHeader { checksum: replica.checksum }.meta_len(block.length)));
-                self.publish(EventKind::Received, block, volume);
-                Ok(volume.storage_uuid())
+        {
+            let mut replicas = self.replicas.lock();
+            match replicas.get_mut(&replica.id) {
+                Some(entry) if is_same(entry, replica) => {
+                    *entry = Entry::Finalized(self.record(replica, &replica.state.lock(), Condition::Sound));
+                    volume.add_used(ByteCount(MetaHeader { checksum: replica.checksum }.meta_len(block.length)));
+                    self.publish(EventKind::Received, block, volume);
+                }
+                _ => {
+                    let words = format!("{block} was deleted while it was recovered");
+                    return Err(DfsError::new(ErrorKind::Cancelled, words));
+                }
             }
-            _ => Err(DfsError::new(ErrorKind::Cancelled, format!("{block} was deleted while it was recovered"))),
         }
+        // All that it has was read from the device or is synced.
+        self.take_note_back(replica.id, &(Arc::clone(volume), Arc::clone(&replica.dirs)));
+        Ok(volume.storage_uuid())
     }
 }
 
@@ -282,48 +352,6 @@ fn in_recovery(
         recovery: Some(stamp),
     };
     OpenReplica::new(block.id, OpenKind::Waiting, checksum, home, state)
-}
-
-/// Stops the writer of an open replica and looks at what it wrote.
-fn take_over(replica: &OpenReplica, recovery_id: GenerationStamp) -> Result<Option<UnderRecovery>> {
-    let (paths, state) = {
-        // Not in the middle of a packet.
-        let _writing = replica.writing.lock();
-        let files = replica.hold_files();
-        let mut state = replica.state.lock();
-        if state.doomed {
-            return Ok(None);
-        }
-        let block = Block { id: replica.id, generation_stamp: state.generation_stamp, length: state.on_disk };
-        check_older(block, state.generation_stamp, recovery_id)?;
-        if state.recovery.is_some_and(|newer| newer > recovery_id) {
-            return Err(overtaken(block, recovery_id));
-        }
-        state.recovery = Some(recovery_id);
-        ((files.data, files.meta), state.clone())
-    };
-    replica.notify();
-    let block = Block { id: replica.id, generation_stamp: state.generation_stamp, length: state.on_disk };
-    // A restart has verified the end only, and knows of no sync that has failed before it.
-    let is_waiting = replica.kind == OpenKind::Waiting;
-    let proven = if is_waiting || state.doubted.is_some() {
-        proven_length(&replica.volume, &paths, DiskFile::open_device, 0, state.on_disk)
-    } else {
-        proven_length(&replica.volume, &paths, DiskFile::open, state.synced, state.on_disk)
-    };
-    let proven = replica.volume.check(proven, || format!("verify {block}"))?;
-    if state.doubted.is_some() {
-        let mut now = replica.state.lock();
-        if now.recovery == Some(recovery_id) {
-            now.doubted = Some(proven);
-        }
-    }
-    Ok(Some(UnderRecovery {
-        block: Block { length: proven, ..block },
-        state: if is_waiting || proven < state.acked { ReplicaState::Rwr } else { ReplicaState::Rbw },
-        // What its writer was told to be on disk was acknowledged first. More may have been on its way there, here alone.
-        synced: state.synced.min(state.acked).min(proven),
-    }))
 }
 
 fn check_older(block: Block, stamp: GenerationStamp, recovery_id: GenerationStamp) -> Result<()> {
@@ -365,7 +393,14 @@ fn cut_open(replica: &OpenReplica, old: Block, recovery_id: GenerationStamp, len
         state.doubted = None;
         before
     };
-    let cut = cut_files(replica, &files, before.on_disk, length);
+    // Acknowledged bytes that could not be proven: behind a bad sector, and here alone perhaps.
+    let is_unproven = old.length < before.acked;
+    let saved = if is_unproven {
+        save_rest(&replica.dirs.paths, &files.data, &files.meta, length, before.on_disk)
+    } else {
+        Ok(())
+    };
+    let cut = saved.and_then(|()| cut_files(replica, &files, before.on_disk, length));
     if cut.is_err() {
         let mut state = replica.state.lock();
         state.doubted = state.doubted.or(before.doubted);

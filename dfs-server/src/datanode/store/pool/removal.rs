@@ -139,10 +139,10 @@ impl Pool {
         let (volume, dirs) = self.home_of(finalized);
         let (data, meta) = pair(&dirs.paths.finalized_dir(id), id, finalized.generation_stamp);
         volume.subtract_used(used(finalized));
-        if finalized.condition != Condition::Sound {
+        let unlinked = disk::remove_if_there(&data).and_then(|()| disk::remove_if_there(&meta));
+        if unlinked.is_ok() {
             dirs.clear_doubt(id);
         }
-        let unlinked = disk::remove_if_there(&data).and_then(|()| disk::remove_if_there(&meta));
         volume.check(unlinked, || format!("delete blk_{id}"))
     }
 
@@ -150,6 +150,9 @@ impl Pool {
         let files = replica.hold_files();
         replica.volume.subtract_used(ByteCount(replica.block().length));
         let unlinked = disk::remove_if_there(&files.data).and_then(|()| disk::remove_if_there(&files.meta));
+        if unlinked.is_ok() {
+            replica.dirs.clear_doubt(replica.id);
+        }
         replica.volume.check(unlinked, || format!("delete blk_{}", replica.id))
     }
 

@@ -12,11 +12,13 @@ use dfs_common::units::ByteCount;
 use dfs_proto::data_transfer::{DataChecksum, MetaHeader};
 use tracing::{info, warn};
 
+use super::super::aside::set_aside;
 use super::super::disk;
 use super::super::layout;
+use super::super::pool_dirs::PoolDirs;
 use super::super::replica::{Condition, Entry, Place};
-use super::super::scan::{Scanned, place_dir, scan_volume, set_aside};
-use super::super::volume::{PoolDirs, Volume};
+use super::super::scan::{Scanned, place_dir, scan_volume};
+use super::super::volume::Volume;
 use super::{Pool, WALK_STEP, add_suspect};
 
 impl Pool {
@@ -78,12 +80,17 @@ fn clear_second(volume: &Volume, dirs: &PoolDirs, id: BlockId, entry: &Entry, th
     };
     let is_needless = matches!(there, Entry::Finalized(new) if new.generation_stamp >= stamp && new.length >= length);
     let dir = place_dir(&dirs.paths, id, place);
+    let mut is_gone = true;
     for name in [layout::data_name(id), layout::meta_name(id, stamp)] {
         let path = dir.join(&name);
         let cleared = if is_needless { disk::remove_file(&path) } else { set_aside(&dirs.paths, &path) };
         if let Err(error) = cleared {
+            is_gone = false;
             warn!(file = name, %error, "could not clear away the second replica of a block");
         }
+    }
+    if is_gone {
+        dirs.clear_doubt(id);
     }
     let header = MetaHeader { checksum: DataChecksum::DEFAULT };
     let meta = if place == Place::Finalized { header.meta_len(length) } else { 0 };

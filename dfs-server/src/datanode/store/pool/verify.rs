@@ -8,8 +8,9 @@
 //!     └──────────────────▶ corrupt ◀────────────────────────────────────────────────────▶ sound
 //! ```
 //!
-//! A suspect or corrupt replica can still be read, because every reader checks what it gets; it takes no sync, no append and no
-//! recovery. Corrupt ones are told of with each full report: no lost call and no overflow keeps them from the NameNodes.
+//! A suspect or corrupt replica can still be read, because every reader checks what it gets. It takes no sync, no append, and no
+//! recovery but this: of a corrupt one a block recovery may claim what its checksums prove, and have it cut to that. Corrupt ones
+//! are told of with each full report: no lost call and no overflow keeps them from the NameNodes.
 //!
 //! That a sync has failed is noted on the device too (`PoolDirs::note_doubt`), and in memory when the volume is taken out: the
 //! replica is a suspect again after a restart, and when the volume comes back.
@@ -25,11 +26,12 @@ use tracing::warn;
 
 use super::super::disk::DiskFile;
 use super::super::events::EventKind;
+use super::super::pool_dirs::PoolDirs;
 use super::super::reader::ReplicaReader;
 use super::super::replica::{Condition, Entry, Finalized};
-use super::super::volume::{PoolDirs, Volume, is_damage};
+use super::super::volume::{Volume, is_damage};
 use super::sync::sync_files;
-use super::{Pool, not_found};
+use super::{Home, Pool, not_found};
 
 impl Pool {
     /// A sync of a finalized replica has failed, or of one that is finalized by now.
@@ -55,7 +57,7 @@ impl Pool {
         }
         warn!(block = %id, "a replica is not trusted until it has been verified on its device");
         self.suspects.add(index, &self.name, id);
-        dirs.note_doubt(id);
+        dirs.note_doubt(volume, id);
     }
 
     /// Refuses what would make promises about a replica that is not trusted.
@@ -72,9 +74,11 @@ impl Pool {
         }
     }
 
-    /// Passes on what came of reading a finalized replica; one that is damaged, or cannot be read, is verified.
+    /// Passes on what came of reading a finalized replica; one that is damaged, gone, or cannot be read, is verified.
     pub(super) fn expect_sound<T>(&self, block: Block, outcome: Result<T>) -> Result<T> {
-        if outcome.as_ref().is_err_and(|error| matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Io)) {
+        let is_bad =
+            |error: &DfsError| matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Io | ErrorKind::NotFound);
+        if outcome.as_ref().is_err_and(is_bad) {
             self.doubt(block);
         }
         outcome
@@ -132,30 +136,36 @@ impl Pool {
 
     /// See `ReplicaStore::report_good`.
     pub(in crate::datanode::store) fn report_good(&self, block: Block) {
-        let Some(dirs) = self.trust(block) else { return };
-        dirs.clear_doubt(block.id);
-        let is_doubted = match self.replicas.lock().get(&block.id) {
+        if let Some(home) = self.trust(block) {
+            self.take_note_back(block.id, &home);
+        }
+    }
+
+    /// Removes the note of a replica that is trusted again.
+    pub(super) fn take_note_back(&self, id: BlockId, (volume, dirs): &Home) {
+        dirs.clear_doubt(id);
+        let is_doubted = match self.replicas.lock().get(&id) {
             Some(Entry::Finalized(now)) => now.condition != Condition::Sound,
             Some(Entry::Open(replica)) => replica.state.lock().doubted.is_some(),
             Some(Entry::Deleting(_)) | None => false,
         };
         if is_doubted {
             // Anew, and the note of that may be the one that was just taken back.
-            dirs.note_doubt(block.id);
+            dirs.note_doubt(volume, id);
         }
     }
 
-    fn trust(&self, block: Block) -> Option<Arc<PoolDirs>> {
+    fn trust(&self, block: Block) -> Option<Home> {
         let mut replicas = self.replicas.lock();
         if let Some(Entry::Finalized(finalized)) = replicas.get_mut(&block.id)
             && is_version(finalized, block)
             // Doubted anew since it was read.
             && !self.suspects.is_waiting(finalized.volume, &self.name, block.id)
-            && let Some((volume, dirs)) = self.home(finalized.volume)
+            && let Some(home) = self.home(finalized.volume)
         {
             finalized.condition = Condition::Sound;
-            self.publish(EventKind::Good, block, &volume);
-            return Some(dirs);
+            self.publish(EventKind::Good, block, &home.0);
+            return Some(home);
         }
         None
     }

@@ -116,7 +116,7 @@ fn sync_that_failed_is_made_up_for_by_what_the_device_has() {
 #[test]
 fn writer_whose_sync_failed_is_the_last_one_and_recovery_counts_what_the_device_has() {
     for by_client in [false, true] {
-        let (_dir, store, watch) = with_replica();
+        let (dir, store, watch) = with_replica();
         let mut writer = create(&store, 2);
         append(&mut writer, 0, &content(1024));
         writer.sync().unwrap();
@@ -137,7 +137,9 @@ fn writer_whose_sync_failed_is_the_last_one_and_recovery_counts_what_the_device_
         assert_eq!((found.block.length, found.synced, found.state), (1024, 1024, ReplicaState::Rwr));
         let old = ExtendedBlock { pool: POOL.into(), block: found.block };
         assert!(store.update_recovered(&old, stamp, 2000).is_err());
+        assert!(file(dir.path(), "doubted/2").exists());
         store.update_recovered(&old, stamp, 1024).unwrap();
+        assert!(!file(dir.path(), "doubted/2").exists(), "the device has all of it");
         store.sync(&block(2, 2000)).unwrap();
         let mut bytes = vec![0; 1024];
         let reader = store.open_on_device(&block(2, 2000)).unwrap();
@@ -161,7 +163,7 @@ fn bytes_count_as_synced_once_their_directory_is() {
 #[test]
 fn copy_or_close_whose_sync_failed_is_no_replica() {
     for kind in [OpenKind::Temporary, OpenKind::Rbw] {
-        let (_dir, store, watch) = with_replica();
+        let (dir, store, watch) = with_replica();
         let mut writer = store.create(&block(2, 1001), kind, DataChecksum::DEFAULT, None).unwrap();
         append(&mut writer, 0, &content(700));
         watch.fail(Call::Sync, "blk_2", libc::EIO, 1);
@@ -170,6 +172,7 @@ fn copy_or_close_whose_sync_failed_is_no_replica() {
         if kind == OpenKind::Temporary {
             store.discard(POOL, writer).unwrap();
             assert_eq!(store.replica_count(), 1);
+            assert!(!file(dir.path(), "doubted/2").exists());
         } else {
             let found = store.init_recovery(&block(2, 1001), GenerationStamp(2000), false).unwrap().unwrap();
             assert_eq!(found.block.length, 0);
@@ -407,6 +410,15 @@ fn replica_whose_files_are_gone_takes_no_room() {
 }
 
 #[test]
+fn append_to_a_replica_whose_files_are_gone_has_it_looked_at() {
+    let (dir, store) = unwatched();
+    std::fs::remove_file(file(dir.path(), FINALIZED).join("blk_1_1001.meta")).unwrap();
+    let appended = store.append(&last_block(1001, LENGTH), GenerationStamp(1002)).unwrap_err();
+    assert_eq!(appended.kind(), ErrorKind::NotFound);
+    assert!(store.suspects().is_waiting(VolumeIndex(0), &POOL.into(), BlockId(1)));
+}
+
+#[test]
 fn probe_that_does_not_reach_the_device_takes_the_volume_out() {
     let (_dir, store, watch) = with_replica();
     watch.fail(Call::Sync, "probe.tmp", libc::EIO, 1);
@@ -450,9 +462,91 @@ fn sync_that_failed_is_not_forgotten_when_the_volume_comes_back() {
         let queue = store.subscribe();
         assert_eq!(store.sync(&block(2, 1001)).unwrap_err().kind(), ErrorKind::Io);
         assert_eq!(store.sync(&block(3, 1001)).unwrap_err().kind(), ErrorKind::Io);
+        // Without its note any replica may be the one that was meant.
+        assert_eq!(store.sync(&block(1, 1001)).is_ok(), is_noted);
+        let (good, corrupt) = ((EventKind::Good, 1), (EventKind::Corrupt, 2));
+        let expected = if is_noted { vec![corrupt] } else { vec![good, corrupt] };
+        assert_eq!(told(&store, &queue, EventKind::Corrupt), expected);
         store.sync(&block(1, 1001)).unwrap();
-        assert_eq!(told(&store, &queue, EventKind::Corrupt), [(EventKind::Corrupt, 2)]);
     }
+}
+
+#[test]
+fn sync_that_could_not_be_noted_has_every_replica_doubted_after_a_restart() {
+    let (dir, store, watch) = with_replica();
+    watch.fail(Call::Open, "doubted/2", libc::ENOSPC, usize::MAX);
+    with_failed_sync(&store, &watch);
+    assert!(watch.durable("doubted/all-noted").is_none(), "gone for good before it is answered");
+    store.sync(&block(1, 1001)).expect("this process knows which one it was");
+    drop(store);
+    // Still without room.
+    let store = open(&[dir.path()]);
+    for id in [1, 2] {
+        assert_eq!(store.sync(&block(id, 1001)).unwrap_err().kind(), ErrorKind::Io, "{id}");
+    }
+    assert!(!file(dir.path(), "doubted/all-noted").exists());
+    drop(store);
+    watch.heal();
+    let store = open(&[dir.path()]);
+    assert!(watch.durable("doubted/all-noted").is_some() && watch.durable("doubted/2").is_some());
+    let queue = store.subscribe();
+    assert_eq!(told(&store, &queue, EventKind::Corrupt), [(EventKind::Good, 1), (EventKind::Corrupt, 2)]);
+    drop(store);
+    let store = open(&[dir.path()]);
+    store.sync(&block(1, 1001)).unwrap();
+    store.sync(&block(2, 1001)).unwrap_err();
+}
+
+#[test]
+fn volume_that_takes_no_note_at_all_is_looked_at() {
+    for is_removable in [true, false] {
+        let (_dir, store, watch) = with_replica();
+        watch.fail(Call::Sync, "blk_1", libc::ENOSPC, 1);
+        watch.fail(Call::Open, "doubted/1", libc::ENOSPC, 1);
+        if !is_removable {
+            watch.fail(Call::Remove, "all-noted", libc::EROFS, 1);
+        }
+        assert_eq!(store.sync(&block(1, 1001)).unwrap_err().kind(), ErrorKind::NoSpace);
+        assert_eq!(store.wait_suspicion(Duration::ZERO), !is_removable);
+    }
+}
+
+#[test]
+fn note_of_a_failed_sync_goes_with_its_replica() {
+    let (dir, store, watch) = with_replica();
+    let note = |id: u64| file(dir.path(), &format!("doubted/{id}"));
+    // Being written, deleted.
+    let mut writer = create(&store, 2);
+    append(&mut writer, 0, &content(700));
+    watch.fail(Call::Sync, "blk_2", libc::EIO, 1);
+    writer.sync().unwrap_err();
+    assert!(note(2).exists());
+    store.invalidate(&block(2, 1001)).unwrap();
+    drop(writer);
+    assert!(!note(2).exists());
+    // Finalized, its files gone and brought back: it is the one whose sync has failed.
+    watch.fail(Call::Sync, ".meta", libc::EIO, 1);
+    store.sync(&block(1, 1001)).unwrap_err();
+    let names =
+        ["blk_1", "blk_1_1001.meta"].map(|name| (file(dir.path(), FINALIZED).join(name), dir.path().join(name)));
+    names.iter().for_each(|(home, away)| std::fs::rename(home, away).unwrap());
+    assert_eq!(store.open_reader(&block(1, 1001), 0).unwrap_err().kind(), ErrorKind::NotFound);
+    names.iter().for_each(|(home, away)| std::fs::rename(away, home).unwrap());
+    let index = VolumeIndex(0);
+    assert_eq!(store.compare_directory(POOL, index, &|| false).unwrap().found, 1);
+    assert_eq!(store.sync(&block(1, 1001)).unwrap_err().kind(), ErrorKind::Io);
+    assert!(store.suspects().is_waiting(index, &POOL.into(), BlockId(1)) && note(1).exists());
+    // Gone, and made anew.
+    names.iter().for_each(|(home, _)| std::fs::remove_file(home).unwrap());
+    assert_eq!(store.open_reader(&block(1, 1001), 0).unwrap_err().kind(), ErrorKind::NotFound);
+    put(&store, 1, &content(LENGTH));
+    assert!(!note(1).exists());
+    store.sync(&block(1, 1001)).unwrap();
+    // Of what is not there a start finds no replica.
+    std::fs::write(note(9), b"").unwrap();
+    drop(store);
+    drop(open(&[dir.path()]));
+    assert!(!note(9).exists());
 }
 
 #[test]
@@ -587,10 +681,67 @@ fn recovery_claims_what_lies_before_a_bad_sector() {
             let found = store.init_recovery(&block(id, 1001), stamp, false).unwrap().unwrap();
             assert_eq!((found.block.length, found.state), (8192, ReplicaState::Rwr), "{id}");
         }
-        // Nor do files that are gone keep the other holders waiting.
-        std::fs::remove_file(file(dir.path(), "current/rbw/blk_3")).unwrap();
-        let found = store.init_recovery(&block(3, 1001), stamp, false).unwrap().unwrap();
-        assert_eq!((found.block.length, found.state), (0, ReplicaState::Rwr));
+    }
+}
+
+#[test]
+fn recovery_that_finds_files_gone_claims_nothing_and_tells_of_it() {
+    for is_waiting in [true, false] {
+        let (dir, mut store) = unwatched();
+        let mut writer = create(&store, 2);
+        append(&mut writer, 0, &content(1000));
+        writer.set_acked(1000);
+        if is_waiting {
+            drop((store, writer));
+            store = open(&[dir.path()]);
+        }
+        let queue = store.subscribe();
+        std::fs::remove_file(file(dir.path(), "current/rbw/blk_2")).unwrap();
+        std::fs::remove_file(file(dir.path(), FINALIZED).join("blk_1_1001.meta")).unwrap();
+        let stamp = GenerationStamp(2000);
+        for id in [1, 2] {
+            // Not a replica without bytes: whoever has no other one would take the block for empty.
+            let lost = store.init_recovery(&block(id, 1001), stamp, false).unwrap_err();
+            assert_eq!(lost.kind(), ErrorKind::NotFound, "{id}");
+            assert_eq!(store.init_recovery(&block(id, 1001), stamp, false).unwrap(), None, "{id}");
+        }
+        let told: Vec<_> = queue.take().0.iter().map(|event| (event.kind, event.block.id.0)).collect();
+        assert_eq!(told, [(EventKind::Deleted, 1), (EventKind::Deleted, 2)]);
+        assert_eq!((store.replica_count(), store.volumes().reports()[0].space.used), (0, 0));
+    }
+}
+
+#[test]
+fn recovery_keeps_what_lies_behind_a_bad_sector() {
+    for is_finalized in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&[dir.path()]);
+        let data = content(12_000);
+        let mut writer = create(&store, 1);
+        append(&mut writer, 0, &data);
+        writer.set_acked(12_000);
+        if is_finalized {
+            store.finalize(POOL, &mut writer, false).unwrap();
+        }
+        let home = file(dir.path(), if is_finalized { FINALIZED } else { "current/rbw" });
+        let sums = std::fs::read(home.join("blk_1_1001.meta")).unwrap();
+        let watch = Watch::begin(dir.path());
+        watch.fail_reads_at("blk_1", 5000, libc::ENODATA);
+        let stamp = GenerationStamp(2000);
+        let found = store.init_recovery(&block(1, 1001), stamp, false).unwrap().unwrap();
+        assert_eq!(found.block.length, 4096);
+        let old = ExtendedBlock { pool: POOL.into(), block: found.block };
+        store.update_recovered(&old, stamp, 4096).unwrap();
+        assert_eq!(pages(&store, 0), [(1, 4096, None)]);
+        if is_finalized {
+            assert_eq!(std::fs::read(file(dir.path(), "orphaned/blk_1")).unwrap(), data);
+            assert_eq!(std::fs::read(file(dir.path(), "orphaned/blk_1_1001.meta")).unwrap(), sums);
+        } else {
+            // At its own place, but for the sector, and on disk before the rest of the replica is cut off.
+            let rest = watch.durable("orphaned/blk_1_1001.rest").unwrap();
+            assert_eq!((rest.len(), &rest[8192..]), (12_000, &data[8192..]));
+            assert_eq!(watch.durable("orphaned/blk_1_1001.rest.meta").unwrap(), sums);
+        }
     }
 }
 

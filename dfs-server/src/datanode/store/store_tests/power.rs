@@ -288,11 +288,9 @@ fn sites_in_the_source() -> BTreeSet<Site> {
             if path.is_dir() && !path.ends_with("store_tests") {
                 dirs.push(path.clone());
             }
-            // What syncs are made of, and the probe of a device, which promises nothing.
-            if path.extension().is_none_or(|end| end != "rs")
-                || path.ends_with("disk.rs")
-                || path.ends_with("volume.rs")
-            {
+            // What syncs are made of; the probe of a device, which promises nothing; notes and what is set aside (`doubts`).
+            let others = ["disk.rs", "volume.rs", "pool_dirs.rs", "aside.rs"];
+            if path.extension().is_none_or(|end| end != "rs") || others.iter().any(|name| path.ends_with(name)) {
                 continue;
             }
             let text = std::fs::read_to_string(&path).unwrap();

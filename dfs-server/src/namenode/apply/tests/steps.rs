@@ -351,10 +351,11 @@ fn directories_never_come_to_stand_too_deep() {
     fixture.step_limit = LIMIT;
     let too_deep = Some(ErrorKind::NameTooLong);
     let replace = RenameFlag::RenameReplace;
-    // Ten chains of a thousand, one below the other.
-    let mut last = fixture.chain(ROOT_INODE, "a", 1_000);
-    for _ in 1..10 {
-        let end = fixture.chain(ROOT_INODE, "b", 1_000);
+    // Eight chains, one below the other.
+    let length = DEPTH_MAX / 8;
+    let mut last = fixture.chain(ROOT_INODE, "a", length);
+    for _ in 1..8 {
+        let end = fixture.chain(ROOT_INODE, "b", length);
         assert_eq!(fixture.refusal(rename((ROOT_INODE, "b"), (last, "b"), replace)), None);
         last = end;
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use dfs_common::disk;
-use dfs_common::error::ErrorKind;
+use dfs_common::error::{DfsError, ErrorKind};
 use dfs_common::ids::TxId;
 
 use super::super::log_files::LogFiles;
@@ -173,6 +173,76 @@ async fn an_image_of_another_state_is_not_adopted() {
     }
     image_of(&numbers, digest_of(&numbers).0);
     assert_eq!(journal.journal.adopt_image(&pushed).await.unwrap(), TxId(6));
+    // It is there now, and so it stays when there is a newer one, too: the other one still is not.
+    for _ in 0..2 {
+        image_of(skipped, digest_of(skipped).0);
+        let error = journal.journal.adopt_image(&pushed).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        assert!(error.message().contains("another state"), "{}", error.message());
+        image_of(&numbers, digest_of(&numbers).0);
+        assert_eq!(journal.journal.adopt_image(&pushed).await.unwrap_err().kind(), ErrorKind::AlreadyExists);
+        journal.journal.checkpoint().await.unwrap();
+    }
+    journal.close().await;
+}
+
+#[tokio::test]
+async fn an_image_overtaken_by_a_checkpoint_is_there_already_only_if_it_is_of_the_same_state() {
+    let root = formatted();
+    let journal = TestJournal::open(root.path()).await;
+    journal.submit_all(0..3).await;
+    journal.journal.checkpoint().await.unwrap();
+    journal.submit_all(3..6).await;
+    journal.journal.roll().await.unwrap();
+    let (_fetched, _, header, pushed) = fold_elsewhere(&journal);
+    journal.submit_all(6..8).await;
+    assert_eq!(journal.journal.checkpoint().await.unwrap(), TxId(8));
+    // The log still goes back to the image before.
+    assert_eq!(journal.journal.adopt_image(&pushed).await.unwrap_err().kind(), ErrorKind::AlreadyExists);
+    ImageWriter::create(&pushed, &ImageHeader { state_digest: 9, ..header }).unwrap().finish().unwrap();
+    assert_eq!(journal.journal.adopt_image(&pushed).await.unwrap_err().kind(), ErrorKind::InvalidArgument);
+    journal.close().await;
+}
+
+#[tokio::test]
+async fn an_image_whose_checkpoint_was_given_up_before_it_was_published_is_the_newest() {
+    let root = formatted();
+    let journal = TestJournal::retaining(1, root.path(), Arc::new(NumberFolder)).await.unwrap();
+    journal.submit_all(0..3).await;
+    journal.journal.roll().await.unwrap();
+    let (_fetched, _, _, pushed) = fold_elsewhere(&journal);
+    let older = journal.dir.current().join("older.tmp");
+    std::fs::rename(&pushed, &older).unwrap();
+    journal.submit_all(3..6).await;
+    journal.journal.roll().await.unwrap();
+    let (_fetched, _, _, pushed) = fold_elsewhere(&journal);
+    std::fs::rename(&pushed, journal.dir.image_path(TxId(6))).unwrap();
+    assert_eq!(journal.journal.adopt_image(&older).await.unwrap_err().kind(), ErrorKind::AlreadyExists);
+    assert_eq!(journal.journal.newest_image(), TxId(0), "nothing was published");
+    assert_eq!(journal.journal.checkpoint().await.unwrap(), TxId(6));
+    assert_eq!(journal.journal.newest_image(), TxId(6));
+    let images: Vec<TxId> = journal.dir.images().unwrap().iter().map(|image| image.txid).collect();
+    assert_eq!(images, [TxId(6)]);
+    std::fs::remove_file(&older).unwrap();
+    journal.close().await;
+    let journal = TestJournal::open(root.path()).await;
+    assert_eq!(journal.numbers(), (0..6).collect::<Vec<_>>());
+    journal.close().await;
+}
+
+#[tokio::test]
+async fn an_image_that_was_set_aside_is_made_again() {
+    let root = formatted();
+    let journal = TestJournal::open(root.path()).await;
+    journal.submit_all(0..3).await;
+    journal.journal.checkpoint().await.unwrap();
+    journal.submit_all(3..5).await;
+    journal.journal.checkpoint().await.unwrap();
+    let newest = journal.dir.images().unwrap().remove(0);
+    assert_eq!(newest.txid, TxId(5));
+    journal.dir.set_aside(&newest, &DfsError::new(ErrorKind::Corrupt, "it is damaged")).unwrap();
+    assert_eq!(journal.journal.checkpoint().await.unwrap(), TxId(5));
+    assert_eq!(load_numbers(&newest.path).unwrap().1, (0..5).collect::<Vec<_>>());
     journal.close().await;
 }
 

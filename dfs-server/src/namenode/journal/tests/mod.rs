@@ -161,13 +161,17 @@ impl TestJournal {
     }
 
     async fn with_folder(root: &Path, folder: Arc<dyn Folder>) -> Result<Self> {
+        Self::retaining(2, root, folder).await
+    }
+
+    async fn retaining(images: usize, root: &Path, folder: Arc<dyn Folder>) -> Result<Self> {
         let dir = Arc::new(NameDir::open(root)?);
         let loaded = dir.load_newest(load_numbers)?;
         let (header, numbers) = loaded.map_or((None, Vec::new()), |(header, numbers)| (Some(header), numbers));
         let digest = header.as_ref().map_or(0, |header: &ImageHeader| header.state_digest);
         let machine = Arc::new(Numbers { applied: Mutex::new(numbers), digest: Mutex::new(StateDigest(digest)) });
         let fatals = Fatals::default();
-        let mut options = JournalOptions::new("127.0.0.1:1", 2, folder);
+        let mut options = JournalOptions::new("127.0.0.1:1", images, folder);
         options.on_fatal = fatals.hook();
         let journal = Journal::start(dir.clone(), machine.clone(), header, options).await?;
         journal.wait_ready().await?;

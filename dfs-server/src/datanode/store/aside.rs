@@ -1,0 +1,61 @@
+//! What is neither served nor deleted: files that recovery cannot explain, and bytes that it cannot prove. They lie in `orphaned`,
+//! for people to look at.
+
+use std::io;
+use std::path::Path;
+
+use tracing::warn;
+
+use super::disk::{self, DiskFile};
+use super::layout::PoolPaths;
+use super::volume::is_shortage;
+
+/// Bytes saved at once: a sector of most disks, so that one that is bad costs no others.
+const SAVE_STEP: u64 = 4096;
+
+/// Moves a file to where it is never served and never deleted, for people to look at.
+pub(super) fn set_aside(paths: &PoolPaths, path: &Path) -> io::Result<()> {
+    warn!(path = %path.display(), into = %paths.orphaned.display(), "setting aside a file that recovery cannot explain");
+    disk::create_dir_all(&paths.orphaned)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut target = paths.orphaned.join(&name);
+    let mut number = 0;
+    while target.exists() {
+        number += 1;
+        target = paths.orphaned.join(format!("{name}.{number}"));
+    }
+    disk::rename(path, &target)
+}
+
+/// Saves what is about to be cut off a replica: of its bytes from `from` to `to` those that can be read, at their own places in a
+/// file of that length, and all its checksums. `blk_<id>_<stamp>.rest` and `.rest.meta` are on disk when this returns; what an
+/// earlier try has left of them is replaced.
+pub(super) fn save_rest(paths: &PoolPaths, data: &Path, meta: &Path, from: u64, to: u64) -> io::Result<()> {
+    disk::create_dir_all(&paths.orphaned)?;
+    let target = paths.orphaned.join(meta.file_name().unwrap_or_default());
+    let (rest, sums) = (target.with_extension("rest"), target.with_extension("rest.meta"));
+    warn!(path = %rest.display(), from, to, "saving bytes of a replica that cannot be proven");
+    let (data, meta) = (DiskFile::open(data)?, DiskFile::open(meta)?);
+    let to = to.min(data.len()?);
+    let rest = DiskFile::create(&rest)?;
+    let mut bytes = vec![0; SAVE_STEP as usize];
+    let mut at = from;
+    while at < to {
+        let end = to.min((at / SAVE_STEP + 1) * SAVE_STEP);
+        let piece = &mut bytes[..(end - at) as usize];
+        match data.read_exact_at(piece, at) {
+            Ok(()) => rest.write_all_at(piece, at)?,
+            Err(error) if is_shortage(&error) => return Err(error),
+            Err(error) => warn!(at, bytes = piece.len(), %error, "these cannot be read"),
+        }
+        at = end;
+    }
+    rest.set_len(to)?;
+    rest.sync_data()?;
+    let mut bytes = vec![0; meta.len()? as usize];
+    meta.read_exact_at(&mut bytes, 0)?;
+    let sums = DiskFile::create(&sums)?;
+    sums.write_all_at(&bytes, 0)?;
+    sums.sync_data()?;
+    disk::sync_dir(&paths.orphaned)
+}
