@@ -18,6 +18,9 @@ use crate::namenode::node_files::Duty;
 /// Deletions ordered with one heartbeat, HDFS's limit: a DataNode deletes that many in well under a heartbeat's time.
 const INVALIDATIONS_PER_HEARTBEAT: usize = 1000;
 
+/// Orders looked at with one heartbeat whether they are to be repeated, of all volumes: after a silence many are due at once.
+const REPEATED_PER_HEARTBEAT: usize = 4096;
+
 /// Failed copies taken in with one heartbeat: more than a node is told to make at a time. Copies that are not told of are
 /// given up when their time is over.
 const FAILED_COPIES_MAX: usize = 2_000;
@@ -180,8 +183,9 @@ impl SoftState {
         let mut blocks = Vec::new();
         let storages = self.nodes.node(index).storages.clone();
         let now = self.now;
+        let share = (REPEATED_PER_HEARTBEAT / storages.len().max(1)).max(1);
         for &storage in &storages {
-            self.nodes.storage_mut(storage).repeat_invalidations(now);
+            self.nodes.storage_mut(storage).repeat_invalidations(now, share);
         }
         let waiting = storages.iter().filter(|&&storage| self.nodes.storage(storage).invalidation_count() > 0).count();
         if waiting == 0 {

@@ -13,9 +13,6 @@ use super::waiting::WaitingDeletions;
 /// Time after which a deletion that was ordered and is not confirmed is ordered again.
 const REPEAT_INVALIDATION_AFTER: Duration = Duration::from_secs(60);
 
-/// Orders repeated with one heartbeat: after a silence many are due at once.
-const REPEATED_PER_HEARTBEAT: usize = 4096;
-
 /// Whether a volume can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StorageState {
@@ -183,9 +180,9 @@ impl Storage {
         Some((id, Invalidation { generation_stamp, is_good: self.excess.contains(id.0) }))
     }
 
-    /// Queues again what was ordered a while ago and is not confirmed: the order may be lost.
-    pub(crate) fn repeat_invalidations(&mut self, now: Instant) {
-        for _ in 0..REPEATED_PER_HEARTBEAT {
+    /// Queues again what was ordered a while ago and is not confirmed, `limit` of it at most: the order may be lost.
+    pub(crate) fn repeat_invalidations(&mut self, now: Instant, limit: usize) {
+        for _ in 0..limit {
             let Some((id, generation_stamp)) = self.ordered.pop_older_than(REPEAT_INVALIDATION_AFTER, now) else {
                 break;
             };

@@ -1,12 +1,16 @@
 //! What finds no room is asked for again.
 
-use dfs_common::ids::BlockId;
+use std::time::Duration;
+
+use dfs_common::ids::{BlockId, GenerationStamp};
 use dfs_proto::v1;
+use dfs_proto::v1::order::Order;
 
 use super::super::BlockEvent;
 use super::super::overflow::Limits;
 use super::super::report::{QUEUED_EVENTS_MAX, ReportNumber, ReportSequence};
 use super::{Cluster, block, finalized};
+use crate::namenode::datanodes::Invalidation;
 
 #[test]
 fn deletions_beyond_the_bound_are_made_all_the_same() {
@@ -44,6 +48,44 @@ fn deletions_beyond_the_bound_are_made_beside_many_replicas_kept_for_good() {
     assert_eq!((state.overflowed.set_aside.len(), state.set_aside.len()), (1, 4));
     drop(state);
     cluster.check();
+}
+
+#[test]
+fn deletions_of_many_volumes_that_are_due_again_come_a_few_at_a_time() {
+    let mut cluster = Cluster::new(&["/a"; 1]);
+    cluster.seconds(1);
+    let beat = |storages| {
+        let request = v1::SendHeartbeatRequest {
+            datanode_uuid: "dn0".into(),
+            registration_id: cluster.nodes[0].registration,
+            storages,
+            ..v1::SendHeartbeatRequest::default()
+        };
+        cluster.blocks.heartbeat(&request).unwrap().orders
+    };
+    let volume = |at| v1::StorageReport { storage_uuid: format!("v{at}"), ..v1::StorageReport::default() };
+    beat((0..8).map(volume).collect());
+    let storages = {
+        let mut state = cluster.blocks.lock();
+        let (node, now) = (state.nodes.by_uuid("dn0").unwrap(), state.now);
+        let storages = state.nodes.node(node).storages.clone();
+        for &storage in &storages {
+            let volume = state.nodes.storage_mut(storage);
+            let doomed = Invalidation { generation_stamp: GenerationStamp(1), is_good: false };
+            assert!((1..=2_000).all(|id| volume.doom(BlockId(id), doomed, usize::MAX)));
+            while volume.next_invalidation(now).is_some() {}
+        }
+        storages
+    };
+    cluster.clock.advance(Duration::from_secs(61));
+    let of_order = |order: v1::Order| match order.order {
+        Some(Order::Invalidate(order)) => order.blocks.len(),
+        _ => 0,
+    };
+    let ordered: usize = beat(Vec::new()).into_iter().map(of_order).sum();
+    let state = cluster.blocks.lock();
+    let waiting: usize = storages.iter().map(|&storage| state.nodes.storage(storage).invalidation_count()).sum();
+    assert!(ordered > 0 && ordered + waiting <= 4096, "{ordered} and {waiting}");
 }
 
 #[test]
