@@ -83,8 +83,7 @@ impl CheckpointDir {
                 format!("{} is the directory of another daemon; give the SecondaryNameNode its own", root.display()),
             ));
         }
-        remove_temporary_files(&current)?;
-        for directory in [&fetched, &edits] {
+        for directory in [&current, &fetched, &edits] {
             durable::create_dir_all(directory).map_err(io("create", directory))?;
             remove_temporary_files(directory)?;
         }

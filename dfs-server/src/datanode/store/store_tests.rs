@@ -342,7 +342,7 @@ fn copy_of_a_newer_generation_costs_nothing_before_it_is_whole() {
     store.invalidate(&block(1, 1002)).unwrap();
     assert!(store.convert_to_rbw(POOL, &mut copy).is_err());
     is_as_it_was();
-    drop((newer_copy(&store), store));
+    drop((copy, newer_copy(&store), store));
     let store = open(&[dir.path()]);
     assert_eq!(pages(&store, 0), [(1, 700, None)], "nor does a restart");
     // No older one, and the same generation is no newer.

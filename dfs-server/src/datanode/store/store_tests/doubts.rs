@@ -414,7 +414,7 @@ fn append_to_a_replica_whose_files_are_gone_has_it_looked_at() {
     let (dir, store) = unwatched();
     std::fs::remove_file(file(dir.path(), FINALIZED).join("blk_1_1001.meta")).unwrap();
     let appended = store.append(&last_block(1001, LENGTH), GenerationStamp(1002)).unwrap_err();
-    assert_eq!(appended.kind(), ErrorKind::NotFound);
+    assert_eq!(appended.kind(), ErrorKind::Io);
     assert!(store.suspects().is_waiting(VolumeIndex(0), &POOL.into(), BlockId(1)));
 }
 
