@@ -17,22 +17,28 @@ use tonic::Status;
 const PIECE_BYTES: usize = 1 << 20;
 /// Pieces read ahead of the network.
 pub(crate) const PIECES_AHEAD: usize = 4;
-/// A sender that sends no piece for this long has given up, or is to.
-const PIECE_PATIENCE: Duration = Duration::from_secs(60);
-/// Slower than this on the whole, bytes a second, nobody may send: others wait meanwhile.
+/// Who sends no piece for this long, or takes none, has given up, or is to.
+pub(crate) const PIECE_PATIENCE: Duration = Duration::from_secs(60);
+/// Slower than this on the whole, bytes a second, nobody may send while others wait for it.
 const RATE_MIN: u64 = 1 << 20;
 
 /// The pieces of one file as they come in.
 pub(crate) struct Incoming<S> {
     pieces: S,
-    /// By when the next one must have been asked for. What has come moves it on, not what is said to come.
-    due: Instant,
+    /// By when the next one must have been asked for. What has come moves it on, not what is said to come. None when nobody
+    /// else waits.
+    due: Option<Instant>,
 }
 
 impl<S: Stream<Item = Result<FilePiece, Status>> + Unpin> Incoming<S> {
-    /// The pieces that `pieces` gives from now on.
+    /// The pieces that `pieces` gives from now on, for which nobody but the receiver waits.
     pub(crate) fn new(pieces: S) -> Self {
-        Self { pieces, due: Instant::now() + PIECE_PATIENCE }
+        Self { pieces, due: None }
+    }
+
+    /// The same while others wait until all have come.
+    pub(crate) fn waited_for(pieces: S) -> Self {
+        Self { pieces, due: Some(Instant::now() + PIECE_PATIENCE) }
     }
 
     /// The next piece; none when the sender has ended.
@@ -48,14 +54,14 @@ impl<S: Stream<Item = Result<FilePiece, Status>> + Unpin> Incoming<S> {
         };
         let now = Instant::now();
         // A piece that is there already would be taken by a timeout of any length.
-        if now >= self.due {
+        if self.due.is_some_and(|due| now >= due) {
             return Err(late());
         }
-        let deadline = self.due.min(now + PIECE_PATIENCE);
+        let deadline = self.due.map_or(now + PIECE_PATIENCE, |due| due.min(now + PIECE_PATIENCE));
         let piece = tokio::time::timeout_at(deadline.into(), self.pieces.next()).await.map_err(|_| late())?;
         let piece = piece.transpose().map_err(|status| from_status(&status))?;
-        if let Some(piece) = &piece {
-            self.due += time_for(piece.data.len() as u64);
+        if let (Some(due), Some(piece)) = (&mut self.due, &piece) {
+            *due += time_for(piece.data.len() as u64);
         }
         Ok(piece)
     }
@@ -101,23 +107,23 @@ mod tests {
     #[tokio::test]
     async fn what_has_come_gives_time_for_more_and_what_is_said_to_come_does_not() {
         let long = FilePiece { length: u64::MAX, ..piece(3 << 19) };
-        let mut incoming = Incoming::new(tokio_stream::iter([Ok(long), Ok(piece(0))]));
-        let begun = incoming.due;
+        let mut incoming = Incoming::waited_for(tokio_stream::iter([Ok(long), Ok(piece(0))]));
+        let begun = incoming.due.unwrap();
         assert!(incoming.next().await.unwrap().is_some());
-        assert_eq!(incoming.due - begun, Duration::from_millis(1_500));
+        assert_eq!(incoming.due.unwrap() - begun, Duration::from_millis(1_500));
         assert!(incoming.next().await.unwrap().is_some());
-        assert_eq!(incoming.due - begun, Duration::from_millis(1_500), "an empty piece");
+        assert_eq!(incoming.due.unwrap() - begun, Duration::from_millis(1_500), "an empty piece");
         assert!(incoming.next().await.unwrap().is_none());
     }
 
     #[tokio::test]
     async fn a_piece_that_is_there_already_is_not_taken_when_it_is_too_late() {
         let mut incoming = Incoming::new(tokio_stream::iter([Ok(piece(1))]));
-        incoming.due = Instant::now();
+        incoming.due = Some(Instant::now());
         assert_eq!(incoming.next().await.unwrap_err().kind(), ErrorKind::TimedOut);
         // And one that does not come is not waited for any longer.
         let mut incoming = Incoming::new(tokio_stream::pending());
-        incoming.due = Instant::now() + Duration::from_millis(1);
+        incoming.due = Some(Instant::now() + Duration::from_millis(1));
         assert_eq!(incoming.next().await.unwrap_err().kind(), ErrorKind::TimedOut);
     }
 

@@ -173,11 +173,15 @@ impl Namesystem {
             let who = Identity::of(header.as_ref().and_then(|header| header.caller.as_ref()));
             let key = call_key(header.as_ref())?;
             // Who would be refused in any case has no tree walked over.
-            self.check_writable()?;
-            let (kind, tree) = {
+            let planned = self.check_writable().and_then(|()| {
                 let namespace = self.namespace().read();
                 namespace.check_call(key)?;
-                namespace.plan_tree_removal(&who, &op)?
+                namespace.plan_tree_removal(&who, &op)
+            });
+            let (kind, tree) = match planned {
+                Ok(planned) => planned,
+                // An earlier try of the same call may have been applied since it was looked for.
+                Err(error) => return self.recorded(header.as_ref())?.ok_or(error),
             };
             op.kind = kind.into();
             if let Some(top) = tree {

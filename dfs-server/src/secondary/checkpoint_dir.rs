@@ -164,15 +164,24 @@ impl CheckpointDir {
         Ok(None)
     }
 
-    /// Removes what an earlier try has left and this one does not need: unfinished files, images and edits that are not in the
-    /// manifest.
+    /// Removes what an earlier try has left and this one does not need: unfinished files, and edits that are not in the
+    /// manifest. An image that was fetched stays until a newer one is here: it may be all that is left.
     ///
     /// # Errors
     /// Of removing.
-    pub(super) fn begin(&self, image: &ManifestFile, edits: &[ManifestFile]) -> Result<()> {
-        remove_temporary_files(&self.current)?;
-        remove_all_but(std::slice::from_ref(image), &self.fetched)?;
+    pub(super) fn begin(&self, edits: &[ManifestFile]) -> Result<()> {
+        for directory in [&self.current, &self.fetched] {
+            remove_temporary_files(directory)?;
+        }
         remove_all_but(edits, &self.edits)
+    }
+
+    /// Removes all images that were only fetched, but for `image`, which is here.
+    ///
+    /// # Errors
+    /// Of removing.
+    pub(super) fn keep_fetched(&self, image: &ManifestFile) -> Result<()> {
+        remove_all_but(std::slice::from_ref(image), &self.fetched)
     }
 
     /// Merges `image` and the edits that were fetched into a new image without a name, and reads that back.

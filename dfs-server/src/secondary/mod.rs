@@ -185,18 +185,20 @@ impl Secondary {
         let image = required(manifest.image, "image")?;
         let (dir, edits, wanted) = (Arc::clone(&self.dir), manifest.edits.clone(), image.clone());
         let found = blocking("look at what is here", move || {
-            dir.begin(&wanted, &edits)?;
+            dir.begin(&edits)?;
             dir.find_image(&wanted)
         });
-        let image = match found.await? {
+        let path = match found.await? {
             Some(path) => path,
             None => transfer::fetch(&mut client, &image, self.dir.fetched()).await?,
         };
+        let dir = Arc::clone(&self.dir);
+        blocking("remove fetched images", move || dir.keep_fetched(&image)).await?;
         for file in &manifest.edits {
             transfer::fetch(&mut client, file, self.dir.edits()).await?;
         }
         let (dir, info) = (Arc::clone(&self.dir), info.clone());
-        let merged = blocking("merge", move || dir.merge(&image, &info)).await?;
+        let merged = blocking("merge", move || dir.merge(&path, &info)).await?;
         let txid = merged.txid;
         if txid < TxId(rolled.last_txid) {
             return Err(DfsError::new(

@@ -71,22 +71,19 @@ impl SoftState {
         self.heard.since(self.active_since) < self.config.dead_after || self.some_have_not_told()
     }
 
-    /// The pipeline of an open block; where it is not known (after a restart) or dead, what DataNodes say they have of this
-    /// generation. A replica of an older one lacks what was acknowledged since.
+    /// The members of an open block's pipeline that are left; where it is not known (after a restart) or dead, what DataNodes say
+    /// they have of this generation. A replica of an older one lacks what was acknowledged since.
     fn open_locations(&self, id: BlockId, generation_stamp: GenerationStamp) -> StorageList {
         let Some(open) = self.open.get(&id) else { return StorageList::new() };
-        let is_live = |storage: &StorageIndex| {
-            let storage = self.nodes.storage(*storage);
-            self.nodes.node(storage.node).is_live
-        };
-        let pipeline: StorageList = open.targets.iter().copied().filter(is_live).collect();
+        let is_usable = |storage: &StorageIndex| self.nodes.is_usable(*storage);
+        let pipeline: StorageList = open.targets.iter().copied().filter(is_usable).collect();
         if !pipeline.is_empty() {
             return pipeline;
         }
         let newest = open.reported.iter().map(|(_, replica)| replica.generation_stamp).max();
         let newest = newest.filter(|newest| *newest >= generation_stamp);
         let newest = open.reported.iter().filter(|(_, replica)| Some(replica.generation_stamp) == newest);
-        newest.map(|(storage, _)| *storage).filter(is_live).collect()
+        newest.map(|(storage, _)| *storage).filter(is_usable).collect()
     }
 
     /// Good replicas, and the members of the pipeline that acknowledged the block and have not reported it yet.

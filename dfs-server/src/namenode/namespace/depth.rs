@@ -6,7 +6,7 @@
 //! follow from the tree alone: an image does not have them, and every copy of the namespace has the same.
 //!
 //! Ops logged before there was a bound are replayed as they were applied. Trees from then that are too deep stay usable:
-//! directories in them may move, but not to a deeper place.
+//! directories in them may move within their directory, and to less deep places of which the bound tells the depth.
 
 use std::collections::BTreeMap;
 

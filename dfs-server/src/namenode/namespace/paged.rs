@@ -149,17 +149,6 @@ impl<S: Slot> Page<S> {
         Some(removed)
     }
 
-    /// The first slot in use.
-    pub fn first(&self) -> Option<usize> {
-        match &self.form {
-            Form::Dense(slots) => slots.iter().position(|entry| !entry.is_free()),
-            Form::Sparse(groups) => {
-                let (number, group) = groups.iter().enumerate().find(|(_, group)| group.used != 0)?;
-                Some(number * GROUP_SLOTS + group.used.trailing_zeros() as usize)
-            }
-        }
-    }
-
     /// What is in use, by slot.
     pub fn iter(&self) -> impl Iterator<Item = (usize, &S)> {
         (0..PAGE_SLOTS).filter_map(|slot| Some((slot, self.get(slot)?)))

@@ -10,7 +10,7 @@ use dfs_common::ids::TxId;
 use dfs_proto::status::to_status;
 use dfs_proto::v1::namenode_server::Namenode;
 use dfs_proto::v1::*;
-use tokio::sync::{OwnedMutexGuard, mpsc};
+use tokio::sync::{OwnedMutexGuard, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -20,7 +20,7 @@ use crate::namenode::image::format::{ImageReader, LogPosition};
 use crate::namenode::journal::EditFile;
 use crate::namenode::namesystem::Namesystem;
 use crate::namenode::storage_dir::NameDir;
-use crate::pieces::{self, Incoming, PIECES_AHEAD};
+use crate::pieces::{self, Incoming, PIECE_PATIENCE, PIECES_AHEAD};
 
 /// Where an image is received before it is looked at; the suffix marks it as unfinished.
 const RECEIVED_IMAGE: &str = "fsimage_received.tmp";
@@ -29,11 +29,16 @@ const ROOM_FOR_EDITS_BYTES: u64 = 64 << 20;
 
 type Reply<T> = Result<Response<T>, Status>;
 
+/// Files that are sent at a time; a SecondaryNameNode asks for one after the other.
+const SENT_AT_ONCE: usize = 4;
+
 /// Serves other NameNodes' daemons.
 pub struct NamenodeService {
     namesystem: Arc<Namesystem>,
     /// One image is received at a time: they share a temporary name.
     receiving: Arc<tokio::sync::Mutex<()>>,
+    /// Files sent at a time: each has a thread.
+    sending: Arc<Semaphore>,
 }
 
 /// An image on its way in; removed unless it was adopted, which renames it. Holds the right to the temporary name.
@@ -110,7 +115,7 @@ struct Fetchable {
 impl NamenodeService {
     /// A service over `namesystem`.
     pub fn new(namesystem: Arc<Namesystem>) -> Self {
-        Self { namesystem, receiving: Arc::default() }
+        Self { namesystem, receiving: Arc::default(), sending: Arc::new(Semaphore::new(SENT_AT_ONCE)) }
     }
 
     /// The newest image, and the finished edit segments that hold what came after it.
@@ -124,7 +129,7 @@ impl NamenodeService {
 
     /// Takes an image piece by piece into a file of its own.
     async fn receive(&self, pieces: Streaming<FilePiece>) -> Result<Upload> {
-        let mut pieces = Incoming::new(pieces);
+        let mut pieces = Incoming::waited_for(pieces);
         let mut upload: Option<Upload> = None;
         loop {
             let Some(piece) = pieces.next().await? else {
@@ -191,12 +196,18 @@ impl Namenode for NamenodeService {
             Ok(file) => file,
             Err(error) => return reply(Err(error)),
         };
+        let Ok(permit) = Arc::clone(&self.sending).try_acquire_owned() else {
+            let words = format!("{SENT_AT_ONCE} files are being sent already");
+            return reply(Err(DfsError::new(ErrorKind::Unavailable, words)));
+        };
         let (pieces, receiver) = mpsc::channel(PIECES_AHEAD);
+        let runtime = tokio::runtime::Handle::current();
         tokio::task::spawn_blocking(move || {
-            let send = |piece| pieces.blocking_send(Ok(piece)).is_ok();
-            if let Err(error) = pieces::cut(&file.path, &name, file.length, send) {
-                // A closed channel is a peer that went away: nobody is left to tell.
-                let _ = pieces.blocking_send(Err(to_status(&error)));
+            let _permit = permit;
+            // A closed channel is a peer that went away, a full one a peer that does not read: nobody is left to tell.
+            let send = |piece| runtime.block_on(pieces.send_timeout(piece, PIECE_PATIENCE)).is_ok();
+            if let Err(error) = pieces::cut(&file.path, &name, file.length, |piece| send(Ok(piece))) {
+                send(Err(to_status(&error)));
             }
         });
         Ok(Response::new(ReceiverStream::new(receiver)))

@@ -238,6 +238,15 @@ fn locate_of_an_open_block_is_its_pipeline_in_order() {
 }
 
 #[test]
+fn locate_of_an_open_block_leaves_out_members_whose_volume_has_failed() {
+    let mut cluster = Cluster::new(&["/a"; 3]);
+    cluster.allocate(1, 1, 3, &[2, 0, 1]);
+    cluster.nodes[0].has_failed_volume = true;
+    cluster.seconds(1);
+    assert_eq!(cluster.located(1), ["dn1", "dn2"], "a sync would wait for it, in vain");
+}
+
+#[test]
 fn locate_of_an_open_block_names_no_replica_of_an_older_generation() {
     let mut cluster = Cluster::new(&["/a"; 3]);
     let targets = [0, 1, 2].map(|at: usize| (format!("dn{at}"), format!("s{at}"))).to_vec();
