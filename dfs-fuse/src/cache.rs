@@ -140,6 +140,13 @@ impl KernelView {
         }
     }
 
+    /// The file was emptied by an open, which the kernel knows.
+    pub(crate) fn emptied(&self, inode: InodeId) {
+        if let Some(known) = self.caches.lock().files.get_mut(&inode) {
+            known.told.length = 0;
+        }
+    }
+
     /// How short an answer with these attributes may be. Bytes go by truncation only, which sets the modification time.
     pub(crate) fn floor(&self, attr: &FileAttr) -> Floor {
         let Caches { files, growing } = &mut *self.caches.lock();

@@ -154,9 +154,19 @@ impl OpenInode {
         tail.reads += 1;
     }
 
-    /// The kernel is about to hear that the file is as long as this, or has heard.
-    pub(crate) fn note_coming(&self, shown: Option<Shown>) {
-        self.tail.lock().coming = shown;
+    /// The kernel is about to hear that the file is as long as this. Gives whether there are pages to be dropped before.
+    pub(crate) fn note_coming(&self, shown: Shown) -> bool {
+        let mut tail = self.tail.lock();
+        if tail.coming.is_none_or(|coming| coming.mtime_ns != shown.mtime_ns || coming.length < shown.length) {
+            tail.coming = Some(shown);
+        }
+        tail.offset.is_some()
+    }
+
+    /// The kernel has heard of this much.
+    pub(crate) fn came(&self, shown: Shown) {
+        let is_there = |coming: &mut Shown| coming.mtime_ns != shown.mtime_ns || coming.length <= shown.length;
+        self.tail.lock().coming.take_if(is_there);
     }
 
     /// Pages to be dropped before the kernel hears that the file has grown.

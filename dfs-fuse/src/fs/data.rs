@@ -32,7 +32,10 @@ impl FileSystem {
         let shown = || self.seen.shown_growing(handle.inode.id);
         let reader = handle.reader(&self.client, shown).await.map_err(FsError::on_handle)?;
         let end = offset.saturating_add(u64::from(size));
-        if end > reader.length() {
+        // Of what is read past the page cache no page is left, but for private mappings of writing descriptors.
+        let page = rustix::param::page_size() as u64;
+        let fills_pages = handle.writer.is_none() || offset.is_multiple_of(page) && end.is_multiple_of(page);
+        if fills_pages && end > reader.length() {
             handle.inode.note_tail(reader.length());
         }
         self.catch_up(&handle, &reader, offset, end).await?;
@@ -40,8 +43,8 @@ impl FileSystem {
             // The file was cut or written anew since the reader learned where its bytes are.
             Err(error) if matches!(error.kind(), ErrorKind::Stale | ErrorKind::NotFound) => {
                 handle.forget_reader(&reader).await;
-                let reader = handle.reader(&self.client, shown).await.map_err(FsError::on_handle)?;
                 handle.inode.note_tail(offset);
+                let reader = handle.reader(&self.client, shown).await.map_err(FsError::on_handle)?;
                 reader.read_at(offset, size as usize).await.map_err(|error| FsError::from(error).on_handle())
             }
             outcome => outcome.map_err(FsError::from),

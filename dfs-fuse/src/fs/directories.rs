@@ -78,7 +78,7 @@ impl FileSystem {
         let is_old = |attr: &FileAttr| !entries.age.is_zero() || self.grows_elsewhere(attr);
         let is_doubtful = |attr: &&FileAttr| {
             attr.kind == FileKind::File
-                && (self.seen.floor(attr) == Floor::Doubtful && is_old(attr) || self.must_announce(attr))
+                && (self.seen.floor(attr) == Floor::Doubtful && is_old(attr) || self.has_grown(attr))
         };
         let doubtful: Vec<FileAttr> =
             entries.iter().filter_map(|entry| entry.attr.as_ref()).filter(is_doubtful).cloned().collect();
@@ -88,7 +88,8 @@ impl FileSystem {
             let old = FileAttr { length: told.max(listed.length), under_construction: true, ..listed };
             let old = Dated { attr: old, length_mtime_ns: None };
             let mut news = self.attributes(caller, listed.inode).await.unwrap_or(old);
-            self.announce(&mut news.attr).await;
+            // That it was told is noted when it is.
+            drop(self.announce(&mut news.attr).await);
             (listed.inode, news)
         };
         stream::iter(doubtful).map(ask).buffer_unordered(ASKED_AT_ONCE).collect().await

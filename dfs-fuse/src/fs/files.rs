@@ -92,6 +92,7 @@ impl FileSystem {
     async fn take_emptied(&self, caller: &Caller, open: &OpenRef) -> FsResult<Arc<SharedWriter>> {
         let writer = self.take_writer(caller, open, true).await;
         open.content_dropped();
+        self.seen.emptied(open.id);
         writer
     }
 
@@ -117,8 +118,13 @@ impl FileSystem {
             // Handles opened before must not fill the pages that the kernel drops now with what they have of older content.
             epoch = open.content_dropped_since(epoch);
         }
+        let keep_pages = verdict.keep_pages && !is_being_written;
+        if keep_pages {
+            // The last one among them.
+            open.note_tail(attr.length);
+        }
         let handle = slot.add_file(FileHandle::new(open, None, Some((epoch, reader))));
-        Ok(Opened { handle, keep_pages: verdict.keep_pages && !is_being_written, writes: false })
+        Ok(Opened { handle, keep_pages, writes: false })
     }
 
     /// Makes a file and opens it. One that is there already is opened as it is, unless the program wanted to be the one

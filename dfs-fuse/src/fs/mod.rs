@@ -4,6 +4,7 @@
 //! ```text
 //! metadata.rs     names and attributes      directories.rs  reading directories
 //! files.rs        open, create, release     data.rs         read, write, flush, fsync
+//! tail.rs         the last page of a file that grows
 //! xattrs.rs       extended attributes
 //! ```
 //!
@@ -192,8 +193,11 @@ impl FileSystem {
     /// The same for a file that may have grown since the kernel heard of it.
     async fn announced_entry(&self, attr: impl Into<Dated>) -> Entry {
         let mut entry = self.entry_unnoted(attr);
-        self.announce(&mut entry.attr).await;
+        let announced = self.announce(&mut entry.attr).await;
         self.note_told(&entry);
+        if let Some(announced) = announced {
+            announced.told(&entry.attr);
+        }
         entry
     }
 

@@ -2,6 +2,7 @@
 //! for people to look at.
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 
 use tracing::warn;
@@ -28,34 +29,36 @@ pub(super) fn set_aside(paths: &PoolPaths, path: &Path) -> io::Result<()> {
 }
 
 /// Saves what is about to be cut off a replica: of its bytes from `from` to `to` those that can be read, at their own places in a
-/// file of that length, and all its checksums. `blk_<id>_<stamp>.rest` and `.rest.meta` are on disk when this returns; what an
+/// file of that length, and its checksums, in the same way. `blk_<id>_<stamp>.rest` and `.rest.meta` are on disk when this returns; what an
 /// earlier try has left of them is replaced.
 pub(super) fn save_rest(paths: &PoolPaths, data: &Path, meta: &Path, from: u64, to: u64) -> io::Result<()> {
     disk::create_dir_all(&paths.orphaned)?;
     let target = paths.orphaned.join(meta.file_name().unwrap_or_default());
     let (rest, sums) = (target.with_extension("rest"), target.with_extension("rest.meta"));
     warn!(path = %rest.display(), from, to, "saving bytes of a replica that cannot be proven");
-    let (data, meta) = (DiskFile::open(data)?, DiskFile::open(meta)?);
+    let data = DiskFile::open(data)?;
     let to = to.min(data.len()?);
-    let rest = DiskFile::create(&rest)?;
+    save(&data, &rest, from..to)?;
+    let meta = DiskFile::open(meta)?;
+    save(&meta, &sums, 0..meta.len()?)?;
+    disk::sync_dir(&paths.orphaned)
+}
+
+/// Copies what can be read of a range to the same place in another file.
+fn save(source: &DiskFile, target: &Path, range: Range<u64>) -> io::Result<()> {
+    let file = DiskFile::create(target)?;
     let mut bytes = vec![0; SAVE_STEP as usize];
-    let mut at = from;
-    while at < to {
-        let end = to.min((at / SAVE_STEP + 1) * SAVE_STEP);
+    let mut at = range.start;
+    while at < range.end {
+        let end = range.end.min((at / SAVE_STEP + 1) * SAVE_STEP);
         let piece = &mut bytes[..(end - at) as usize];
-        match data.read_exact_at(piece, at) {
-            Ok(()) => rest.write_all_at(piece, at)?,
+        match source.read_exact_at(piece, at) {
+            Ok(()) => file.write_all_at(piece, at)?,
             Err(error) if is_shortage(&error) => return Err(error),
-            Err(error) => warn!(at, bytes = piece.len(), %error, "these cannot be read"),
+            Err(error) => warn!(path = %target.display(), at, bytes = piece.len(), %error, "these cannot be read"),
         }
         at = end;
     }
-    rest.set_len(to)?;
-    rest.sync_data()?;
-    let mut bytes = vec![0; meta.len()? as usize];
-    meta.read_exact_at(&mut bytes, 0)?;
-    let sums = DiskFile::create(&sums)?;
-    sums.write_all_at(&bytes, 0)?;
-    sums.sync_data()?;
-    disk::sync_dir(&paths.orphaned)
+    file.set_len(range.end)?;
+    file.sync_data()
 }

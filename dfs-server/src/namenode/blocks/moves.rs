@@ -125,7 +125,7 @@ impl BlockManager {
 impl SoftState {
     /// A call of the balancer, and the replicas that it may move.
     fn begin_moves(&mut self, request: &MoveRequest<'_>) -> Result<(MoveRound, Vec<(BlockId, StorageIndex)>)> {
-        let moved = self.admit_run(request.run)?;
+        self.check_run(request.run)?;
         if !self.may_repair() {
             return Err(DfsError::new(ErrorKind::Unavailable, "the NameNode is in safe mode: nothing is moved"));
         }
@@ -134,7 +134,8 @@ impl SoftState {
             found.ok_or_else(|| DfsError::new(ErrorKind::NotFound, format!("no live DataNode {uuid}")))
         };
         let (source, target) = (node(request.source)?, node(request.target)?);
-        let moves = Moves { moved, ..Moves::default() };
+        // Who only asks whether he would be admitted keeps nobody out.
+        let moves = Moves { moved: self.admit_run(request.run), ..Moves::default() };
         let round = MoveRound { source, target, bandwidth: request.bandwidth, under_way: 0, bytes_under_way: 0, moves };
         Ok((round, self.some_blocks_of(source)))
     }
@@ -175,17 +176,20 @@ impl SoftState {
     }
 
     /// One balancer at a time: two would undo each other's work.
-    fn admit_run(&mut self, number: u64) -> Result<Moved> {
-        let (now, same) = (self.now, self.balancer.filter(|run| run.number == number));
-        if let Some(run) = self.balancer
-            && same.is_none()
-            && now.saturating_duration_since(run.last_call) < RUN_TIMEOUT
-        {
+    fn check_run(&self, number: u64) -> Result<()> {
+        let others = self.balancer.filter(|run| run.number != number);
+        if others.is_some_and(|run| self.now.saturating_duration_since(run.last_call) < RUN_TIMEOUT) {
             return Err(DfsError::new(ErrorKind::Busy, "another balancer runs; let it end or stop it first"));
         }
+        Ok(())
+    }
+
+    /// Takes the place that `check_run` found free; gives what this run has moved.
+    fn admit_run(&mut self, number: u64) -> Moved {
+        let same = self.balancer.filter(|run| run.number == number);
         let moved = same.map_or_else(Moved::default, |run| run.moved);
-        self.balancer = Some(BalancerRun { number, last_call: now, moved });
-        Ok(moved)
+        self.balancer = Some(BalancerRun { number, last_call: self.now, moved });
+        moved
     }
 
     /// The copy of a replica that is being moved has arrived.

@@ -268,7 +268,9 @@ impl Pool {
         volume.add_used(ByteCount(length));
         let removed = if block.length < old.length {
             // What it has behind that could not be proven.
-            set_aside(&dirs.paths, &source.1).and_then(|()| set_aside(&dirs.paths, &source.0))
+            set_aside(&dirs.paths, &source.1)
+                .and_then(|()| set_aside(&dirs.paths, &source.0))
+                .and_then(|()| disk::sync_dir(&dirs.paths.orphaned))
         } else {
             disk::remove_file(&source.1).and_then(|()| disk::remove_file(&source.0))
         };
