@@ -29,8 +29,8 @@ pub(super) fn set_aside(paths: &PoolPaths, path: &Path) -> io::Result<()> {
 }
 
 /// Saves what is about to be cut off a replica: of its bytes from `from` to `to` those that can be read, at their own places in a
-/// file of that length, and its checksums, in the same way. `blk_<id>_<stamp>.rest` and `.rest.meta` are on disk when this returns; what an
-/// earlier try has left of them is replaced.
+/// file of that length, and its checksums, in the same way. `blk_<id>_<stamp>.rest` and `.rest.meta` are on disk when this returns.
+/// An earlier try that had cut the replica already has left them whole.
 pub(super) fn save_rest(paths: &PoolPaths, data: &Path, meta: &Path, from: u64, to: u64) -> io::Result<()> {
     disk::create_dir_all(&paths.orphaned)?;
     let target = paths.orphaned.join(meta.file_name().unwrap_or_default());
@@ -38,6 +38,9 @@ pub(super) fn save_rest(paths: &PoolPaths, data: &Path, meta: &Path, from: u64, 
     warn!(path = %rest.display(), from, to, "saving bytes of a replica that cannot be proven");
     let data = DiskFile::open(data)?;
     let to = to.min(data.len()?);
+    if to <= from && rest.exists() {
+        return Ok(());
+    }
     save(&data, &rest, from..to)?;
     let meta = DiskFile::open(meta)?;
     save(&meta, &sums, 0..meta.len()?)?;

@@ -172,8 +172,7 @@ impl ReplicaStore {
         self.events.subscribe()
     }
 
-    /// Begins a new replica on a volume with room. A copy may be of a newer generation than a finalized replica here, which
-    /// stays until the copy is whole.
+    /// Begins a new replica on a volume with room.
     ///
     /// # Errors
     /// `AlreadyExists`, `NoSpace`, `Io`.
@@ -212,7 +211,7 @@ impl ReplicaStore {
         self.pool(&block.pool)?.resume(block.block, new_stamp, bytes)
     }
 
-    /// Makes a finished copy a replica that a pipeline goes on with, on disk, and tells the NameNodes of it. From then on the writer is
+    /// Makes a finished copy a replica that a pipeline goes on with, and tells the NameNodes of it. From then on the writer is
     /// that replica's: to be discarded if the pipeline cannot have it after all.
     ///
     /// # Errors

@@ -28,8 +28,7 @@
 //! Locks, in this order: `OpenReplica::writing` (held while files grow, move or are taken over), `OpenReplica::files` (held
 //! while files are opened by name, moved or removed), `OpenReplica::syncing` (held over syncs, so that nobody begins one before
 //! a failure of the one before is known), the pool's map, `OpenReplica::state`. The last two are held for moments and never
-//! over a call that a hung device would not answer: heartbeats, reports and the other volumes need them. Last of all comes
-//! `OpenReplica::outdated`.
+//! over a call that a hung device would not answer: heartbeats, reports and the other volumes need them.
 
 use std::io;
 use std::net::{Shutdown, TcpStream};
@@ -131,8 +130,6 @@ pub(crate) struct OpenReplica {
     turn: AtomicU64,
     /// The connection that the writer is fed by; not kept open for this.
     feed: Mutex<Weak<TcpStream>>,
-    /// The finalized replica of an older generation that this copy is to take the place of.
-    outdated: Mutex<Option<Finalized>>,
 }
 
 /// A replica's two files, which keep their names as long as this lives.
@@ -213,7 +210,6 @@ impl OpenReplica {
             grown: Condvar::new(),
             turn: AtomicU64::new(0),
             feed: Mutex::new(Weak::new()),
-            outdated: Mutex::new(None),
         }
     }
 
@@ -221,20 +217,6 @@ impl OpenReplica {
     pub(super) fn block(&self) -> Block {
         let state = self.state.lock();
         Block { id: self.id, generation_stamp: state.generation_stamp, length: state.on_disk }
-    }
-
-    /// What this copy is to take the place of: as it was until the copy is whole and on disk (`pool/supersede.rs`).
-    pub(super) fn outdated(&self) -> Option<Finalized> {
-        *self.outdated.lock()
-    }
-
-    pub(super) fn set_outdated(&self, old: Finalized) {
-        *self.outdated.lock() = Some(old);
-    }
-
-    /// Whoever takes it decides what becomes of it.
-    pub(super) fn take_outdated(&self) -> Option<Finalized> {
-        self.outdated.lock().take()
     }
 
     /// Bytes that may be read. A replica that waits for recovery shows all it could verify: nobody is left to say what

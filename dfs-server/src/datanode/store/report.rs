@@ -7,7 +7,7 @@ use dfs_common::block::Block;
 use dfs_common::ids::BlockId;
 use dfs_proto::v1::ReplicaState;
 
-use super::replica::{Condition, Entry, Finalized, OpenKind};
+use super::replica::{Condition, Entry, OpenKind};
 use super::volume::VolumeIndex;
 
 /// Replicas in a page: about 240 KB on the wire, well below the largest message.
@@ -42,26 +42,21 @@ pub(crate) struct ReportPage {
     pub(crate) next: Option<BlockId>,
 }
 
-/// What a report says of an entry on `volume`; copies on their way in are nobody's business yet, and what they are to take
-/// the place of is still there.
+/// What a report says of an entry on `volume`; copies on their way in are nobody's business yet.
 pub(super) fn page_item(id: BlockId, entry: &Entry, volume: VolumeIndex) -> Option<PageItem> {
     match entry {
-        Entry::Finalized(finalized) => finalized_item(id, finalized, volume),
-        Entry::Open(replica) => {
+        Entry::Finalized(finalized) if finalized.volume == volume => {
+            let block = Block { id, generation_stamp: finalized.generation_stamp, length: finalized.length };
+            Some(PageItem { block, open: None, is_corrupt: finalized.condition == Condition::Corrupt })
+        }
+        Entry::Open(replica) if replica.volume.index() == volume => {
             let state = match replica.kind {
                 OpenKind::Rbw => ReplicaState::Rbw,
                 OpenKind::Waiting => ReplicaState::Rwr,
-                OpenKind::Temporary => return finalized_item(id, &replica.outdated()?, volume),
+                OpenKind::Temporary => return None,
             };
-            let item = PageItem { block: replica.block(), open: Some(state), is_corrupt: false };
-            (replica.volume.index() == volume).then_some(item)
+            Some(PageItem { block: replica.block(), open: Some(state), is_corrupt: false })
         }
-        Entry::Deleting(_) => None,
+        Entry::Finalized(_) | Entry::Open(_) | Entry::Deleting(_) => None,
     }
-}
-
-fn finalized_item(id: BlockId, finalized: &Finalized, volume: VolumeIndex) -> Option<PageItem> {
-    let block = Block { id, generation_stamp: finalized.generation_stamp, length: finalized.length };
-    let item = PageItem { block, open: None, is_corrupt: finalized.condition == Condition::Corrupt };
-    (finalized.volume == volume).then_some(item)
 }

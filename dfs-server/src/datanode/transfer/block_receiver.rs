@@ -340,8 +340,10 @@ impl Receiver<'_> {
             // No longer the writer, whatever comes of it.
             let finished = self.writer.take().expect("checked above");
             let finished = self.finished_writer.insert(finished);
+            // A copy takes the place of a replica that may be gone tomorrow, with the promise that its bytes were synced.
             if self.stage == Stage::CopyToRbw {
                 self.plane.store.convert_to_rbw(&self.block.pool, finished)?;
+                self.plane.store.sync(&self.block)?;
             } else {
                 let sync = header.sync_block || self.stage.is_copy();
                 self.plane.store.finalize(&self.block.pool, finished, sync)?;

@@ -1,7 +1,6 @@
 //! The replicas of one block pool: the map, and what changes it. Beside this file: extending (`append`), going on
 //! with in a rebuilt pipeline (`resume`), agreeing with other nodes (`recover`, `proof`), deleting and giving up (`removal`),
-//! coming back with a volume (`returning`), taking the place of an older one (`supersede`), making durable (`sync`), being doubted
-//! (`verify`).
+//! coming back with a volume (`returning`), making durable (`sync`), being doubted (`verify`).
 
 mod append;
 mod directory;
@@ -10,7 +9,6 @@ mod recover;
 mod removal;
 mod resume;
 mod returning;
-mod supersede;
 mod sync;
 mod verify;
 
@@ -199,8 +197,7 @@ impl Pool {
     }
 
     /// Puts a new replica into the map. A copy may replace one that waits for recovery and is not newer: that there is a
-    /// replica to copy means that the block was closed, or its pipeline goes on, without it. It may take the place of an
-    /// older finalized one, which is kept until then.
+    /// finalized replica to copy means that the block was closed without it.
     fn insert_new(&self, replica: &Arc<OpenReplica>, block: Block) -> Result<Option<Arc<OpenReplica>>> {
         let mut replicas = self.replicas.lock();
         if replica.volume.is_failed() {
@@ -221,13 +218,6 @@ impl Pool {
                             && open.block().generation_stamp <= block.generation_stamp =>
                     {
                         Arc::clone(open)
-                    }
-                    Entry::Finalized(old)
-                        if replica.kind == OpenKind::Temporary && old.generation_stamp < block.generation_stamp =>
-                    {
-                        replica.set_outdated(*old);
-                        slot.insert(Entry::Open(Arc::clone(replica)));
-                        return Ok(None);
                     }
                     entry => {
                         return Err(DfsError::new(
@@ -268,10 +258,6 @@ impl Pool {
         let _writing = replica.writing.lock();
         if !writer.is_current() {
             return Err(DfsError::new(ErrorKind::Cancelled, "another writer has taken over"));
-        }
-        if replica.outdated().is_some() {
-            self.bring_to_rbw(&replica)?;
-            self.supersede(&replica)?;
         }
         writer.move_to_finalized(sync)?;
         let block = replica.block();
@@ -341,18 +327,24 @@ impl Pool {
         }
     }
 
-    /// The same of a replica that is not finalized.
-    fn forget_missing_open(&self, replica: &Arc<OpenReplica>) {
+    /// The same of a replica that is not finalized, if it still is as it was `seen`. False when it is not, and stays.
+    fn forget_missing_open(&self, replica: &Arc<OpenReplica>, seen: &OpenState) -> bool {
         let (block, volume) = (replica.block(), &replica.volume);
         let mut replicas = self.replicas.lock();
-        if replicas.get(&block.id).is_some_and(|entry| is_same(entry, replica)) {
-            replica.state.lock().doomed = true;
-            replicas.remove(&block.id);
-            volume.subtract_used(ByteCount(block.length));
-            self.publish(EventKind::Deleted, block, volume);
-            drop(replicas);
-            error!(%block, volume = %volume.root().display(), "the files of a replica are gone; it is reported as deleted");
+        let is_here = replicas.get(&block.id).is_some_and(|entry| is_same(entry, replica));
+        let mut state = replica.state.lock();
+        let is_as_seen = (state.recovery, state.generation_stamp) == (seen.recovery, seen.generation_stamp);
+        if !is_here || !is_as_seen || state.place != seen.place {
+            return false;
         }
+        state.doomed = true;
+        drop(state);
+        replicas.remove(&block.id);
+        volume.subtract_used(ByteCount(block.length));
+        self.publish(EventKind::Deleted, block, volume);
+        drop(replicas);
+        error!(%block, volume = %volume.root().display(), "the files of a replica are gone; it is reported as deleted");
+        true
     }
 
     /// The entry of a block, with at least the generation stamp asked for.

@@ -60,11 +60,7 @@ impl Pool {
         let entry = self.replicas.lock().get(&block.id).cloned();
         match entry {
             None | Some(Entry::Deleting(_)) => Ok(None),
-            Some(Entry::Open(copy)) if copy.kind == OpenKind::Temporary => match copy.outdated() {
-                None => Ok(None),
-                // What there will be to tell of is not known before the copy is whole, or given up.
-                Some(_) => Err(DfsError::new(ErrorKind::Busy, format!("a copy of {block} is on its way"))),
-            },
+            Some(Entry::Open(replica)) if replica.kind == OpenKind::Temporary => Ok(None),
             Some(Entry::Open(replica)) => self.take_over(&replica, recovery_id),
             Some(Entry::Finalized(finalized)) => {
                 check_older(block, finalized.generation_stamp, recovery_id)?;
@@ -105,8 +101,9 @@ impl Pool {
             // They are not made yet, perhaps.
             None if state.on_disk == 0 => 0,
             None => {
-                self.forget_missing_open(replica);
-                return Err(not_found(block));
+                // Or they were moved by another recovery, which has just ended.
+                let is_forgotten = self.forget_missing_open(replica, &state);
+                return Err(if is_forgotten { not_found(block) } else { overtaken(block, recovery_id) });
             }
         };
         if state.doubted.is_some() {

@@ -60,7 +60,6 @@ impl Pool {
                 // Its beginning may have been announced.
                 self.publish(EventKind::Deleted, replica.block(), &replica.volume);
             }
-            self.bring_back(&mut replicas, replica);
         }
     }
 
@@ -104,9 +103,6 @@ impl Pool {
         if matches!(replicas.get(&block.id), Some(Entry::Deleting(now)) if *now == deletion) {
             replicas.remove(&block.id);
             self.publish(EventKind::Deleted, block, &volume);
-            if let Some(Entry::Open(copy)) = &entry {
-                self.bring_back(&mut replicas, copy);
-            }
         }
         unlinked
     }
@@ -188,11 +184,8 @@ impl Pool {
                     Some(Entry::Deleting(_)) => None,
                     None => continue,
                 };
-                let removed = replicas.remove(&id);
+                replicas.remove(&id);
                 block.into_iter().for_each(|block| self.publish(EventKind::Deleted, block, &volume));
-                if let Some(Entry::Open(copy)) = removed {
-                    self.bring_back(&mut replicas, &copy);
-                }
             }
         }
     }

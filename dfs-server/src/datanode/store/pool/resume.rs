@@ -31,7 +31,7 @@ use super::super::events::EventKind;
 use super::super::meta_file::MetaFile;
 use super::super::replica::{Entry, Finalized, OpenKind, OpenReplica, OpenState, Place};
 use super::super::writer::ReplicaWriter;
-use super::append::keep_promise;
+use super::append::{keep_promise, relocate};
 use super::{OPEN_TRIES, Pool, describe, is_same};
 
 /// How long the writer before may be in the middle of a disk call: less than the writer of the pipeline waits for us.
@@ -107,9 +107,9 @@ impl Pool {
     pub(in crate::datanode::store) fn convert_to_rbw(&self, writer: &mut ReplicaWriter) -> Result<()> {
         let copy = Arc::clone(writer.replica());
         let _writing = copy.writing.lock();
-        // It takes the place of a replica that may be gone tomorrow, with the promise that its bytes were synced.
-        self.bring_to_rbw(&copy)?;
-        self.supersede(&copy)?;
+        let stamp = copy.block().generation_stamp;
+        let moved = relocate(&copy, Place::Rbw, stamp);
+        copy.volume.check(moved, || format!("move the copy of blk_{}", copy.id))?;
         let state = {
             let state = copy.state.lock();
             OpenState { acked: state.on_disk, ..state.clone() }

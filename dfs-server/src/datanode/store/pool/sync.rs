@@ -91,16 +91,6 @@ impl Pool {
     }
 }
 
-/// Syncs all of a replica whose `writing` lock the caller holds.
-pub(super) fn sync_whole(replica: &OpenReplica) -> io::Result<()> {
-    let promised = {
-        let mut state = replica.state.lock();
-        state.promised = state.on_disk;
-        state.promised
-    };
-    sync_open_files(replica, promised)
-}
-
 /// What came of syncing a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::datanode::store) enum Synced {

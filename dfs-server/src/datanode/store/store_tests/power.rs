@@ -214,31 +214,7 @@ fn written_after_a_write_that_failed(left_out: Option<&Site>) -> Case {
     case
 }
 
-/// A copy of a newer generation than the replica that is here.
-fn copy_of_a_newer_generation(case: &Case) -> ReplicaWriter {
-    case.promise(1001, 700);
-    let mut copy = case.store.create(&block(1, 1002), OpenKind::Temporary, DataChecksum::DEFAULT, None).unwrap();
-    add(&mut copy, 0, 900);
-    copy
-}
-
-fn copied_for_a_pipeline_in_the_place_of_an_older_one(left_out: Option<&Site>) -> Case {
-    let case = Case::begin(left_out, |store| put(store, 1, &content()[..700]));
-    let mut copy = copy_of_a_newer_generation(&case);
-    case.store.convert_to_rbw(POOL, &mut copy).unwrap();
-    case.promise(1002, 900);
-    case
-}
-
-fn copied_in_the_place_of_an_older_one(left_out: Option<&Site>) -> Case {
-    let case = Case::begin(left_out, |store| put(store, 1, &content()[..700]));
-    let mut copy = copy_of_a_newer_generation(&case);
-    case.store.finalize(POOL, &mut copy, true).unwrap();
-    case.promise(1002, 900);
-    case
-}
-
-const CASES: [fn(Option<&Site>) -> Case; 14] = [
+const CASES: [fn(Option<&Site>) -> Case; 12] = [
     syncs_of_the_writer,
     synced_at_its_end_only,
     synced_once_it_is_closed,
@@ -251,8 +227,6 @@ const CASES: [fn(Option<&Site>) -> Case; 14] = [
     recovered_at_the_length_it_was_closed_with,
     truncated,
     written_after_a_write_that_failed,
-    copied_for_a_pipeline_in_the_place_of_an_older_one,
-    copied_in_the_place_of_an_older_one,
 ];
 
 #[test]
