@@ -28,6 +28,17 @@ pub(super) fn set_aside(paths: &PoolPaths, path: &Path) -> io::Result<()> {
     disk::rename(path, &target)
 }
 
+/// The same with both files of a replica, durably: they may be all that is left of its bytes.
+pub(super) fn set_pair_aside(paths: &PoolPaths, data: &Path, meta: &Path) -> io::Result<()> {
+    set_aside(paths, meta)?;
+    set_aside(paths, data)?;
+    sync_names(paths)
+}
+
+fn sync_names(paths: &PoolPaths) -> io::Result<()> {
+    disk::sync_dir(&paths.orphaned)
+}
+
 /// Saves what is about to be cut off a replica: of its bytes from `from` to `to` those that can be read, at their own places in a
 /// file of that length, and its checksums, in the same way. `blk_<id>_<stamp>.rest` and `.rest.meta` are on disk when this returns.
 /// An earlier try that had cut the replica already has left them whole.
@@ -44,7 +55,7 @@ pub(super) fn save_rest(paths: &PoolPaths, data: &Path, meta: &Path, from: u64, 
     save(&data, &rest, from..to)?;
     let meta = DiskFile::open(meta)?;
     save(&meta, &sums, 0..meta.len()?)?;
-    disk::sync_dir(&paths.orphaned)
+    sync_names(paths)
 }
 
 /// Copies what can be read of a range to the same place in another file.

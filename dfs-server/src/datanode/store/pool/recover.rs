@@ -26,7 +26,7 @@ use dfs_proto::data_transfer::{DataChecksum, MetaHeader};
 use dfs_proto::v1::ReplicaState;
 use tracing::warn;
 
-use super::super::aside::{save_rest, set_aside};
+use super::super::aside::{save_rest, set_pair_aside};
 use super::super::disk::{self, DiskFile};
 use super::super::events::EventKind;
 use super::super::meta_file::MetaFile;
@@ -265,9 +265,7 @@ impl Pool {
         volume.add_used(ByteCount(length));
         let removed = if block.length < old.length {
             // What it has behind that could not be proven.
-            set_aside(&dirs.paths, &source.1)
-                .and_then(|()| set_aside(&dirs.paths, &source.0))
-                .and_then(|()| disk::sync_dir(&dirs.paths.orphaned))
+            set_pair_aside(&dirs.paths, &source.0, &source.1)
         } else {
             disk::remove_file(&source.1).and_then(|()| disk::remove_file(&source.0))
         };
