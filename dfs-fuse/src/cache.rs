@@ -140,9 +140,23 @@ impl KernelView {
         }
     }
 
+    /// The kernel is given the last byte of a file of this length; `length_mtime_ns` as in [`told`](Self::told), for a file that
+    /// another mount writes.
+    pub(crate) fn stored(&self, inode: InodeId, length: u64, length_mtime_ns: Option<i64>) {
+        let Caches { files, growing } = &mut *self.caches.lock();
+        if let Some(known) = files.get_mut(&inode) {
+            known.told.length = known.told.length.max(length);
+        }
+        if let Some(mtime_ns) = length_mtime_ns {
+            growing.put(inode, Shown { length, mtime_ns });
+        }
+    }
+
     /// The file was emptied by an open, which the kernel knows.
     pub(crate) fn emptied(&self, inode: InodeId) {
-        if let Some(known) = self.caches.lock().files.get_mut(&inode) {
+        let Caches { files, growing } = &mut *self.caches.lock();
+        growing.pop(&inode);
+        if let Some(known) = files.get_mut(&inode) {
             known.told.length = 0;
         }
     }
@@ -173,9 +187,11 @@ impl KernelView {
         }
     }
 
-    /// The length that the kernel was told last.
+    /// The length that the kernel knows, as far as it is remembered.
     pub(crate) fn told_length(&self, inode: InodeId) -> Option<u64> {
-        self.caches.lock().files.get(&inode).map(|known| known.told.length)
+        let Caches { files, growing } = &mut *self.caches.lock();
+        let shown = growing.get(&inode).map(|shown| shown.length);
+        files.get(&inode).map(|known| known.told.length).max(shown)
     }
 
     /// What the kernel was told for sure of a file while another mount was writing it.

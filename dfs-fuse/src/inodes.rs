@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use dfs_client::{Caller, DfsClient, HeldInode, Shown};
 use dfs_common::attr::FileAttr;
@@ -64,7 +64,9 @@ pub(crate) struct OpenInode {
     /// Never held while anything else is done.
     tail: Mutex<Tail>,
     /// Serialises what is done before the kernel hears that the file has grown.
-    pub(crate) growing: tokio::sync::Mutex<()>,
+    growing: Arc<tokio::sync::Mutex<()>>,
+    /// Somebody has waited for that in vain.
+    growth_hangs: AtomicBool,
     count: AtomicU64,
 }
 
@@ -79,7 +81,8 @@ impl OpenInode {
             held: tokio::sync::Mutex::new(None),
             set_id: Mutex::new(SetId::Unknown),
             tail: Mutex::new(Tail::default()),
-            growing: tokio::sync::Mutex::new(()),
+            growing: Arc::default(),
+            growth_hangs: AtomicBool::new(false),
             count: AtomicU64::new(0),
         }
     }
@@ -182,6 +185,21 @@ impl OpenInode {
         }
     }
 
+    /// Waits until nobody else tells the kernel of growth. `None` when somebody has waited for that in vain, and it is not over.
+    pub(crate) async fn growth_turn(&self) -> Option<GrowthTurn> {
+        if self.growth_hangs.load(Ordering::Acquire) {
+            let turn = Arc::clone(&self.growing).try_lock_owned().ok()?;
+            self.growth_hangs.store(false, Ordering::Release);
+            return Some(GrowthTurn { _guard: turn });
+        }
+        Some(GrowthTurn { _guard: Arc::clone(&self.growing).lock_owned().await })
+    }
+
+    /// The turn that was waited for, or the one that was had, has not ended in time.
+    pub(crate) fn growth_hangs(&self) {
+        self.growth_hangs.store(true, Ordering::Release);
+    }
+
     /// Keeps the inode alive at the NameNode past its last name, until the last handle is closed.
     pub(crate) async fn hold(&self, client: &DfsClient) -> FsResult<()> {
         let mut held = self.held.lock().await;
@@ -190,6 +208,11 @@ impl OpenInode {
         }
         Ok(())
     }
+}
+
+/// The right to tell the kernel of growth. Stays with a call into the kernel until that returns, whoever waits for it.
+pub(crate) struct GrowthTurn {
+    _guard: tokio::sync::OwnedMutexGuard<()>,
 }
 
 /// Keeps an entry of the table.

@@ -31,24 +31,31 @@ impl KernelCaches {
     }
 
     /// Has the kernel drop an inode's pages from `offset` on. It waits for reads of them that are under way, whose answers
-    /// must not wait for the caller's.
-    pub(crate) async fn drop_pages(&self, inode: InodeId, offset: u64) {
+    /// must not wait for the caller's. `kept` comes back when it has done so, and is dropped then if nobody waits any more.
+    pub(crate) async fn drop_pages<T: Send + 'static>(&self, inode: InodeId, offset: u64, kept: T) -> Option<T> {
         let offset = i64::try_from(offset).unwrap_or(i64::MAX);
-        self.notify("pages not dropped", move |notifier| notifier.inval_inode(INodeNo(inode.0), offset, 0)).await;
+        self.notify("pages not dropped", kept, move |notifier| notifier.inval_inode(INodeNo(inode.0), offset, 0)).await
     }
 
     /// Gives the kernel the byte at `offset`: a file that ended before it ends behind it now.
-    pub(crate) async fn store(&self, inode: InodeId, offset: u64, byte: u8) {
-        self.notify("size not told", move |notifier| notifier.store(INodeNo(inode.0), offset, &[byte])).await;
+    pub(crate) async fn store<T: Send + 'static>(&self, inode: InodeId, offset: u64, byte: u8, kept: T) -> Option<T> {
+        self.notify("size not told", kept, move |notifier| notifier.store(INodeNo(inode.0), offset, &[byte])).await
     }
 
-    async fn notify(&self, failure: &'static str, send: impl FnOnce(Notifier) -> std::io::Result<()> + Send + 'static) {
-        let Some(notifier) = self.notifier.get().cloned() else { return };
-        match tokio::task::spawn_blocking(move || send(notifier)).await {
-            Ok(Ok(())) => {}
-            // Told by the next answer, as if there had been nothing to drop.
-            Ok(Err(error)) => debug!(%error, "{failure}"),
-            Err(error) => warn!(%error, "{failure}"),
-        }
+    async fn notify<T: Send + 'static>(
+        &self,
+        failure: &'static str,
+        kept: T,
+        send: impl FnOnce(Notifier) -> std::io::Result<()> + Send + 'static,
+    ) -> Option<T> {
+        let Some(notifier) = self.notifier.get().cloned() else { return Some(kept) };
+        let sent = tokio::task::spawn_blocking(move || {
+            if let Err(error) = send(notifier) {
+                // Told by the next answer, as if there had been nothing to drop.
+                debug!(%error, "{failure}");
+            }
+            kept
+        });
+        sent.await.inspect_err(|error| warn!(%error, "{failure}")).ok()
     }
 }

@@ -73,6 +73,8 @@ impl State {
 struct View {
     /// While the lease is held.
     open: Option<Arc<FileWriter>>,
+    /// Where the last write ended that was answered, while the lease is held.
+    answered: u64,
     /// Bytes, while it is not.
     closed_length: u64,
     /// Bytes that readers may see.
@@ -85,7 +87,7 @@ struct View {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct WriterView {
     pub(crate) changes: u64,
-    /// Bytes accepted, while the lease is held.
+    /// Bytes that the kernel knows of, while the lease is held: a write that is under way tells it by its own answer.
     pub(crate) open_length: Option<u64>,
 }
 
@@ -93,7 +95,8 @@ impl SharedWriter {
     /// Takes over a writer that was just opened, with one handle.
     pub(crate) fn new(client: DfsClient, open: &OpenInode, writer: Arc<FileWriter>) -> Arc<Self> {
         let end = writer.position();
-        let view = View { open: Some(Arc::clone(&writer)), closed_length: end, visible: end, changes: 0 };
+        let view =
+            View { open: Some(Arc::clone(&writer)), answered: end, closed_length: end, visible: end, changes: 0 };
         Arc::new(Self {
             client,
             inode: open.id,
@@ -153,7 +156,13 @@ impl SharedWriter {
     /// What is to be known without waiting.
     pub(crate) fn view(&self) -> WriterView {
         let view = self.view.lock();
-        WriterView { changes: view.changes, open_length: view.open.as_ref().map(|writer| writer.position()) }
+        WriterView { changes: view.changes, open_length: view.open.as_ref().map(|_| view.answered) }
+    }
+
+    /// A write that ended at `end` is about to be answered.
+    pub(crate) fn answered(&self, end: u64) {
+        let mut view = self.view.lock();
+        view.answered = view.answered.max(end);
     }
 
     /// Writes at the end, once it has its turn.
@@ -344,6 +353,7 @@ impl SharedWriter {
         state.phase.reopened();
         let mut view = self.view.lock();
         view.visible = writer.position();
+        view.answered = view.visible;
         view.open = Some(writer);
         view.changes += 1;
         Ok(())

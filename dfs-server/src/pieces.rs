@@ -10,6 +10,8 @@ use dfs_common::disk;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_proto::status::from_status;
 use dfs_proto::v1::FilePiece;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
 use tokio_stream::{Stream, StreamExt};
 use tonic::Status;
 
@@ -67,6 +69,28 @@ impl<S: Stream<Item = Result<FilePiece, Status>> + Unpin> Incoming<S> {
     }
 }
 
+/// The pieces of one file as they go out, while others wait until all have gone.
+pub(crate) struct Outgoing {
+    pieces: mpsc::Sender<Result<FilePiece, Status>>,
+    /// By when the next one must have been taken. What has gone moves it on.
+    due: Instant,
+}
+
+impl Outgoing {
+    /// Goes on from now.
+    pub(crate) fn new(pieces: mpsc::Sender<Result<FilePiece, Status>>) -> Self {
+        Self { pieces, due: Instant::now() + PIECE_PATIENCE }
+    }
+
+    /// Sends a piece, or the error that ends it; false when the peer has gone away or takes them too slowly: nobody is left to
+    /// tell. Blocks, so not for a runtime's own thread.
+    pub(crate) fn send(&mut self, runtime: &Handle, piece: Result<FilePiece, Status>) -> bool {
+        let patience = self.due.saturating_duration_since(Instant::now()).min(PIECE_PATIENCE);
+        self.due += piece.as_ref().map_or(Duration::ZERO, |piece| time_for(piece.data.len() as u64));
+        !patience.is_zero() && runtime.block_on(self.pieces.send_timeout(piece, patience)).is_ok()
+    }
+}
+
 /// How long so many bytes may take.
 fn time_for(bytes: u64) -> Duration {
     Duration::from_secs(bytes / RATE_MIN) + Duration::from_secs(bytes % RATE_MIN) / RATE_MIN as u32
@@ -114,6 +138,20 @@ mod tests {
         assert!(incoming.next().await.unwrap().is_some());
         assert_eq!(incoming.due.unwrap() - begun, Duration::from_millis(1_500), "an empty piece");
         assert!(incoming.next().await.unwrap().is_none());
+    }
+
+    #[test]
+    fn a_peer_that_takes_pieces_too_slowly_gets_no_more() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let (pieces, mut receiver) = mpsc::channel(2);
+        let mut outgoing = Outgoing::new(pieces);
+        let begun = outgoing.due;
+        assert!(outgoing.send(runtime.handle(), Ok(piece(3 << 19))));
+        assert_eq!(outgoing.due - begun, Duration::from_millis(1_500));
+        // As if it had taken nothing but this for as long as that may take.
+        outgoing.due = Instant::now();
+        assert!(!outgoing.send(runtime.handle(), Ok(piece(1))));
+        assert!(receiver.try_recv().is_ok() && receiver.try_recv().is_err());
     }
 
     #[tokio::test]

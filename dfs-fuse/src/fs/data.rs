@@ -90,7 +90,9 @@ impl FileSystem {
         let request = WriteRequest { offset: write.offset, data: write.data, appends: write.appends, sync };
         let done = handle.heard(writer.write(request).await.map_err(FsError::on_handle))?;
         self.changed();
-        self.grown_by_write(&handle.inode, done.at + write.data.len() as u64).await;
+        let end = done.at + write.data.len() as u64;
+        self.grown_by_write(&handle.inode, end).await;
+        writer.answered(end);
         if done.at != write.offset {
             // The kernel computes the new size from its own offset.
             self.kernel.drop_attributes(handle.inode.id);
@@ -108,7 +110,6 @@ impl FileSystem {
         let outcome = writer.flush().await.map_err(FsError::on_handle);
         self.changed();
         outcome?;
-        self.seen.wrote(handle.inode.id, writer.length());
         Ok(())
     }
 

@@ -78,7 +78,7 @@ impl FileSystem {
         let is_old = |attr: &FileAttr| !entries.age.is_zero() || self.grows_elsewhere(attr);
         let is_doubtful = |attr: &&FileAttr| {
             attr.kind == FileKind::File
-                && (self.seen.floor(attr) == Floor::Doubtful && is_old(attr) || self.has_grown(attr))
+                && (self.seen.floor(attr) == Floor::Doubtful && is_old(attr) || self.grown(attr).is_some())
         };
         let doubtful: Vec<FileAttr> =
             entries.iter().filter_map(|entry| entry.attr.as_ref()).filter(is_doubtful).cloned().collect();
@@ -89,7 +89,7 @@ impl FileSystem {
             let old = Dated { attr: old, length_mtime_ns: None };
             let mut news = self.attributes(caller, listed.inode).await.unwrap_or(old);
             // That it was told is noted when it is.
-            drop(self.announce(&mut news.attr).await);
+            drop(self.announce(&mut news).await);
             (listed.inode, news)
         };
         stream::iter(doubtful).map(ask).buffer_unordered(ASKED_AT_ONCE).collect().await

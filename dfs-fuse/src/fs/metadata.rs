@@ -57,11 +57,8 @@ impl FileSystem {
     /// mount writes: if the kernel was told of more, the DataNodes are asked.
     async fn answer(&self, caller: &Caller, attr: FileAttr) -> FsResult<Entry> {
         let is_doubtful = self.grows_elsewhere(&attr) && self.seen.floor(&attr) == Floor::Doubtful;
-        if is_doubtful {
-            let attr = Box::pin(self.attributes(caller, attr.inode)).await?;
-            return Ok(self.announced_entry(attr).await);
-        }
-        Ok(self.announced_entry(attr).await)
+        let dated = if is_doubtful { Box::pin(self.attributes(caller, attr.inode)).await? } else { attr.into() };
+        Ok(self.announced_entry(dated).await)
     }
 
     /// Attributes of an inode.
@@ -271,10 +268,8 @@ impl FileSystem {
         let changed = self.client.set_attr(caller, inode, rest).await;
         self.changed();
         let attr = changed?;
-        if self.grows_elsewhere(&attr) {
-            return Ok(self.announced_entry(self.with_visible_length(attr).await).await);
-        }
-        Ok(self.announced_entry(attr).await)
+        let dated = if self.grows_elsewhere(&attr) { self.with_visible_length(attr).await } else { attr.into() };
+        Ok(self.announced_entry(dated).await)
     }
 
     async fn set_length(&self, caller: &Caller, inode: InodeId, handle: Option<HandleId>, length: u64) -> FsResult<()> {

@@ -10,7 +10,7 @@
 //!
 //! What holds in all of it:
 //! - The NameNode decides; nothing about a name is cached here. The kernel caches for the time-to-live that an answer gives.
-//! - A file that this mount writes has the length its writer has accepted; one written elsewhere has the length its replicas
+//! - A file that this mount writes is as long as its answered writes made it; one written elsewhere has the length its replicas
 //!   show, and that is not to be cached. No answer tells less of it than an earlier one, unless it was cut: the kernel would
 //!   drop pages that programs have mapped.
 //! - An inode's number is the NameNode's, the generation always 0: numbers are never used twice.
@@ -192,12 +192,11 @@ impl FileSystem {
 
     /// The same for a file that may have grown since the kernel heard of it.
     async fn announced_entry(&self, attr: impl Into<Dated>) -> Entry {
-        let mut entry = self.entry_unnoted(attr);
-        let announced = self.announce(&mut entry.attr).await;
+        let mut dated = attr.into();
+        let announced = self.announce(&mut dated).await;
+        let entry = self.entry_unnoted(dated);
         self.note_told(&entry);
-        if let Some(announced) = announced {
-            announced.told(&entry.attr);
-        }
+        drop(announced);
         entry
     }
 

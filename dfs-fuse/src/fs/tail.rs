@@ -12,33 +12,36 @@
 //! ```
 //!
 //! The last byte is stored because the kernel, once it was told to drop pages, takes no attributes from answers that were
-//! asked for before it: storing is the other way to tell it a size. Of bytes written here it hears by the write itself.
+//! asked for before it: storing is the other way to tell it a size. Of bytes written here it hears by the write itself, and
+//! attributes do not tell it of a write before that is answered.
 //!
 //! Dropping waits for reads of the page that are under way, and those may wait for a cluster that does not answer: not for
-//! longer than [`DROP_PATIENCE`], then the kernel drops the page when the read has ended.
+//! longer than [`PATIENCE`], then the kernel drops the page when the read has ended. Until then nobody else waits for it.
 
 use std::time::Duration;
 
 use dfs_client::{Caller, Shown};
 use dfs_common::attr::{FileAttr, FileKind};
-use dfs_common::ids::InodeId;
 use fuser::Errno;
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::FileSystem;
+use super::{Dated, FileSystem};
 use crate::errno::FsResult;
-use crate::inodes::{OpenInode, OpenRef};
+use crate::inodes::{GrowthTurn, OpenInode, OpenRef};
 
-/// How long a write or a question for attributes waits for reads of the page.
-const DROP_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a write or a question for attributes waits for reads of the page, and for the last byte.
+const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Growth that is being told: to be ended when the answer is noted as told.
-pub(super) struct Announced(OpenRef);
+/// Growth that is being told: reads that reach the end come up to the new one. To be kept until the answer is noted as told.
+pub(super) struct Announced {
+    open: OpenRef,
+    shown: Shown,
+}
 
-impl Announced {
-    pub(super) fn told(self, attr: &FileAttr) {
-        self.0.came(Shown { length: attr.length, mtime_ns: attr.mtime_ns });
+impl Drop for Announced {
+    fn drop(&mut self) {
+        self.open.came(self.shown);
     }
 }
 
@@ -47,89 +50,94 @@ impl FileSystem {
     pub(super) async fn grown_by_write(&self, open: &OpenInode, end: u64) {
         if open.tail().offset.is_some() {
             let dropped = async {
-                let _turn = open.growing.lock().await;
-                self.drop_tail(open).await;
+                if let Some(turn) = open.growth_turn().await {
+                    self.drop_tail(open, turn).await;
+                }
             };
-            if timeout(DROP_PATIENCE, Box::pin(dropped)).await.is_err() {
+            if timeout(PATIENCE, Box::pin(dropped)).await.is_err() {
+                open.growth_hangs();
                 debug!(inode = %open.id, "a write is answered before a read of its page has ended");
             }
         }
         self.seen.wrote(open.id, end);
     }
 
-    async fn drop_tail(&self, open: &OpenInode) {
+    async fn drop_tail(&self, open: &OpenInode, turn: GrowthTurn) -> Option<GrowthTurn> {
         let tail = open.tail();
-        if let Some(offset) = tail.offset {
-            self.kernel.drop_pages(open.id, offset).await;
-            open.dropped_tail(tail);
-        }
+        let Some(offset) = tail.offset else { return Some(turn) };
+        let turn = self.kernel.drop_pages(open.id, offset, turn).await?;
+        open.dropped_tail(tail);
+        Some(turn)
     }
 
     /// Whether it is open here, and longer than the kernel knows.
-    pub(super) fn has_grown(&self, attr: &FileAttr) -> bool {
-        attr.kind == FileKind::File && !self.inodes.is_empty() && self.inodes.find(attr.inode).is_some() && {
-            let written = self.inodes.writer(attr.inode).and_then(|writer| writer.view().open_length);
-            written.unwrap_or(0).max(attr.length) > self.told(attr.inode).unwrap_or(0)
+    pub(super) fn grown(&self, attr: &FileAttr) -> Option<OpenRef> {
+        if attr.kind != FileKind::File || attr.length <= self.seen.told_length(attr.inode).unwrap_or(0) {
+            return None;
         }
-    }
-
-    /// The length that the kernel knows, as far as this mount remembers.
-    fn told(&self, inode: InodeId) -> Option<u64> {
-        self.seen.told_length(inode).max(self.seen.shown_growing(inode).map(|shown| shown.length))
+        self.inodes.find(attr.inode)
     }
 
     /// Attributes are about to be told. Leaves a growing file as long as it was told to be while the new bytes cannot be
-    /// read.
-    pub(super) async fn announce(&self, attr: &mut FileAttr) -> Option<Announced> {
-        if !self.has_grown(attr) {
-            return None;
-        }
-        let open = self.inodes.find(attr.inode)?;
+    /// read, and lets no answer tell less than one that overtook it here.
+    pub(super) async fn announce(&self, dated: &mut Dated) -> Option<Announced> {
+        let open = self.grown(&dated.attr)?;
+        let shown = Shown { length: dated.attr.length, mtime_ns: dated.attr.mtime_ns };
         // From here on reads that reach the end come up to this one; those that began before have noted themselves.
-        if open.note_coming(Shown { length: attr.length, mtime_ns: attr.mtime_ns }) {
-            Box::pin(self.tell_growth(&open, attr)).await;
+        if open.note_coming(shown) {
+            Box::pin(self.tell_growth(&open, dated)).await;
         }
-        Some(Announced(open))
+        Some(Announced { open, shown })
     }
 
-    async fn tell_growth(&self, open: &OpenInode, attr: &mut FileAttr) {
+    async fn tell_growth(&self, open: &OpenInode, dated: &mut Dated) {
+        let before = self.seen.told_length(open.id);
         let epoch = open.content_epoch();
-        let is_written_here = open.writer().is_some_and(|writer| writer.view().open_length.is_some());
-        let last_byte = if is_written_here { Ok(None) } else { self.last_byte(attr).await.map(Some) };
-        let told = self.told(attr.inode);
-        let is_told = match last_byte {
-            Ok(byte) => {
-                let announced = timeout(DROP_PATIENCE, self.drop_and_store(open, attr, byte, epoch)).await;
-                announced.is_ok()
-            }
+        let is_told = timeout(PATIENCE, self.drop_and_store(open, dated, epoch)).await.unwrap_or_else(|_| {
+            open.growth_hangs();
+            false
+        });
+        let Some(told) = self.seen.told_length(open.id) else { return };
+        let attr = &mut dated.attr;
+        let was_overtaken = before.is_some_and(|before| told > before) && told > attr.length;
+        let is_unreadable = !is_told && told < attr.length && self.grows_elsewhere(attr);
+        if was_overtaken || is_unreadable {
+            attr.length = told;
+            dated.length_mtime_ns = None;
+        }
+    }
+
+    /// False when the new end cannot be read, or others wait for the page already.
+    async fn drop_and_store(&self, open: &OpenInode, dated: &Dated, epoch: u64) -> bool {
+        let attr = &dated.attr;
+        let byte = match self.last_byte(attr).await {
+            Ok(byte) => Some(byte),
+            // What was written here and is not with all nodes yet was told by the writes.
+            Err(_) if open.writer().is_some_and(|writer| writer.view().open_length.is_some()) => None,
             Err(error) => {
                 debug!(inode = %attr.inode, ?error, "the new end is not readable");
-                false
+                return false;
             }
         };
-        if let (false, true, Some(told)) = (is_told, self.grows_elsewhere(attr), told) {
-            attr.length = told;
-        }
-    }
-
-    async fn drop_and_store(&self, open: &OpenInode, attr: &FileAttr, last: Option<u8>, epoch: u64) {
-        let _turn = open.growing.lock().await;
-        if open.content_epoch() != epoch {
-            // Cut since: the kernel was told by that, and does not take an older answer.
-            return;
-        }
-        if let Some(byte) = last {
-            // As it does itself when a size changes: also pages from before a cut elsewhere go.
+        let Some(turn) = open.growth_turn().await else { return false };
+        if byte.is_some() {
+            // As the kernel does itself when a size changes: also pages from before a cut elsewhere go.
             open.note_tail(0);
-            self.drop_tail(open).await;
-            let at = attr.length - 1;
-            self.kernel.store(attr.inode, at, byte).await;
-            self.seen.wrote(attr.inode, attr.length);
-            // Where it is the first of its page, that page is filled up with zeros.
-            open.note_tail(at);
-        } else {
-            self.drop_tail(open).await;
         }
+        let Some(turn) = self.drop_tail(open, turn).await else { return false };
+        let Some(byte) = byte else { return true };
+        if open.content_epoch() != epoch || self.seen.told_length(open.id) >= Some(attr.length) {
+            // Cut since, or told more: the kernel does not take this older answer.
+            return true;
+        }
+        let at = attr.length - 1;
+        // Both are said first: the kernel gets the byte even if nobody waits for it any more. Where it is the first of its
+        // page, that page is filled up with zeros.
+        open.note_tail(at);
+        let length_mtime_ns = dated.length_mtime_ns.filter(|_| self.grows_elsewhere(attr));
+        self.seen.stored(attr.inode, attr.length, length_mtime_ns);
+        self.kernel.store(attr.inode, at, byte, turn).await;
+        true
     }
 
     async fn last_byte(&self, attr: &FileAttr) -> FsResult<u8> {

@@ -180,13 +180,16 @@ impl Namesystem {
             });
             let (kind, tree) = match planned {
                 Ok(planned) => planned,
-                // An earlier try of the same call may have been applied since it was looked for.
+                // An earlier try of the same call may have been applied since it was looked for; so below.
                 Err(error) => return self.recorded(header.as_ref())?.ok_or(error),
             };
             op.kind = kind.into();
             if let Some(top) = tree {
                 op.inode = top.0;
-                held = Some(Box::new(self.check_tree(&key, &who, top).await?));
+                held = match self.check_tree(&key, &who, top).await {
+                    Ok(checked) => Some(Box::new(checked)),
+                    Err(error) => return self.recorded(header.as_ref())?.ok_or(error),
+                };
             }
         }
         let outcome = self.mutate_holding(header, Op::Remove(op), held).await?;

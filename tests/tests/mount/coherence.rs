@@ -1,7 +1,7 @@
 //! Two mounts of one cluster: close-to-open, and attributes within their second.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,12 +15,13 @@ use dfs_tests::workload::Pattern;
 
 use super::{Case, Mounts, assert_errno, cases};
 
-pub(super) const CASES: [Case<Mounts>; 9] = cases![
+pub(super) const CASES: [Case<Mounts>; 10] = cases![
     open_after_close_elsewhere_sees_the_new_content,
     attributes_and_names_are_fresh_within_their_second,
     reader_with_an_open_file_sees_appends,
     size_of_a_file_written_elsewhere_never_goes_back,
-    end_of_a_file_that_grows_elsewhere_shows_no_zeros,
+    end_of_a_file_that_grows_shows_no_zeros,
+    end_of_a_file_that_another_mount_has_lengthened_is_where_a_writer_finds_it,
     many_files_written_here_are_read_there,
     descriptor_opened_before_leaves_no_old_bytes_behind,
     name_made_elsewhere_is_found_at_once_in_a_directory_just_made,
@@ -181,7 +182,7 @@ fn ask_for_sizes(dir: &Path, is_over: &AtomicBool) {
     }
 }
 
-fn end_of_a_file_that_grows_elsewhere_shows_no_zeros(mounts: &Mounts) {
+fn end_of_a_file_that_grows_shows_no_zeros(mounts: &Mounts) {
     const APPENDS: u64 = 600;
     let here = mounts.mount.new_dir("coherence-end");
     let there = mounts.other.join("coherence-end");
@@ -192,7 +193,7 @@ fn end_of_a_file_that_grows_elsewhere_shows_no_zeros(mounts: &Mounts) {
         for dir in [&here, &there] {
             scope.spawn(|| ask_for_sizes(dir, &is_over));
         }
-        let watcher = scope.spawn(|| watch_the_end(&there.join("file"), &is_over));
+        let watchers = [&here, &there].map(|dir| scope.spawn(|| watch_the_end(&dir.join("file"), &is_over)));
         for append in 0..APPENDS {
             let length = 1 + (append * 7919) % 30_000;
             writer.write_all(&vec![b'x'; length as usize]).unwrap();
@@ -201,8 +202,27 @@ fn end_of_a_file_that_grows_elsewhere_shows_no_zeros(mounts: &Mounts) {
             }
         }
         drop(over);
-        assert!(watcher.join().unwrap() > 0);
+        for watcher in watchers {
+            assert!(watcher.join().unwrap() > 0);
+        }
     });
+}
+
+/// Who opens it for writing has not been told by anybody how long it is by now.
+fn end_of_a_file_that_another_mount_has_lengthened_is_where_a_writer_finds_it(mounts: &Mounts) {
+    let here = mounts.mount.new_dir("coherence-seek").join("file");
+    let there = mounts.other.join("coherence-seek/file");
+    fs::write(&here, b"first").unwrap();
+    let mut reader = File::open(&here).unwrap();
+    let mut read = Vec::new();
+    reader.read_to_end(&mut read).unwrap();
+    OpenOptions::new().append(true).open(&there).unwrap().write_all(b" second").unwrap();
+    let mut writer = OpenOptions::new().read(true).write(true).open(&here).unwrap();
+    assert_eq!(writer.seek(SeekFrom::End(0)).unwrap(), 12);
+    writer.write_all(b" third").unwrap();
+    drop(writer);
+    reader.read_to_end(&mut read).unwrap();
+    assert_eq!(read, b"first second third");
 }
 
 fn many_files_written_here_are_read_there(mounts: &Mounts) {

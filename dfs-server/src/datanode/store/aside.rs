@@ -41,7 +41,7 @@ fn sync_names(paths: &PoolPaths) -> io::Result<()> {
 
 /// Saves what is about to be cut off a replica: of its bytes from `from` to `to` those that can be read, at their own places in a
 /// file of that length, and its checksums, in the same way. `blk_<id>_<stamp>.rest` and `.rest.meta` are on disk when this returns.
-/// An earlier try that had cut the replica already has left them whole.
+/// What an earlier try has cut already is left as that one saved it.
 pub(super) fn save_rest(paths: &PoolPaths, data: &Path, meta: &Path, from: u64, to: u64) -> io::Result<()> {
     disk::create_dir_all(&paths.orphaned)?;
     let target = paths.orphaned.join(meta.file_name().unwrap_or_default());
@@ -54,7 +54,11 @@ pub(super) fn save_rest(paths: &PoolPaths, data: &Path, meta: &Path, from: u64, 
     }
     save(&data, &rest, from..to)?;
     let meta = DiskFile::open(meta)?;
-    save(&meta, &sums, 0..meta.len()?)?;
+    let len = meta.len()?;
+    // Longer only when an earlier try has cut these.
+    if !std::fs::metadata(&sums).is_ok_and(|saved| saved.len() > len) {
+        save(&meta, &sums, 0..len)?;
+    }
     sync_names(paths)
 }
 

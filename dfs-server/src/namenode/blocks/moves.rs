@@ -104,7 +104,7 @@ impl BlockManager {
     /// Has replicas moved from one node to another, within the bounds of the request.
     ///
     /// # Errors
-    /// `Busy` while another run moves, `NotFound` for a node that is not live, `Unavailable` in safe mode.
+    /// `Busy` while another run moves, `NotFound` for a node that is not live, `ReadOnly` in safe mode.
     pub fn move_replicas(&self, request: &MoveRequest<'_>) -> Result<Moves> {
         let (mut round, candidates) = self.step(|state| state.begin_moves(request))?;
         self.walk(|state, from| state.count_moves_some(&mut round, from));
@@ -127,7 +127,7 @@ impl SoftState {
     fn begin_moves(&mut self, request: &MoveRequest<'_>) -> Result<(MoveRound, Vec<(BlockId, StorageIndex)>)> {
         self.check_run(request.run)?;
         if !self.may_repair() {
-            return Err(DfsError::new(ErrorKind::Unavailable, "the NameNode is in safe mode: nothing is moved"));
+            return Err(DfsError::new(ErrorKind::ReadOnly, "the NameNode is in safe mode: nothing is moved"));
         }
         let node = |uuid: &str| {
             let found = self.nodes.by_uuid(uuid).filter(|&index| self.nodes.node(index).is_live);

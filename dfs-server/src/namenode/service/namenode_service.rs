@@ -20,7 +20,7 @@ use crate::namenode::image::format::{ImageReader, LogPosition};
 use crate::namenode::journal::EditFile;
 use crate::namenode::namesystem::Namesystem;
 use crate::namenode::storage_dir::NameDir;
-use crate::pieces::{self, Incoming, PIECE_PATIENCE, PIECES_AHEAD};
+use crate::pieces::{self, Incoming, Outgoing, PIECES_AHEAD};
 
 /// Where an image is received before it is looked at; the suffix marks it as unfinished.
 const RECEIVED_IMAGE: &str = "fsimage_received.tmp";
@@ -204,10 +204,9 @@ impl Namenode for NamenodeService {
         let runtime = tokio::runtime::Handle::current();
         tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            // A closed channel is a peer that went away, a full one a peer that does not read: nobody is left to tell.
-            let send = |piece| runtime.block_on(pieces.send_timeout(piece, PIECE_PATIENCE)).is_ok();
-            if let Err(error) = pieces::cut(&file.path, &name, file.length, |piece| send(Ok(piece))) {
-                send(Err(to_status(&error)));
+            let mut pieces = Outgoing::new(pieces);
+            if let Err(error) = pieces::cut(&file.path, &name, file.length, |piece| pieces.send(&runtime, Ok(piece))) {
+                pieces.send(&runtime, Err(to_status(&error)));
             }
         });
         Ok(Response::new(ReceiverStream::new(receiver)))

@@ -17,8 +17,12 @@ use std::os::unix::fs::MetadataExt;
 use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
+
+/// Longest wait for a call that a test knows to come.
+const CALL_MAX: Duration = Duration::from_secs(60);
 
 /// Kinds of calls that can be made to fail or hang.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -280,11 +284,15 @@ impl Watch {
         self.changed.notify_all();
     }
 
-    /// Waits until so many calls hang.
+    /// Waits until so many calls hang. Where they never come, the test fails instead of hanging itself.
     pub(crate) fn wait_hanging(&self, calls: usize) {
         let mut state = self.state.lock();
-        while state.hanging < calls {
-            self.changed.wait(&mut state);
+        let late = self.changed.wait_while_for(&mut state, |state| state.hanging < calls, CALL_MAX);
+        if late.timed_out() {
+            let hanging = state.hanging;
+            drop(state);
+            self.heal();
+            panic!("{hanging} calls hang, not {calls}");
         }
     }
 

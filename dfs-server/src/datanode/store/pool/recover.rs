@@ -249,11 +249,22 @@ impl Pool {
         }
         let waiting = pair(&dirs.paths.rbw, block.id, stamp);
         let moved = disk::rename(&copy.1, &waiting.1).and_then(|()| disk::rename(&copy.0, &waiting.0));
-        if let Err(error) = moved.and_then(|()| disk::sync_dir(&dirs.paths.rbw)) {
+        let replaced = moved.and_then(|()| disk::sync_dir(&dirs.paths.rbw)).and_then(|()| {
+            if block.length < old.length {
+                // What it has behind that could not be proven.
+                set_pair_aside(&dirs.paths, &source.0, &source.1)
+            } else {
+                disk::remove_file(&source.1).and_then(|()| disk::remove_file(&source.0))
+            }
+        });
+        // Without its checksums the old one is none any more.
+        let is_in_place = source.1.exists();
+        if let (Err(error), true) = (&replaced, is_in_place) {
+            warn!(%block, %error, "the replica stays as it was");
             remove_pair(&copy);
             remove_pair(&waiting);
             self.put_back(&replica, *old);
-            return volume.check(Err(error), doing);
+            return volume.check(replaced, doing).map(|()| volume.storage_uuid());
         }
         {
             let mut state = replica.state.lock();
@@ -263,13 +274,7 @@ impl Pool {
         }
         volume.subtract_used(used(old));
         volume.add_used(ByteCount(length));
-        let removed = if block.length < old.length {
-            // What it has behind that could not be proven.
-            set_pair_aside(&dirs.paths, &source.0, &source.1)
-        } else {
-            disk::remove_file(&source.1).and_then(|()| disk::remove_file(&source.0))
-        };
-        volume.check(removed, doing)?;
+        volume.check(replaced, doing)?;
         drop(files);
         self.finalize_recovered(&replica, stamp)
     }

@@ -727,11 +727,20 @@ fn recovery_keeps_what_lies_behind_a_bad_sector() {
         let sums = std::fs::read(home.join("blk_1_1001.meta")).unwrap();
         let watch = Watch::begin(dir.path());
         watch.fail_reads_at("blk_1", 5000, libc::ENODATA);
-        let stamp = GenerationStamp(2000);
-        let found = store.init_recovery(&block(1, 1001), stamp, false).unwrap().unwrap();
-        assert_eq!(found.block.length, 4096);
-        let old = ExtendedBlock { pool: POOL.into(), block: found.block };
-        store.update_recovered(&old, stamp, 4096).unwrap();
+        let before = store.volumes().reports()[0].space.used;
+        let recover = |stamp| {
+            let found = store.init_recovery(&block(1, 1001), stamp, false).unwrap().unwrap();
+            assert_eq!(found.block.length, 4096);
+            let old = ExtendedBlock { pool: POOL.into(), block: found.block };
+            store.update_recovered(&old, stamp, 4096)
+        };
+        if is_finalized {
+            watch.fail(Call::Rename, "blk_1_1001.meta", libc::ENOSPC, 1);
+            recover(GenerationStamp(2000)).unwrap_err();
+            assert_eq!(std::fs::read(home.join("blk_1")).unwrap(), data, "what could not be set aside stays");
+            assert_eq!(store.volumes().reports()[0].space.used, before, "and counts as before");
+        }
+        recover(GenerationStamp(2001)).unwrap();
         assert_eq!(pages(&store, 0), [(1, 4096, None)]);
         if is_finalized {
             assert_eq!(std::fs::read(file(dir.path(), "orphaned/blk_1")).unwrap(), data);
