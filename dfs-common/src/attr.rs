@@ -36,6 +36,16 @@ impl FileKind {
     }
 }
 
+/// Dates a file that was written at `at_ns`. What has changed it since leaves its change time in place, and its modification
+/// time if that is later: it was set.
+pub fn date_write(mtime_ns: &mut i64, ctime_ns: &mut i64, at_ns: i64) {
+    if at_ns > *ctime_ns {
+        (*mtime_ns, *ctime_ns) = (at_ns, at_ns);
+    } else {
+        *mtime_ns = at_ns.max(*mtime_ns);
+    }
+}
+
 /// Attributes of an inode.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileAttr {

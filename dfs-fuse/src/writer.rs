@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use dfs_client::{Caller, DfsClient, FileWriter, SetAttr, SyncLevel, TimeSet};
+use dfs_common::attr::{FileAttr, date_write};
 use dfs_common::error::{DfsError, ErrorKind};
 use dfs_common::ids::InodeId;
 use fuser::Errno;
@@ -89,6 +90,20 @@ pub(crate) struct WriterView {
     pub(crate) changes: u64,
     /// Bytes that the kernel knows of, while the lease is held: a write that is under way tells it by its own answer.
     pub(crate) open_length: Option<u64>,
+    /// When it was written last, while the lease is held.
+    pub(crate) modified_ns: Option<i64>,
+}
+
+impl WriterView {
+    /// Puts what is known here into attributes that the NameNode gave: it hears of it later. False when the lease is not held.
+    pub(crate) fn complete(&self, attr: &mut FileAttr) -> bool {
+        let Some(length) = self.open_length else { return false };
+        attr.length = length;
+        if let Some(at_ns) = self.modified_ns {
+            date_write(&mut attr.mtime_ns, &mut attr.ctime_ns, at_ns);
+        }
+        true
+    }
 }
 
 impl SharedWriter {
@@ -156,7 +171,12 @@ impl SharedWriter {
     /// What is to be known without waiting.
     pub(crate) fn view(&self) -> WriterView {
         let view = self.view.lock();
-        WriterView { changes: view.changes, open_length: view.open.as_ref().map(|_| view.answered) }
+        let open = view.open.as_ref();
+        WriterView {
+            changes: view.changes,
+            open_length: open.map(|_| view.answered),
+            modified_ns: open.and_then(|writer| writer.modified_ns()),
+        }
     }
 
     /// A write that ended at `end` is about to be answered.

@@ -10,7 +10,7 @@ use super::{DfsClient, attr_of, rpc};
 use crate::caller::Caller;
 use crate::datanode::Located;
 use crate::read::{FileReader, Shown};
-use crate::write::{FileWriter, ReplicaSync, Start};
+use crate::write::{FileWriter, ReplicaSync, ServerClock, Start};
 
 impl DfsClient {
     /// Opens an existing file to add to its end, or with `truncate` to write it anew.
@@ -29,7 +29,8 @@ impl DfsClient {
         let attr = attr_of(answer.attr)?;
         let last = answer.last_block.map(|last| Located::new(&self.core.datanodes, last, &answer.block_pool_id));
         let last = last.transpose()?;
-        FileWriter::open(&self.core, pending, caller, &attr, last.map_or(Start::Nowhere, Start::Reopen))
+        let start = last.map_or(Start::Nowhere, Start::Reopen);
+        FileWriter::open(&self.core, pending, caller, &attr, ServerClock::told(answer.now_ns), start)
     }
 
     /// Opens a file for reading, with its length as of now.

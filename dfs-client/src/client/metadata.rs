@@ -20,7 +20,7 @@ use super::{DfsClient, attr_of, rpc};
 use crate::caller::Caller;
 use crate::datanode::Located;
 use crate::rpc::{Claim, Session};
-use crate::write::{FileWriter, Start};
+use crate::write::{FileWriter, ServerClock, Start};
 
 /// How long a truncation waits for the DataNodes; the NameNode asks one after the other within it.
 const TRUNCATE_PATIENCE: Duration = Duration::from_secs(60);
@@ -178,7 +178,8 @@ impl DfsClient {
             let located = |block| Located::new(&self.core.datanodes, block, &answer.block_pool_id);
             let first_block = answer.first_block.map(located).transpose()?;
             let start = first_block.map_or(Start::Nowhere, Start::Allocated);
-            Some(FileWriter::open(&self.core, pending, caller, &attr, start)?)
+            let clock = ServerClock::told(answer.now_ns);
+            Some(FileWriter::open(&self.core, pending, caller, &attr, clock, start)?)
         } else {
             pending.answered();
             None

@@ -1,7 +1,7 @@
 //! [`FileWriter`]: the one writer of a file. Shared freely; calls on it take turns.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use dfs_common::attr::FileAttr;
@@ -45,9 +45,29 @@ pub enum SyncLevel {
     Hsync,
 }
 
+/// The NameNode's clock, as far as a writer can tell: no later than it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ServerClock {
+    told_ns: i64,
+    since: Instant,
+}
+
+impl ServerClock {
+    /// As an answer told it that has just come.
+    pub(crate) fn told(told_ns: i64) -> Self {
+        Self { told_ns, since: Instant::now() }
+    }
+
+    fn now_ns(&self) -> i64 {
+        self.told_ns.saturating_add(i64::try_from(self.since.elapsed().as_nanos()).unwrap_or(i64::MAX))
+    }
+}
+
 /// What can be asked of a writer without waiting for its turn.
-#[derive(Default)]
 pub(super) struct Status {
+    clock: ServerClock,
+    /// When bytes were accepted last; 0 before any were.
+    modified_ns: AtomicI64,
     position: AtomicU64,
     acked: AtomicU64,
     /// Protects how the writer ended; never held across an await.
@@ -71,8 +91,25 @@ pub(crate) enum Chore {
 }
 
 impl Status {
+    fn new(length: u64, clock: ServerClock) -> Self {
+        Self {
+            clock,
+            modified_ns: AtomicI64::new(0),
+            position: AtomicU64::new(length),
+            acked: AtomicU64::new(length),
+            end: Mutex::new(None),
+            has_given_up: AtomicBool::new(false),
+        }
+    }
+
     pub(super) fn accept(&self, bytes: u64) {
+        self.modified_ns.store(self.clock.now_ns(), Ordering::Release);
         self.position.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    /// When it has written last, as the NameNode is told; none when that has not told its clock.
+    pub(super) fn modified_ns(&self) -> Option<i64> {
+        (self.clock.told_ns != 0).then(|| self.modified_ns.load(Ordering::Acquire))
     }
 
     pub(super) fn set_acked(&self, length: u64) {
@@ -140,6 +177,7 @@ impl FileWriter {
         claim: PendingCall,
         caller: &Caller,
         attr: &FileAttr,
+        clock: ServerClock,
         start: Start,
     ) -> Result<Arc<Self>> {
         let chunk = u64::from(core.defaults.bytes_per_checksum);
@@ -151,9 +189,7 @@ impl FileWriter {
             Start::Reopen(last) => last.end(),
             Start::Allocated(_) | Start::Nowhere => attr.length,
         };
-        let status = Arc::new(Status::default());
-        status.accept(length);
-        status.set_acked(length);
+        let status = Arc::new(Status::new(length, clock));
         let (session, lease) = (Arc::clone(claim.session()), claim.id());
         let questions = Questions {
             core: Arc::clone(core),
@@ -161,6 +197,7 @@ impl FileWriter {
             lease,
             caller: caller.clone(),
             inode: attr.inode,
+            status: Arc::clone(&status),
             opened: attr.clone(),
         };
         let output = BlockOutput::new(questions, Arc::clone(&status), attr.block_size, length, start);
@@ -200,6 +237,11 @@ impl FileWriter {
     /// Length of the file with all accepted bytes.
     pub fn position(&self) -> u64 {
         self.status.position.load(Ordering::Acquire)
+    }
+
+    /// When it has written last, by the NameNode's clock; none before it has.
+    pub fn modified_ns(&self) -> Option<i64> {
+        self.status.modified_ns().filter(|&at_ns| at_ns != 0)
     }
 
     /// Length of the file as far as every node of the pipeline has acknowledged it.

@@ -39,6 +39,7 @@ mod replica_sync;
 pub(crate) use block_output::Start;
 #[cfg(test)]
 pub(crate) use file_writer::Chore;
+pub(crate) use file_writer::ServerClock;
 pub use file_writer::{FileWriter, SyncLevel};
 pub(crate) use registry::WriterRegistry;
 pub(crate) use replica_sync::ReplicaSync;

@@ -8,6 +8,7 @@ use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{CallId, GenerationStamp, InodeId};
 use dfs_proto::v1;
 
+use super::file_writer::Status;
 use crate::caller::Caller;
 use crate::client::{ClientCore, rpc};
 use crate::datanode::{Located, Replica};
@@ -21,6 +22,7 @@ pub(super) struct Questions {
     pub(super) lease: CallId,
     pub(super) caller: Caller,
     pub(super) inode: InodeId,
+    pub(super) status: Arc<Status>,
     /// As opened; what is said of a file that went away when it was closed.
     pub(super) opened: FileAttr,
 }
@@ -28,12 +30,14 @@ pub(super) struct Questions {
 impl Questions {
     /// Commits `previous`, allocates the block behind it.
     pub(super) async fn add_block(&self, previous: Option<Block>, offset: u64, exclude: &[String]) -> Result<Located> {
+        let modified_ns = self.status.modified_ns();
         let build = |header| v1::AddBlockRequest {
             header: Some(header),
             inode: self.inode.0,
             previous: previous.map(Into::into),
             exclude: exclude.to_vec(),
             offset,
+            modified_ns,
         };
         let answer = self.core.mutate_in(&self.session, &self.caller, &build, &rpc!(add_block)).await?;
         let block = answer.block.ok_or_else(|| lacks("the new block"))?;
@@ -95,7 +99,13 @@ impl Questions {
 
     /// Has the length of the last block logged.
     pub(super) async fn fsync(&self, last: Block) -> Result<()> {
-        let build = |header| v1::FsyncRequest { header: Some(header), inode: self.inode.0, last: Some(last.into()) };
+        let modified_ns = self.status.modified_ns();
+        let build = |header| v1::FsyncRequest {
+            header: Some(header),
+            inode: self.inode.0,
+            last: Some(last.into()),
+            modified_ns,
+        };
         self.core.mutate_in(&self.session, &self.caller, &build, &rpc!(fsync)).await.map(|_| ())
     }
 
@@ -113,11 +123,13 @@ impl Questions {
 
     /// Closes the file of `length` bytes.
     pub(super) async fn complete(&self, last: Option<Block>, length: u64) -> Result<FileAttr> {
+        let modified_ns = self.status.modified_ns();
         let build = |header| v1::CompleteRequest {
             header: Some(header),
             inode: self.inode.0,
             last: last.map(Into::into),
             keep_open: false,
+            modified_ns,
         };
         match self.core.mutate_in(&self.session, &self.caller, &build, &rpc!(complete)).await?.attr {
             Some(attr) => (&attr).try_into(),

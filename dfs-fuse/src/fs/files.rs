@@ -105,10 +105,10 @@ impl FileSystem {
         );
         let (mut attr, reader) = (attr?, reader?);
         open.learn_permissions(attr.permissions);
-        let local = open.writer().and_then(|writer| writer.view().open_length);
-        let is_being_written = local.is_some() || attr.under_construction;
-        if is_being_written {
-            attr.length = local.unwrap_or_else(|| reader.length());
+        let is_written_here = open.writer().is_some_and(|writer| writer.view().complete(&mut attr));
+        let is_being_written = is_written_here || attr.under_construction;
+        if is_being_written && !is_written_here {
+            attr.length = reader.length();
         }
         let verdict = self.seen.on_open(&attr);
         if verdict.drop_attributes {

@@ -101,9 +101,8 @@ impl FileSystem {
             if crossed && tries > 0 {
                 continue;
             }
-            if let Some(length) = after.and_then(|view| view.open_length) {
-                attr.length = length;
-            } else if self.grows_elsewhere(&attr) {
+            let is_written_here = after.is_some_and(|view| view.complete(&mut attr));
+            if !is_written_here && self.grows_elsewhere(&attr) {
                 return Ok(self.with_visible_length(attr).await);
             }
             return Ok(attr.into());

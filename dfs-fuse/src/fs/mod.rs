@@ -217,16 +217,13 @@ impl FileSystem {
         let mut attr_ttl = self.options.attr_ttl;
         if attr.kind == FileKind::File {
             self.inodes.learn_permissions(&attr);
-            let local = self.inodes.writer(attr.inode).and_then(|writer| writer.view().open_length);
-            match local {
-                Some(length) => attr.length = length,
-                None if attr.under_construction => {
-                    attr_ttl = Duration::ZERO;
-                    if let Floor::At(length) = self.seen.floor(&attr) {
-                        (attr.length, length_mtime_ns) = (length, Some(attr.mtime_ns));
-                    }
+            let writer = self.inodes.writer(attr.inode);
+            let is_written_here = writer.is_some_and(|writer| writer.view().complete(&mut attr));
+            if !is_written_here && attr.under_construction {
+                attr_ttl = Duration::ZERO;
+                if let Floor::At(length) = self.seen.floor(&attr) {
+                    (attr.length, length_mtime_ns) = (length, Some(attr.mtime_ns));
                 }
-                None => {}
             }
         }
         Entry { attr, length_mtime_ns, attr_ttl, entry_ttl: self.options.entry_ttl }

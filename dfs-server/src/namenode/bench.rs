@@ -261,7 +261,7 @@ fn create_files(namespace: &mut Namespace, blocks: &BlockManager, files: u64) ->
             return Err(DfsError::new(ErrorKind::Internal, "add_block gave no block"));
         };
         let last = v1::Block { length: 4096, ..block.into() };
-        let complete = v1::CompleteOp { inode: id.0, last: Some(last), keep_open: false };
+        let complete = v1::CompleteOp { inode: id.0, last: Some(last), ..v1::CompleteOp::default() };
         apply(namespace, &mut events, Op::Complete(complete))?;
         blocks.on_events(events.drain(..));
         created.push(last);

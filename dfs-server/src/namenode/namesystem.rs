@@ -350,6 +350,7 @@ impl Namesystem {
             offset: request.offset,
             target_datanodes: targets.iter().map(|target| target.datanode.uuid.clone()).collect(),
             target_storages: targets.iter().map(|target| target.storage_uuid.clone()).collect(),
+            modified_ns: request.modified_ns,
         };
         match self.mutate(header, Op::AddBlock(op)).await? {
             Outcome::Block(block) => self.located_new(block, request.offset),

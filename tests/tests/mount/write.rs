@@ -2,8 +2,8 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::time::Duration;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::time::{Duration, Instant};
 
 use dfs_common::sys::close;
 use dfs_tests::bench::drop_caches;
@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::{BLOCK_SIZE, Case, Mounts, assert_errno, cases};
 
-pub(super) const CASES: [Case<Mounts>; 13] = cases![
+pub(super) const CASES: [Case<Mounts>; 14] = cases![
     write_of_any_length_is_read_back_warm_and_cold,
     write_continues_a_closed_file_across_chunks_and_blocks,
     write_in_small_pieces_keeps_their_order,
@@ -27,6 +27,7 @@ pub(super) const CASES: [Case<Mounts>; 13] = cases![
     write_with_o_sync_is_visible_at_once,
     read_across_blocks_at_any_offset,
     stat_of_a_file_being_written_shows_the_writers_position,
+    times_of_a_written_file_are_those_of_its_last_write,
 ];
 
 fn write_of_any_length_is_read_back_warm_and_cold(mounts: &Mounts) {
@@ -231,4 +232,38 @@ fn stat_of_a_file_being_written_shows_the_writers_position(mounts: &Mounts) {
     close(file).unwrap();
     let modified = fs::metadata(dir.join("file")).unwrap().modified().unwrap();
     assert!(modified.elapsed().unwrap_or_default() < Duration::from_secs(600), "mtime is set by writing");
+}
+
+fn times_of_a_written_file_are_those_of_its_last_write(mounts: &Mounts) {
+    let here = mounts.mount.new_dir("write-times").join("file");
+    let there = mounts.other.join("write-times/file");
+    let times = |meta: fs::Metadata| (meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec());
+    let let_time_pass = || {
+        let begun = Instant::now();
+        wait_until(Duration::from_secs(5), "time to pass", || begun.elapsed() > Duration::from_millis(20));
+    };
+    let mut file = File::create(&here).unwrap();
+    let made = times(file.metadata().unwrap());
+    let mut last = made;
+    for round in 0..3 {
+        let_time_pass();
+        file.write_all(b"some bytes").unwrap();
+        let written = times(file.metadata().unwrap());
+        assert!(written > last, "{round}: {written:?} after {last:?}");
+        assert_eq!((written.0, written.1), (written.2, written.3), "{round}");
+        let_time_pass();
+        assert_eq!(times(fs::metadata(&here).unwrap()), written, "{round}: by its name");
+        if round == 1 {
+            file.sync_all().unwrap();
+            assert_eq!(times(file.metadata().unwrap()), written, "after fsync");
+        }
+        last = written;
+    }
+    let_time_pass();
+    drop(file);
+    assert_eq!(times(fs::metadata(&here).unwrap()), last, "after close");
+    assert_eq!(times(File::open(&there).unwrap().metadata().unwrap()), last, "elsewhere");
+    // Opened to append, and nothing written.
+    drop(OpenOptions::new().append(true).open(&here).unwrap());
+    assert_eq!(times(fs::metadata(&here).unwrap()), last, "after an open that wrote nothing");
 }

@@ -1,6 +1,7 @@
 //! Ops on the content of files: taking the lease, allocating, committing and reopening blocks, closing. Cutting files and
 //! closing those of dead writers is `recovery`.
 
+use dfs_common::attr::date_write;
 use dfs_common::block::Block;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{BlockId, InodeId};
@@ -147,7 +148,13 @@ impl Namespace {
     }
 
     /// The open block has its final length; one that stayed empty goes.
-    fn commit_last(&mut self, context: &mut Context<'_>, id: InodeId, last: Option<&v1::Block>) -> Result<()> {
+    fn commit_last(
+        &mut self,
+        context: &mut Context<'_>,
+        id: InodeId,
+        last: Option<&v1::Block>,
+        modified_ns: Option<i64>,
+    ) -> Result<()> {
         let Some(given) = last.map(Block::from) else { return Ok(()) };
         let lease = self.own_lease_mut(context, id)?;
         let was_open = lease.open_block.take().is_some();
@@ -161,8 +168,7 @@ impl Namespace {
             blocks.change_last(|last| last.length = given.length);
         }
         if was_open {
-            inode.mtime_ns = context.now_ns;
-            inode.ctime_ns = context.now_ns;
+            date_written(context, inode, modified_ns);
             context.events.push(BlockEvent::Committed { block: given });
         }
         Ok(())
@@ -183,7 +189,7 @@ impl Namespace {
                 format!("the next block of inode {id} starts at {length}, not at {}", op.offset),
             ));
         }
-        self.commit_last(context, id, op.previous.as_ref())?;
+        self.commit_last(context, id, op.previous.as_ref(), op.modified_ns)?;
         let targets = op.target_datanodes.iter().cloned().zip(op.target_storages.iter().cloned()).collect();
         Ok(Outcome::Block(self.allocate_block(context, id, targets)?))
     }
@@ -248,7 +254,7 @@ impl Namespace {
     pub(super) fn apply_complete(&mut self, context: &mut Context<'_>, op: &CompleteOp) -> Result<Outcome> {
         let id = InodeId(op.inode);
         self.check_commit(context, id, op.last.as_ref())?;
-        self.commit_last(context, id, op.last.as_ref())?;
+        self.commit_last(context, id, op.last.as_ref(), op.modified_ns)?;
         if !op.keep_open {
             self.leases.remove(id);
             self.reap(id, context.events);
@@ -267,8 +273,7 @@ impl Namespace {
             self.check_closed(id, &given)?;
         }
         let inode = self.inode_mut(id)?;
-        inode.mtime_ns = context.now_ns;
-        inode.ctime_ns = context.now_ns;
+        date_written(context, inode, op.modified_ns);
         if let Some(blocks) = inode.blocks_mut() {
             blocks.change_last(|last| last.length = given.length);
         }
@@ -376,6 +381,12 @@ impl Namespace {
         }
         Ok(Outcome::Inode(id))
     }
+}
+
+/// Dates what a writer wrote: by its own word, but never later than now.
+fn date_written(context: &Context<'_>, inode: &mut Inode, modified_ns: Option<i64>) {
+    let at_ns = modified_ns.map_or(context.now_ns, |given| given.min(context.now_ns));
+    date_write(&mut inode.mtime_ns, &mut inode.ctime_ns, at_ns);
 }
 
 /// Most DataNodes in a pipeline: the highest replication.

@@ -166,7 +166,7 @@ fn rename(from: (InodeId, &str), to: (InodeId, &str), flag: RenameFlag) -> Op {
 }
 
 fn complete(id: InodeId, last: Option<v1::Block>) -> Op {
-    Op::Complete(v1::CompleteOp { inode: id.0, last, keep_open: false })
+    Op::Complete(v1::CompleteOp { inode: id.0, last, ..v1::CompleteOp::default() })
 }
 
 /// Attributes and entries of every inode.
@@ -272,13 +272,42 @@ fn add_block_refuses_a_wrong_offset_or_previous_block() {
 }
 
 #[test]
+fn files_are_dated_by_their_writer_but_never_later_than_now() {
+    let mut fixture = Fixture::new();
+    let id = fixture.create("a");
+    let block = fixture.add_block(id, None, 0);
+    let times = |fixture: &Fixture| {
+        let attr = fixture.namespace.attr(id).unwrap();
+        (attr.mtime_ns, attr.ctime_ns)
+    };
+    let record = |fixture: &mut Fixture, length, modified_ns| {
+        let last = Some(v1::Block { length, ..block });
+        fixture.run(Op::RecordLength(v1::RecordLengthOp { inode: id.0, last, modified_ns })).unwrap();
+        i64::try_from(fixture.log.len()).unwrap() - 1
+    };
+    let made = times(&fixture);
+    record(&mut fixture, 1, Some(0));
+    assert_eq!(times(&fixture), made, "nothing was written");
+    let now = record(&mut fixture, 2, Some(i64::MAX));
+    assert_eq!(times(&fixture), (now, now));
+    record(&mut fixture, 3, Some(now - 1));
+    assert_eq!(times(&fixture), (now, now), "something has changed it since");
+    let written = record(&mut fixture, 4, None);
+    assert_eq!(times(&fixture), (written, written), "a writer that knows no clock");
+    let last = Some(v1::Block { length: 4, ..block });
+    let op = v1::CompleteOp { inode: id.0, last, keep_open: false, modified_ns: Some(written) };
+    fixture.run(Op::Complete(op)).unwrap();
+    assert_eq!(times(&fixture), (written, written), "closing changes nothing");
+}
+
+#[test]
 fn lengths_beyond_a_block_are_refused_and_closed_blocks_do_not_grow() {
     let mut fixture = Fixture::new();
     let id = fixture.create("a");
     let block = fixture.add_block(id, None, 0);
     let record = |length| {
         let last = Some(v1::Block { length, ..block });
-        Op::RecordLength(v1::RecordLengthOp { inode: id.0, last })
+        Op::RecordLength(v1::RecordLengthOp { inode: id.0, last, ..v1::RecordLengthOp::default() })
     };
     for length in [u64::MAX, (1 << 20) + 1] {
         let op = v1::AddBlockOp {

@@ -351,6 +351,7 @@ impl ClientNamenode for ClientService {
                 created,
                 block_pool_id: self.namesystem.info().block_pool_id.clone(),
                 first_block,
+                now_ns: self.namesystem.now_ns(),
                 changed_directories: directories_of(&namespace, [Some(parent), None]),
                 txid: namespace.counters().last_txid.0,
             })
@@ -373,6 +374,7 @@ impl ClientNamenode for ClientService {
                 attr: answer.attr,
                 last_block: last.map(located),
                 block_pool_id: self.namesystem.info().block_pool_id.clone(),
+                now_ns: self.namesystem.now_ns(),
                 txid: answer.txid,
             })
         }))
@@ -398,7 +400,12 @@ impl ClientNamenode for ClientService {
 
     async fn complete(&self, request: Request<CompleteRequest>) -> Reply<CompleteResponse> {
         let request = request.into_inner();
-        let op = CompleteOp { inode: request.inode, last: request.last, keep_open: request.keep_open };
+        let op = CompleteOp {
+            inode: request.inode,
+            last: request.last,
+            keep_open: request.keep_open,
+            modified_ns: request.modified_ns,
+        };
         let outcome = self.namesystem.mutate(request.header, Op::Complete(op)).await;
         reply(outcome.and_then(|outcome| {
             // A file without names is gone with its lease: there are no attributes to give.
@@ -413,7 +420,7 @@ impl ClientNamenode for ClientService {
 
     async fn fsync(&self, request: Request<FsyncRequest>) -> Reply<EmptyResponse> {
         let request = request.into_inner();
-        let op = RecordLengthOp { inode: request.inode, last: request.last };
+        let op = RecordLengthOp { inode: request.inode, last: request.last, modified_ns: request.modified_ns };
         self.change(request.header, Op::RecordLength(op)).await
     }
 

@@ -95,7 +95,7 @@ fn only_the_recovery_begun_last_closes_the_file() {
     let mut fixture = Fixture::new();
     let id = fixture.create("a");
     let block = fixture.add_block(id, None, 0);
-    let record = v1::RecordLengthOp { inode: id.0, last: Some(v1::Block { length: 10, ..block }) };
+    let record = v1::RecordLengthOp { inode: id.0, last: Some(v1::Block { length: 10, ..block }), modified_ns: None };
     fixture.run(Op::RecordLength(record)).unwrap();
     assert!(
         run_internally(&mut fixture, Op::StartRecovery(v1::StartRecoveryOp { inode: id.0, block_id: block.id }))
