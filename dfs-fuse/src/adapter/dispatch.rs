@@ -3,6 +3,9 @@
 //!
 //! Nothing cancels a request from outside (fuser does not deliver interrupts), hence the deadlines. A request that is given
 //! up answers ETIMEDOUT; one that panics drops its reply, which answers EIO.
+//!
+//! A program that is killed cannot end before its request is answered. So who waits long is looked at, and once he is being
+//! killed, his request is given up. A write goes on without him: half of it may be done, and others write the same file.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -36,6 +39,29 @@ pub(super) enum Class {
 pub(crate) struct Deadlines {
     pub(crate) metadata: Duration,
     pub(crate) data: Duration,
+}
+
+/// A request as it is run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) class: Class,
+    pub(super) operation: &'static str,
+    /// The thread that waits for the answer; 0 when nobody knows.
+    pub(super) thread: u32,
+}
+
+/// How often it is looked whether who waits for a request is being killed.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Whether a thread has a SIGKILL to die of as soon as it can. The kernel makes one of every signal that ends a process.
+fn is_being_killed(thread: u32) -> bool {
+    const KILL: u64 = 1 << (libc::SIGKILL - 1);
+    if thread == 0 {
+        return false;
+    }
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{thread}/status")) else { return false };
+    let pending = |line: &str| u64::from_str_radix(line.strip_prefix("SigPnd:")?.trim(), 16).ok();
+    status.lines().find_map(pending).is_some_and(|signals| signals & KILL != 0)
 }
 
 /// A reply that can refuse.
@@ -81,11 +107,12 @@ impl Dispatcher {
     /// Runs `work` and answers with `answer`, or refuses.
     pub(super) fn run<R: Refuse, T: Send + 'static>(
         &self,
-        (class, operation): (Class, &'static str),
+        asked: Asked,
         reply: R,
         work: impl Future<Output = FsResult<T>> + Send + 'static,
         answer: impl FnOnce(R, T) + Send + 'static,
     ) {
+        let Asked { class, operation, thread } = asked;
         let deadline = match class {
             Class::Metadata => Some(self.deadlines.metadata),
             Class::Read | Class::Write => Some(self.deadlines.data),
@@ -93,24 +120,40 @@ impl Dispatcher {
         };
         let entered = self.driver.enter();
         // Once: futures of some thousand bytes would be moved from place to place with every request.
-        let work = Box::pin(work);
+        let mut work = Box::pin(work);
         let request = Box::pin(async move {
             let _entered = entered;
+            let mut reply = Some(reply);
             let outcome = match deadline {
-                Some(deadline) => match tokio::time::timeout(deadline, work).await {
-                    Ok(outcome) => outcome,
-                    Err(_) => {
-                        warn!(operation, ?deadline, "given up: no end within its deadline");
-                        return reply.refuse(Errno::ETIMEDOUT);
+                Some(deadline) => {
+                    let mut left = deadline;
+                    loop {
+                        let wait = left.min(LOOK_INTERVAL);
+                        if let Ok(outcome) = tokio::time::timeout(wait, work.as_mut()).await {
+                            break outcome;
+                        }
+                        left -= wait;
+                        if left.is_zero() {
+                            warn!(operation, ?deadline, "given up: no end within its deadline");
+                            return reply.into_iter().for_each(|reply| reply.refuse(Errno::ETIMEDOUT));
+                        }
+                        if reply.is_some() && is_being_killed(thread) {
+                            debug!(operation, thread, "who waits for it is being killed");
+                            reply.take().into_iter().for_each(|reply| reply.refuse(Errno::EINTR));
+                            if class != Class::Write {
+                                return;
+                            }
+                        }
                     }
-                },
+                }
                 None => work.await,
             };
-            match outcome {
-                Ok(value) => answer(reply, value),
-                Err(failure) => {
+            match (outcome, reply) {
+                (Ok(value), Some(reply)) => answer(reply, value),
+                (Ok(_), None) => {}
+                (Err(failure), reply) => {
                     log(operation, &failure);
-                    reply.refuse(failure.errno());
+                    reply.into_iter().for_each(|reply| reply.refuse(failure.errno()));
                 }
             }
         });
@@ -170,7 +213,8 @@ mod tests {
         work: impl Future<Output = FsResult<u32>> + Send + 'static,
     ) -> mpsc::Receiver<Result<u32, Errno>> {
         let (sender, receiver) = mpsc::channel();
-        dispatcher.run((class, "probe"), Probe(sender), work, |probe, value| probe.0.send(Ok(value)).unwrap());
+        let asked = Asked { class, operation: "probe", thread: 0 };
+        dispatcher.run(asked, Probe(sender), work, |probe, value| probe.0.send(Ok(value)).unwrap());
         receiver
     }
 

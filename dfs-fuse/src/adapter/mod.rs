@@ -26,7 +26,7 @@ use tracing::{debug, info};
 
 use self::answers::GENERATION;
 use self::convert::{handle, inode, time_set, to_attr, to_handle};
-use self::dispatch::{Class, Dispatcher};
+use self::dispatch::{Asked, Class, Dispatcher};
 use crate::caller::caller_of;
 use crate::driver::Driver;
 use crate::errno::FsResult;
@@ -63,34 +63,34 @@ impl Adapter {
         Self { fs, dispatcher: Dispatcher::new(driver, deadlines), negotiation }
     }
 
-    fn entry<W, F>(&self, operation: &'static str, reply: ReplyEntry, work: W)
+    fn entry<W, F>(&self, request: &Request, operation: &'static str, reply: ReplyEntry, work: W)
     where
         W: FnOnce(Arc<FileSystem>) -> F,
         F: Future<Output = FsResult<Entry>> + Send + 'static,
     {
         let work = work(Arc::clone(&self.fs));
-        self.dispatcher.run((Class::Metadata, operation), reply, work, |reply, entry: Entry| {
+        self.dispatcher.run(asked(request, Class::Metadata, operation), reply, work, |reply, entry: Entry| {
             reply.entry_with_ttls(&entry.attr_ttl, &entry.entry_ttl, &to_attr(&entry.attr), GENERATION);
         });
     }
 
-    fn empty<W, F>(&self, class: Class, operation: &'static str, reply: ReplyEmpty, work: W)
+    fn empty<W, F>(&self, request: &Request, class: Class, operation: &'static str, reply: ReplyEmpty, work: W)
     where
         W: FnOnce(Arc<FileSystem>) -> F,
         F: Future<Output = FsResult<()>> + Send + 'static,
     {
         let work = work(Arc::clone(&self.fs));
-        self.dispatcher.run((class, operation), reply, work, |reply, ()| reply.ok());
+        self.dispatcher.run(asked(request, class, operation), reply, work, |reply, ()| reply.ok());
     }
 
     /// Answers a value or a list of names: a size of 0 asks for the size, one too small is ERANGE.
-    fn sized<W, F>(&self, operation: &'static str, size: u32, reply: ReplyXattr, work: W)
+    fn sized<W, F>(&self, request: &Request, operation: &'static str, size: u32, reply: ReplyXattr, work: W)
     where
         W: FnOnce(Arc<FileSystem>) -> F,
         F: Future<Output = FsResult<Vec<u8>>> + Send + 'static,
     {
         let work = work(Arc::clone(&self.fs));
-        self.dispatcher.run((Class::Metadata, operation), reply, work, move |reply, value: Vec<u8>| {
+        self.dispatcher.run(asked(request, Class::Metadata, operation), reply, work, move |reply, value: Vec<u8>| {
             if size == 0 {
                 reply.size(u32::try_from(value.len()).unwrap_or(u32::MAX));
             } else if value.len() > size as usize {
@@ -100,6 +100,10 @@ impl Adapter {
             }
         });
     }
+}
+
+fn asked(request: &Request, class: Class, operation: &'static str) -> Asked {
+    Asked { class, operation, thread: request.pid() }
 }
 
 fn caller(request: &Request) -> Caller {
@@ -140,13 +144,13 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (caller, parent, name) = (caller(request), inode(parent), bytes(name));
-        self.entry("lookup", reply, |fs| async move { fs.lookup(&caller, parent, &name).await });
+        self.entry(request, "lookup", reply, |fs| async move { fs.lookup(&caller, parent, &name).await });
     }
 
     fn getattr(&self, request: &Request, number: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
         let (fs, caller, number) = (Arc::clone(&self.fs), caller(request), inode(number));
         let work = async move { fs.getattr(&caller, number).await };
-        self.dispatcher.run((Class::Metadata, "getattr"), reply, work, |reply, entry: Entry| {
+        self.dispatcher.run(asked(request, Class::Metadata, "getattr"), reply, work, |reply, entry: Entry| {
             reply.attr(&entry.attr_ttl, &to_attr(&entry.attr));
         });
     }
@@ -174,7 +178,7 @@ impl Filesystem for Adapter {
         let change = AttrChange { mode, uid, gid, length: size, atime, mtime };
         let work = async move { fs.setattr(&caller, number, file, change).await };
         // A change of length or time may have to complete a file first: as patient as data.
-        self.dispatcher.run((Class::Write, "setattr"), reply, work, |reply, entry: Entry| {
+        self.dispatcher.run(asked(request, Class::Write, "setattr"), reply, work, |reply, entry: Entry| {
             reply.attr(&entry.attr_ttl, &to_attr(&entry.attr));
         });
     }
@@ -182,7 +186,9 @@ impl Filesystem for Adapter {
     fn readlink(&self, request: &Request, number: INodeNo, reply: ReplyData) {
         let (fs, caller, number) = (Arc::clone(&self.fs), caller(request), inode(number));
         let work = async move { fs.readlink(&caller, number).await };
-        self.dispatcher.run((Class::Metadata, "readlink"), reply, work, |reply, target: Vec<u8>| reply.data(&target));
+        self.dispatcher.run(asked(request, Class::Metadata, "readlink"), reply, work, |reply, target: Vec<u8>| {
+            reply.data(&target)
+        });
     }
 
     fn mknod(
@@ -196,31 +202,43 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let (caller, parent, name) = (caller(request), inode(parent), bytes(name));
-        self.entry("mknod", reply, |fs| async move {
+        self.entry(request, "mknod", reply, |fs| async move {
             fs.mknod(&caller, NewInode { parent, name: &name, mode, umask }, rdev).await
         });
     }
 
     fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         let (caller, parent, name) = (caller(request), inode(parent), bytes(name));
-        self.entry("mkdir", reply, |fs| async move {
+        self.entry(request, "mkdir", reply, |fs| async move {
             fs.mkdir(&caller, NewInode { parent, name: &name, mode, umask }).await
         });
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (caller, parent, name) = (caller(request), inode(parent), bytes(name));
-        self.empty(Class::Metadata, "unlink", reply, |fs| async move { fs.unlink(&caller, parent, &name).await });
+        self.empty(
+            request,
+            Class::Metadata,
+            "unlink",
+            reply,
+            |fs| async move { fs.unlink(&caller, parent, &name).await },
+        );
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (caller, parent, name) = (caller(request), inode(parent), bytes(name));
-        self.empty(Class::Metadata, "rmdir", reply, |fs| async move { fs.rmdir(&caller, parent, &name).await });
+        self.empty(
+            request,
+            Class::Metadata,
+            "rmdir",
+            reply,
+            |fs| async move { fs.rmdir(&caller, parent, &name).await },
+        );
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let (caller, parent, name, target) = (caller(request), inode(parent), bytes(name), bytes(target.as_os_str()));
-        self.entry("symlink", reply, |fs| async move { fs.symlink(&caller, parent, &name, &target).await });
+        self.entry(request, "symlink", reply, |fs| async move { fs.symlink(&caller, parent, &name, &target).await });
     }
 
     fn rename(
@@ -235,7 +253,7 @@ impl Filesystem for Adapter {
     ) {
         let caller = caller(request);
         let (from, to) = ((inode(parent), bytes(name)), (inode(new_parent), bytes(new_name)));
-        self.empty(Class::Metadata, "rename", reply, |fs| async move {
+        self.empty(request, Class::Metadata, "rename", reply, |fs| async move {
             let flag = flags::rename_flag(flags)?;
             fs.rename(&caller, (from.0, &from.1), (to.0, &to.1), flag).await
         });
@@ -243,13 +261,13 @@ impl Filesystem for Adapter {
 
     fn link(&self, request: &Request, number: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (caller, number, parent, name) = (caller(request), inode(number), inode(parent), bytes(name));
-        self.entry("link", reply, |fs| async move { fs.link(&caller, number, parent, &name).await });
+        self.entry(request, "link", reply, |fs| async move { fs.link(&caller, number, parent, &name).await });
     }
 
     fn open(&self, request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (fs, caller, number) = (Arc::clone(&self.fs), caller(request), inode(number));
         let work = async move { fs.open(&caller, number, flags).await };
-        self.dispatcher.run((Class::Metadata, "open"), reply, work, |reply, opened: Opened| {
+        self.dispatcher.run(asked(request, Class::Metadata, "open"), reply, work, |reply, opened: Opened| {
             reply.opened(to_handle(opened.handle), open_flags(opened));
         });
     }
@@ -267,7 +285,7 @@ impl Filesystem for Adapter {
         let (fs, caller, parent, name) = (Arc::clone(&self.fs), caller(request), inode(parent), bytes(name));
         let work =
             async move { fs.create(&caller, NewInode { parent, name: &name, mode, umask }, OpenFlags(flags)).await };
-        self.dispatcher.run((Class::Metadata, "create"), reply, work, |reply, created| {
+        self.dispatcher.run(asked(request, Class::Metadata, "create"), reply, work, |reply, created| {
             // fuser has one time-to-live here; the shorter one is right for both.
             let ttl = created.entry.attr_ttl.min(created.entry.entry_ttl);
             let handle = to_handle(created.opened.handle);
@@ -277,7 +295,7 @@ impl Filesystem for Adapter {
 
     fn read(
         &self,
-        _request: &Request,
+        request: &Request,
         _number: INodeNo,
         file: FileHandle,
         offset: u64,
@@ -288,12 +306,13 @@ impl Filesystem for Adapter {
     ) {
         let fs = Arc::clone(&self.fs);
         let work = async move { fs.read(handle(file), offset, size).await };
-        self.dispatcher.run((Class::Read, "read"), reply, work, |reply, data: bytes::Bytes| reply.data(&data));
+        self.dispatcher
+            .run(asked(request, Class::Read, "read"), reply, work, |reply, data: bytes::Bytes| reply.data(&data));
     }
 
     fn write(
         &self,
-        _request: &Request,
+        request: &Request,
         _number: INodeNo,
         file: FileHandle,
         offset: u64,
@@ -314,20 +333,21 @@ impl Filesystem for Adapter {
             };
             fs.write(handle(file), write).await
         };
-        self.dispatcher.run((Class::Write, "write"), reply, work, |reply, written| reply.written(written));
+        self.dispatcher
+            .run(asked(request, Class::Write, "write"), reply, work, |reply, written| reply.written(written));
     }
 
-    fn flush(&self, _request: &Request, _number: INodeNo, file: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
-        self.empty(Class::Write, "flush", reply, |fs| async move { fs.flush(handle(file)).await });
+    fn flush(&self, request: &Request, _number: INodeNo, file: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        self.empty(request, Class::Write, "flush", reply, |fs| async move { fs.flush(handle(file)).await });
     }
 
-    fn fsync(&self, _request: &Request, _number: INodeNo, file: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.empty(Class::Write, "fsync", reply, |fs| async move { fs.fsync(handle(file)).await });
+    fn fsync(&self, request: &Request, _number: INodeNo, file: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.empty(request, Class::Write, "fsync", reply, |fs| async move { fs.fsync(handle(file)).await });
     }
 
     fn release(
         &self,
-        _request: &Request,
+        request: &Request,
         _number: INodeNo,
         file: FileHandle,
         _flags: OpenFlags,
@@ -335,7 +355,7 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.empty(Class::Release, "release", reply, |fs| async move {
+        self.empty(request, Class::Release, "release", reply, |fs| async move {
             fs.release(handle(file)).await;
             Ok(())
         });
@@ -348,16 +368,17 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn readdir(&self, _request: &Request, _number: INodeNo, dir: FileHandle, offset: u64, reply: ReplyDirectory) {
+    fn readdir(&self, request: &Request, _number: INodeNo, dir: FileHandle, offset: u64, reply: ReplyDirectory) {
         let fs = Arc::clone(&self.fs);
         let work = async move { fs.readdir(handle(dir), offset, false).await };
-        self.dispatcher
-            .run((Class::Metadata, "readdir"), reply, work, |reply, listed| answers::listing(reply, &listed));
+        self.dispatcher.run(asked(request, Class::Metadata, "readdir"), reply, work, |reply, listed| {
+            answers::listing(reply, &listed)
+        });
     }
 
     fn readdirplus(
         &self,
-        _request: &Request,
+        request: &Request,
         _number: INodeNo,
         dir: FileHandle,
         offset: u64,
@@ -368,7 +389,7 @@ impl Filesystem for Adapter {
             let listed = fs.readdir(handle(dir), offset, true).await?;
             Ok((fs, listed))
         };
-        self.dispatcher.run((Class::Metadata, "readdirplus"), reply, work, |reply, (fs, listed)| {
+        self.dispatcher.run(asked(request, Class::Metadata, "readdirplus"), reply, work, |reply, (fs, listed)| {
             answers::listing_with_attrs(reply, &listed, &fs);
         });
     }
@@ -383,10 +404,11 @@ impl Filesystem for Adapter {
         reply.ok();
     }
 
-    fn statfs(&self, _request: &Request, _number: INodeNo, reply: ReplyStatfs) {
+    fn statfs(&self, request: &Request, _number: INodeNo, reply: ReplyStatfs) {
         let fs = Arc::clone(&self.fs);
         let work = async move { Ok(fs.statfs().await) };
-        self.dispatcher.run((Class::Metadata, "statfs"), reply, work, |reply, stats| answers::totals(reply, &stats));
+        self.dispatcher
+            .run(asked(request, Class::Metadata, "statfs"), reply, work, |reply, stats| answers::totals(reply, &stats));
     }
 
     fn setxattr(
@@ -400,29 +422,26 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let (caller, number, name, value) = (caller(request), inode(number), bytes(name), value.to_vec());
-        self.empty(Class::Metadata, "setxattr", reply, |fs| async move {
+        self.empty(request, Class::Metadata, "setxattr", reply, |fs| async move {
             fs.setxattr(&caller, number, &name, &value, flags).await
         });
     }
 
     fn getxattr(&self, request: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let (caller, number, name) = (caller(request), inode(number), bytes(name));
-        self.sized("getxattr", size, reply, |fs| async move { fs.getxattr(&caller, number, &name).await });
+        self.sized(request, "getxattr", size, reply, |fs| async move { fs.getxattr(&caller, number, &name).await });
     }
 
     fn listxattr(&self, request: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
         let (caller, number) = (caller(request), inode(number));
-        self.sized("listxattr", size, reply, |fs| async move { fs.listxattr(&caller, number).await });
+        self.sized(request, "listxattr", size, reply, |fs| async move { fs.listxattr(&caller, number).await });
     }
 
     fn removexattr(&self, request: &Request, number: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (caller, number, name) = (caller(request), inode(number), bytes(name));
-        self.empty(
-            Class::Metadata,
-            "removexattr",
-            reply,
-            |fs| async move { fs.removexattr(&caller, number, &name).await },
-        );
+        self.empty(request, Class::Metadata, "removexattr", reply, |fs| async move {
+            fs.removexattr(&caller, number, &name).await
+        });
     }
 
     fn ioctl(

@@ -3,6 +3,8 @@
 use std::fs::OpenOptions;
 use std::future::Future;
 use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use dfs_client::{Caller, ClientConfig, CreateOptions, CreatedFile, DfsClient, RenameFlag, SetAttr, XAttrSetFlag};
@@ -15,10 +17,11 @@ use dfs_tests::relay::Relay;
 use dfs_tests::suite::{Case, Nothing};
 use dfs_tests::wait::{STARTUP, wait_until};
 
-pub(super) const CASES: [Case<Nothing>; 3] = cases![
+pub(super) const CASES: [Case<Nothing>; 4] = cases![
     calls_whose_answers_are_lost_are_made_once,
     writers_steps_whose_answers_are_lost_are_made_once,
     soft_mount_that_gives_calls_up_leaves_no_file_busy,
+    killed_programs_end_while_no_namenode_answers,
 ];
 
 /// What happens between a call and its next try.
@@ -280,4 +283,45 @@ fn soft_mount_that_gives_calls_up_leaves_no_file_busy(_: &Nothing) {
     append(soft.path().join("mine"));
     append(other.path().join("theirs"));
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+/// On a mount that waits for five minutes, programs wait in calls that no signal interrupts.
+fn killed_programs_end_while_no_namenode_answers(_: &Nothing) {
+    let cluster = Cluster::builder().start();
+    let mount = cluster.mount("mount");
+    std::fs::write(mount.path().join("file"), b"first\n").expect("write");
+    cluster.namenode.daemon.pause();
+    let commands = ["echo more >> file", "mkdir made", "stat absent", "cat file", "ls -l"];
+    let programs = commands.map(|command| {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("exec 2>/dev/null; {command}")]).current_dir(mount.path());
+        // With its children, as a terminal does.
+        (command, shell.stdout(Stdio::null()).process_group(0).spawn().expect("start sh"))
+    });
+    let waits = |leader: u32| {
+        let Ok(processes) = std::fs::read_dir("/proc") else { return false };
+        let stats = processes.flatten().filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok());
+        // After the name in parentheses: state, parent, process group.
+        let mut fields = stats.filter_map(|stat| Some(stat.rsplit_once(") ")?.1.to_owned()));
+        fields.any(|rest| {
+            let mut rest = rest.split(' ');
+            (rest.next(), rest.nth(1)) == (Some("D"), Some(leader.to_string().as_str()))
+        })
+    };
+    for (command, program) in &programs {
+        wait_until(Duration::from_secs(30), format!("{command} waits"), || waits(program.id()));
+    }
+    for (command, mut program) in programs {
+        let group = i32::try_from(program.id()).ok().and_then(rustix::process::Pid::from_raw).expect("a process id");
+        rustix::process::kill_process_group(group, rustix::process::Signal::KILL).expect("kill");
+        let begun = Instant::now();
+        wait_until(Duration::from_secs(30), format!("{command} is gone"), || {
+            program.try_wait().expect("wait").is_some() && !waits(program.id())
+        });
+        eprintln!("{command} ended after {:?}", begun.elapsed());
+    }
+    cluster.namenode.daemon.resume();
+    wait_until(Duration::from_secs(30), "the file can be written", || {
+        OpenOptions::new().append(true).open(mount.path().join("file")).is_ok()
+    });
 }
