@@ -88,8 +88,13 @@ async fn files_of(ctx: &Context, sources: &[OsString]) -> Outcome<Option<(Vec<No
     for node in tree::operands(ctx, sources, Links::Follow).await? {
         first.get_or_insert_with(|| node.attr.clone());
         if node.is_directory() {
-            let children = ctx.tolerate(tree::list(ctx, &node).await)?.unwrap_or_default();
-            files.extend(children.into_iter().filter(|child| child.attr.kind == FileKind::File));
+            for child in ctx.tolerate(tree::list(ctx, &node).await)?.unwrap_or_default() {
+                let child = match child.attr.kind {
+                    FileKind::Symlink => ctx.tolerate(tree::resolve(ctx, child.path, Links::Follow).await)?,
+                    _ => Some(child),
+                };
+                files.extend(child.filter(|child| !child.is_directory()));
+            }
         } else {
             files.push(node);
         }

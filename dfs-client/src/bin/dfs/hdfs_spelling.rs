@@ -12,6 +12,9 @@ use crate::cli::Cli;
 /// Options that stand before a command and take the next argument as value.
 const WITH_VALUE: [&str; 3] = ["-D", "--namenode", "--config"];
 
+/// Names that Hadoop has given up and scripts have not.
+const OLD_NAMES: [(&str, [&str; 2]); 3] = [("-lsr", ["ls", "-R"]), ("-rmr", ["rm", "-r"]), ("-dus", ["du", "-s"])];
+
 /// The arguments, the program's name first, as clap takes them.
 pub(crate) fn translate(mut args: Vec<OsString>) -> Vec<OsString> {
     let program = Cli::command();
@@ -23,6 +26,9 @@ pub(crate) fn translate(mut args: Vec<OsString>) -> Vec<OsString> {
         }
         Some("dfsadmin") => args[at] = "admin".into(),
         _ => {}
+    }
+    if let Some((_, words)) = OLD_NAMES.iter().find(|(old, _)| args.get(at).is_some_and(|word| word == old)) {
+        args.splice(at..=at, words.map(OsString::from));
     }
     let mut command = &program;
     while let Some(next) = args.get(at).and_then(|word| subcommand_of(command, word)) {
@@ -100,6 +106,8 @@ mod tests {
             ("hdfs dfsadmin -refreshNodes", "hdfs admin refresh-nodes"),
             ("hdfs dfsadmin -report -live", "hdfs admin report --live"),
             ("hdfs dfs -help", "hdfs help"),
+            ("hadoop fs -lsr /a", "hadoop ls -R /a"),
+            ("hdfs dfs -rmr -skipTrash /a", "hdfs rm -r --skipTrash /a"),
             ("dfs -rm -rf -help", "dfs rm -rf --help"),
         ] {
             assert_eq!(translated(line), expected, "{line}");
