@@ -20,6 +20,7 @@ use dfs_common::ids::{CallId, InodeId};
 use dfs_proto::v1::edit_op::Op;
 use dfs_proto::v1::{ForgetOp, RemoveOp, RenameOp, RequestHeader};
 use parking_lot::Mutex;
+use roaring::RoaringTreemap;
 use tokio::sync::{Notify, RwLock};
 
 use super::apply::CallKey;
@@ -206,7 +207,7 @@ impl Namesystem {
         if progress.check.is_none() {
             progress.check = Some(TreeCheck::begin(&self.tree_checks, top).await);
         }
-        let mut visit = |parent: Option<&Inode>, inode: &Inode| check_may_remove(who, parent, inode);
+        let mut visit = |parent: Option<&Inode>, _, inode: &Inode| check_may_remove(who, parent, inode);
         loop {
             let mut walk = progress.walk.take().unwrap_or_else(|| TreeWalk::new(top));
             let went_on = walk.go_on(&self.namespace().read(), WALK_PAGE, &mut visit);
@@ -225,19 +226,26 @@ impl Namesystem {
         Ok(removal)
     }
 
-    /// Totals of the tree at `id`.
+    /// Totals of the tree at `id`. What has several names in it counts once, as in du.
     ///
     /// # Errors
     /// `PermissionDenied` for a directory in it that the caller may not read.
     pub async fn content_summary(&self, who: &Identity, id: InodeId) -> Result<ContentSummary> {
         let mut summary = ContentSummary::default();
-        self.walk(id, |_, inode| summary.add(who, inode)).await?;
+        // Those seen that have other names, which may lie in the tree too.
+        let mut seen = RoaringTreemap::new();
+        let add = |id: InodeId, inode: &Inode| {
+            let may_come_again = inode.directory().is_none() && inode.nlink > 1;
+            if may_come_again && !seen.insert(id.0) { Ok(()) } else { summary.add(who, inode) }
+        };
+        self.walk(id, add).await?;
         Ok(summary)
     }
 
     /// Visits a tree page by page; others have their turn between.
-    async fn walk(&self, top: InodeId, mut visit: impl FnMut(Option<&Inode>, &Inode) -> Result<()>) -> Result<()> {
+    async fn walk(&self, top: InodeId, mut visit: impl FnMut(InodeId, &Inode) -> Result<()>) -> Result<()> {
         let mut walk = TreeWalk::new(top);
+        let mut visit = |_: Option<&Inode>, id, inode: &Inode| visit(id, inode);
         while walk.go_on(&self.namespace().read(), WALK_PAGE, &mut visit)? {
             tokio::task::yield_now().await;
         }

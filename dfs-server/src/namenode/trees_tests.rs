@@ -125,6 +125,27 @@ async fn remove_tree_asks_for_every_directory_in_it() {
 }
 
 #[tokio::test]
+async fn content_summary_counts_a_file_with_several_names_once() {
+    let place = Place::new().await;
+    let top = place.mkdir(0, ROOT_INODE, "top").await;
+    let deep = place.mkdir(0, top, "deep").await;
+    let file = place.make(0, top, "file", 0o100_644).await;
+    place.make(0, top, "other", 0o100_644).await;
+    for (parent, name) in [(deep, "again"), (deep, "and again"), (ROOT_INODE, "outside")] {
+        let op = v1::LinkOp { inode: file.0, new_parent: parent.0, new_name: name.to_owned().into() };
+        place.namesystem.mutate(place.header(0), Op::Link(op)).await.unwrap();
+    }
+    let root = Identity::root();
+    let counts = async |id| {
+        let summary = place.namesystem.content_summary(&root, id).await.unwrap();
+        (summary.file_count, summary.directory_count)
+    };
+    assert_eq!(counts(top).await, (2, 2));
+    assert_eq!(counts(deep).await, (1, 1), "both names of it that lie here are one file");
+    assert_eq!(counts(ROOT_INODE).await, (2, 3));
+}
+
+#[tokio::test]
 async fn remove_tree_looks_at_the_session_before_the_tree() {
     let place = Place::new().await;
     let top = place.alices("top").await;

@@ -64,10 +64,11 @@ fn commands_of_the_superuser_are_refused_to_others(_: &Nothing) {
 fn fsck_of_a_path_that_is_not_there_is_never_healthy(_: &Nothing) {
     let cluster = Cluster::builder().datanodes(1).replication(1).start();
     cluster.dfs(&["mkdir", "/there"]);
-    // A relative path starts at the root.
-    for arguments in [&["fsck", "/nowhere"][..], &["fsck", "nowhere"]] {
-        let (stdout, stderr) = refused(&cluster, arguments);
-        assert!(stdout.is_empty() && stderr.contains("/nowhere: no such file or directory"), "{stdout} {stderr}");
+    // A relative path starts in the home directory.
+    for (path, absolute) in [("/nowhere", "/nowhere"), ("nowhere", "/user/root/nowhere")] {
+        let (stdout, stderr) = refused(&cluster, &["fsck", path]);
+        let words = format!("dfs: fsck: {absolute}: no such file or directory");
+        assert!(stdout.is_empty() && stderr.contains(&words), "{stdout} {stderr}");
     }
     let (stdout, stderr) = refused(&cluster, &["fsck", "/nowhere", "/there"]);
     assert!(stdout.contains("The filesystem under path '/there' is INCOMPLETE"), "{stdout}");
@@ -75,7 +76,9 @@ fn fsck_of_a_path_that_is_not_there_is_never_healthy(_: &Nothing) {
     let (stdout, _) = refused(&cluster, &["--json", "fsck", "/nowhere"]);
     let report: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!((&report["healthy"], &report["complete"]), (&false.into(), &false.into()), "{report}");
-    assert!(cluster.dfs(&["fsck", "there"]).contains("The filesystem under path '/there' is HEALTHY"));
+    assert!(cluster.dfs(&["fsck", "/there"]).contains("The filesystem under path '/there' is HEALTHY"));
+    cluster.dfs(&["mkdir", "-p", "/user/root/there"]);
+    assert!(cluster.dfs(&["fsck", "there"]).contains("The filesystem under path '/user/root/there' is HEALTHY"));
 }
 
 fn recover_lease_says_what_there_is_to_recover(_: &Nothing) {

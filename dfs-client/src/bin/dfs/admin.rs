@@ -29,11 +29,13 @@ enum AdminCommand {
     /// Tells whether safe mode is on, enters it, leaves it, or waits for its end
     Safemode(SafemodeArgs),
     /// Makes a checkpoint of the namespace now
+    #[command(alias = "saveNamespace")]
     SaveNamespace,
     /// Has the NameNode read its files about DataNodes again
     ///
     /// These are the files that its keys dfs.hosts, dfs.hosts.exclude and net.topology.table.file.name name. A DataNode that
     /// is in dfs.hosts.exclude now is decommissioned: `dfs admin report` shows how far that is.
+    #[command(alias = "refreshNodes")]
     RefreshNodes,
     /// Closes the file of a writer that is gone, with every byte that was acknowledged, and waits until that is done
     RecoverLease(RecoverLeaseArgs),

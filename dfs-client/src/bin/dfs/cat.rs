@@ -21,6 +21,9 @@ pub(crate) const JSON_BYTES_MAX: u64 = 64 << 20;
 /// Writes files to standard output, one after the other.
 #[derive(Debug, Args)]
 pub(crate) struct CatArgs {
+    /// Accepted as in HDFS; every byte is checked all the same
+    #[arg(long = "ignoreCrc")]
+    _ignore_crc: bool,
     /// Files, which may be patterns
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<OsString>,

@@ -10,6 +10,9 @@
 //! checksum  bytes per CRC (4), CRCs per block (8), MD5 (16)  CRCs per block is 0 for a file of one block
 //! ```
 //!
+//! A file without blocks has no CRCs to tell of: Hadoop gives it the oldest algorithm with zeros for both counts, and does so
+//! for COMPOSITE_CRC too.
+//!
 //! `--composite` is Hadoop's COMPOSITE_CRC: the CRC32C of the content, whatever the blocks. Both are computed here, from
 //! content that was read and verified.
 //!
@@ -90,6 +93,9 @@ async fn checksum_of(ctx: &Context, node: &Node, composite: bool) -> Outcome<(St
     }
     let reader = cat::open(ctx, node).await?;
     let length = reader.length();
+    if length == 0 {
+        return Ok(sum_of_nothing());
+    }
     ctx.progress.expect(length);
     let broken = |error: io::Error| Failure::refused(&node.path, error.to_string());
     let content = content::of_remote(&node.path, &reader, 0..length);
@@ -123,6 +129,15 @@ async fn block_lengths(ctx: &Context, node: &Node, reader: &FileReader) -> Outco
         }
     }
     Ok(lengths)
+}
+
+/// Algorithm and checksum of a file of 0 bytes.
+fn sum_of_nothing() -> (String, String) {
+    ("MD5-of-0MD5-of-0CRC32".to_owned(), format!("{:024}{}", 0, hex_md5(&[0; MD5_BUFFER_FIRST])))
+}
+
+fn hex_md5(bytes: &[u8]) -> String {
+    Md5::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// CRC32C of everything.
@@ -200,7 +215,7 @@ impl BlockSums {
             _ => 0,
         };
         self.md5s.resize(self.md5s.len().next_power_of_two().max(MD5_BUFFER_FIRST), 0);
-        let hex: String = Md5::digest(&self.md5s).iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = hex_md5(&self.md5s);
         let algorithm = format!("MD5-of-{crcs_per_block}MD5-of-{}CRC32C", self.bytes_per_crc);
         Ok((algorithm, format!("{:08x}{crcs_per_block:016x}{hex}", self.bytes_per_crc)))
     }
@@ -233,9 +248,9 @@ mod tests {
 
     #[test]
     fn an_empty_file_has_hadoop_s_well_known_sum() {
-        let (algorithm, checksum) = sum(b"", &[], 1);
-        assert_eq!(algorithm, "MD5-of-0MD5-of-512CRC32C");
-        assert_eq!(checksum, "00000200000000000000000070bc8f4b72a86921468bf8e8441dce51");
+        let (algorithm, checksum) = sum_of_nothing();
+        assert_eq!(algorithm, "MD5-of-0MD5-of-0CRC32");
+        assert_eq!(checksum, "00000000000000000000000070bc8f4b72a86921468bf8e8441dce51");
     }
 
     #[test]

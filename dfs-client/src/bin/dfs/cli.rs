@@ -1,6 +1,5 @@
 //! The command line: what is common to all commands, and their list.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,14 +8,17 @@ use clap::{ArgAction, Parser, Subcommand};
 use crate::context::Context;
 use crate::failure::Outcome;
 use crate::{
-    admin, balancer, cat, checksum, chmod, chown, count, cp, df, du, fsck, get, ls, mkdir, mv, put, rm, setrep, stat,
-    tail, touchz, truncate,
+    admin, append_to_file, balancer, cat, checksum, chgrp, chmod, chown, count, cp, df, du, find, fsck, get, getfattr,
+    getmerge, head, ls, mkdir, move_from_local, mv, put, rm, rmdir, setfattr, setrep, stat, tail, test, text, touch,
+    touchz, truncate,
 };
 
 /// Works with the files of a DFS cluster, as `hdfs dfs` does.
 ///
-/// Paths are absolute: there are no home directories, and a relative path starts at /. Patterns (* ? [a-c] {a,b}) are
-/// matched in the cluster: quote them, so that the shell leaves them alone.
+/// A relative path starts in the home directory, /user/NAME. Patterns (* ? [a-c] {a,b}) are matched in the cluster: quote them,
+/// so that the shell leaves them alone.
+///
+/// Hadoop's spellings work too: `dfs dfs -rm -r -skipTrash PATH`.
 #[derive(Debug, Parser)]
 #[command(name = "dfs", version, disable_help_flag = true, arg_required_else_help = true, max_term_width = 100)]
 #[command(
@@ -48,7 +50,11 @@ macro_rules! commands {
         /// What to do.
         #[derive(Debug, Subcommand)]
         pub(crate) enum Command {
-            $(#[allow(missing_docs, reason = "the arguments' own documentation is the help")] $name($module::$args),)*
+            $(
+                #[allow(missing_docs, reason = "the arguments' own documentation is the help")]
+                #[command(name = $word)]
+                $name($module::$args),
+            )*
         }
 
         impl Command {
@@ -73,11 +79,19 @@ macro_rules! commands {
 commands! {
     ls Ls LsArgs "ls",
     cat Cat CatArgs "cat",
+    head Head HeadArgs "head",
+    text Text TextArgs "text",
+    find Find FindArgs "find",
+    test Test TestArgs "test",
     put Put PutArgs "put",
+    move_from_local MoveFromLocal MoveFromLocalArgs "moveFromLocal",
+    append_to_file AppendToFile AppendToFileArgs "appendToFile",
     get Get GetArgs "get",
+    getmerge Getmerge GetmergeArgs "getmerge",
     cp Cp CpArgs "cp",
     mv Mv MvArgs "mv",
     rm Rm RmArgs "rm",
+    rmdir Rmdir RmdirArgs "rmdir",
     mkdir Mkdir MkdirArgs "mkdir",
     stat Stat StatArgs "stat",
     du Du DuArgs "du",
@@ -87,35 +101,30 @@ commands! {
     checksum Checksum ChecksumArgs "checksum",
     count Count CountArgs "count",
     truncate Truncate TruncateArgs "truncate",
+    touch Touch TouchArgs "touch",
     touchz Touchz TouchzArgs "touchz",
     chmod Chmod ChmodArgs "chmod",
     chown Chown ChownArgs "chown",
+    chgrp Chgrp ChgrpArgs "chgrp",
+    getfattr Getfattr GetfattrArgs "getfattr",
+    setfattr Setfattr SetfattrArgs "setfattr",
     fsck Fsck FsckArgs "fsck",
     balancer Balancer BalancerArgs "balancer",
     admin Admin AdminArgs "admin",
 }
 
-/// The arguments as clap takes them: who is used to `hdfs dfs` types `dfs -ls`.
-pub(crate) fn without_hdfs_dash(mut args: Vec<OsString>) -> Vec<OsString> {
-    use clap::CommandFactory;
-    if let Some(first) = args.get(1).and_then(|first| first.to_str())
-        && let Some(word) = first.strip_prefix('-')
-        && Cli::command().find_subcommand(word).is_some()
-    {
-        args[1] = word.into();
-    }
-    args
-}
-
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
+
     use clap::CommandFactory;
 
     use super::*;
+    use crate::hdfs_spelling;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
         let args = std::iter::once("dfs").chain(line.split_whitespace()).map(OsString::from).collect();
-        Cli::try_parse_from(without_hdfs_dash(args))
+        Cli::try_parse_from(hdfs_spelling::translate(args))
     }
 
     #[test]
@@ -155,6 +164,33 @@ mod tests {
             "chmod -R u+x /a",
             "chmod -x /a",
             "chown -R 0:0 /a",
+            "chgrp -R 0 /a",
+            "ls -u -t -S -C -r -R -d",
+            "count -q -h -v -u -x /a",
+            "du -s -x /a",
+            "rm -r -skipTrash /a",
+            "copyFromLocal -f a /a",
+            "copyToLocal /a .",
+            "moveFromLocal a b /d",
+            "appendToFile - /a",
+            "getmerge -nl /a b",
+            "head /a",
+            "text /a",
+            "cat -ignoreCrc /a",
+            "find /a -name *.txt -a -iname x -print0",
+            "find -name x",
+            "test -e /a",
+            "test -z /a",
+            "touch -a -m -c -t 20260131:120000 /a",
+            "rmdir --ignore-fail-on-non-empty /a",
+            "getfattr -R -d -e Hex /a",
+            "getfattr -n user.a /a",
+            "setfattr -n user.a -v 0x00 /a",
+            "setfattr -x user.a /a",
+            "stat -v /a",
+            "dfs -D dfs.replication=2 -put a /a",
+            "fsck / -files -blocks -racks -openforwrite",
+            "dfsadmin -saveNamespace",
             "admin report --live",
             "admin safemode wait",
             "admin safemode",
@@ -188,6 +224,17 @@ mod tests {
             "chmod 999 /a",
             "chown : /a",
             "ls -C -l",
+            "test /a",
+            "test -e -d /a",
+            "test -e",
+            "getfattr /a",
+            "getfattr -d -n user.a /a",
+            "setfattr /a",
+            "setfattr -n user.a -x user.b /a",
+            "setfattr -v x /a",
+            "touch -t now /a",
+            "chgrp no-such-group /a",
+            "appendToFile /a",
             "admin",
             "admin safemode now",
         ] {

@@ -1,14 +1,19 @@
 //! What every command works with: the client, who asks, where results and complaints go.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use dfs_client::{Caller, DfsClient};
+use dfs_common::DfsError;
 
 use crate::failure::{Failure, Outcome};
 use crate::leftovers::Leftovers;
+use crate::location::Locations;
 use crate::output::Output;
 use crate::owner::Owners;
+use crate::path::DfsPath;
 use crate::progress::Progress;
 
 /// What new files ask for; 0 leaves it to the cluster.
@@ -38,6 +43,8 @@ pub(crate) struct Context {
     pub(crate) client: DfsClient,
     /// Whoever started us.
     pub(crate) caller: Caller,
+    /// Against what arguments are read.
+    locations: Locations,
     /// Standard output.
     pub(crate) output: Output,
     /// Names of owners and groups.
@@ -54,11 +61,15 @@ pub(crate) struct Context {
 impl Context {
     /// A context without a failure yet.
     pub(crate) fn new(client: DfsClient, caller: Caller, settings: Settings) -> Arc<Self> {
+        let owners = Owners::default();
+        let user = owners.user(caller.uid);
+        let locations = Locations::new(&user, &client.config().namenodes, &client.defaults().cluster_id);
         Arc::new(Self {
             client,
             caller,
+            locations,
             output: Output::new(),
-            owners: Owners::default(),
+            owners,
             progress: Progress::new(!settings.json),
             leftovers: Leftovers::default(),
             settings,
@@ -71,12 +82,34 @@ impl Context {
         self.settings.json
     }
 
+    /// The absolute path that an argument spells, patterns left as they are.
+    ///
+    /// # Errors
+    /// When it names another cluster or file system.
+    pub(crate) fn absolute(&self, arg: &OsStr) -> Outcome<Vec<u8>> {
+        self.locations.absolute(arg.as_bytes()).map_err(|words| Failure::refused(arg.display(), words))
+    }
+
+    /// The path that an argument names.
+    ///
+    /// # Errors
+    /// When it is no path, or names another cluster or file system.
+    pub(crate) fn path(&self, arg: &OsStr) -> Outcome<DfsPath> {
+        let refused = |error: DfsError| Failure::refused(arg.display(), error.message().to_owned());
+        DfsPath::parse(&self.absolute(arg)?).map_err(refused)
+    }
+
     /// Tells the user about a failure, and remembers that there was one.
     pub(crate) fn report(&self, failure: &Failure) {
         self.failed.store(true, Ordering::Relaxed);
         if !failure.is_broken_pipe() {
             self.progress.say(&format!("dfs: {}: {failure}", self.settings.command));
         }
+    }
+
+    /// Makes the exit status 1 without a word: the answer to a question is no.
+    pub(crate) fn answer_no(&self) {
+        self.failed.store(true, Ordering::Relaxed);
     }
 
     /// Whether anything failed so far.

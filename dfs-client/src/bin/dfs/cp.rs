@@ -172,7 +172,10 @@ impl Cp {
         let ctx = &self.ctx;
         let points_to = ctx.client.get_link_target(&ctx.caller, node.attr.inode).await;
         let points_to = points_to.map_err(|error| Failure::dfs(&node.path, error))?;
-        make_link(ctx, target, &points_to, self.force).await?;
+        let inode = make_link(ctx, target, &points_to, self.force).await?;
+        if self.preserve {
+            preserve_link(ctx, target, inode, attributes_of(&node.attr)).await?;
+        }
         self.crew.count_link();
         Ok(())
     }
@@ -189,11 +192,11 @@ impl Cp {
     }
 }
 
-/// Makes a symbolic link, with `force` in place of what has the name.
+/// Makes a symbolic link, with `force` in place of what has the name, and says which it is.
 ///
 /// # Errors
 /// Those of symlink and unlink.
-pub(crate) async fn make_link(ctx: &Context, target: &Target, points_to: &[u8], force: bool) -> Outcome {
+pub(crate) async fn make_link(ctx: &Context, target: &Target, points_to: &[u8], force: bool) -> Outcome<InodeId> {
     let failed = |error| Failure::dfs(&target.path, error);
     let make = || ctx.client.create_symlink(&ctx.caller, target.parent, &target.name, points_to);
     let made = match make().await {
@@ -203,7 +206,16 @@ pub(crate) async fn make_link(ctx: &Context, target: &Target, points_to: &[u8], 
         }
         made => made,
     };
-    made.map(|_| ()).map_err(failed)
+    made.map(|attr| attr.inode).map_err(failed)
+}
+
+/// Gives a symbolic link itself what `-p` keeps; a mode it has none.
+///
+/// # Errors
+/// Those of setattr.
+pub(crate) async fn preserve_link(ctx: &Context, target: &Target, link: InodeId, attributes: SetAttr) -> Outcome {
+    let set = ctx.client.set_attr(&ctx.caller, link, SetAttr { mode: None, ..attributes }).await;
+    set.map(|_| ()).map_err(|error| Failure::dfs(&target.path, error))
 }
 
 /// What `-p` keeps. Only the superuser can give files away, so nobody else tries.

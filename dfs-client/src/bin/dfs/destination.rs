@@ -42,8 +42,7 @@ impl Destination {
     /// # Errors
     /// `NotFound` for a missing parent or directory, `NotADirectory`.
     pub(crate) async fn look_up(ctx: &Context, arg: &OsStr, several: bool) -> Outcome<Self> {
-        let refused = |error: dfs_common::DfsError| Failure::refused(arg.display(), error.message().to_owned());
-        let path = DfsPath::from_arg(arg).map_err(refused)?;
+        let path = ctx.path(arg)?;
         let must_be_directory = several || path::names_directory(arg);
         match tree::found(tree::resolve(ctx, path.clone(), Links::Follow).await)? {
             Some(node) if node.attr.kind == FileKind::Directory => Ok(Self::Into { inode: node.attr.inode, path }),

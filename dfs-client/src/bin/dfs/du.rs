@@ -15,7 +15,8 @@ use crate::tree::{self, Links, Node};
 
 /// Shows how many bytes files and directories hold.
 ///
-/// A line holds the bytes of the files, the bytes with all replicas, and the path, as in HDFS.
+/// A line holds the bytes of the files, the bytes with all replicas, and the path, as in HDFS. A file with several names
+/// counts once in a line.
 #[derive(Debug, Args)]
 pub(crate) struct DuArgs {
     /// One line for each path, rather than for each entry of it
@@ -27,7 +28,10 @@ pub(crate) struct DuArgs {
     /// A heading above the columns
     #[arg(short = 'v')]
     heading: bool,
-    /// Paths, which may be patterns; the root when there are none
+    /// Accepted as in HDFS: there are no snapshots
+    #[arg(short = 'x')]
+    _without_snapshots: bool,
+    /// Paths, which may be patterns; the home directory when there are none
     #[arg(value_name = "PATH")]
     paths: Vec<OsString>,
 }
@@ -47,7 +51,7 @@ struct UsageJson {
 
 /// Runs the command.
 pub(crate) async fn run(ctx: &Arc<Context>, args: DuArgs) -> Outcome {
-    let paths = if args.paths.is_empty() { vec![OsString::from("/")] } else { args.paths.clone() };
+    let paths = if args.paths.is_empty() { vec![OsString::from(".")] } else { args.paths.clone() };
     let mut nodes = Vec::new();
     for node in tree::operands(ctx, &paths, Links::Follow).await? {
         if node.is_directory() && !args.summary {

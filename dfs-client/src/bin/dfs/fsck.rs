@@ -24,18 +24,21 @@ const FILES_AT_ONCE: usize = 512;
 /// shown, and the cluster repairs them by itself. It is INCOMPLETE when a path does not exist, or something may not be looked at.
 #[derive(Debug, Args)]
 pub(crate) struct FsckArgs {
-    /// Every file, not only those with problems
+    /// Every file, not only those with problems; as the others, also with one dash
     #[arg(long)]
     files: bool,
     /// Every block
     #[arg(long)]
     blocks: bool,
     /// Where each block is
-    #[arg(long)]
+    #[arg(long, aliases = ["racks", "replicaDetails"])]
     locations: bool,
     /// Only blocks that cannot be read, and the files they belong to
-    #[arg(long, conflicts_with_all = ["files", "blocks", "locations"])]
+    #[arg(long, alias = "list-corruptfileblocks", conflicts_with_all = ["files", "blocks", "locations"])]
     list_corrupt: bool,
+    /// Files that are being written, too
+    #[arg(long)]
+    openforwrite: bool,
     /// Paths, which may be patterns
     #[arg(default_value = "/", value_name = "PATH")]
     paths: Vec<OsString>,
@@ -123,7 +126,7 @@ impl Check<'_> {
                 let is_start = number > 0 || first_block == 0;
                 if is_start {
                     self.report.add_file(&file);
-                    if self.shows_all() && !self.ctx.json() {
+                    if (self.shows_all() || self.args.openforwrite && file.is_open) && !self.ctx.json() {
                         self.ctx.output.line(file_line(path, &file))?;
                     }
                 }

@@ -320,7 +320,8 @@ fn block_json(path: &DfsPath, health: &BlockHealth, problem: Option<Problem>) ->
 
 /// A file in one line.
 pub(crate) fn file_line(path: &DfsPath, file: &FileHealth) -> Vec<u8> {
-    let open = if file.is_open { ", open for writing" } else { "" };
+    // HDFS's word, which scripts look for.
+    let open = if file.is_open { ", OPENFORWRITE" } else { "" };
     [path.as_bytes(), format!(" {} bytes{open}", file.length).as_bytes()].concat()
 }
 

@@ -20,6 +20,7 @@ use crate::crew::{self, Crew};
 use crate::destination;
 use crate::failure::{Failure, Outcome};
 use crate::local_file::{self, LocalFile};
+use crate::location;
 use crate::path;
 use crate::tree::{self, Links, Node, Walk};
 
@@ -27,6 +28,7 @@ use crate::tree::{self, Links, Node, Walk};
 ///
 /// A file is written as NAME._COPYING_ and renamed once it is whole. Every byte is checked against its checksum.
 #[derive(Debug, Args)]
+#[command(visible_alias = "copyToLocal")]
 pub(crate) struct GetArgs {
     /// Replace files that are there
     #[arg(short = 'f', long)]
@@ -46,6 +48,7 @@ pub(crate) struct GetArgs {
 pub(crate) async fn run(ctx: &Arc<Context>, args: GetArgs) -> Outcome {
     let (sources, destination) = destination::split_arguments(args.paths)?;
     let nodes = tree::operands(ctx, &sources, Links::Follow).await?;
+    let destination = location::local(destination);
     if destination == "-" {
         return cat::print_all(ctx, &nodes).await;
     }
@@ -180,6 +183,8 @@ impl Get {
             }
             made => made,
         };
+        let made =
+            made.and_then(|()| if self.preserve { local_file::preserve_link(local, &node.attr) } else { Ok(()) });
         made.map_err(|error| Failure::local(local, error))?;
         self.crew.count_link();
         Ok(())

@@ -21,6 +21,7 @@ pub(crate) fn is_pattern(text: &[u8]) -> bool {
 }
 
 /// A pattern for one component of a path.
+#[derive(Clone, Debug)]
 pub(crate) struct NamePattern(GlobMatcher);
 
 impl NamePattern {
@@ -32,6 +33,16 @@ impl NamePattern {
         let text = std::str::from_utf8(component).ok()?;
         let glob = GlobBuilder::new(text).literal_separator(true).backslash_escape(true).build().ok()?;
         Some(Self(glob.compile_matcher()))
+    }
+
+    /// A pattern that a name must match as a whole; a plain one matches itself.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with it.
+    pub(crate) fn of_name(text: &str, any_case: bool) -> std::result::Result<Self, String> {
+        let mut builder = GlobBuilder::new(text);
+        builder.literal_separator(true).backslash_escape(true).case_insensitive(any_case);
+        builder.build().map(|glob| Self(glob.compile_matcher())).map_err(|error| error.to_string())
     }
 
     /// Whether a name, as a listing gives it, matches.

@@ -11,12 +11,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use dfs_common::attr::FileAttr;
 use futures::stream::Stream;
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 
 use crate::content;
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
 use crate::leftovers::Leftover;
 use crate::new_file::temporary_name;
+
+const NS_PER_S: i64 = 1_000_000_000;
 
 /// A local file to be made.
 #[derive(Clone, Debug)]
@@ -98,6 +101,19 @@ fn finish(file: &File, new: &LocalFile, umask: u32) -> io::Result<()> {
     file.set_permissions(Permissions::from_mode(new.attr.permissions & 0o777 & !umask))
 }
 
+/// Gives a symbolic link itself the times and, as superuser, the owner of the one it is a copy of.
+///
+/// # Errors
+/// The file system's.
+pub(crate) fn preserve_link(link: &Path, attr: &FileAttr) -> io::Result<()> {
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::lchown(link, Some(attr.uid), Some(attr.gid))?;
+    }
+    let time = |ns: i64| Timespec { tv_sec: ns.div_euclid(NS_PER_S), tv_nsec: ns.rem_euclid(NS_PER_S) };
+    let times = Timestamps { last_access: time(attr.atime_ns), last_modification: time(attr.mtime_ns) };
+    Ok(rustix::fs::utimensat(CWD, link, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
 /// Times as the standard library takes them.
 pub(crate) fn times_of(attr: &FileAttr) -> FileTimes {
     FileTimes::new().set_accessed(time_of(attr.atime_ns)).set_modified(time_of(attr.mtime_ns))
@@ -133,6 +149,38 @@ mod tests {
         create(&temporary, 0o644).unwrap();
         assert_eq!(std::fs::read(&victim).unwrap(), b"precious");
         assert!(!std::fs::symlink_metadata(&temporary).unwrap().is_symlink());
+    }
+
+    #[test]
+    fn preserve_link_leaves_what_it_points_to_alone() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link) = (dir.path().join("file"), dir.path().join("link"));
+        std::fs::write(&file, "x").unwrap();
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        let (own, before) = (std::fs::symlink_metadata(&link).unwrap(), std::fs::metadata(&file).unwrap());
+        let attr = FileAttr {
+            inode: dfs_common::ids::InodeId(1),
+            kind: dfs_common::attr::FileKind::Symlink,
+            permissions: 0o777,
+            uid: own.uid(),
+            gid: own.gid(),
+            nlink: 1,
+            length: 4,
+            atime_ns: 1_500_000_001,
+            mtime_ns: -1,
+            ctime_ns: 0,
+            rdev: 0,
+            replication: 0,
+            block_size: 0,
+            under_construction: false,
+            block_count: 0,
+        };
+        preserve_link(&link, &attr).unwrap();
+        let kept = std::fs::symlink_metadata(&link).unwrap();
+        assert_eq!((kept.mtime(), kept.mtime_nsec()), (-1, 999_999_999));
+        assert_eq!((kept.atime(), kept.atime_nsec()), (1, 500_000_001));
+        assert_eq!(std::fs::metadata(&file).unwrap().modified().unwrap(), before.modified().unwrap());
     }
 
     #[test]

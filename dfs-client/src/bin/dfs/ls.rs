@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::sync::Arc;
 
 use clap::Args;
-use dfs_common::attr::FileKind;
+use dfs_common::attr::{FileAttr, FileKind};
 use serde::Serialize;
 
 use crate::context::Context;
@@ -25,25 +25,28 @@ pub(crate) struct LsArgs {
     /// Paths only
     #[arg(short = 'C', conflicts_with = "_long")]
     paths_only: bool,
-    /// Directories themselves rather than their entries
+    /// Directories themselves rather than their entries, whatever -R says
     #[arg(short = 'd')]
     directory: bool,
     /// Sizes for people: 1.5 K, 128 M
     #[arg(short = 'h')]
     human: bool,
     /// Everything below, too
-    #[arg(short = 'R', conflicts_with = "directory")]
+    #[arg(short = 'R')]
     recursive: bool,
     /// Newest first
     #[arg(short = 't')]
     by_time: bool,
-    /// Largest first
-    #[arg(short = 'S', conflicts_with = "by_time")]
+    /// Largest first, unless -t is given
+    #[arg(short = 'S')]
     by_size: bool,
     /// The other way round
     #[arg(short = 'r')]
     reverse: bool,
-    /// Paths, which may be patterns; the root when there are none
+    /// The time of the last access, in lines and for -t
+    #[arg(short = 'u')]
+    access_time: bool,
+    /// Paths, which may be patterns; the home directory when there are none
     #[arg(value_name = "PATH")]
     paths: Vec<OsString>,
 }
@@ -51,6 +54,13 @@ pub(crate) struct LsArgs {
 #[derive(Serialize)]
 struct EntriesJson {
     entries: Vec<StatusJson>,
+}
+
+impl LsArgs {
+    /// The time that is asked for.
+    fn time_of(&self, attr: &FileAttr) -> i64 {
+        if self.access_time { attr.atime_ns } else { attr.mtime_ns }
+    }
 }
 
 /// A node, and where it points if it is a link.
@@ -61,7 +71,7 @@ struct Entry {
 
 /// Runs the command.
 pub(crate) async fn run(ctx: &Arc<Context>, args: LsArgs) -> Outcome {
-    let paths = if args.paths.is_empty() { vec![OsString::from("/")] } else { args.paths.clone() };
+    let paths = if args.paths.is_empty() { vec![OsString::from(".")] } else { args.paths.clone() };
     let links = if args.directory { Links::Keep } else { Links::Follow };
     let nodes = tree::operands(ctx, &paths, links).await?;
     let mut listing = Listing { ctx, args: &args, entries: Vec::new() };
@@ -94,7 +104,8 @@ impl Listing<'_> {
             let Some(mut children) = self.ctx.tolerate(tree::list(self.ctx, &directory).await)? else { continue };
             self.sort(&mut children);
             if !self.args.paths_only && !self.args.recursive && !self.ctx.json() && !children.is_empty() {
-                self.ctx.output.line(format!("Found {}", format::counted(children.len() as u64, "item")))?;
+                // HDFS says so of a single one too, and scripts look for it.
+                self.ctx.output.line(format!("Found {} items", children.len()))?;
             }
             if self.args.recursive {
                 pending.extend(children.iter().rev().filter(|child| child.is_directory()).cloned());
@@ -107,7 +118,7 @@ impl Listing<'_> {
 
     fn sort(&self, nodes: &mut [Node]) {
         if self.args.by_time {
-            nodes.sort_by_key(|node| Reverse(node.attr.mtime_ns));
+            nodes.sort_by_key(|node| Reverse(self.args.time_of(&node.attr)));
         } else if self.args.by_size {
             nodes.sort_by_key(|node| Reverse(node.attr.length));
         }
@@ -140,7 +151,7 @@ impl Listing<'_> {
         if self.args.paths_only {
             return entries.iter().try_for_each(|entry| self.ctx.output.line(entry.node.path.as_bytes()));
         }
-        let rows: Vec<Row> = entries.iter().map(|entry| Row::new(entry, self.ctx, self.args.human)).collect();
+        let rows: Vec<Row> = entries.iter().map(|entry| Row::new(entry, self.ctx, self.args)).collect();
         let widths = Widths::of(&rows);
         rows.iter().try_for_each(|row| self.ctx.output.line(row.line(&widths)))
     }
@@ -166,7 +177,7 @@ struct Widths {
 }
 
 impl Row {
-    fn new(entry: &Entry, ctx: &Context, human: bool) -> Self {
+    fn new(entry: &Entry, ctx: &Context, args: &LsArgs) -> Self {
         let attr = &entry.node.attr;
         let mut path = entry.node.path.as_bytes().to_vec();
         if let Some(target) = &entry.link_target {
@@ -179,8 +190,8 @@ impl Row {
             replication: if attr.kind == FileKind::File { attr.replication.to_string() } else { "-".to_owned() },
             owner: ctx.owners.user(attr.uid),
             group: ctx.owners.group(attr.gid),
-            length: if entry.node.is_directory() { "0".to_owned() } else { format::size(attr.length, human) },
-            time: format::minute(attr.mtime_ns),
+            length: if entry.node.is_directory() { "0".to_owned() } else { format::size(attr.length, args.human) },
+            time: format::minute(args.time_of(attr)),
             path,
         }
     }

@@ -1,14 +1,15 @@
 //! The `dfs` command: parses, connects, runs one command, prints what went wrong.
 //!
 //! ```text
-//! cli        the command line            <command>.rs  one file per command: its arguments and how it is done
+//! hdfs_spelling, cli                     the command line, as Hadoop's scripts write it and as it is
+//! <command>.rs                           one file per command: its arguments and how it is done
 //! context    what every command uses     failure       errors and their words
-//! path, glob, tree                       paths, patterns, listings and walks
+//! location, path, glob, tree             arguments, paths, patterns, listings and walks
 //! destination, new_file, local_file,     where copies go and how they are made: whole or not at all
 //! make_dir, leftovers
 //! content, crew, each, local_tree        bytes, files and changes on their way, several at once
 //! output, json, format, mode, owner,     how results look
-//! progress
+//! xattr_value, progress
 //! ```
 //!
 //! Exit status: 0 when everything asked for was done, 1 when something failed (it has been told), 2 for a command line that
@@ -17,9 +18,11 @@
 mod admin;
 mod admin_recover_lease;
 mod admin_report;
+mod append_to_file;
 mod balancer;
 mod cat;
 mod checksum;
+mod chgrp;
 mod chmod;
 mod chown;
 mod cli;
@@ -33,19 +36,26 @@ mod df;
 mod du;
 mod each;
 mod failure;
+mod find;
 mod format;
 mod fsck;
 mod fsck_report;
 mod get;
+mod getfattr;
+mod getmerge;
 mod glob;
+mod hdfs_spelling;
+mod head;
 mod json;
 mod leftovers;
 mod local_file;
 mod local_tree;
+mod location;
 mod ls;
 mod make_dir;
 mod mkdir;
 mod mode;
+mod move_from_local;
 mod mv;
 mod new_file;
 mod output;
@@ -54,12 +64,18 @@ mod path;
 mod progress;
 mod put;
 mod rm;
+mod rmdir;
+mod setfattr;
 mod setrep;
 mod stat;
 mod tail;
+mod test;
+mod text;
+mod touch;
 mod touchz;
 mod tree;
 mod truncate;
+mod xattr_value;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -85,7 +101,7 @@ const CLEANUP_PATIENCE: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     dfs_common::logging::init(Some(std::env::var("DFS_LOG").as_deref().unwrap_or("warn")));
-    let cli = Cli::parse_from(cli::without_hdfs_dash(std::env::args_os().collect()));
+    let cli = Cli::parse_from(hdfs_spelling::translate(std::env::args_os().collect()));
     let umask = current_umask();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -50,7 +50,7 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: MkdirArgs) -> Outcome {
 
 /// Makes one argument's directories, and says which were not there before.
 async fn make(ctx: &Context, arg: &OsStr, parents: bool) -> Outcome<Vec<DfsPath>> {
-    let path = DfsPath::from_arg(arg).map_err(|error| Failure::refused(arg.display(), error.message().to_owned()))?;
+    let path = ctx.path(arg)?;
     let mode = DIRECTORY_MODE & !ctx.settings.umask;
     if !parents {
         if path.is_root() {

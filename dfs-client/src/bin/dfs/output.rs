@@ -29,13 +29,21 @@ impl Output {
     /// # Errors
     /// When standard output cannot be written; a broken pipe is told apart.
     pub(crate) fn line(&self, text: impl AsRef<[u8]>) -> Outcome {
+        self.ended_by(b'\n', text)
+    }
+
+    /// Text with another byte behind it than a line's end.
+    ///
+    /// # Errors
+    /// As [`Output::line`].
+    pub(crate) fn ended_by(&self, end: u8, text: impl AsRef<[u8]>) -> Outcome {
         let mut stdout = self.stdout.lock().expect("no holder panics");
         let written = if self.is_terminal {
             stdout.write_all(&printable(text.as_ref()))
         } else {
             stdout.write_all(text.as_ref())
         };
-        written.and_then(|()| stdout.write_all(b"\n")).map_err(Failure::stdout)
+        written.and_then(|()| stdout.write_all(&[end])).map_err(Failure::stdout)
     }
 
     /// One JSON document.

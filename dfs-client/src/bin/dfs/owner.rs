@@ -62,7 +62,11 @@ fn uid_of(text: &str) -> Result<u32, String> {
     }
 }
 
-fn gid_of(text: &str) -> Result<u32, String> {
+/// The number of a group.
+///
+/// # Errors
+/// A sentence, when the group is unknown here.
+pub(crate) fn gid_of(text: &str) -> Result<u32, String> {
     match Group::from_name(text) {
         Ok(Some(group)) => Ok(group.gid.as_raw()),
         _ => text.parse().map_err(|_| format!("group {text:?} is unknown on this machine; give the number instead")),

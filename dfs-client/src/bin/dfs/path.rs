@@ -1,7 +1,7 @@
 //! A path in the file system: absolute, normalised, bytes.
 //!
-//! There are no home directories, so a relative path starts at `/`. `.`, empty components and `..` are resolved by text,
-//! as HDFS does: `..` after a symbolic link leads to the link's own parent. `..` above the root stays at the root.
+//! What a user wrote is made absolute before (`location`). `.`, empty components and `..` are resolved by text, as HDFS
+//! does: `..` after a symbolic link leads to the link's own parent. `..` above the root stays at the root.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -22,7 +22,7 @@ impl DfsPath {
         Self(b"/".to_vec())
     }
 
-    /// Normalises what a user wrote.
+    /// Normalises an absolute path; the slash at its start may be missing.
     ///
     /// # Errors
     /// `InvalidArgument` for an empty path or one with a NUL, `NameTooLong` above [`PATH_MAX`].
@@ -47,14 +47,6 @@ impl DfsPath {
             }
         }
         Ok(components.into_iter().fold(Self::root(), |path, name| path.join(name)))
-    }
-
-    /// Normalises an argument of the command line.
-    ///
-    /// # Errors
-    /// Those of [`DfsPath::parse`].
-    pub(crate) fn from_arg(arg: &OsStr) -> Result<Self> {
-        Self::parse(arg.as_bytes())
     }
 
     /// The path of `name` in this directory. `name` is one component, as a listing gives it.

@@ -20,6 +20,7 @@ use crate::crew::{self, Crew};
 use crate::destination::{self, Destination, Target};
 use crate::failure::{Failure, Outcome};
 use crate::local_tree::{self, LocalEntry};
+use crate::location;
 use crate::make_dir;
 use crate::new_file::{self, NewFile};
 
@@ -31,24 +32,26 @@ const NS_PER_S: i64 = 1_000_000_000;
 ///
 /// A file is written as NAME._COPYING_ and renamed once it is whole. Links inside a directory are copied as links.
 #[derive(Debug, Args)]
+#[command(visible_alias = "copyFromLocal")]
 pub(crate) struct PutArgs {
     /// Replace files that are there
     #[arg(short = 'f', long)]
-    force: bool,
+    pub(crate) force: bool,
     /// Keep times and mode, and as superuser the owner
     #[arg(short = 'p', long)]
-    preserve: bool,
+    pub(crate) preserve: bool,
     /// Files copied at once
     #[arg(short = 't', long, value_name = "N", default_value_t = crew::TRANSFERS_DEFAULT, value_parser = crew::parse_limit)]
-    threads: usize,
+    pub(crate) threads: usize,
     /// Local sources (`-` is standard input), then the destination
     #[arg(required = true, num_args = 2.., value_names = ["SOURCE", "DESTINATION"])]
-    paths: Vec<OsString>,
+    pub(crate) paths: Vec<OsString>,
 }
 
 /// Runs the command.
 pub(crate) async fn run(ctx: &Arc<Context>, args: PutArgs) -> Outcome {
     let (sources, destination) = destination::split_arguments(args.paths)?;
+    let sources = location::locals(sources);
     let destination = Destination::look_up(ctx, &destination, sources.len() > 1).await?;
     let mut put = Put {
         ctx: Arc::clone(ctx),
@@ -161,7 +164,10 @@ impl Put {
 
     async fn link(&mut self, entry: &LocalEntry, target: &Target) -> Outcome {
         let points_to = std::fs::read_link(&entry.path).map_err(|error| Failure::local(&entry.path, error))?;
-        cp::make_link(&self.ctx, target, points_to.as_os_str().as_bytes(), self.force).await?;
+        let inode = cp::make_link(&self.ctx, target, points_to.as_os_str().as_bytes(), self.force).await?;
+        if self.preserve {
+            cp::preserve_link(&self.ctx, target, inode, attributes_of(&entry.metadata)).await?;
+        }
         self.crew.count_link();
         Ok(())
     }

@@ -24,14 +24,19 @@ pub(crate) struct RmArgs {
     /// What does not exist is no error
     #[arg(short = 'f', long)]
     force: bool,
+    /// Accepted as in HDFS: there is no trash
+    #[arg(long = "skipTrash")]
+    _skip_trash: bool,
     /// Paths, which may be patterns
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<OsString>,
 }
 
+/// What was removed.
 #[derive(Serialize)]
-struct RemovedJson {
-    removed: Vec<PathJson>,
+pub(crate) struct RemovedJson {
+    /// In the order of the removals.
+    pub(crate) removed: Vec<PathJson>,
 }
 
 /// Runs the command.

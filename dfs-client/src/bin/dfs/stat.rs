@@ -1,4 +1,4 @@
-//! `dfs stat`: all there is to know about an inode, or what a format asks for.
+//! `dfs stat`: the time of the last change, what a format asks for, or all there is to know about an inode.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -16,8 +16,10 @@ use crate::owner::Owners;
 use crate::tree::{self, Links, Node};
 
 const NS_PER_MS: i64 = 1_000_000;
+/// HDFS's.
+const DEFAULT_FORMAT: &str = "%y";
 
-/// Shows attributes of files and directories.
+/// Shows attributes of files and directories: as in HDFS the time of the last change (UTC), unless asked for others.
 ///
 /// FORMAT has HDFS's directives: %a mode in octal, %A in letters, %b length, %F kind, %g group, %n name, %o block size, %r
 /// replicas, %u owner, %x last access, %y last change (UTC), %X and %Y the same in milliseconds since 1970, %% a percent
@@ -27,6 +29,9 @@ pub(crate) struct StatArgs {
     /// What to print for each path
     #[arg(short = 'c', long)]
     format: Option<String>,
+    /// Everything there is to know
+    #[arg(short = 'v', long, conflicts_with = "format")]
+    verbose: bool,
     /// What a symbolic link points to rather than the link
     #[arg(short = 'L', long)]
     dereference: bool,
@@ -52,7 +57,8 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: StatArgs) -> Outcome {
         };
         if ctx.json() {
             files.push(StatusJson::new(&node.path, &node.attr, &ctx.owners).with_link_target(target.as_deref()));
-        } else if let Some(format) = &format {
+        } else if format.is_some() || !args.verbose {
+            let format = format.as_deref().unwrap_or(DEFAULT_FORMAT);
             ctx.output.line(formatted(format, &node, &ctx.owners))?;
         } else {
             for line in described(&node, target.as_deref(), &ctx.owners) {
@@ -192,6 +198,7 @@ mod tests {
         assert_eq!(line("%u:%g %o %r"), b"root:root 128 3");
         assert_eq!(line("%y %Y %X"), b"2023-11-14 22:13:20 1700000000123 0");
         assert_eq!(line("%n"), b"a\xff");
+        assert_eq!(line(DEFAULT_FORMAT), b"2023-11-14 22:13:20");
         assert_eq!(line("100%% %q \u{e9} %"), "100% q \u{e9} %".as_bytes());
     }
 

@@ -26,9 +26,11 @@ pub(crate) struct TouchzArgs {
     paths: Vec<OsString>,
 }
 
+/// Files that were touched.
 #[derive(Serialize)]
-struct TouchedJson {
-    touched: Vec<PathJson>,
+pub(crate) struct TouchedJson {
+    /// In the order of the arguments.
+    pub(crate) touched: Vec<PathJson>,
 }
 
 /// Runs the command.
@@ -41,22 +43,13 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: TouchzArgs) -> Outcome {
 }
 
 async fn touch(ctx: &Context, arg: &OsStr) -> Outcome<DfsPath> {
-    let path = DfsPath::from_arg(arg).map_err(|error| Failure::refused(arg.display(), error.message().to_owned()))?;
+    let path = ctx.path(arg)?;
     if path.is_root() {
         return Err(Failure::kind(&path, ErrorKind::IsADirectory));
     }
     let target = Target::look_up(ctx, path).await?;
     let failed = |error| Failure::dfs(&target.path, error);
-    let options = CreateOptions {
-        parent: target.parent,
-        name: &target.name,
-        mode: FILE_MODE & !ctx.settings.umask,
-        replication: ctx.settings.file_defaults.replication,
-        block_size: ctx.settings.file_defaults.block_size,
-        open_for_write: false,
-        exclusive: false,
-    };
-    let CreatedFile { attr, is_new, .. } = ctx.client.create(&ctx.caller, options).await.map_err(failed)?;
+    let CreatedFile { attr, is_new, .. } = create(ctx, &target, false).await?;
     if is_new {
         return Ok(target.path);
     }
@@ -72,4 +65,21 @@ async fn touch(ctx: &Context, arg: &OsStr) -> Outcome<DfsPath> {
     let now = SetAttr { atime: Some(TimeSet::Now), mtime: Some(TimeSet::Now), ..SetAttr::default() };
     ctx.client.set_attr(&ctx.caller, attr.inode, now).await.map_err(failed)?;
     Ok(target.path)
+}
+
+/// Makes an empty file, or gives what has the name already; a new one is left open with `open_for_write`.
+///
+/// # Errors
+/// Those of create.
+pub(crate) async fn create(ctx: &Context, target: &Target, open_for_write: bool) -> Outcome<CreatedFile> {
+    let options = CreateOptions {
+        parent: target.parent,
+        name: &target.name,
+        mode: FILE_MODE & !ctx.settings.umask,
+        replication: ctx.settings.file_defaults.replication,
+        block_size: ctx.settings.file_defaults.block_size,
+        open_for_write,
+        exclusive: false,
+    };
+    ctx.client.create(&ctx.caller, options).await.map_err(|error| Failure::dfs(&target.path, error))
 }

@@ -1,7 +1,6 @@
 //! The namespace as commands walk it: operands with their patterns, listings in order of name, whole trees.
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
 
 use dfs_common::attr::{FileAttr, FileKind};
 use dfs_common::name::Name;
@@ -58,12 +57,13 @@ pub(crate) async fn operands(ctx: &Context, args: &[OsString], links: Links) -> 
 /// `NotFound` when there is nothing of that name or pattern.
 pub(crate) async fn expand(ctx: &Context, arg: &OsStr, links: Links) -> Outcome<Vec<Node>> {
     let bad = |error| Failure::refused(arg.display(), DfsError::message(&error).to_owned());
-    let whole = DfsPath::from_arg(arg).map_err(bad)?;
-    if !glob::is_pattern(arg.as_bytes()) {
+    let text = ctx.absolute(arg)?;
+    let whole = DfsPath::parse(&text).map_err(bad)?;
+    if !glob::is_pattern(&text) {
         return Ok(vec![resolve(ctx, whole, links).await?]);
     }
     let mut nodes = Vec::new();
-    for text in glob::spell_out(arg.as_bytes()).map_err(bad)? {
+    for text in glob::spell_out(&text).map_err(bad)? {
         let path = DfsPath::parse(&text).map_err(bad)?;
         match glob::split_at_pattern(&path) {
             Some((above, components)) => nodes.extend(matching(ctx, above, &components, links).await?),

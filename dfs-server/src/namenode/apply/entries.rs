@@ -293,7 +293,7 @@ impl Namespace {
         let plan = self.plan_remove(&context.who, op)?;
         if context.is_old && op.kind() == RemoveKind::RemoveRecursive {
             let mut walk = TreeWalk::new(plan.inode);
-            walk.go_on(self, usize::MAX, &mut |parent, inode| check_may_remove(&context.who, parent, inode))?;
+            walk.go_on(self, usize::MAX, &mut |parent, _, inode| check_may_remove(&context.who, parent, inode))?;
         }
         self.directory_mut(plan.parent)?.remove(plan.cookie);
         self.touch(plan.parent, context.now_ns)?;

@@ -29,7 +29,7 @@ impl TreeWalk {
     }
 
     /// Visits up to `max` more inodes, a directory before its entries, each with the directory it was found in (none for
-    /// the top); false when the walk is over.
+    /// the top); false when the walk is over. An inode with several names is visited at each.
     ///
     /// # Errors
     /// `Stale` when the top is gone; those of `visit`.
@@ -37,11 +37,11 @@ impl TreeWalk {
         &mut self,
         namespace: &Namespace,
         max: usize,
-        visit: &mut impl FnMut(Option<&Inode>, &Inode) -> Result<()>,
+        visit: &mut impl FnMut(Option<&Inode>, InodeId, &Inode) -> Result<()>,
     ) -> Result<bool> {
         if let Some(top) = self.top.take() {
             let inode = namespace.inode(top)?;
-            visit(None, inode)?;
+            visit(None, top, inode)?;
             self.enter(top, inode)?;
         }
         let mut left = max;
@@ -59,7 +59,7 @@ impl TreeWalk {
                 left -= 1;
                 *cookie = at;
                 let inode = namespace.inode(dentry.inode)?;
-                visit(Some(parent), inode)?;
+                visit(Some(parent), dentry.inode, inode)?;
                 if inode.directory().is_some() {
                     below = Some((dentry.inode, inode));
                     break;

@@ -1,0 +1,112 @@
+//! `dfs getfattr`: extended attributes.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use clap::Args;
+use dfs_common::ErrorKind;
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::failure::{Failure, Outcome};
+use crate::json::{ContentJson, PathJson};
+use crate::tree::{self, Links, Node, Walk};
+use crate::xattr_value::{self, Encoding};
+
+/// Shows extended attributes of files and directories.
+#[derive(Debug, Args)]
+pub(crate) struct GetfattrArgs {
+    /// Everything below, too
+    #[arg(short = 'R', long)]
+    recursive: bool,
+    /// The attribute of this name
+    #[arg(short = 'n', value_name = "NAME", required_unless_present = "dump", conflicts_with = "dump")]
+    name: Option<OsString>,
+    /// All attributes
+    #[arg(short = 'd')]
+    dump: bool,
+    /// How values are shown
+    #[arg(short = 'e', value_name = "ENCODING", value_enum, ignore_case = true, default_value_t = Encoding::Text)]
+    encoding: Encoding,
+    /// Paths, which may be patterns
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<OsString>,
+}
+
+/// Attributes of one path: names and values.
+type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
+
+#[derive(Serialize)]
+struct FilesJson {
+    files: Vec<FileJson>,
+}
+
+#[derive(Serialize)]
+struct FileJson {
+    #[serde(flatten)]
+    path: PathJson,
+    attributes: Vec<AttributeJson>,
+}
+
+#[derive(Serialize)]
+struct AttributeJson {
+    name: String,
+    #[serde(flatten)]
+    value: ContentJson,
+}
+
+/// Runs the command.
+pub(crate) async fn run(ctx: &Arc<Context>, args: GetfattrArgs) -> Outcome {
+    let mut files = Vec::new();
+    for top in tree::operands(ctx, &args.paths, Links::Follow).await? {
+        if !args.recursive {
+            files.extend(show(ctx, &top, &args).await?);
+            continue;
+        }
+        let mut walk = Walk::new(ctx, top);
+        while let Some(node) = walk.next().await? {
+            files.extend(show(ctx, &node, &args).await?);
+        }
+    }
+    if ctx.json() { ctx.output.json(&FilesJson { files }) } else { Ok(()) }
+}
+
+/// Prints the attributes of a node, or gives its part of the document.
+async fn show(ctx: &Context, node: &Node, args: &GetfattrArgs) -> Outcome<Option<FileJson>> {
+    let Some(attributes) = ctx.tolerate(read(ctx, node, args).await)? else { return Ok(None) };
+    if ctx.json() {
+        let json = |(name, value): (Vec<u8>, Vec<u8>)| AttributeJson {
+            name: String::from_utf8_lossy(&name).into_owned(),
+            value: value.into(),
+        };
+        return Ok(Some(FileJson {
+            path: (&node.path).into(),
+            attributes: attributes.into_iter().map(json).collect(),
+        }));
+    }
+    ctx.output.line([b"# file: ", node.path.as_bytes()].concat())?;
+    for (name, value) in attributes {
+        ctx.output.line(xattr_value::line(&name, &value, args.encoding))?;
+    }
+    Ok(None)
+}
+
+async fn read(ctx: &Context, node: &Node, args: &GetfattrArgs) -> Outcome<Attributes> {
+    let failed = |error| Failure::dfs(&node.path, error);
+    let inode = node.attr.inode;
+    if let Some(name) = &args.name {
+        let value = ctx.client.get_xattr(&ctx.caller, inode, name.as_bytes()).await.map_err(failed)?;
+        return Ok(vec![(name.as_bytes().to_vec(), value)]);
+    }
+    let mut attributes = Vec::new();
+    for name in ctx.client.list_xattrs(&ctx.caller, inode).await.map_err(failed)? {
+        match ctx.client.get_xattr(&ctx.caller, inode, &name).await {
+            Ok(value) => attributes.push((name, value)),
+            // Removed since it was listed.
+            Err(error) if error.kind() == ErrorKind::NoAttribute => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    Ok(attributes)
+}

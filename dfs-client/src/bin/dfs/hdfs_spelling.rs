@@ -1,0 +1,132 @@
+//! Command lines as scripts for Hadoop write them: `hdfs dfs -rm -r -skipTrash /a`, `hdfs dfsadmin -safemode get`.
+//!
+//! They are translated before clap sees them: the word `dfs` goes, a command loses its dash, and an option of several letters
+//! with one dash gets the second. Only names that the command itself knows are touched, so that `-rf` stays `-r -f`.
+
+use std::ffi::{OsStr, OsString};
+
+use clap::{Command, CommandFactory};
+
+use crate::cli::Cli;
+
+/// Options that stand before a command and take the next argument as value.
+const WITH_VALUE: [&str; 3] = ["-D", "--namenode", "--config"];
+
+/// Names that Hadoop has given up and scripts have not.
+const OLD_NAMES: [(&str, [&str; 2]); 3] = [("-lsr", ["ls", "-R"]), ("-rmr", ["rm", "-r"]), ("-dus", ["du", "-s"])];
+
+/// The arguments, the program's name first, as clap takes them.
+pub(crate) fn translate(mut args: Vec<OsString>) -> Vec<OsString> {
+    let program = Cli::command();
+    let mut at = command_position(&args, 1);
+    match args.get(at).and_then(|word| word.to_str()) {
+        Some("dfs" | "fs") => {
+            args.remove(at);
+            at = command_position(&args, at);
+        }
+        Some("dfsadmin") => args[at] = "admin".into(),
+        _ => {}
+    }
+    if let Some((_, words)) = OLD_NAMES.iter().find(|(old, _)| args.get(at).is_some_and(|word| word == old)) {
+        args.splice(at..=at, words.map(OsString::from));
+    }
+    let mut command = &program;
+    while let Some(next) = args.get(at).and_then(|word| subcommand_of(command, word)) {
+        args[at] = next.get_name().into();
+        command = next;
+        at += 1;
+    }
+    if command.get_name() == program.get_name() && args.get(at).is_some_and(|word| word == "-help") {
+        args[at] = "help".into();
+    }
+    let knows = |name: &str| [&program, command].into_iter().any(|command| has_option(command, name));
+    for arg in args.iter_mut().skip(at).take_while(|arg| *arg != "--") {
+        let name = arg.to_str().and_then(|text| text.strip_prefix('-')).filter(|name| name.len() > 1);
+        if name.is_some_and(|name| knows(name.split('=').next().unwrap_or(name))) {
+            let mut long = OsString::from("-");
+            long.push(&*arg);
+            *arg = long;
+        }
+    }
+    args
+}
+
+/// Where the command is, from `at` on: behind the options that stand before it.
+fn command_position(args: &[OsString], mut at: usize) -> usize {
+    while let Some(arg) = args.get(at).and_then(|arg| arg.to_str()) {
+        if WITH_VALUE.contains(&arg) {
+            at += 2;
+        } else if arg.starts_with("-D") || arg.starts_with("--") {
+            at += 1;
+        } else {
+            break;
+        }
+    }
+    at
+}
+
+/// The command that a word names, with a dash before it or without.
+fn subcommand_of<'a>(command: &'a Command, word: &OsStr) -> Option<&'a Command> {
+    let word = word.to_str()?;
+    command.find_subcommand(word.strip_prefix('-').unwrap_or(word))
+}
+
+fn has_option(command: &Command, name: &str) -> bool {
+    command.get_arguments().any(|option| {
+        option.get_long() == Some(name) || option.get_all_aliases().is_some_and(|aliases| aliases.contains(&name))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn translated(line: &str) -> String {
+        let args = translate(line.split_whitespace().map(OsString::from).collect());
+        args.iter().map(|arg| arg.to_str().unwrap()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn translate_takes_hadoop_s_command_lines() {
+        for (line, expected) in [
+            ("hdfs dfs -ls /a", "hdfs ls /a"),
+            ("dfs -ls -R /a", "dfs ls -R /a"),
+            ("dfs dfs -D dfs.replication=2 -put -f a /a", "dfs -D dfs.replication=2 put -f a /a"),
+            (
+                "dfs -Ddfs.replication=2 --namenode h:1 -mkdir -p /a",
+                "dfs -Ddfs.replication=2 --namenode h:1 mkdir -p /a",
+            ),
+            ("hdfs dfs -rm -r -skipTrash /a", "hdfs rm -r --skipTrash /a"),
+            ("hdfs dfs -copyFromLocal a /a", "hdfs put a /a"),
+            ("hdfs dfs -getmerge -nl -skip-empty-file /a b", "hdfs getmerge --nl --skip-empty-file /a b"),
+            ("hdfs dfs -find /a -name x* -print", "hdfs find /a --name x* --print"),
+            ("hdfs fsck / -files -blocks -locations", "hdfs fsck / --files --blocks --locations"),
+            ("hdfs fsck / -openforwrite", "hdfs fsck / --openforwrite"),
+            ("hdfs dfsadmin -safemode get", "hdfs admin safemode get"),
+            ("hdfs dfsadmin -refreshNodes", "hdfs admin refresh-nodes"),
+            ("hdfs dfsadmin -report -live", "hdfs admin report --live"),
+            ("hdfs dfs -help", "hdfs help"),
+            ("hadoop fs -lsr /a", "hadoop ls -R /a"),
+            ("hdfs dfs -rmr -skipTrash /a", "hdfs rm -r --skipTrash /a"),
+            ("dfs -rm -rf -help", "dfs rm -rf --help"),
+        ] {
+            assert_eq!(translated(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn translate_leaves_everything_else_alone() {
+        for line in [
+            "dfs",
+            "dfs --json ls /",
+            "dfs chmod -R -x /a",
+            "dfs rm -- -skipTrash",
+            "dfs nonsense -files",
+            "dfs du -sh dfs",
+            "dfs -nonsense",
+            "dfs -D",
+        ] {
+            assert_eq!(translated(line), line);
+        }
+    }
+}
