@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use clap::Args;
 use dfs_client::{SetAttr, TimeSet};
-use dfs_common::ErrorKind;
 use dfs_common::attr::{FileAttr, FileKind};
 use dfs_common::ids::InodeId;
 
@@ -19,11 +18,12 @@ use crate::failure::{Failure, Outcome};
 use crate::make_dir;
 use crate::new_file::{self, NewFile};
 use crate::path::DfsPath;
+use crate::temporary::{self, RemoteTemporary};
 use crate::tree::{self, Links, Node, Walk};
 
 /// Copies files and directories within the cluster.
 ///
-/// A file is written as NAME._COPYING_ and renamed once it is whole. Links inside a directory are copied as links.
+/// A file is written under a temporary name, NAME.*._COPYING_, and renamed once it is whole. Links inside a directory are copied as links.
 #[derive(Debug, Args)]
 pub(crate) struct CpArgs {
     /// Replace files that are there
@@ -149,9 +149,7 @@ impl Cp {
             return Err(Failure::refused(&node.path, format!("{} is the same file", target.path)));
         }
         let new = NewFile {
-            parent: target.parent,
-            name: target.name,
-            path: target.path,
+            target,
             mode: node.attr.permissions & 0o777 & !self.ctx.settings.umask,
             attributes: if self.preserve { attributes_of(&node.attr) } else { SetAttr::default() },
             replace: self.force,
@@ -189,21 +187,26 @@ impl Cp {
     }
 }
 
-/// Makes a symbolic link, with `force` in place of what has the name.
+/// Makes a symbolic link, with `force` in place of a file or link that has the name.
 ///
 /// # Errors
-/// Those of symlink and unlink.
+/// When something else has the name; those of symlink and rename.
 pub(crate) async fn make_link(ctx: &Context, target: &Target, points_to: &[u8], force: bool) -> Outcome {
-    let failed = |error| Failure::dfs(&target.path, error);
-    let make = || ctx.client.create_symlink(&ctx.caller, target.parent, &target.name, points_to);
-    let made = match make().await {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists && force => {
-            ctx.client.unlink(&ctx.caller, target.parent, &target.name).await.map_err(failed)?;
-            make().await
+    temporary::check_remote_place(ctx, target, force).await?;
+    let (parent, points_to) = (target.parent, points_to.to_vec());
+    let ((), temporary) = RemoteTemporary::make(ctx, target, |client, caller, name| {
+        let points_to = points_to.clone();
+        async move {
+            let link = client.create_symlink(&caller, parent, &name, &points_to).await?;
+            Ok((link.inode, ()))
         }
-        made => made,
-    };
-    made.map(|_| ()).map_err(failed)
+    })
+    .await?;
+    let published = temporary.publish(ctx, target, force).await;
+    if published.is_err() {
+        temporary.discard(ctx).await;
+    }
+    published
 }
 
 /// What `-p` keeps. Only the superuser can give files away, so nobody else tries.

@@ -25,7 +25,7 @@ use crate::tree::{self, Links, Node, Walk};
 
 /// Copies files and directories of the cluster to this machine.
 ///
-/// A file is written as NAME._COPYING_ and renamed once it is whole. Every byte is checked against its checksum.
+/// A file is written under a temporary name, NAME.*._COPYING_, and renamed once it is whole. Every byte is checked against its checksum.
 #[derive(Debug, Args)]
 pub(crate) struct GetArgs {
     /// Replace files that are there
@@ -173,14 +173,7 @@ impl Get {
     async fn link(&mut self, node: &Node, local: &Path) -> Outcome {
         let target = self.ctx.client.get_link_target(&self.ctx.caller, node.attr.inode).await;
         let target = target.map_err(|error| Failure::dfs(&node.path, error))?;
-        let make = || std::os::unix::fs::symlink(OsStr::from_bytes(&target), local);
-        let made = match make() {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && self.force => {
-                std::fs::remove_file(local).and_then(|()| make())
-            }
-            made => made,
-        };
-        made.map_err(|error| Failure::local(local, error))?;
+        local_file::link(&self.ctx, local, OsStr::from_bytes(&target), self.force).await?;
         self.crew.count_link();
         Ok(())
     }

@@ -29,7 +29,7 @@ const NS_PER_S: i64 = 1_000_000_000;
 
 /// Copies local files and directories into the cluster.
 ///
-/// A file is written as NAME._COPYING_ and renamed once it is whole. Links inside a directory are copied as links.
+/// A file is written under a temporary name, NAME.*._COPYING_, and renamed once it is whole. Links inside a directory are copied as links.
 #[derive(Debug, Args)]
 pub(crate) struct PutArgs {
     /// Replace files that are there
@@ -168,9 +168,7 @@ impl Put {
 
     async fn file(&mut self, entry: &LocalEntry, target: Target, is_surely_new: bool) -> Outcome {
         let new = NewFile {
-            parent: target.parent,
-            name: target.name,
-            path: target.path,
+            target,
             mode: entry.metadata.mode() & 0o777 & !self.ctx.settings.umask,
             attributes: if self.preserve { attributes_of(&entry.metadata) } else { SetAttr::default() },
             replace: self.force,
@@ -187,9 +185,7 @@ impl Put {
             return Err(Failure::refused("-", words));
         };
         let new = NewFile {
-            parent: target.parent,
-            name: target.name.clone(),
-            path: target.path.clone(),
+            target: target.clone(),
             mode: STDIN_MODE & !self.ctx.settings.umask,
             attributes: SetAttr::default(),
             replace: self.force,
