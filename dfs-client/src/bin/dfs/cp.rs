@@ -47,7 +47,7 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: CpArgs) -> Outcome {
     if nodes.is_empty() {
         return Ok(());
     }
-    let destination = Destination::look_up(ctx, &destination, nodes.len() > 1).await?;
+    let destination = Destination::look_up(ctx, &destination, nodes.len() > 1, Links::Follow).await?;
     let mut cp = Cp {
         ctx: Arc::clone(ctx),
         force: args.force,

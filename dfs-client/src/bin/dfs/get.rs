@@ -19,8 +19,8 @@ use crate::context::Context;
 use crate::crew::{self, Crew};
 use crate::destination;
 use crate::failure::{Failure, Outcome};
+use crate::local_destination::LocalDestination;
 use crate::local_file::{self, LocalFile};
-use crate::path;
 use crate::tree::{self, Links, Node, Walk};
 
 /// Copies files and directories of the cluster to this machine.
@@ -65,39 +65,6 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: GetArgs) -> Outcome {
     get.crew.finish().await
 }
 
-/// Where local copies go.
-enum LocalDestination {
-    Into(PathBuf),
-    As(PathBuf),
-}
-
-impl LocalDestination {
-    fn look_up(arg: &OsStr, several: bool) -> Outcome<Self> {
-        let path = PathBuf::from(arg);
-        let must_be_directory = several || path::names_directory(arg);
-        match std::fs::metadata(&path) {
-            Ok(there) if there.is_dir() => Ok(Self::Into(path)),
-            Ok(_) if must_be_directory => Err(Failure::refused(path.display(), "not a directory")),
-            Err(error) if error.kind() == io::ErrorKind::NotFound && must_be_directory => {
-                Err(Failure::local(&path, error).with_hint("make the directory with `mkdir -p`"))
-            }
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Failure::local(&path, error)),
-            Ok(_) | Err(_) => Ok(Self::As(path)),
-        }
-    }
-
-    fn path_for(&self, node: &Node) -> PathBuf {
-        match self {
-            // The root has no name of its own: its entries are what is copied.
-            Self::Into(directory) => match node.path.file_name() {
-                Some(name) => directory.join(OsStr::from_bytes(name)),
-                None => directory.clone(),
-            },
-            Self::As(path) => path.clone(),
-        }
-    }
-}
-
 struct Get {
     ctx: Arc<Context>,
     force: bool,
@@ -116,7 +83,7 @@ impl Get {
         while let Some(node) = walk.next().await? {
             let mut local = path.clone();
             local.extend(node.path.components().skip(prefix).map(OsStr::from_bytes));
-            let outcome = self.node(&node, local).await;
+            let outcome = self.node(&node, local, is_single).await;
             if is_single {
                 outcome?;
             } else if ctx.tolerate(outcome)?.is_none() {
@@ -128,10 +95,10 @@ impl Get {
         Ok(())
     }
 
-    async fn node(&mut self, node: &Node, local: PathBuf) -> Outcome {
+    async fn node(&mut self, node: &Node, local: PathBuf, is_top: bool) -> Outcome {
         match node.attr.kind {
             FileKind::Directory => self.directory(node, local),
-            FileKind::File => self.file(node, local).await,
+            FileKind::File => self.file(node, local, is_top).await,
             FileKind::Symlink => self.link(node, &local).await,
             FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice => {
                 Err(Failure::refused(&node.path, "not a file, directory or symbolic link; left out"))
@@ -154,8 +121,9 @@ impl Get {
         Ok(())
     }
 
-    async fn file(&mut self, node: &Node, path: PathBuf) -> Outcome {
-        let new = LocalFile { path, attr: node.attr.clone(), replace: self.force, preserve: self.preserve };
+    async fn file(&mut self, node: &Node, path: PathBuf, may_be_stream: bool) -> Outcome {
+        let (replace, preserve) = (self.force, self.preserve);
+        let new = LocalFile { path, attr: node.attr.clone(), replace, preserve, may_be_stream };
         self.ctx.progress.expect(node.attr.length);
         let (ctx, node) = (Arc::clone(&self.ctx), node.clone());
         self.crew

@@ -27,6 +27,8 @@ pub(crate) struct LocalFile {
     pub(crate) replace: bool,
     /// It gets the source's times, mode and, for the superuser, owner.
     pub(crate) preserve: bool,
+    /// The user named the place: a fifo or device that is there is written to.
+    pub(crate) may_be_stream: bool,
 }
 
 /// Makes the file with this content, which must have `length` bytes; says how many those were.
@@ -39,6 +41,9 @@ pub(crate) async fn store(
     length: u64,
     content: impl Stream<Item = Outcome<Bytes>>,
 ) -> Outcome<u64> {
+    if new.may_be_stream && is_stream(&new.path) {
+        return write_into(&new.path, length, content).await;
+    }
     temporary::check_local_place(&new.path, new.replace)?;
     let failed = |error| Failure::local(&new.path, error);
     let made = LocalTemporary::make(&ctx.leftovers, &new.path, |path| create(path, new.attr.permissions));
@@ -70,6 +75,24 @@ pub(crate) async fn link(ctx: &Context, path: &Path, points_to: &OsStr, replace:
         temporary.discard(ctx).await;
     }
     published
+}
+
+/// Whether there is something that has no content of its own: bytes go through it.
+fn is_stream(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir())
+}
+
+/// Writes to what is there, as cp does. Its attributes are not ours to change.
+async fn write_into(path: &Path, length: u64, content: impl Stream<Item = Outcome<Bytes>>) -> Outcome<u64> {
+    let failed = |error| Failure::local(path, error);
+    let to_open = path.to_owned();
+    // Opening a fifo waits for a reader; opening a terminal must not make it ours.
+    let opened =
+        tokio::task::spawn_blocking(move || OpenOptions::new().write(true).custom_flags(libc::O_NOCTTY).open(to_open));
+    let sink = opened.await.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(failed)?;
+    let (_, written) = content::into_local(content, sink, failed).await?;
+    check_length(path, written, length)?;
+    Ok(written)
 }
 
 fn check_length(path: &Path, written: u64, length: u64) -> Outcome {
@@ -109,6 +132,25 @@ fn time_of(ns: i64) -> SystemTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn content_of(bytes: &'static [u8]) -> impl Stream<Item = Outcome<Bytes>> {
+        futures::stream::iter([Ok(Bytes::from_static(bytes))])
+    }
+
+    #[tokio::test]
+    async fn write_into_a_fifo_reaches_its_reader() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        assert!(is_stream(&fifo) && is_stream(Path::new("/dev/null")) && !is_stream(dir.path()));
+        let to_read = fifo.clone();
+        let reader = std::thread::spawn(move || std::fs::read(to_read).unwrap());
+        assert_eq!(write_into(&fifo, 5, content_of(b"bytes")).await.unwrap(), 5);
+        assert_eq!(reader.join().unwrap(), b"bytes");
+        assert!(is_stream(&fifo));
+        let short = write_into(Path::new("/dev/null"), 6, content_of(b"bytes")).await.unwrap_err();
+        assert!(short.to_string().contains("5 bytes arrived"), "{short}");
+    }
 
     #[test]
     fn create_does_not_follow_a_link() {

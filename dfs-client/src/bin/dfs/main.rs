@@ -4,9 +4,9 @@
 //! cli        the command line            <command>.rs  one file per command: its arguments and how it is done
 //! context    what every command uses     failure       errors and their words
 //! path, glob, tree                       paths, patterns, listings and walks
-//! destination, new_file, local_file,     where copies go and how they are made: whole or not at all
-//! make_dir, temporary, leftovers,
-//! identity
+//! destination, local_destination,        where copies go and how they are made: whole or not at all
+//! new_file, local_file, make_dir,
+//! temporary, leftovers, identity
 //! content, crew, each, local_tree        bytes, files and changes on their way, several at once
 //! output, json, format, mode, owner,     how results look
 //! progress
@@ -42,6 +42,7 @@ mod glob;
 mod identity;
 mod json;
 mod leftovers;
+mod local_destination;
 mod local_file;
 mod local_tree;
 mod ls;

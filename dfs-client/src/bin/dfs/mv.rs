@@ -44,7 +44,7 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: MvArgs) -> Outcome {
     if nodes.is_empty() {
         return Ok(());
     }
-    let destination = Destination::look_up(ctx, &destination, nodes.len() > 1).await?;
+    let destination = Destination::look_up(ctx, &destination, nodes.len() > 1, Links::Keep).await?;
     let flag = if args.force { RenameFlag::Replace } else { RenameFlag::NoReplace };
     let mut moved = Vec::new();
     for node in nodes {

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::fs::{File, Metadata};
+use std::fs::{File, FileType, Metadata};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -22,6 +22,7 @@ use crate::failure::{Failure, Outcome};
 use crate::local_tree::{self, LocalEntry};
 use crate::make_dir;
 use crate::new_file::{self, NewFile};
+use crate::tree::Links;
 
 /// Mode of a file that comes from standard input, before the umask.
 const STDIN_MODE: u32 = 0o666;
@@ -49,7 +50,7 @@ pub(crate) struct PutArgs {
 /// Runs the command.
 pub(crate) async fn run(ctx: &Arc<Context>, args: PutArgs) -> Outcome {
     let (sources, destination) = destination::split_arguments(args.paths)?;
-    let destination = Destination::look_up(ctx, &destination, sources.len() > 1).await?;
+    let destination = Destination::look_up(ctx, &destination, sources.len() > 1, Links::Follow).await?;
     let mut put = Put {
         ctx: Arc::clone(ctx),
         force: args.force,
@@ -133,7 +134,7 @@ impl Put {
             self.directory(entry, target).await
         } else if kind.is_symlink() {
             self.link(entry, &target).await
-        } else if kind.is_file() {
+        } else if kind.is_file() || (entry.is_top() && is_stream(kind)) {
             self.file(entry, target, is_surely_new).await
         } else {
             Err(Failure::refused(entry.path.display(), "not a file, directory or symbolic link; left out"))
@@ -217,6 +218,12 @@ async fn store_local(ctx: &Context, new: &NewFile, path: PathBuf) -> Outcome<u64
     new_file::store(ctx, new, content::of_local(file, path)).await
 }
 
+/// Whether it is read until its end when the user names it: standard input under a name of its own, a fifo, what a shell
+/// makes of `<(command)`, a device. One that is met inside a tree would be waited for, perhaps for ever.
+fn is_stream(kind: FileType) -> bool {
+    kind.is_fifo() || kind.is_char_device() || kind.is_block_device()
+}
+
 /// The name that a source has in a directory: `.` and `a/..` are named by what they lead to.
 fn name_of(source: &Path) -> Outcome<OsString> {
     if let Some(name) = source.file_name() {
@@ -243,6 +250,19 @@ fn attributes_of(metadata: &Metadata) -> SetAttr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn is_stream_knows_what_can_be_read_to_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let (fifo, socket) = (dir.path().join("fifo"), dir.path().join("socket"));
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        for (path, expected) in
+            [(fifo.as_path(), true), (Path::new("/dev/null"), true), (&socket, false), (dir.path(), false)]
+        {
+            assert_eq!(is_stream(std::fs::metadata(path).unwrap().file_type()), expected, "{}", path.display());
+        }
+    }
 
     #[test]
     fn name_of_any_source_is_a_name() {
