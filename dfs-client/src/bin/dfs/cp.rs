@@ -15,6 +15,7 @@ use crate::context::Context;
 use crate::crew::{self, Crew};
 use crate::destination::{self, Destination, Target};
 use crate::failure::{Failure, Outcome};
+use crate::identity::{self, Apart};
 use crate::make_dir;
 use crate::new_file::{self, NewFile};
 use crate::path::DfsPath;
@@ -55,6 +56,7 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: CpArgs) -> Outcome {
         crew: Crew::new(ctx, args.threads),
         directories: HashMap::new(),
         unfinished: Vec::new(),
+        apart: Apart::default(),
     };
     for node in nodes {
         if ctx.tolerate(cp.tree(node, &destination).await)?.is_none() {
@@ -73,6 +75,8 @@ struct Cp {
     directories: HashMap<DfsPath, (InodeId, DfsPath, bool)>,
     /// Directories that get their attributes once everything is in them.
     unfinished: Vec<(DfsPath, InodeId, SetAttr)>,
+    /// The directories of the tree being copied and of its copy.
+    apart: Apart,
 }
 
 impl Cp {
@@ -81,11 +85,11 @@ impl Cp {
             return Err(Failure::refused(&top.path, "the root cannot be copied into itself"));
         };
         let target = destination.target(name);
-        if top.is_directory() && target.path.is_within(&top.path) {
-            let words = format!("{} lies in it: a directory cannot be copied into itself", target.path);
-            return Err(Failure::refused(&top.path, words));
-        }
         let is_single = !top.is_directory();
+        self.apart = Apart::default();
+        if !is_single {
+            self.apart.write(&self.ctx, target.parent, &target.path).await?;
+        }
         let mut top_target = Some(target);
         let ctx = Arc::clone(&self.ctx);
         let mut walk = Walk::new(&ctx, top);
@@ -125,11 +129,15 @@ impl Cp {
     }
 
     async fn directory(&mut self, node: &Node, target: Target) -> Outcome {
+        self.apart.read(node.attr.inode, &node.path)?;
         let mode = node.attr.permissions & 0o777 & !self.ctx.settings.umask;
         // Whatever mode it is to get, we have to write into it first.
         let made = make_dir::make(&self.ctx, &target, mode | 0o700).await?;
         if made.is_new {
             self.crew.count_directory();
+        }
+        if !made.is_new {
+            self.apart.write(&self.ctx, made.inode, &target.path).await?;
         }
         let mut attributes = if self.preserve { attributes_of(&node.attr) } else { SetAttr::default() };
         if made.is_new && attributes.mode.is_none() && mode | 0o700 != mode {
@@ -143,11 +151,8 @@ impl Cp {
     }
 
     async fn file(&mut self, node: &Node, target: Target, is_surely_new: bool) -> Outcome {
-        if let Ok(there) = self.ctx.client.lookup(&self.ctx.caller, target.parent, &target.name).await
-            && there.inode == node.attr.inode
-        {
-            return Err(Failure::refused(&node.path, format!("{} is the same file", target.path)));
-        }
+        let place = (target.parent, target.name.as_slice());
+        identity::refuse_same(&self.ctx, (node.attr.inode, &node.path), place, &target.path).await?;
         let new = NewFile {
             target,
             mode: node.attr.permissions & 0o777 & !self.ctx.settings.umask,

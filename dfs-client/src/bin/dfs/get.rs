@@ -19,6 +19,7 @@ use crate::context::Context;
 use crate::crew::{self, Crew};
 use crate::destination;
 use crate::failure::{Failure, Outcome};
+use crate::identity::{self, Apart, ClusterMounts};
 use crate::local_destination::LocalDestination;
 use crate::local_file::{self, LocalFile};
 use crate::tree::{self, Links, Node, Walk};
@@ -54,8 +55,14 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: GetArgs) -> Outcome {
     }
     let destination = LocalDestination::look_up(&destination, nodes.len() > 1)?;
     let crew = Crew::new(ctx, args.threads);
-    let mut get =
-        Get { ctx: Arc::clone(ctx), force: args.force, preserve: args.preserve, crew, unfinished: Vec::new() };
+    let mut get = Get {
+        ctx: Arc::clone(ctx),
+        force: args.force,
+        preserve: args.preserve,
+        crew,
+        unfinished: Vec::new(),
+        mounts: ClusterMounts::find(ctx).await,
+    };
     for node in nodes {
         let path = destination.path_for(&node);
         if ctx.tolerate(get.tree(node, path).await)?.is_none() {
@@ -72,6 +79,8 @@ struct Get {
     crew: Crew,
     /// Directories that get their attributes once everything is in them.
     unfinished: Vec<(PathBuf, FileAttr, bool)>,
+    /// Where copies may come to lie in the cluster itself.
+    mounts: ClusterMounts,
 }
 
 impl Get {
@@ -79,15 +88,26 @@ impl Get {
         let prefix = top.path.components().count();
         let is_single = !top.is_directory();
         let ctx = Arc::clone(&self.ctx);
+        let mut apart = Apart::default();
+        if !is_single {
+            // What a new directory is made in.
+            let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            self.check_place(&mut apart, above).await?;
+        }
         let mut walk = Walk::new(&ctx, top);
         while let Some(node) = walk.next().await? {
             let mut local = path.clone();
             local.extend(node.path.components().skip(prefix).map(OsStr::from_bytes));
-            let outcome = self.node(&node, local, is_single).await;
+            let outcome = match node.attr.kind {
+                FileKind::Directory => self.directory(&node, local, &mut apart).await,
+                _ => self.entry(&node, local, is_single).await,
+            };
             if is_single {
                 outcome?;
             } else if ctx.tolerate(outcome)?.is_none() {
                 self.crew.count_failed();
+                // Of a directory without a copy, nothing can be copied.
+                walk.pass_over(&node.path);
             }
         }
         self.crew.wait().await?;
@@ -95,18 +115,28 @@ impl Get {
         Ok(())
     }
 
-    async fn node(&mut self, node: &Node, local: PathBuf, is_top: bool) -> Outcome {
+    /// Refuses a directory of this machine that belongs, on a mount of the cluster, to the tree being copied.
+    async fn check_place(&self, apart: &mut Apart, local: &Path) -> Outcome {
+        // One that is not there is refused when it is used.
+        let there = std::fs::metadata(local).ok().and_then(|there| self.mounts.inode_of(&there));
+        match there {
+            Some(inode) => apart.write(&self.ctx, inode, local.display()).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn entry(&mut self, node: &Node, local: PathBuf, is_top: bool) -> Outcome {
         match node.attr.kind {
-            FileKind::Directory => self.directory(node, local),
             FileKind::File => self.file(node, local, is_top).await,
             FileKind::Symlink => self.link(node, &local).await,
-            FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice => {
+            FileKind::Directory | FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice => {
                 Err(Failure::refused(&node.path, "not a file, directory or symbolic link; left out"))
             }
         }
     }
 
-    fn directory(&mut self, node: &Node, local: PathBuf) -> Outcome {
+    async fn directory(&mut self, node: &Node, local: PathBuf, apart: &mut Apart) -> Outcome {
+        apart.read(node.attr.inode, &node.path)?;
         let is_new = match std::fs::create_dir(&local) {
             Ok(()) => true,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && local.is_dir() => false,
@@ -114,6 +144,8 @@ impl Get {
         };
         if is_new {
             self.crew.count_directory();
+        } else {
+            self.check_place(apart, &local).await?;
         }
         if is_new || self.preserve {
             self.unfinished.push((local, node.attr.clone(), is_new));
@@ -122,6 +154,10 @@ impl Get {
     }
 
     async fn file(&mut self, node: &Node, path: PathBuf, may_be_stream: bool) -> Outcome {
+        let there = std::fs::symlink_metadata(&path).ok().and_then(|there| self.mounts.inode_of(&there));
+        if there == Some(node.attr.inode) {
+            return Err(identity::same_file(&node.path, path.display()));
+        }
         let (replace, preserve) = (self.force, self.preserve);
         let new = LocalFile { path, attr: node.attr.clone(), replace, preserve, may_be_stream };
         self.ctx.progress.expect(node.attr.length);

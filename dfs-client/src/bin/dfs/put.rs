@@ -19,6 +19,7 @@ use crate::cp;
 use crate::crew::{self, Crew};
 use crate::destination::{self, Destination, Target};
 use crate::failure::{Failure, Outcome};
+use crate::identity::{self, Apart, ClusterMounts};
 use crate::local_tree::{self, LocalEntry};
 use crate::make_dir;
 use crate::new_file::{self, NewFile};
@@ -58,6 +59,8 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: PutArgs) -> Outcome {
         crew: Crew::new(ctx, args.threads),
         directories: HashMap::new(),
         unfinished: Vec::new(),
+        mounts: ClusterMounts::find(ctx).await,
+        apart: Apart::default(),
     };
     for source in sources {
         let outcome = put.source(Path::new(&source), &destination).await;
@@ -77,6 +80,10 @@ struct Put {
     directories: HashMap<PathBuf, Place>,
     /// Directories that get their attributes once everything is in them.
     unfinished: Vec<(Target, InodeId, SetAttr)>,
+    /// Where sources may be of the cluster itself.
+    mounts: ClusterMounts,
+    /// The directories of the tree being copied, as far as they are of the cluster, and of its copy.
+    apart: Apart,
 }
 
 /// A directory in the cluster.
@@ -143,10 +150,21 @@ impl Put {
 
     async fn directory(&mut self, entry: &LocalEntry, target: Target) -> Outcome {
         let mode = entry.metadata.mode() & 0o777 & !self.ctx.settings.umask;
+        if self.mounts.are_there() {
+            if entry.is_top() {
+                self.apart.write(&self.ctx, target.parent, &target.path).await?;
+            }
+            if let Some(inode) = self.mounts.inode_of(&entry.metadata) {
+                self.apart.read(inode, entry.path.display())?;
+            }
+        }
         // Whatever mode it is to get, we have to write into it first.
         let made = make_dir::make(&self.ctx, &target, mode | 0o700).await?;
         if made.is_new {
             self.crew.count_directory();
+        }
+        if self.mounts.are_there() && !made.is_new {
+            self.apart.write(&self.ctx, made.inode, &target.path).await?;
         }
         let mut attributes = if self.preserve { attributes_of(&entry.metadata) } else { SetAttr::default() };
         if made.is_new && attributes.mode.is_none() && mode | 0o700 != mode {
@@ -168,6 +186,10 @@ impl Put {
     }
 
     async fn file(&mut self, entry: &LocalEntry, target: Target, is_surely_new: bool) -> Outcome {
+        if let Some(inode) = self.mounts.inode_of(&entry.metadata) {
+            let place = (target.parent, target.name.as_slice());
+            identity::refuse_same(&self.ctx, (inode, &entry.path.display()), place, &target.path).await?;
+        }
         let new = NewFile {
             target,
             mode: entry.metadata.mode() & 0o777 & !self.ctx.settings.umask,
@@ -206,6 +228,7 @@ impl Put {
             ctx.tolerate(set.map_err(|error| Failure::dfs(&target.path, error)))?;
         }
         self.directories.clear();
+        self.apart = Apart::default();
         Ok(())
     }
 }
