@@ -24,7 +24,8 @@ use crate::tree::{self, Links, Node, Walk};
 
 /// Copies files and directories within the cluster.
 ///
-/// A file is written under a temporary name, NAME.*._COPYING_, and renamed once it is whole. Links inside a directory are copied as links.
+/// A file is written under a temporary name, NAME.*._COPYING_, and renamed once it is whole. Links inside a directory are
+/// copied as links.
 #[derive(Debug, Args)]
 pub(crate) struct CpArgs {
     /// Replace files that are there

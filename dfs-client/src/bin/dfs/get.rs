@@ -26,7 +26,8 @@ use crate::tree::{self, Links, Node, Walk};
 
 /// Copies files and directories of the cluster to this machine.
 ///
-/// A file is written under a temporary name, NAME.*._COPYING_, and renamed once it is whole. Every byte is checked against its checksum.
+/// A file is written under a temporary name, NAME.*._COPYING_, and renamed once it is whole. Every byte is checked against
+/// its checksum.
 #[derive(Debug, Args)]
 pub(crate) struct GetArgs {
     /// Replace files that are there

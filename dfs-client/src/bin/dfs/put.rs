@@ -31,7 +31,8 @@ const NS_PER_S: i64 = 1_000_000_000;
 
 /// Copies local files and directories into the cluster.
 ///
-/// A file is written under a temporary name, NAME.*._COPYING_, and renamed once it is whole. Links inside a directory are copied as links.
+/// A file is written under a temporary name, NAME.*._COPYING_, and renamed once it is whole. Links inside a directory are
+/// copied as links.
 #[derive(Debug, Args)]
 pub(crate) struct PutArgs {
     /// Replace files that are there
@@ -99,6 +100,7 @@ impl Put {
         if source.as_os_str() == "-" {
             return self.standard_input(destination).await;
         }
+        self.apart = Apart::default();
         let target = destination.target(name_of(source)?.as_bytes());
         let mut entries = local_tree::walk(source.to_owned());
         let mut top = Some(target);
@@ -228,7 +230,6 @@ impl Put {
             ctx.tolerate(set.map_err(|error| Failure::dfs(&target.path, error)))?;
         }
         self.directories.clear();
-        self.apart = Apart::default();
         Ok(())
     }
 }
