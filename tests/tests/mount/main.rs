@@ -9,6 +9,7 @@ mod open;
 mod permission;
 mod rename;
 mod setattr;
+mod shell_copies;
 mod sync;
 mod tools;
 mod truncate;
@@ -74,7 +75,7 @@ fn shell(dir: &Path, script: &str) -> String {
 }
 
 fn main() -> ExitCode {
-    let groups: [&[Case<Mounts>]; 14] = [
+    let groups: [&[Case<Mounts>]; 15] = [
         &open::CASES,
         &write::CASES,
         &append::CASES,
@@ -89,6 +90,7 @@ fn main() -> ExitCode {
         &permission::CASES,
         &coherence::CASES,
         &tools::CASES,
+        &shell_copies::CASES,
     ];
     suite::run(groups.concat())
 }

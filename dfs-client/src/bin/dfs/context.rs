@@ -52,7 +52,7 @@ pub(crate) struct Context {
     /// The bar of a long transfer.
     pub(crate) progress: Progress,
     /// Half-written files to be removed if we do not finish.
-    pub(crate) leftovers: Leftovers,
+    pub(crate) leftovers: Arc<Leftovers>,
     /// What `main` knew.
     pub(crate) settings: Settings,
     failed: AtomicBool,
@@ -71,7 +71,7 @@ impl Context {
             output: Output::new(),
             owners,
             progress: Progress::new(!settings.json),
-            leftovers: Leftovers::default(),
+            leftovers: Arc::default(),
             settings,
             failed: AtomicBool::new(false),
         })

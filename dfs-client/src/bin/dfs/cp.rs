@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use clap::Args;
 use dfs_client::{SetAttr, TimeSet};
-use dfs_common::ErrorKind;
 use dfs_common::attr::{FileAttr, FileKind};
 use dfs_common::ids::InodeId;
 
@@ -16,14 +15,17 @@ use crate::context::Context;
 use crate::crew::{self, Crew};
 use crate::destination::{self, Destination, Target};
 use crate::failure::{Failure, Outcome};
+use crate::identity::{self, Apart};
 use crate::make_dir;
 use crate::new_file::{self, NewFile};
 use crate::path::DfsPath;
+use crate::temporary::{self, RemoteTemporary};
 use crate::tree::{self, Links, Node, Walk};
 
 /// Copies files and directories within the cluster.
 ///
-/// A file is written as NAME._COPYING_ and renamed once it is whole. Links inside a directory are copied as links.
+/// A file is written under a temporary name, NAME.*._COPYING_, and renamed once it is whole. Links inside a directory are
+/// copied as links.
 #[derive(Debug, Args)]
 pub(crate) struct CpArgs {
     /// Replace files that are there
@@ -47,7 +49,7 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: CpArgs) -> Outcome {
     if nodes.is_empty() {
         return Ok(());
     }
-    let destination = Destination::look_up(ctx, &destination, nodes.len() > 1).await?;
+    let destination = Destination::look_up(ctx, &destination, nodes.len() > 1, Links::Follow).await?;
     let mut cp = Cp {
         ctx: Arc::clone(ctx),
         force: args.force,
@@ -55,6 +57,7 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: CpArgs) -> Outcome {
         crew: Crew::new(ctx, args.threads),
         directories: HashMap::new(),
         unfinished: Vec::new(),
+        apart: Apart::default(),
     };
     for node in nodes {
         if ctx.tolerate(cp.tree(node, &destination).await)?.is_none() {
@@ -73,6 +76,8 @@ struct Cp {
     directories: HashMap<DfsPath, (InodeId, DfsPath, bool)>,
     /// Directories that get their attributes once everything is in them.
     unfinished: Vec<(DfsPath, InodeId, SetAttr)>,
+    /// The directories of the tree being copied and of its copy.
+    apart: Apart,
 }
 
 impl Cp {
@@ -81,11 +86,11 @@ impl Cp {
             return Err(Failure::refused(&top.path, "the root cannot be copied into itself"));
         };
         let target = destination.target(name);
-        if top.is_directory() && target.path.is_within(&top.path) {
-            let words = format!("{} lies in it: a directory cannot be copied into itself", target.path);
-            return Err(Failure::refused(&top.path, words));
-        }
         let is_single = !top.is_directory();
+        self.apart = Apart::default();
+        if !is_single {
+            self.apart.write(&self.ctx, target.parent, &target.path).await?;
+        }
         let mut top_target = Some(target);
         let ctx = Arc::clone(&self.ctx);
         let mut walk = Walk::new(&ctx, top);
@@ -125,11 +130,15 @@ impl Cp {
     }
 
     async fn directory(&mut self, node: &Node, target: Target) -> Outcome {
+        self.apart.read(node.attr.inode, &node.path)?;
         let mode = node.attr.permissions & 0o777 & !self.ctx.settings.umask;
         // Whatever mode it is to get, we have to write into it first.
         let made = make_dir::make(&self.ctx, &target, mode | 0o700).await?;
         if made.is_new {
             self.crew.count_directory();
+        }
+        if !made.is_new {
+            self.apart.write(&self.ctx, made.inode, &target.path).await?;
         }
         let mut attributes = if self.preserve { attributes_of(&node.attr) } else { SetAttr::default() };
         if made.is_new && attributes.mode.is_none() && mode | 0o700 != mode {
@@ -143,15 +152,10 @@ impl Cp {
     }
 
     async fn file(&mut self, node: &Node, target: Target, is_surely_new: bool) -> Outcome {
-        if let Ok(there) = self.ctx.client.lookup(&self.ctx.caller, target.parent, &target.name).await
-            && there.inode == node.attr.inode
-        {
-            return Err(Failure::refused(&node.path, format!("{} is the same file", target.path)));
-        }
+        let place = (target.parent, target.name.as_slice());
+        identity::refuse_same(&self.ctx, (node.attr.inode, &node.path), place, &target.path).await?;
         let new = NewFile {
-            parent: target.parent,
-            name: target.name,
-            path: target.path,
+            target,
             mode: node.attr.permissions & 0o777 & !self.ctx.settings.umask,
             attributes: if self.preserve { attributes_of(&node.attr) } else { SetAttr::default() },
             replace: self.force,
@@ -192,21 +196,26 @@ impl Cp {
     }
 }
 
-/// Makes a symbolic link, with `force` in place of what has the name, and says which it is.
+/// Makes a symbolic link, with `force` in place of a file or link that has the name, and says which it is.
 ///
 /// # Errors
-/// Those of symlink and unlink.
+/// When something else has the name; those of symlink and rename.
 pub(crate) async fn make_link(ctx: &Context, target: &Target, points_to: &[u8], force: bool) -> Outcome<InodeId> {
-    let failed = |error| Failure::dfs(&target.path, error);
-    let make = || ctx.client.create_symlink(&ctx.caller, target.parent, &target.name, points_to);
-    let made = match make().await {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists && force => {
-            ctx.client.unlink(&ctx.caller, target.parent, &target.name).await.map_err(failed)?;
-            make().await
+    temporary::check_remote_place(ctx, target, force).await?;
+    let (parent, points_to) = (target.parent, points_to.to_vec());
+    let (link, temporary) = RemoteTemporary::make(ctx, target, |client, caller, name| {
+        let points_to = points_to.clone();
+        async move {
+            let link = client.create_symlink(&caller, parent, &name, &points_to).await?;
+            Ok((link.inode, link.inode))
         }
-        made => made,
-    };
-    made.map(|attr| attr.inode).map_err(failed)
+    })
+    .await?;
+    let published = temporary.publish(ctx, target, force).await;
+    if published.is_err() {
+        temporary.discard(ctx).await;
+    }
+    published.map(|()| link)
 }
 
 /// Gives a symbolic link itself what `-p` keeps; a mode it has none.

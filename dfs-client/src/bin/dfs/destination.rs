@@ -11,6 +11,9 @@ use crate::failure::{Failure, Outcome};
 use crate::path::{self, DfsPath};
 use crate::tree::{self, Links};
 
+/// Links that are followed one after the other, as in Linux.
+const SYMLINKS_MAX: usize = 40;
+
 /// The last argument of `put`, `cp` and `mv`, looked up.
 #[derive(Debug)]
 pub(crate) enum Destination {
@@ -37,11 +40,12 @@ pub(crate) struct Target {
 }
 
 impl Destination {
-    /// Looks the argument up. It must be a directory when there are `several` sources, or when it ends in a slash.
+    /// Looks the argument up. It must be a directory when there are `several` sources, or when it ends in a slash. A link
+    /// to a directory stands for that; a link to anything else, or to nothing yet, is a place as `links` says.
     ///
     /// # Errors
     /// `NotFound` for a missing parent or directory, `NotADirectory`.
-    pub(crate) async fn look_up(ctx: &Context, arg: &OsStr, several: bool) -> Outcome<Self> {
+    pub(crate) async fn look_up(ctx: &Context, arg: &OsStr, several: bool, links: Links) -> Outcome<Self> {
         let path = ctx.path(arg)?;
         let must_be_directory = several || path::names_directory(arg);
         match tree::found(tree::resolve(ctx, path.clone(), Links::Follow).await)? {
@@ -50,7 +54,10 @@ impl Destination {
             None if must_be_directory => {
                 Err(Failure::kind(&path, ErrorKind::NotFound).with_hint("make the directory with `dfs mkdir -p`"))
             }
-            Some(_) | None => Ok(Self::As(Target::look_up(ctx, path).await?)),
+            Some(_) | None => Ok(Self::As(match links {
+                Links::Follow => Target::look_up_followed(ctx, path).await?,
+                Links::Keep => Target::look_up(ctx, path).await?,
+            })),
         }
     }
 
@@ -80,6 +87,38 @@ impl Target {
             Err(error) => Err(Failure::dfs(&path, error)),
         }
     }
+
+    /// The place that a path leads to: a symbolic link at its end stands for its target, which need not exist.
+    ///
+    /// # Errors
+    /// As [`Target::look_up`]; `TooManySymlinks`.
+    async fn look_up_followed(ctx: &Context, path: DfsPath) -> Outcome<Self> {
+        let failed = |error| Failure::dfs(&path, error);
+        let mut target = Self::look_up(ctx, path.clone()).await?;
+        let mut text = path.as_bytes().to_vec();
+        for _ in 0..=SYMLINKS_MAX {
+            let link = match ctx.client.lookup(&ctx.caller, target.parent, &target.name).await {
+                Ok(there) if there.kind == FileKind::Symlink => there.inode,
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
+                // The path stays the one that the user knows: it leads to the same place.
+                Ok(_) | Err(_) => return Ok(target),
+            };
+            let points_to = ctx.client.get_link_target(&ctx.caller, link).await.map_err(failed)?;
+            text = beside(&text, &points_to);
+            (target.parent, target.name) = ctx.client.resolve_parent(&ctx.caller, &text).await.map_err(failed)?;
+        }
+        Err(Failure::kind(&path, ErrorKind::TooManySymlinks))
+    }
+}
+
+/// The path that a link stands for. It is not normalised: `..` behind a link leads to the parent of what the link leads to.
+fn beside(link: &[u8], points_to: &[u8]) -> Vec<u8> {
+    if points_to.starts_with(b"/") {
+        return points_to.to_vec();
+    }
+    let end = link.iter().rposition(|byte| *byte != b'/').map_or(0, |last| last + 1);
+    let directory = link[..end].iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+    [&link[..directory], points_to].concat()
 }
 
 /// Splits the arguments of a command that takes sources and a destination.
@@ -90,5 +129,23 @@ pub(crate) fn split_arguments(mut args: Vec<OsString>) -> Outcome<(Vec<OsString>
     match args.pop() {
         Some(destination) if !args.is_empty() => Ok((args, destination)),
         _ => Err(Failure::refused("arguments", "a source and a destination are needed")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beside_starts_where_the_link_is() {
+        for (link, points_to, expected) in [
+            ("/a/b", "c", "/a/c"),
+            ("/a/b/", "c", "/a/c"),
+            ("/b", "c", "/c"),
+            ("/a/b", "../c", "/a/../c"),
+            ("/a/b", "/c/d", "/c/d"),
+        ] {
+            assert_eq!(beside(link.as_bytes(), points_to.as_bytes()), expected.as_bytes(), "{link} -> {points_to}");
+        }
     }
 }

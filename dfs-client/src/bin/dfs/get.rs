@@ -19,14 +19,16 @@ use crate::context::Context;
 use crate::crew::{self, Crew};
 use crate::destination;
 use crate::failure::{Failure, Outcome};
+use crate::identity::{self, Apart, ClusterMounts};
+use crate::local_destination::LocalDestination;
 use crate::local_file::{self, LocalFile};
 use crate::location;
-use crate::path;
 use crate::tree::{self, Links, Node, Walk};
 
 /// Copies files and directories of the cluster to this machine.
 ///
-/// A file is written as NAME._COPYING_ and renamed once it is whole. Every byte is checked against its checksum.
+/// A file is written under a temporary name, NAME.*._COPYING_, and renamed once it is whole. Every byte is checked against
+/// its checksum.
 #[derive(Debug, Args)]
 #[command(visible_alias = "copyToLocal")]
 pub(crate) struct GetArgs {
@@ -57,8 +59,14 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: GetArgs) -> Outcome {
     }
     let destination = LocalDestination::look_up(&destination, nodes.len() > 1)?;
     let crew = Crew::new(ctx, args.threads);
-    let mut get =
-        Get { ctx: Arc::clone(ctx), force: args.force, preserve: args.preserve, crew, unfinished: Vec::new() };
+    let mut get = Get {
+        ctx: Arc::clone(ctx),
+        force: args.force,
+        preserve: args.preserve,
+        crew,
+        unfinished: Vec::new(),
+        mounts: ClusterMounts::find(ctx).await,
+    };
     for node in nodes {
         let path = destination.path_for(&node);
         if ctx.tolerate(get.tree(node, path).await)?.is_none() {
@@ -68,39 +76,6 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: GetArgs) -> Outcome {
     get.crew.finish().await
 }
 
-/// Where local copies go.
-enum LocalDestination {
-    Into(PathBuf),
-    As(PathBuf),
-}
-
-impl LocalDestination {
-    fn look_up(arg: &OsStr, several: bool) -> Outcome<Self> {
-        let path = PathBuf::from(arg);
-        let must_be_directory = several || path::names_directory(arg);
-        match std::fs::metadata(&path) {
-            Ok(there) if there.is_dir() => Ok(Self::Into(path)),
-            Ok(_) if must_be_directory => Err(Failure::refused(path.display(), "not a directory")),
-            Err(error) if error.kind() == io::ErrorKind::NotFound && must_be_directory => {
-                Err(Failure::local(&path, error).with_hint("make the directory with `mkdir -p`"))
-            }
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Failure::local(&path, error)),
-            Ok(_) | Err(_) => Ok(Self::As(path)),
-        }
-    }
-
-    fn path_for(&self, node: &Node) -> PathBuf {
-        match self {
-            // The root has no name of its own: its entries are what is copied.
-            Self::Into(directory) => match node.path.file_name() {
-                Some(name) => directory.join(OsStr::from_bytes(name)),
-                None => directory.clone(),
-            },
-            Self::As(path) => path.clone(),
-        }
-    }
-}
-
 struct Get {
     ctx: Arc<Context>,
     force: bool,
@@ -108,6 +83,8 @@ struct Get {
     crew: Crew,
     /// Directories that get their attributes once everything is in them.
     unfinished: Vec<(PathBuf, FileAttr, bool)>,
+    /// Where copies may come to lie in the cluster itself.
+    mounts: ClusterMounts,
 }
 
 impl Get {
@@ -115,15 +92,26 @@ impl Get {
         let prefix = top.path.components().count();
         let is_single = !top.is_directory();
         let ctx = Arc::clone(&self.ctx);
+        let mut apart = Apart::default();
+        if !is_single {
+            // What a new directory is made in.
+            let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            self.check_place(&mut apart, above).await?;
+        }
         let mut walk = Walk::new(&ctx, top);
         while let Some(node) = walk.next().await? {
             let mut local = path.clone();
             local.extend(node.path.components().skip(prefix).map(OsStr::from_bytes));
-            let outcome = self.node(&node, local).await;
+            let outcome = match node.attr.kind {
+                FileKind::Directory => self.directory(&node, local, &mut apart).await,
+                _ => self.entry(&node, local, is_single).await,
+            };
             if is_single {
                 outcome?;
             } else if ctx.tolerate(outcome)?.is_none() {
                 self.crew.count_failed();
+                // Of a directory without a copy, nothing can be copied.
+                walk.pass_over(&node.path);
             }
         }
         self.crew.wait().await?;
@@ -131,18 +119,28 @@ impl Get {
         Ok(())
     }
 
-    async fn node(&mut self, node: &Node, local: PathBuf) -> Outcome {
+    /// Refuses a directory of this machine that belongs, on a mount of the cluster, to the tree being copied.
+    async fn check_place(&self, apart: &mut Apart, local: &Path) -> Outcome {
+        // One that is not there is refused when it is used.
+        let there = std::fs::metadata(local).ok().and_then(|there| self.mounts.inode_of(&there));
+        match there {
+            Some(inode) => apart.write(&self.ctx, inode, local.display()).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn entry(&mut self, node: &Node, local: PathBuf, is_top: bool) -> Outcome {
         match node.attr.kind {
-            FileKind::Directory => self.directory(node, local),
-            FileKind::File => self.file(node, local).await,
+            FileKind::File => self.file(node, local, is_top).await,
             FileKind::Symlink => self.link(node, &local).await,
-            FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice => {
+            FileKind::Directory | FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice => {
                 Err(Failure::refused(&node.path, "not a file, directory or symbolic link; left out"))
             }
         }
     }
 
-    fn directory(&mut self, node: &Node, local: PathBuf) -> Outcome {
+    async fn directory(&mut self, node: &Node, local: PathBuf, apart: &mut Apart) -> Outcome {
+        apart.read(node.attr.inode, &node.path)?;
         let is_new = match std::fs::create_dir(&local) {
             Ok(()) => true,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && local.is_dir() => false,
@@ -150,6 +148,8 @@ impl Get {
         };
         if is_new {
             self.crew.count_directory();
+        } else {
+            self.check_place(apart, &local).await?;
         }
         if is_new || self.preserve {
             self.unfinished.push((local, node.attr.clone(), is_new));
@@ -157,8 +157,13 @@ impl Get {
         Ok(())
     }
 
-    async fn file(&mut self, node: &Node, path: PathBuf) -> Outcome {
-        let new = LocalFile { path, attr: node.attr.clone(), replace: self.force, preserve: self.preserve };
+    async fn file(&mut self, node: &Node, path: PathBuf, may_be_stream: bool) -> Outcome {
+        let there = std::fs::symlink_metadata(&path).ok().and_then(|there| self.mounts.inode_of(&there));
+        if there == Some(node.attr.inode) {
+            return Err(identity::same_file(&node.path, path.display()));
+        }
+        let (replace, preserve) = (self.force, self.preserve);
+        let new = LocalFile { path, attr: node.attr.clone(), replace, preserve, may_be_stream };
         self.ctx.progress.expect(node.attr.length);
         let (ctx, node) = (Arc::clone(&self.ctx), node.clone());
         self.crew
@@ -176,16 +181,10 @@ impl Get {
     async fn link(&mut self, node: &Node, local: &Path) -> Outcome {
         let target = self.ctx.client.get_link_target(&self.ctx.caller, node.attr.inode).await;
         let target = target.map_err(|error| Failure::dfs(&node.path, error))?;
-        let make = || std::os::unix::fs::symlink(OsStr::from_bytes(&target), local);
-        let made = match make() {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && self.force => {
-                std::fs::remove_file(local).and_then(|()| make())
-            }
-            made => made,
-        };
-        let made =
-            made.and_then(|()| if self.preserve { local_file::preserve_link(local, &node.attr) } else { Ok(()) });
-        made.map_err(|error| Failure::local(local, error))?;
+        local_file::link(&self.ctx, local, OsStr::from_bytes(&target), self.force).await?;
+        if self.preserve {
+            local_file::preserve_link(local, &node.attr).map_err(|error| Failure::local(local, error))?;
+        }
         self.crew.count_link();
         Ok(())
     }

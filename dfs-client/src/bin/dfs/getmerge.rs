@@ -67,7 +67,7 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: GetmergeArgs) -> Outcome {
     let files = parts.len() as u64;
     let length = parts.iter().map(|part| part.reader.length() + u64::from(part.has_newline)).sum();
     let attr = FileAttr { permissions: FILE_MODE, ..top };
-    let new = LocalFile { path, attr, replace: true, preserve: false };
+    let new = LocalFile { path, attr, replace: true, preserve: false, may_be_stream: true };
     ctx.progress.expect(length);
     let bytes = local_file::store(ctx, &new, length, content_of(parts).inspect(|piece| count(ctx, piece))).await?;
     ctx.progress.finish();

@@ -1,9 +1,8 @@
-//! Files on this machine that `get` makes: under `NAME._COPYING_`, renamed once they are whole, as in the cluster.
+//! Files on this machine that `get` makes: under a temporary name, renamed once they are whole, as in the cluster.
 
 use std::ffi::OsStr;
 use std::fs::{File, FileTimes, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,8 +15,7 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 use crate::content;
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
-use crate::leftovers::Leftover;
-use crate::new_file::temporary_name;
+use crate::temporary::{self, LocalTemporary};
 
 const NS_PER_S: i64 = 1_000_000_000;
 
@@ -32,6 +30,8 @@ pub(crate) struct LocalFile {
     pub(crate) replace: bool,
     /// It gets the source's times, mode and, for the superuser, owner.
     pub(crate) preserve: bool,
+    /// The user named the place: a fifo or device that is there is written to.
+    pub(crate) may_be_stream: bool,
 }
 
 /// Makes the file with this content, which must have `length` bytes; says how many those were.
@@ -44,49 +44,70 @@ pub(crate) async fn store(
     length: u64,
     content: impl Stream<Item = Outcome<Bytes>>,
 ) -> Outcome<u64> {
-    check_place(new)?;
-    let temporary = temporary_path(&new.path);
+    if new.may_be_stream && is_stream(&new.path) {
+        return write_into(&new.path, length, content).await;
+    }
+    temporary::check_local_place(&new.path, new.replace)?;
     let failed = |error| Failure::local(&new.path, error);
-    let file = create(&temporary, new.attr.permissions).map_err(failed)?;
-    let leftover = ctx.leftovers.add(Leftover::Local(temporary.clone()));
+    let made = LocalTemporary::make(&ctx.leftovers, &new.path, |path| create(path, new.attr.permissions));
+    let (file, temporary) = made.map_err(failed)?;
     let outcome = async {
         let (file, written) = content::into_local(content, file, failed).await?;
-        if written != length {
-            let words = format!("{written} bytes arrived, {length} were expected");
-            return Err(Failure::refused(new.path.display(), words).with_hint("get it again"));
-        }
+        check_length(&new.path, written, length)?;
         finish(&file, new, ctx.settings.umask).map_err(failed)?;
-        std::fs::rename(&temporary, &new.path).map_err(failed)?;
+        temporary.publish(&ctx.leftovers, &new.path, new.replace)?;
         Ok(written)
     }
     .await;
-    match &outcome {
-        Ok(_) => ctx.leftovers.forget(leftover),
-        Err(_) => ctx.leftovers.discard(&ctx.client, &ctx.caller, leftover).await,
+    if outcome.is_err() {
+        temporary.discard(ctx).await;
     }
     outcome
 }
 
-fn check_place(new: &LocalFile) -> Outcome {
-    match std::fs::symlink_metadata(&new.path) {
-        Ok(there) if there.is_dir() => Err(Failure::refused(new.path.display(), "is a directory")),
-        Ok(_) if !new.replace => {
-            Err(Failure::refused(new.path.display(), "file exists").with_hint("use -f to replace it"))
-        }
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(Failure::local(&new.path, error)),
+/// Makes a symbolic link, with `replace` in place of a file or link that has the name.
+///
+/// # Errors
+/// When something else has the name; the file system's.
+pub(crate) async fn link(ctx: &Context, path: &Path, points_to: &OsStr, replace: bool) -> Outcome {
+    temporary::check_local_place(path, replace)?;
+    let made = LocalTemporary::make(&ctx.leftovers, path, |path| std::os::unix::fs::symlink(points_to, path));
+    let ((), temporary) = made.map_err(|error| Failure::local(path, error))?;
+    let published = temporary.publish(&ctx.leftovers, path, replace);
+    if published.is_err() {
+        temporary.discard(ctx).await;
     }
+    published
 }
 
-/// Opens the temporary file anew. It is removed first and then made exclusively: following a link that someone left
-/// under this name would write wherever it points.
-fn create(temporary: &Path, permissions: u32) -> io::Result<File> {
-    match std::fs::remove_file(temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
+/// Whether there is something that has no content of its own: bytes go through it.
+fn is_stream(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir())
+}
+
+/// Writes to what is there, as cp does. Its attributes are not ours to change.
+async fn write_into(path: &Path, length: u64, content: impl Stream<Item = Outcome<Bytes>>) -> Outcome<u64> {
+    let failed = |error| Failure::local(path, error);
+    let to_open = path.to_owned();
+    // Opening a fifo waits for a reader; opening a terminal must not make it ours.
+    let opened =
+        tokio::task::spawn_blocking(move || OpenOptions::new().write(true).custom_flags(libc::O_NOCTTY).open(to_open));
+    let sink = opened.await.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(failed)?;
+    let (_, written) = content::into_local(content, sink, failed).await?;
+    check_length(path, written, length)?;
+    Ok(written)
+}
+
+fn check_length(path: &Path, written: u64, length: u64) -> Outcome {
+    if written == length {
+        return Ok(());
     }
-    // Nobody else reads or writes it before it has its final mode.
+    let words = format!("{written} bytes arrived, {length} were expected");
+    Err(Failure::refused(path.display(), words).with_hint("get it again"))
+}
+
+/// Opens the temporary file anew. Nobody else reads or writes it before it has its final mode.
+fn create(temporary: &Path, permissions: u32) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(permissions & 0o700 | 0o600).open(temporary)
 }
 
@@ -124,20 +145,27 @@ fn time_of(ns: i64) -> SystemTime {
     if ns < 0 { UNIX_EPOCH - distance } else { UNIX_EPOCH + distance }
 }
 
-fn temporary_path(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().as_bytes();
-    path.with_file_name(OsStr::from_bytes(&temporary_name(name)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::new_file::COPYING_SUFFIX;
 
-    #[test]
-    fn temporary_path_stays_in_the_directory() {
-        assert_eq!(temporary_path(Path::new("/a/b")), Path::new("/a/b._COPYING_"));
-        assert!(temporary_path(Path::new("b")).as_os_str().as_bytes().ends_with(COPYING_SUFFIX));
+    fn content_of(bytes: &'static [u8]) -> impl Stream<Item = Outcome<Bytes>> {
+        futures::stream::iter([Ok(Bytes::from_static(bytes))])
+    }
+
+    #[tokio::test]
+    async fn write_into_a_fifo_reaches_its_reader() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        assert!(is_stream(&fifo) && is_stream(Path::new("/dev/null")) && !is_stream(dir.path()));
+        let to_read = fifo.clone();
+        let reader = std::thread::spawn(move || std::fs::read(to_read).unwrap());
+        assert_eq!(write_into(&fifo, 5, content_of(b"bytes")).await.unwrap(), 5);
+        assert_eq!(reader.join().unwrap(), b"bytes");
+        assert!(is_stream(&fifo));
+        let short = write_into(Path::new("/dev/null"), 6, content_of(b"bytes")).await.unwrap_err();
+        assert!(short.to_string().contains("5 bytes arrived"), "{short}");
     }
 
     #[test]
@@ -146,9 +174,8 @@ mod tests {
         let (victim, temporary) = (dir.path().join("victim"), dir.path().join("t"));
         std::fs::write(&victim, "precious").unwrap();
         std::os::unix::fs::symlink(&victim, &temporary).unwrap();
-        create(&temporary, 0o644).unwrap();
+        assert_eq!(create(&temporary, 0o644).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(std::fs::read(&victim).unwrap(), b"precious");
-        assert!(!std::fs::symlink_metadata(&temporary).unwrap().is_symlink());
     }
 
     #[test]

@@ -22,6 +22,13 @@ pub(crate) struct LocalEntry {
     pub(crate) metadata: Metadata,
 }
 
+impl LocalEntry {
+    /// Whether it is what the user named.
+    pub(crate) fn is_top(&self) -> bool {
+        self.relative.as_os_str().is_empty()
+    }
+}
+
 /// Walks the tree at `top`; the entries arrive in order of name. What cannot be read arrives as a failure, and the walk
 /// goes on.
 pub(crate) fn walk(top: PathBuf) -> mpsc::Receiver<Outcome<LocalEntry>> {

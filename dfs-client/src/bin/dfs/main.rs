@@ -5,8 +5,9 @@
 //! <command>.rs                           one file per command: its arguments and how it is done
 //! context    what every command uses     failure       errors and their words
 //! location, path, glob, tree             arguments, paths, patterns, listings and walks
-//! destination, new_file, local_file,     where copies go and how they are made: whole or not at all
-//! make_dir, leftovers
+//! destination, local_destination,        where copies go and how they are made: whole or not at all
+//! new_file, local_file, make_dir,
+//! temporary, leftovers, identity
 //! content, crew, each, local_tree        bytes, files and changes on their way, several at once
 //! output, json, format, mode, owner,     how results look
 //! xattr_value, progress
@@ -46,8 +47,10 @@ mod getmerge;
 mod glob;
 mod hdfs_spelling;
 mod head;
+mod identity;
 mod json;
 mod leftovers;
+mod local_destination;
 mod local_file;
 mod local_tree;
 mod location;
@@ -69,6 +72,7 @@ mod setfattr;
 mod setrep;
 mod stat;
 mod tail;
+mod temporary;
 mod test;
 mod text;
 mod touch;
@@ -77,6 +81,7 @@ mod tree;
 mod truncate;
 mod xattr_value;
 
+use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,6 +90,7 @@ use clap::Parser;
 use dfs_client::{Caller, ClientConfig, DfsClient};
 use dfs_common::config_file::Config;
 use dfs_common::shutdown;
+use tokio::signal::unix::{SignalKind, signal};
 
 use cli::{Cli, Command};
 use context::{Context, FileDefaults, Settings};
@@ -151,11 +157,32 @@ async fn run(cli: Cli, umask: u32) -> u8 {
 async fn execute(ctx: &Arc<Context>, command: Command) -> (Outcome, bool) {
     tokio::select! {
         outcome = command.run(ctx) => (outcome, false),
-        signal = shutdown::termination_signal() => match signal {
-            Ok(()) => (Ok(()), true),
-            Err(error) => (Err(Failure::refused("signal handlers", error.to_string())), false),
-        },
+        signal = shutdown::termination_signal() => interrupted(signal),
+        signal = hangup() => interrupted(signal),
     }
+}
+
+fn interrupted(signal: io::Result<()>) -> (Outcome, bool) {
+    match signal {
+        Ok(()) => (Ok(()), true),
+        Err(error) => (Err(Failure::refused("signal handlers", error.to_string())), false),
+    }
+}
+
+/// Returns when the terminal has gone, unless we were started to outlive it, as by nohup.
+async fn hangup() -> io::Result<()> {
+    if is_ignored(&std::fs::read_to_string("/proc/self/status").unwrap_or_default(), libc::SIGHUP) {
+        return std::future::pending().await;
+    }
+    signal(SignalKind::hangup())?.recv().await;
+    Ok(())
+}
+
+/// Whether a process ignores a signal, by its `/proc/PID/status`.
+fn is_ignored(status: &str, signal: i32) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
 /// Reads the settings and connects.
@@ -205,6 +232,13 @@ fn current_umask() -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn is_ignored_reads_the_mask() {
+        let status = "Name:\tdfs\nSigBlk:\t0000000000000001\nSigIgn:\t0000000000001001\nSigCgt:\t0000000000000000\n";
+        assert!(is_ignored(status, libc::SIGHUP) && is_ignored(status, libc::SIGPIPE));
+        assert!(!is_ignored(status, libc::SIGINT) && !is_ignored("", libc::SIGHUP));
+    }
 
     #[test]
     fn split_addresses_drops_blanks() {

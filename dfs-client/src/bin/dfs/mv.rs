@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::context::Context;
 use crate::destination::{self, Destination, Target};
 use crate::failure::{Failure, Outcome};
+use crate::identity::{self, Apart};
 use crate::tree::{self, Links, Node};
 
 /// Moves files and directories within the cluster.
@@ -44,7 +45,7 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: MvArgs) -> Outcome {
     if nodes.is_empty() {
         return Ok(());
     }
-    let destination = Destination::look_up(ctx, &destination, nodes.len() > 1).await?;
+    let destination = Destination::look_up(ctx, &destination, nodes.len() > 1, Links::Keep).await?;
     let flag = if args.force { RenameFlag::Replace } else { RenameFlag::NoReplace };
     let mut moved = Vec::new();
     for node in nodes {
@@ -60,13 +61,12 @@ async fn rename(ctx: &Context, node: &Node, destination: &Destination, flag: Ren
         return Err(Failure::refused(&node.path, "the root cannot be moved"));
     };
     let target = destination.target(name);
-    if target.path != node.path && node.is_directory() && target.path.is_within(&node.path) {
-        let words = format!("{} lies in it: a directory cannot be moved into itself", target.path);
-        return Err(Failure::refused(&node.path, words));
-    }
+    let place = (target.parent, target.name.as_slice());
+    // rename(2) would do nothing and call it done.
+    identity::refuse_same(ctx, (node.attr.inode, &node.path), place, &target.path).await?;
     let source = Target::look_up(ctx, node.path.clone()).await?;
     let from = (source.parent, source.name.as_slice());
-    match ctx.client.rename(&ctx.caller, from, (target.parent, &target.name), flag).await {
+    match ctx.client.rename(&ctx.caller, from, place, flag).await {
         Ok(()) => Ok(target),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             Err(Failure::dfs(&target.path, error).with_hint("use -f to replace it"))
@@ -74,6 +74,14 @@ async fn rename(ctx: &Context, node: &Node, destination: &Destination, flag: Ren
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => {
             Err(Failure::dfs(&node.path, error))
         }
-        Err(error) => Err(Failure::dfs(&target.path, error)),
+        Err(error) => {
+            // The NameNode has refused it; we only find better words.
+            if error.kind() == ErrorKind::InvalidArgument && node.is_directory() {
+                let mut apart = Apart::default();
+                apart.write(ctx, target.parent, &target.path).await?;
+                apart.read(node.attr.inode, &node.path)?;
+            }
+            Err(Failure::dfs(&target.path, error))
+        }
     }
 }

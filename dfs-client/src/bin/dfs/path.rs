@@ -86,12 +86,6 @@ impl DfsPath {
         self.0.split(|byte| *byte == b'/').filter(|component| !component.is_empty())
     }
 
-    /// Whether it is `other` or lies below it.
-    pub(crate) fn is_within(&self, other: &Self) -> bool {
-        other.is_root()
-            || self.0.strip_prefix(other.0.as_slice()).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
-    }
-
     /// The bytes.
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.0
@@ -169,16 +163,6 @@ mod tests {
         assert_eq!(path.parent().unwrap().parent(), Some(DfsPath::root()));
         assert_eq!(DfsPath::root().parent(), None);
         assert_eq!(DfsPath::root().file_name(), None);
-    }
-
-    #[test]
-    fn is_within_compares_whole_components() {
-        let at = |text: &str| DfsPath::parse(text.as_bytes()).unwrap();
-        assert!(at("/a/b").is_within(&at("/a")));
-        assert!(at("/a").is_within(&at("/a")));
-        assert!(at("/a").is_within(&at("/")));
-        assert!(!at("/ab").is_within(&at("/a")));
-        assert!(!at("/a").is_within(&at("/a/b")));
     }
 
     proptest::proptest! {

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::fs::{File, Metadata};
+use std::fs::{File, FileType, Metadata};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,10 +19,12 @@ use crate::cp;
 use crate::crew::{self, Crew};
 use crate::destination::{self, Destination, Target};
 use crate::failure::{Failure, Outcome};
+use crate::identity::{self, Apart, ClusterMounts};
 use crate::local_tree::{self, LocalEntry};
 use crate::location;
 use crate::make_dir;
 use crate::new_file::{self, NewFile};
+use crate::tree::Links;
 
 /// Mode of a file that comes from standard input, before the umask.
 const STDIN_MODE: u32 = 0o666;
@@ -30,7 +32,8 @@ const NS_PER_S: i64 = 1_000_000_000;
 
 /// Copies local files and directories into the cluster.
 ///
-/// A file is written as NAME._COPYING_ and renamed once it is whole. Links inside a directory are copied as links.
+/// A file is written under a temporary name, NAME.*._COPYING_, and renamed once it is whole. Links inside a directory are
+/// copied as links.
 #[derive(Debug, Args)]
 #[command(visible_alias = "copyFromLocal")]
 pub(crate) struct PutArgs {
@@ -52,7 +55,7 @@ pub(crate) struct PutArgs {
 pub(crate) async fn run(ctx: &Arc<Context>, args: PutArgs) -> Outcome {
     let (sources, destination) = destination::split_arguments(args.paths)?;
     let sources = location::locals(sources);
-    let destination = Destination::look_up(ctx, &destination, sources.len() > 1).await?;
+    let destination = Destination::look_up(ctx, &destination, sources.len() > 1, Links::Follow).await?;
     let mut put = Put {
         ctx: Arc::clone(ctx),
         force: args.force,
@@ -60,6 +63,8 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: PutArgs) -> Outcome {
         crew: Crew::new(ctx, args.threads),
         directories: HashMap::new(),
         unfinished: Vec::new(),
+        mounts: ClusterMounts::find(ctx).await,
+        apart: Apart::default(),
     };
     for source in sources {
         let outcome = put.source(Path::new(&source), &destination).await;
@@ -79,6 +84,10 @@ struct Put {
     directories: HashMap<PathBuf, Place>,
     /// Directories that get their attributes once everything is in them.
     unfinished: Vec<(Target, InodeId, SetAttr)>,
+    /// Where sources may be of the cluster itself.
+    mounts: ClusterMounts,
+    /// The directories of the tree being copied, as far as they are of the cluster, and of its copy.
+    apart: Apart,
 }
 
 /// A directory in the cluster.
@@ -94,6 +103,7 @@ impl Put {
         if source.as_os_str() == "-" {
             return self.standard_input(destination).await;
         }
+        self.apart = Apart::default();
         let target = destination.target(name_of(source)?.as_bytes());
         let mut entries = local_tree::walk(source.to_owned());
         let mut top = Some(target);
@@ -136,7 +146,7 @@ impl Put {
             self.directory(entry, target).await
         } else if kind.is_symlink() {
             self.link(entry, &target).await
-        } else if kind.is_file() {
+        } else if kind.is_file() || (entry.is_top() && is_stream(kind)) {
             self.file(entry, target, is_surely_new).await
         } else {
             Err(Failure::refused(entry.path.display(), "not a file, directory or symbolic link; left out"))
@@ -145,10 +155,21 @@ impl Put {
 
     async fn directory(&mut self, entry: &LocalEntry, target: Target) -> Outcome {
         let mode = entry.metadata.mode() & 0o777 & !self.ctx.settings.umask;
+        if self.mounts.are_there() {
+            if entry.is_top() {
+                self.apart.write(&self.ctx, target.parent, &target.path).await?;
+            }
+            if let Some(inode) = self.mounts.inode_of(&entry.metadata) {
+                self.apart.read(inode, entry.path.display())?;
+            }
+        }
         // Whatever mode it is to get, we have to write into it first.
         let made = make_dir::make(&self.ctx, &target, mode | 0o700).await?;
         if made.is_new {
             self.crew.count_directory();
+        }
+        if self.mounts.are_there() && !made.is_new {
+            self.apart.write(&self.ctx, made.inode, &target.path).await?;
         }
         let mut attributes = if self.preserve { attributes_of(&entry.metadata) } else { SetAttr::default() };
         if made.is_new && attributes.mode.is_none() && mode | 0o700 != mode {
@@ -173,10 +194,12 @@ impl Put {
     }
 
     async fn file(&mut self, entry: &LocalEntry, target: Target, is_surely_new: bool) -> Outcome {
+        if let Some(inode) = self.mounts.inode_of(&entry.metadata) {
+            let place = (target.parent, target.name.as_slice());
+            identity::refuse_same(&self.ctx, (inode, &entry.path.display()), place, &target.path).await?;
+        }
         let new = NewFile {
-            parent: target.parent,
-            name: target.name,
-            path: target.path,
+            target,
             mode: entry.metadata.mode() & 0o777 & !self.ctx.settings.umask,
             attributes: if self.preserve { attributes_of(&entry.metadata) } else { SetAttr::default() },
             replace: self.force,
@@ -193,9 +216,7 @@ impl Put {
             return Err(Failure::refused("-", words));
         };
         let new = NewFile {
-            parent: target.parent,
-            name: target.name.clone(),
-            path: target.path.clone(),
+            target: target.clone(),
             mode: STDIN_MODE & !self.ctx.settings.umask,
             attributes: SetAttr::default(),
             replace: self.force,
@@ -227,6 +248,12 @@ async fn store_local(ctx: &Context, new: &NewFile, path: PathBuf) -> Outcome<u64
     new_file::store(ctx, new, content::of_local(file, path)).await
 }
 
+/// Whether it is read until its end when the user names it: standard input under a name of its own, a fifo, what a shell
+/// makes of `<(command)`, a device. One that is met inside a tree would be waited for, perhaps for ever.
+fn is_stream(kind: FileType) -> bool {
+    kind.is_fifo() || kind.is_char_device() || kind.is_block_device()
+}
+
 /// The name that a source has in a directory: `.` and `a/..` are named by what they lead to.
 fn name_of(source: &Path) -> Outcome<OsString> {
     if let Some(name) = source.file_name() {
@@ -253,6 +280,19 @@ fn attributes_of(metadata: &Metadata) -> SetAttr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn is_stream_knows_what_can_be_read_to_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let (fifo, socket) = (dir.path().join("fifo"), dir.path().join("socket"));
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        for (path, expected) in
+            [(fifo.as_path(), true), (Path::new("/dev/null"), true), (&socket, false), (dir.path(), false)]
+        {
+            assert_eq!(is_stream(std::fs::metadata(path).unwrap().file_type()), expected, "{}", path.display());
+        }
+    }
 
     #[test]
     fn name_of_any_source_is_a_name() {

@@ -191,6 +191,13 @@ impl<'a> Walk<'a> {
         Self { passes_over_gone: true, ..self }
     }
 
+    /// Leaves out what is below the directory that came last.
+    pub(crate) fn pass_over(&mut self, directory: &DfsPath) {
+        while self.pending.last().is_some_and(|next| next.path.parent().as_ref() == Some(directory)) {
+            self.pending.pop();
+        }
+    }
+
     /// The next node. A directory that cannot be listed is reported and passed over.
     ///
     /// # Errors
