@@ -105,7 +105,7 @@ leftovers() {
       say "process ${proc#/proc/}: $words"
     fi
   done
-  grep -F "$base" /proc/self/mountinfo | awk '{ print "mount " $5 }' || true
+  mount_points "$base" | sed 's/^/mount /'
   losetup -n -O NAME,BACK-FILE 2>/dev/null | grep -F "$base" || true
 }
 
@@ -113,13 +113,13 @@ leftovers() {
 sweep_tests() {
   local base=$1 kind number path left
   # A frozen device would keep its users from ending.
-  while read -r path; do fsfreeze --unfreeze "$path" 2>/dev/null || true; done < <(grep -F "$base" /proc/self/mountinfo | awk '{ print $5 }')
+  while read -r path; do fsfreeze --unfreeze "$path" 2>/dev/null || true; done < <(mount_points "$base")
   # The whole list first: who makes it is one of those named.
   left=$(leftovers "$base")
   while read -r kind number _; do
     [[ $kind != process ]] || kill -KILL "${number%:}" 2>/dev/null || true
   done <<<"$left"
-  while read -r path; do unmount "$path" || true; done < <(grep -F "$base" /proc/self/mountinfo | awk '{ print $5 }' | sort -r)
+  while read -r path; do unmount "$path" || true; done < <(mount_points "$base" | sort -r)
   while read -r path _; do losetup -d "$path" 2>/dev/null || true; done < <(losetup -n -O NAME,BACK-FILE 2>/dev/null | grep -F "$base")
   rm -rf --one-file-system -- "$base"
 }
@@ -128,7 +128,21 @@ sweep_tests() {
 
 port_is_free() { [[ -z $(ss -Hltn "sport = :$1") ]]; }
 
-port_owner() { ss -Hltnp "sport = :$1" | sed 's/.*users:((//; s/)).*//'; }
+# Who listens on a port; its name may be hidden from other users.
+port_owner() {
+  local owner
+  owner=$(ss -Hltnp "sport = :$1" | sed -n 's/.*users:(("\([^"]*\)",pid=\([0-9]*\).*/\1 (pid \2)/p' | head -n 1)
+  printf '%s' "${owner:-another program}"
+}
+
+# require_ports NAME PORTS: ends with what to do when one of a daemon's ports is taken.
+require_ports() {
+  local port
+  for port in $2; do
+    port_is_free "$port" ||
+      die "port $port of $1 is taken by $(port_owner "$port"): stop that and run this again, or make another cluster with --dir"
+  done
+}
 
 # free_port PREFERRED FIRST: the preferred one, or the next free one from FIRST up that was not handed out before.
 HANDED_OUT=" "
@@ -141,7 +155,7 @@ free_port() {
       return
     fi
   done
-  die "no free TCP port from $2 to $(($2 + 2000))"
+  die "no free TCP port from $2 to $(($2 + 2000)): stop some of the programs that 'ss -ltnp' shows there"
 }
 
 # http_get PORT PATH: prints what a daemon of this machine answers, heading and body.
@@ -158,7 +172,23 @@ is_healthy() { [[ $(http_get "$1" /health) == "HTTP/1.1 200 "* ]]; }
 
 # --- mounts and devices ------------------------------------------------------------------------------------------
 
-is_mounted() { awk -v path="$1" '$5 == path { found = 1 } END { exit !found }' <(sed 's/\\040/ /g' /proc/self/mountinfo); }
+# mount_points [WORDS]: where something is mounted, a line each, of those lines of the kernel's table that have WORDS. The
+# kernel writes space, tab and backslash as octal numbers; as they are there, its columns would shift.
+mount_points() {
+  { grep -F -- "${1:-}" /proc/self/mountinfo || true; } | awk '{ print $5 }' | sed 's/\\040/ /g; s/\\011/\t/g; s/\\134/\\/g'
+}
+
+is_mounted() { grep -qxF -- "$1" <(mount_points); }
+
+# Ends with what to do when this machine cannot mount.
+require_fuse() {
+  [[ -c /dev/fuse ]] ||
+    die "there is no /dev/fuse: load it with 'modprobe fuse'; a container needs --device /dev/fuse --cap-add SYS_ADMIN"
+  # Root mounts by itself.
+  [[ $(id -u) != 0 ]] || return 0
+  command -v fusermount3 >/dev/null || die "fusermount3 is missing: install the package fuse3, or run this as root"
+  [[ -r /dev/fuse && -w /dev/fuse ]] || die "$(id -un) may not use /dev/fuse: run 'chmod 666 /dev/fuse' or this as root"
+}
 
 answers() { timeout 10 stat "$1" >/dev/null 2>&1; }
 

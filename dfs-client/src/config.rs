@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use dfs_common::config_file::Config;
 use dfs_common::ids::ClientId;
-use dfs_proto::data_transfer::patience::HUNG_AFTER;
 
 /// Settings of one client. Start from [`ClientConfig::new`] or [`ClientConfig::from_config`] and change fields.
 #[derive(Clone, Debug)]
@@ -56,19 +55,60 @@ impl ClientConfig {
             client_id: ClientId::random(),
             name: format!("client {}", std::process::id()),
             retry_timeout: config.duration("dfs.client.failover.timeout"),
-            connect_timeout: Duration::from_secs(10),
-            metadata_deadline: Duration::from_secs(10),
+            connect_timeout: config.duration("ipc.client.connect.timeout"),
+            metadata_deadline: config.duration("ipc.client.rpc-timeout.ms"),
             packet_size: size("dfs.client-write-packet-size"),
             max_in_flight: size("dfs.client.write.max-in-flight"),
-            ack_timeout: HUNG_AFTER,
+            ack_timeout: config.duration("dfs.client.socket-timeout"),
             replace_datanodes: config.flag("dfs.client.block.write.replace-datanode-on-failure.enable"),
             data_connect_timeout: Duration::from_secs(3),
-            read_timeout: HUNG_AFTER,
-            // About as long as HDFS's clients wait.
-            absence_timeout: Duration::from_secs(10),
-            // Two round trips of a long-distance link at 10 Gb/s fit; more only costs memory.
-            prefetch_window: 8 << 20,
-            prefetch_budget: 256 << 20,
+            read_timeout: config.duration("dfs.client.socket-timeout"),
+            absence_timeout: config.duration("dfs.client.absent-replica.timeout"),
+            prefetch_window: size("dfs.client.cache.readahead"),
+            prefetch_budget: size("dfs.client.cache.readahead.total"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dfs_proto::data_transfer::patience::HUNG_AFTER;
+
+    use super::*;
+
+    #[test]
+    fn from_config_takes_every_key_of_a_client() {
+        let mut config = Config::default();
+        for assignment in [
+            "dfs.namenode.address=a:1,b:2",
+            "dfs.client.failover.timeout=7s",
+            "ipc.client.connect.timeout=8s",
+            "ipc.client.rpc-timeout.ms=9s",
+            "dfs.client-write-packet-size=64KiB",
+            "dfs.client.write.max-in-flight=2MiB",
+            "dfs.client.socket-timeout=11s",
+            "dfs.client.block.write.replace-datanode-on-failure.enable=false",
+            "dfs.client.absent-replica.timeout=12s",
+            "dfs.client.cache.readahead=3MiB",
+            "dfs.client.cache.readahead.total=5MiB",
+        ] {
+            config.set(assignment).unwrap();
+        }
+        let client = ClientConfig::from_config(&config);
+        let seconds = Duration::from_secs;
+        assert_eq!(client.namenodes, ["a:1", "b:2"]);
+        assert_eq!((client.retry_timeout, client.connect_timeout), (seconds(7), seconds(8)));
+        assert_eq!((client.metadata_deadline, client.absence_timeout), (seconds(9), seconds(12)));
+        assert_eq!((client.packet_size, client.max_in_flight), (64 << 10, 2 << 20));
+        assert_eq!((client.ack_timeout, client.read_timeout), (seconds(11), seconds(11)));
+        assert!(!client.replace_datanodes);
+        assert_eq!((client.prefetch_window, client.prefetch_budget), (3 << 20, 5 << 20));
+    }
+
+    #[test]
+    fn socket_timeout_is_never_below_the_patience_of_a_pipeline() {
+        let mut config = Config::default();
+        assert_eq!(config.duration("dfs.client.socket-timeout"), HUNG_AFTER);
+        assert!(config.set("dfs.client.socket-timeout=4s").is_err());
     }
 }

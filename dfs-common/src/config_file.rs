@@ -10,6 +10,7 @@
 //! start, through the typed getters, which check limits and name key and file in their errors.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -50,6 +51,30 @@ pub struct Key {
     pub meaning: &'static str,
 }
 
+/// What is allowed, for people.
+impl fmt::Display for ValueKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = |ms: u64| match ms {
+            0 => "0".to_owned(),
+            ms if ms.is_multiple_of(DAY_MS) => format!("{}d", ms / DAY_MS),
+            ms if ms.is_multiple_of(1_000) => format!("{}s", ms / 1_000),
+            ms => format!("{ms}ms"),
+        };
+        match *self {
+            Self::Bytes(low, high) => write!(f, "size, {} to {}", ByteCount(low), ByteCount(high)),
+            Self::Duration(low, high) => write!(f, "duration, {} to {}", millis(low), millis(high)),
+            Self::Count(low, high) if low == high => write!(f, "number, {low}"),
+            Self::Count(low, u64::MAX) => write!(f, "number, from {low}"),
+            Self::Count(low, high) => write!(f, "number, {low} to {high}"),
+            Self::Fraction => f.write_str("share, 0 to 1"),
+            Self::Flag => f.write_str("true or false"),
+            Self::Choice(words) => f.write_str(&words.join(", ")),
+            Self::Text => f.write_str("text"),
+            Self::List => f.write_str("list of texts"),
+        }
+    }
+}
+
 const fn key(name: &'static str, kind: ValueKind, default: &'static str, meaning: &'static str) -> Key {
     Key { name, kind, default, meaning }
 }
@@ -79,16 +104,41 @@ pub const KEYS: &[Key] = &[
         "data in a packet of the write pipeline",
     ),
     key(
+        "dfs.client.absent-replica.timeout",
+        ValueKind::Duration(0, 3_600_000),
+        "10s",
+        "how long a read waits for replicas that no DataNode has, and a write for DataNodes that failed when there are no others",
+    ),
+    key(
         "dfs.client.block.write.replace-datanode-on-failure.enable",
         ValueKind::Flag,
         "true",
         "whether a write that lost a DataNode takes another one in its place, when there is one; it goes on either way",
     ),
     key(
+        "dfs.client.cache.readahead",
+        ValueKind::Bytes(0, 1 << 30),
+        "8MiB",
+        "bytes that a client reads ahead of one sequential reader at most; 0: it never reads ahead",
+    ),
+    key(
+        "dfs.client.cache.readahead.total",
+        ValueKind::Bytes(0, 64 << 30),
+        "256MiB",
+        "bytes that a client reads ahead over all its open files at most",
+    ),
+    key(
         "dfs.client.failover.timeout",
         ValueKind::Duration(1_000, DAY_MS),
         "5m",
-        "how long the dfs command retries the NameNode; mounts have hard and soft",
+        "how long a call to the NameNode is tried again: by the dfs command and by hard mounts; soft ones do so for 10 s at most",
+    ),
+    key(
+        "dfs.client.socket-timeout",
+        // Less than the pipeline's own patience, and a writer would throw out the wrong node.
+        ValueKind::Duration(5_000, 300_000),
+        "5s",
+        "silence of a DataNode after which a read asks another one and a write goes on without it",
     ),
     key(
         "dfs.client.write.max-in-flight",
@@ -215,6 +265,18 @@ pub const KEYS: &[Key] = &[
     key("dfs.replication", ValueKind::Count(1, 512), "3", "replicas of new files"),
     key("dfs.replication.max", ValueKind::Count(1, 512), "512", "most replicas a file may ask for"),
     key(
+        "ipc.client.connect.timeout",
+        ValueKind::Duration(1_000, 3_600_000),
+        "10s",
+        "how long a command or a mount waits for the first answer of a NameNode",
+    ),
+    key(
+        "ipc.client.rpc-timeout.ms",
+        ValueKind::Duration(1_000, 3_600_000),
+        "10s",
+        "how long one try of a call to the NameNode may take; long walks have more",
+    ),
+    key(
         "ipc.server.max.connections",
         ValueKind::Count(16, 1 << 20),
         "4096",
@@ -284,27 +346,27 @@ impl Config {
 
     fn check(&self, key: &Key, value: &toml::Value) -> Result<()> {
         let text = scalar_text(value);
-        let out_of_range = |number: u64, low: u64, high: u64| {
-            if (low..=high).contains(&number) { Ok(()) } else { Err(format!("{number} is not within {low} to {high}")) }
+        let within = |number: u64, low: u64, high: u64| {
+            if (low..=high).contains(&number) { Ok(()) } else { Err(format!("{text:?} is not within the limits")) }
         };
         let checked = match key.kind {
-            ValueKind::Bytes(low, high) => text.parse::<ByteCount>().and_then(|bytes| out_of_range(bytes.0, low, high)),
+            ValueKind::Bytes(low, high) => text.parse::<ByteCount>().and_then(|bytes| within(bytes.0, low, high)),
             ValueKind::Duration(low, high) => parse_duration(&text)
-                .and_then(|duration| out_of_range(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), low, high)),
+                .and_then(|duration| within(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), low, high)),
             ValueKind::Count(low, high) => text
                 .parse::<u64>()
                 .map_err(|_| format!("{text:?} is not a whole number"))
-                .and_then(|count| out_of_range(count, low, high)),
+                .and_then(|count| within(count, low, high)),
             ValueKind::Fraction => match text.parse::<f64>() {
                 Ok(share) if (0.0..=1.0).contains(&share) => Ok(()),
                 _ => Err(format!("{text:?} is not a number from 0 to 1")),
             },
             ValueKind::Flag => text.parse::<bool>().map(|_| ()).map_err(|_| format!("{text:?} is not true or false")),
             ValueKind::Choice(words) if words.contains(&text.as_str()) => Ok(()),
-            ValueKind::Choice(words) => Err(format!("{text:?} is not one of {}", words.join(", "))),
+            ValueKind::Choice(_) => Err(format!("{text:?} is none of its words")),
             ValueKind::Text | ValueKind::List => Ok(()),
         };
-        checked.map_err(|why| self.error(&format!("{}: {why}", key.name)))
+        checked.map_err(|why| self.error(&format!("{}: {why}; allowed: {}", key.name, key.kind)))
     }
 
     fn error(&self, what: &str) -> DfsError {
@@ -374,59 +436,5 @@ fn scalar_text(value: &toml::Value) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_default_passes_its_own_check() {
-        let config = Config::default();
-        for key in KEYS {
-            if !key.default.is_empty() {
-                config.check(key, &toml::Value::String(key.default.to_owned())).unwrap();
-            }
-        }
-    }
-
-    #[test]
-    fn keys_are_sorted() {
-        assert!(KEYS.is_sorted_by(|one, two| one.name < two.name));
-    }
-
-    #[test]
-    fn set_names_the_nearest_key() {
-        let error = Config::default().set("dfs.blocksise=1MiB").unwrap_err();
-        assert!(error.message().contains("\"dfs.blocksize\""), "{error}");
-    }
-
-    #[test]
-    fn load_reads_texts_numbers_and_lists() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("dfs.toml");
-        std::fs::write(
-            &path,
-            "\"dfs.blocksize\" = \"64MiB\"\n\"dfs.replication\" = 2\n\"dfs.namenode.name.dir\" = [\"/a\", \"/b\"]\n",
-        )
-        .unwrap();
-        let config = Config::load(Some(&path)).unwrap();
-        assert_eq!(config.bytes("dfs.blocksize"), 64 << 20);
-        assert_eq!(config.count("dfs.replication"), 2);
-        assert_eq!(config.list("dfs.namenode.name.dir"), ["/a", "/b"]);
-    }
-
-    #[test]
-    fn load_refuses_values_out_of_range_and_unquoted_keys() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("dfs.toml");
-        for (text, expected) in [
-            ("\"dfs.replication\" = 0", "not within"),
-            ("dfs.replication = 3", "quote"),
-            ("\"dfs.replication\" = \"three\"", "whole number"),
-            ("\"dfs.datanode.drop.cache.behind.writes\" = \"some\"", "not one of false, mirrors, true"),
-            ("= 3", "TOML"),
-        ] {
-            std::fs::write(&path, text).unwrap();
-            let error = Config::load(Some(&path)).unwrap_err();
-            assert!(error.message().contains(expected), "{text}: {error}");
-        }
-    }
-}
+#[path = "config_file_tests.rs"]
+mod tests;

@@ -1,10 +1,11 @@
 //! The command line, as a program and as mount(8)'s helper, and the mount options.
 //!
 //! ```text
-//! dfs-fuse [-o opt,...] [-f] NAMENODES MOUNTPOINT              by hand; -f stays in the foreground
-//! mount.fuse.dfs NAMENODES MOUNTPOINT [-sfnv] [-o opt,...]     from mount -t fuse.dfs and /etc/fstab; -f fakes
+//! dfs-fuse [-o opt,...] [-f] [--config FILE] [-D key=value] NAMENODES MOUNTPOINT    by hand; -f stays in the foreground
+//! mount.fuse.dfs NAMENODES MOUNTPOINT [-sfnv] [-o opt,...]    from mount -t fuse.dfs and /etc/fstab; -f fakes
 //! ```
 //!
+//! Mount options are the mount's own, or keys of the configuration file: what `-o` and `-D` say wins over the file.
 //! An option that nobody knows is an error that names it: a mount with a misspelt option would promise what it does not do.
 
 use std::ffi::OsString;
@@ -13,6 +14,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
+use dfs_common::config_file::{Config, KEYS};
+use dfs_common::error::DfsError;
 use dfs_common::units::parse_duration;
 
 use dfs_client::SyncLevel;
@@ -31,6 +34,12 @@ struct Arguments {
     /// Stay in the foreground and log to stderr
     #[arg(short = 'f')]
     foreground: bool,
+    /// Configuration file; the option config=FILE is the same
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A configuration key in place of the file's, like dfs.replication=2
+    #[arg(short = 'D', value_name = "KEY=VALUE")]
+    define: Vec<String>,
     /// Addresses of the NameNodes, host:port[,host:port...]
     #[arg(value_name = "NAMENODES")]
     namenodes: String,
@@ -66,12 +75,14 @@ pub(crate) enum Mode {
 }
 
 /// A parsed command line.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Command {
     pub(crate) namenodes: Vec<String>,
     pub(crate) mountpoint: PathBuf,
     pub(crate) mode: Mode,
     pub(crate) options: MountOptions,
+    /// The configuration file, with what the command line says in its place.
+    pub(crate) config: Config,
 }
 
 /// What `-o` says.
@@ -96,6 +107,10 @@ pub(crate) struct MountOptions {
     pub(crate) debug: bool,
     /// Where a daemon in the background logs.
     pub(crate) log: Option<PathBuf>,
+    /// The configuration file.
+    pub(crate) config: Option<PathBuf>,
+    /// Keys of the configuration file with their values, as `key=value`.
+    pub(crate) settings: Vec<String>,
 }
 
 /// Flags that the kernel honours for every file system.
@@ -127,6 +142,8 @@ impl Default for MountOptions {
             vfs: VfsFlags::default(),
             debug: false,
             log: None,
+            config: None,
+            settings: Vec::new(),
         }
     }
 }
@@ -196,6 +213,8 @@ impl MountOptions {
             }
             ("threads", Some(value)) => self.threads = number(value, 1, 64)? as usize,
             ("workers", Some(value)) => self.workers = number(value, 1, 256)? as usize,
+            ("config", Some(value)) => self.config = Some(PathBuf::from(value)),
+            (key, Some(_)) if KEYS.iter().any(|known| known.name == key) => self.settings.push(item.to_owned()),
             ("log", Some(value)) => self.log = Some(PathBuf::from(value)),
             ("dev", None) => self.vfs.dev = true,
             ("nodev", None) => self.vfs.dev = false,
@@ -213,6 +232,16 @@ impl MountOptions {
         }
         Ok(true)
     }
+}
+
+/// The configuration: the file's, and over it the command line's.
+fn load_config(file: Option<&Path>, settings: &[String]) -> anyhow::Result<Config> {
+    let readable = |error: DfsError| anyhow::anyhow!(error.chain());
+    let mut config = Config::load(file).map_err(readable)?;
+    for assignment in settings {
+        config.set(assignment).map_err(readable)?;
+    }
+    Ok(config)
 }
 
 /// Seconds, with a fraction as libfuse takes them, or a duration with its unit.
@@ -246,7 +275,7 @@ fn parse_namenodes(text: &str) -> anyhow::Result<Vec<String>> {
     Ok(addresses)
 }
 
-/// Reads a command line; the first word tells whether mount(8) calls.
+/// Reads a command line and the configuration file that it names; the first word tells whether mount(8) calls.
 ///
 /// # Errors
 /// What is wrong with it, for people; clap's own, which knows how to print itself, for unknown arguments and for --help.
@@ -263,7 +292,9 @@ pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> anyhow::Result
         (false, _) => Mode::Background,
     };
     let namenodes = parse_namenodes(&arguments.namenodes)?;
-    Ok(Command { namenodes, mountpoint: arguments.mountpoint, mode, options })
+    let settings = [options.settings.as_slice(), &arguments.define].concat();
+    let config = load_config(arguments.config.as_deref().or(options.config.as_deref()), &settings)?;
+    Ok(Command { namenodes, mountpoint: arguments.mountpoint, mode, options, config })
 }
 
 #[cfg(test)]
@@ -334,6 +365,48 @@ mod tests {
         assert_eq!(parsed.allow_other, Some(true));
         assert!(parsed.vfs.dev && parsed.vfs.suid && parsed.vfs.noatime && parsed.debug);
         assert_eq!(options("").unwrap(), MountOptions::default());
+    }
+
+    #[test]
+    fn parse_reads_the_configuration_file_and_what_is_said_in_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("dfs.toml");
+        let text = "\"dfs.client-write-packet-size\" = \"64KiB\"\n\"dfs.client.cache.readahead\" = \"1MiB\"\n\
+                    \"dfs.client.write.max-in-flight\" = \"2MiB\"\n";
+        std::fs::write(&file, text).unwrap();
+        let file = file.display();
+        let said = "-o dfs.client.cache.readahead=2MiB -D dfs.client.write.max-in-flight=3MiB";
+        for line in [
+            format!("dfs-fuse --config {file} {said} a:1 /mnt"),
+            format!("/sbin/mount.fuse.dfs a:1 /mnt -o ro,config={file} {said}"),
+        ] {
+            let config = command(&line).unwrap().config;
+            assert_eq!(config.bytes("dfs.client-write-packet-size"), 64 << 10, "{line}");
+            assert_eq!(config.bytes("dfs.client.cache.readahead"), 2 << 20, "{line}");
+            assert_eq!(config.bytes("dfs.client.write.max-in-flight"), 3 << 20, "{line}");
+        }
+    }
+
+    #[test]
+    fn parse_names_file_key_and_what_is_allowed() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("dfs.toml");
+        for (text, parts) in [
+            ("\"dfs.client.write.packet-size\" = 1", ["dfs.client.write.packet-size", "dfs.client-write-packet-size"]),
+            ("\"dfs.client-write-packet-size\" = 1", ["dfs.client-write-packet-size", "4KiB to 16MiB"]),
+        ] {
+            std::fs::write(&file, text).unwrap();
+            let error =
+                format!("{:#}", command(&format!("dfs-fuse --config {} a:1 /mnt", file.display())).unwrap_err());
+            assert!(error.contains(file.to_str().unwrap()), "{error}");
+            assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+        }
+        let absent = format!("{:#}", command("dfs-fuse -o config=/nonexistent/dfs.toml a:1 /mnt").unwrap_err());
+        assert!(absent.contains("/nonexistent/dfs.toml"), "{absent}");
+        let bad = format!("{:#}", command("dfs-fuse -o dfs.replication=0 a:1 /mnt").unwrap_err());
+        assert!(bad.contains("command line") && bad.contains("1 to 512"), "{bad}");
+        let unknown = format!("{:#}", command("dfs-fuse -o dfs.replicas=2 a:1 /mnt").unwrap_err());
+        assert!(unknown.contains("\"dfs.replicas=2\""), "{unknown}");
     }
 
     #[test]

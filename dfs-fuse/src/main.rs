@@ -88,8 +88,7 @@ fn serve(command: &Command, ready: impl FnOnce()) -> anyhow::Result<()> {
 fn serve_in_background(command: &Command) -> anyhow::Result<()> {
     // Absolute before the directory changes.
     let mountpoint = std::path::absolute(&command.mountpoint)?;
-    let command =
-        Command { namenodes: command.namenodes.clone(), mountpoint, options: command.options.clone(), ..*command };
+    let command = Command { mountpoint, ..command.clone() };
     background::detach()?;
     let mut is_ready = false;
     let outcome = serve(&command, || {

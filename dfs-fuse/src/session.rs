@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use dfs_client::{ClientConfig, DfsClient};
+use dfs_common::ids::ClientId;
 use dfs_common::shutdown::termination_signal;
 use fuser::{Config, MountOption, Session, SessionACL};
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -35,14 +36,12 @@ use crate::driver::Driver;
 use crate::fs::{FileSystem, FsOptions};
 use crate::identity::Identity;
 
-/// How long a hard mount goes on trying to reach the cluster: longer than any failover, and an end all the same.
-const HARD_PATIENCE: Duration = Duration::from_secs(300);
-/// How long a soft one does: a restart of a NameNode.
+/// How long a soft mount goes on trying to reach the cluster: a restart of a NameNode.
 const SOFT_PATIENCE: Duration = Duration::from_secs(10);
-/// By how much a request's deadline exceeds that: the client gives up first, and says why.
-const METADATA_MARGIN: Duration = Duration::from_secs(30);
-/// The same for data, where several nodes may have to be tried in turn.
-const DATA_MARGIN: Duration = Duration::from_secs(120);
+/// By how many tries of a call a request's deadline exceeds that: the client gives up first, and says why.
+const METADATA_MARGIN_TRIES: u32 = 3;
+/// The same for data, in silences of a DataNode: several may have to be tried in turn.
+const DATA_MARGIN_SILENCES: u32 = 24;
 /// Read-ahead that keeps a sequential reader busy over a round trip of milliseconds.
 const READ_AHEAD_KB: u32 = 4096;
 /// How long requests under way at the end may take.
@@ -65,15 +64,16 @@ pub(crate) fn run(command: &Command, ready: impl FnOnce()) -> anyhow::Result<()>
     let identity = Identity::of(&mountpoint);
     let options = &command.options;
     let driver = Driver::new(options.workers, options.threads).context("start the runtime")?;
-    let config = client_config(command, &mountpoint, &identity);
-    let patience = config.retry_timeout;
+    let config = client_config(command, &mountpoint, identity.client_id);
+    let deadlines = Deadlines {
+        metadata: config.retry_timeout + METADATA_MARGIN_TRIES * config.metadata_deadline,
+        data: config.retry_timeout + DATA_MARGIN_SILENCES * config.read_timeout,
+    };
+    let fs_options = fs_options(command);
     let fs = driver.drive_until(async {
         let client = DfsClient::connect(config).await.map_err(|error| anyhow::anyhow!(error.chain()))?;
-        let fs_options =
-            FsOptions { attr_ttl: options.attr_timeout, entry_ttl: options.entry_timeout, sync: options.sync };
         FileSystem::new(client, fs_options).await.map_err(|error| anyhow::anyhow!(error.chain()))
     })?;
-    let deadlines = Deadlines { metadata: patience + METADATA_MARGIN, data: patience + DATA_MARGIN };
     let negotiation = Negotiation { max_background: options.max_background };
     let adapter = Adapter::new(Arc::clone(&fs), Arc::clone(&driver), deadlines, negotiation);
     let session = open_session(adapter, &mountpoint, command)?;
@@ -109,13 +109,30 @@ fn usable_mountpoint(path: &Path) -> anyhow::Result<PathBuf> {
     absolute.canonicalize().with_context(|| format!("mount point {}", path.display()))
 }
 
-fn client_config(command: &Command, mountpoint: &Path, identity: &Identity) -> ClientConfig {
+fn client_config(command: &Command, mountpoint: &Path, client_id: ClientId) -> ClientConfig {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let mut config = ClientConfig::new(command.namenodes.clone());
-    config.client_id = identity.client_id;
+    let mut config = ClientConfig::from_config(&command.config);
+    config.namenodes.clone_from(&command.namenodes);
+    config.client_id = client_id;
     config.name = format!("{}:{}", host.trim(), mountpoint.display());
-    config.retry_timeout = if command.options.hard { HARD_PATIENCE } else { SOFT_PATIENCE };
+    if !command.options.hard {
+        config.retry_timeout = config.retry_timeout.min(SOFT_PATIENCE);
+    }
     config
+}
+
+fn fs_options(command: &Command) -> FsOptions {
+    let (options, config) = (&command.options, &command.config);
+    // What nobody set is the cluster's business.
+    let replication = config.is_set("dfs.replication").then(|| config.count("dfs.replication"));
+    let block_size = config.is_set("dfs.blocksize").then(|| config.bytes("dfs.blocksize"));
+    FsOptions {
+        attr_ttl: options.attr_timeout,
+        entry_ttl: options.entry_timeout,
+        sync: options.sync,
+        replication: replication.map_or(0, |replicas| u32::try_from(replicas).unwrap_or(u32::MAX)),
+        block_size: block_size.unwrap_or(0),
+    }
 }
 
 fn open_session(adapter: Adapter, mountpoint: &Path, command: &Command) -> anyhow::Result<Session<Adapter>> {
@@ -266,5 +283,45 @@ fn unmount_lazily(mountpoint: &Path) {
         // Nothing is mounted there any more.
         Err(rustix::io::Errno::INVAL) => {}
         Err(error) => warn!(%error, mountpoint = %mountpoint.display(), "not unmounted"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli;
+
+    fn command(line: &str) -> Command {
+        cli::parse(line.split_ascii_whitespace().map(std::ffi::OsString::from)).unwrap()
+    }
+
+    fn config(line: &str) -> ClientConfig {
+        client_config(&command(line), Path::new("/mnt"), ClientId::random())
+    }
+
+    #[test]
+    fn client_config_takes_the_keys_and_the_names_on_the_command_line() {
+        let keys = "dfs.client-write-packet-size=64KiB,dfs.client.cache.readahead=1MiB,dfs.namenode.address=c:3";
+        let config = config(&format!("dfs-fuse -o {keys} a:1,b:2 /mnt"));
+        assert_eq!(config.namenodes, ["a:1", "b:2"]);
+        assert_eq!((config.packet_size, config.prefetch_window), (64 << 10, 1 << 20));
+    }
+
+    #[test]
+    fn soft_mounts_are_patient_for_seconds_and_hard_ones_as_configured() {
+        let minutes = |count: u64| Duration::from_secs(60 * count);
+        assert_eq!(config("dfs-fuse a:1 /mnt").retry_timeout, minutes(5));
+        assert_eq!(config("dfs-fuse -D dfs.client.failover.timeout=1m a:1 /mnt").retry_timeout, minutes(1));
+        let soft = "dfs-fuse -o soft -D dfs.client.failover.timeout";
+        assert_eq!(config(&format!("{soft}=1m a:1 /mnt")).retry_timeout, SOFT_PATIENCE);
+        assert_eq!(config(&format!("{soft}=2s a:1 /mnt")).retry_timeout, Duration::from_secs(2));
+    }
+
+    #[test]
+    fn new_files_are_as_the_cluster_makes_them_unless_said() {
+        let unsaid = fs_options(&command("dfs-fuse a:1 /mnt"));
+        assert_eq!((unsaid.replication, unsaid.block_size), (0, 0));
+        let said = fs_options(&command("dfs-fuse -o dfs.replication=2,dfs.blocksize=1MiB a:1 /mnt"));
+        assert_eq!((said.replication, said.block_size), (2, 1 << 20));
     }
 }

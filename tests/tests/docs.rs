@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use dfs_common::config_file::{KEYS, Key, ValueKind};
-use dfs_common::units::ByteCount;
+use dfs_common::config_file::{KEYS, Key};
 use dfs_tests::mutation::{TestName, apply, parse};
 
 fn repository() -> PathBuf {
@@ -15,30 +14,9 @@ fn repository() -> PathBuf {
 const BEGIN: &str = "<!-- keys: generated from dfs-common/src/config_file.rs, see docs/testing.md -->\n";
 const END: &str = "<!-- end of keys -->\n";
 
-fn limits(kind: ValueKind) -> String {
-    let millis = |ms: u64| match ms {
-        0 => "0".to_owned(),
-        ms if ms.is_multiple_of(86_400_000) => format!("{}d", ms / 86_400_000),
-        ms if ms.is_multiple_of(1_000) => format!("{}s", ms / 1_000),
-        ms => format!("{ms}ms"),
-    };
-    match kind {
-        ValueKind::Bytes(low, high) => format!("size, {} to {}", ByteCount(low), ByteCount(high)),
-        ValueKind::Duration(low, high) => format!("duration, {} to {}", millis(low), millis(high)),
-        ValueKind::Count(low, high) if low == high => format!("number, {low}"),
-        ValueKind::Count(low, u64::MAX) => format!("number, from {low}"),
-        ValueKind::Count(low, high) => format!("number, {low} to {high}"),
-        ValueKind::Fraction => "share, 0 to 1".to_owned(),
-        ValueKind::Flag => "true or false".to_owned(),
-        ValueKind::Choice(words) => words.join(", "),
-        ValueKind::Text => "text".to_owned(),
-        ValueKind::List => "list of texts".to_owned(),
-    }
-}
-
 fn row(key: &Key) -> String {
     let default = if key.default.is_empty() { "none".to_owned() } else { format!("`{}`", key.default) };
-    format!("| `{}` | {default} | {} | {} |\n", key.name, limits(key.kind), key.meaning)
+    format!("| `{}` | {default} | {} | {} |\n", key.name, key.kind, key.meaning)
 }
 
 fn table() -> String {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output, Stdio};
 use std::time::Duration;
@@ -20,24 +21,33 @@ use tempfile::TempDir;
 /// A cluster made by scripts/up; taken down whatever happens.
 struct UpCluster {
     dir: TempDir,
+    /// Names of the cluster's directory and of the mount point in `dir`.
+    names: [&'static str; 2],
 }
 
 impl UpCluster {
     fn new() -> Self {
-        Self { dir: test_dir() }
+        Self::named(["cluster", "mnt"])
+    }
+
+    fn named(names: [&'static str; 2]) -> Self {
+        Self { dir: test_dir(), names }
     }
 
     fn cluster_dir(&self) -> PathBuf {
-        self.dir.path().join("cluster")
+        self.dir.path().join(self.names[0])
     }
 
     fn mount_point(&self) -> PathBuf {
-        self.dir.path().join("mnt")
+        self.dir.path().join(self.names[1])
     }
 
     fn script(&self, name: &str, arguments: &[&str]) -> Output {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the repository");
-        let mut command = Command::new(root.join("scripts").join(name));
+        self.run(Command::new(scripts().join(name)), arguments)
+    }
+
+    /// Runs a script on this cluster.
+    fn run(&self, mut command: Command, arguments: &[&str]) -> Output {
         command.arg("--dir").arg(self.cluster_dir()).args(arguments).stdin(Stdio::null());
         // What was built for this test, not what another build leaves beside it.
         command.env("DFS_BIN_DIR", program("dfs-server").parent().expect("programs lie in a directory"));
@@ -59,7 +69,7 @@ impl UpCluster {
         assert!(output.status.success(), "down: {}", text(&output));
         assert!(!is_mount_point(&self.mount_point()));
         let table = fs::read_to_string("/proc/self/mountinfo").expect("read mountinfo");
-        let ours = self.cluster_dir().display().to_string();
+        let ours = self.cluster_dir().display().to_string().replace(' ', "\\040");
         assert!(!table.contains(&ours), "mounts are left: {table}");
     }
 }
@@ -68,6 +78,10 @@ impl Drop for UpCluster {
     fn drop(&mut self) {
         let _ = self.script("down", &[]);
     }
+}
+
+fn scripts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the repository").join("scripts")
 }
 
 fn text(output: &Output) -> String {
@@ -164,11 +178,133 @@ fn up_refuses_what_it_cannot_do_and_leaves_nothing(_: &Nothing) {
     assert!(cluster.mount_point().join("only-here").exists());
 }
 
+fn up_and_mount_take_paths_with_spaces(_: &Nothing) {
+    let cluster = UpCluster::named(["the cluster", "a mount point"]);
+    let mount_point = cluster.mount_point();
+    let env = cluster.up(&["--datanodes", "1"]);
+    assert!(is_mount_point(&mount_point));
+    fs::write(mount_point.join("a file"), b"x").unwrap();
+    let source = "set -eu; . \"$1/cluster.env\"; test \"$MOUNTPOINT\" = \"$2\"; cat \"$MOUNTPOINT/a file\"";
+    let sourced =
+        Command::new("bash").args(["-c", source, "bash"]).arg(cluster.cluster_dir()).arg(&mount_point).output();
+    let sourced = sourced.expect("run bash");
+    assert!(sourced.status.success() && sourced.stdout == b"x", "{}", text(&sourced));
+    // As mount(8) calls its helper, and umount(8) by hand.
+    let (other, helper) = (cluster.dir.path().join("another mount point"), cluster.dir.path().join("mount.fuse.dfs"));
+    fs::create_dir(&other).unwrap();
+    std::os::unix::fs::symlink(program("dfs-fuse"), &helper).unwrap();
+    let log = format!("ro,log={}", cluster.dir.path().join("helper.log").display());
+    let mounted = Command::new(&helper).arg(&env["NAMENODES"]).arg(&other).args(["-o", &log]).output();
+    let mounted = mounted.expect("run the mount helper");
+    assert!(mounted.status.success(), "{}", text(&mounted));
+    assert_eq!(fs::read(other.join("a file")).unwrap(), b"x");
+    for path in [&other, &mount_point] {
+        let unmounted = Command::new("umount").arg(path).output().expect("run umount");
+        assert!(unmounted.status.success() && !is_mount_point(path), "{}", text(&unmounted));
+    }
+    // Mounts what was unmounted by hand, and what a killed daemon left dead.
+    let again = cluster.up(&[]);
+    assert_ne!(again["FUSE_PID"], env["FUSE_PID"]);
+    kill_process(Pid::from_raw(again["FUSE_PID"].parse().unwrap()).unwrap(), Signal::KILL).unwrap();
+    cluster.up(&[]);
+    assert_eq!(fs::read(mount_point.join("a file")).unwrap(), b"x");
+    cluster.down(&[]);
+}
+
+/// Status 1, these words, and nothing that was not there before.
+#[track_caller]
+fn check_refusal(cluster: &UpCluster, output: &Output, words: &[&str]) {
+    let said = text(output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(words.iter().all(|words| said.contains(words)), "{words:?}: {said}");
+    assert!(!is_mount_point(&cluster.mount_point()), "{said}");
+    assert!(!cluster.cluster_dir().join("cluster.env").exists(), "{said}");
+    let pid_files = fs::read_dir(cluster.cluster_dir().join("run")).into_iter().flatten().filter_map(Result::ok);
+    let pid_files: Vec<_> = pid_files.map(|entry| entry.path()).filter(|path| path.extension().is_some()).collect();
+    assert!(pid_files.is_empty(), "{pid_files:?} are left: {said}");
+}
+
+fn up_names_who_has_its_ports_and_starts_nothing(_: &Nothing) {
+    let cluster = UpCluster::new();
+    let env = cluster.up(&["--datanodes", "1"]);
+    cluster.down(&[]);
+    let mount_point = cluster.mount_point();
+    for (address, daemon) in [(&env["NAMENODES"], "namenode-1"), (&env["DATANODE_1_DATA"], "datanode-1")] {
+        let port = address.rsplit(':').next().unwrap();
+        let taken = TcpListener::bind(address.as_str()).unwrap();
+        let output = cluster.script("up", &[mount_point.to_str().unwrap()]);
+        let (owner, us) = (format!("port {port} of {daemon} is taken by"), format!("(pid {})", std::process::id()));
+        check_refusal(&cluster, &output, &[&owner, &us, "stop that", "--dir"]);
+        drop(taken);
+    }
+    assert_eq!(without_pids(&cluster.up(&[])), without_pids(&env));
+}
+
+fn up_leaves_directories_of_other_versions_alone(_: &Nothing) {
+    let shape = "NAMENODES=1\nDATANODES=1\nREPLICATION=1\nDEVICES=dir\nRACKS=1\nDEVICE_SIZE=12G\n";
+    for (conf, words) in [
+        (format!("FORMAT=99\n{shape}"), "newer version"),
+        (
+            format!("{shape}NAMENODE_1_RPC=1\nNAMENODE_1_HTTP=2\n"),
+            "older version of scripts/up, its cluster.conf has no DATANODE_1_RPC",
+        ),
+    ] {
+        let cluster = UpCluster::new();
+        let dir = cluster.cluster_dir();
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("cluster.conf"), &conf).unwrap();
+        let output = cluster.script("up", &[cluster.mount_point().to_str().unwrap()]);
+        check_refusal(&cluster, &output, &[words, "--purge"]);
+        let left: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["cluster.conf"]);
+        assert_eq!(fs::read_to_string(dir.join("cluster.conf")).unwrap(), conf);
+        assert!(!cluster.mount_point().exists());
+    }
+    // What is no cluster at all stays as it is, too.
+    let cluster = UpCluster::new();
+    fs::create_dir_all(cluster.cluster_dir().join("logs")).unwrap();
+    fs::write(cluster.cluster_dir().join("logs/mine"), b"x").unwrap();
+    let output = cluster.script("up", &[cluster.mount_point().to_str().unwrap()]);
+    check_refusal(&cluster, &output, &["is not empty and holds no cluster"]);
+    assert_eq!(fs::read(cluster.cluster_dir().join("logs/mine")).unwrap(), b"x");
+    assert!(!cluster.cluster_dir().join("lock").exists());
+}
+
+/// A command in whose view of the file system an empty file that is not executable lies over `path`.
+fn with_empty_file_over(path: &str, dir: &Path) -> Command {
+    let empty = dir.join("empty");
+    fs::write(&empty, b"").unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "bash", "-c", "mount --bind \"$0\" \"$(readlink -f \"$1\")\" && shift && exec \"$@\""]);
+    command.arg(empty).arg(path);
+    command
+}
+
+fn up_says_how_to_get_fuse_and_leaves_nothing(_: &Nothing) {
+    let cluster = UpCluster::new();
+    let mut command = with_empty_file_over("/dev/fuse", cluster.dir.path());
+    command.arg(scripts().join("up"));
+    let output = cluster.run(command, &[cluster.mount_point().to_str().unwrap()]);
+    check_refusal(&cluster, &output, &["no /dev/fuse", "modprobe fuse"]);
+    assert!(!cluster.cluster_dir().exists() && !cluster.mount_point().exists());
+    // Whether a user who is not root could mount.
+    let found = Command::new("bash").args(["-c", "command -v fusermount3"]).output().expect("run bash");
+    let fusermount = String::from_utf8(found.stdout).unwrap();
+    assert!(!fusermount.is_empty(), "scripts/setup installs fusermount3");
+    let question = "set -eu; . \"$LIBRARY\"; id() { echo 1000; }; require_fuse";
+    let without = with_empty_file_over(fusermount.trim(), cluster.dir.path());
+    for (mut command, status, words) in [(without, 1, "install the package fuse3"), (Command::new("env"), 0, "")] {
+        command.args(["bash", "-c", question]).env("LIBRARY", scripts().join("lib.sh"));
+        let output = command.output().expect("run bash");
+        assert_eq!(output.status.code(), Some(status), "{}", text(&output));
+        assert!(text(&output).contains(words), "{}", text(&output));
+    }
+}
+
 fn leftovers(base: &Path) -> String {
-    let library = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the repository");
     let mut command = Command::new("bash");
     command.args(["-c", ". \"$LIBRARY\"; leftovers \"$BASE\""]);
-    command.env("LIBRARY", library.join("scripts/lib.sh")).env("BASE", base);
+    command.env("LIBRARY", scripts().join("lib.sh")).env("BASE", base);
     let output = command.output().expect("run bash");
     assert!(output.status.success(), "{}", text(&output));
     String::from_utf8(output.stdout).expect("it prints UTF-8")
@@ -204,5 +340,9 @@ fn main() -> ExitCode {
         up_survives_kill_9_of_everything_and_keeps_identity_ports_and_data,
         down_works_after_any_crash,
         up_refuses_what_it_cannot_do_and_leaves_nothing,
+        up_and_mount_take_paths_with_spaces,
+        up_names_who_has_its_ports_and_starts_nothing,
+        up_leaves_directories_of_other_versions_alone,
+        up_says_how_to_get_fuse_and_leaves_nothing,
     ])
 }

@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{Incarnation, InodeId};
 use dfs_proto::v1;
-use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
 pub use admin::MoveStep;
@@ -33,7 +32,7 @@ use crate::caller::Caller;
 use crate::config::ClientConfig;
 use crate::datanode::Datanodes;
 use crate::lease_renewer;
-use crate::read::{BUDGET_UNIT, PREFETCH_UNITS_MAX};
+use crate::read::PrefetchBudget;
 use crate::rpc::{Failed, NamenodeClient, NamenodeLink, Patience, PendingCall, Session, Sessions, spawn_settling};
 use crate::write::WriterRegistry;
 
@@ -66,8 +65,8 @@ pub(crate) struct ClientCore {
     pub(crate) delegations: Delegations,
     pub(crate) datanodes: Arc<Datanodes>,
     pub(crate) writers: WriterRegistry,
-    /// Bytes that may be read ahead over all files, in units of [`BUDGET_UNIT`].
-    pub(crate) prefetch_budget: Arc<Semaphore>,
+    /// Bytes that may be read ahead over all files.
+    pub(crate) prefetch_budget: PrefetchBudget,
 }
 
 impl DfsClient {
@@ -89,7 +88,7 @@ impl DfsClient {
             delegations: Delegations::new(),
             datanodes: Arc::new(Datanodes::new(config.data_connect_timeout)),
             writers: WriterRegistry::default(),
-            prefetch_budget: Arc::new(Semaphore::new((config.prefetch_budget / BUDGET_UNIT).min(PREFETCH_UNITS_MAX))),
+            prefetch_budget: PrefetchBudget::new(config.prefetch_budget),
             config,
         });
         lease_renewer::spawn_upkeep(&core);

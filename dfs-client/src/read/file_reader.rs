@@ -9,13 +9,13 @@ use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::InodeId;
 use dfs_common::retry::Backoff;
 use futures::{StreamExt, TryStreamExt};
-use parking_lot::Mutex;
 use tracing::{debug, warn};
 
+use super::ahead::ReadAhead;
 use super::block_reader::{BlockRange, ReadFailure, read_range};
 use super::locations::{Locations, Shown};
 use super::part::Part;
-use super::prefetch::{Streams, split};
+use super::prefetch::split;
 use super::replica_choice::choose_order;
 use crate::caller::Caller;
 use crate::client::ClientCore;
@@ -38,14 +38,7 @@ const LAST_CHUNK_PAUSE: Duration = Duration::from_millis(5);
 /// [`refresh_length`](Self::refresh_length).
 pub struct FileReader {
     source: Arc<Source>,
-    /// Protects pattern and parts; never held across an await.
-    ahead: Mutex<Ahead>,
-}
-
-struct Ahead {
-    streams: Streams,
-    /// In file order, without overlap.
-    parts: Vec<Arc<Part>>,
+    ahead: Arc<ReadAhead>,
 }
 
 impl FileReader {
@@ -56,9 +49,8 @@ impl FileReader {
         shown: Option<Shown>,
     ) -> Result<Arc<Self>> {
         let locations = Locations::open(core, caller, inode, shown).await?;
-        let streams = Streams::new(core.config.prefetch_window as u64);
-        let source = Arc::new(Source { core: Arc::clone(core), locations });
-        Ok(Arc::new(Self { source, ahead: Mutex::new(Ahead { streams, parts: Vec::new() }) }))
+        let ahead = ReadAhead::new(core.config.prefetch_window as u64);
+        Ok(Arc::new(Self { source: Arc::new(Source { core: Arc::clone(core), locations }), ahead }))
     }
 
     /// Bytes in the file, as last known.
@@ -112,34 +104,19 @@ impl FileReader {
         Ok(whole.freeze())
     }
 
-    /// Notes the read, starts fetching ahead of it, and gives the parts that have some of its bytes.
+    /// Starts fetching ahead of a read, and gives the parts that have some of its bytes.
     fn plan(&self, range: Range<u64>, file_len: u64) -> Vec<Arc<Part>> {
-        let mut ahead = self.ahead.lock();
-        let to_fetch = ahead.streams.on_read(range.clone(), file_len);
-        if !ahead.parts.is_empty() {
-            let Ahead { streams, parts } = &mut *ahead;
-            parts.retain(|part| !part.is_used_up() && streams.is_wanted(&part.range));
-        }
-        if !to_fetch.is_empty() {
-            self.start_parts(&mut ahead.parts, to_fetch);
-        }
-        let overlaps = |part: &&Arc<Part>| part.range.start < range.end && part.range.end > range.start;
-        ahead.parts.iter().filter(overlaps).cloned().collect()
-    }
-
-    fn start_parts(&self, parts: &mut Vec<Arc<Part>>, to_fetch: Range<u64>) {
-        for range in split(to_fetch) {
-            let taken = parts.iter().any(|part| part.range.start < range.end && part.range.end > range.start);
-            let budget = Arc::clone(&self.source.core.prefetch_budget);
-            let Ok(permit) = budget.try_acquire_many_owned(Part::budget_units(&range)) else { return };
-            if taken {
-                continue;
-            }
+        let fetch = |range| {
             let source = Arc::clone(&self.source);
-            let part = Part::start(range.clone(), permit, async move { source.fetch(range).await });
-            let at = parts.partition_point(|other| other.range.start < part.range.start);
-            parts.insert(at, Arc::new(part));
-        }
+            async move { source.fetch(range).await }
+        };
+        self.ahead.plan(range, file_len, &self.source.core.prefetch_budget, Instant::now(), fetch)
+    }
+}
+
+impl Drop for FileReader {
+    fn drop(&mut self) {
+        self.source.core.prefetch_budget.unlist(&self.ahead);
     }
 }
 

@@ -3,6 +3,7 @@
 //! ```text
 //! FileReader::read_at
 //!   prefetch        which bytes to fetch ahead, by the pattern of reads so far (pure)
+//!   ahead, budget   the parts that are fetched ahead, and how many bytes all files together may have of them
 //!   locations       which block holds a byte, and where its replicas are; asks the NameNode when it must
 //!   replica_choice  in which order to ask the replicas (pure)
 //!   block_reader    READ_BLOCK on one replica: every chunk verified before a byte leaves
@@ -14,14 +15,16 @@
 //! - Every wait has a bound: a silent node costs [`read_timeout`](crate::ClientConfig::read_timeout), then it is left.
 //! - A random read fetches what was asked for, rounded to chunks, and nothing else.
 
+mod ahead;
 mod block_reader;
+mod budget;
 mod file_reader;
 mod locations;
 mod part;
 mod prefetch;
 mod replica_choice;
 
+pub(crate) use budget::PrefetchBudget;
 pub use file_reader::FileReader;
 pub(crate) use locations::locate_page;
 pub use locations::{BlockLocation, ReplicaLocation, Shown};
-pub(crate) use part::{BUDGET_UNIT, PREFETCH_UNITS_MAX};

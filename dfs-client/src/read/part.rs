@@ -8,11 +8,6 @@ use dfs_common::error::Result;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::task::JoinHandle;
 
-/// Bytes per permit of the client's budget of bytes read ahead.
-pub(crate) const BUDGET_UNIT: usize = 64 * 1024;
-/// Permits that a budget may have: 64 GiB, far below the semaphore's own limit.
-pub(crate) const PREFETCH_UNITS_MAX: usize = 1 << 20;
-
 /// What became of a part.
 #[derive(Clone)]
 enum Outcome {
@@ -48,11 +43,6 @@ impl Part {
             sender.send_replace(outcome);
         });
         Self { range, outcome, served: AtomicU64::new(0), task, _budget: budget }
-    }
-
-    /// Permits that a range takes.
-    pub(crate) fn budget_units(range: &Range<u64>) -> u32 {
-        u32::try_from((range.end - range.start).div_ceil(BUDGET_UNIT as u64)).unwrap_or(u32::MAX)
     }
 
     /// The bytes of `range`, which must lie within the part; `None` when they could not be fetched.

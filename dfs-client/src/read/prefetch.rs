@@ -77,6 +77,13 @@ impl Streams {
         self.streams.iter().any(|stream| range.end + stream.window > stream.front && range.start <= stream.scheduled)
     }
 
+    /// What was fetched ahead is gone: the next reads schedule it again.
+    pub(crate) fn on_parts_lost(&mut self) {
+        for stream in &mut self.streams {
+            stream.scheduled = stream.front;
+        }
+    }
+
     fn nearest(&self, offset: u64, len: u64) -> Option<usize> {
         let near = |stream: &Stream| {
             let distance = offset.abs_diff(stream.front);

@@ -142,8 +142,8 @@ impl FileSystem {
             parent: new.parent,
             name: new.name,
             mode: new_permissions(new.mode, new.umask),
-            replication: 0,
-            block_size: 0,
+            replication: self.options.replication,
+            block_size: self.options.block_size,
             open_for_write: access.writes,
             exclusive: access.exclusive,
         };

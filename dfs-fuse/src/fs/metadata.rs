@@ -154,8 +154,8 @@ impl FileSystem {
             parent: new.parent,
             name: new.name,
             mode,
-            replication: 0,
-            block_size: 0,
+            replication: self.options.replication,
+            block_size: self.options.block_size,
             open_for_write: false,
             exclusive: true,
         };

@@ -57,6 +57,10 @@ pub(crate) struct FsOptions {
     pub(crate) entry_ttl: Duration,
     /// What fsync promises.
     pub(crate) sync: SyncLevel,
+    /// Replicas of new files; 0: as the cluster does.
+    pub(crate) replication: u32,
+    /// Bytes per block of new files; 0: as the cluster does.
+    pub(crate) block_size: u64,
 }
 
 /// Attributes, and of when their length is.
