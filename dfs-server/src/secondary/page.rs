@@ -81,7 +81,13 @@ fn judge(known: &Known, shape: &Shape) -> Health {
     }
     let is_old =
         known.age().is_some_and(|age| age > 2 * shape.period) && known.behind().is_some_and(|behind| behind > 0);
-    if is_old {
+    if known.answered.is_none() {
+        health.add(
+            Level::Watch,
+            "The NameNode has not answered since the start",
+            "It is asked again and again. See that it runs, and that dfs.namenode.address is its address.",
+        );
+    } else if is_old {
         health.add(
             Level::Act,
             "The last checkpoint is older than two periods",
@@ -135,6 +141,6 @@ mod pages_tests {
     fn page_says_why_there_is_none() {
         let failure = Some((Instant::now(), "no <NameNode>".to_owned()));
         let text = page(&Known { failure, ..Known::default() });
-        assert!(text.contains("no &#60;NameNode&#62;") && text.contains("There is no checkpoint yet"), "{text}");
+        assert!(text.contains("no &#60;NameNode&#62;") && text.contains("has not answered since the start"), "{text}");
     }
 }
