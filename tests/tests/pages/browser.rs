@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use dfs_tests::cases;
@@ -79,7 +79,7 @@ fn framed(answer: &Answer) -> String {
     answer.body.replacen("<head>", &tag, 1)
 }
 
-fn measure(chromium: &PathBuf, pages: &[(&str, Answer)]) -> Vec<Value> {
+fn measure(chromium: &Path, pages: &[(&str, Answer)]) -> Vec<Value> {
     let directory = test_dir();
     let pages: Vec<Value> =
         pages.iter().map(|(name, answer)| serde_json::json!({"name": name, "html": framed(answer)})).collect();

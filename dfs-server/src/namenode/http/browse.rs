@@ -141,8 +141,8 @@ fn refusal(path: &TreePath, error: &DfsError) -> Response {
     };
     let why = match error.kind() {
         ErrorKind::PermissionDenied => {
-            "This page is shown to whoever asks, so it shows what others may see. With a mount or the dfs command you are \
-             asked who you are."
+            "This page does not ask who looks, so it shows what others may see. A mount and the dfs command show the rest to \
+             those who may see it."
                 .to_owned()
         }
         _ => shown(error.message().as_bytes()),
