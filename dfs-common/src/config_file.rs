@@ -184,7 +184,12 @@ pub const KEYS: &[Key] = &[
         "",
         "address that clients and DataNodes dial; default: as seen by the NameNode",
     ),
-    key("dfs.datanode.http.address", ValueKind::Text, "0.0.0.0:9864", "where the DataNode serves status and metrics"),
+    key(
+        "dfs.datanode.http.address",
+        ValueKind::Text,
+        "0.0.0.0:9864",
+        "where the DataNode serves its page, status and metrics",
+    ),
     key("dfs.datanode.ipc.address", ValueKind::Text, "0.0.0.0:9867", "where the DataNode serves gRPC"),
     key("dfs.datanode.max.transfer.threads", ValueKind::Count(16, 65_536), "4096", "data connections served at once"),
     key("dfs.datanode.rack", ValueKind::Text, "/default-rack", "network location of the DataNode"),
@@ -221,7 +226,12 @@ pub const KEYS: &[Key] = &[
         "1MiB",
         "smallest block size of a file",
     ),
-    key("dfs.namenode.http-address", ValueKind::Text, "0.0.0.0:9870", "where the NameNode serves status and metrics"),
+    key(
+        "dfs.namenode.http-address",
+        ValueKind::Text,
+        "0.0.0.0:9870",
+        "where the NameNode serves pages, status and metrics",
+    ),
     key("dfs.namenode.name.dir", ValueKind::List, "", "directory of image and edits"),
     key("dfs.namenode.num.checkpoints.retained", ValueKind::Count(1, 1000), "2", "images kept"),
     key(
@@ -255,6 +265,12 @@ pub const KEYS: &[Key] = &[
         ValueKind::Fraction,
         "0.999",
         "share of blocks that must have their replicas",
+    ),
+    key(
+        "dfs.namenode.secondary.http-address",
+        ValueKind::Text,
+        "0.0.0.0:9868",
+        "where the SecondaryNameNode serves its page",
     ),
     key(
         "dfs.namenode.stale.datanode.interval",

@@ -1,5 +1,5 @@
 //! The daemons of the cluster. `namenode` and `datanode` never import each other: what they share is in `dfs-common` and
-//! `dfs-proto`, and here what both listen with.
+//! `dfs-proto`, and here: what both listen with, and what their pages have in common.
 
 #[cfg(feature = "namenode")]
 mod blocking;
@@ -8,6 +8,7 @@ pub mod datanode;
 mod listen;
 #[cfg(feature = "namenode")]
 pub mod namenode;
+mod pages;
 #[cfg(feature = "namenode")]
 mod pieces;
 #[cfg(all(test, feature = "namenode"))]

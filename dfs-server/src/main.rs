@@ -124,9 +124,10 @@ fn run(role: Role) -> anyhow::Result<()> {
         #[cfg(feature = "namenode")]
         Role::SecondaryNamenode(settings) => {
             let config = settings.load().map_err(describe)?;
-            serve(
-                |stop| async move { dfs_server::secondary::run(&config, stop, || ready("SecondaryNameNode", "")).await },
-            )
+            serve(|stop| async move {
+                let on_ready = |http| ready("SecondaryNameNode", &format!("(HTTP {http})"));
+                dfs_server::secondary::run(&config, stop, on_ready).await
+            })
         }
         #[cfg(feature = "namenode")]
         Role::BenchNamenode(args) => dfs_server::namenode::bench::run(&args).map_err(describe),

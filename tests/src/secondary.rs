@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use crate::cluster::Cluster;
+use crate::ports::free_port;
 use crate::process::{Daemon, program};
 use crate::wait::{REPAIR, wait_until};
 
@@ -12,6 +13,8 @@ use crate::wait::{REPAIR, wait_until};
 pub struct Secondary {
     /// The process.
     pub daemon: Daemon,
+    /// Its page, on the NameNode's host.
+    pub http_port: u16,
     dir: PathBuf,
     config: PathBuf,
 }
@@ -24,16 +27,19 @@ impl Secondary {
     pub fn new(cluster: &Cluster) -> Self {
         let (dir, config) = (cluster.dir().join("secondary"), cluster.dir().join("secondary.toml"));
         let common = std::fs::read_to_string(&cluster.namenode.config).expect("read the NameNode's configuration");
+        let http_port = free_port();
         let text = format!(
             "{common}\"dfs.namenode.address\" = \"{}\"\n\"dfs.namenode.checkpoint.dir\" = \"{}\"\n\
-             \"dfs.namenode.checkpoint.period\" = \"1s\"\n",
+             \"dfs.namenode.checkpoint.period\" = \"1s\"\n\
+             \"dfs.namenode.secondary.http-address\" = \"{}:{http_port}\"\n",
             cluster.namenodes(),
-            dir.display()
+            dir.display(),
+            cluster.namenode.host
         );
         std::fs::write(&config, text).expect("write configuration");
         let arguments = vec!["secondary-namenode".into(), "--config".into(), config.clone().into()];
         let log = cluster.dir().join("logs/secondary.log");
-        Self { daemon: Daemon::new("secondary", program("dfs-server"), arguments, log), dir, config }
+        Self { daemon: Daemon::new("secondary", program("dfs-server"), arguments, log), http_port, dir, config }
     }
 
     /// Its directory.

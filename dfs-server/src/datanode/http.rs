@@ -1,16 +1,19 @@
-//! Status and metrics over HTTP.
+//! Status and metrics over HTTP, and a page for people.
 
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 
 use super::metrics::Metrics;
+use super::namenode_link::LinkStatus;
+use super::page::{Facts, Page};
 use super::scanner::{BlockScanner, DirectoryScanner};
 use super::store::ReplicaStore;
+use crate::pages::{answer, redirect};
 
 /// What the pages show.
 #[derive(Clone)]
@@ -23,16 +26,24 @@ pub(crate) struct HttpState {
     pub(crate) directory_scanner: Arc<DirectoryScanner>,
     /// Counters.
     pub(crate) metrics: Arc<Metrics>,
+    /// The NameNodes.
+    pub(crate) links: Vec<Arc<LinkStatus>>,
 }
 
-/// `/health`, `/metrics`, `/scanner` (progress of the block scanner), `POST /scan` (a scan at once).
+/// `/` (the page), `/health`, `/metrics`, `/scanner` (progress of the block scanner), `POST /scan` (a scan at once).
 pub(crate) fn router(state: HttpState) -> Router {
     Router::new()
+        .route("/", get(page))
+        .route("/datanode.html", get(|| async { redirect("/") }))
         .route("/health", get(health))
         .route("/metrics", get(metrics))
         .route("/scanner", get(scanner))
         .route("/scan", post(scan))
         .with_state(state)
+}
+
+async fn page(State(state): State<HttpState>) -> Response {
+    answer(StatusCode::OK, &Page::new(&Facts::of(&state)))
 }
 
 /// 200 while every volume works, 503 when one is out.

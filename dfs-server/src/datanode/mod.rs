@@ -23,6 +23,7 @@ mod inter_datanode;
 mod metrics;
 mod namenode_link;
 mod orders;
+mod page;
 mod scanner;
 mod settings;
 mod store;
@@ -128,6 +129,7 @@ pub async fn run(config: &Config, mut shutdown: Shutdown, on_ready: impl FnOnce(
     let (fatal, mut fatal_errors) = mpsc::channel(1);
     let (links, signals) = make_links(&settings, &plane, &data_service, addresses, &fatal)?;
     let housekeeper = spawn_housekeeper(Arc::clone(&plane), signals.clone(), settings.failed_volumes_tolerated, fatal)?;
+    let link_status = links.iter().map(Link::status).collect();
     let mut tasks = JoinSet::new();
     for link in links {
         tasks.spawn(link.run());
@@ -144,6 +146,7 @@ pub async fn run(config: &Config, mut shutdown: Shutdown, on_ready: impl FnOnce(
         scanner: Arc::clone(&scanner),
         directory_scanner: Arc::clone(&directory_scanner),
         metrics,
+        links: link_status,
     };
     let http = listen::http::serve("dn-accept-http", http, shares.http, Protocol::Http, http::router(state))
         .map_err(|error| DfsError::io("start the HTTP service", error))?;

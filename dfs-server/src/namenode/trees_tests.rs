@@ -56,9 +56,15 @@ impl Place {
         Some(RequestHeader { caller: Some(Caller { uid, gid: uid, groups: Vec::new() }), retry: Some(retry) })
     }
 
-    pub(in crate::namenode) async fn make(&self, uid: u32, parent: InodeId, name: &str, mode: u32) -> InodeId {
+    pub(in crate::namenode) async fn make(
+        &self,
+        uid: u32,
+        parent: InodeId,
+        name: impl AsRef<[u8]>,
+        mode: u32,
+    ) -> InodeId {
         let (replication, block_size) = (1, 1 << 20);
-        let name = name.to_owned().into();
+        let name = name.as_ref().to_vec().into();
         let op = MakeNodeOp { parent: parent.0, name, mode, replication, block_size, ..MakeNodeOp::default() };
         match self.namesystem.mutate(self.header(uid), Op::MakeNode(op)).await.unwrap() {
             Outcome::Inode(id) => id,

@@ -8,11 +8,15 @@
 //! 5. the NameNode takes it as its newest image and retires the edits it no longer needs. Only then is it the last checkpoint
 //!    here, too; one that the NameNode refuses is none, and the next try begins at the first step.
 //!
+//! Its HTTP port shows people how old the last checkpoint is (`page`).
+//!
 //! The directory (`dfs.namenode.checkpoint.dir`, see `checkpoint_dir`) always holds the last checkpoint whole, from which
 //! `dfs-server import-checkpoint` makes a lost NameNode's directory anew. Either side may die at any step: what was not
 //! finished is thrown away, and the next checkpoint begins at the first step.
 
 mod checkpoint_dir;
+mod page;
+mod status;
 #[cfg(test)]
 mod tests;
 mod transfer;
@@ -20,6 +24,7 @@ mod transfer;
 #[cfg(test)]
 pub(crate) use transfer::tests::power_cut_scenario;
 
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,7 +43,12 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
 
 use self::checkpoint_dir::{CheckpointDir, LastCheckpoint};
+use self::page::Shape;
+use self::status::Status as Progress;
 use crate::blocking::blocking;
+use crate::listen::descriptors::{self, NameNodeShares};
+use crate::listen::http::Protocol;
+use crate::listen::{self, Acceptor};
 
 /// How often it is asked whether a checkpoint is due.
 const TICK: Duration = Duration::from_secs(5);
@@ -58,10 +68,14 @@ type Client = NamenodeClient<Channel>;
 /// Runs until told to stop.
 ///
 /// # Errors
-/// When the directory cannot be used or belongs to another cluster. A NameNode that is away is waited for.
-pub async fn run(config: &Config, mut stop: Shutdown, on_ready: impl FnOnce()) -> Result<()> {
+/// When the port is taken, or the directory cannot be used or belongs to another cluster. A NameNode that is away is waited for.
+pub async fn run(config: &Config, mut stop: Shutdown, on_ready: impl FnOnce(SocketAddr)) -> Result<()> {
+    let key = "dfs.namenode.secondary.http-address";
+    let http = listen::bind(key, &config.text(key))?;
+    let address = listen::address_of(&http)?;
     let secondary = Secondary::open(config)?;
-    on_ready();
+    let _acceptor = serve_page(http, &secondary)?;
+    on_ready(address);
     let mut failures = 0;
     loop {
         let outcome = tokio::select! {
@@ -69,6 +83,7 @@ pub async fn run(config: &Config, mut stop: Shutdown, on_ready: impl FnOnce()) -
             // A checkpoint may be dropped at any step.
             () = stop.wait() => return Ok(()),
         };
+        secondary.progress.on_tried(outcome.as_ref().err().map(DfsError::chain));
         let wait = match outcome {
             Ok(()) => {
                 failures = 0;
@@ -88,9 +103,25 @@ pub async fn run(config: &Config, mut stop: Shutdown, on_ready: impl FnOnce()) -
     }
 }
 
+fn serve_page(http: TcpListener, secondary: &Secondary) -> Result<Acceptor> {
+    let shape = Shape {
+        namenode: secondary.namenode.clone(),
+        dir: secondary.dir.root().display().to_string(),
+        period: secondary.period,
+    };
+    let router = page::router(Arc::clone(&secondary.progress), shape);
+    let places = NameNodeShares::of(descriptors::available()?, 0).http;
+    listen::http::serve("snn-accept-http", http, places, Protocol::Http, router)
+        .map_err(|error| DfsError::io("start the HTTP service", error))
+}
+
 struct Secondary {
     dir: Arc<CheckpointDir>,
     client: Client,
+    /// `host:port` of the NameNode.
+    namenode: String,
+    /// What the page tells.
+    progress: Arc<Progress>,
     period: Duration,
     txns: u64,
 }
@@ -116,6 +147,8 @@ impl Secondary {
         Ok(Self {
             dir: Arc::new(CheckpointDir::open(&crate::namenode::import::checkpoint_dir(config)?)?),
             client: NamenodeClient::new(channel).max_decoding_message_size(GRPC_MESSAGE_MAX),
+            namenode: namenode.clone(),
+            progress: Arc::default(),
             period: config.duration("dfs.namenode.checkpoint.period"),
             txns: config.count("dfs.namenode.checkpoint.txns"),
         })
@@ -150,11 +183,15 @@ impl Secondary {
             dir.adopt(&own)?;
             dir.last_checkpoint()
         });
-        if !self.is_due(TxId(version.last_applied_txid), last.await?)? {
+        let (applied, last) = (TxId(version.last_applied_txid), last.await?);
+        self.progress.on_looked(&info.cluster_id, applied, last.as_ref());
+        if !self.is_due(applied, last)? {
             return Ok(());
         }
         let started = Instant::now();
+        self.progress.on_begun();
         let txid = self.checkpoint(&info).await?;
+        self.progress.on_checkpoint(txid);
         tracing::info!(%txid, elapsed = ?started.elapsed(), "checkpoint");
         Ok(())
     }

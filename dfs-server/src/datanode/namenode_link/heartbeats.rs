@@ -22,6 +22,7 @@ impl Link {
             match self.heartbeat(registration).await {
                 Ok(response) => {
                     failures = 0;
+                    self.status.on_answer();
                     if self.obey(response) {
                         return "the NameNode does not know the registration";
                     }

@@ -13,6 +13,7 @@
 
 mod heartbeats;
 mod reports;
+mod status;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,8 @@ use tracing::{info, warn};
 use super::orders::{FailedCopies, Orders};
 use super::store::{EventQueue, Identity, ReplicaStore, VolumeReport};
 use super::transfer::data_service::DataService;
+
+pub(crate) use status::{LinkReport, LinkStatus};
 
 /// Waits between tries to reach a NameNode: it may be starting.
 const MEET_BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), max: Duration::from_secs(5) };
@@ -75,6 +78,7 @@ pub(crate) struct Link {
     context: Arc<LinkContext>,
     address: String,
     signals: Arc<LinkSignals>,
+    status: Arc<LinkStatus>,
     queue: Arc<EventQueue>,
     failed_copies: Arc<FailedCopies>,
     client: DatanodeClient<Channel>,
@@ -108,20 +112,30 @@ impl Link {
             .max_decoding_message_size(GRPC_MESSAGE_MAX)
             .max_encoding_message_size(GRPC_MESSAGE_MAX);
         let queue = context.store.subscribe();
-        Ok(Self { context, address: address.to_owned(), signals, queue, failed_copies: Arc::default(), client })
+        let status = Arc::new(LinkStatus::new(address, context.heartbeat_interval));
+        let address = address.to_owned();
+        Ok(Self { context, address, signals, status, queue, failed_copies: Arc::default(), client })
+    }
+
+    /// What it has come to, as it goes on.
+    pub(crate) fn status(&self) -> Arc<LinkStatus> {
+        Arc::clone(&self.status)
     }
 
     /// Serves the link until the task is dropped.
     pub(crate) async fn run(mut self) {
         loop {
             let namespace = self.meet().await;
+            self.status.on_met(&namespace.block_pool_id);
             let Some(registration) = self.register(&namespace).await else { continue };
+            self.status.on_registered();
             let heartbeats = self.heartbeats(&registration);
             let reports = self.reports(&registration);
             let why = tokio::select! {
                 why = heartbeats => why,
                 why = reports => why,
             };
+            self.status.on_registration_lost();
             info!(namenode = self.address, why, "registering again");
         }
     }

@@ -1,4 +1,12 @@
-//! HTTP for people and monitoring: `/health`, `/metrics` (Prometheus text), `/status` (JSON).
+//! HTTP for monitoring: `/health`, `/metrics` (Prometheus text), `/status` (JSON). And for people: pages (`pages`).
+
+mod browse;
+mod overview;
+mod pages;
+#[cfg(test)]
+mod pages_tests;
+mod tree_path;
+mod verdict;
 
 use std::sync::Arc;
 
@@ -19,7 +27,8 @@ pub(super) fn router(namesystem: Arc<Namesystem>) -> Router {
         .route("/health", get(|| async { "ok\n" }))
         .route("/status", get(|State(of): State<Arc<Namesystem>>| apart(move || Json(status(&of)))))
         .route("/metrics", get(|State(of): State<Arc<Namesystem>>| apart(move || metrics(&of))))
-        .with_state(namesystem)
+        .with_state(Arc::clone(&namesystem))
+        .merge(pages::router(namesystem))
 }
 
 /// What goes over all DataNodes is no work for the thread that hears them.
