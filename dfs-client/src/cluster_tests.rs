@@ -574,6 +574,29 @@ async fn read_waits_for_replicas_that_come_back() {
     assert_eq!(reading.await.unwrap().unwrap(), bytes(1000));
 }
 
+/// The only replica that is known is damaged, and the others are on nodes that the NameNode has not heard of for a while.
+#[tokio::test(flavor = "multi_thread")]
+async fn read_of_a_bad_replica_waits_for_others_that_come_back() {
+    let cluster = FakeCluster::start(2).await;
+    let client = cluster.client().await;
+    let inode = write_file(&client, &bytes(1000)).await;
+    cluster.set_fault(0, Fault::Corrupt);
+    let take = |(node, _): &(usize, u64)| *node == 1;
+    let mut lost = std::collections::HashMap::new();
+    {
+        let mut world = cluster.world.lock();
+        lost.extend(world.replicas.extract_if(|key, _| take(key)));
+    }
+    let reader = client.open_reader(&caller(), inode).await.unwrap();
+    let reading = tokio::spawn(async move { reader.read_at(0, 1000).await });
+    // More rounds than bad replicas get.
+    while cluster.calls("get_block_locations") < 6 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    cluster.world.lock().replicas.extend(lost);
+    assert_eq!(reading.await.unwrap().unwrap(), bytes(1000));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn random_reads_fetch_what_they_need() {
     let cluster = FakeCluster::start(3).await;

@@ -191,7 +191,7 @@ impl Source {
                 Err(error) => error,
             };
             // Bad replicas do not get better; absent ones may come.
-            let is_absent = located.replicas.is_empty() || error.kind() != ErrorKind::Corrupt;
+            let is_absent = error.kind() != ErrorKind::Corrupt || self.locations.may_have_more(&located);
             round += 1;
             if round >= ROUNDS_MAX && !(is_absent && begun.elapsed() < self.core.config.absence_timeout) {
                 return Err(error);

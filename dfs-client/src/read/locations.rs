@@ -119,6 +119,7 @@ struct Page {
     file_length: u64,
     is_under_construction: bool,
     block_size: u64,
+    replication: u32,
     mtime_ns: i64,
 }
 
@@ -135,6 +136,7 @@ async fn fetch(core: &ClientCore, caller: &Caller, inode: InodeId, offset: u64, 
         file_length: located.file_length,
         is_under_construction: located.under_construction,
         block_size: attr.block_size.max(1),
+        replication: attr.replication,
         mtime_ns: attr.mtime_ns,
     })
 }
@@ -155,6 +157,7 @@ struct Known {
     blocks: BTreeMap<u64, Arc<Located>>,
     length: u64,
     block_size: u64,
+    replication: u32,
     /// It was being written when the length was asked for.
     is_growing: bool,
     /// When the file had this length for sure. A truncation changes it.
@@ -206,6 +209,12 @@ impl Locations {
             *last.into_mut() = Arc::new(located);
             known.length = length;
         }
+    }
+
+    /// Whether a block may have replicas that are not known now: on nodes that the NameNode takes for dead, or has not heard of
+    /// since it started.
+    pub(crate) fn may_have_more(&self, located: &Located) -> bool {
+        located.awaits_reports || located.replicas.len() < self.known.lock().replication as usize
     }
 
     /// Asks for the length again.
@@ -361,6 +370,7 @@ impl Known {
     /// Takes in blocks; the last one with the length that readers may see, when it is being written.
     fn insert(&mut self, page: Page, visible: Option<u64>) {
         let count = page.blocks.len();
+        self.replication = page.replication;
         for (index, mut located) in page.blocks.into_iter().enumerate() {
             if let (true, Some(visible)) = (index + 1 == count, visible) {
                 located.block.block.length = visible;
@@ -388,7 +398,7 @@ mod tests {
     }
 
     fn page(blocks: Vec<Located>) -> Page {
-        Page { blocks, file_length: 0, is_under_construction: false, block_size: 10, mtime_ns: 7 }
+        Page { blocks, file_length: 0, is_under_construction: false, block_size: 10, replication: 1, mtime_ns: 7 }
     }
 
     #[test]
