@@ -104,6 +104,9 @@ fn fsck_names_files_that_are_being_written(shell: &Shell) {
     shell.dfs("touchz /writing/closed");
     let mut file = std::fs::File::create(mount.path().join("writing/open")).unwrap();
     file.write_all(b"text").unwrap();
+    // A program that is started closes its copy of the descriptor, which completes the file once.
+    shell.dfs("ls /writing");
+    file.write_all(b" and more").unwrap();
     file.sync_all().unwrap();
     let said = shell.dfs("fsck /writing -openforwrite");
     let is_open = |line: &str| line.starts_with("/writing/open ") && line.ends_with(" bytes, OPENFORWRITE");
