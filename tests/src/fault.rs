@@ -22,9 +22,11 @@ use crate::replica::Replica;
 pub struct PowerSwitch(Gated);
 
 /// Shuts the file systems given as arguments down. xfs_io looks at every mount, also at ours, which stops answering with
-/// its first device: so those are taken out of sight, in a name space of the script's own.
+/// its first device: so those are taken out of sight, in a name space of the script's own. One whose directory is removed
+/// meanwhile goes by itself.
 const SHUT_DOWN: &str = r#"
-for mount in $(awk '$3 ~ /^fuse/ { print $2 }' /proc/self/mounts); do umount -l "$mount" || exit; done
+for mount in $(awk '$3 ~ /^fuse/ { print $2 }' /proc/self/mounts); do umount -l "$(printf '%b' "$mount")"; done
+! awk '$3 ~ /^fuse/ { print $2 }' /proc/self/mounts | grep . >&2 || exit
 for device; do xfs_io -x -c shutdown "$device" || exit; done"#;
 
 impl PowerSwitch {
