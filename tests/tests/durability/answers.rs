@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::future::Future;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use dfs_tests::cluster::Cluster;
 use dfs_tests::relay::Relay;
 use dfs_tests::suite::{Case, Nothing};
 use dfs_tests::wait::{STARTUP, wait_until};
+use rustix::process::{Pid, Signal, kill_process_group};
 
 pub(super) const CASES: [Case<Nothing>; 4] = cases![
     calls_whose_answers_are_lost_are_made_once,
@@ -285,6 +287,17 @@ fn soft_mount_that_gives_calls_up_leaves_no_file_busy(_: &Nothing) {
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }
 
+/// The processes of a group, by their directories in /proc.
+fn in_group(leader: u32) -> impl Iterator<Item = PathBuf> {
+    let processes = std::fs::read_dir("/proc").expect("read /proc").flatten().map(|entry| entry.path());
+    processes.filter(move |process| {
+        let stat = std::fs::read_to_string(process.join("stat")).unwrap_or_default();
+        // After the name in parentheses: state, parent, process group.
+        let group = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(2));
+        group == Some(leader.to_string().as_str())
+    })
+}
+
 /// On a mount that waits for five minutes, programs wait in calls that no signal interrupts.
 fn killed_programs_end_while_no_namenode_answers(_: &Nothing) {
     let cluster = Cluster::builder().start();
@@ -298,27 +311,23 @@ fn killed_programs_end_while_no_namenode_answers(_: &Nothing) {
         // With its children, as a terminal does.
         (command, shell.stdout(Stdio::null()).process_group(0).spawn().expect("start sh"))
     });
-    let waits = |leader: u32| {
-        let Ok(processes) = std::fs::read_dir("/proc") else { return false };
-        let stats = processes.flatten().filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok());
-        // After the name in parentheses: state, parent, process group.
-        let mut fields = stats.filter_map(|stat| Some(stat.rsplit_once(") ")?.1.to_owned()));
-        fields.any(|rest| {
-            let mut rest = rest.split(' ');
-            (rest.next(), rest.nth(1)) == (Some("D"), Some(leader.to_string().as_str()))
-        })
-    };
     for (command, program) in &programs {
-        wait_until(Duration::from_secs(30), format!("{command} waits"), || waits(program.id()));
+        wait_until(Duration::from_secs(30), format!("{command} waits"), || {
+            in_group(program.id()).any(|process| {
+                let place = std::fs::read_to_string(process.join("wchan")).unwrap_or_default();
+                // For the mount's answer, or for another one that waits for it with the directory locked.
+                place.starts_with("request_wait_answer") || place.starts_with("rwsem_down")
+            })
+        });
+    }
+    for (_, program) in &programs {
+        let group = i32::try_from(program.id()).ok().and_then(Pid::from_raw).expect("a process id");
+        kill_process_group(group, Signal::KILL).expect("kill");
     }
     for (command, mut program) in programs {
-        let group = i32::try_from(program.id()).ok().and_then(rustix::process::Pid::from_raw).expect("a process id");
-        rustix::process::kill_process_group(group, rustix::process::Signal::KILL).expect("kill");
-        let begun = Instant::now();
         wait_until(Duration::from_secs(30), format!("{command} is gone"), || {
-            program.try_wait().expect("wait").is_some() && !waits(program.id())
+            program.try_wait().expect("wait").is_some() && in_group(program.id()).next().is_none()
         });
-        eprintln!("{command} ended after {:?}", begun.elapsed());
     }
     cluster.namenode.daemon.resume();
     wait_until(Duration::from_secs(30), "the file can be written", || {
