@@ -21,7 +21,7 @@ use super::{Answer, page};
 pub(super) const CASES: [Case<Nothing>; 1] = cases![pages_fit_wide_and_narrow_screens];
 
 /// Widths in CSS pixels: the smallest phone, a usual one, both sides of the page's own border, a desk, a wide screen.
-const WIDTHS: [u32; 6] = [320, 390, 730, 745, 1280, 2560];
+const WIDTHS: [u32; 6] = [320, 390, 885, 900, 1280, 2560];
 
 /// Measures each page at each width: how wide it is, which elements stick out, whether its style is at work.
 const MEASURE: &str = r#"
