@@ -135,9 +135,7 @@ impl KernelView {
 
     /// A program here has written a file up to `length`: the kernel knows without having been told.
     pub(crate) fn wrote(&self, inode: InodeId, length: u64) {
-        if let Some(known) = self.caches.lock().files.get_mut(&inode) {
-            known.told.length = known.told.length.max(length);
-        }
+        self.stored(inode, length, None);
     }
 
     /// The kernel is given the last byte of a file of this length; `length_mtime_ns` as in [`told`](Self::told), for a file that

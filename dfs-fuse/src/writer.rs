@@ -96,7 +96,7 @@ pub(crate) struct WriterView {
 
 impl WriterView {
     /// Puts what is known here into attributes that the NameNode gave: it hears of it later. False when the lease is not held.
-    pub(crate) fn complete(&self, attr: &mut FileAttr) -> bool {
+    pub(crate) fn fill_in(&self, attr: &mut FileAttr) -> bool {
         let Some(length) = self.open_length else { return false };
         attr.length = length;
         if let Some(at_ns) = self.modified_ns {

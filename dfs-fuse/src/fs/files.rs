@@ -105,7 +105,7 @@ impl FileSystem {
         );
         let (mut attr, reader) = (attr?, reader?);
         open.learn_permissions(attr.permissions);
-        let is_written_here = open.writer().is_some_and(|writer| writer.view().complete(&mut attr));
+        let is_written_here = open.writer().is_some_and(|writer| writer.view().fill_in(&mut attr));
         let is_being_written = is_written_here || attr.under_construction;
         if is_being_written && !is_written_here {
             attr.length = reader.length();

@@ -101,7 +101,7 @@ impl FileSystem {
             if crossed && tries > 0 {
                 continue;
             }
-            let is_written_here = after.is_some_and(|view| view.complete(&mut attr));
+            let is_written_here = after.is_some_and(|view| view.fill_in(&mut attr));
             if !is_written_here && self.grows_elsewhere(&attr) {
                 return Ok(self.with_visible_length(attr).await);
             }

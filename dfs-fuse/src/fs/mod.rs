@@ -222,7 +222,7 @@ impl FileSystem {
         if attr.kind == FileKind::File {
             self.inodes.learn_permissions(&attr);
             let writer = self.inodes.writer(attr.inode);
-            let is_written_here = writer.is_some_and(|writer| writer.view().complete(&mut attr));
+            let is_written_here = writer.is_some_and(|writer| writer.view().fill_in(&mut attr));
             if !is_written_here && attr.under_construction {
                 attr_ttl = Duration::ZERO;
                 if let Floor::At(length) = self.seen.floor(&attr) {

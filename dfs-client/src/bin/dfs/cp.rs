@@ -12,7 +12,7 @@ use dfs_common::ids::InodeId;
 use crate::cat;
 use crate::content;
 use crate::context::Context;
-use crate::crew::{self, Crew};
+use crate::crew::{Copying, Crew};
 use crate::destination::{self, Destination, Target};
 use crate::failure::{Failure, Outcome};
 use crate::identity::{self, Apart};
@@ -28,15 +28,8 @@ use crate::tree::{self, Links, Node, Walk};
 /// copied as links.
 #[derive(Debug, Args)]
 pub(crate) struct CpArgs {
-    /// Replace files that are there
-    #[arg(short = 'f', long)]
-    force: bool,
-    /// Keep times, mode, and as superuser the owner
-    #[arg(short = 'p', long)]
-    preserve: bool,
-    /// Files copied at once
-    #[arg(short = 't', long, value_name = "N", default_value_t = crew::TRANSFERS_DEFAULT, value_parser = crew::parse_limit)]
-    threads: usize,
+    #[command(flatten)]
+    copying: Copying,
     /// Sources, which may be patterns, then the destination
     #[arg(required = true, num_args = 2.., value_names = ["SOURCE", "DESTINATION"])]
     paths: Vec<OsString>,
@@ -52,9 +45,9 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: CpArgs) -> Outcome {
     let destination = Destination::look_up(ctx, &destination, nodes.len() > 1, Links::Follow).await?;
     let mut cp = Cp {
         ctx: Arc::clone(ctx),
-        force: args.force,
-        preserve: args.preserve,
-        crew: Crew::new(ctx, args.threads),
+        force: args.copying.force,
+        preserve: args.copying.preserve,
+        crew: Crew::new(ctx, args.copying.threads),
         directories: HashMap::new(),
         unfinished: Vec::new(),
         apart: Apart::default(),

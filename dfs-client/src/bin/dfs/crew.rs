@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Instant;
 
+use clap::Args;
 use serde::Serialize;
 use tokio::task::JoinSet;
 
@@ -13,9 +14,23 @@ use crate::format;
 
 /// Files copied at once unless told otherwise. Small files wait for round trips rather than for bytes, so a few at once
 /// are several times faster; large ones fill the network with one or two.
-pub(crate) const TRANSFERS_DEFAULT: usize = 4;
+const TRANSFERS_DEFAULT: usize = 4;
 /// Most files copied at once: each may hold its pipeline's bytes in flight.
 pub(crate) const TRANSFERS_MAX: usize = 64;
+
+/// How files are copied: what all commands that copy take.
+#[derive(Debug, Args)]
+pub(crate) struct Copying {
+    /// Replace files that are there
+    #[arg(short = 'f', long)]
+    pub(crate) force: bool,
+    /// Keep times and mode, and as superuser the owner
+    #[arg(short = 'p', long)]
+    pub(crate) preserve: bool,
+    /// Files copied at once
+    #[arg(short = 't', long, value_name = "N", default_value_t = TRANSFERS_DEFAULT, value_parser = parse_limit)]
+    pub(crate) threads: usize,
+}
 
 /// What a command has moved: the document of `put`, `get` and `cp`.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
@@ -118,7 +133,7 @@ impl Crew {
 ///
 /// # Errors
 /// A sentence with the limits.
-pub(crate) fn parse_limit(text: &str) -> Result<usize, String> {
+fn parse_limit(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(limit) if (1..=TRANSFERS_MAX).contains(&limit) => Ok(limit),
         _ => Err(format!("not a number from 1 to {}", format::counted(TRANSFERS_MAX as u64, "transfer"))),

@@ -16,7 +16,7 @@ use futures::TryStreamExt;
 use crate::cat;
 use crate::content;
 use crate::context::Context;
-use crate::crew::{self, Crew};
+use crate::crew::{Copying, Crew};
 use crate::destination;
 use crate::failure::{Failure, Outcome};
 use crate::identity::{self, Apart, ClusterMounts};
@@ -32,15 +32,8 @@ use crate::tree::{self, Links, Node, Walk};
 #[derive(Debug, Args)]
 #[command(visible_alias = "copyToLocal")]
 pub(crate) struct GetArgs {
-    /// Replace files that are there
-    #[arg(short = 'f', long)]
-    force: bool,
-    /// Keep times and mode, and as superuser the owner
-    #[arg(short = 'p', long)]
-    preserve: bool,
-    /// Files copied at once
-    #[arg(short = 't', long, value_name = "N", default_value_t = crew::TRANSFERS_DEFAULT, value_parser = crew::parse_limit)]
-    threads: usize,
+    #[command(flatten)]
+    copying: Copying,
     /// Sources, which may be patterns, then the local destination (`-` is standard output)
     #[arg(required = true, num_args = 2.., value_names = ["SOURCE", "DESTINATION"])]
     paths: Vec<OsString>,
@@ -58,11 +51,11 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: GetArgs) -> Outcome {
         return Ok(());
     }
     let destination = LocalDestination::look_up(&destination, nodes.len() > 1)?;
-    let crew = Crew::new(ctx, args.threads);
+    let crew = Crew::new(ctx, args.copying.threads);
     let mut get = Get {
         ctx: Arc::clone(ctx),
-        force: args.force,
-        preserve: args.preserve,
+        force: args.copying.force,
+        preserve: args.copying.preserve,
         crew,
         unfinished: Vec::new(),
         mounts: ClusterMounts::find(ctx).await,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use crate::context::Context;
-use crate::crew;
+use crate::crew::Copying;
 use crate::failure::{Failure, Outcome};
 use crate::local_tree;
 use crate::location;
@@ -20,15 +20,8 @@ use crate::put::{self, PutArgs};
 /// Nothing is removed unless everything was copied. What comes into a source meanwhile stays.
 #[derive(Debug, Args)]
 pub(crate) struct MoveFromLocalArgs {
-    /// Replace files that are there
-    #[arg(short = 'f', long)]
-    force: bool,
-    /// Keep times and mode, and as superuser the owner
-    #[arg(short = 'p', long)]
-    preserve: bool,
-    /// Files copied at once
-    #[arg(short = 't', long, value_name = "N", default_value_t = crew::TRANSFERS_DEFAULT, value_parser = crew::parse_limit)]
-    threads: usize,
+    #[command(flatten)]
+    copying: Copying,
     /// Local sources, then the destination
     #[arg(required = true, num_args = 2.., value_names = ["SOURCE", "DESTINATION"])]
     paths: Vec<OsString>,
@@ -43,7 +36,7 @@ struct Source {
 
 /// Runs the command.
 pub(crate) async fn run(ctx: &Arc<Context>, args: MoveFromLocalArgs) -> Outcome {
-    let MoveFromLocalArgs { force, preserve, threads, paths } = args;
+    let MoveFromLocalArgs { copying, paths } = args;
     let mut copied = Vec::new();
     for source in paths.iter().take(paths.len().saturating_sub(1)).cloned().map(location::local) {
         if source == "-" {
@@ -55,7 +48,7 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: MoveFromLocalArgs) -> Outcome 
     if ctx.has_failed() {
         return Ok(());
     }
-    put::run(ctx, PutArgs { force, preserve, threads, paths }).await?;
+    put::run(ctx, PutArgs { copying, paths }).await?;
     if ctx.has_failed() {
         ctx.progress.say("dfs: moveFromLocal: not everything was copied: nothing is removed here");
         return Ok(());

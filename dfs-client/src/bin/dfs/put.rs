@@ -16,7 +16,7 @@ use dfs_common::ids::InodeId;
 use crate::content;
 use crate::context::Context;
 use crate::cp;
-use crate::crew::{self, Crew};
+use crate::crew::{Copying, Crew};
 use crate::destination::{self, Destination, Target};
 use crate::failure::{Failure, Outcome};
 use crate::identity::{self, Apart, ClusterMounts};
@@ -37,15 +37,8 @@ const NS_PER_S: i64 = 1_000_000_000;
 #[derive(Debug, Args)]
 #[command(visible_alias = "copyFromLocal")]
 pub(crate) struct PutArgs {
-    /// Replace files that are there
-    #[arg(short = 'f', long)]
-    pub(crate) force: bool,
-    /// Keep times and mode, and as superuser the owner
-    #[arg(short = 'p', long)]
-    pub(crate) preserve: bool,
-    /// Files copied at once
-    #[arg(short = 't', long, value_name = "N", default_value_t = crew::TRANSFERS_DEFAULT, value_parser = crew::parse_limit)]
-    pub(crate) threads: usize,
+    #[command(flatten)]
+    pub(crate) copying: Copying,
     /// Local sources (`-` is standard input), then the destination
     #[arg(required = true, num_args = 2.., value_names = ["SOURCE", "DESTINATION"])]
     pub(crate) paths: Vec<OsString>,
@@ -58,9 +51,9 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: PutArgs) -> Outcome {
     let destination = Destination::look_up(ctx, &destination, sources.len() > 1, Links::Follow).await?;
     let mut put = Put {
         ctx: Arc::clone(ctx),
-        force: args.force,
-        preserve: args.preserve,
-        crew: Crew::new(ctx, args.threads),
+        force: args.copying.force,
+        preserve: args.copying.preserve,
+        crew: Crew::new(ctx, args.copying.threads),
         directories: HashMap::new(),
         unfinished: Vec::new(),
         mounts: ClusterMounts::find(ctx).await,
