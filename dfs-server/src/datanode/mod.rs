@@ -108,7 +108,7 @@ pub async fn run(config: &Config, mut shutdown: Shutdown, on_ready: impl FnOnce(
         FILE_CALLS_MAX,
         settings.max_transfer_threads,
     );
-    let store = open_store(&settings).await?;
+    let store = open_store(&settings, shares.replicas).await?;
     let metrics = Arc::new(Metrics::default());
     let plane = Arc::new(DataPlane {
         store: Arc::clone(&store),
@@ -189,11 +189,12 @@ async fn ends_within(patience: Duration, work: impl FnOnce() + Send + 'static) -
     tokio::time::timeout(patience, end).await.is_ok()
 }
 
-async fn open_store(settings: &Settings) -> Result<Arc<ReplicaStore>> {
+async fn open_store(settings: &Settings, open_max: usize) -> Result<Arc<ReplicaStore>> {
     let store_settings = StoreSettings {
         data_dirs: settings.data_dirs.clone(),
         reserved: settings.reserved,
         sync_on_close: settings.sync_on_close,
+        open_max,
     };
     let started = std::time::Instant::now();
     let opened = tokio::task::spawn_blocking(move || ReplicaStore::open(&store_settings)).await;

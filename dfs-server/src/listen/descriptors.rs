@@ -16,6 +16,9 @@ const HTTP_MAX: usize = 256;
 const PEERS_MAX: usize = 256;
 /// gRPC calls of a DataNode that work on files, each with two of them and a directory.
 const PER_FILE_CALL: usize = 3;
+/// Replicas that stay open after they were read, and the descriptors of each.
+const REPLICAS_MAX: usize = 256;
+const PER_REPLICA: usize = 2;
 /// A transfer at work: its socket, the next node's, data and checksums of the replica, the directory being synced.
 const PER_TRANSFER: usize = 5;
 
@@ -35,6 +38,8 @@ pub(crate) struct DataNodeShares {
     pub(crate) file_calls: usize,
     /// Idle ones to other DataNodes.
     pub(crate) peers: usize,
+    /// Replicas that stay open after they were read.
+    pub(crate) replicas: usize,
     /// Data connections.
     pub(crate) transfers: usize,
 }
@@ -70,8 +75,9 @@ impl DataNodeShares {
         let grpc = grpc.min(available / 8);
         let file_calls = file_calls.min(available / 8 / PER_FILE_CALL);
         let peers = PEERS_MAX.min(available / 8);
-        let rest = available - http - grpc - PER_FILE_CALL * file_calls - peers;
-        Self { grpc, http, file_calls, peers, transfers: transfers.min(rest / PER_TRANSFER) }
+        let replicas = REPLICAS_MAX.min(available / 8 / PER_REPLICA);
+        let rest = available - http - grpc - PER_FILE_CALL * file_calls - peers - PER_REPLICA * replicas;
+        Self { grpc, http, file_calls, peers, replicas, transfers: transfers.min(rest / PER_TRANSFER) }
     }
 }
 
@@ -85,9 +91,10 @@ mod tests {
             let available = available_of(limit).unwrap();
             let namenode = NameNodeShares::of(available, 4096);
             assert!(namenode.grpc + namenode.http <= limit - RESERVED && namenode.grpc >= 128, "{limit}: {namenode:?}");
-            let DataNodeShares { grpc, http, file_calls, peers, transfers } =
+            let DataNodeShares { grpc, http, file_calls, peers, replicas, transfers } =
                 DataNodeShares::of(available, 4096, 256, 4096);
-            let taken = grpc + http + PER_FILE_CALL * file_calls + peers + PER_TRANSFER * transfers;
+            let files = PER_FILE_CALL * file_calls + PER_REPLICA * replicas + PER_TRANSFER * transfers;
+            let taken = grpc + http + peers + files;
             assert!(taken <= limit - RESERVED, "{limit}: {taken}");
             assert!(transfers >= 16 && http >= 16 && grpc >= 16 && file_calls >= 8, "{limit}");
         }

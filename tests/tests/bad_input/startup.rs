@@ -4,14 +4,14 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dfs_tests::cases;
 use dfs_tests::cluster::{Cluster, test_dir};
 use dfs_tests::ports::free_port;
 use dfs_tests::process::program;
 use dfs_tests::suite::{Case, Nothing};
-use dfs_tests::wait::{poll, wait_until};
+use dfs_tests::wait::{Stopwatch, poll, wait_until};
 
 pub(super) const CASES: [Case<Nothing>; 10] = cases![
     unknown_key_is_refused_with_the_nearest_one,
@@ -192,7 +192,7 @@ fn mount_that_cannot_work_fails_with_its_reason(_: &Nothing) {
     };
     let target = mount_point.to_str().unwrap();
     let nobody = format!("127.0.0.1:{}", free_port());
-    let begun = Instant::now();
+    let begun = Stopwatch::start();
     let text = fuse(&["-o", "soft", &nobody, target]);
     assert_says(&text, &[&nobody]);
     assert!(begun.elapsed() < REFUSAL);

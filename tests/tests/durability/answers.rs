@@ -6,7 +6,7 @@ use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dfs_client::{Caller, ClientConfig, CreateOptions, CreatedFile, DfsClient, RenameFlag, SetAttr, XAttrSetFlag};
 use dfs_common::ids::{ClientId, InodeId, ROOT_INODE};
@@ -16,7 +16,7 @@ use dfs_tests::cases;
 use dfs_tests::cluster::Cluster;
 use dfs_tests::relay::Relay;
 use dfs_tests::suite::{Case, Nothing};
-use dfs_tests::wait::{STARTUP, wait_until};
+use dfs_tests::wait::{STARTUP, Stopwatch, wait_until};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 pub(super) const CASES: [Case<Nothing>; 4] = cases![
@@ -275,7 +275,7 @@ fn soft_mount_that_gives_calls_up_leaves_no_file_busy(_: &Nothing) {
         assert_eq!(error.raw_os_error(), Some(libc::ETIMEDOUT), "{error}");
     }
     cluster.namenode.daemon.resume();
-    let begun = Instant::now();
+    let begun = Stopwatch::start();
     let append = |path: std::path::PathBuf| {
         wait_until(Duration::from_secs(10), format!("{} can be written", path.display()), || {
             OpenOptions::new().append(true).open(&path).and_then(|mut file| file.write_all(b"second\n")).is_ok()

@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dfs_common::sys::close;
 use dfs_common::units::ByteCount;
@@ -15,7 +15,7 @@ use dfs_tests::device::SMALL_DEVICE;
 use dfs_tests::fault::replica_files;
 use dfs_tests::mount::Mount;
 use dfs_tests::suite::{Case, Nothing};
-use dfs_tests::wait::{REPAIR, wait_until};
+use dfs_tests::wait::{REPAIR, Stopwatch, wait_until};
 use dfs_tests::workload::Pattern;
 
 pub(super) const CASES: [Case<Nothing>; 10] = cases![
@@ -55,7 +55,7 @@ impl Writing {
     }
 
     fn timed<T>(&mut self, what: &str, call: impl FnOnce(&mut Self) -> std::io::Result<T>) {
-        let begun = Instant::now();
+        let begun = Stopwatch::start();
         let outcome = call(self);
         self.slowest = self.slowest.max(begun.elapsed());
         if let Err(error) = outcome {
@@ -76,7 +76,7 @@ impl Writing {
     }
 
     fn end(mut self) {
-        let begun = Instant::now();
+        let begun = Stopwatch::start();
         close(self.file).expect("close");
         self.slowest = self.slowest.max(begun.elapsed());
         eprintln!("slowest call: {:?}", self.slowest);
@@ -217,7 +217,7 @@ fn append_goes_on_without_a_lost_member(_: &Nothing) {
         pattern.make_file(&mount.join(&name), 1_000_001);
         // Dead when the append begins, but not yet known to be.
         cluster.datanodes[victim].daemon.kill();
-        let begun = Instant::now();
+        let begun = Stopwatch::start();
         let file = OpenOptions::new().append(true).open(mount.join(&name)).expect("open for append");
         pattern.write(&file, 1_000_001, 2_000_000).expect("append");
         close(file).expect("close");
@@ -285,7 +285,7 @@ fn end_of_a_file_outlives_a_lost_member(_: &Nothing) {
         file.sync_all().expect("fsync");
         // Everything is acknowledged but the block's end.
         cluster.datanodes[victim].daemon.kill();
-        let begun = Instant::now();
+        let begun = Stopwatch::start();
         close(file).expect("close");
         assert!(begun.elapsed() < STALL_MAX, "close took {:?}", begun.elapsed());
         drop_caches().unwrap();

@@ -3,7 +3,7 @@
 //! With a million files, by hand on an idle machine, no answer may take longer than 20 ms meanwhile, and no DataNode may be
 //! stale: `DFS_TEST_FILES=1000000 cargo test --release --workspace --test durability -- removing_a_large_tree`
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dfs_common::attr::FileKind;
 use dfs_proto::v1::client_namenode_client::ClientNamenodeClient;
@@ -11,7 +11,7 @@ use dfs_proto::v1::{self, RequestHeader, RetryId};
 use dfs_tests::cases;
 use dfs_tests::cluster::{Cluster, http_get};
 use dfs_tests::suite::{Case, Nothing};
-use dfs_tests::wait::{REPAIR, STARTUP, wait_until};
+use dfs_tests::wait::{REPAIR, STARTUP, Stopwatch, wait_until};
 use tonic::transport::Channel;
 
 pub(super) const CASES: [Case<Nothing>; 2] =
@@ -129,9 +129,9 @@ fn removing_a_large_tree_goes_in_steps(_: &Nothing) {
         let before = cluster.status("last_txid").expect("the NameNode serves");
         let mut remover = client.clone();
         let removal = tokio::spawn(async move { remover.delete("tree").await });
-        let (mut longest, mut stats, started) = (Duration::ZERO, 0_u64, Instant::now());
+        let (mut longest, mut stats, started) = (Duration::ZERO, 0_u64, Stopwatch::start());
         loop {
-            let asked = Instant::now();
+            let asked = Stopwatch::start();
             let root = v1::InodeRequest { inode: ROOT, ..v1::InodeRequest::default() };
             client.rpc.get_file_info(root).await.expect("stat of the root");
             longest = longest.max(asked.elapsed());

@@ -13,7 +13,7 @@ use dfs_tests::cluster::{Cluster, Devices};
 use dfs_tests::fault::{flip_bit, replica_files};
 use dfs_tests::mount::Mount;
 use dfs_tests::suite::{Case, Nothing};
-use dfs_tests::wait::{REPAIR, wait_until};
+use dfs_tests::wait::{REPAIR, Stopwatch, wait_until};
 use dfs_tests::workload::{Pattern, check_tree, make_tree, source_tree};
 use rustix::io::Errno;
 
@@ -107,7 +107,7 @@ fn reads_go_on_without_a_stopped_datanode(_: &Nothing) {
     for victim in 0..3 {
         drop_caches().unwrap();
         cluster.datanodes[victim].daemon.pause();
-        let begun = Instant::now();
+        let begun = Stopwatch::start();
         Pattern::new(4).check_file(&mount.join("file"), LENGTH);
         let took = begun.elapsed();
         cluster.datanodes[victim].daemon.resume();
@@ -182,11 +182,11 @@ fn hung_device_of_a_datanode_leaves_its_other_volume(_: &Nothing) {
     open.write_all(&Pattern::new(8).bytes(LENGTH as usize)).unwrap();
     cluster.wait_fully_replicated();
     let frozen = cluster.datanodes[0].devices[0].freeze();
-    let begun = Instant::now();
+    let begun = Stopwatch::start();
     let mut written = 0;
     // Until its writers, readers, reports and deletions have met it, and it was taken out.
     while !is_volume_failed(&cluster, 0) {
-        let call = Instant::now();
+        let call = Stopwatch::start();
         Pattern::new(written).make_file(&mount.join(format!("file-{written}")), LENGTH);
         cold_check(&mount, &format!("file-{written}"), Pattern::new(written));
         if written > 0 {

@@ -4,10 +4,11 @@ use std::fs::{self, File, OpenOptions};
 use std::io::IoSlice;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dfs_common::sys::close;
 use dfs_tests::async_io::AsyncIo;
+use dfs_tests::wait::Stopwatch;
 use dfs_tests::workload::Pattern;
 use rustix::fs::OFlags;
 use rustix::io::{Errno, ReadWriteFlags};
@@ -130,7 +131,7 @@ fn write_at_the_true_end_works_after_another_mount_appended(mounts: &Mounts) {
 
 fn refused_write_comes_at_once_and_takes_no_lease(mounts: &Mounts) {
     let (file, end) = appended_elsewhere(mounts, "append-refused");
-    let begun = Instant::now();
+    let begun = Stopwatch::start();
     for offset in [1000, end - 1, end + 1, end + 4096] {
         assert_errno(file.write_at(b"x", offset), Errno::OPNOTSUPP);
     }

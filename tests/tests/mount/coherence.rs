@@ -5,12 +5,12 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, StatxFlags};
 use rustix::io::Errno;
 
-use dfs_tests::wait::wait_until;
+use dfs_tests::wait::{Stopwatch, wait_until};
 use dfs_tests::workload::Pattern;
 
 use super::{Case, Mounts, assert_errno, cases};
@@ -298,7 +298,7 @@ fn directory_that_its_maker_fills_without_pause_takes_names_from_others(mounts: 
             }
         });
         wait_until(SOON, "a name here", || here.join("here-10").exists());
-        let begun = Instant::now();
+        let begun = Stopwatch::start();
         for number in 0..50 {
             assert_errno(fs::metadata(here.join(format!("there-{number}"))), Errno::NOENT);
             fs::create_dir(there.join(format!("there-{number}"))).unwrap();

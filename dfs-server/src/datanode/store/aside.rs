@@ -8,8 +8,8 @@ use std::path::Path;
 use tracing::warn;
 
 use super::disk::{self, DiskFile};
+use super::faults::is_shortage;
 use super::layout::PoolPaths;
-use super::volume::is_shortage;
 
 /// Bytes saved at once: a sector of most disks, so that one that is bad costs no others.
 const SAVE_STEP: u64 = 4096;

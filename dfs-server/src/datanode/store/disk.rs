@@ -16,7 +16,7 @@ use dfs_common::{durable, sys};
 use rustix::fs::{Advice, OFlags};
 use rustix::io::Errno;
 
-use super::volume::is_shortage;
+use super::faults::is_shortage;
 
 #[cfg(test)]
 pub(crate) mod watch;

@@ -20,11 +20,11 @@ pub(super) struct MetaFile {
 }
 
 impl MetaFile {
-    /// A new file with its header; what was at `path` is gone.
-    pub(super) fn create(path: &Path, checksum: DataChecksum) -> io::Result<Self> {
+    /// A new file with its header and the first `checksums`; what was at `path` is gone.
+    pub(super) fn create(path: &Path, checksum: DataChecksum, checksums: &[u8]) -> io::Result<Self> {
         let file = DiskFile::create(path)?;
         let header = MetaHeader { checksum };
-        file.write_all_at(&header.encode(), 0)?;
+        file.write_all_at(&[&header.encode(), checksums].concat(), 0)?;
         Ok(Self { file, header })
     }
 
@@ -33,7 +33,24 @@ impl MetaFile {
         let file = open(path)?;
         let mut bytes = [0; META_HEADER_LEN];
         file.read_exact_at(&mut bytes, 0)?;
-        let header = MetaHeader::decode(&bytes).map_err(invalid)?;
+        Self::with_header(file, &bytes)
+    }
+
+    /// The same, with all checksums of `data_length` bytes, in one read.
+    pub(super) fn open_with_checksums(
+        path: &Path,
+        open: impl FnOnce(&Path) -> io::Result<DiskFile>,
+        data_length: u64,
+    ) -> io::Result<(Self, Vec<u8>)> {
+        let file = open(path)?;
+        let mut bytes = vec![0; META_HEADER_LEN + CHECKSUM.checksums_len(data_length as usize)];
+        file.read_exact_at(&mut bytes, 0)?;
+        let checksums = bytes.split_off(META_HEADER_LEN);
+        Ok((Self::with_header(file, &bytes)?, checksums))
+    }
+
+    fn with_header(file: DiskFile, bytes: &[u8]) -> io::Result<Self> {
+        let header = MetaHeader::decode(bytes).map_err(invalid)?;
         if header.checksum != CHECKSUM {
             let words = format!("a checksum file that says {:?}, where only {CHECKSUM:?} is written", header.checksum);
             return Err(io::Error::new(io::ErrorKind::InvalidData, words));

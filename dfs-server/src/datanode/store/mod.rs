@@ -18,6 +18,7 @@ mod append_plan;
 mod aside;
 mod disk;
 mod events;
+mod faults;
 mod layout;
 mod look;
 mod meta_file;
@@ -30,8 +31,10 @@ mod replica;
 mod report;
 mod room;
 mod scan;
+mod space;
 mod suspects;
 mod volume;
+mod volume_dir;
 mod volumes;
 mod writeback;
 mod writer;
@@ -56,12 +59,13 @@ use parking_lot::{Mutex, RwLock};
 pub(crate) use disk::watch;
 use events::EventHub;
 pub(crate) use events::{Event, EventKind, EventQueue};
-pub(crate) use pool::{DirectoryFindings, UnderRecovery};
+pub(crate) use faults::is_shortage;
+pub(crate) use pool::{DirectoryFindings, UnderRecovery, Whole};
 pub(crate) use reader::ReplicaReader;
 pub(crate) use replica::OpenKind;
 pub(crate) use report::{Cursor, ReportPage};
 pub(crate) use suspects::{Suspect, Suspects};
-pub(crate) use volume::{Volume, VolumeIndex, is_shortage};
+pub(crate) use volume::{Volume, VolumeIndex};
 pub(crate) use volumes::{Identity, VolumeReport, Volumes};
 pub(crate) use writer::ReplicaWriter;
 
@@ -80,6 +84,8 @@ pub(crate) struct StoreSettings {
     pub(crate) reserved: ByteCount,
     /// Whether every finalized replica is synced.
     pub(crate) sync_on_close: bool,
+    /// Replicas of a pool whose two files stay open after they were read.
+    pub(crate) open_max: usize,
 }
 
 /// All replicas of this node.
@@ -91,6 +97,7 @@ pub(crate) struct ReplicaStore {
     events: Arc<EventHub>,
     suspects: Arc<Suspects>,
     sync_on_close: bool,
+    open_max: usize,
     readmissions: Mutex<Readmissions>,
     /// Held while a pool is loaded from its volumes, however long they take. Before `pools`.
     loading: Mutex<()>,
@@ -109,6 +116,7 @@ impl ReplicaStore {
             events: Arc::default(),
             suspects: Arc::default(),
             sync_on_close: settings.sync_on_close,
+            open_max: settings.open_max,
             readmissions: Mutex::default(),
             loading: Mutex::default(),
         };
@@ -144,7 +152,8 @@ impl ReplicaStore {
                 return Err(DfsError::new(ErrorKind::Unsupported, format!("more than {POOLS_MAX} block pools")));
             }
         }
-        let loaded = Pool::load(pool, &self.volumes, Arc::clone(&self.events), Arc::clone(&self.suspects))?;
+        let (events, suspects) = (Arc::clone(&self.events), Arc::clone(&self.suspects));
+        let loaded = Pool::load(pool, &self.volumes, events, suspects, self.open_max)?;
         let mut pools = self.pools.write();
         // Of a volume that has failed meanwhile: whoever took its replicas out did not know of this pool.
         for volume in self.volumes.all().iter().filter(|volume| volume.is_failed()) {
@@ -185,6 +194,24 @@ impl ReplicaStore {
     ) -> Result<ReplicaWriter> {
         let pool = self.pool(&block.pool)?;
         pool.create(block.block, kind, checksum, |dirs| self.volumes.choose(storage_hint, dirs))
+    }
+
+    /// Writes a new replica of which everything is there, and finalizes it, on disk too when `sync` asks for it. When that fails
+    /// nothing is left of it. The writer has nothing more to write: dropping it closes the files.
+    ///
+    /// # Errors
+    /// `AlreadyExists`, `NoSpace`, `Io`, `Cancelled` when its deletion was ordered meanwhile.
+    pub(crate) fn write_whole(
+        &self,
+        block: &ExtendedBlock,
+        checksum: DataChecksum,
+        whole: Whole<'_>,
+        sync: bool,
+        storage_hint: Option<&str>,
+    ) -> Result<ReplicaWriter> {
+        let sync = sync || self.sync_on_close;
+        let choose = |dirs: &dyn Fn(VolumeIndex) -> bool| self.volumes.choose(storage_hint, dirs);
+        self.pool(&block.pool)?.write_whole(block.block, checksum, whole, sync, choose)
     }
 
     /// Reopens a finalized replica to extend it under a new generation stamp.

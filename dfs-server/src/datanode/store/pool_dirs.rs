@@ -20,8 +20,9 @@ use parking_lot::{Mutex, MutexGuard};
 use tracing::{error, warn};
 
 use super::disk::{self, DiskFile};
+use super::faults::is_full;
 use super::layout::{PoolPaths, SUBDIRS, subdirs};
-use super::volume::{Volume, is_full};
+use super::volume::Volume;
 
 /// Finalized replicas of a volume synced at once: many more than a device has writes under way.
 const SYNCS_AT_ONCE: usize = 64;

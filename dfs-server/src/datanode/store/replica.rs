@@ -43,9 +43,10 @@ use dfs_common::ids::{BlockId, GenerationStamp};
 use dfs_proto::data_transfer::DataChecksum;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use super::faults::is_shortage;
 use super::layout;
 use super::pool_dirs::PoolDirs;
-use super::volume::{Volume, VolumeIndex, is_shortage};
+use super::volume::{Volume, VolumeIndex};
 
 /// A finalized replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -235,7 +236,7 @@ impl OpenReplica {
         let mut state = self.state.lock();
         while self.kind == OpenKind::Rbw
             && state.acked < length
-            && state.place == Place::Rbw
+            && (state.place == Place::Rbw || state.on_disk == 0)
             && state.check_writable().is_ok()
         {
             if self.grown.wait_until(&mut state, deadline).timed_out() {

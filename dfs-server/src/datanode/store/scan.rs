@@ -17,12 +17,13 @@ use tracing::{info, warn};
 
 use super::aside::set_aside;
 use super::disk::{self, DiskFile};
+use super::faults::{is_damage, is_full, is_shortage};
 use super::layout::{self, FileName, PoolPaths, SUBDIRS};
 use super::meta_file::MetaFile;
 use super::pool_dirs::{Doubts, PoolDirs};
 use super::recovery::{Found, FoundMeta, Leftover, Verdict, decide, verified_prefix};
 use super::replica::{Condition, Entry, Finalized, OpenKind, OpenReplica, OpenState, Place};
-use super::volume::{Volume, is_damage, is_full, is_shortage};
+use super::volume::Volume;
 
 /// Bytes at a replica's end that are verified before it waits for recovery. Older ones are most likely on the device, since the
 /// writer has the kernel start writing them every few MiB; readers and recoveries verify them anyway.
@@ -94,7 +95,7 @@ impl Scan<'_> {
             Verdict::None => {}
             Verdict::Finalized { stamp, length } => {
                 let header = dfs_proto::data_transfer::MetaHeader { checksum: DataChecksum::DEFAULT };
-                self.volume.add_used(ByteCount(length + header.meta_len(length)));
+                self.volume.space.add(ByteCount(length + header.meta_len(length)));
                 let finalized = Finalized {
                     generation_stamp: stamp,
                     length,
@@ -122,7 +123,7 @@ impl Scan<'_> {
         match cut_to_verified(&data_path, &meta_path) {
             Ok(cut) => {
                 info!(block = %id, %stamp, length = cut.length, "replica waits for recovery");
-                self.volume.add_used(ByteCount(cut.length));
+                self.volume.space.add(ByteCount(cut.length));
                 let state = OpenState {
                     generation_stamp: stamp,
                     on_disk: cut.length,

@@ -2,6 +2,7 @@ mod doubts;
 mod pools;
 mod power;
 mod recover;
+mod whole;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -21,7 +22,7 @@ const POOL: &str = "BP-1-127.0.0.1-1";
 
 fn settings(dirs: &[&Path]) -> StoreSettings {
     let data_dirs = dirs.iter().map(|dir| dir.to_path_buf()).collect();
-    StoreSettings { data_dirs, reserved: ByteCount(0), sync_on_close: false }
+    StoreSettings { data_dirs, reserved: ByteCount(0), sync_on_close: false, open_max: 16 }
 }
 
 fn open(dirs: &[&Path]) -> ReplicaStore {
@@ -50,6 +51,19 @@ fn put(store: &ReplicaStore, id: u64, data: &[u8]) {
     let mut writer = create(store, id);
     append(&mut writer, 0, data);
     store.finalize(POOL, &mut writer, false).unwrap();
+}
+
+fn put_whole(store: &ReplicaStore, id: u64, data: &[u8], sync: bool) -> Result<ReplicaWriter> {
+    let mut checksums = vec![0; DataChecksum::DEFAULT.checksums_len(data.len())];
+    DataChecksum::DEFAULT.compute(data, &mut checksums);
+    let whole = Whole { data, checksums: &checksums };
+    store.write_whole(&block(id, 1001), DataChecksum::DEFAULT, whole, sync, None)
+}
+
+fn read(store: &ReplicaStore, block: &ExtendedBlock, length: usize) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; length];
+    store.open_reader(block, length as u64)?.read(0, &mut bytes)?;
+    Ok(bytes)
 }
 
 fn pages(store: &ReplicaStore, volume: u16) -> Vec<(u64, u64, Option<ReplicaState>)> {

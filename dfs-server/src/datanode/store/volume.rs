@@ -15,11 +15,10 @@
 //! Whoever meets an I/O error on a volume reports it through [`Volume::check`]; the store's checker then writes a probe
 //! and decides.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -28,29 +27,19 @@ use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::storage_info::StorageInfo;
 use dfs_common::units::ByteCount;
 use parking_lot::{Condvar, Mutex};
-use rustix::fs::FlockOperation;
 use tracing::{info, warn};
 
-use super::disk::{self, DiskFile};
-use super::layout::{CURRENT, LOCK_FILE, VERSION_FILE};
+use super::faults::{blames_device, is_damage, is_shortage};
+use super::layout::{CURRENT, VERSION_FILE};
 use super::look::{Look, Progress};
-use super::room::{Room, RoomBytes};
+use super::space::{Lack, VolumeSpace};
+use super::volume_dir::{lock, place_of, probe, refuse_foreign_entries};
 use super::writeback::Writeback;
-
-/// Name of the file that a check writes; the suffix makes it recognisable as left-over.
-const PROBE_FILE: &str = "probe.tmp";
-/// What a new file system has in its root before we touch it.
-const HARMLESS_ENTRIES: [&str; 2] = ["lost+found", LOCK_FILE];
 
 /// A device that does not answer within this has failed.
 const DISK_PATIENCE: Duration = Duration::from_secs(30);
 /// Looks that must have found it silent: after a pause of this process or its machine the time alone says nothing.
 const SILENT_ROUNDS_MIN: u32 = 5;
-
-/// While so much more was left than is wanted at the last look, the file system is not asked again ...
-const PLENTY: u64 = 1 << 30;
-/// ... for this long: no device is filled by a gigabyte within it.
-const PLENTY_LASTS: Duration = Duration::from_millis(100);
 
 /// Place of a volume in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -70,17 +59,6 @@ impl Suspicion {
     }
 }
 
-/// Bytes of a volume as the NameNode hears them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Space {
-    /// Of the file system, without what is reserved.
-    pub(crate) capacity: u64,
-    /// By replicas and their checksums.
-    pub(crate) used: u64,
-    /// Left for replicas.
-    pub(crate) remaining: u64,
-}
-
 /// One directory of `dfs.datanode.data.dir`.
 #[derive(Debug)]
 pub(crate) struct Volume {
@@ -96,11 +74,7 @@ pub(crate) struct Volume {
     look: Mutex<Option<Look<io::Result<()>>>>,
     /// Times that the look was found to take its time: whatever else is asked of the device would too.
     silent_rounds: AtomicU32,
-    used: AtomicU64,
-    /// When the free space was looked at last, and what was left for replicas, bytes.
-    last_space: Mutex<Option<(Instant, u64)>>,
-    reserved: ByteCount,
-    room: Arc<Room>,
+    pub(super) space: VolumeSpace,
     suspicion: Arc<Suspicion>,
     pub(super) writeback: Writeback,
     /// Device and inode of the directory when it was taken: another file system in its place is not this volume.
@@ -138,10 +112,7 @@ impl Volume {
             probing: Mutex::new(()),
             look: Mutex::new(None),
             silent_rounds: AtomicU32::new(0),
-            used: AtomicU64::new(0),
-            last_space: Mutex::default(),
-            reserved,
-            room: Room::of(root),
+            space: VolumeSpace::new(root, reserved),
             suspicion,
             writeback: Writeback::default(),
             place: place_of(root).ok(),
@@ -290,151 +261,28 @@ impl Volume {
         probe(&self.root)
     }
 
-    /// Bytes as known, without asking the device; `None` when it could not be asked.
-    pub(super) fn known_space(&self) -> Option<Space> {
-        self.room.known().map(|room| self.space_of(room))
-    }
-
-    /// Has what is known kept up to date.
-    ///
-    /// # Errors
-    /// When there is no thread to be had.
-    pub(super) fn keep_space_known(&self) -> io::Result<()> {
-        self.room.keep_known()
-    }
-
-    fn space_of(&self, room: RoomBytes) -> Space {
-        Space {
-            capacity: room.capacity.saturating_sub(self.reserved.0),
-            used: self.used.load(Ordering::Relaxed),
-            remaining: room.available.saturating_sub(self.reserved.0),
-        }
-    }
-
     /// Fails with `NoSpace` unless `wanted` bytes fit beside what is reserved.
     pub(super) fn require_space(&self, wanted: ByteCount) -> Result<()> {
-        let has_plenty = |last: &(Instant, u64)| last.1 >= wanted.0 + PLENTY && last.0.elapsed() < PLENTY_LASTS;
-        if self.last_space.lock().as_ref().is_some_and(has_plenty) {
-            return Ok(());
+        let lack = self.space.lack(wanted);
+        match self.check(lack, || format!("ask the free space of {}", self.root.display()))? {
+            None => Ok(()),
+            Some(Lack { left, reserved }) => Err(DfsError::new(
+                ErrorKind::NoSpace,
+                format!(
+                    "volume {} has {left} left beside the {reserved} reserved by dfs.datanode.du.reserved",
+                    self.root.display()
+                ),
+            )),
         }
-        let room = self.check(self.room.ask(), || format!("ask the free space of {}", self.root.display()))?;
-        let space = self.space_of(room);
-        *self.last_space.lock() = Some((Instant::now(), space.remaining));
-        if space.remaining >= wanted.0 {
-            return Ok(());
-        }
-        Err(DfsError::new(
-            ErrorKind::NoSpace,
-            format!(
-                "volume {} has {} left beside the {} reserved by dfs.datanode.du.reserved",
-                self.root.display(),
-                ByteCount(space.remaining),
-                self.reserved
-            ),
-        ))
     }
-
-    /// Counts bytes of replicas, in files that grew.
-    pub(super) fn add_used(&self, bytes: ByteCount) {
-        self.used.fetch_add(bytes.0, Ordering::Relaxed);
-    }
-
-    /// Counts bytes of replicas, in files that are gone or were cut.
-    pub(super) fn subtract_used(&self, bytes: ByteCount) {
-        let _ = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| Some(used.saturating_sub(bytes.0)));
-    }
-}
-
-/// Whether this process, or the machine, has run out of something that is no device's.
-pub(crate) fn is_shortage(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN))
-}
-
-/// Whether it is what files say, or that they end too early.
-pub(super) fn is_damage(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
-}
-
-/// Whether an error says something about the device rather than about one file.
-fn blames_device(error: &io::Error) -> bool {
-    use io::ErrorKind::{AlreadyExists, Interrupted, NotFound};
-    !is_shortage(error) && !is_full(error) && !matches!(error.kind(), NotFound | AlreadyExists | Interrupted)
-}
-
-/// Whether there is no room left.
-pub(super) fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-}
-
-fn lock(root: &Path) -> Result<File> {
-    let path = root.join(LOCK_FILE);
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(|error| DfsError::io(format!("open {}", path.display()), error))?;
-    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
-        DfsError::new(ErrorKind::Busy, format!("{} is in use by another DataNode", root.display()))
-            .with_source(io::Error::from(error))
-    })?;
-    Ok(file)
-}
-
-/// A directory without VERSION must be empty: what lies in it may be someone's data.
-fn refuse_foreign_entries(root: &Path) -> Result<()> {
-    let list = || -> io::Result<Option<String>> {
-        for entry in fs::read_dir(root)? {
-            let name = entry?.file_name().to_string_lossy().into_owned();
-            // `current` without VERSION: a format that did not get to its end.
-            if name == CURRENT {
-                let mut inside = fs::read_dir(root.join(CURRENT))?;
-                if inside.all(|entry| entry.is_ok_and(|entry| entry.file_name().to_string_lossy().ends_with(".tmp"))) {
-                    continue;
-                }
-            }
-            if !HARMLESS_ENTRIES.contains(&name.as_str()) {
-                return Ok(Some(name));
-            }
-        }
-        Ok(None)
-    };
-    match list() {
-        Ok(None) => Ok(()),
-        Ok(Some(name)) => Err(DfsError::new(
-            ErrorKind::InvalidArgument,
-            format!("{} has no VERSION but holds {name:?}; a new volume must be an empty directory", root.display()),
-        )),
-        Err(error) => Err(DfsError::io(format!("list {}", root.display()), error)),
-    }
-}
-
-fn place_of(root: &Path) -> io::Result<(u64, u64)> {
-    let metadata = fs::metadata(root)?;
-    Ok((metadata.dev(), metadata.ino()))
-}
-
-/// A full volume is no broken one: what lies on it can be read, and deleted.
-fn probe(root: &Path) -> io::Result<()> {
-    let path = root.join(PROBE_FILE);
-    match write_probe(&path) {
-        Err(error) if is_full(&error) => {}
-        written => written?,
-    }
-    // It is not there if there was no room for its name.
-    disk::remove_if_there(&path)
-}
-
-fn write_probe(path: &Path) -> io::Result<()> {
-    let file = DiskFile::create(path)?;
-    file.write_all_at(b"probe", 0)?;
-    file.sync_data()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::super::disk::watch::{Call, Watch};
+    use super::super::volume_dir::PROBE_FILE;
     use super::*;
 
     fn open(root: &Path) -> (Volume, Result<Option<StorageInfo>>) {

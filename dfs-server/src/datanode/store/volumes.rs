@@ -13,7 +13,8 @@ use parking_lot::{Mutex, RwLock};
 use tracing::{error, info, warn};
 
 use super::layout::{CURRENT, POOL_PREFIX, VERSION_FILE};
-use super::volume::{Space, Suspicion, Volume, VolumeIndex};
+use super::space::Space;
+use super::volume::{Suspicion, Volume, VolumeIndex};
 
 /// Room a volume must have to take a new replica. A block's length is not known when it begins, so this only keeps nearly
 /// full volumes from being chosen; growing replicas look again every few MiB.
@@ -88,7 +89,8 @@ impl Volumes {
                 Err(cause) => error!(volume = %dir.display(), "volume cannot be used: {}", cause.chain()),
             }
             volume
-                .keep_space_known()
+                .space
+                .keep_known()
                 .map_err(|error| DfsError::io("start the thread that asks a volume for its room", error))?;
             all.push(Arc::new(volume));
         }
@@ -220,7 +222,7 @@ impl Volumes {
     /// Every volume as heartbeats tell of it. Waits for no device.
     pub(crate) fn reports(&self) -> Vec<VolumeReport> {
         let report = |volume: &Arc<Volume>| {
-            let known = if volume.is_failed() { None } else { Some(volume.known_space()) };
+            let known = if volume.is_failed() { None } else { Some(volume.space.known()) };
             if known == Some(None) {
                 volume.suspect();
             }
@@ -303,7 +305,7 @@ impl Volumes {
     /// Puts a volume that came back, and whose replicas are loaded, into its old place.
     pub(super) fn put_back(&self, volume: Arc<Volume>) {
         info!(volume = %volume.root().display(), "volume is back");
-        if let Err(cause) = volume.keep_space_known() {
+        if let Err(cause) = volume.space.keep_known() {
             warn!(volume = %volume.root().display(), %cause, "its room will be told as it is now");
         }
         let at = usize::from(volume.index().0);

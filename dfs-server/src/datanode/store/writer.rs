@@ -19,7 +19,7 @@ use std::sync::Arc;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::units::ByteCount;
 
-use super::append_plan::{Refusal, Tail, plan_append};
+use super::append_plan::{AppendPlan, Refusal, Tail, plan_append};
 use super::disk::{self, DiskFile};
 use super::meta_file::MetaFile;
 use super::replica::{Finalized, OpenReplica, Place};
@@ -42,6 +42,8 @@ pub(crate) struct ReplicaWriter {
     drop_behind: bool,
     space_checked_at: u64,
     directory_synced: bool,
+    /// Nothing was written since this writer has synced both files.
+    files_synced: bool,
     /// The finalized replica that this writer extends.
     appended_to: Option<Finalized>,
     /// Its number among the replica's writers.
@@ -49,18 +51,44 @@ pub(crate) struct ReplicaWriter {
 }
 
 impl ReplicaWriter {
-    /// Opens a replica's files, which `create` makes new, for the writer whose turn this is; it may be over by then.
-    /// `directory_synced` says that their names are on disk.
-    pub(super) fn open(replica: Arc<OpenReplica>, turn: u64, directory_synced: bool, create: bool) -> io::Result<Self> {
+    /// Makes the files of a new replica.
+    pub(super) fn create(replica: Arc<OpenReplica>) -> io::Result<Self> {
         let files = replica.hold_files();
-        let (data, meta) = if create {
-            (DiskFile::create(&files.data)?, MetaFile::create(&files.meta, replica.checksum)?)
-        } else {
-            (DiskFile::open_writable(&files.data)?, MetaFile::open(&files.meta, DiskFile::open_writable)?)
-        };
+        let (data, meta) = (DiskFile::create(&files.data)?, MetaFile::create(&files.meta, replica.checksum, &[])?);
         drop(files);
+        Ok(Self::new(replica, 0, false, data, meta))
+    }
+
+    /// Makes the files of a new replica with all that it will ever have. Checksums first: a crash then leaves data that are
+    /// shorter than they say, which restart recovery sees.
+    pub(super) fn create_whole(replica: Arc<OpenReplica>, whole: &AppendPlan<'_>) -> io::Result<Self> {
+        let files = replica.hold_files();
+        let meta = MetaFile::create(&files.meta, replica.checksum, &whole.checksums)?;
+        let data = DiskFile::create(&files.data)?;
+        data.write_all_at(whole.data, 0)?;
+        drop(files);
+        replica.volume.space.add(ByteCount(whole.tail.length));
+        {
+            let mut state = replica.state.lock();
+            (state.on_disk, state.acked, state.tail_crc) = (whole.tail.length, whole.tail.length, whole.tail.crc);
+        }
+        replica.notify();
+        Ok(Self::new(replica, 0, false, data, meta))
+    }
+
+    /// Opens a replica's files for the writer whose turn this is; it may be over by then. `directory_synced` says that their
+    /// names are on disk.
+    pub(super) fn open(replica: Arc<OpenReplica>, turn: u64, directory_synced: bool) -> io::Result<Self> {
+        let files = replica.hold_files();
+        let data = DiskFile::open_writable(&files.data)?;
+        let meta = MetaFile::open(&files.meta, DiskFile::open_writable)?;
+        drop(files);
+        Ok(Self::new(replica, turn, directory_synced, data, meta))
+    }
+
+    fn new(replica: Arc<OpenReplica>, turn: u64, directory_synced: bool, data: DiskFile, meta: MetaFile) -> Self {
         let length = replica.block().length;
-        Ok(Self {
+        Self {
             turn,
             replica,
             data: Arc::new(data),
@@ -69,8 +97,9 @@ impl ReplicaWriter {
             drop_behind: false,
             space_checked_at: length,
             directory_synced,
+            files_synced: false,
             appended_to: None,
-        })
+        }
     }
 
     /// Remembers what to go back to when nothing is written.
@@ -159,6 +188,7 @@ impl ReplicaWriter {
             return Ok(());
         }
         self.check_space(plan.tail.length)?;
+        self.files_synced = false;
         let chunk = replica.checksum.bytes_per_checksum() as u64;
         let chunk_start = tail.length - tail.length % chunk;
         let promised = tail.length > chunk_start && promised > chunk_start;
@@ -168,7 +198,7 @@ impl ReplicaWriter {
             let _ = self.take_back(tail, chunk_start, promised);
         }
         replica.volume.check(written, || format!("write {}", replica.block()))?;
-        replica.volume.add_used(ByteCount(plan.data.len() as u64));
+        replica.volume.space.add(ByteCount(plan.data.len() as u64));
         let mut state = replica.state.lock();
         state.on_disk = plan.tail.length;
         state.tail_crc = plan.tail.crc;
@@ -244,6 +274,7 @@ impl ReplicaWriter {
         });
         self.replica.volume.check(synced, || format!("sync {}", self.replica.block()))?;
         self.directory_synced = true;
+        self.files_synced = true;
         Ok(())
     }
 
@@ -272,19 +303,26 @@ impl ReplicaWriter {
         self.replica.notify();
     }
 
-    /// Moves the files into the finalized directory, durably when `sync` asks for it or bytes of the replica were
-    /// promised before. The caller then changes the map.
+    /// Moves the files into the finalized directory, unless they were made there, durably when `sync` asks for it or bytes of
+    /// the replica were promised before. The caller then changes the map.
     pub(super) fn move_to_finalized(&mut self, sync: bool) -> Result<()> {
-        let durable = sync || self.replica.state.lock().promised > 0;
+        let (place, durable) = {
+            let state = self.replica.state.lock();
+            (state.place, sync || state.promised > 0)
+        };
         let replica = &self.replica;
         let moved = replica.dirs.make_finalized_dir(replica.id).and_then(|dir| {
-            self.rename_to_finalized()?;
+            if place != Place::Finalized {
+                self.rename_to_finalized()?;
+            }
             if durable {
                 // After the renames, so that one flush of the file system's log serves both. A loss of power before the
                 // data is down leaves files whose lengths do not agree, and recovery sees it.
                 let (promised, _) = self.promise();
                 replica.sync_promised(promised, || {
-                    self.sync_files()?;
+                    if !self.files_synced {
+                        self.sync_files()?;
+                    }
                     disk::sync_dir(&dir)
                 })?;
             }

@@ -188,12 +188,14 @@ impl Target {
     }
 
     /// Waits until it says something, or takes something when it is sent to.
-    fn wait(&self, sends: bool) -> Result<()> {
+    fn wait(&mut self, sends: bool) -> Result<()> {
         let last = self.heard.progress + self.patience.max(SIGNS_PATIENCE);
         let deadline = last.min(self.heard.anything + self.patience);
         let mut watch = [Watch::either(self.connection.socket(), true, sends)];
         let failed = |error| DfsError::io(format!("wait for {}", self.address), error);
-        if wait(&mut watch, deadline).map_err(failed)? && Instant::now() < last {
+        let moved = wait(&mut watch, deadline).map_err(failed)?;
+        self.connection.note_readable();
+        if moved && Instant::now() < last {
             return Ok(());
         }
         Err(failed(io::ErrorKind::TimedOut.into()))

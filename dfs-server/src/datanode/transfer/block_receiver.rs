@@ -21,10 +21,13 @@
 //! compute checksums of their own. What fails here is answered at once with this node's status and ends the pipeline; the
 //! loss of the next node is answered with [success, error]. The replica stays as it is (RBW) for the writer's recovery.
 //!
-//! `behind` is what goes to the next node and what it says. Whenever the disk keeps the thread waiting, at set-up too,
-//! `upstream` tells the writer that this node lives. Signs of life from behind are passed on.
+//! `behind` is what goes to the next node and what it says; `opening` begins the replica and clears up; `whole` finds the
+//! blocks that came in one piece. Whenever the disk keeps the thread waiting, at set-up too, `upstream` tells the writer that
+//! this node lives. Signs of life from behind are passed on.
 
 mod behind;
+mod opening;
+mod whole;
 
 use std::collections::VecDeque;
 use std::io;
@@ -33,21 +36,20 @@ use std::time::{Duration, Instant};
 
 use dfs_common::block::ExtendedBlock;
 use dfs_common::error::{DfsError, ErrorKind, Result};
-use dfs_common::ids::GenerationStamp;
-use dfs_proto::data_transfer::patience::{DISK_CALL_MAX, relay_patience};
+use dfs_proto::data_transfer::patience::relay_patience;
 use dfs_proto::data_transfer::{DataChecksum, PacketFrame, Reply};
-use dfs_proto::hadoop::{BlockOpResponseProto, OpWriteBlockProto, Status};
-use tracing::{debug, error, info, warn};
+use dfs_proto::hadoop::{OpWriteBlockProto, Status};
+use tracing::{error, info, warn};
 
 use super::DataPlane;
 use super::acks::{AckQueue, Pending};
 use super::connection::{Connection, Watch, wait};
 use super::data_service::After;
 use super::mirror::Mirror;
-use super::reply::{encoded, error_response, protocol_error, status_of};
+use super::reply::{protocol_error, status_of};
 use super::upstream::Upstream;
-use super::write_setup::{Stage, checked, refuse, refuse_link, resumable_bytes};
-use crate::datanode::store::{OpenKind, ReplicaWriter};
+use super::write_setup::{Stage, checked, refuse, refuse_link};
+use crate::datanode::store::ReplicaWriter;
 
 /// Packets received and not answered; beyond it the writer is made to wait. Far above what a writer keeps in flight.
 const PENDING_MAX: usize = 16 * 1024;
@@ -169,7 +171,9 @@ impl Receiver<'_> {
     fn rounds(&mut self, request: &OpWriteBlockProto) -> Result<After> {
         self.scan()?;
         self.forward();
-        self.open_replica(request);
+        if !self.store_whole(request) {
+            self.open_replica(request);
+        }
         loop {
             self.store();
             self.hear_mirror();
@@ -183,72 +187,6 @@ impl Receiver<'_> {
             self.advance()?;
             self.scan()?;
             self.forward();
-        }
-    }
-
-    fn open_replica(&mut self, request: &OpWriteBlockProto) {
-        match self.upstream.while_busy(|| self.try_open(request)) {
-            Ok(mut writer) => {
-                writer.set_drop_behind(self.plane.drop_behind.applies(self.stage, request));
-                self.take_writer(writer);
-                if self.mirror.is_none() {
-                    self.answer_set_up();
-                }
-            }
-            Err(error) => {
-                warn!(peer = ?self.up.peer_address(), "refusing to write: {}", error.chain());
-                self.refuse_set_up(&error_response(&error));
-                self.set_up = true;
-            }
-        }
-    }
-
-    fn try_open(&self, request: &OpWriteBlockProto) -> Result<ReplicaWriter> {
-        let store = &self.plane.store;
-        let hint = request.storage_id.as_deref();
-        let new_stamp = GenerationStamp(request.latest_generation_stamp);
-        match self.stage {
-            Stage::Create => store.create(&self.block, OpenKind::Rbw, self.checksum, hint),
-            Stage::Copy | Stage::CopyToRbw => store.create(&self.block, OpenKind::Temporary, self.checksum, hint),
-            Stage::Append => store.append(&self.block, new_stamp),
-            Stage::Resume => store.resume(&self.block, new_stamp, resumable_bytes(self.stage, request)),
-            Stage::Close => store
-                .resume(&self.block, new_stamp, resumable_bytes(self.stage, request))
-                .and_then(|mut writer| store.finalize(&self.block.pool, &mut writer, false).map(|_| writer)),
-        }
-    }
-
-    /// The last words on this connection.
-    fn refuse_set_up(&mut self, response: &BlockOpResponseProto) {
-        self.plane.metrics.operations_failed.inc();
-        self.upstream.push_response(&encoded(response));
-        self.finished = Some(After::Linger);
-    }
-
-    fn take_writer(&mut self, writer: ReplicaWriter) {
-        if self.stage == Stage::Close {
-            self.finished_writer = Some(writer);
-            return;
-        }
-        writer.set_feed(&self.up.socket_handle());
-        let (suspect, block) = (writer.volume_suspect(), self.block.clone());
-        self.upstream.on_hung(move || {
-            error!(%block, "a disk call takes longer than {DISK_CALL_MAX:?}; the volume is checked");
-            suspect();
-        });
-        self.writer = Some(writer);
-    }
-
-    fn answer_set_up(&mut self) {
-        let response = BlockOpResponseProto {
-            status: Status::Success.into(),
-            first_bad_link: Some(String::new()),
-            ..Default::default()
-        };
-        self.upstream.push_response(&encoded(&response));
-        self.set_up = true;
-        if self.stage == Stage::Close {
-            self.finished = Some(After::Serve);
         }
     }
 
@@ -287,19 +225,24 @@ impl Receiver<'_> {
                     Reply { full: error.kind() == ErrorKind::NoSpace, ..Reply::new(status_of(error.kind())) }
                 }
             };
-            if self.acks.is_empty() {
-                self.mirror_heard = Instant::now();
-            }
-            let header = &frame.header;
-            self.acks.push(Pending {
-                seqno: header.seqno,
-                end: header.offset_in_block.unsigned_abs() + u64::from(header.data_len),
-                reply,
-                last: header.last_packet_in_block,
-            });
-            self.written += frame.total_len();
+            self.note_stored(&frame, reply);
         }
         self.consume();
+    }
+
+    /// The next frame is done with; it waits to be acknowledged.
+    fn note_stored(&mut self, frame: &PacketFrame, reply: Reply) {
+        if self.acks.is_empty() {
+            self.mirror_heard = Instant::now();
+        }
+        let header = &frame.header;
+        self.acks.push(Pending {
+            seqno: header.seqno,
+            end: header.offset_in_block.unsigned_abs() + u64::from(header.data_len),
+            reply,
+            last: header.last_packet_in_block,
+        });
+        self.written += frame.total_len();
     }
 
     /// Gives buffer space free that is both written and sent on.
@@ -407,11 +350,18 @@ impl Receiver<'_> {
             return Err(DfsError::io("answer the writer", io::ErrorKind::BrokenPipe.into()));
         }
         let moved = wait(&mut watches, deadline).map_err(|error| DfsError::io("wait for the pipeline", error))?;
-        let is_mirror_late =
-            mirror_due.is_some_and(|due| due <= Instant::now()) && watches.last().is_some_and(|watch| !watch.is_ready);
+        let is_mirror_ready = mirror.is_some() && watches.last().is_some_and(|watch| watch.is_ready);
+        let is_up_ready = !self.is_writer_gone && watches[0].is_ready;
+        let is_mirror_late = mirror_due.is_some_and(|due| due <= Instant::now()) && !is_mirror_ready;
         // A connection that is dead is always ready. What the writer has sent is still brought to the next node.
-        let is_dead = !self.is_writer_gone && !wants_more && !has_answers && watches[0].is_ready;
+        let is_dead = is_up_ready && !wants_more && !has_answers;
         self.is_writer_gone |= is_dead;
+        if is_up_ready {
+            self.up.note_readable();
+        }
+        if is_mirror_ready && let Some(mirror) = &mut self.mirror {
+            mirror.note_readable();
+        }
         if moved && !is_mirror_late {
             return Ok(());
         }
@@ -423,41 +373,6 @@ impl Receiver<'_> {
             // Every wait is cut at the timeout; this one was cut before the next node's time was over.
             Some(_) => Ok(()),
             None => Err(DfsError::new(ErrorKind::TimedOut, "the writer is silent")),
-        }
-    }
-
-    fn clean_up(&mut self, after: After) {
-        if let Some(mirror) = self.mirror.take()
-            && after == After::Serve
-        {
-            mirror.release(&self.plane.peers);
-        }
-        let Some(writer) = self.writer.take() else {
-            // A copy that failed at its end would stand in the way of the next one, as a replica for a pipeline too.
-            if self.stage.is_copy()
-                && self.failed_here.is_some()
-                && let Some(writer) = self.finished_writer.take()
-                && let Err(error) = self.plane.store.discard(&self.block.pool, writer)
-            {
-                warn!(block = %self.block, "could not discard a copy: {}", error.chain());
-            }
-            return;
-        };
-        // Nobody was promised anything about a copy, a replica whose pipeline never stood, or one without a byte. Nor about
-        // one that found no room before anything was acknowledged: when it goes, the room that it took is free again.
-        let is_full = self.failed_here == Some(ErrorKind::NoSpace);
-        let is_worthless = match self.stage {
-            Stage::Copy | Stage::CopyToRbw => true,
-            Stage::Create => !self.set_up || writer.is_empty() || (is_full && writer.has_no_acks()),
-            // Put back as it was, if this set-up has reopened it.
-            Stage::Append | Stage::Resume => !self.set_up && writer.is_reopened(),
-            Stage::Close => false,
-        };
-        if is_worthless {
-            debug!(block = %self.block, "discarding an unfinished replica");
-            if let Err(error) = self.plane.store.discard(&self.block.pool, writer) {
-                warn!(block = %self.block, "could not discard: {}", error.chain());
-            }
         }
     }
 }

@@ -5,7 +5,7 @@
 //! packet: header, checksums, data        up to PACKET_DATA_MAX bytes each
 //! ...
 //! packet: last, empty
-//!                                        reader: its verdict (ClientReadStatusProto)
+//!                                        reader: its verdict (ClientReadStatusProto), for which nobody waits
 //! ```
 //!
 //! The range is widened to whole chunks, or to the visible end, so that the reader can verify every byte it asked for.
@@ -13,14 +13,11 @@
 //! and a bad chunk must reach it to be noticed.
 
 use std::num::NonZeroU64;
-use std::time::Instant;
 
 use dfs_common::block::ExtendedBlock;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_proto::data_transfer::{ChecksumKind, DataChecksum, PacketHeader, encode_delimited};
-use dfs_proto::hadoop::{
-    BlockOpResponseProto, ClientReadStatusProto, OpReadBlockProto, ReadOpChecksumInfoProto, Status,
-};
+use dfs_proto::hadoop::{BlockOpResponseProto, OpReadBlockProto, ReadOpChecksumInfoProto, Status};
 use rustix::fs::Advice;
 use tracing::{debug, info};
 
@@ -58,16 +55,8 @@ pub(super) fn send_block(plane: &DataPlane, to: &mut Connection, request: &OpRea
     }
     plane.metrics.blocks_read.inc();
     plane.metrics.bytes_read.inc_by(sender.end - sender.start);
-    match to.read_message::<ClientReadStatusProto>(Instant::now() + plane.timeout) {
-        Ok(verdict) => {
-            if !matches!(verdict.status(), Status::Success | Status::ChecksumOk) {
-                debug!(block = %sender.reader.block(), verdict = ?verdict.status(), "the reader was not content");
-            }
-            After::Serve
-        }
-        // A reader that has all it wants may just go.
-        Err(_) => After::Close,
-    }
+    to.expect_verdict();
+    After::Serve
 }
 
 /// A range of an open replica on its way out.

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use dfs_proto::data_transfer::frame::decode_delimited;
 use dfs_proto::data_transfer::op::{Request, decode_request};
 use dfs_proto::data_transfer::packet::PACKET_LEN_MAX;
-use dfs_proto::data_transfer::required::WireMessage;
 use dfs_proto::data_transfer::{PacketFrame, WireError};
+use dfs_proto::hadoop::{ClientReadStatusProto, Status};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
+use tracing::debug;
 
 /// First size of a receive buffer, and the most that is read when the length of what comes is not known: many small
 /// packets in one call, and little to move when a large one follows.
@@ -74,13 +75,17 @@ impl ReceiveBuffer {
 pub(super) struct Connection {
     socket: Arc<TcpStream>,
     buffer: ReceiveBuffer,
+    /// All that had arrived was taken, and no [`wait`] has found more since: asking would be in vain.
+    is_drained: bool,
+    /// The reader of the last block has yet to say whether it was content.
+    owes_verdict: bool,
 }
 
 impl Connection {
     /// Takes an open socket.
     pub(super) fn new(socket: Arc<TcpStream>) -> io::Result<Self> {
         socket.set_nodelay(true)?;
-        Ok(Self { socket, buffer: ReceiveBuffer::default() })
+        Ok(Self { socket, buffer: ReceiveBuffer::default(), is_drained: false, owes_verdict: false })
     }
 
     /// Connects to `host:port`. The one place where the data plane dials.
@@ -125,20 +130,33 @@ impl Connection {
         }
     }
 
-    /// Takes what has arrived, without waiting. `None`: nothing yet. `Some(0)`: the peer has closed.
+    /// Takes what has arrived, without waiting. `None`: nothing yet, or nothing since [`Connection::note_readable`] was last told.
+    /// `Some(0)`: the peer has closed.
     pub(super) fn receive(&mut self, limit: usize) -> io::Result<Option<usize>> {
+        if self.is_drained {
+            return Ok(None);
+        }
         let room = self.buffer.room(limit);
         loop {
             match rustix::net::recv(&*self.socket, &mut *room, RecvFlags::DONTWAIT) {
                 Ok((_, len)) => {
+                    self.is_drained = 0 < len && len < room.len();
                     self.buffer.end += len;
                     return Ok(Some(len));
                 }
-                Err(rustix::io::Errno::AGAIN) => return Ok(None),
+                Err(rustix::io::Errno::AGAIN) => {
+                    self.is_drained = true;
+                    return Ok(None);
+                }
                 Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
         }
+    }
+
+    /// A [`wait`] has found something to receive.
+    pub(super) fn note_readable(&mut self) {
+        self.is_drained = false;
     }
 
     /// How much to receive when the buffer ends inside the packet that begins `at` bytes after its start.
@@ -159,39 +177,51 @@ impl Connection {
             if !wait(&mut [Watch::readable(&self.socket)], deadline)? {
                 return Err(io::ErrorKind::TimedOut.into());
             }
+            self.note_readable();
         }
+    }
+
+    /// A block has been sent: the next thing that comes is what its reader thinks of it. It is taken with the next request, so
+    /// that nobody waits for it. A reader that has all it wants may just go.
+    pub(super) fn expect_verdict(&mut self) {
+        self.owes_verdict = true;
+    }
+
+    /// Takes the verdict that is owed, once it has arrived.
+    fn take_verdict(&mut self) -> Result<(), WireError> {
+        if self.owes_verdict
+            && let Some((verdict, len)) = decode_delimited::<ClientReadStatusProto>(self.filled())?
+        {
+            self.consume(len);
+            self.owes_verdict = false;
+            if !matches!(verdict.status(), Status::Success | Status::ChecksumOk) {
+                debug!(peer = ?self.peer_address(), verdict = ?verdict.status(), "a reader was not content");
+            }
+        }
+        Ok(())
     }
 
     /// The next request, or `None` when the peer closed or said nothing for `idle`.
     pub(super) fn read_request(&mut self, idle: Duration) -> Result<Option<Request>, WireError> {
         let io = |source| WireError::Io { what: "request", source };
-        if self.filled().is_empty() {
+        self.take_verdict()?;
+        while self.filled().is_empty() {
             match self.receive_by(Instant::now() + idle) {
                 Ok(true) => {}
                 Ok(false) => return Ok(None),
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(None),
                 Err(error) => return Err(io(error)),
             }
+            self.take_verdict()?;
         }
         let deadline = Instant::now() + REQUEST_DEADLINE;
         loop {
-            if let Some((request, len)) = decode_request(self.filled())? {
+            self.take_verdict()?;
+            if !self.owes_verdict
+                && let Some((request, len)) = decode_request(self.filled())?
+            {
                 self.consume(len);
                 return Ok(Some(request));
-            }
-            if !self.receive_by(deadline).map_err(io)? {
-                return Err(io(io::ErrorKind::UnexpectedEof.into()));
-            }
-        }
-    }
-
-    /// The next delimited message.
-    pub(super) fn read_message<M: WireMessage>(&mut self, deadline: Instant) -> Result<M, WireError> {
-        let io = |source| WireError::Io { what: M::NAME, source };
-        loop {
-            if let Some((message, len)) = decode_delimited(self.filled())? {
-                self.consume(len);
-                return Ok(message);
             }
             if !self.receive_by(deadline).map_err(io)? {
                 return Err(io(io::ErrorKind::UnexpectedEof.into()));

@@ -13,6 +13,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use dfs_proto::data_transfer::encode_request;
 use dfs_proto::hadoop::{ClientOperationHeaderProto, OpTransferBlockProto, Status};
 
 use super::copy_block;
@@ -70,9 +71,31 @@ fn synced_last_packet_is_on_disk_when_it_is_acknowledged() {
     let (_dir, [_, node], watch) = recorded();
     let mut client = node.client();
     client.request(&write_request(&block(1), &[]));
-    client.send(&packet(0, 0, &content(LENGTH), true, true));
+    client.send(&packet(0, 0, &content(LENGTH)[..1024], false, false));
     client.expect_written(1, 1);
+    client.send(&packet(1, 1024, &content(LENGTH)[1024..], true, true));
+    assert_eq!(client.statuses(), (1, vec![Status::Success]));
     assert_eq!(watch.durable("subdir0/blk_1"), Some(content(LENGTH)));
+}
+
+#[test]
+fn synced_block_that_comes_whole_is_on_disk_when_it_is_acknowledged() {
+    for last in [&packet(0, 0, &content(LENGTH), true, true)[..], &whole_and_end()] {
+        let (_dir, [_, node], watch) = recorded();
+        let mut client = node.client();
+        let mut message = Vec::new();
+        encode_request(&write_request(&block(1), &[]), &mut message).unwrap();
+        message.extend_from_slice(last);
+        client.send(&message);
+        assert_eq!(client.response().status(), Status::Success);
+        client.statuses();
+        assert_eq!(watch.durable("subdir0/blk_1"), Some(content(LENGTH)));
+    }
+}
+
+/// Data, and an end that asks for a sync.
+fn whole_and_end() -> Vec<u8> {
+    [packet(0, 0, &content(LENGTH), false, false), packet(1, LENGTH as u64, &[], true, true)].concat()
 }
 
 #[test]

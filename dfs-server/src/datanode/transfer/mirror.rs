@@ -112,6 +112,11 @@ impl Mirror {
         Ok(sent - of_request)
     }
 
+    /// A wait has found something that it says.
+    pub(super) fn note_readable(&mut self) {
+        self.connection.note_readable();
+    }
+
     /// Takes what has arrived of what the node says, at most [`ACKS_READ`] bytes: whoever talks without end must not keep
     /// this thread from everything else. The end of the connection is an error.
     pub(super) fn listen(&mut self) -> Result<(), WireError> {

@@ -10,7 +10,7 @@ use dfs_common::ids::{BlockId, GenerationStamp};
 use dfs_common::units::ByteCount;
 use dfs_proto::data_transfer::op::RequestMessage;
 use dfs_proto::data_transfer::{
-    DataChecksum, PacketFrame, PacketHeader, PipelineAck, encode_delimited, encode_request,
+    DataChecksum, PacketFrame, PacketHeader, PipelineAck, decode_delimited, encode_delimited, encode_request,
 };
 use dfs_proto::hadoop::op_write_block_proto::BlockConstructionStage;
 use dfs_proto::hadoop::{
@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Settings of a store on one directory.
 pub(crate) fn store_settings(dir: &Path) -> StoreSettings {
-    StoreSettings { data_dirs: vec![dir.to_owned()], reserved: ByteCount(0), sync_on_close: false }
+    StoreSettings { data_dirs: vec![dir.to_owned()], reserved: ByteCount(0), sync_on_close: false, open_max: 16 }
 }
 
 pub(crate) fn identity() -> Identity {
@@ -167,6 +167,23 @@ pub(crate) fn packets(data: &[u8], size: usize) -> (Vec<u8>, usize) {
     (out, seqno as usize + 1)
 }
 
+pub(crate) fn read_request(block: &ExtendedBlock, offset: u64, len: u64) -> OpReadBlockProto {
+    OpReadBlockProto {
+        header: ClientOperationHeaderProto::new(block, None, "test"),
+        offset,
+        len,
+        send_checksums: None,
+        caching_strategy: None,
+    }
+}
+
+/// What a content reader says.
+pub(crate) fn verdict() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode_delimited(&ClientReadStatusProto { status: Status::ChecksumOk.into() }, &mut bytes).unwrap();
+    bytes
+}
+
 /// A client of a data port.
 pub(crate) fn connect(address: &str) -> Client {
     Client { connection: Connection::dial(address, PATIENCE).unwrap() }
@@ -189,7 +206,13 @@ impl Client {
     }
 
     pub(crate) fn response(&mut self) -> BlockOpResponseProto {
-        self.connection.read_message(Instant::now() + PATIENCE).unwrap()
+        loop {
+            if let Some((response, len)) = decode_delimited(self.connection.filled()).unwrap() {
+                self.connection.consume(len);
+                return response;
+            }
+            assert!(self.connection.receive_by(Instant::now() + PATIENCE).unwrap(), "closed instead of a response");
+        }
     }
 
     pub(crate) fn ack(&mut self) -> PipelineAck {
@@ -240,13 +263,14 @@ impl Client {
         offset: u64,
         len: u64,
     ) -> Result<Vec<u8>, Box<BlockOpResponseProto>> {
-        self.request(&OpReadBlockProto {
-            header: ClientOperationHeaderProto::new(block, None, "test"),
-            offset,
-            len,
-            send_checksums: None,
-            caching_strategy: None,
-        });
+        self.request(&read_request(block, offset, len));
+        let read = self.read_answer(offset, len)?;
+        self.send(&verdict());
+        Ok(read)
+    }
+
+    /// The answer to a request to read, without a verdict.
+    pub(crate) fn read_answer(&mut self, offset: u64, len: u64) -> Result<Vec<u8>, Box<BlockOpResponseProto>> {
         let response = self.response();
         if response.status() != Status::Success {
             return Err(response.into());
@@ -263,21 +287,12 @@ impl Client {
                 break;
             }
         }
-        let mut status = Vec::new();
-        encode_delimited(&ClientReadStatusProto { status: Status::ChecksumOk.into() }, &mut status).unwrap();
-        self.send(&status);
         Ok(out[skip..][..len as usize].to_vec())
     }
 
     /// Reads a whole block without looking at it.
     pub(crate) fn read_and_forget(&mut self, block: &ExtendedBlock, len: u64) {
-        self.request(&OpReadBlockProto {
-            header: ClientOperationHeaderProto::new(block, None, "test"),
-            offset: 0,
-            len,
-            send_checksums: None,
-            caching_strategy: None,
-        });
+        self.request(&read_request(block, 0, len));
         assert_eq!(self.response().status(), Status::Success);
         loop {
             let Some(frame) = PacketFrame::decode(self.connection.filled()).unwrap() else {
@@ -297,9 +312,7 @@ impl Client {
                 break;
             }
         }
-        let mut status = Vec::new();
-        encode_delimited(&ClientReadStatusProto { status: Status::ChecksumOk.into() }, &mut status).unwrap();
-        self.send(&status);
+        self.send(&verdict());
     }
 
     fn read_packet(&mut self) -> (PacketHeader, Vec<u8>) {

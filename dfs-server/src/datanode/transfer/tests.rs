@@ -6,7 +6,7 @@ use dfs_common::block::ExtendedBlock;
 use dfs_common::error::ErrorKind;
 use dfs_common::ids::GenerationStamp;
 use dfs_common::units::ByteCount;
-use dfs_proto::data_transfer::{ChecksumKind, DataChecksum};
+use dfs_proto::data_transfer::{ChecksumKind, DataChecksum, encode_request};
 use dfs_proto::hadoop::op_write_block_proto::BlockConstructionStage;
 use dfs_proto::hadoop::{
     BaseHeaderProto, ClientOperationHeaderProto, OpBlockChecksumProto, OpCopyBlockProto, OpReadBlockProto, Status,
@@ -116,6 +116,23 @@ fn corrupt_chunk_is_refused_by_whoever_verifies_and_not_stored() {
     assert!(client.is_closed());
     assert_eq!(nodes[1].read(&block, 0, 100_352).unwrap(), data[..100_352]);
     assert_eq!(nodes[1].plane.metrics.corrupt_packets.get(), 1);
+}
+
+#[test]
+fn corrupt_block_that_comes_whole_is_refused_and_not_finalized() {
+    let (_dir, node) = node();
+    let mut client = node.client();
+    let mut message = Vec::new();
+    encode_request(&write_request(&block(9), &[]), &mut message).unwrap();
+    message.extend_from_slice(&packets(&content(3000), 4096).0);
+    let data_at = message.len() - packets(&[], 1).0.len() - 3000;
+    message[data_at] ^= 1;
+    client.send(&message);
+    assert_eq!(client.response().status(), Status::Success);
+    assert_eq!(client.statuses(), (0, vec![Status::ErrorChecksum]));
+    assert!(client.is_closed());
+    assert_eq!(node.plane.metrics.corrupt_packets.get(), 1);
+    assert_eq!(node.store.finalized(&block(9)), None);
 }
 
 #[test]
@@ -281,6 +298,27 @@ fn copy_in_which_the_target_finds_wrong_checksums_has_its_source_verified() {
 fn copy_at_a_pace_hears_that_the_target_finds_wrong_checksums() {
     // Sent in full only long after the target has hung up.
     copy_of_wrong_bytes(6 << 20, Some(1 << 20));
+}
+
+#[test]
+fn verdict_may_come_with_the_next_request_or_never() {
+    let (_dir, node) = node();
+    let data = content(5000);
+    node.client().write(&block(1), &[], &data, 4096);
+    let mut client = node.client();
+    client.request(&read_request(&block(1), 0, 5000));
+    assert_eq!(client.read_answer(0, 5000).unwrap(), data);
+    let mut both = verdict();
+    encode_request(&read_request(&block(1), 1000, 100), &mut both).unwrap();
+    client.send(&both);
+    assert_eq!(client.read_answer(1000, 100).unwrap(), data[1000..1100]);
+    // A verdict alone, and a request later.
+    client.send(&verdict()[..1]);
+    client.send(&verdict()[1..]);
+    assert_eq!(client.read(&block(1), 0, 10).unwrap(), data[..10]);
+    drop(client);
+    wait_until("the connection ends", || node.plane.metrics.connections.get() == 0);
+    assert_eq!(node.plane.metrics.operations_failed.get(), 0);
 }
 
 #[test]

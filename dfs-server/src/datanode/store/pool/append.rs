@@ -47,10 +47,10 @@ impl Pool {
         let replica = Arc::new(OpenReplica::new(block.id, OpenKind::Rbw, checksum, home, state));
         self.replace_finalized(block.id, &old, Entry::Open(Arc::clone(&replica)))?;
         // Counted again, at its new length, when the replica is finalized.
-        volume.subtract_used(checksums_len(&old));
+        volume.space.subtract(checksums_len(&old));
         let reopened = relocate(&replica, Place::Rbw, new_stamp)
             .and_then(|()| keep_promise(&replica))
-            .and_then(|is_synced| ReplicaWriter::open(Arc::clone(&replica), 0, is_synced, false));
+            .and_then(|is_synced| ReplicaWriter::open(Arc::clone(&replica), 0, is_synced));
         match reopened {
             Ok(mut writer) => {
                 writer.set_appended_to(old);
@@ -102,7 +102,7 @@ impl Pool {
             *entry = Entry::Finalized(self.record(replica, &state, old.condition));
             // Whoever still holds it must leave the files alone.
             state.doomed = true;
-            replica.volume.add_used(checksums_len(&old));
+            replica.volume.space.add(checksums_len(&old));
         }
     }
 }

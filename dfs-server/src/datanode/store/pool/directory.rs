@@ -159,7 +159,7 @@ impl Pool {
             (Difference::Lost, Some(record)) => {
                 let block = block(record.generation_stamp, record.length);
                 replicas.remove(&id);
-                volume.subtract_used(used(&record));
+                volume.space.subtract(used(&record));
                 self.publish(EventKind::Deleted, block, volume);
                 drop(replicas);
                 warn!(%block, volume = %volume.root().display(), "the files of a replica are gone; it is reported as deleted");
@@ -185,7 +185,7 @@ impl Pool {
                 let entry = Entry::Finalized(finalized);
                 add_suspect(&self.suspects, &self.name, id, &entry);
                 replicas.insert(id, entry);
-                volume.add_used(used(&finalized));
+                volume.space.add(used(&finalized));
                 self.publish(EventKind::Received, block, volume);
                 drop(replicas);
                 info!(%block, volume = %volume.root().display(), "a replica without a record is taken in");

@@ -1,9 +1,10 @@
-//! The replicas of one block pool: the map, and what changes it. Beside this file: extending (`append`), going on
-//! with in a rebuilt pipeline (`resume`), agreeing with other nodes (`recover`, `proof`), deleting and giving up (`removal`),
-//! coming back with a volume (`returning`), making durable (`sync`), being doubted (`verify`).
+//! The replicas of one block pool: the map (`map`), and what changes it. Beside this file: blocks that come whole (`whole`),
+//! extending (`append`), going on with in a rebuilt pipeline (`resume`), agreeing with other nodes (`recover`, `proof`), deleting
+//! and giving up (`removal`), coming back with a volume (`returning`), making durable (`sync`), being doubted (`verify`).
 
 mod append;
 mod directory;
+mod map;
 mod proof;
 mod recover;
 mod removal;
@@ -11,8 +12,8 @@ mod resume;
 mod returning;
 mod sync;
 mod verify;
+mod whole;
 
-use std::collections::btree_map::Entry as Slot;
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::ops::Bound;
@@ -32,6 +33,7 @@ use tracing::{error, warn};
 use super::aside::set_aside;
 use super::disk::DiskFile;
 use super::events::{Event, EventHub, EventKind};
+use super::faults::is_shortage;
 use super::layout;
 use super::pool_dirs::PoolDirs;
 use super::reader::ReplicaReader;
@@ -39,12 +41,14 @@ use super::replica::{Condition, Entry, Finalized, OpenKind, OpenReplica, OpenSta
 use super::report::{Cursor, PAGE_MAX, ReportPage, page_item};
 use super::scan::{Scanned, scan_volume};
 use super::suspects::Suspects;
-use super::volume::{Volume, VolumeIndex, is_shortage};
+use super::volume::{Volume, VolumeIndex};
 use super::volumes::Volumes;
 use super::writer::ReplicaWriter;
 
 pub(crate) use directory::DirectoryFindings;
+use map::ReplicaMap;
 pub(crate) use recover::UnderRecovery;
+pub(crate) use whole::Whole;
 
 /// How long a reader that asks for bytes still on their way through the pipeline is made to wait for them.
 const READER_PATIENCE: Duration = Duration::from_secs(1);
@@ -64,7 +68,7 @@ pub(super) struct Pool {
     /// By volume; `None` for volumes that had failed when the pool was loaded.
     homes: RwLock<Vec<Option<Home>>>,
     /// Ordered, so that reports come in pages without a copy of the map.
-    replicas: Mutex<BTreeMap<BlockId, Entry>>,
+    replicas: ReplicaMap,
     /// Removals begun so far.
     deletions: AtomicU64,
     /// Replicas that went with their volume and whose syncs had failed, or may have: doubted when they come back.
@@ -76,8 +80,14 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    /// Scans all volumes, in parallel.
-    pub(super) fn load(name: &str, volumes: &Volumes, events: Arc<EventHub>, suspects: Arc<Suspects>) -> Result<Self> {
+    /// Scans all volumes, in parallel. `open_max`: replicas whose files are kept open.
+    pub(super) fn load(
+        name: &str,
+        volumes: &Volumes,
+        events: Arc<EventHub>,
+        suspects: Arc<Suspects>,
+        open_max: usize,
+    ) -> Result<Self> {
         let scans: Vec<_> = std::thread::scope(|scope| {
             let threads: Vec<_> = volumes
                 .good()
@@ -115,7 +125,7 @@ impl Pool {
         Ok(Self {
             name,
             homes: RwLock::new(homes),
-            replicas: Mutex::new(replicas),
+            replicas: ReplicaMap::new(replicas, open_max),
             deletions: AtomicU64::new(0),
             untrusted: Mutex::default(),
             left: Mutex::default(),
@@ -161,9 +171,26 @@ impl Pool {
         checksum: DataChecksum,
         choose: impl FnOnce(&dyn Fn(VolumeIndex) -> bool) -> Result<Arc<Volume>>,
     ) -> Result<ReplicaWriter> {
+        let place = if kind == OpenKind::Temporary { Place::Tmp } else { Place::Rbw };
+        let replica = self.begin(block, (kind, place), checksum, choose)?;
+        let _writing = replica.writing.lock();
+        ReplicaWriter::create(Arc::clone(&replica)).or_else(|error| {
+            self.give_up(&replica);
+            let volume = &replica.volume;
+            volume.check(Err(error), || format!("create the files of {block} on {}", volume.root().display()))
+        })
+    }
+
+    /// Puts a new replica without files into the map.
+    fn begin(
+        &self,
+        block: Block,
+        (kind, place): (OpenKind, Place),
+        checksum: DataChecksum,
+        choose: impl FnOnce(&dyn Fn(VolumeIndex) -> bool) -> Result<Arc<Volume>>,
+    ) -> Result<Arc<OpenReplica>> {
         let volume = choose(&|index| self.home(index).is_some())?;
         let (volume, dirs) = self.home(volume.index()).expect("chosen among those that have the pool");
-        let place = if kind == OpenKind::Temporary { Place::Tmp } else { Place::Rbw };
         let state = OpenState {
             generation_stamp: block.generation_stamp,
             on_disk: 0,
@@ -176,7 +203,7 @@ impl Pool {
             doomed: false,
             recovery: None,
         };
-        let replica = Arc::new(OpenReplica::new(block.id, kind, checksum, (Arc::clone(&volume), dirs), state));
+        let replica = Arc::new(OpenReplica::new(block.id, kind, checksum, (volume, dirs), state));
         let replaced = self.insert_new(&replica, block)?;
         if let Some(waiting) = replaced
             && let Err(error) = self.unlink_open(&waiting)
@@ -186,14 +213,7 @@ impl Pool {
         }
         // Of an earlier replica whose files are gone.
         replica.dirs.clear_doubt(block.id);
-        match ReplicaWriter::open(Arc::clone(&replica), 0, false, true) {
-            Ok(writer) => Ok(writer),
-            Err(error) => {
-                let _ = self.unlink_open(&replica);
-                self.remove_if_same(&replica);
-                volume.check(Err(error), || format!("create the files of {block} on {}", volume.root().display()))
-            }
-        }
+        Ok(replica)
     }
 
     /// Puts a new replica into the map. A copy may replace one that waits for recovery and is not newer: that there is a
@@ -205,32 +225,27 @@ impl Pool {
             let words = format!("volume {} has failed", replica.volume.root().display());
             return Err(DfsError::new(ErrorKind::Io, words));
         }
-        match replicas.entry(block.id) {
-            Slot::Vacant(slot) => {
-                slot.insert(Entry::Open(Arc::clone(replica)));
-                Ok(None)
+        let waiting = match replicas.get(&block.id) {
+            None => None,
+            Some(Entry::Open(open))
+                if open.kind == OpenKind::Waiting
+                    && replica.kind == OpenKind::Temporary
+                    && open.block().generation_stamp <= block.generation_stamp =>
+            {
+                Some(Arc::clone(open))
             }
-            Slot::Occupied(mut slot) => {
-                let waiting = match slot.get() {
-                    Entry::Open(open)
-                        if open.kind == OpenKind::Waiting
-                            && replica.kind == OpenKind::Temporary
-                            && open.block().generation_stamp <= block.generation_stamp =>
-                    {
-                        Arc::clone(open)
-                    }
-                    entry => {
-                        return Err(DfsError::new(
-                            ErrorKind::AlreadyExists,
-                            format!("{block} is here already, {}", describe(entry)),
-                        ));
-                    }
-                };
-                waiting.state.lock().doomed = true;
-                slot.insert(Entry::Open(Arc::clone(replica)));
-                Ok(Some(waiting))
+            Some(entry) => {
+                return Err(DfsError::new(
+                    ErrorKind::AlreadyExists,
+                    format!("{block} is here already, {}", describe(entry)),
+                ));
             }
+        };
+        if let Some(waiting) = &waiting {
+            waiting.state.lock().doomed = true;
         }
+        replicas.insert(block.id, Entry::Open(Arc::clone(replica)));
+        Ok(waiting)
     }
 
     fn replace_finalized(&self, id: BlockId, old: &Finalized, new: Entry) -> Result<()> {
@@ -259,6 +274,12 @@ impl Pool {
         if !writer.is_current() {
             return Err(DfsError::new(ErrorKind::Cancelled, "another writer has taken over"));
         }
+        self.finalize_held(writer, sync)
+    }
+
+    /// With the replica's `writing` lock held.
+    fn finalize_held(&self, writer: &mut ReplicaWriter, sync: bool) -> Result<Block> {
+        let replica = Arc::clone(writer.replica());
         writer.move_to_finalized(sync)?;
         let block = replica.block();
         let mut replicas = self.replicas.lock();
@@ -266,7 +287,7 @@ impl Pool {
             Some(entry) if is_same(entry, &replica) => {
                 *entry = Entry::Finalized(self.record(&replica, &replica.state.lock(), Condition::Sound));
                 let header = MetaHeader { checksum: replica.checksum };
-                replica.volume.add_used(ByteCount(header.meta_len(block.length)));
+                replica.volume.space.add(ByteCount(header.meta_len(block.length)));
                 self.publish(EventKind::Received, block, &replica.volume);
                 Ok(block)
             }
@@ -295,12 +316,21 @@ impl Pool {
         for _ in 0..OPEN_TRIES {
             match self.lookup(block)? {
                 Entry::Finalized(finalized) => {
+                    if let Some(kept) = self.replicas.lock().open_files(&block.id) {
+                        let (volume, _) = self.home_of(&finalized);
+                        let found =
+                            Block { generation_stamp: finalized.generation_stamp, length: finalized.length, ..block };
+                        return Ok(
+                            ReplicaReader::of_finalized(found, kept, volume).with_doubts(&self.suspects, &self.name)
+                        );
+                    }
                     let doubt = |error: &io::Error| {
                         if !is_shortage(error) {
                             self.suspects.add(finalized.volume, &self.name, block.id);
                         }
                     };
                     if let Some(reader) = self.open_finalized(block, &finalized, DiskFile::open, doubt)? {
+                        self.replicas.lock().keep_open(block.id, &finalized, reader.files());
                         return Ok(reader.with_doubts(&self.suspects, &self.name));
                     }
                 }
@@ -322,7 +352,7 @@ impl Pool {
         let mut replicas = self.replicas.lock();
         if matches!(replicas.get(&block.id), Some(Entry::Finalized(now)) if now == finalized) {
             replicas.remove(&block.id);
-            volume.subtract_used(used(finalized));
+            volume.space.subtract(used(finalized));
             self.publish(EventKind::Deleted, block, &volume);
         }
     }
@@ -340,7 +370,7 @@ impl Pool {
         state.doomed = true;
         drop(state);
         replicas.remove(&block.id);
-        volume.subtract_used(ByteCount(block.length));
+        volume.space.subtract(ByteCount(block.length));
         self.publish(EventKind::Deleted, block, volume);
         drop(replicas);
         error!(%block, volume = %volume.root().display(), "the files of a replica are gone; it is reported as deleted");
@@ -424,7 +454,7 @@ fn add_found(replicas: &mut BTreeMap<BlockId, Entry>, homes: &[Option<Home>], id
         Entry::Deleting(_) => return,
     };
     let Some(Some((volume, dirs))) = homes.get(usize::from(index.0)) else { return };
-    volume.subtract_used(bytes);
+    volume.space.subtract(bytes);
     let dir = super::scan::place_dir(&dirs.paths, id, place);
     let mut is_gone = true;
     for name in [layout::data_name(id), layout::meta_name(id, stamp)] {

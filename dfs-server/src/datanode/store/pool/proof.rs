@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use tracing::warn;
 
 use super::super::disk::DiskFile;
+use super::super::faults::{is_damage, is_shortage};
 use super::super::meta_file::MetaFile;
 use super::super::recovery::verified_prefix;
-use super::super::volume::{Volume, is_damage, is_shortage};
+use super::super::volume::Volume;
 
 /// Bytes verified at once; whole chunks.
 const VERIFY_STEP: usize = 1 << 20;

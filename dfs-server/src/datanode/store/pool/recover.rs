@@ -210,7 +210,7 @@ impl Pool {
         let replica = Arc::new(in_recovery(block, old, stamp, tail, home));
         self.replace_finalized(block.id, old, Entry::Open(Arc::clone(&replica)))?;
         // Counted again when it is finalized.
-        volume.subtract_used(checksums_len(old));
+        volume.space.subtract(checksums_len(old));
         let restamped = self.finalize_recovered(&replica, stamp);
         if restamped.is_err() {
             self.undo_append(&replica, *old, Some(stamp));
@@ -272,8 +272,8 @@ impl Pool {
             (state.on_disk, state.acked, state.tail_crc) = (length, length, made.tail_crc);
             (state.promised, state.synced) = (length, length);
         }
-        volume.subtract_used(used(old));
-        volume.add_used(ByteCount(length));
+        volume.space.subtract(used(old));
+        volume.space.add(ByteCount(length));
         volume.check(replaced, doing)?;
         drop(files);
         self.finalize_recovered(&replica, stamp)
@@ -318,7 +318,7 @@ impl Pool {
             match replicas.get_mut(&replica.id) {
                 Some(entry) if is_same(entry, replica) => {
                     *entry = Entry::Finalized(self.record(replica, &replica.state.lock(), Condition::Sound));
-                    volume.add_used(ByteCount(MetaHeader { checksum: replica.checksum }.meta_len(block.length)));
+                    volume.space.add(ByteCount(MetaHeader { checksum: replica.checksum }.meta_len(block.length)));
                     self.publish(EventKind::Received, block, volume);
                 }
                 _ => {
@@ -408,7 +408,7 @@ fn cut_open(replica: &OpenReplica, old: Block, recovery_id: GenerationStamp, len
         state.doubted = state.doubted.or(before.doubted);
     }
     let tail_crc = replica.volume.check(cut, || format!("cut {old} to {length} bytes"))?;
-    replica.volume.subtract_used(ByteCount(before.on_disk - length));
+    replica.volume.space.subtract(ByteCount(before.on_disk - length));
     let mut state = replica.state.lock();
     (state.on_disk, state.acked, state.tail_crc) = (length, length, tail_crc);
     (state.promised, state.synced) = (length, length);
@@ -481,7 +481,7 @@ fn make_copy(
         let at = sums.len() - size_of::<u32>();
         sums[at..].copy_from_slice(&tail_crc.to_be_bytes());
     }
-    let meta = MetaFile::create(&copy.1, checksum)?;
+    let meta = MetaFile::create(&copy.1, checksum, &[])?;
     meta.write_checksums(0, &sums)?;
     data.sync_data()?;
     meta.file().sync_data()?;

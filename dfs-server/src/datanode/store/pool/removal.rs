@@ -34,22 +34,29 @@ impl Pool {
             }
             None => {
                 drop(writer);
-                {
-                    let mut state = replica.state.lock();
-                    if state.recovery.is_some() {
-                        // Its files are another's now.
-                        return;
-                    }
-                    state.doomed = true;
-                }
-                let unlinked = self.unlink_open(&replica);
-                if let Err(error) = unlinked {
-                    warn!(block = %replica.block(), "could not remove an unfinished replica: {}", error.chain());
-                }
-                self.remove_if_same(&replica);
+                self.give_up(&replica);
             }
             Some(_) => {}
         }
+    }
+
+    /// Removes an open replica of which nothing was promised, with its `writing` lock held.
+    pub(super) fn give_up(&self, replica: &Arc<OpenReplica>) {
+        if !self.replicas.lock().get(&replica.id).is_some_and(|entry| is_same(entry, replica)) {
+            return;
+        }
+        {
+            let mut state = replica.state.lock();
+            if state.recovery.is_some() {
+                // Its files are another's now.
+                return;
+            }
+            state.doomed = true;
+        }
+        if let Err(error) = self.unlink_open(replica) {
+            warn!(block = %replica.block(), "could not remove an unfinished replica: {}", error.chain());
+        }
+        self.remove_if_same(replica);
     }
 
     pub(super) fn remove_if_same(&self, replica: &Arc<OpenReplica>) {
@@ -134,7 +141,7 @@ impl Pool {
     fn unlink_finalized(&self, id: BlockId, finalized: &Finalized) -> Result<()> {
         let (volume, dirs) = self.home_of(finalized);
         let (data, meta) = pair(&dirs.paths.finalized_dir(id), id, finalized.generation_stamp);
-        volume.subtract_used(used(finalized));
+        volume.space.subtract(used(finalized));
         let unlinked = disk::remove_if_there(&data).and_then(|()| disk::remove_if_there(&meta));
         if unlinked.is_ok() {
             dirs.clear_doubt(id);
@@ -144,7 +151,7 @@ impl Pool {
 
     pub(super) fn unlink_open(&self, replica: &OpenReplica) -> Result<()> {
         let files = replica.hold_files();
-        replica.volume.subtract_used(ByteCount(replica.block().length));
+        replica.volume.space.subtract(ByteCount(replica.block().length));
         let unlinked = disk::remove_if_there(&files.data).and_then(|()| disk::remove_if_there(&files.meta));
         if unlinked.is_ok() {
             replica.dirs.clear_doubt(replica.id);

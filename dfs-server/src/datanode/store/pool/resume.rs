@@ -175,7 +175,7 @@ fn resume_open(
         }
         Err(error) => return Ok(Err(error)),
     };
-    replica.volume.subtract_used(ByteCount(state.on_disk - state.acked));
+    replica.volume.space.subtract(ByteCount(state.on_disk - state.acked));
     {
         let mut now = replica.state.lock();
         // The writer before may have raised it after its turn had ended.
@@ -190,8 +190,7 @@ fn resume_open(
     }
     replica.state.lock().generation_stamp = new_stamp;
     drop(files);
-    Ok(keep_promise(replica)
-        .and_then(|is_synced| ReplicaWriter::open(Arc::clone(replica), replica.turn(), is_synced, false)))
+    Ok(keep_promise(replica).and_then(|is_synced| ReplicaWriter::open(Arc::clone(replica), replica.turn(), is_synced)))
 }
 
 /// Cuts both files to the acknowledged bytes; returns the CRC of the last chunk then, or `None` when its bytes are not

@@ -94,5 +94,5 @@ fn clear_second(volume: &Volume, dirs: &PoolDirs, id: BlockId, entry: &Entry, th
     }
     let header = MetaHeader { checksum: DataChecksum::DEFAULT };
     let meta = if place == Place::Finalized { header.meta_len(length) } else { 0 };
-    volume.subtract_used(ByteCount(length + meta));
+    volume.space.subtract(ByteCount(length + meta));
 }

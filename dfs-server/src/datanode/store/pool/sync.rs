@@ -12,8 +12,8 @@ use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{BlockId, GenerationStamp};
 
 use super::super::disk::{self, DiskFile};
+use super::super::faults::is_shortage;
 use super::super::replica::{Entry, Finalized, OpenReplica};
-use super::super::volume::is_shortage;
 use super::{OPEN_TRIES, Pool, is_same, not_found, pair};
 
 impl Pool {

@@ -26,10 +26,11 @@ use tracing::warn;
 
 use super::super::disk::DiskFile;
 use super::super::events::EventKind;
+use super::super::faults::is_damage;
 use super::super::pool_dirs::PoolDirs;
 use super::super::reader::ReplicaReader;
 use super::super::replica::{Condition, Entry, Finalized};
-use super::super::volume::{Volume, is_damage};
+use super::super::volume::Volume;
 use super::sync::sync_files;
 use super::{Home, Pool, not_found};
 

@@ -100,6 +100,23 @@ fn synced_at_its_end_only(left_out: Option<&Site>) -> Case {
     case
 }
 
+fn came_whole_and_was_synced(left_out: Option<&Site>) -> Case {
+    let case = Case::begin(left_out, |_| ());
+    drop(put_whole(&case.store, 1, &content()[..1500], true).unwrap());
+    case.promise(1001, 1500);
+    case
+}
+
+fn closed_right_after_a_sync(left_out: Option<&Site>) -> Case {
+    let case = Case::begin(left_out, |_| ());
+    let mut writer = create(&case.store, 1);
+    add(&mut writer, 0, 1500);
+    writer.sync().unwrap();
+    case.promise(1001, 1500);
+    case.store.finalize(POOL, &mut writer, true).unwrap();
+    case
+}
+
 fn synced_once_it_is_closed(left_out: Option<&Site>) -> Case {
     let case = Case::begin(left_out, |_| ());
     put(&case.store, 1, &content()[..1500]);
@@ -214,9 +231,11 @@ fn written_after_a_write_that_failed(left_out: Option<&Site>) -> Case {
     case
 }
 
-const CASES: [fn(Option<&Site>) -> Case; 12] = [
+const CASES: [fn(Option<&Site>) -> Case; 14] = [
     syncs_of_the_writer,
     synced_at_its_end_only,
+    came_whole_and_was_synced,
+    closed_right_after_a_sync,
     synced_once_it_is_closed,
     synced_by_a_client_while_it_is_written,
     appended_to_after_a_promise,

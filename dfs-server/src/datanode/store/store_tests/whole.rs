@@ -1,0 +1,121 @@
+//! Blocks that come whole, and replicas whose files stay open.
+
+use super::super::disk::watch::{Call, Watch};
+use super::*;
+
+const DIR: &str = "current/finalized/subdir0/subdir0";
+
+fn names(dir: &Path, of: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(file(dir, of)).into_iter().flatten();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn whole_block_is_finalized_at_once_without_having_been_elsewhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&[dir.path()]);
+    let events = store.subscribe();
+    let watch = Watch::begin(dir.path());
+    watch.fail(Call::Rename, "blk_1", libc::EIO, usize::MAX);
+    drop(put_whole(&store, 1, &[7; 1300], false).unwrap());
+    assert_eq!(pages(&store, 0), [(1, 1300, None)]);
+    assert_eq!(read(&store, &block(1, 1001), 1300).unwrap(), [7; 1300]);
+    assert_eq!(put_whole(&store, 1, &[8; 10], false).unwrap_err().kind(), ErrorKind::AlreadyExists);
+    let told: Vec<_> = events.take().0.iter().map(|event| (event.kind, event.block.length)).collect();
+    assert_eq!(told, [(EventKind::Received, 1300)]);
+    drop(store);
+    assert_eq!(names(dir.path(), DIR), ["blk_1", "blk_1_1001.meta"]);
+    assert_eq!(pages(&open(&[dir.path()]), 0), [(1, 1300, None)]);
+}
+
+#[test]
+fn whole_block_that_fails_leaves_nothing() {
+    let calls = [(Call::Open, "blk_1_1001.meta"), (Call::Open, "blk_1"), (Call::Write, "blk_1"), (Call::Sync, "blk_1")];
+    for (call, of) in calls {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&[dir.path()]);
+        let watch = Watch::begin(dir.path());
+        watch.fail(call, of, libc::ENOSPC, 1);
+        put_whole(&store, 1, &[7; 1300], true).unwrap_err();
+        assert_eq!(names(dir.path(), DIR), [""; 0], "{call:?} of {of}");
+        assert_eq!((store.replica_count(), used(&store)), (0, 0), "{call:?} of {of}");
+        watch.heal();
+        put_whole(&store, 1, &[9; 700], true).unwrap();
+        assert_eq!(read(&store, &block(1, 1001), 700).unwrap(), [9; 700]);
+    }
+}
+
+fn used(store: &ReplicaStore) -> u64 {
+    store.volumes().all()[0].space.known().unwrap().used
+}
+
+/// A process that ends in the middle.
+#[test]
+fn restart_finds_half_of_a_whole_block_and_does_not_take_it_for_one() {
+    for (kept, expected) in
+        [(1299, vec![(1, 1024, Some(ReplicaState::Rwr))]), (0, vec![(1, 0, Some(ReplicaState::Rwr))])]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&[dir.path()]);
+        put_whole(&store, 1, &[7; 1300], false).unwrap();
+        drop(store);
+        let data = std::fs::OpenOptions::new().write(true).open(file(dir.path(), DIR).join("blk_1")).unwrap();
+        data.set_len(kept).unwrap();
+        assert_eq!(pages(&open(&[dir.path()]), 0), expected, "{kept} bytes");
+    }
+}
+
+fn is_open(path: &str) -> bool {
+    let links = std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| entry.ok()?.path().read_link().ok());
+    links.into_iter().any(|target| target.to_string_lossy().starts_with(path))
+}
+
+#[test]
+fn files_of_a_replica_that_was_read_stay_open_until_it_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&[dir.path()]);
+    let watch = Watch::begin(dir.path());
+    for (id, length) in [(1, 1300), (2, 300_000)] {
+        put(&store, id, &vec![id as u8; length]);
+        let path = file(dir.path(), DIR).join(format!("blk_{id}")).to_string_lossy().into_owned();
+        let whole = vec![id as u8; length];
+        assert_eq!(read(&store, &block(id, 1001), length).unwrap(), whole);
+        assert!(is_open(&path));
+        watch.fail(Call::Open, &format!("blk_{id}"), libc::EIO, usize::MAX);
+        assert_eq!(read(&store, &block(id, 1001), length).unwrap(), whole, "they were opened again");
+        watch.heal();
+
+        let mut old = block(id, 1001);
+        old.block.length = length as u64;
+        let before = store.open_reader(&old, length as u64).unwrap();
+        let mut writer = store.append(&old, GenerationStamp(1002)).unwrap();
+        append(&mut writer, length, &[9; 100]);
+        store.finalize(POOL, &mut writer, false).unwrap();
+        drop(writer);
+        // Who reads what was there before is not shown checksums of what came later.
+        let (mut tail, mut sums) = (vec![0; length % 512], vec![0; 4]);
+        let start = (length - length % 512) as u64;
+        before.read(start, &mut tail).unwrap();
+        before.read_checksums(start, &mut sums).unwrap();
+        DataChecksum::DEFAULT.verify(&tail, &sums).unwrap();
+        drop(before);
+        assert_eq!(read(&store, &block(id, 1002), length + 100).unwrap()[length..], [9; 100]);
+        assert!(is_open(&path));
+        store.invalidate(&block(id, 1002)).unwrap();
+        assert!(!is_open(&path), "a deleted replica keeps its room");
+    }
+}
+
+#[test]
+fn files_of_a_volume_that_failed_are_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&[dir.path()]);
+    put(&store, 1, &[1; 1000]);
+    read(&store, &block(1, 1001), 1000).unwrap();
+    let path = file(dir.path(), DIR).to_string_lossy().into_owned();
+    assert!(is_open(&path));
+    store.pool(POOL).unwrap().drop_volume(VolumeIndex(0));
+    assert!(!is_open(&path));
+}
