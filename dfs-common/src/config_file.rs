@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use crate::error::{DfsError, ErrorKind, Result};
@@ -22,6 +22,8 @@ use crate::units::{ByteCount, parse_duration};
 pub enum ValueKind {
     /// A size, minimum and maximum in bytes.
     Bytes(u64, u64),
+    /// The same, a multiple of the 512 bytes that have one checksum.
+    Chunks(u64, u64),
     /// A duration, minimum and maximum in milliseconds.
     Duration(u64, u64),
     /// A whole number with minimum and maximum.
@@ -37,6 +39,9 @@ pub enum ValueKind {
     /// A list of texts; a single text is a list of one.
     List,
 }
+
+/// Bytes that have one checksum.
+const CHUNK: u64 = 512;
 
 /// One key: name, kind, default as written in a file (empty: none), meaning.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +67,9 @@ impl fmt::Display for ValueKind {
         };
         match *self {
             Self::Bytes(low, high) => write!(f, "size, {} to {}", ByteCount(low), ByteCount(high)),
+            Self::Chunks(low, high) => {
+                write!(f, "size, {} to {}, a multiple of {CHUNK}", ByteCount(low), ByteCount(high))
+            }
             Self::Duration(low, high) => write!(f, "duration, {} to {}", millis(low), millis(high)),
             Self::Count(low, high) if low == high => write!(f, "number, {low}"),
             Self::Count(low, u64::MAX) => write!(f, "number, from {low}"),
@@ -95,7 +103,7 @@ pub const KEYS: &[Key] = &[
         "6h",
         "time between full block reports",
     ),
-    key("dfs.blocksize", ValueKind::Bytes(512, 1 << 40), "128MiB", "block size of new files; a multiple of 512"),
+    key("dfs.blocksize", ValueKind::Chunks(512, 1 << 40), "128MiB", "block size of new files"),
     key("dfs.bytes-per-checksum", ValueKind::Count(512, 512), "512", "bytes per checksum"),
     key(
         "dfs.client-write-packet-size",
@@ -311,7 +319,6 @@ pub const KEYS: &[Key] = &[
 #[derive(Clone, Debug, Default)]
 pub struct Config {
     values: BTreeMap<&'static str, toml::Value>,
-    origin: Option<PathBuf>,
 }
 
 impl Config {
@@ -323,14 +330,16 @@ impl Config {
         let Some(path) = path else { return Ok(Self::default()) };
         let text = std::fs::read_to_string(path)
             .map_err(|error| DfsError::io(format!("read configuration {}", path.display()), error))?;
-        let mut config = Self { values: BTreeMap::new(), origin: Some(path.to_owned()) };
+        let place = path.display().to_string();
+        let mut config = Self::default();
         let table: toml::Table =
-            text.parse().map_err(|error: toml::de::Error| config.error("not valid TOML").with_source(error))?;
+            text.parse().map_err(|error: toml::de::Error| refusal(&place, "not valid TOML").with_source(error))?;
         for (name, value) in table {
             if matches!(value, toml::Value::Table(_)) {
-                return Err(config.error(&format!("key {name} is a table; quote whole property names: \"{name}...\"")));
+                let words = format!("key {name} is a table; quote whole property names: \"{name}...\"");
+                return Err(refusal(&place, &words));
             }
-            config.insert(&name, value)?;
+            config.insert(&name, value, &place)?;
         }
         Ok(config)
     }
@@ -342,52 +351,22 @@ impl Config {
     pub fn set(&mut self, assignment: &str) -> Result<()> {
         let (name, value) = assignment
             .split_once('=')
-            .ok_or_else(|| self.error(&format!("{assignment:?} is not of the form key=value")))?;
-        self.insert(name.trim(), toml::Value::String(value.trim().to_owned()))
+            .ok_or_else(|| refusal(COMMAND_LINE, &format!("{assignment:?} is not of the form key=value")))?;
+        self.insert(name.trim(), toml::Value::String(value.trim().to_owned()), COMMAND_LINE)
     }
 
-    fn insert(&mut self, name: &str, value: toml::Value) -> Result<()> {
+    fn insert(&mut self, name: &str, value: toml::Value, place: &str) -> Result<()> {
         let Some(key) = KEYS.iter().find(|key| key.name == name) else {
             let nearest = KEYS
                 .iter()
                 .map(|key| (strsim::damerau_levenshtein(key.name, name), key.name))
                 .min()
                 .map_or("", |(_, nearest)| nearest);
-            return Err(self.error(&format!("unknown key {name:?}; the nearest known one is {nearest:?}")));
+            return Err(refusal(place, &format!("unknown key {name:?}; the nearest known one is {nearest:?}")));
         };
-        self.check(key, &value)?;
+        check(key, &value).map_err(|why| refusal(place, &why))?;
         self.values.insert(key.name, value);
         Ok(())
-    }
-
-    fn check(&self, key: &Key, value: &toml::Value) -> Result<()> {
-        let text = scalar_text(value);
-        let within = |number: u64, low: u64, high: u64| {
-            if (low..=high).contains(&number) { Ok(()) } else { Err(format!("{text:?} is not within the limits")) }
-        };
-        let checked = match key.kind {
-            ValueKind::Bytes(low, high) => text.parse::<ByteCount>().and_then(|bytes| within(bytes.0, low, high)),
-            ValueKind::Duration(low, high) => parse_duration(&text)
-                .and_then(|duration| within(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), low, high)),
-            ValueKind::Count(low, high) => text
-                .parse::<u64>()
-                .map_err(|_| format!("{text:?} is not a whole number"))
-                .and_then(|count| within(count, low, high)),
-            ValueKind::Fraction => match text.parse::<f64>() {
-                Ok(share) if (0.0..=1.0).contains(&share) => Ok(()),
-                _ => Err(format!("{text:?} is not a number from 0 to 1")),
-            },
-            ValueKind::Flag => text.parse::<bool>().map(|_| ()).map_err(|_| format!("{text:?} is not true or false")),
-            ValueKind::Choice(words) if words.contains(&text.as_str()) => Ok(()),
-            ValueKind::Choice(_) => Err(format!("{text:?} is none of its words")),
-            ValueKind::Text | ValueKind::List => Ok(()),
-        };
-        checked.map_err(|why| self.error(&format!("{}: {why}; allowed: {}", key.name, key.kind)))
-    }
-
-    fn error(&self, what: &str) -> DfsError {
-        let place = self.origin.as_ref().map_or_else(|| "command line".to_owned(), |path| path.display().to_string());
-        DfsError::new(ErrorKind::InvalidArgument, format!("configuration ({place}): {what}"))
     }
 
     /// Whether file or flag has the key: what is left to a default may be somebody else's to decide.
@@ -449,6 +428,43 @@ fn scalar_text(value: &toml::Value) -> String {
         toml::Value::Array(items) => items.iter().map(scalar_text).collect::<Vec<_>>().join(","),
         other => other.to_string(),
     }
+}
+
+/// Why a value is none of its key.
+fn check(key: &Key, value: &toml::Value) -> std::result::Result<(), String> {
+    let text = scalar_text(value);
+    let within = |number: u64, low: u64, high: u64| {
+        if (low..=high).contains(&number) { Ok(()) } else { Err(format!("{text:?} is not within the limits")) }
+    };
+    let checked = match key.kind {
+        ValueKind::Bytes(low, high) => text.parse::<ByteCount>().and_then(|bytes| within(bytes.0, low, high)),
+        ValueKind::Chunks(low, high) => text.parse::<ByteCount>().and_then(|bytes| {
+            within(bytes.0, low, high)?;
+            if bytes.0.is_multiple_of(CHUNK) { Ok(()) } else { Err(format!("{text:?} is no multiple of {CHUNK}")) }
+        }),
+        ValueKind::Duration(low, high) => parse_duration(&text)
+            .and_then(|duration| within(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), low, high)),
+        ValueKind::Count(low, high) => text
+            .parse::<u64>()
+            .map_err(|_| format!("{text:?} is not a whole number"))
+            .and_then(|count| within(count, low, high)),
+        ValueKind::Fraction => match text.parse::<f64>() {
+            Ok(share) if (0.0..=1.0).contains(&share) => Ok(()),
+            _ => Err(format!("{text:?} is not a number from 0 to 1")),
+        },
+        ValueKind::Flag => text.parse::<bool>().map(|_| ()).map_err(|_| format!("{text:?} is not true or false")),
+        ValueKind::Choice(words) if words.contains(&text.as_str()) => Ok(()),
+        ValueKind::Choice(_) => Err(format!("{text:?} is none of its words")),
+        ValueKind::Text | ValueKind::List => Ok(()),
+    };
+    checked.map_err(|why| format!("{}: {why}; allowed: {}", key.name, key.kind))
+}
+
+/// What flags are called as a place.
+const COMMAND_LINE: &str = "command line";
+
+fn refusal(place: &str, what: &str) -> DfsError {
+    DfsError::new(ErrorKind::InvalidArgument, format!("configuration ({place}): {what}"))
 }
 
 #[cfg(test)]

@@ -2,10 +2,9 @@ use super::*;
 
 #[test]
 fn every_default_passes_its_own_check() {
-    let config = Config::default();
     for key in KEYS {
         if !key.default.is_empty() {
-            config.check(key, &toml::Value::String(key.default.to_owned())).unwrap();
+            check(key, &toml::Value::String(key.default.to_owned())).unwrap();
         }
     }
 }
@@ -51,6 +50,7 @@ fn load_refuses_values_out_of_range_and_unquoted_keys() {
             "\"dfs.datanode.drop.cache.behind.writes\" = \"some\"",
             "\"some\" is none of its words; allowed: false, mirrors, true",
         ),
+        ("\"dfs.blocksize\" = 1000", "\"1000\" is no multiple of 512"),
         ("= 3", "TOML"),
     ] {
         std::fs::write(&path, text).unwrap();
@@ -58,4 +58,8 @@ fn load_refuses_values_out_of_range_and_unquoted_keys() {
         assert!(error.message().contains(expected), "{text}: {error}");
         assert!(error.message().contains(path.to_str().unwrap()), "{text}: {error}");
     }
+    // A flag over a file that is as it should be.
+    std::fs::write(&path, "\"dfs.replication\" = 2").unwrap();
+    let error = Config::load(Some(&path)).unwrap().set("dfs.replication=0").unwrap_err();
+    assert!(error.message().contains("command line") && !error.message().contains("dfs.toml"), "{error}");
 }

@@ -10,6 +10,8 @@
 //! makes the namespace read-only, until it is left by command; leaving ends the automatic part too. A namespace restored from
 //! an older image begins in the latter, so that somebody looks at it before anything is decided by it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +36,8 @@ enum Manual {
 pub(crate) struct SafeMode {
     phase: Phase,
     manual: Option<Manual>,
+    /// Whether `manual` is set, for every change of the namespace to look at without the block manager's lock.
+    read_only: Arc<AtomicBool>,
     /// Share of the blocks that must have their minimum of replicas.
     threshold: f64,
     extension: Duration,
@@ -41,7 +45,7 @@ pub(crate) struct SafeMode {
 
 impl SafeMode {
     pub(crate) fn new(threshold: f64, extension: Duration) -> Self {
-        Self { phase: Phase::Loading, manual: None, threshold, extension }
+        Self { phase: Phase::Loading, manual: None, read_only: Arc::default(), threshold, extension }
     }
 
     /// Neither the automatic part nor a command holds repair and deletion back.
@@ -57,6 +61,16 @@ impl SafeMode {
     /// Entered by command, or to be left by one.
     pub(crate) fn is_manual(&self) -> bool {
         self.manual.is_some()
+    }
+
+    /// Follows [`SafeMode::is_manual`].
+    pub(crate) fn read_only(&self) -> &Arc<AtomicBool> {
+        &self.read_only
+    }
+
+    fn set_manual(&mut self, manual: Option<Manual>) {
+        self.manual = manual;
+        self.read_only.store(manual.is_some(), Ordering::Release);
     }
 
     /// The whole namespace is known: counting begins.
@@ -94,15 +108,15 @@ impl SafeMode {
     }
 
     pub(crate) fn enter(&mut self) {
-        self.manual.get_or_insert(Manual::Command);
+        self.set_manual(self.manual.or(Some(Manual::Command)));
     }
 
     pub(crate) fn on_restored(&mut self) {
-        self.manual = Some(Manual::Restored);
+        self.set_manual(Some(Manual::Restored));
     }
 
     pub(crate) fn leave(&mut self) {
-        self.manual = None;
+        self.set_manual(None);
         self.phase = Phase::Off;
     }
 

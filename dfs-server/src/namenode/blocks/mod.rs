@@ -55,6 +55,7 @@ mod ticks;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dfs_common::block::Block;
@@ -134,15 +135,18 @@ pub struct BlockManager {
     /// By which the silence of DataNodes is judged.
     listening: Arc<ListeningClock>,
     lock_times: Arc<LockTimes>,
+    /// Safe mode's.
+    read_only: Arc<AtomicBool>,
 }
 
 impl BlockManager {
     /// A block manager that knows no block and no DataNode yet. `seed` feeds every random choice and the numbers of
     /// registrations: it must differ from run to run, but for tests.
     pub fn new(config: &Config, clock: Arc<dyn Clock>, seed: u64) -> Self {
-        let state = Mutex::new(SoftState::new(Settings::from(config), seed, clock.instant()));
+        let state = SoftState::new(Settings::from(config), seed, clock.instant());
+        let read_only = Arc::clone(state.safe_mode.read_only());
         let listening = Arc::new(ListeningClock::new(Arc::clone(&clock)));
-        Self { state, clock, listening, lock_times: Arc::default() }
+        Self { state: Mutex::new(state), clock, listening, lock_times: Arc::default(), read_only }
     }
 
     /// The clock by which silences are judged: whoever hears DataNodes and clients keeps it going.
@@ -319,7 +323,7 @@ impl BlockManager {
 
     /// Safe mode by command: the namespace must not be changed.
     pub fn is_read_only(&self) -> bool {
-        self.lock().safe_mode.is_manual()
+        self.read_only.load(Ordering::Acquire)
     }
 
     /// Whether safe mode is on, and a line for people.

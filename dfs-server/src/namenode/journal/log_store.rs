@@ -62,12 +62,11 @@ impl State {
         self.recent.push_back(entry);
     }
 
-    /// Forgets entries below `applied_end`, but never one that is not in the files yet.
-    fn forget(&mut self, applied_end: u64) {
+    /// Forgets entries below `applied_end`, but never one that is not in the files yet. Gives them to be dropped where nobody waits.
+    fn forget(&mut self, applied_end: u64) -> Vec<Entry> {
         let end = applied_end.min(self.flushed_end);
-        while self.recent.front().is_some_and(|entry| entry.log_id.index < end) {
-            self.recent.pop_front();
-        }
+        let count = self.recent.iter().take_while(|entry| entry.log_id.index < end).count();
+        self.recent.drain(..count).collect()
     }
 }
 
@@ -327,19 +326,20 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let entries: Vec<Entry> = entries.into_iter().collect();
-        {
+        let forgotten = {
             let mut state = self.shared.state.lock();
             for entry in &entries {
                 state.push(entry.clone());
             }
-            state.forget(self.shared.applied_end.load(Ordering::Acquire));
-        }
+            state.forget(self.shared.applied_end.load(Ordering::Acquire))
+        };
         let end = entries.last().map_or(0, |entry| entry.log_id.index + 1);
         let written = self.writer.lock().attempt(|files| files.append(&entries));
         if written.is_ok() {
             self.shared.state.lock().flushed_end = end;
         }
         callback.log_io_completed(written.map_err(io::Error::other));
+        drop(forgotten);
         Ok(())
     }
 
