@@ -8,8 +8,8 @@
 //! 5. rename import.tmp to current
 //! ```
 //!
-//! A crash before 5 leaves a directory in which nothing is, and the import is done again. The SecondaryNameNode's
-//! directory is only read. RESTORED keeps the NameNode in safe mode until somebody has looked.
+//! A crash before 5 leaves a directory in which nothing is, and the import is done again. In the
+//! SecondaryNameNode's directory only the lock file is written. RESTORED keeps the NameNode in safe mode until somebody has looked.
 
 use std::path::{Path, PathBuf};
 

@@ -5,7 +5,7 @@
 //! directories at start (`scan`, `recovery`); the files are the truth.
 //!
 //! Callers: `block_receiver` creates, extends and finalizes; `block_sender` reads; `orders` deletes; `namenode_link` asks
-//! for reports. All calls block and must not be made on a runtime's worker.
+//! for reports. Calls that touch a disk block and must not be made on a runtime's worker.
 //!
 //! Promises:
 //! - A finalized replica's bytes never change; appending extends the file under a new generation stamp.

@@ -1,8 +1,9 @@
 //! The only road by which durable state changes: `Namespace::apply`, one edit op after the other, live and in replay.
 //!
-//! Each op is first checked whole and then carried out, so a refused op changes nothing but the transaction counter. The
-//! leader calls the same checks (`check`) before logging, to refuse early; ops in flight may overtake that, which is why
-//! apply checks again. Time and choices come with the op: the same log gives the same state, on every member.
+//! Each op is first checked whole and then carried out, so a refused op changes only the transaction counter, its
+//! recorded outcome and the digest. The leader calls the same checks (`check`) before logging, to refuse early; ops in
+//! flight may overtake that, which is why apply checks again. Time and choices come with the op: the same log gives the
+//! same state, on every member.
 //!
 //! No op takes long: its work is bounded by what it carries, by the limit of steps in it (`leftovers`), or is handed on as a
 //! whole. What the block manager must know leaves as [`BlockEvent`]s, in order.
@@ -114,7 +115,7 @@ impl Namespace {
     /// Applies the next op of the log. Block events are appended to `events`.
     ///
     /// # Errors
-    /// The refusal, which is the op's outcome: the state is unchanged but for the counter.
+    /// The refusal, which is the op's outcome: only the counter, the recorded outcome and the digest have changed.
     ///
     /// # Panics
     /// When the op is of a kind that this program does not know. The leader refuses it before it is logged, and whoever reads
