@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -66,7 +66,8 @@ impl ReadAhead {
         state.parts.iter().filter(overlaps).cloned().collect()
     }
 
-    /// Gives its parts back when nobody has read the file for a while; true when it has none any more.
+    /// Gives its parts back when nobody has read the file for a while; true when it has none any more. Then it is out of the list,
+    /// from which the caller has taken it, before it can have others.
     pub(super) fn give_back_if_idle(&self, now: Instant) -> bool {
         // Whoever has it locked reads the file.
         let Some(mut state) = self.state.try_lock() else { return false };
@@ -75,6 +76,7 @@ impl ReadAhead {
         }
         state.parts.clear();
         state.streams.on_parts_lost();
+        self.turn.store(0, Ordering::Relaxed);
         true
     }
 

@@ -67,6 +67,9 @@ impl PrefetchBudget {
     /// Takes a reader that ends out of the list.
     pub(super) fn unlist(&self, reader: &ReadAhead) {
         // One that had parts is in the list until here or until it lost them; nobody adds it any more.
+        if reader.turn.load(Ordering::Relaxed) == 0 {
+            return;
+        }
         let mut holders = self.holders.lock();
         let turn = reader.turn.swap(0, Ordering::Relaxed);
         holders.by_turn.remove(&turn);
@@ -80,9 +83,7 @@ impl PrefetchBudget {
             }
             let Some((_, reader)) = holders.by_turn.pop_first() else { return };
             let Some(reader) = reader.upgrade() else { continue };
-            if reader.give_back_if_idle(now) {
-                reader.turn.store(0, Ordering::Relaxed);
-            } else {
+            if !reader.give_back_if_idle(now) {
                 holders.add(&reader);
             }
         }

@@ -14,7 +14,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dfs_common::attr::FileAttr;
 use dfs_common::block::{Block, ExtendedBlock};
@@ -33,6 +33,10 @@ use crate::caller::Caller;
 use crate::client::ClientCore;
 use crate::datanode::Located;
 use crate::read::locate_page;
+
+/// A sync tells the NameNode the file's date again when it was told so long ago: programs that sync after every line should not
+/// cost it a call for each.
+const DATE_AGE: Duration = Duration::from_secs(1);
 
 /// The block under way.
 pub(super) struct Current {
@@ -76,8 +80,8 @@ pub(super) struct BlockOutput {
     pub(super) open_block: Option<Block>,
     /// Bytes of it were acknowledged, or it had some before.
     pub(super) may_hold_bytes: bool,
-    /// The block whose length this writer has last made the NameNode log, and the file's length then.
-    recorded: Option<(BlockId, u64)>,
+    /// What this writer has last made the NameNode log.
+    recorded: Option<Recorded>,
     /// Finished blocks, to be synced by the next hsync.
     unsynced: Vec<Located>,
     /// Nodes that failed this writer, by uuid, and when.
@@ -88,6 +92,22 @@ pub(super) struct BlockOutput {
     pub(super) failing: Option<(Instant, DfsError)>,
     /// Bytes acknowledged of the block when its pipeline was last rebuilt, and how often it was at that length.
     pub(super) rebuilds: (u64, u32),
+}
+
+/// A length that the NameNode has logged.
+#[derive(Clone, Copy, Debug)]
+struct Recorded {
+    block: BlockId,
+    /// The file's.
+    length: u64,
+    at: Instant,
+}
+
+impl Recorded {
+    /// Whether the date that went with it is to be told anew by a sync.
+    fn is_old(&self) -> bool {
+        self.at.elapsed() >= DATE_AGE
+    }
 }
 
 impl BlockOutput {
@@ -192,9 +212,11 @@ impl BlockOutput {
         if let Some(current) = &mut self.current {
             current.synced = self.block_len;
         }
-        // Later syncs of the same block are on record at the replicas.
+        // Later syncs of the same block are on record at the replicas; only the file's date has to be told.
         match self.last_block() {
-            Some(block) if self.recorded.is_none_or(|(id, _)| id != block.id) => self.record(block).await,
+            Some(block) if self.recorded.is_none_or(|last| last.block != block.id || last.is_old()) => {
+                self.record(block).await
+            }
             _ => Ok(()),
         }
     }
@@ -240,7 +262,7 @@ impl BlockOutput {
     /// Flushes, and tells the NameNode the length.
     pub(super) async fn record_length(&mut self) -> Result<()> {
         self.flush(false).await?;
-        let recorded = self.recorded.map(|(_, length)| length);
+        let recorded = self.recorded.map(|last| last.length);
         match self.last_block() {
             Some(block) if recorded != Some(self.block_start + self.block_len) => self.record(block).await,
             _ => Ok(()),
@@ -267,7 +289,8 @@ impl BlockOutput {
 
     async fn record(&mut self, block: Block) -> Result<()> {
         self.questions.fsync(block).await?;
-        self.recorded = Some((block.id, self.block_start + self.block_len));
+        let length = self.block_start + self.block_len;
+        self.recorded = Some(Recorded { block: block.id, length, at: Instant::now() });
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use dfs_common::attr::FileAttr;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{CallId, InodeId};
+use dfs_common::sys::time_since_boot;
 use parking_lot::Mutex;
 use tracing::{debug, warn};
 
@@ -45,21 +46,23 @@ pub enum SyncLevel {
     Hsync,
 }
 
-/// The NameNode's clock, as far as a writer can tell: no later than it is.
+/// The NameNode's clock, as far as a writer can tell: no later than it is, unless that one was set back.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ServerClock {
     told_ns: i64,
-    since: Instant,
+    /// By the clock that goes on while the machine sleeps.
+    since: Duration,
 }
 
 impl ServerClock {
     /// As an answer told it that has just come.
     pub(crate) fn told(told_ns: i64) -> Self {
-        Self { told_ns, since: Instant::now() }
+        Self { told_ns, since: time_since_boot() }
     }
 
     fn now_ns(&self) -> i64 {
-        self.told_ns.saturating_add(i64::try_from(self.since.elapsed().as_nanos()).unwrap_or(i64::MAX))
+        let passed = time_since_boot().saturating_sub(self.since);
+        self.told_ns.saturating_add(i64::try_from(passed.as_nanos()).unwrap_or(i64::MAX))
     }
 }
 

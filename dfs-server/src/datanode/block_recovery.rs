@@ -74,6 +74,8 @@ struct Terms {
     truncate_length: Option<u64>,
     /// Some that may have a replica were not asked or did not answer.
     others_are_away: bool,
+    /// Some that may have one are dead, and may come back.
+    dead_may_return: bool,
 }
 
 /// What the holders have agreed on.
@@ -118,6 +120,13 @@ fn agree(terms: &Terms, claims: &[Claim]) -> Result<Agreement> {
         _ if terms.others_are_away => {
             return Err(DfsError::new(ErrorKind::Unavailable, "holders that may have more are away"));
         }
+        // Bytes that were written and never synced are lost if need be, but not because nobody has waited for a node.
+        _ if longest == 0 && terms.dead_may_return => {
+            return Err(DfsError::new(
+                ErrorKind::Unavailable,
+                "nobody has a byte, and a holder that is dead may come back",
+            ));
+        }
         _ => longest,
     };
     if chosen == 0 { Ok(Agreement::Drop) } else { Ok(Agreement::Length(chosen, taking_part(chosen))) }
@@ -143,6 +152,7 @@ async fn run(recovery: &Recovery, block: Block) -> Result<String> {
         floor: order.length_floor,
         truncate_length: order.truncate_length,
         others_are_away: order.others_are_away || silent > 0,
+        dead_may_return: order.dead_may_return,
     };
     match agree(&terms, &claims)? {
         Agreement::Drop => {

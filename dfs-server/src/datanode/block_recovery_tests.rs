@@ -32,7 +32,13 @@ fn newer(state: ReplicaState, length: u64) -> Claim {
 }
 
 fn terms(floor: u64, others_are_away: bool) -> Terms {
-    Terms { generation_stamp: GenerationStamp(STAMP), floor, truncate_length: None, others_are_away }
+    Terms {
+        generation_stamp: GenerationStamp(STAMP),
+        floor,
+        truncate_length: None,
+        others_are_away,
+        dead_may_return: false,
+    }
 }
 
 /// What it shows; floor, whether the length is given, what the nodes say; what is agreed.
@@ -86,6 +92,16 @@ fn agree_follows_the_table() {
         let agreed = agree(&terms(*floor, *others_are_away), claims).ok();
         assert_eq!(agreed, *expected, "{name}");
     }
+}
+
+#[test]
+fn agree_drops_nothing_because_a_dead_node_was_not_waited_for() {
+    let while_dead = Terms { dead_may_return: true, ..terms(0, false) };
+    assert!(agree(&while_dead, &[]).is_err());
+    assert!(agree(&while_dead, &[rwr(0), stale(50)]).is_err());
+    // Who was in the middle of writing it knows that nothing was acknowledged.
+    assert_eq!(agree(&while_dead, &[rbw(0)]).unwrap(), Agreement::Drop);
+    assert_eq!(agree(&while_dead, &[rwr(5)]).unwrap(), Agreement::Length(5, vec![0]));
 }
 
 #[test]

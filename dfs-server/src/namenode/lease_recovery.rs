@@ -8,7 +8,8 @@
 //! ```
 //!
 //! What waits is durable (the leases); who was asked is not: a new leader, or a NameNode started again, begins anew with a
-//! new id. The NameNode decides alone only that a block is dropped of which nobody has a replica and no byte was promised.
+//! new id. The NameNode decides alone only that a block is dropped of which nobody has a replica and no byte was promised, once
+//! the DataNodes of its pipeline are dead for long: bytes that were written and never synced come back with them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -98,9 +99,9 @@ enum Step {
     Wait,
     /// Order the holder with this index to recover the block.
     Start(usize),
-    /// Nobody has the block and nobody was promised a byte of it.
+    /// Nobody has the block, nobody was promised a byte of it, and nobody will come back with it.
     Drop,
-    /// Nobody has the block, which had bytes.
+    /// Nobody has the block, which had bytes, or may have had.
     Stuck,
 }
 
@@ -127,7 +128,7 @@ fn choose_step(waiting: &Waiting, holders: &Holders, last: Option<&Attempt>, is_
     }
     match (holders.others_are_away, waiting.block.length, waiting.is_truncating) {
         (true, _, _) => Step::Wait,
-        (false, 0, false) => Step::Drop,
+        (false, 0, false) if !holders.dead_may_return => Step::Drop,
         (false, _, _) => Step::Stuck,
     }
 }
@@ -251,6 +252,7 @@ impl Namesystem {
             truncate_length: file.is_truncating.then_some(file.block.length),
             length_floor: file.block.length,
             others_are_away: holders.others_are_away,
+            dead_may_return: holders.dead_may_return,
         };
         let primary = holders.live[primary].uuid.clone();
         tracing::info!(inode = %file.inode, block = %file.block, recovery = %stamp, primary, "block recovery begins");

@@ -11,7 +11,7 @@ fn waiting(length: u64, is_truncating: bool) -> Waiting {
 
 fn holders(live: &[&str], others_are_away: bool) -> Holders {
     let node = |uuid: &&str| v1::DatanodeId { uuid: (*uuid).to_owned(), ..Default::default() };
-    Holders { live: live.iter().map(node).collect(), others_are_away }
+    Holders { live: live.iter().map(node).collect(), others_are_away, dead_may_return: false }
 }
 
 #[test]
@@ -22,6 +22,8 @@ fn choose_step_without_a_holder_drops_only_what_nobody_was_promised() {
     assert_eq!(choose_step(&waiting(1, false), &none, None, false, now), Step::Stuck);
     assert_eq!(choose_step(&waiting(0, true), &none, None, false, now), Step::Stuck);
     assert_eq!(choose_step(&waiting(0, false), &holders(&[], true), None, false, now), Step::Wait);
+    let dead = Holders { dead_may_return: true, ..none };
+    assert_eq!(choose_step(&waiting(0, false), &dead, None, false, now), Step::Stuck, "it may have had bytes");
 }
 
 #[test]

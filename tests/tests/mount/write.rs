@@ -257,6 +257,14 @@ fn times_of_a_written_file_are_those_of_its_last_write(mounts: &Mounts) {
             file.sync_all().unwrap();
             assert_eq!(times(file.metadata().unwrap()), written, "after fsync");
         }
+        if round == 2 {
+            // A second after the date was told last, a sync tells it again.
+            let told = Instant::now();
+            wait_until(Duration::from_secs(5), "a second to pass", || told.elapsed() > Duration::from_millis(1100));
+            file.sync_all().unwrap();
+            let elsewhere = || times(fs::metadata(&there).unwrap()) == written;
+            wait_until(Duration::from_secs(10), "the date of the second sync elsewhere", elsewhere);
+        }
         last = written;
     }
     let_time_pass();

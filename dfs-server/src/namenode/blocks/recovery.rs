@@ -1,6 +1,7 @@
 //! What block recovery must know of the replicas of a block, and the way of its orders to the DataNodes.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use dfs_common::block::Block;
 use dfs_common::ids::{BlockId, InodeId};
@@ -18,6 +19,10 @@ const RECOVERIES_PER_HEARTBEAT: usize = 16;
 /// Blocks told of with one call that have grown since the image.
 const OUTGROWN_PER_CALL: usize = 1_000;
 
+/// How long a dead DataNode may still come back with bytes that were written and never synced. Nobody was promised them, so at
+/// some time a file is closed without; but a cut network, or a rack without power, is mended first.
+const RETURNS_WITHIN: Duration = Duration::from_secs(3600);
+
 /// Who has an open block.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Holders {
@@ -25,6 +30,8 @@ pub struct Holders {
     pub live: Vec<v1::DatanodeId>,
     /// More DataNodes may have one: they are silent and not given up yet, or have not told since they registered.
     pub others_are_away: bool,
+    /// DataNodes that may have one are dead, but for less than [`RETURNS_WITHIN`].
+    pub dead_may_return: bool,
 }
 
 impl SoftState {
@@ -37,8 +44,9 @@ impl SoftState {
     /// The holders of a block that waits for recovery.
     pub(crate) fn holders(&self, id: BlockId) -> Holders {
         let mut others_are_away = self.some_have_not_told();
+        let mut dead_may_return = false;
         let (Some(info), Some(open)) = (self.map.get(id), self.open.get(&id)) else {
-            return Holders { live: Vec::new(), others_are_away };
+            return Holders { others_are_away, ..Holders::default() };
         };
         let mut ranked: BTreeSet<(bool, u8, NodeIndex)> = BTreeSet::new();
         let told = open.targets.iter().map(|&storage| (storage, None));
@@ -50,14 +58,16 @@ impl SoftState {
             let index = self.nodes.storage(storage).node;
             let node = self.nodes.node(index);
             if !node.is_live {
-                others_are_away |= node.silent_for(self.heard) < self.config.dead_after;
+                let silent = node.silent_for(self.heard);
+                others_are_away |= silent < self.config.dead_after;
+                dead_may_return |= silent < RETURNS_WITHIN;
             } else if ranked.iter().all(|&(_, _, other)| other != index) {
                 let is_stale = node.silent_for(self.heard) >= self.config.stale_after;
                 ranked.insert((is_stale, rank(replica.map(|replica| replica.state)), index));
             }
         }
         let live = ranked.into_iter().map(|(_, _, index)| self.nodes.node(index).id.clone()).collect();
-        Holders { live, others_are_away }
+        Holders { live, others_are_away, dead_may_return }
     }
 
     /// Complete blocks that have replicas of a newer, lost generation, as long at least as the namespace knows them: with

@@ -384,7 +384,10 @@ impl SoftState {
         let bad = self.bad.get(&id).cloned().unwrap_or_default();
         let mut left = bad.len();
         for replica in bad {
-            if may_drop_bad(replica.reason, good, left, wanted, minimum) {
+            // The block has been written on since: whatever was wrong with it, it is outdated.
+            let is_outdated = replica.generation_stamp < info.generation_stamp;
+            let reason = if is_outdated { BadReason::StaleGeneration } else { replica.reason };
+            if may_drop_bad(reason, good, left, wanted, minimum) {
                 self.drop_bad(id, replica.storage);
                 self.doom(id, replica.storage, replica.generation_stamp);
                 left -= 1;

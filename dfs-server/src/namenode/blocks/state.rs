@@ -337,6 +337,10 @@ impl SoftState {
             }
         }
         self.recheck(id);
+        // One that is extended again and again is complete for moments only: the next tick would come too late.
+        if self.bad.contains_key(&id) && self.may_repair() {
+            self.drop_bad_replicas(id);
+        }
     }
 
     fn record_open(&mut self, id: BlockId, storage: StorageIndex, reported: ReportedReplica) {

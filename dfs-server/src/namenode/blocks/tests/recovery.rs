@@ -55,7 +55,11 @@ fn holders_are_away_until_they_are_dead() {
         assert!(seconds < 100, "a silent node is taken for dead at some time");
     }
     let holders = cluster.blocks.holders(open.id);
-    assert!(holders.live.is_empty() && !holders.others_are_away);
+    assert!(holders.live.is_empty() && !holders.others_are_away && holders.dead_may_return);
+    cluster.pass(Duration::from_secs(3500));
+    assert!(cluster.blocks.holders(open.id).dead_may_return);
+    cluster.pass(Duration::from_secs(200));
+    assert!(!cluster.blocks.holders(open.id).dead_may_return, "it stays away");
     // Registered again, but what it holds is not known yet.
     cluster.register_only(0);
     assert!(cluster.blocks.holders(open.id).others_are_away);

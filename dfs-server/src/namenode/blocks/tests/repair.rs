@@ -256,6 +256,29 @@ fn corrupt_replicas_are_replaced_in_place_when_there_is_no_other_node() {
 }
 
 #[test]
+fn corrupt_replica_goes_of_a_block_that_is_whole_for_moments_only() {
+    let mut cluster = Cluster::new(&["/a"; 3]);
+    cluster.write(1, 3, &[0, 1, 2]);
+    cluster.nodes[1].copies.get_mut(&1).unwrap().is_intact = false;
+    cluster.find_bad(1, 1);
+    let reopen = |cluster: &Cluster, stamp| {
+        let targets = [0, 2].map(|at| (format!("dn{at}"), format!("s{at}"))).into();
+        cluster.blocks.on_events([BlockEvent::Reopened { block: block(1, stamp, 10), targets }]);
+    };
+    reopen(&cluster, 2);
+    for stamp in 2..5 {
+        cluster.commit(1, stamp, 10);
+        cluster.put(0, 1, finalized(stamp, 10));
+        assert!(cluster.blocks.is_complete(BlockId(1)));
+        // Before the next tick, and before the other node of the pipeline has reported.
+        reopen(&cluster, stamp + 1);
+        cluster.seconds(2);
+    }
+    assert!(!cluster.nodes[1].copies.contains_key(&1), "it keeps the node from taking a copy");
+    assert!(cluster.nodes[0].copies.contains_key(&1));
+}
+
+#[test]
 fn a_block_with_only_corrupt_replicas_keeps_and_shows_them() {
     let mut cluster = Cluster::new(&["/a"; 3]);
     cluster.write(1, 2, &[0, 1]);
