@@ -188,14 +188,12 @@ impl Target {
     }
 
     /// Waits until it says something, or takes something when it is sent to.
-    fn wait(&mut self, sends: bool) -> Result<()> {
+    fn wait(&self, sends: bool) -> Result<()> {
         let last = self.heard.progress + self.patience.max(SIGNS_PATIENCE);
         let deadline = last.min(self.heard.anything + self.patience);
         let mut watch = [Watch::either(self.connection.socket(), true, sends)];
         let failed = |error| DfsError::io(format!("wait for {}", self.address), error);
-        let moved = wait(&mut watch, deadline).map_err(failed)?;
-        self.connection.note_readable();
-        if moved && Instant::now() < last {
+        if wait(&mut watch, deadline).map_err(failed)? && Instant::now() < last {
             return Ok(());
         }
         Err(failed(io::ErrorKind::TimedOut.into()))
@@ -204,6 +202,7 @@ impl Target {
     /// Takes in what it has said.
     fn hear(&mut self) -> Result<()> {
         let failed = |address: &str, error| DfsError::io(format!("hear of {address}"), error);
+        self.connection.note_readable();
         match self.connection.receive(ANSWERS_READ).map_err(|error| failed(&self.address, error))? {
             None => return Ok(()),
             Some(0) => return Err(failed(&self.address, io::ErrorKind::UnexpectedEof.into())),

@@ -359,9 +359,6 @@ impl Receiver<'_> {
         if is_up_ready {
             self.up.note_readable();
         }
-        if is_mirror_ready && let Some(mirror) = &mut self.mirror {
-            mirror.note_readable();
-        }
         if moved && !is_mirror_late {
             return Ok(());
         }

@@ -154,7 +154,7 @@ impl Connection {
         }
     }
 
-    /// A [`wait`] has found something to receive.
+    /// There may be something to receive: a [`wait`] has found it, or nobody has waited.
     pub(super) fn note_readable(&mut self) {
         self.is_drained = false;
     }

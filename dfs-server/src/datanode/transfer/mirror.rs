@@ -112,15 +112,12 @@ impl Mirror {
         Ok(sent - of_request)
     }
 
-    /// A wait has found something that it says.
-    pub(super) fn note_readable(&mut self) {
-        self.connection.note_readable();
-    }
-
     /// Takes what has arrived of what the node says, at most [`ACKS_READ`] bytes: whoever talks without end must not keep
     /// this thread from everything else. The end of the connection is an error.
     pub(super) fn listen(&mut self) -> Result<(), WireError> {
         let io = |source| WireError::Io { what: "answer of the next node", source };
+        // Whether or not anybody has waited for it: it may speak while the writer sends without a pause.
+        self.connection.note_readable();
         match self.connection.receive(ACKS_READ).map_err(io)? {
             Some(0) => Err(io(io::ErrorKind::UnexpectedEof.into())),
             Some(_) | None => Ok(()),

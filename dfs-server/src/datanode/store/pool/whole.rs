@@ -3,7 +3,8 @@
 //!
 //! The replica's `writing` lock is held from its first file to its record, so nobody finds it half-way: whoever wants to go on
 //! with it or to recover it waits, and then meets a finalized replica or none. After a crash in the middle the lengths of the
-//! files do not agree, and restart recovery makes of them what it makes of one whose power was lost (`recovery`).
+//! files do not agree (the write of a process that is killed ends at a page's end, where a chunk ends too), and restart recovery
+//! makes of them what it makes of one whose power was lost (`recovery`).
 
 use std::sync::Arc;
 

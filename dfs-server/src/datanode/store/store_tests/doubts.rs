@@ -214,8 +214,8 @@ fn one_error_of_many_reads_does_not_condemn_a_replica() {
     let (_dir, store, watch) = with_replica();
     let queue = store.subscribe();
     let reader = store.open_reader(&block(1, 1001), 0).unwrap();
-    watch.fail(Call::Read, ".meta", libc::EIO, 1);
-    assert_eq!(reader.read_checksums(0, &mut [0; 4]).unwrap_err().kind(), ErrorKind::Io);
+    watch.fail(Call::Read, "blk_1", libc::EIO, 1);
+    assert_eq!(reader.read(0, &mut [0; 4]).unwrap_err().kind(), ErrorKind::Io);
     assert_eq!(told(&store, &queue, EventKind::Good), [(EventKind::Good, 1)]);
 }
 

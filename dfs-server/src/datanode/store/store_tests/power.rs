@@ -282,7 +282,7 @@ fn sites_in_the_source() -> BTreeSet<Site> {
                 dirs.push(path.clone());
             }
             // What syncs are made of; the probe of a device, which promises nothing; notes and what is set aside (`doubts`).
-            let others = ["disk.rs", "volume.rs", "pool_dirs.rs", "aside.rs"];
+            let others = ["disk.rs", "volume_dir.rs", "pool_dirs.rs", "aside.rs"];
             if path.extension().is_none_or(|end| end != "rs") || others.iter().any(|name| path.ends_with(name)) {
                 continue;
             }
