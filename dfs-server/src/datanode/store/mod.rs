@@ -50,7 +50,7 @@ use std::time::Duration;
 
 use dfs_common::block::{Block, ExtendedBlock};
 use dfs_common::error::{DfsError, ErrorKind, Result};
-use dfs_common::ids::GenerationStamp;
+use dfs_common::ids::{BlockId, GenerationStamp};
 use dfs_common::units::ByteCount;
 use dfs_proto::data_transfer::DataChecksum;
 use parking_lot::{Mutex, RwLock};
@@ -408,6 +408,11 @@ impl ReplicaStore {
     /// The next page of a full report.
     pub(crate) fn report_page(&self, pool: &str, cursor: Cursor) -> Result<ReportPage> {
         Ok(self.pool(pool)?.report_page(cursor))
+    }
+
+    /// The newest block of a pool, as ids are given out in order.
+    pub(crate) fn last_block(&self, pool: &str) -> Option<BlockId> {
+        self.pools.read().get(pool)?.last_block()
     }
 
     /// Names of the pools.

@@ -150,6 +150,11 @@ impl Pool {
         self.home(finalized.volume).expect("an entry's volume has the pool")
     }
 
+    /// See `ReplicaStore::last_block`.
+    pub(super) fn last_block(&self) -> Option<BlockId> {
+        self.replicas.lock().range(..).next_back().map(|(&id, _)| id)
+    }
+
     /// See `ReplicaStore::volume_of`.
     pub(super) fn volume_of(&self, id: BlockId) -> Option<VolumeIndex> {
         match self.replicas.lock().get(&id)? {
