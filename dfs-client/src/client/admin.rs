@@ -6,8 +6,9 @@ use dfs_proto::v1;
 
 use super::answers::{DatanodeReport, SafeModeAction, SafeModeStatus};
 use super::health::{BlockHealth, ClusterReport, FileHealth, FilesHealth, Moves};
-use super::{DfsClient, rpc};
+use super::DfsClient;
 use crate::caller::Caller;
+use crate::rpc::rpc;
 
 /// A step of the balancer.
 #[derive(Clone, Copy, Debug)]

@@ -15,11 +15,11 @@ use dfs_proto::v1;
 use super::answers::{
     ContentSummary, CreateOptions, CreatedFile, DirEntry, FsStats, Listing, RenameFlag, SetAttr, TimeSet, XAttrSetFlag,
 };
-use super::delegations::Adding;
-use super::{DfsClient, attr_of, rpc};
+use super::DfsClient;
 use crate::caller::Caller;
+use crate::client_core::{Adding, attr_of};
 use crate::datanode::Located;
-use crate::rpc::{Claim, Session};
+use crate::rpc::{Claim, Session, rpc};
 use crate::write::{FileWriter, ServerClock, Start};
 
 /// How long a truncation waits for the DataNodes; the NameNode asks one after the other within it.

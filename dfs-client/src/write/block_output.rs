@@ -23,14 +23,14 @@ use dfs_common::ids::BlockId;
 use dfs_proto::data_transfer::DataChecksum;
 use tracing::info;
 
-use super::file_writer::Status;
 use super::packet::{PacketBuilder, PacketKind, packet_capacity, packet_data_len};
 use super::pipeline::{Goal, Pipeline};
 use super::questions::Questions;
 use super::recovery_plan::Origin;
 use super::replica_sync::ReplicaSync;
+use super::status::Status;
 use crate::caller::Caller;
-use crate::client::ClientCore;
+use crate::client_core::ClientCore;
 use crate::datanode::Located;
 use crate::read::locate_page;
 

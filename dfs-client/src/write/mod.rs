@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! FileWriter       one file being written: blocks one after another, flush, sync, complete; a failure ends it
+//!   status         how far it is and how it ended, for those who do not wait for their turn
 //!   block_output   its blocks: packets queued, blocks begun and ended
 //!   block_setup    blocks begun, reopened, begun again
 //!   block_recovery pipelines rebuilt when they fail: other nodes, a new generation stamp
@@ -33,13 +34,12 @@ mod pipeline;
 mod pipeline_state;
 mod questions;
 mod recovery_plan;
-mod registry;
 mod replica_sync;
+mod status;
 
 pub(crate) use block_output::Start;
 #[cfg(test)]
 pub(crate) use file_writer::Chore;
-pub(crate) use file_writer::ServerClock;
 pub use file_writer::{FileWriter, SyncLevel};
-pub(crate) use registry::WriterRegistry;
 pub(crate) use replica_sync::ReplicaSync;
+pub(crate) use status::ServerClock;

@@ -8,11 +8,11 @@ use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{CallId, GenerationStamp, InodeId};
 use dfs_proto::v1;
 
-use super::file_writer::Status;
+use super::status::Status;
 use crate::caller::Caller;
-use crate::client::{ClientCore, rpc};
+use crate::client_core::ClientCore;
 use crate::datanode::{Located, Replica};
-use crate::rpc::Session;
+use crate::rpc::{Session, rpc};
 
 /// Who writes which file.
 pub(super) struct Questions {
