@@ -4,9 +4,11 @@ use dfs_common::error::Result;
 use dfs_common::ids::{InodeId, TxId};
 use dfs_proto::v1;
 
-use super::answers::{DatanodeReport, SafeModeAction, SafeModeStatus};
-use super::health::{BlockHealth, ClusterReport, FileHealth, FilesHealth, Moves};
 use super::DfsClient;
+use super::datanode_report::DatanodeReport;
+use super::health::{BlockHealth, ClusterReport, FileHealth, FilesHealth, Moves};
+use super::replies::SafeModeStatus;
+use super::requests::SafeModeAction;
 use crate::caller::Caller;
 use crate::rpc::rpc;
 

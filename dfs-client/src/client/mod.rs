@@ -1,11 +1,13 @@
 //! [`DfsClient`]: the handle. One method per call, by what the calls are about.
 
 mod admin;
-mod answers;
+mod datanode_report;
 mod files;
 mod health;
 mod metadata;
 mod path;
+mod replies;
+mod requests;
 
 use std::sync::Arc;
 
@@ -14,12 +16,11 @@ use dfs_proto::v1;
 use tracing::warn;
 
 pub use admin::MoveStep;
-pub use answers::{
-    ContentSummary, CreateOptions, CreatedFile, DatanodeReport, DatanodeState, DirEntry, FsStats, Listing, RenameFlag,
-    SafeModeAction, SafeModeStatus, SetAttr, TimeSet, VolumeReport, XAttrSetFlag,
-};
-pub use health::{AdminState, BlockHealth, ClusterReport, FileHealth, FilesHealth, Moves, RepairReport, ReplicaHealth};
+pub use datanode_report::{AdminState, DatanodeReport, DatanodeState, VolumeReport};
+pub use health::{BlockHealth, ClusterReport, FileHealth, FilesHealth, Moves, RepairReport, ReplicaHealth};
 pub use metadata::HeldInode;
+pub use replies::{ContentSummary, CreatedFile, DirEntry, FsStats, Listing, SafeModeStatus};
+pub use requests::{CreateOptions, RenameFlag, SafeModeAction, SetAttr, TimeSet, XAttrSetFlag};
 
 use crate::client_core::{ClientCore, Delegations, DirectoryCache, ServerDefaults, TendedList};
 use crate::config::ClientConfig;
