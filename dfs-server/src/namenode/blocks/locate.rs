@@ -38,6 +38,11 @@ enum Distance {
 /// Order of replicas for a reader: silent, leaving, how far, chance.
 type Rank = (bool, bool, Distance, u32);
 
+/// The address of somebody who asks.
+pub(super) fn parse_ip(text: &str) -> Option<IpAddr> {
+    text.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
+}
+
 impl SoftState {
     /// The replicas of a block. Without a reader an open block's pipeline keeps its order, the writer's.
     pub(crate) fn locate(&mut self, id: BlockId, reader: Option<IpAddr>) -> Locations {

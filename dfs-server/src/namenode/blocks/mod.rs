@@ -10,8 +10,8 @@
 //! ```
 //!
 //! One lock guards everything (`state::SoftState`); what it decides is pure and lies in modules of its own: what a
-//! reported replica means (`report`), where replicas go (`placement`), which block is repaired first and which replica is
-//! too many (`replication`). Nothing here waits, sleeps, or knows of sockets; time and the seed of chance are arguments.
+//! reported replica means (`disposition`), where replicas go (`placement`), which block is repaired first (`replication`) and
+//! which replica is too many (`excess`). Nothing here waits, sleeps, or knows of sockets; time and the seed of chance are arguments.
 //!
 //! Promises:
 //!
@@ -27,13 +27,18 @@
 //! - nobody is given up for a silence that was this NameNode's own (`namenode::listening`).
 
 mod backlog;
+mod balancer_run;
 mod block_map;
+mod copies;
+mod disposition;
 mod draining;
 mod duties;
 mod events;
+mod excess;
 mod health;
 mod holds;
 mod intake;
+mod limits;
 mod liveness;
 mod locate;
 mod moves;
@@ -42,9 +47,10 @@ mod pending;
 mod placement;
 mod recovery;
 mod redundancy;
+mod repair_queues;
 mod replication;
-pub(crate) mod report;
 mod reporting;
+mod settings;
 mod state;
 mod stats;
 mod suspects;
@@ -53,9 +59,7 @@ mod targets;
 mod tests;
 mod ticks;
 
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use dfs_common::block::Block;
 use dfs_common::clock::Clock;
@@ -65,6 +69,8 @@ use dfs_common::ids::{BlockId, InodeId};
 use dfs_proto::v1;
 use parking_lot::Mutex;
 
+use self::locate::parse_ip;
+use self::settings::Settings;
 use self::state::SoftState;
 use super::datanodes::NodeIndex;
 use super::listening::ListeningClock;
@@ -72,10 +78,11 @@ use super::lock_times::LockTimes;
 use super::namespace::restore::LostIds;
 use super::node_files::HostRules;
 
+pub use self::balancer_run::Moved;
 pub use self::duties::NodeName;
 pub use self::events::BlockEvent;
 pub use self::locate::Locations;
-pub use self::moves::{MoveRequest, Moved, Moves};
+pub use self::moves::{MoveRequest, Moves};
 pub use self::recovery::Holders;
 pub(crate) use self::reporting::{is_long, origin_of};
 pub use self::stats::FsStats;
@@ -86,45 +93,6 @@ const STEP_EVENTS: usize = 16;
 
 /// Blocks whose health is told in one step.
 const STEP_HEALTH: usize = 64;
-
-/// Settings of the block manager.
-#[derive(Clone, Debug)]
-struct Settings {
-    /// Time between heartbeats, told to DataNodes.
-    heartbeat_interval: Duration,
-    /// Silence after which a node is used last.
-    stale_after: Duration,
-    /// Silence after which a node is dead.
-    dead_after: Duration,
-    /// Replicas that make a block complete.
-    replication_min: usize,
-    /// Share of the blocks that must have them before repair begins.
-    safe_mode_threshold: f64,
-    /// Time after that.
-    safe_mode_extension: Duration,
-    /// Copies of large blocks that a source may send at once, and when the last replica of a block is at stake.
-    max_streams: u32,
-    max_streams_urgent: u32,
-    /// Copies of large blocks that each live node adds to what one tick may order.
-    work_multiplier: u32,
-}
-
-impl From<&Config> for Settings {
-    fn from(config: &Config) -> Self {
-        let small = |key: &str| u32::try_from(config.count(key)).unwrap_or(u32::MAX);
-        Self {
-            heartbeat_interval: config.duration("dfs.heartbeat.interval"),
-            stale_after: config.duration("dfs.namenode.stale.datanode.interval"),
-            dead_after: config.duration("dfs.namenode.dead.interval"),
-            replication_min: usize::try_from(config.count("dfs.namenode.replication.min")).unwrap_or(1),
-            safe_mode_threshold: config.fraction("dfs.namenode.safemode.threshold-pct"),
-            safe_mode_extension: config.duration("dfs.namenode.safemode.extension"),
-            max_streams: small("dfs.namenode.replication.max-streams"),
-            max_streams_urgent: small("dfs.namenode.replication.max-streams-hard-limit"),
-            work_multiplier: small("dfs.namenode.replication.work.multiplier.per.iteration"),
-        }
-    }
-}
 
 /// The block manager. Shared by services, the journal's machine and the monitor.
 pub struct BlockManager {
@@ -362,8 +330,4 @@ impl BlockManager {
             state.scan = Some(BlockId(0));
         }
     }
-}
-
-fn parse_ip(text: &str) -> Option<IpAddr> {
-    text.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
 }

@@ -3,7 +3,7 @@
 //! Nothing is remembered that a restart could lose to harm: a move that is forgotten halfway is a block with one replica too
 //! many, which is deleted where space is short. A move never makes a block's placement worse.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dfs_common::block::Block;
 use dfs_common::error::{DfsError, ErrorKind, Result};
@@ -12,6 +12,7 @@ use rand::Rng;
 use smallvec::{SmallVec, smallvec};
 
 use super::BlockManager;
+use super::balancer_run::{BalancerRun, Move, Moved};
 use super::block_map::BlockState;
 use super::pending::Pending;
 use super::state::SoftState;
@@ -34,32 +35,6 @@ const EXAMINED_PER_CALL: usize = 2_000;
 const COUNTED_PER_STEP: usize = 64;
 /// Time in which a replica arrives, on top of what its source takes to send it and those before it at the balancer's pace.
 const MOVE_TIMEOUT: Duration = Duration::from_secs(20 * 60);
-
-/// A replica on its way.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Move {
-    /// The storage that it leaves.
-    pub from: StorageIndex,
-    /// Time after which it counts as lost.
-    pub patience: Duration,
-}
-
-/// The run that has the right to move.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct BalancerRun {
-    number: u64,
-    last_call: Instant,
-    moved: Moved,
-}
-
-/// What a run has moved: the new replica is there.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Moved {
-    /// Replicas.
-    pub replicas: u64,
-    /// Their bytes.
-    pub bytes: u64,
-}
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug)]

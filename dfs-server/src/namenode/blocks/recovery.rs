@@ -7,7 +7,7 @@ use dfs_common::ids::{BlockId, InodeId};
 use dfs_proto::v1::{self, ReplicaState};
 
 use super::block_map::BlockState;
-use super::report::ReportedReplica;
+use super::disposition::ReportedReplica;
 use super::state::SoftState;
 use crate::namenode::datanodes::{NodeIndex, StorageIndex};
 use crate::namenode::namespace::restore::is_lost_stamp;

@@ -4,7 +4,7 @@
 //! counts, also while the node is away, as long as a serving node has the block (or will have it) as well.
 
 use super::block_map::StorageList;
-use super::replication::Priority;
+use super::repair_queues::Priority;
 use super::state::SoftState;
 use crate::namenode::datanodes::NodeIndex;
 use crate::namenode::node_files::Duty;

@@ -8,8 +8,11 @@
 //! A node is *live* from its registration until it has been silent for the dead interval; silent for the stale interval
 //! it is used last. All of this is soft state, kept under the block manager's lock.
 
+mod index;
 mod node;
 mod ordered;
+pub(crate) mod report_sequence;
+mod space;
 mod storage;
 mod topology;
 mod totals;
@@ -28,10 +31,12 @@ use self::node::NewRegistration;
 use super::listening::ListeningTime;
 use super::node_files::Duty;
 
+pub use index::{NodeIndex, StorageIndex};
+pub(crate) use index::RackIndex;
 pub(crate) use node::{Datanode, RegistrationId};
+pub(crate) use space::Space;
 pub(crate) use storage::{Discarded, Invalidation, Storage, StorageState};
-pub(crate) use topology::{RackIndex, Topology};
-pub(crate) use totals::Space;
+pub(crate) use topology::Topology;
 
 /// Most DataNodes one NameNode keeps: ten times the largest HDFS cluster known. Beyond it registrations are refused.
 const DATANODES_MAX: usize = 100_000;
@@ -51,14 +56,6 @@ const NAME_MAX: usize = 255;
 
 /// Bytes of a directory's name: the longest path.
 const PATH_LENGTH_MAX: usize = 4_096;
-
-/// Number of a DataNode in this run of the NameNode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NodeIndex(pub(crate) u32);
-
-/// Number of a DataNode's volume in this run of the NameNode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct StorageIndex(pub(crate) u32);
 
 /// Nodes that share an address.
 type NodeList = SmallVec<[NodeIndex; 2]>;

@@ -8,9 +8,9 @@ use dfs_common::ids::BlockId;
 use dfs_proto::v1;
 use smallvec::SmallVec;
 
+use super::index::{RackIndex, StorageIndex};
+use super::report_sequence::ReportSequence;
 use super::verifications::Verifications;
-use super::{RackIndex, StorageIndex};
-use crate::namenode::blocks::report::ReportSequence;
 use crate::namenode::listening::ListeningTime;
 use crate::namenode::node_files::Duty;
 

@@ -1,14 +1,8 @@
 //! Sums over all volumes that can be used, kept up to date: `df` asks for them, on every mount and as often as it likes.
 
-use super::{Datanodes, NodeIndex};
-
-/// Bytes of volumes. Wide enough for the sum of anything that they may claim.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Space {
-    pub capacity: u128,
-    pub used: u128,
-    pub remaining: u128,
-}
+use super::Datanodes;
+use super::index::NodeIndex;
+use super::space::Space;
 
 impl Datanodes {
     /// Takes the volumes of a node in, as they are now.
