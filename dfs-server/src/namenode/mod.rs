@@ -13,11 +13,11 @@
 pub mod apply;
 pub mod bench;
 pub mod blocks;
-pub mod checkpoint;
 mod client_sessions;
 pub mod daemon;
 pub mod datanodes;
 mod delegations;
+pub mod fold;
 pub mod fsck;
 pub mod http;
 pub mod image;

@@ -27,7 +27,7 @@ use super::apply::CallKey;
 use super::apply::entries::check_may_remove;
 use super::journal::Token;
 use super::namespace::claims::Life;
-use super::namespace::depth::DEPTH_MAX;
+use super::namespace::heights::DEPTH_MAX;
 use super::namespace::inode::Inode;
 use super::namespace::permission::Identity;
 use super::namespace::read::ContentSummary;

@@ -3,7 +3,7 @@
 //! A checkpoint, in the five steps HDFS is taught with:
 //! 1. the NameNode rolls its edits, so that what came before is in finished segments;
 //! 2. image and edits are fetched;
-//! 3. they are merged: the fold of `namenode::checkpoint`;
+//! 3. they are merged: `namenode::fold`;
 //! 4. the new image is pushed back;
 //! 5. the NameNode takes it as its newest image and retires the edits it no longer needs. Only then is it the last checkpoint
 //!    here, too; one that the NameNode refuses is none, and the next try begins at the first step.

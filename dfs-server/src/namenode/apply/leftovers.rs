@@ -20,7 +20,7 @@ use dfs_common::ids::{InodeId, ROOT_INODE};
 
 use super::Context;
 use crate::namenode::namespace::claims::Life;
-use crate::namenode::namespace::depth::DEPTH_MAX;
+use crate::namenode::namespace::heights::DEPTH_MAX;
 use crate::namenode::namespace::{Namespace, gone};
 use crate::namenode::outcome::Outcome;
 

@@ -17,7 +17,7 @@ use proptest::prelude::*;
 
 use super::BlockEvent;
 use crate::namenode::namespace::Namespace;
-use crate::namenode::namespace::digest::StateDigest;
+use crate::namenode::namespace::state_digest::StateDigest;
 use crate::namenode::namespace::directory::HashKey;
 use crate::namenode::namespace::inode::{Content, Inode};
 use crate::namenode::namespace::permission::Identity;

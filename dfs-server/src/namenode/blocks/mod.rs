@@ -75,7 +75,7 @@ use self::state::SoftState;
 use super::datanodes::NodeIndex;
 use super::listening::ListeningClock;
 use super::lock_times::LockTimes;
-use super::namespace::restore::LostIds;
+use super::namespace::lost_ids::LostIds;
 use super::node_files::HostRules;
 
 pub use self::balancer_run::Moved;

@@ -10,7 +10,7 @@ use super::block_map::BlockState;
 use super::disposition::ReportedReplica;
 use super::state::SoftState;
 use crate::namenode::datanodes::{NodeIndex, StorageIndex};
-use crate::namenode::namespace::restore::is_lost_stamp;
+use crate::namenode::namespace::lost_ids::is_lost_stamp;
 
 /// Recoveries ordered with one heartbeat: each keeps a DataNode busy for as long as a replica takes to be verified.
 const RECOVERIES_PER_HEARTBEAT: usize = 16;

@@ -32,7 +32,7 @@ use super::repair_queues::RepairQueues;
 use super::settings::Settings;
 use crate::namenode::datanodes::{Datanodes, Discarded, Invalidation, NodeIndex, StorageIndex};
 use crate::namenode::listening::ListeningTime;
-use crate::namenode::namespace::restore::{LostIds, is_lost_block, is_lost_stamp};
+use crate::namenode::namespace::lost_ids::{LostIds, is_lost_block, is_lost_stamp};
 use crate::namenode::node_files::HostRules;
 use crate::namenode::safe_mode::SafeMode;
 

@@ -21,10 +21,10 @@ use dfs_proto::v1::{
 use prost::Message;
 
 use super::format::{ImageHeader, ImageReader, ImageWriter, Section};
-use crate::namenode::namespace::digest::StateDigest;
+use crate::namenode::namespace::state_digest::StateDigest;
 use crate::namenode::namespace::directory::{Dentry, Directory, HashKey};
 use crate::namenode::namespace::inode::{BlockList, Content, FileBlock, Inode, XAttrs};
-use crate::namenode::namespace::restore::LostIds;
+use crate::namenode::namespace::lost_ids::LostIds;
 use crate::namenode::namespace::{Counters, FormerLife, Lease, Namespace, Outcomes, RecordedError, Session};
 use crate::namenode::outcome::Outcome;
 

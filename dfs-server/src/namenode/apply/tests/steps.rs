@@ -1,7 +1,7 @@
 //! Large removals and ended sessions: each op's work is bounded, nobody sees what is left, and in the end nothing is.
 
 use super::*;
-use crate::namenode::namespace::depth::DEPTH_MAX;
+use crate::namenode::namespace::heights::DEPTH_MAX;
 
 const LIMIT: u32 = 100;
 

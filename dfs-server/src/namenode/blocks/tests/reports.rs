@@ -14,7 +14,7 @@ use super::super::disposition::{BadReason, Disposition, ReportedReplica, choose_
 use super::super::{BlockEvent, origin_of};
 use super::{Cluster, Copy, block, finalized};
 use crate::namenode::datanodes::report_sequence::{EventsVerdict, PageVerdict, ReportNumber, ReportSequence};
-use crate::namenode::namespace::restore::LostIds;
+use crate::namenode::namespace::lost_ids::LostIds;
 
 #[test]
 fn choose_disposition_is_this_table() {
