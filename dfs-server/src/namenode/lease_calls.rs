@@ -145,6 +145,7 @@ impl Namesystem {
         self.wake_recovery();
         Ok(())
     }
+
     /// Waits a while for a file's recovery to end; true when it is not waiting (any more).
     async fn wait_recovered(&self, id: InodeId) -> bool {
         let waits = || self.namespace().read().lease(id).is_some_and(|lease| lease.needs_recovery);
