@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use super::block_map::{BlockState, StorageList};
 use super::state::SoftState;
 use crate::namenode::datanodes::{RackIndex, StorageIndex};
-use crate::namenode::node_files::Duty;
+use crate::namenode::host_rules::Duty;
 
 /// The replicas of a block for one reader.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -76,7 +76,7 @@ use super::datanodes::NodeIndex;
 use super::listening::ListeningClock;
 use super::lock_times::LockTimes;
 use super::namespace::lost_ids::LostIds;
-use super::node_files::HostRules;
+use super::host_rules::HostRules;
 
 pub use self::balancer_run::Moved;
 pub use self::duties::NodeName;

@@ -17,7 +17,7 @@ use super::block_map::BlockState;
 use super::pending::Pending;
 use super::state::SoftState;
 use crate::namenode::datanodes::{NodeIndex, StorageIndex};
-use crate::namenode::node_files::Duty;
+use crate::namenode::host_rules::Duty;
 
 /// Silence after which a run of the balancer counts as ended.
 const RUN_TIMEOUT: Duration = Duration::from_secs(30);

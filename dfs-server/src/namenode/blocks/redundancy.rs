@@ -7,7 +7,7 @@ use super::block_map::StorageList;
 use super::repair_queues::Priority;
 use super::state::SoftState;
 use crate::namenode::datanodes::NodeIndex;
-use crate::namenode::node_files::Duty;
+use crate::namenode::host_rules::Duty;
 
 /// Good replicas on distinct nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

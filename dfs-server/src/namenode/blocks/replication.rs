@@ -21,7 +21,7 @@ use super::redundancy::Redundancy;
 use super::repair_queues::Priority;
 use super::state::SoftState;
 use crate::namenode::datanodes::{NodeIndex, StorageIndex};
-use crate::namenode::node_files::Duty;
+use crate::namenode::host_rules::Duty;
 
 /// Cost of one stream that copies a large block. Small blocks cost less, so that a node full of them is repaired at the
 /// speed of its disks and not at two blocks per second.

@@ -29,7 +29,7 @@ use smallvec::SmallVec;
 
 use self::node::NewRegistration;
 use super::listening::ListeningTime;
-use super::node_files::Duty;
+use super::host_rules::Duty;
 
 pub use index::{NodeIndex, StorageIndex};
 pub(crate) use index::RackIndex;

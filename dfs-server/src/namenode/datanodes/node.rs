@@ -12,7 +12,7 @@ use super::index::{RackIndex, StorageIndex};
 use super::report_sequence::ReportSequence;
 use super::verifications::Verifications;
 use crate::namenode::listening::ListeningTime;
-use crate::namenode::node_files::Duty;
+use crate::namenode::host_rules::Duty;
 
 /// Names one registration of one DataNode; never given twice, also not by the NameNode's next run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
