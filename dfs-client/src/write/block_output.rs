@@ -9,7 +9,7 @@
 //!   +-------------------------------------------------------------------+
 //! ```
 //!
-//! A pipeline that fails is rebuilt, or its block written anew (`block_recovery`); callers hear of it only when no node
+//! A pipeline that fails is rebuilt, or its block written anew (`pipeline_recovery`); callers hear of it only when no node
 //! that has acknowledged bytes is left.
 
 use std::collections::HashMap;
@@ -28,7 +28,7 @@ use super::pipeline::{Goal, Pipeline};
 use super::questions::Questions;
 use super::recovery_plan::Origin;
 use super::replica_sync::ReplicaSync;
-use super::status::Status;
+use super::writer_status::WriterStatus;
 use crate::caller::Caller;
 use crate::client_core::ClientCore;
 use crate::datanode::Located;
@@ -55,7 +55,7 @@ pub(crate) enum Start {
 /// See the module.
 pub(super) struct BlockOutput {
     pub(super) questions: Questions,
-    pub(super) status: Arc<Status>,
+    pub(super) status: Arc<WriterStatus>,
     block_size: u64,
     packet_size: usize,
     max_in_flight: usize,
@@ -92,7 +92,7 @@ pub(super) struct BlockOutput {
 
 impl BlockOutput {
     /// For a file of `length` bytes.
-    pub(super) fn new(questions: Questions, status: Arc<Status>, block_size: u64, length: u64, start: Start) -> Self {
+    pub(super) fn new(questions: Questions, status: Arc<WriterStatus>, block_size: u64, length: u64, start: Start) -> Self {
         let (reopen, allocated) = match start {
             Start::Nowhere => (None, None),
             Start::Allocated(first) => (None, Some(first)),

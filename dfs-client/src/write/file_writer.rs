@@ -10,7 +10,7 @@ use tracing::{debug, warn};
 
 use super::block_output::{BlockOutput, Start};
 use super::questions::Questions;
-use super::status::{ServerClock, Status};
+use super::writer_status::{ServerClock, WriterStatus};
 use crate::caller::Caller;
 use crate::client_core::{ClientCore, Tended};
 use crate::rpc::{Claim, PendingCall, Session};
@@ -30,7 +30,7 @@ pub struct FileWriter {
     /// The session whose lease it writes under, and the call that took it.
     session: Arc<Session>,
     lease: CallId,
-    status: Arc<Status>,
+    status: Arc<WriterStatus>,
     /// Whoever holds it drives the pipeline; held across awaits, by one call at a time.
     output: tokio::sync::Mutex<BlockOutput>,
 }
@@ -72,7 +72,7 @@ impl FileWriter {
             Start::Reopen(last) => last.end(),
             Start::Allocated(_) | Start::Nowhere => attr.length,
         };
-        let status = Arc::new(Status::new(length, clock));
+        let status = Arc::new(WriterStatus::new(length, clock));
         let (session, lease) = (Arc::clone(claim.session()), claim.id());
         let questions = Questions {
             core: Arc::clone(core),

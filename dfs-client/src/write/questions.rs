@@ -8,7 +8,7 @@ use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{CallId, GenerationStamp, InodeId};
 use dfs_proto::v1;
 
-use super::status::Status;
+use super::writer_status::WriterStatus;
 use crate::caller::Caller;
 use crate::client_core::ClientCore;
 use crate::datanode::{Located, Replica};
@@ -22,7 +22,7 @@ pub(super) struct Questions {
     pub(super) lease: CallId,
     pub(super) caller: Caller,
     pub(super) inode: InodeId,
-    pub(super) status: Arc<Status>,
+    pub(super) status: Arc<WriterStatus>,
     /// As opened; what is said of a file that went away when it was closed.
     pub(super) opened: FileAttr,
 }

@@ -1,5 +1,5 @@
 //! Ops on the content of files: taking the lease, allocating, committing and reopening blocks, closing. Cutting files and
-//! closing those of dead writers is `recovery`.
+//! closing those of dead writers is `lease_recovery`.
 
 use dfs_common::attr::date_write;
 use dfs_common::block::Block;

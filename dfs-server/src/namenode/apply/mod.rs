@@ -11,7 +11,7 @@ mod attributes;
 pub(in crate::namenode) mod entries;
 mod files;
 mod leftovers;
-mod recovery;
+mod lease_recovery;
 mod sessions;
 #[cfg(test)]
 pub(super) mod tests;

@@ -27,7 +27,7 @@ impl ServerClock {
 }
 
 /// What can be asked of a writer without waiting for its turn.
-pub(super) struct Status {
+pub(super) struct WriterStatus {
     clock: ServerClock,
     /// When bytes were accepted last; 0 before any were.
     modified_ns: AtomicI64,
@@ -44,7 +44,7 @@ enum End {
     Failed(DfsError),
 }
 
-impl Status {
+impl WriterStatus {
     pub(super) fn new(length: u64, clock: ServerClock) -> Self {
         Self {
             clock,
@@ -142,9 +142,9 @@ impl Status {
     }
 }
 
-/// See [`Status::uncertain`].
+/// See [`WriterStatus::uncertain`].
 pub(super) struct Uncertain {
-    status: Arc<Status>,
+    status: Arc<WriterStatus>,
     is_settled: bool,
 }
 
