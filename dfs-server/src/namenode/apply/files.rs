@@ -10,7 +10,8 @@ use dfs_proto::v1::{
     SetReplicationOp, UpdatePipelineOp,
 };
 
-use super::{Context, EVENTS_PER_FILE_MAX, not_a_file};
+use super::context::{Context, not_a_file};
+use super::reaping::EVENTS_PER_FILE_MAX;
 use crate::namenode::blocks::BlockEvent;
 use crate::namenode::namespace::inode::{BlockList, Content, FileBlock, Inode};
 use crate::namenode::namespace::permission::{Identity, SETGID, SETUID, WRITE};

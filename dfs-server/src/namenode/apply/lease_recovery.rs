@@ -23,8 +23,8 @@ use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{CallId, ClientId, GenerationStamp, Incarnation, InodeId};
 use dfs_proto::v1::{CloseRecoveredOp, ReclaimBlockOp, RevokeLeaseOp, StartRecoveryOp, TruncateOp};
 
+use super::context::{Context, not_a_file};
 use super::files::check_targets;
-use super::{Context, not_a_file};
 use crate::namenode::blocks::BlockEvent;
 use crate::namenode::namespace::inode::{BlockList, FileBlock};
 use crate::namenode::namespace::permission::{Identity, WRITE};

@@ -414,7 +414,7 @@ fn a_full_retry_cache_lets_the_oldest_call_through() {
         op: Some(Op::Hold(v1::HoldOp { inode: ROOT_INODE.0 })),
         ..EditOp::default()
     };
-    for number in 2..=super::OUTCOMES_PER_SESSION_MAX as u64 + 1 {
+    for number in 2..=super::retry_cache::OUTCOMES_PER_SESSION_MAX as u64 + 1 {
         let op = call(&fixture, number);
         fixture.apply(op).unwrap();
     }
