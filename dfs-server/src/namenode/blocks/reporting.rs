@@ -9,7 +9,7 @@ use roaring::RoaringTreemap;
 
 use super::intake::{Columns, PageOrigin};
 use super::state::SoftState;
-use super::BlockManager;
+use super::block_manager::BlockManager;
 use super::locate::parse_ip;
 use crate::namenode::datanodes::report_sequence::ReportNumber;
 use crate::namenode::datanodes::{RegistrationId, StorageIndex};

@@ -1,6 +1,6 @@
 //! What is done once a second: liveness, safe mode, repair and deletion. Every part goes in steps.
 
-use super::BlockManager;
+use super::block_manager::BlockManager;
 use super::repair_queues::PRIORITIES;
 use super::replication::Repair;
 use super::state::SoftState;

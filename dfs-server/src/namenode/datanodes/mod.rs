@@ -15,7 +15,6 @@ pub(crate) mod report_sequence;
 mod space;
 mod storage;
 mod topology;
-mod totals;
 mod verifications;
 mod waiting;
 
@@ -123,6 +122,23 @@ impl Datanodes {
 
     pub(crate) fn rack_of(&self, index: StorageIndex) -> RackIndex {
         self.node_of(index).rack
+    }
+
+    /// Takes the volumes of a node into the sum that `df` asks for, on every mount and as often as it likes.
+    fn count_space(&mut self, node: NodeIndex) {
+        let of_node = self.space_of(node);
+        self.space.add(of_node);
+    }
+
+    /// Takes the volumes of a node out of it, before they change.
+    fn uncount_space(&mut self, node: NodeIndex) {
+        let of_node = self.space_of(node);
+        self.space.subtract(of_node);
+    }
+
+    pub(crate) fn space_of(&self, node: NodeIndex) -> Space {
+        let usable = self.node(node).storages.iter().filter(|&&index| self.is_usable(index));
+        Space::of(usable.map(|&index| self.storage(index)))
     }
 
     pub(crate) fn topology(&self) -> &Topology {
