@@ -30,9 +30,9 @@ impl Namesystem {
         Ok(located)
     }
 
-    /// Makes a file with the server's defaults where the request has none, and when it is to be written its first block with
-    /// it: most files have one, and so it costs no sync of its own. Without a DataNode for it there is none; the writer
-    /// asks again and hears why.
+    /// Makes a file, with the server's defaults for what the request leaves open. A file that is to be written gets its first
+    /// block in the same op: most files have one, and so it costs no sync of its own. If no DataNode can take a block, the file
+    /// is made without one; the writer asks again and hears why.
     ///
     /// # Errors
     /// As `mutate`; `InvalidArgument` for a layout outside the limits.

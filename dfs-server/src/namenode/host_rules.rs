@@ -30,8 +30,8 @@ pub struct HostRules {
 }
 
 impl HostRules {
-    /// Rules by which those of `include` may join, everybody if it is empty. Of the duties the first that means a DataNode is
-    /// its own.
+    /// Rules by which those of `include` may join, or everybody if it is empty. Of several duties that mean a DataNode the
+    /// first counts.
     pub(super) fn new(include: Vec<HostPattern>, duties: Vec<(HostPattern, Duty)>) -> Self {
         Self { include, duties }
     }

@@ -1,6 +1,6 @@
-//! Calls of clients that meet the lease of a file: those that take one, give one up, take it from its writer, or cut a file,
-//! which recovery does to its last block. What stands in their way and may be ended is ended first; its recovery is waited for
-//! a while.
+//! Calls of clients that meet the lease of a file: they take it, give it up, take it from its writer, or cut the file. What
+//! stands in the way of such a call is ended first, if it may be, and its recovery is waited for for a while. Cutting a file
+//! inside a block is a recovery, too.
 
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ impl Namesystem {
             return Ok(());
         }
         self.check_writable()?;
-        // What a life that is over still has goes in steps: nobody needs to wait for this one.
+        // Leases of a session that has ended go step by step. This one goes at once, so that nobody waits for it.
         if !lease.needs_recovery && (is_over || self.silent_for(lease.client) > LEASE_SOFT_LIMIT) {
             self.revoke_lease(None, id, &lease).await?;
         }
@@ -129,7 +129,8 @@ impl Namesystem {
         Ok(id)
     }
 
-    /// Takes a lease from its writer, for a client's call that asks for just that, or on the way of another one.
+    /// Takes a lease from its writer. `header`: of the call that asks for just that; none if the lease only stands in the way
+    /// of another call.
     async fn revoke_lease(&self, header: Option<v1::RequestHeader>, id: InodeId, lease: &Lease) -> Result<()> {
         // Only this one: it may have ended since, and somebody else may write.
         let op = RevokeLeaseOp {

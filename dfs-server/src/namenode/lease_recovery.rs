@@ -8,7 +8,8 @@
 //! ```
 //!
 //! What waits is durable (the leases); who was asked is not: a new leader, or a NameNode started again, begins anew with a
-//! new id. The NameNode decides alone only that a block is dropped of which nobody has a replica and no byte was promised.
+//! new id. There is one thing that the NameNode decides alone: it drops a block of which nobody has a replica and no byte was
+//! promised.
 
 use std::sync::atomic::Ordering;
 
@@ -25,17 +26,17 @@ use super::recovery_steps::{Attempt, Pass, Step, Waiting, choose_step};
 
 /// Files that wait looked at in one hold of the namespace's lock.
 const WAITING_PAGE: usize = 256;
-/// Recoveries begun per round, about: each is a logged op.
+/// Recoveries begun in one round, roughly. Each is a logged op.
 const STARTED_PER_ROUND: usize = 256;
 
 impl Namesystem {
-    /// Takes the next step for every file that waits, or for some hundred and goes on with the others when it is called
-    /// again, at once. Called every second, and when a file begins to wait.
+    /// Takes the next step for every file that waits. After some hundred files it stops, and asks to be called again at once
+    /// for the others. Called every second, and when a file begins to wait.
     ///
     /// # Errors
     /// Of logging.
     pub async fn recover_leases(&self) -> Result<()> {
-        // Automatic safe mode may last, where blocks are lost: files whose holders are all there do not wait for its end.
+        // Automatic safe mode lasts long if blocks are lost. Files whose holders are all there do not wait for its end.
         let is_starting = self.blocks().is_starting();
         if !is_starting && !self.blocks().may_repair() {
             return Ok(());
@@ -176,7 +177,7 @@ impl Namesystem {
             length: request.new_length,
             ..block
         };
-        // What nobody knows here is not written down; it reports its replica when it registers.
+        // What is not known here is left out: it reports its replica when it registers.
         let named = request.datanode_uuids.into_iter().zip(request.storage_uuids);
         let known = named.filter(|(datanode, storage)| self.blocks().has_volume(datanode, storage));
         let (target_datanodes, target_storages) = known.unzip();
@@ -201,8 +202,8 @@ impl Namesystem {
         Ok(())
     }
 
-    /// To be called after an op that may have made a file wait. Recovery is not woken for others: each time it looks at
-    /// every file.
+    /// To be called after an op that may have made a file wait. It wakes recovery only if one did begin to wait, because
+    /// recovery looks at every file each time.
     pub(super) fn wake_recovery(&self) {
         let begun = self.namespace().read().waits_begun();
         if self.recovery.told.swap(begun, Ordering::Relaxed) != begun {

@@ -58,7 +58,7 @@ pub struct Namesystem {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) recovery: LeaseRecovery,
     delegations: Arc<Delegations>,
-    /// Something was removed, or ended, of which parts may be left.
+    /// Told when something was removed or has ended of which parts may be left.
     pub(super) leftovers: Notify,
     pub(super) tree_checks: Arc<TreeChecks>,
     pub(super) tree_removals: TreeRemovals,

@@ -56,8 +56,8 @@ impl NodeFiles {
         Ok(rules)
     }
 
-    /// The rack of a DataNode with this host name, port and address by table or script; none: it may say itself. May run
-    /// the script: not for a runtime's worker.
+    /// The rack of a DataNode with this host name, port and address, by table or script; none if there is neither, and the
+    /// DataNode may say it. This may run the script, so it is not for a runtime's worker.
     pub fn rack_of(&self, host: &str, data_port: u32, address: &str) -> Option<String> {
         self.racks.rack_of(host, data_port, address)
     }

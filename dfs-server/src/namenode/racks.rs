@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 /// How long the script may take for an address.
 const SCRIPT_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Racks asked of the script that are kept: as many as DataNodes.
+/// Answers of the script that are kept: as many as there may be DataNodes.
 const RACKS_CACHED_MAX: usize = 100_000;
 
 /// Racks by names and addresses of DataNodes.
@@ -33,7 +33,7 @@ struct Known {
 #[derive(Debug)]
 pub(super) struct Racks {
     script: Option<PathBuf>,
-    /// Held for a look; not while the script runs.
+    /// Never held while the script runs.
     known: Mutex<Known>,
 }
 
@@ -48,8 +48,8 @@ impl Racks {
         *self.known.lock() = Known { table, answers: BTreeMap::new() };
     }
 
-    /// The rack of a DataNode with this host name, port and address by table or script; none: it may say itself. May run
-    /// the script: not for a runtime's worker.
+    /// The rack of a DataNode with this host name, port and address, by table or script; none if there is neither, and the
+    /// DataNode may say it. This may run the script, so it is not for a runtime's worker.
     pub(super) fn rack_of(&self, host: &str, data_port: u32, address: &str) -> Option<String> {
         let names =
             [format!("{host}:{data_port}"), format!("{address}:{data_port}"), host.to_owned(), address.to_owned()];
@@ -89,7 +89,8 @@ pub(super) fn check_rack(rack: &str) -> Result<(), String> {
     if is_path { Ok(()) } else { Err(format!("{rack:?} is not a rack; racks look like /rack1 or /dc1/rack1")) }
 }
 
-/// Runs the script for one address. It is ended, with what it has started, when it takes too long: a DataNode waits to register.
+/// Runs the script for one address. One that takes too long is killed with all that it has started, because a DataNode waits
+/// to register.
 fn ask(script: &Path, address: &str, patience: Duration) -> Result<String, String> {
     let child = Command::new(script)
         .arg(address)
@@ -107,7 +108,7 @@ fn ask(script: &Path, address: &str, patience: Duration) -> Result<String, Strin
     });
     let output = waiter.map(|_| ended.recv_timeout(patience));
     let Ok(Ok(output)) = output else {
-        // Gone already otherwise.
+        // This fails only if they are gone already.
         let _ = kill_process_group(group, Signal::KILL);
         return Err(format!("it did not end within {patience:?}"));
     };

@@ -23,7 +23,7 @@ const PATIENCE_MAX: Duration = Duration::from_secs(60);
 pub(super) struct LeaseRecovery {
     pub(super) attempts: Mutex<BTreeMap<InodeId, Attempt>>,
     pub(super) pass: Mutex<Pass>,
-    /// Of the waits begun, those that `wanted` has been told of.
+    /// How many of the waits begun `wanted` has been told of.
     pub(super) told: AtomicU64,
     /// A file has begun to wait.
     pub(super) wanted: Notify,
@@ -31,7 +31,7 @@ pub(super) struct LeaseRecovery {
     pub(super) ended: Notify,
 }
 
-/// How far the present pass over all files that wait has come; many rounds may make one.
+/// How far the present pass over all files that wait is. One pass may take many rounds.
 #[derive(Default)]
 pub(super) struct Pass {
     /// The file looked at last; none at the beginning.
@@ -42,7 +42,7 @@ pub(super) struct Pass {
 /// The latest try for one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Attempt {
-    /// Uuid of the DataNode asked; none when none could be.
+    /// Uuid of the DataNode that was asked; none if there was none to ask.
     pub(super) primary: Option<String>,
     pub(super) since: Instant,
     /// Tries before this one.
@@ -53,7 +53,7 @@ pub(super) struct Attempt {
 #[derive(Clone, Debug)]
 pub(super) struct Waiting {
     pub(super) inode: InodeId,
-    /// With the length that was promised, or is to be cut to.
+    /// Its length is what was promised to somebody, or what it is to be cut to.
     pub(super) block: Block,
     pub(super) is_truncating: bool,
     /// Uuids of the DataNodes of its last pipeline, as far as the log tells.
@@ -76,7 +76,7 @@ pub(super) enum Step {
     Start(usize),
     /// Nobody has the block and nobody was promised a byte of it.
     Drop,
-    /// Nobody has the block, which had bytes.
+    /// Nobody has the block, and it had bytes.
     Stuck,
 }
 

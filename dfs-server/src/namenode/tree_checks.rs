@@ -1,13 +1,13 @@
 //! Trees that are being checked before they are removed: what keeps renames out of them, and how far each check is.
 //!
-//! Who is not root may remove a tree if he may empty each directory in it. Between the pages of that check others change the
-//! tree, and a rename could carry what he may not remove past it: into the part that was looked at, or from before to behind
-//! where the check stands. So renames into a tree that is being checked wait until it is removed or refused
-//! ([`TreeChecks`]), and the op names the inode that was looked at. Where there was nothing to look at, a file or an empty
-//! directory, the op removes no more than that.
+//! A caller that is not root may remove a tree if it may empty each directory in it. That is checked page by page, and between
+//! the pages others change the tree. A rename could carry something that the caller may not remove past the check, into the
+//! part that was looked at already. So renames into a tree that is being checked wait until it is removed or refused
+//! ([`TreeChecks`]), and the op names the inode that was checked. If there was nothing to check (a file, an empty directory),
+//! the op removes no more than that.
 //!
-//! The check of a very large tree takes longer than a client waits for an answer. Its call comes again then, and the check goes
-//! on where it stood ([`TreeRemovals`]).
+//! The check of a very large tree takes longer than a client waits for an answer. The client then calls again, and the check
+//! goes on where it stood ([`TreeRemovals`]).
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -25,18 +25,18 @@ use super::namespace::walk::TreeWalk;
 /// A check whose call does not come again for this long is given up. Clients try again within a second or two.
 pub(super) const CHECK_PATIENCE: Duration = Duration::from_secs(20);
 
-/// Checks that are kept for calls to come again. One above these begins anew with each try.
+/// Checks that are kept between the tries of their calls. Beyond this number a check begins anew with each try.
 const CHECKS_KEPT_MAX: usize = 1_024;
 
 /// Trees that are being checked, and renames under way.
 #[derive(Default)]
 pub(super) struct TreeChecks {
-    /// Tops, each with how many checks it is under. A leaf among the locks.
+    /// The top of each tree, with the number of checks that run on it. No other lock is taken under this one.
     pub(super) tops: Mutex<BTreeMap<InodeId, usize>>,
     /// A check is over.
     pub(super) ended: Notify,
-    /// Renames share it, each until it is applied. A check that begins takes it alone for a moment, and so waits until those
-    /// before it are applied.
+    /// Each rename holds it shared until it is applied. A check that begins takes it alone for a moment: so it waits until
+    /// the renames before it are applied.
     pub(super) renames: Arc<RwLock<()>>,
 }
 
@@ -72,14 +72,15 @@ impl Drop for TreeCheck {
 pub(super) struct TreeRemoval {
     pub(super) who: Identity,
     pub(super) top: InodeId,
-    /// When the check went on last.
+    /// When the check made progress last.
     pub(super) latest: Mutex<Instant>,
     pub(super) progress: tokio::sync::Mutex<Progress>,
 }
 
+/// How far its check is.
 #[derive(Default)]
 pub(super) struct Progress {
-    /// From the beginning on, until the op is applied or refused.
+    /// There from the beginning of the check until the op is applied or refused.
     pub(super) check: Option<TreeCheck>,
     /// None: not begun, or ended by a refusal.
     pub(super) walk: Option<TreeWalk>,

@@ -58,8 +58,8 @@ impl SoftState {
         }
     }
 
-    /// Gives up some of the copies that have not come in time, or cannot come, from a block on: their blocks are queued again.
-    /// Gives where to go on.
+    /// Looks at some of the copies that are awaited, from a block on, and gives up those that have not come in time or cannot
+    /// come: their blocks are queued again. Returns where to go on.
     pub(crate) fn expire_pending_some(&mut self, from: BlockId, limit: usize) -> Option<BlockId> {
         let mut given_up: SmallVec<[BlockId; 8]> = SmallVec::new();
         let mut rest = self.pending.range(from..);

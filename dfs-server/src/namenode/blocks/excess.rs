@@ -18,7 +18,7 @@ const EXAMINED_PER_TICK: usize = 4096;
 /// Steps in which the free share of volumes is compared: 5 %.
 const FREE_STEPS: u64 = 20;
 
-/// A replica as the choice of the one to delete sees it.
+/// What is looked at when one replica of a block is chosen to be deleted.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ReplicaPlace {
     pub storage: StorageIndex,
@@ -109,7 +109,7 @@ impl SoftState {
         if info.state() != BlockState::Complete || replicas.iter().any(|&storage| is_uncertain(storage)) {
             return;
         }
-        // What others hold is not theirs to count on: a node that leaves takes its replica with it.
+        // Only replicas on nodes that serve are counted: a node that leaves takes its replica with it.
         replicas = self.serving_replicas(&replicas);
         let wanted = usize::from(info.replication).max(self.config.replication_min);
         let moved = self.moves.remove(&id).map(|moved| moved.from);

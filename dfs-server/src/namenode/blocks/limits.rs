@@ -10,7 +10,7 @@ pub(crate) struct Limits {
     /// Deletions that are decided and not confirmed, per volume. Keeps the removal of a huge tree from filling memory: about
     /// 60 bytes each.
     pub deletions: usize,
-    /// Reported replicas of the future that are kept in mind, in all: a follower that lags sees many.
+    /// Reported replicas that the log applied here does not explain yet, over all volumes. A follower that lags sees many.
     pub set_aside: usize,
     /// The same for one volume, so that no DataNode takes all the room.
     pub set_aside_per_volume: usize,
@@ -27,12 +27,12 @@ impl Default for Limits {
 pub(crate) enum Left {
     /// A deletion.
     Deletion,
-    /// A replica of the future.
+    /// A replica that the log applied here does not explain yet.
     SetAside,
 }
 
-/// Volumes of which something was left out, each under the list that had no room. Replicas that are set aside may stay for
-/// good: they keep no volume from being asked for the deletions that it still lacks.
+/// Volumes of which something was left out, by the list that had no room. Two lists, because replicas that are set aside may stay
+/// for good: that must not keep a volume from being asked for its deletions.
 #[derive(Debug, Default)]
 pub(crate) struct Overflowed {
     pub deletions: BTreeSet<StorageIndex>,

@@ -10,8 +10,9 @@
 //! ```
 //!
 //! One lock guards everything (`state::SoftState`); what it decides is pure and lies in modules of its own: what a
-//! reported replica means (`disposition`), where replicas go (`placement`), which block is repaired first (`replication`) and
-//! which replica is too many (`excess`). Nothing here waits, sleeps, or knows of sockets; time and the seed of chance are arguments.
+//! reported replica means (`disposition`), where replicas go (`placement`), which block is repaired first (`replication`)
+//! and which replica is too many (`excess`). Nothing here waits, sleeps, or knows of sockets; time and the seed of chance are
+//! arguments.
 //!
 //! Promises:
 //!

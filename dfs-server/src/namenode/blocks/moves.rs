@@ -1,7 +1,7 @@
 //! Moves for the balancer: a replica is copied from a full node to an emptier one, then the source's is the one too many.
 //!
-//! Nothing is remembered that a restart could lose to harm: a move that is forgotten halfway is a block with one replica too
-//! many, which is deleted where space is short. A move never makes a block's placement worse.
+//! A restart forgets moves, and that does no harm: the block of a move that is forgotten halfway has one replica too many,
+//! which is deleted where space is short. A move never makes a block's placement worse.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ const RUN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Replicas of one source on their way at a time: half of what its queue of orders holds.
 const MOVES_PER_SOURCE: usize = 512;
 
-/// The same of all sources: what every call goes through.
+/// The same for all sources together. Every call goes through all of them.
 const MOVES_MAX: usize = 16_384;
 
 /// Blocks of a source looked at per call, of all its volumes together.
@@ -109,7 +109,7 @@ impl SoftState {
             found.ok_or_else(|| DfsError::new(ErrorKind::NotFound, format!("no live DataNode {uuid}")))
         };
         let (source, target) = (node(request.source)?, node(request.target)?);
-        // Who only asks whether he would be admitted keeps nobody out.
+        // A call that cannot move anything has not come so far, and keeps no other balancer out.
         let moves = Moves { moved: self.admit_run(request.run), ..Moves::default() };
         let round = MoveRound { source, target, bandwidth: request.bandwidth, under_way: 0, bytes_under_way: 0, moves };
         Ok((round, self.some_blocks_of(source)))

@@ -18,8 +18,7 @@ pub(crate) enum Priority {
     Misplaced = 3,
     /// None: nothing can be done until a node comes back.
     NoneLeft = 4,
-    /// Fewer than it should have, until the copies arrive that were ordered: nothing more is to be done. Stands in a queue so
-    /// that it is counted.
+    /// The copies that it lacks are on their way, so nothing is to be done. It stands in a queue so that it is counted.
     BeingCopied = 5,
 }
 
@@ -51,8 +50,7 @@ impl RepairQueues {
         }
     }
 
-    /// A tick could not look at all that it had planned: the first block of each queue that it left out is the next one's
-    /// first.
+    /// Where the next tick begins in each queue: at the first block that this tick had planned to look at and did not.
     pub(crate) fn go_on_at(&mut self, left_out: [Option<BlockId>; PRIORITIES]) {
         for (cursor, left_out) in self.cursors.iter_mut().zip(left_out) {
             *cursor = left_out.unwrap_or(*cursor);

@@ -1,12 +1,16 @@
 //! Repair: which blocks need copies, and in what order they are made.
 //!
 //! Blocks that need work stand in queues by how near they are to being lost. Each tick takes a bounded number of them,
-//! chooses a source and targets, and hands the order to the source's next heartbeat; the block is then *pending* until the
-//! targets report, the source says that it failed, or a minute has passed. Which of the good replicas a copy is made from does not matter for what fsync promised: the target
-//! checks every byte it receives against the checksums, and a copy is on its disk, data, checksums and directory, before it
-//! is reported and counts. So no copy is less durable than its source, and one whose source lost bytes or never had them on
-//! disk fails, is told of, and is made from another one. Everything here waits for `may_repair`, except the queues
-//! themselves, which are kept once the start-up part of safe mode is over.
+//! chooses a source and targets, and hands the order to the source's next heartbeat. The block is then *pending* until the
+//! targets report, the source says that it failed, or a minute has passed.
+//!
+//! For what fsync promised it does not matter which of the good replicas a copy is made from. The target checks every byte
+//! against the checksums, and has data, checksums and directory on its disk before it reports the copy, which counts only
+//! then. So no copy is less durable than its source. If the source has lost bytes, or never had them on disk, the copy fails,
+//! the NameNode is told, and it is made from another replica.
+//!
+//! Everything here waits for `may_repair`, except the queues themselves, which are kept once the start-up part of safe mode
+//! is over.
 
 use dfs_common::block::Block;
 use dfs_common::ids::BlockId;
@@ -88,7 +92,7 @@ impl SoftState {
         self.queues.change(id, before, after);
     }
 
-    /// Replicas on two racks at least, as far as there are as many. Those on nodes that leave do not count.
+    /// Whether the replicas stand on two racks at least, if the cluster has two. Those on nodes that leave do not count.
     pub(crate) fn is_well_placed(&self, replicas: &StorageList) -> bool {
         let stays = |storage| self.nodes.node_of(storage).duty != Duty::Decommission;
         let staying: StorageList = replicas.iter().copied().filter(|&storage| stays(storage)).collect();
@@ -164,7 +168,7 @@ impl SoftState {
                 node.silent_for(now) < stale_after && node.outgoing_cost + cost <= limit
             })
             .collect();
-        // Who leaves takes no writes: it has the most to spare.
+        // A node that leaves takes no writes, so it has the most to spare.
         if able.iter().any(|&index| self.nodes.node(index).duty == Duty::Decommission) {
             able.retain(|index| self.nodes.node(*index).duty == Duty::Decommission);
         }

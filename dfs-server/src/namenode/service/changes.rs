@@ -110,7 +110,7 @@ pub(super) fn inode_of(outcome: &Outcome) -> Result<InodeId> {
     }
 }
 
-/// The inodes that an op names which may be directories whose attributes it changes.
+/// Inodes that an op names and whose attributes it changes, if they are directories.
 pub(super) fn touched_inodes(op: &Op) -> [Option<InodeId>; 2] {
     let [first, second] = match op {
         Op::Create(op) => [Some(op.parent), None],
