@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 
-use crate::client::ClientCore;
+use crate::client_core::ClientCore;
 use crate::rpc::Session;
-use crate::write::WriterRegistry;
 
 /// Design D12: a third of the soft limit, so that two renewals may be lost.
 const RENEW_INTERVAL: Duration = Duration::from_secs(10);
@@ -47,7 +46,7 @@ pub(crate) fn spawn_upkeep(core: &Arc<ClientCore>) {
             };
             let now = Instant::now();
             core.datanodes.close_idle(now);
-            WriterRegistry::look_after(&core.writers, now);
+            core.writers.look_after(now);
         }
     });
 }

@@ -3,9 +3,10 @@
 //! Intervals are short (heartbeats 200 ms, stale after 2 s, dead after 5 s), so that what takes minutes in service takes
 //! seconds here. A node that is killed and restarted keeps its ports, its directories and its identity.
 
+mod http;
+mod nodes;
+
 use std::ffi::OsString;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -14,6 +15,9 @@ use std::time::Duration;
 use dfs_common::units::ByteCount;
 use tempfile::TempDir;
 
+pub use self::http::{http_get, http_status};
+use self::nodes::start_serving;
+pub use self::nodes::{DataNodeProcess, NameNodeProcess};
 use crate::device::LoopDevice;
 use crate::mount::Mount;
 use crate::network::Network;
@@ -260,55 +264,6 @@ pub fn test_dir() -> TempDir {
     tempfile::Builder::new().prefix("dfs-test-").permissions(permissions).tempdir_in(base).expect("make test directory")
 }
 
-/// The NameNode and how to reach it.
-#[derive(Debug)]
-pub struct NameNodeProcess {
-    /// The process.
-    pub daemon: Daemon,
-    /// Its block device, on loop devices.
-    pub devices: Vec<LoopDevice>,
-    /// Its address.
-    pub host: String,
-    /// gRPC.
-    pub rpc_port: u16,
-    /// Status.
-    pub http_port: u16,
-    /// Configuration file.
-    pub config: PathBuf,
-}
-
-/// A DataNode and how to reach it.
-#[derive(Debug)]
-pub struct DataNodeProcess {
-    /// The process.
-    pub daemon: Daemon,
-    /// Its block devices, on loop devices.
-    pub devices: Vec<LoopDevice>,
-    /// Directories of its volumes.
-    pub data_dirs: Vec<PathBuf>,
-    /// Its address.
-    pub host: String,
-    /// Data transfer.
-    pub data_port: u16,
-    /// gRPC.
-    pub grpc_port: u16,
-    /// Status.
-    pub http_port: u16,
-    /// Configuration file.
-    pub config: PathBuf,
-}
-
-impl DataNodeProcess {
-    /// Has it verify all its replicas at once.
-    ///
-    /// # Panics
-    /// When it does not answer.
-    pub fn scan(&self) {
-        let (status, body) = http_ask("POST", &self.host, self.http_port, "/scan").expect("the DataNode answers");
-        assert_eq!(status, 202, "{body}");
-    }
-}
-
 /// A cluster. Fields are dropped in order: processes first, with their devices, then hosts, then the directory.
 #[derive(Debug)]
 pub struct Cluster {
@@ -506,44 +461,4 @@ impl Drop for Cluster {
         self.datanodes.iter().flat_map(|node| &node.devices).for_each(LoopDevice::mend);
         self.kill_all();
     }
-}
-
-fn start_serving(daemon: &mut Daemon, host: &str, http_port: u16) {
-    daemon.start();
-    let serves = poll(STARTUP, || {
-        if http_status(host, http_port, "/health") == Some(200) {
-            return Some(true);
-        }
-        (!daemon.is_running()).then_some(false)
-    });
-    assert!(
-        serves == Some(true),
-        "{} does not serve (ended: {})\n{}",
-        daemon.name(),
-        serves.is_some(),
-        daemon.log_tail()
-    );
-}
-
-/// Status of a GET, when there is an answer at all.
-pub fn http_status(host: &str, port: u16, path: &str) -> Option<u16> {
-    http_get(host, port, path).map(|(status, _)| status)
-}
-
-/// Status and body of a GET from a daemon.
-pub fn http_get(host: &str, port: u16, path: &str) -> Option<(u16, String)> {
-    http_ask("GET", host, port, path)
-}
-
-fn http_ask(method: &str, host: &str, port: u16, path: &str) -> Option<(u16, String)> {
-    let timeout = Some(Duration::from_secs(5));
-    let mut stream = TcpStream::connect((host, port)).ok()?;
-    stream.set_read_timeout(timeout).and_then(|()| stream.set_write_timeout(timeout)).ok()?;
-    write!(stream, "{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-        .ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let status = answer.split_ascii_whitespace().nth(1)?.parse().ok()?;
-    let body = answer.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_owned());
-    Some((status, body))
 }

@@ -3,13 +3,12 @@
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use dfs_proto::data_transfer::ChecksumKind;
 use dfs_proto::data_transfer::meta_file::META_HEADER_LEN;
 use rand::Rng;
-use walkdir::WalkDir;
 
 use crate::cluster::Cluster;
 use crate::device::LoopDevice;
@@ -86,21 +85,6 @@ fn all_devices(cluster: &Cluster) -> Vec<&LoopDevice> {
         cluster.namenode.devices.iter().chain(cluster.datanodes.iter().flat_map(|node| &node.devices)).collect();
     assert!(!devices.is_empty(), "power can be cut only on loop devices");
     devices
-}
-
-/// Files of a DataNode's finalized replicas (not their meta files).
-pub fn replica_files(cluster: &Cluster, datanode: usize) -> Vec<PathBuf> {
-    let is_replica = |path: &Path| {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        name.starts_with("blk_")
-            && !name.ends_with(".meta")
-            && path.components().any(|part| part.as_os_str() == "finalized")
-    };
-    let dirs = &cluster.datanodes[datanode].data_dirs;
-    let entries = dirs.iter().flat_map(WalkDir::new).filter_map(Result::ok);
-    let mut files: Vec<PathBuf> = entries.map(walkdir::DirEntry::into_path).filter(|path| is_replica(path)).collect();
-    files.sort();
-    files
 }
 
 /// Flips one bit of a file, as a failing disk does: behind the daemon's back.

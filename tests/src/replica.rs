@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use walkdir::WalkDir;
+
 use crate::cluster::Cluster;
-use crate::fault::replica_files;
 
 /// Which block a replica is of, in which generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,6 +44,21 @@ pub struct Replica {
     pub meta: PathBuf,
     /// Bytes of data.
     pub length: u64,
+}
+
+/// Files of a DataNode's finalized replicas (not their meta files).
+pub fn replica_files(cluster: &Cluster, datanode: usize) -> Vec<PathBuf> {
+    let is_replica = |path: &Path| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.starts_with("blk_")
+            && !name.ends_with(".meta")
+            && path.components().any(|part| part.as_os_str() == "finalized")
+    };
+    let dirs = &cluster.datanodes[datanode].data_dirs;
+    let entries = dirs.iter().flat_map(WalkDir::new).filter_map(Result::ok);
+    let mut files: Vec<PathBuf> = entries.map(walkdir::DirEntry::into_path).filter(|path| is_replica(path)).collect();
+    files.sort();
+    files
 }
 
 /// All replicas of a DataNode that have both their files. What goes while we look is not there.

@@ -186,7 +186,7 @@ fn unit_test_names_are_those_that_the_programs_print() {
     let names = unit_test_names(&repository().join("dfs-client"));
     for name in [
         "client::path::tests::",
-        "cluster_tests::hsync_reaches_every_block_and_records_each_once",
+        "cluster_tests::syncing::hsync_reaches_every_block_and_records_each_once",
         "write::pipeline_state::tests::",
         "failure::tests::every_kind_has_words",
     ] {

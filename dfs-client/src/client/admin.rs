@@ -4,10 +4,13 @@ use dfs_common::error::Result;
 use dfs_common::ids::{InodeId, TxId};
 use dfs_proto::v1;
 
-use super::answers::{DatanodeReport, SafeModeAction, SafeModeStatus};
+use super::DfsClient;
+use super::datanode_report::DatanodeReport;
 use super::health::{BlockHealth, ClusterReport, FileHealth, FilesHealth, Moves};
-use super::{DfsClient, rpc};
+use super::replies::SafeModeStatus;
+use super::requests::SafeModeAction;
 use crate::caller::Caller;
+use crate::rpc::rpc;
 
 /// A step of the balancer.
 #[derive(Clone, Copy, Debug)]

@@ -1,4 +1,4 @@
-//! Opening files: from the NameNode's answer to a reader or a writer.
+//! Files: opened to read or to write, brought to disk, and where their bytes are.
 
 use std::sync::Arc;
 
@@ -6,10 +6,12 @@ use dfs_common::error::Result;
 use dfs_common::ids::InodeId;
 use dfs_proto::v1;
 
-use super::{DfsClient, attr_of, rpc};
+use super::DfsClient;
 use crate::caller::Caller;
+use crate::client_core::attr_of;
 use crate::datanode::Located;
-use crate::read::{FileReader, Shown};
+use crate::read::{BlockLocation, FileReader, Shown, locate_page};
+use crate::rpc::rpc;
 use crate::write::{FileWriter, ReplicaSync, ServerClock, Start};
 
 impl DfsClient {
@@ -64,7 +66,7 @@ impl DfsClient {
         let mut offset = 0;
         let mut sync = ReplicaSync::new(&self.core);
         loop {
-            let blocks = crate::read::locate_page(&self.core, caller, inode, offset, u64::MAX / 2).await?;
+            let blocks = locate_page(&self.core, caller, inode, offset, u64::MAX / 2).await?;
             let Some(end) = blocks.last().map(Located::end) else { return Ok(()) };
             if !sync.round(&blocks).await? {
                 continue;
@@ -75,4 +77,16 @@ impl DfsClient {
             offset = end;
         }
     }
+
+    /// The blocks that hold bytes of `[offset, offset + length)`, at most 1,000 of them.
+    pub async fn get_block_locations(
+        &self,
+        caller: &Caller,
+        inode: InodeId,
+        offset: u64,
+        length: u64,
+    ) -> Result<Vec<BlockLocation>> {
+        let blocks = locate_page(&self.core, caller, inode, offset, length).await?;
+        Ok(blocks.iter().map(BlockLocation::from).collect())
+    
 }

@@ -6,47 +6,7 @@ use dfs_common::ids::InodeId;
 use dfs_proto::convert::required;
 use dfs_proto::v1;
 
-use super::answers::DatanodeReport;
-
-/// What the operator wants of a DataNode, and how far that is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AdminState {
-    /// It serves.
-    InService,
-    /// Its replicas are being copied elsewhere.
-    Decommissioning,
-    /// They have been.
-    Decommissioned,
-    /// Blocks that only it has are being copied.
-    EnteringMaintenance,
-    /// It may be away.
-    InMaintenance,
-}
-
-impl AdminState {
-    /// HDFS's words, in lower case.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::InService => "in service",
-            Self::Decommissioning => "decommissioning",
-            Self::Decommissioned => "decommissioned",
-            Self::EnteringMaintenance => "entering maintenance",
-            Self::InMaintenance => "in maintenance",
-        }
-    }
-}
-
-impl From<v1::AdminState> for AdminState {
-    fn from(state: v1::AdminState) -> Self {
-        match state {
-            v1::AdminState::InService => Self::InService,
-            v1::AdminState::Decommissioning => Self::Decommissioning,
-            v1::AdminState::Decommissioned => Self::Decommissioned,
-            v1::AdminState::EnteringMaintenance => Self::EnteringMaintenance,
-            v1::AdminState::InMaintenance => Self::InMaintenance,
-        }
-    }
-}
+use super::datanode_report::{AdminState, DatanodeReport};
 
 /// What repair has to do: blocks by urgency, and what is under way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

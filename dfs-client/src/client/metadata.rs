@@ -12,14 +12,13 @@ use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{CallId, InodeId};
 use dfs_proto::v1;
 
-use super::answers::{
-    ContentSummary, CreateOptions, CreatedFile, DirEntry, FsStats, Listing, RenameFlag, SetAttr, TimeSet, XAttrSetFlag,
-};
-use super::delegations::Adding;
-use super::{DfsClient, attr_of, rpc};
+use super::DfsClient;
+use super::replies::{ContentSummary, CreatedFile, DirEntry, FsStats, Listing};
+use super::requests::{CreateOptions, RenameFlag, SetAttr, TimeSet, XAttrSetFlag};
 use crate::caller::Caller;
+use crate::client_core::{Adding, attr_of};
 use crate::datanode::Located;
-use crate::rpc::{Claim, Session};
+use crate::rpc::{Claim, Session, rpc};
 use crate::write::{FileWriter, ServerClock, Start};
 
 /// How long a truncation waits for the DataNodes; the NameNode asks one after the other within it.

@@ -1,6 +1,7 @@
 //! DataNodes as a client sees them: where they are, the connections kept to them, and which ones failed lately.
 
 mod located;
+mod node;
 mod pool;
 
 use std::collections::HashMap;
@@ -19,7 +20,8 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tonic::transport::Channel;
 
-pub(crate) use located::{Located, Node, Replica};
+pub(crate) use located::{Located, Replica};
+pub(crate) use node::Node;
 
 use crate::rpc::{dial_data, grpc_channel};
 

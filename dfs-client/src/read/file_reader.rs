@@ -18,7 +18,7 @@ use super::part::Part;
 use super::prefetch::split;
 use super::replica_choice::choose_order;
 use crate::caller::Caller;
-use crate::client::ClientCore;
+use crate::client_core::ClientCore;
 use crate::datanode::{Located, Node, Replica};
 
 /// Rounds over all replicas of a block, each with locations asked for anew: what HDFS does before it gives up.

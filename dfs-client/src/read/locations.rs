@@ -17,8 +17,9 @@ use parking_lot::Mutex;
 use tracing::debug;
 
 use crate::caller::Caller;
-use crate::client::{ClientCore, DfsClient, rpc};
+use crate::client_core::{ClientCore, attr_of};
 use crate::datanode::{Located, Node};
+use crate::rpc::rpc;
 
 /// Blocks asked for at once, HDFS's number: one call serves a gigabyte.
 const BLOCKS_PER_CALL: u64 = 10;
@@ -78,20 +79,6 @@ impl From<&Located> for BlockLocation {
     }
 }
 
-impl DfsClient {
-    /// The blocks that hold bytes of `[offset, offset + length)`, at most 1,000 of them.
-    pub async fn get_block_locations(
-        &self,
-        caller: &Caller,
-        inode: InodeId,
-        offset: u64,
-        length: u64,
-    ) -> Result<Vec<BlockLocation>> {
-        let page = fetch(&self.core, caller, inode, offset, length).await?;
-        Ok(page.blocks.iter().map(BlockLocation::from).collect())
-    }
-}
-
 /// The blocks that hold bytes of a range, at most 1,000 of them.
 pub(crate) async fn locate_page(
     core: &ClientCore,
@@ -127,7 +114,7 @@ async fn fetch(core: &ClientCore, caller: &Caller, inode: InodeId, offset: u64, 
     let header = Some(v1::RequestHeader { caller: Some(caller.into()), retry: None });
     let request = v1::GetBlockLocationsRequest { header, inode: inode.0, offset, length };
     let answer = core.query(request, rpc!(get_block_locations)).await?;
-    let attr = crate::client::attr_of(answer.attr)?;
+    let attr = attr_of(answer.attr)?;
     let located = answer.blocks.unwrap_or_default();
     let pool = located.block_pool_id;
     let blocks = located.blocks.into_iter().map(|block| Located::new(&core.datanodes, block, &pool));

@@ -18,6 +18,14 @@ use super::dial::grpc_channel;
 
 pub(crate) type NamenodeClient = ClientNamenodeClient<Channel>;
 
+/// Shapes one generated client method into what [`NamenodeLink::call`] takes.
+macro_rules! rpc {
+    ($method:ident) => {
+        |mut namenode: crate::rpc::NamenodeClient, request| async move { namenode.$method(request).await }
+    };
+}
+pub(crate) use rpc;
+
 /// Pauses between rounds over the NameNodes: a restart takes a second or two, so longer pauses only add to the outage.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(50), max: Duration::from_secs(2) };
 /// Leaders named by followers that are kept beside the configured ones: a group has at most a handful of members.

@@ -9,7 +9,7 @@
 //!
 //! Nothing that a session has asked for is left to itself. A call whose answer nobody waits for any more may still be made:
 //! it stays pending, so that the NameNode keeps its outcome, until it is settled: what it took is given back, or it is never
-//! made. The same goes for leases and holds whose owners have gone. [`settle`](crate::rpc::settle) does both, and the end
+//! made. The same goes for leases and holds whose owners have gone. [`settle`](crate::settle) does both, and the end
 //! of the session does it at once.
 //!
 //! ```text
@@ -41,7 +41,7 @@ pub(crate) struct Session {
     /// Protects the numbering and what is to be settled; never held across an await.
     calls: Mutex<Calls>,
     /// There is something to settle, or there never will be again. The settling task keeps it.
-    pub(super) work: Arc<Notify>,
+    pub(crate) work: Arc<Notify>,
     /// Something has been settled.
     settled: Notify,
 }
@@ -67,7 +67,7 @@ pub(crate) enum Claim {
 
 /// Something to be settled.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Work {
+pub(crate) enum Work {
     /// Calls, and the lowest one that is pending and not among them.
     Calls(Vec<CallId>, CallId),
     Claims(Vec<Claim>),
@@ -183,7 +183,7 @@ impl Session {
     }
 
     /// Up to `max` of what is to be settled: calls first, because a lease that one took is given back with it.
-    pub(super) fn next_work(&self, max: usize) -> Option<Work> {
+    pub(crate) fn next_work(&self, max: usize) -> Option<Work> {
         let calls = self.calls.lock();
         if !calls.unsettled.is_empty() {
             let some: Vec<CallId> = calls.unsettled.iter().take(max).copied().collect();
@@ -194,7 +194,7 @@ impl Session {
         (!calls.left.is_empty()).then(|| Work::Claims(calls.left.iter().take(max).copied().collect()))
     }
 
-    pub(super) fn calls_settled(&self, ids: &[CallId]) {
+    pub(crate) fn calls_settled(&self, ids: &[CallId]) {
         self.done(|calls| {
             for id in ids {
                 calls.unsettled.remove(id);
@@ -203,7 +203,7 @@ impl Session {
         });
     }
 
-    pub(super) fn given_back(&self, claim: Claim) {
+    pub(crate) fn given_back(&self, claim: Claim) {
         self.done(|calls| {
             if let Some(at) = calls.left.iter().position(|left| *left == claim) {
                 calls.left.remove(at);

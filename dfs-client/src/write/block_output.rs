@@ -9,7 +9,7 @@
 //!   +-------------------------------------------------------------------+
 //! ```
 //!
-//! A pipeline that fails is rebuilt, or its block written anew (`block_recovery`); callers hear of it only when no node
+//! A pipeline that fails is rebuilt, or its block written anew (`pipeline_recovery`); callers hear of it only when no node
 //! that has acknowledged bytes is left.
 
 use std::collections::HashMap;
@@ -23,14 +23,14 @@ use dfs_common::ids::BlockId;
 use dfs_proto::data_transfer::DataChecksum;
 use tracing::info;
 
-use super::file_writer::Status;
 use super::packet::{PacketBuilder, PacketKind, packet_capacity, packet_data_len};
 use super::pipeline::{Goal, Pipeline};
 use super::questions::Questions;
 use super::recovery_plan::Origin;
 use super::replica_sync::ReplicaSync;
+use super::writer_status::WriterStatus;
 use crate::caller::Caller;
-use crate::client::ClientCore;
+use crate::client_core::ClientCore;
 use crate::datanode::Located;
 use crate::read::locate_page;
 
@@ -59,7 +59,7 @@ pub(crate) enum Start {
 /// See the module.
 pub(super) struct BlockOutput {
     pub(super) questions: Questions,
-    pub(super) status: Arc<Status>,
+    pub(super) status: Arc<WriterStatus>,
     block_size: u64,
     packet_size: usize,
     max_in_flight: usize,
@@ -112,7 +112,7 @@ impl Recorded {
 
 impl BlockOutput {
     /// For a file of `length` bytes.
-    pub(super) fn new(questions: Questions, status: Arc<Status>, block_size: u64, length: u64, start: Start) -> Self {
+    pub(super) fn new(questions: Questions, status: Arc<WriterStatus>, block_size: u64, length: u64, start: Start) -> Self {
         let (reopen, allocated) = match start {
             Start::Nowhere => (None, None),
             Start::Allocated(first) => (None, Some(first)),

@@ -1,5 +1,5 @@
 //! How a block gets its pipeline: allocated or reopened, and written anew elsewhere when nothing of it was acknowledged.
-//! What happens to pipelines that fail is `block_recovery`'s.
+//! What happens to pipelines that fail is `pipeline_recovery`'s.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use dfs_proto::hadoop::op_write_block_proto::BlockConstructionStage;
 use tracing::warn;
 
 use super::block_output::{BlockOutput, Current};
-use super::block_recovery::Broken;
+use super::pipeline_recovery::Broken;
 use super::packet::PacketKind;
 use super::pipeline::{Goal, Pipeline, PipelineFailure, Target};
 use super::pipeline_state::PipelineState;

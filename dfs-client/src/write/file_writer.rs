@@ -1,20 +1,18 @@
 //! [`FileWriter`]: the one writer of a file. Shared freely; calls on it take turns.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use dfs_common::attr::FileAttr;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{CallId, InodeId};
-use dfs_common::sys::time_since_boot;
-use parking_lot::Mutex;
 use tracing::{debug, warn};
 
 use super::block_output::{BlockOutput, Start};
 use super::questions::Questions;
+use super::writer_status::{ServerClock, WriterStatus};
 use crate::caller::Caller;
-use crate::client::ClientCore;
+use crate::client_core::{ClientCore, Tended};
 use crate::rpc::{Claim, PendingCall, Session};
 
 /// How long a partial packet may wait for more bytes. With the upkeep's interval on top it leaves within a second.
@@ -32,7 +30,7 @@ pub struct FileWriter {
     /// The session whose lease it writes under, and the call that took it.
     session: Arc<Session>,
     lease: CallId,
-    status: Arc<Status>,
+    status: Arc<WriterStatus>,
     /// Whoever holds it drives the pipeline; held across awaits, by one call at a time.
     output: tokio::sync::Mutex<BlockOutput>,
 }
@@ -46,44 +44,6 @@ pub enum SyncLevel {
     Hsync,
 }
 
-/// The NameNode's clock, as far as a writer can tell: no later than it is, unless that one was set back.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ServerClock {
-    told_ns: i64,
-    /// By the clock that goes on while the machine sleeps.
-    since: Duration,
-}
-
-impl ServerClock {
-    /// As an answer told it that has just come.
-    pub(crate) fn told(told_ns: i64) -> Self {
-        Self { told_ns, since: time_since_boot() }
-    }
-
-    fn now_ns(&self) -> i64 {
-        let passed = time_since_boot().saturating_sub(self.since);
-        self.told_ns.saturating_add(i64::try_from(passed.as_nanos()).unwrap_or(i64::MAX))
-    }
-}
-
-/// What can be asked of a writer without waiting for its turn.
-pub(super) struct Status {
-    clock: ServerClock,
-    /// When bytes were accepted last; 0 before any were.
-    modified_ns: AtomicI64,
-    position: AtomicU64,
-    acked: AtomicU64,
-    /// Protects how the writer ended; never held across an await.
-    end: Mutex<Option<End>>,
-    /// The lease has been given back, or left to be.
-    has_given_up: AtomicBool,
-}
-
-enum End {
-    Completed(FileAttr),
-    Failed(DfsError),
-}
-
 /// What upkeep can do for a writer that nobody is driving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Chore {
@@ -91,86 +51,6 @@ pub(crate) enum Chore {
     Flush,
     /// Keep the pipeline alive.
     Heartbeat,
-}
-
-impl Status {
-    fn new(length: u64, clock: ServerClock) -> Self {
-        Self {
-            clock,
-            modified_ns: AtomicI64::new(0),
-            position: AtomicU64::new(length),
-            acked: AtomicU64::new(length),
-            end: Mutex::new(None),
-            has_given_up: AtomicBool::new(false),
-        }
-    }
-
-    pub(super) fn accept(&self, bytes: u64) {
-        self.modified_ns.store(self.clock.now_ns(), Ordering::Release);
-        self.position.fetch_add(bytes, Ordering::AcqRel);
-    }
-
-    /// When it has written last, as the NameNode is told; none when that has not told its clock.
-    pub(super) fn modified_ns(&self) -> Option<i64> {
-        (self.clock.told_ns != 0).then(|| self.modified_ns.load(Ordering::Acquire))
-    }
-
-    pub(super) fn set_acked(&self, length: u64) {
-        self.acked.fetch_max(length, Ordering::AcqRel);
-    }
-
-    /// The first failure counts.
-    fn fail(&self, error: &DfsError) {
-        let mut end = self.end.lock();
-        if end.is_none() {
-            *end = Some(End::Failed(error.duplicate()));
-        }
-    }
-
-    fn check(&self) -> Result<()> {
-        match &*self.end.lock() {
-            None => Ok(()),
-            Some(End::Failed(error)) => Err(error.duplicate()),
-            Some(End::Completed(_)) => Err(DfsError::new(ErrorKind::InvalidArgument, "the file has been completed")),
-        }
-    }
-
-    /// Whether the NameNode may think that the file is this writer's.
-    fn may_hold_lease(&self) -> bool {
-        let is_over = match &*self.end.lock() {
-            None => false,
-            Some(End::Completed(_)) => true,
-            Some(End::Failed(error)) => error.kind() == ErrorKind::LeaseLost,
-        };
-        !is_over && !self.has_given_up.load(Ordering::Acquire)
-    }
-
-    /// For the time of a question whose answer changes what is true: being dropped before
-    /// [`settle`](Uncertain::settle) fails the writer.
-    pub(super) fn uncertain(self: &Arc<Self>) -> Uncertain {
-        Uncertain { status: Arc::clone(self), is_settled: false }
-    }
-}
-
-/// See [`Status::uncertain`].
-pub(super) struct Uncertain {
-    status: Arc<Status>,
-    is_settled: bool,
-}
-
-impl Uncertain {
-    pub(super) fn settle(mut self) {
-        self.is_settled = true;
-    }
-}
-
-impl Drop for Uncertain {
-    fn drop(&mut self) {
-        if !self.is_settled {
-            let words = "a write was given up in the middle of a question to the NameNode";
-            self.status.fail(&DfsError::new(ErrorKind::Cancelled, words));
-        }
-    }
 }
 
 impl FileWriter {
@@ -192,7 +72,7 @@ impl FileWriter {
             Start::Reopen(last) => last.end(),
             Start::Allocated(_) | Start::Nowhere => attr.length,
         };
-        let status = Arc::new(Status::new(length, clock));
+        let status = Arc::new(WriterStatus::new(length, clock));
         let (session, lease) = (Arc::clone(claim.session()), claim.id());
         let questions = Questions {
             core: Arc::clone(core),
@@ -213,15 +93,12 @@ impl FileWriter {
 
     /// Whether every later call will fail. It may have happened between two calls, when bytes left by themselves.
     pub fn has_failed(&self) -> bool {
-        matches!(&*self.status.end.lock(), Some(End::Failed(_)))
+        self.status.failure().is_some()
     }
 
     /// The error that every later call will return.
     pub fn failure(&self) -> Option<DfsError> {
-        match &*self.status.end.lock() {
-            Some(End::Failed(error)) => Some(error.duplicate()),
-            Some(End::Completed(_)) | None => None,
-        }
+        self.status.failure()
     }
 
     /// The file being written.
@@ -239,7 +116,7 @@ impl FileWriter {
 
     /// Length of the file with all accepted bytes.
     pub fn position(&self) -> u64 {
-        self.status.position.load(Ordering::Acquire)
+        self.status.position()
     }
 
     /// When it has written last, by the NameNode's clock; none before it has.
@@ -249,7 +126,7 @@ impl FileWriter {
 
     /// Length of the file as far as every node of the pipeline has acknowledged it.
     pub fn acked_len(&self) -> u64 {
-        self.status.acked.load(Ordering::Acquire)
+        self.status.acked()
     }
 
     /// Returns when every accepted byte is with every node of the pipeline: new readers see it.
@@ -312,11 +189,11 @@ impl FileWriter {
     /// As [`write`](Self::write).
     pub async fn complete(&self) -> Result<FileAttr> {
         let mut output = self.output.lock().await;
-        if let Some(End::Completed(attr)) = &*self.status.end.lock() {
-            return Ok(attr.clone());
+        if let Some(attr) = self.status.completed() {
+            return Ok(attr);
         }
         let attr = self.drive_locked(&mut output, async |output| output.complete().await).await?;
-        *self.status.end.lock() = Some(End::Completed(attr.clone()));
+        self.status.complete(attr.clone());
         Ok(attr)
     }
 
@@ -332,7 +209,7 @@ impl FileWriter {
             return;
         }
         match output.abort().await {
-            Ok(()) => self.status.has_given_up.store(true, Ordering::Release),
+            Ok(()) => _ = self.status.give_up_lease(),
             Err(error) => {
                 debug!(inode = %self.inode, error = %error.chain(), "file not closed after its writer was aborted");
             }
@@ -341,7 +218,7 @@ impl FileWriter {
 
     /// Has the lease given back behind the caller's back, if it may still be there.
     fn leave_lease(&self) {
-        if self.status.may_hold_lease() && !self.status.has_given_up.swap(true, Ordering::AcqRel) {
+        if self.status.may_hold_lease() && self.status.give_up_lease() {
             self.session.leave(Claim::Lease { inode: self.inode, call: self.lease });
         }
     }
@@ -366,13 +243,8 @@ impl FileWriter {
         outcome
     }
 
-    /// Neither completed nor failed.
-    pub(super) fn is_open(&self) -> bool {
-        self.status.end.lock().is_none()
-    }
-
     /// What upkeep should do; nothing while somebody is driving.
-    pub(super) fn choose_chore(&self, now: Instant) -> Option<Chore> {
+    fn choose_chore(&self, now: Instant) -> Option<Chore> {
         let output = self.output.try_lock().ok()?;
         let age = |since: Instant| now.saturating_duration_since(since);
         if output.unflushed_since().is_some_and(|since| age(since) >= PARTIAL_PACKET_AGE) {
@@ -396,6 +268,18 @@ impl FileWriter {
     }
 }
 
+impl Tended for FileWriter {
+    fn is_open(&self) -> bool {
+        self.status.is_open()
+    }
+
+    fn tend(self: Arc<Self>, now: Instant) {
+        if let Some(chore) = self.choose_chore(now) {
+            tokio::spawn(async move { self.do_chore(chore).await });
+        }
+    }
+}
+
 /// Leaves the lease of a writer that is being aborted, also when the call is dropped half-way.
 struct GiveUp<'a>(&'a FileWriter);
 
@@ -407,7 +291,7 @@ impl Drop for GiveUp<'_> {
 
 impl Drop for FileWriter {
     fn drop(&mut self) {
-        if self.is_open() && self.position() > self.acked_len() {
+        if self.status.is_open() && self.position() > self.acked_len() {
             warn!(inode = %self.inode, lost = self.position() - self.acked_len(), "writer dropped with unsent bytes");
         }
         self.leave_lease();

@@ -8,11 +8,11 @@ use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{CallId, GenerationStamp, InodeId};
 use dfs_proto::v1;
 
-use super::file_writer::Status;
+use super::writer_status::WriterStatus;
 use crate::caller::Caller;
-use crate::client::{ClientCore, rpc};
+use crate::client_core::ClientCore;
 use crate::datanode::{Located, Replica};
-use crate::rpc::Session;
+use crate::rpc::{Session, rpc};
 
 /// Who writes which file.
 pub(super) struct Questions {
@@ -22,7 +22,7 @@ pub(super) struct Questions {
     pub(super) lease: CallId,
     pub(super) caller: Caller,
     pub(super) inode: InodeId,
-    pub(super) status: Arc<Status>,
+    pub(super) status: Arc<WriterStatus>,
     /// As opened; what is said of a file that went away when it was closed.
     pub(super) opened: FileAttr,
 }

@@ -13,7 +13,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
-use crate::client::ClientCore;
+use crate::client_core::ClientCore;
 use crate::datanode::{DatanodeClient, Located, Node};
 
 /// How long DataNodes may be at work: many gigabytes may wait for a slow disk.

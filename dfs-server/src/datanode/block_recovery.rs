@@ -34,7 +34,7 @@ use futures::future::join_all;
 use tonic::transport::{Channel, Endpoint};
 use tracing::{info, warn};
 
-use super::namenode_link::call;
+use super::deadline::call;
 
 /// Time to connect to a holder.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);

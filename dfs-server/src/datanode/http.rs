@@ -10,7 +10,7 @@ use axum::{Json, Router};
 
 use super::metrics::Metrics;
 use super::namenode_link::LinkStatus;
-use super::page::{Facts, Page};
+use super::page::{Facts, Page, VolumeFacts};
 use super::scanner::{BlockScanner, DirectoryScanner};
 use super::store::ReplicaStore;
 use crate::pages::{answer, redirect};
@@ -43,7 +43,28 @@ pub(crate) fn router(state: HttpState) -> Router {
 }
 
 async fn page(State(state): State<HttpState>) -> Response {
-    answer(StatusCode::OK, &Page::new(&Facts::of(&state)))
+    answer(StatusCode::OK, &Page::new(&facts(&state)))
+}
+
+/// What the page tells, as it is now.
+fn facts(state: &HttpState) -> Facts {
+    let volumes = state.store.volumes();
+    let silent: Vec<bool> = volumes.all().iter().map(|volume| volume.is_silent()).collect();
+    let scans = state.scanner.status();
+    let of_volumes = volumes.reports().into_iter().enumerate().map(|(at, report)| VolumeFacts {
+        report,
+        is_silent: silent.get(at).copied().unwrap_or_default(),
+        scan: scans.get(at).cloned().unwrap_or_default(),
+    });
+    Facts {
+        uuid: volumes.datanode_uuid().to_owned(),
+        replicas: state.store.replica_count(),
+        transfers: state.metrics.active_transfers.get(),
+        verified: state.metrics.blocks_verified.get(),
+        found_bad: state.metrics.blocks_found_bad.get(),
+        volumes: of_volumes.collect(),
+        links: state.links.iter().map(|link| link.report()).collect(),
+    }
 }
 
 /// 200 while every volume works, 503 when one is out.

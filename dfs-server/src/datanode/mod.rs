@@ -17,6 +17,7 @@
 
 mod block_recovery;
 mod client_service;
+mod deadline;
 mod file_calls;
 mod http;
 mod inter_datanode;

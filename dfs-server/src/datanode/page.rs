@@ -2,7 +2,6 @@
 
 use askama::Template;
 
-use super::http::HttpState;
 use super::namenode_link::LinkReport;
 use super::scanner::ScanStatus;
 use super::store::VolumeReport;
@@ -27,29 +26,6 @@ pub(super) struct VolumeFacts {
     /// Its device keeps the checker waiting.
     pub(super) is_silent: bool,
     pub(super) scan: ScanStatus,
-}
-
-impl Facts {
-    /// As they are now.
-    pub(super) fn of(state: &HttpState) -> Self {
-        let volumes = state.store.volumes();
-        let silent: Vec<bool> = volumes.all().iter().map(|volume| volume.is_silent()).collect();
-        let scans = state.scanner.status();
-        let of_volumes = volumes.reports().into_iter().enumerate().map(|(at, report)| VolumeFacts {
-            report,
-            is_silent: silent.get(at).copied().unwrap_or_default(),
-            scan: scans.get(at).cloned().unwrap_or_default(),
-        });
-        Self {
-            uuid: volumes.datanode_uuid().to_owned(),
-            replicas: state.store.replica_count(),
-            transfers: state.metrics.active_transfers.get(),
-            verified: state.metrics.blocks_verified.get(),
-            found_bad: state.metrics.blocks_found_bad.get(),
-            volumes: of_volumes.collect(),
-            links: state.links.iter().map(|link| link.report()).collect(),
-        }
-    }
 }
 
 /// The page.

@@ -30,7 +30,7 @@ use tonic::codegen::{BoxFuture, Service as _, StdError};
 use tonic::transport::server::TcpConnectInfo;
 use tracing::debug;
 
-use super::Acceptor;
+use super::acceptor::Acceptor;
 use super::budget::{Budgets, Charge, GRACE, LEAST_RATE, MessageMeter};
 use super::connection::ClientConnection;
 use super::door::{Busy, CallPatience, Door, Limits, Pass};

@@ -8,11 +8,13 @@
 //! - *churn*: directories made and removed by eight threads over gRPC, as clients do: resident memory before and after, bytes
 //!   of log an operation, and what an operation takes that comes alone.
 
+mod call;
 mod churn;
+mod memory;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use clap::Args;
 use dfs_common::attr::FileKind;
@@ -22,8 +24,10 @@ use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{ClientId, InodeId, ROOT_INODE};
 use dfs_proto::v1::edit_op::Op;
 use dfs_proto::v1::order::Order;
-use dfs_proto::v1::{self, EditOp, RequestHeader, RetryId};
+use dfs_proto::v1::{self, EditOp, RequestHeader};
 
+use self::call::retry;
+use self::memory::{resident_bytes, settled_bytes};
 use super::blocks::{BlockEvent, BlockManager};
 use super::namespace::Namespace;
 use super::namespace::directory::HashKey;
@@ -37,9 +41,6 @@ const FILES_PER_DIRECTORY: u64 = 1_000;
 const REPLICAS: usize = 3;
 /// Replicas in a page of a simulated report.
 const REPORT_PAGE: usize = 10_000;
-
-/// Longer than the allocator keeps what was freed, which is ten seconds.
-const SETTLED: Duration = Duration::from_secs(15);
 
 /// Arguments of the measurement.
 #[derive(Args)]
@@ -91,12 +92,6 @@ async fn measure_logged(dir: &std::path::Path, args: &BenchArgs) -> Result<()> {
         churn::measure(&namesystem, &config, args.churn).await?;
     }
     Ok(())
-}
-
-fn resident_bytes() -> Result<u64> {
-    let statm = std::fs::read_to_string("/proc/self/statm").map_err(|error| DfsError::io("read statm", error))?;
-    let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
-    Ok(pages * rustix::param::page_size() as u64)
 }
 
 fn measure_memory(files: u64) -> Result<()> {
@@ -194,24 +189,6 @@ fn events_of(orders: &[v1::Order], storage_uuid: &str) -> Vec<v1::ReplicaEvent> 
         storage_uuid: storage_uuid.to_owned(),
     });
     deleted.collect()
-}
-
-/// Resident memory once it shrinks no more: the allocator keeps what was freed for some seconds, and gives it back while it
-/// is used.
-fn settled_bytes() -> Result<u64> {
-    let (mut least, mut since) = (resident_bytes()?, Instant::now());
-    while since.elapsed() < SETTLED {
-        // Larger than what threads keep for themselves: only such use makes it give back.
-        for _ in 0..2_000 {
-            drop(std::hint::black_box(vec![0_u8; 64 << 10]));
-        }
-        std::thread::sleep(Duration::from_millis(20));
-        let now = resident_bytes()?;
-        if now < least {
-            (least, since) = (now, Instant::now());
-        }
-    }
-    Ok(least)
 }
 
 fn register_datanodes(blocks: &BlockManager) -> Result<Vec<v1::RegisterDatanodeResponse>> {
@@ -345,10 +322,6 @@ async fn measure_rate(
     let lookup = namesystem.namespace().read().lookup(&Identity::root(), ROOT_INODE, b".");
     debug_assert!(lookup.is_ok());
     Ok((callers * each) as f64 / started.elapsed().as_secs_f64())
-}
-
-fn retry(client: ClientId, incarnation: u64, call: u64) -> RetryId {
-    RetryId { client_id: client.0.to_vec().into(), incarnation, call_id: call, lowest_pending_call_id: call }
 }
 
 fn root_op(op: Op) -> EditOp {

@@ -22,7 +22,7 @@ use dfs_proto::v1::namenode_server::NamenodeServer;
 use tonic::service::Routes;
 
 use super::blocks::{BlockEvent, BlockManager};
-use super::checkpoint::NamespaceFolder;
+use super::fold::NamespaceFolder;
 use super::image::format::ImageHeader;
 use super::image::records;
 use super::journal::{Journal, JournalOptions};

@@ -20,7 +20,7 @@ use dfs_common::durable;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::storage_info::{StorageInfo, StorageType};
 
-use super::checkpoint::apply_logged;
+use super::fold::apply_logged;
 use super::daemon::name_dir;
 use super::image::format::{ImageHeader, ImageReader, LogPosition};
 use super::image::records;

@@ -8,139 +8,35 @@
 //! ```
 //!
 //! What waits is durable (the leases); who was asked is not: a new leader, or a NameNode started again, begins anew with a
-//! new id. The NameNode decides alone only that a block is dropped of which nobody has a replica and no byte was promised, once
-//! the DataNodes of its pipeline are dead for long: bytes that were written and never synced come back with them.
+//! new id. There is one thing that the NameNode decides alone: it drops a block of which nobody has a replica and no byte was
+//! promised, once the DataNodes of its pipeline are dead for long: bytes that were written and never synced come back with them.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
 
 use dfs_common::block::Block;
 use dfs_common::error::{DfsError, ErrorKind, Result};
-use dfs_common::ids::{CallId, ClientId, GenerationStamp, InodeId};
+use dfs_common::ids::{ClientId, GenerationStamp, InodeId};
 use dfs_proto::v1::edit_op::Op;
-use dfs_proto::v1::{
-    self, CloseRecoveredOp, OpenForAppendOp, ReclaimBlockOp, RevokeLeaseOp, StartRecoveryOp, TruncateOp,
-};
-use parking_lot::Mutex;
-use tokio::sync::Notify;
+use dfs_proto::v1::{self, CloseRecoveredOp, ReclaimBlockOp, StartRecoveryOp};
 
-use super::apply::CallKey;
 use super::blocks::Holders;
-use super::namespace::Lease;
-use super::namespace::permission::{Identity, WRITE};
-use super::namesystem::{LEASE_SOFT_LIMIT, Namesystem, unexpected};
+use super::namesystem::{Namesystem, unexpected};
 use super::outcome::Outcome;
+use super::recovery_steps::{Attempt, Pass, Step, Waiting, choose_step};
 
-/// Time for the first primary to commit; a block of 128 MiB is verified by then on any disk worth having.
-const PATIENCE_FIRST: Duration = Duration::from_secs(10);
-/// Patience doubles up to this.
-const PATIENCE_MAX: Duration = Duration::from_secs(60);
 /// Files that wait looked at in one hold of the namespace's lock.
 const WAITING_PAGE: usize = 256;
-/// Recoveries begun per round, about: each is a logged op.
+/// Recoveries begun in one round, roughly. Each is a logged op.
 const STARTED_PER_ROUND: usize = 256;
-/// How long a call waits for a recovery that is in its way, below the deadline of a client's call.
-const CALL_PATIENCE: Duration = Duration::from_secs(5);
-
-/// Recoveries under way.
-#[derive(Default)]
-pub(super) struct LeaseRecovery {
-    attempts: Mutex<BTreeMap<InodeId, Attempt>>,
-    pass: Mutex<Pass>,
-    /// Of the waits begun, those that `wanted` has been told of.
-    told: AtomicU64,
-    /// A file has begun to wait.
-    wanted: Notify,
-    /// A file was closed.
-    ended: Notify,
-}
-
-/// How far the present pass over all files that wait has come; many rounds may make one.
-#[derive(Default)]
-struct Pass {
-    /// The file looked at last; none at the beginning.
-    last: Option<(ClientId, InodeId)>,
-    seen: BTreeSet<InodeId>,
-}
-
-/// The latest try for one file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Attempt {
-    /// Uuid of the DataNode asked; none when none could be.
-    primary: Option<String>,
-    since: Instant,
-    /// Tries before this one.
-    earlier: u32,
-}
-
-/// A file whose last block waits.
-#[derive(Clone, Debug)]
-struct Waiting {
-    inode: InodeId,
-    /// With the length that was promised, or is to be cut to.
-    block: Block,
-    is_truncating: bool,
-    /// Uuids of the DataNodes of its last pipeline, as far as the log tells.
-    pipeline: Vec<String>,
-}
-
-impl Waiting {
-    /// Nobody else can have more of the block.
-    fn is_everyone_here(&self, holders: &Holders) -> bool {
-        let is_here = |uuid: &String| holders.live.iter().any(|node| node.uuid == *uuid);
-        !self.pipeline.is_empty() && !holders.others_are_away && self.pipeline.iter().all(is_here)
-    }
-}
-
-/// What to do for a file now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
-    Wait,
-    /// Order the holder with this index to recover the block.
-    Start(usize),
-    /// Nobody has the block, nobody was promised a byte of it, and nobody will come back with it.
-    Drop,
-    /// Nobody has the block, which had bytes, or may have had.
-    Stuck,
-}
-
-fn patience(earlier: u32) -> Duration {
-    PATIENCE_FIRST.saturating_mul(1 << earlier.min(8)).min(PATIENCE_MAX)
-}
-
-/// `is_starting`: the NameNode does not know yet which DataNodes there are.
-fn choose_step(waiting: &Waiting, holders: &Holders, last: Option<&Attempt>, is_starting: bool, now: Instant) -> Step {
-    if is_starting && !waiting.is_everyone_here(holders) {
-        return Step::Wait;
-    }
-    if let Some(last) = last {
-        let is_over = now.saturating_duration_since(last.since) >= patience(last.earlier);
-        // A primary that died will not commit: no need to wait out its time.
-        let is_asked = last.primary.as_ref().is_some_and(|uuid| holders.live.iter().any(|node| node.uuid == *uuid));
-        if !is_over && (is_asked || last.primary.is_none()) {
-            return Step::Wait;
-        }
-    }
-    if !holders.live.is_empty() {
-        let tries = last.map_or(0, |last| last.earlier as usize + 1);
-        return Step::Start(tries % holders.live.len());
-    }
-    match (holders.others_are_away, waiting.block.length, waiting.is_truncating) {
-        (true, _, _) => Step::Wait,
-        (false, 0, false) if !holders.dead_may_return => Step::Drop,
-        (false, _, _) => Step::Stuck,
-    }
-}
 
 impl Namesystem {
-    /// Takes the next step for every file that waits, or for some hundred and goes on with the others when it is called
-    /// again, at once. Called every second, and when a file begins to wait.
+    /// Takes the next step for every file that waits. After some hundred files it stops, and asks to be called again at once
+    /// for the others. Called every second, and when a file begins to wait.
     ///
     /// # Errors
     /// Of logging.
     pub async fn recover_leases(&self) -> Result<()> {
-        // Automatic safe mode may last, where blocks are lost: files whose holders are all there do not wait for its end.
+        // Automatic safe mode lasts long if blocks are lost. Files whose holders are all there do not wait for its end.
         let is_starting = self.blocks().is_starting();
         if !is_starting && !self.blocks().may_repair() {
             return Ok(());
@@ -282,7 +178,7 @@ impl Namesystem {
             length: request.new_length,
             ..block
         };
-        // What nobody knows here is not written down; it reports its replica when it registers.
+        // What is not known here is left out: it reports its replica when it registers.
         let named = request.datanode_uuids.into_iter().zip(request.storage_uuids);
         let known = named.filter(|(datanode, storage)| self.blocks().has_volume(datanode, storage));
         let (target_datanodes, target_storages) = known.unzip();
@@ -307,138 +203,8 @@ impl Namesystem {
         Ok(())
     }
 
-    /// Takes a lease from its writer, for a client's call that asks for just that, or on the way of another one.
-    async fn revoke_lease(&self, header: Option<v1::RequestHeader>, id: InodeId, lease: &Lease) -> Result<()> {
-        // Only this one: it may have ended since, and somebody else may write.
-        let op = RevokeLeaseOp {
-            inode: id.0,
-            client_id: lease.client.0.to_vec().into(),
-            incarnation: lease.incarnation.0,
-            call_id: lease.call.0,
-        };
-        match header {
-            Some(header) => self.mutate(Some(header), Op::RevokeLease(op)).await?,
-            None => self.mutate_internally(Op::RevokeLease(op)).await?,
-        };
-        self.wake_recovery();
-        Ok(())
-    }
-
-    /// Waits a while for a file's recovery to end; true when it is not waiting (any more).
-    async fn wait_recovered(&self, id: InodeId) -> bool {
-        let waits = || self.namespace().read().lease(id).is_some_and(|lease| lease.needs_recovery);
-        if !waits() {
-            return true;
-        }
-        self.wake_recovery();
-        let wait = async {
-            loop {
-                let ended = self.recovery.ended.notified();
-                if !waits() {
-                    return;
-                }
-                ended.await;
-            }
-        };
-        tokio::time::timeout(CALL_PATIENCE, wait).await.is_ok()
-    }
-
-    /// Takes the lease of an existing file. A holder past the soft limit loses it first, and a file that waits for recovery
-    /// is given a moment.
-    ///
-    /// # Errors
-    /// `Busy` while another client writes.
-    pub async fn append(&self, header: Option<v1::RequestHeader>, op: OpenForAppendOp) -> Result<Outcome> {
-        self.make_way(header.as_ref(), InodeId(op.inode)).await?;
-        self.mutate(header, Op::OpenForAppend(op)).await
-    }
-
-    /// Ends what stands in the way of a new writer and may be ended: a holder past the soft limit, a recovery.
-    async fn make_way(&self, header: Option<&v1::RequestHeader>, id: InodeId) -> Result<()> {
-        let holder = {
-            let namespace = self.namespace().read();
-            let inode = namespace.inode(id)?;
-            Identity::of(header.and_then(|header| header.caller.as_ref())).check(inode, WRITE)?;
-            let is_over = |lease: &Lease| !namespace.is_alive((lease.client, lease.incarnation));
-            namespace.lease(id).map(|lease| (lease.clone(), is_over(lease)))
-        };
-        let Some((lease, is_over)) = holder else { return Ok(()) };
-        // A repeated call whose first one was applied has its own lease in the way: nothing is to be ended for it.
-        if self.recorded(header)?.is_some() {
-            return Ok(());
-        }
-        self.check_writable()?;
-        // What a life that is over still has goes in steps: nobody needs to wait for this one.
-        if !lease.needs_recovery && (is_over || self.silent_for(lease.client) > LEASE_SOFT_LIMIT) {
-            self.revoke_lease(None, id, &lease).await?;
-        }
-        self.wait_recovered(id).await;
-        Ok(())
-    }
-
-    /// Takes the lease of whoever writes `id`, for its owner or root, and waits a while for the file to be recovered; true
-    /// when it is closed now.
-    ///
-    /// # Errors
-    /// `NotPermitted`, `Busy` while the writer is alive; else as `mutate`.
-    pub async fn recover_lease(&self, header: Option<v1::RequestHeader>, id: InodeId) -> Result<bool> {
-        let who = Identity::of(header.as_ref().and_then(|header| header.caller.as_ref()));
-        if self.recorded(header.as_ref())?.is_some() {
-            // Whoever has the lease now is not the writer that it was taken from.
-            self.wait_recovered(id).await;
-            return Ok(self.namespace().read().lease(id).is_none());
-        }
-        self.check_writable()?;
-        let holder = {
-            let namespace = self.namespace().read();
-            if !who.owns(namespace.inode(id)?) {
-                return Err(DfsError::new(ErrorKind::NotPermitted, "only the owner or root recovers a lease"));
-            }
-            namespace.lease(id).cloned()
-        };
-        if let Some(lease) = holder.filter(|lease| !lease.needs_recovery) {
-            let silent = self.silent_for(lease.client);
-            let is_over = !self.namespace().read().is_alive((lease.client, lease.incarnation));
-            if silent < LEASE_SOFT_LIMIT && !is_over && !who.is_root() {
-                return Err(DfsError::new(
-                    ErrorKind::Busy,
-                    format!("the writer was heard of {} s ago; only root takes its lease", silent.as_secs()),
-                ));
-            }
-            self.revoke_lease(Some(header.unwrap_or_default()), id, &lease).await?;
-        }
-        self.wait_recovered(id).await;
-        Ok(self.namespace().read().lease(id).is_none())
-    }
-
-    /// Takes the lease of `id` that `call` took from the caller's own session, whose writer has failed, and waits a while as
-    /// [`recover_lease`](Self::recover_lease) does. A lease that somebody else holds by now stays.
-    ///
-    /// # Errors
-    /// `InvalidArgument` without a session; else as `mutate`.
-    pub async fn give_up_lease(&self, header: Option<v1::RequestHeader>, id: InodeId, call: CallId) -> Result<bool> {
-        self.check_writable()?;
-        let retry = header.as_ref().and_then(|header| header.retry.as_ref());
-        let retry =
-            retry.ok_or_else(|| DfsError::new(ErrorKind::InvalidArgument, "a lease is given up in a session"))?;
-        let caller = CallKey::try_from(retry)?;
-        let holder = self.namespace().read().lease(id).cloned();
-        let is_own =
-            |lease: &Lease| lease.is_of((caller.client, caller.incarnation)) && [call, CallId(0)].contains(&lease.call);
-        match holder {
-            Some(lease) if is_own(&lease) => {
-                if !lease.needs_recovery {
-                    self.revoke_lease(header, id, &lease).await?;
-                }
-                self.wait_recovered(id).await;
-                Ok(self.namespace().read().lease(id).is_none())
-            }
-            holder => Ok(holder.is_none()),
-        }
-    }
-
-    /// To be called after an op that may have made a file wait. Recovery is not woken for others: each time it looks at
-    /// every file.
+    /// To be called after an op that may have made a file wait. It wakes recovery only if one did begin to wait, because
+    /// recovery looks at every file each time.
     pub(super) fn wake_recovery(&self) {
         let begun = self.namespace().read().waits_begun();
         if self.recovery.told.swap(begun, Ordering::Relaxed) != begun {
@@ -449,19 +215,6 @@ impl Namesystem {
     /// Returns when a file has begun to wait.
     pub async fn recovery_wanted(&self) {
         self.recovery.wanted.notified().await;
-    }
-
-    /// Cuts a file. When the new end lies inside a block, its replicas are cut before this returns, or it says that the
-    /// file is still under construction.
-    ///
-    /// # Errors
-    /// As `mutate`; `Busy` while somebody writes, `Unsupported` for a longer file.
-    pub async fn truncate(&self, header: Option<v1::RequestHeader>, op: TruncateOp) -> Result<InodeId> {
-        let id = InodeId(op.inode);
-        self.make_way(header.as_ref(), id).await?;
-        self.mutate(header, Op::Truncate(op)).await?;
-        self.wait_recovered(id).await;
-        Ok(id)
     }
 }
 

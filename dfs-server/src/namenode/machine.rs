@@ -8,7 +8,7 @@ use dfs_proto::v1::EditOp;
 
 use super::blocks::BlockManager;
 use super::journal::{self, Applied};
-use super::namespace::digest::StateDigest;
+use super::namespace::state_digest::StateDigest;
 use super::namespace::lock::NamespaceLock;
 use super::outcome::Outcome;
 

@@ -1,132 +1,26 @@
 //! Calls that concern whole trees, which may be as large as the namespace: they go through it page by page, and what is
-//! removed is taken apart step by step, so that nobody waits for them.
-//!
-//! Who is not root may remove a tree if he may empty each directory in it. Between the pages of that check others change the
-//! tree, and a rename could carry what he may not remove past it: into the part that was looked at, or from before to behind
-//! where the check stands. So renames into a tree that is being checked wait until it is removed or refused
-//! ([`TreeChecks`]), and the op names the inode that was looked at. Where there was nothing to look at, a file or an empty
-//! directory, the op removes no more than that.
-//!
-//! The check of a very large tree takes longer than a client waits for an answer. Its call comes again then, and the check goes
-//! on where it stood ([`TreeRemovals`]).
+//! removed is taken apart step by step, so that nobody waits for them. Before a tree is removed, its directories are checked;
+//! `tree_checks` says how others are kept from changing it meanwhile.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use dfs_common::error::Result;
-use dfs_common::ids::{CallId, InodeId};
+use dfs_common::ids::InodeId;
 use dfs_proto::v1::edit_op::Op;
 use dfs_proto::v1::{ForgetOp, RemoveOp, RenameOp, RequestHeader};
-use parking_lot::Mutex;
 use roaring::RoaringTreemap;
-use tokio::sync::{Notify, RwLock};
 
 use super::apply::CallKey;
 use super::apply::entries::check_may_remove;
 use super::journal::Token;
-use super::namespace::claims::Life;
-use super::namespace::depth::DEPTH_MAX;
+use super::namespace::heights::DEPTH_MAX;
 use super::namespace::inode::Inode;
 use super::namespace::permission::Identity;
 use super::namespace::read::ContentSummary;
 use super::namespace::walk::{TreeWalk, WALK_PAGE};
 use super::namesystem::{Namesystem, call_key};
 use super::outcome::Outcome;
-
-/// A check whose call does not come again for this long is given up. Clients try again within a second or two.
-const CHECK_PATIENCE: Duration = Duration::from_secs(20);
-
-/// Checks that are kept for calls to come again. One above these begins anew with each try.
-const CHECKS_KEPT_MAX: usize = 1_024;
-
-/// Trees that are being checked, and renames under way.
-#[derive(Default)]
-pub(super) struct TreeChecks {
-    /// Tops, each with how many checks it is under. A leaf among the locks.
-    tops: Mutex<BTreeMap<InodeId, usize>>,
-    /// A check is over.
-    ended: Notify,
-    /// Renames share it, each until it is applied. A check that begins takes it alone for a moment, and so waits until those
-    /// before it are applied.
-    renames: Arc<RwLock<()>>,
-}
-
-/// A tree is being checked until this is dropped.
-struct TreeCheck {
-    checks: Arc<TreeChecks>,
-    top: InodeId,
-}
-
-impl TreeCheck {
-    async fn begin(checks: &Arc<TreeChecks>, top: InodeId) -> Self {
-        *checks.tops.lock().entry(top).or_default() += 1;
-        let check = Self { checks: Arc::clone(checks), top };
-        drop(checks.renames.write().await);
-        check
-    }
-}
-
-impl Drop for TreeCheck {
-    fn drop(&mut self) {
-        let mut tops = self.checks.tops.lock();
-        if let Entry::Occupied(mut count) = tops.entry(self.top) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
-            }
-        }
-        self.checks.ended.notify_waiters();
-    }
-}
-
-/// A tree that a call is to remove, once it has been walked over.
-struct TreeRemoval {
-    who: Identity,
-    top: InodeId,
-    /// When the check went on last.
-    latest: Mutex<Instant>,
-    progress: tokio::sync::Mutex<Progress>,
-}
-
-#[derive(Default)]
-struct Progress {
-    /// From the beginning on, until the op is applied or refused.
-    check: Option<TreeCheck>,
-    /// None: not begun, or ended by a refusal.
-    walk: Option<TreeWalk>,
-}
-
-/// Removals whose trees are being checked, by the call that asked.
-#[derive(Default)]
-pub(super) struct TreeRemovals(Mutex<BTreeMap<(Life, CallId), Arc<TreeRemoval>>>);
-
-impl TreeRemovals {
-    /// The removal that this call has begun, or a new one.
-    fn join(&self, call: (Life, CallId), who: &Identity, top: InodeId, now: Instant) -> Arc<TreeRemoval> {
-        let mut removals = self.0.lock();
-        if let Some(begun) = removals.get(&call).filter(|removal| removal.who == *who && removal.top == top) {
-            return Arc::clone(begun);
-        }
-        let (latest, progress) = (Mutex::new(now), tokio::sync::Mutex::default());
-        let begun = Arc::new(TreeRemoval { who: who.clone(), top, latest, progress });
-        if removals.len() < CHECKS_KEPT_MAX {
-            removals.insert(call, Arc::clone(&begun));
-        }
-        begun
-    }
-
-    /// The check is over: the call is answered, or its op is logged.
-    fn end(&self, call: (Life, CallId)) {
-        self.0.lock().remove(&call);
-    }
-
-    /// Gives up checks that nobody goes on with.
-    pub(super) fn expire(&self, now: Instant) {
-        self.0.lock().retain(|_, removal| now.saturating_duration_since(*removal.latest.lock()) < CHECK_PATIENCE);
-    }
-}
+use super::tree_checks::{TreeCheck, TreeRemoval};
 
 impl Namesystem {
     /// Moves an entry, or exchanges two.

@@ -1,13 +1,15 @@
 //! Trees removed through a NameNode with a log: who may, what waits, and what is left when it is killed in between.
 
 use std::pin::pin;
+use std::time::{Duration, Instant};
 
 use dfs_common::config_file::Config;
 use dfs_common::error::ErrorKind;
-use dfs_common::ids::{ClientId, Incarnation, ROOT_INODE};
+use dfs_common::ids::{CallId, ClientId, Incarnation, ROOT_INODE};
 use dfs_proto::v1::{self, Caller, MakeNodeOp, RemoveKind, RetryId, SetAttrOp};
 
 use super::*;
+use crate::namenode::tree_checks::CHECK_PATIENCE;
 use crate::namenode::namespace::{Lease, Session};
 use crate::namenode::{daemon, format};
 

@@ -27,7 +27,7 @@ use dfs_common::storage_info::{StorageInfo, StorageType};
 use dfs_proto::v1::ManifestFile;
 
 use super::transfer::{check_name, io};
-use crate::namenode::checkpoint::fold;
+use crate::namenode::fold::fold;
 use crate::namenode::image::format::ImageReader;
 use crate::namenode::image::records;
 use crate::namenode::journal::EditReader;

@@ -3,7 +3,7 @@
 //! A checkpoint, in the five steps HDFS is taught with:
 //! 1. the NameNode rolls its edits, so that what came before is in finished segments;
 //! 2. image and edits are fetched;
-//! 3. they are merged: the fold of `namenode::checkpoint`;
+//! 3. they are merged: `namenode::fold`;
 //! 4. the new image is pushed back;
 //! 5. the NameNode takes it as its newest image and retires the edits it no longer needs. Only then is it the last checkpoint
 //!    here, too; one that the NameNode refuses is none, and the next try begins at the first step.
@@ -39,12 +39,13 @@ use dfs_proto::convert::required;
 use dfs_proto::status::from_status;
 use dfs_proto::v1::namenode_client::NamenodeClient;
 use dfs_proto::v1::{GetManifestRequest, NamenodeVersionRequest, RollEditLogRequest};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 use tonic::{Response, Status};
 
 use self::checkpoint_dir::{CheckpointDir, LastCheckpoint};
 use self::page::Shape;
 use self::status::Status as Progress;
+use self::transfer::Client;
 use crate::blocking::blocking;
 use crate::listen::descriptors::{self, NameNodeShares};
 use crate::listen::http::Protocol;
@@ -62,8 +63,6 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Between tries after a failure.
 const BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(60) };
-
-type Client = NamenodeClient<Channel>;
 
 /// Runs until told to stop.
 ///

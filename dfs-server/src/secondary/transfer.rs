@@ -8,13 +8,17 @@ use dfs_common::disk::{self, DiskFile};
 use dfs_common::durable::{self, TEMPORARY_SUFFIX};
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_proto::status::from_status;
+use dfs_proto::v1::namenode_client::NamenodeClient;
 use dfs_proto::v1::{FetchFileRequest, FilePiece, ManifestFile};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
 
-use super::Client;
 use crate::blocking::blocking;
 use crate::pieces::{self, Incoming, PIECES_AHEAD};
+
+/// The way to the NameNode.
+pub(super) type Client = NamenodeClient<Channel>;
 
 /// The error of doing something to a path.
 pub(super) fn io(doing: &str, path: &Path) -> impl Fn(std::io::Error) -> DfsError + use<> {

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::op::Op;
+use super::op_code::{DATA_TRANSFER_VERSION, Op};
 
 /// Why bytes were refused. After any of these the connection is out of step and must be closed.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +36,7 @@ pub enum WireError {
         max: u64,
     },
     /// The two bytes before an op code are not our version: another protocol, or a connection out of step.
-    #[error("data transfer version {got}, expected {}", super::op::DATA_TRANSFER_VERSION)]
+    #[error("data transfer version {got}, expected {}", DATA_TRANSFER_VERSION)]
     Version {
         /// As received.
         got: u16,

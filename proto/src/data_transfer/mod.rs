@@ -5,7 +5,7 @@
 //! readers for `std::io::Read`.
 //!
 //! ```text
-//! request    version (2 bytes, 28)  op code (1 byte)  delimited message           op, frame
+//! request    version (2 bytes, 28)  op code (1 byte)  delimited message           op_code, op, frame
 //! response   delimited message (BlockOpResponseProto)                             frame
 //! packet     payload length (4)  header length (2)  header  checksums  data       packet, checksum
 //! ack        delimited message (PipelineAckProto)                                 ack
@@ -36,6 +36,7 @@ pub mod error;
 pub mod frame;
 pub mod meta_file;
 pub mod op;
+pub mod op_code;
 pub mod packet;
 pub mod patience;
 pub mod required;
@@ -45,5 +46,6 @@ pub use checksum::{ChecksumKind, DataChecksum};
 pub use error::WireError;
 pub use frame::{decode_delimited, decode_varint_prefix, encode_delimited, read_delimited};
 pub use meta_file::MetaHeader;
-pub use op::{Op, Request, decode_request, encode_request, read_request};
+pub use op::{Request, decode_request, encode_request, read_request};
+pub use op_code::Op;
 pub use packet::{PacketFrame, PacketHeader, PacketLengths};

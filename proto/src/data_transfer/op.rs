@@ -8,70 +8,17 @@ use bytes::BufMut;
 
 use super::error::WireError;
 use super::frame::{decode_varint_prefix, encode_delimited, read_body, read_first_byte};
+use super::op_code::{DATA_TRANSFER_VERSION, Op};
 use super::required::WireMessage;
 use crate::hadoop::{
     OpBlockChecksumProto, OpCopyBlockProto, OpReadBlockProto, OpReplaceBlockProto, OpRequestShortCircuitAccessProto,
     OpTransferBlockProto, OpWriteBlockProto, ReleaseShortCircuitAccessRequestProto, ShortCircuitShmRequestProto,
 };
 
-/// The version before every op code; the same in all of Hadoop 2 and 3.
-pub const DATA_TRANSFER_VERSION: u16 = 28;
 /// Bytes before a request's message: version and op code.
 pub const REQUEST_PREFIX_LEN: usize = 3;
-/// Op codes from here on are ours; Hadoop's are below 128. There are none yet.
-pub const FIRST_OWN_OP: u8 = 200;
-
-/// What a request asks for, by Hadoop's codes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Op {
-    /// Receive a block, from a client or another node, and pass it on.
-    WriteBlock = 80,
-    /// Send a block's bytes.
-    ReadBlock = 81,
-    /// Without a message and unused in Hadoop.
-    ReadMetadata = 82,
-    /// Receive a block from a node that is to lose it: the balancer's.
-    ReplaceBlock = 83,
-    /// Send a block to whom the balancer told to ask for it.
-    CopyBlock = 84,
-    /// Answer with the checksum of a block's checksums.
-    BlockChecksum = 85,
-    /// Send a block to other nodes.
-    TransferBlock = 86,
-    /// Hand over the descriptors of a replica's files.
-    RequestShortCircuitFds = 87,
-    /// The client no longer needs a slot.
-    ReleaseShortCircuitFds = 88,
-    /// Hand over a shared memory segment for slots.
-    RequestShortCircuitShm = 89,
-    /// The checksum of an erasure-coded block group. Not supported.
-    BlockGroupChecksum = 90,
-    /// Hadoop's hook for others. Not supported.
-    Custom = 127,
-}
 
 impl Op {
-    const ALL: [Self; 12] = [
-        Self::WriteBlock,
-        Self::ReadBlock,
-        Self::ReadMetadata,
-        Self::ReplaceBlock,
-        Self::CopyBlock,
-        Self::BlockChecksum,
-        Self::TransferBlock,
-        Self::RequestShortCircuitFds,
-        Self::ReleaseShortCircuitFds,
-        Self::RequestShortCircuitShm,
-        Self::BlockGroupChecksum,
-        Self::Custom,
-    ];
-
-    /// The byte on the wire.
-    pub const fn code(self) -> u8 {
-        self as u8
-    }
-
     /// Fails with `UnknownOp`.
     pub fn from_code(code: u8) -> Result<Self, WireError> {
         Self::ALL.into_iter().find(|op| op.code() == code).ok_or(WireError::UnknownOp(code))
@@ -201,6 +148,7 @@ fn decode_prefix([v0, v1, code]: [u8; REQUEST_PREFIX_LEN]) -> Result<Op, WireErr
 mod tests {
     use std::io::ErrorKind;
 
+    use super::super::op_code::FIRST_OWN_OP;
     use super::*;
     use crate::hadoop::{BaseHeaderProto, ClientOperationHeaderProto, ExtendedBlockProto, TokenProto};
 

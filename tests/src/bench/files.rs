@@ -8,7 +8,8 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use dfs_common::sys::close;
 
-use super::{Run, amount, settle, settle_cold};
+use super::rest::{settle, settle_cold};
+use super::work::{Run, amount};
 use crate::workload::{Pattern, check_tree, make_tree, source_tree};
 
 const SMALL: usize = 4096;

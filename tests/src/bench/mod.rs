@@ -8,15 +8,18 @@
 
 pub mod files;
 pub mod report;
+mod rest;
 pub mod stream;
+mod work;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
 use report::Report;
+pub use rest::drop_caches;
+pub use work::{Run, Scale};
 
 /// A directory to be measured.
 #[derive(Clone, Debug)]
@@ -25,25 +28,6 @@ pub struct Target {
     pub name: String,
     /// Any directory on it.
     pub path: PathBuf,
-}
-
-/// How much work is done.
-#[derive(Clone, Copy, Debug)]
-pub struct Scale {
-    /// Bytes of the streamed file.
-    pub stream_bytes: u64,
-    /// Random reads.
-    pub random_reads: usize,
-    /// 4 KiB files.
-    pub small_files: usize,
-    /// Directories made and renamed.
-    pub directories: usize,
-    /// Appends with fsync.
-    pub appends: usize,
-    /// Entries of the listed directory.
-    pub listed_entries: usize,
-    /// Files of the copied tree.
-    pub tree_files: usize,
 }
 
 /// What issue and README quote figures for.
@@ -67,43 +51,6 @@ pub const QUICK: Scale = Scale {
     listed_entries: 2_000,
     tree_files: 200,
 };
-
-/// Where a group works and tells what it measured.
-pub struct Run<'a> {
-    /// An empty directory of the target.
-    pub dir: &'a Path,
-    /// How much to do.
-    pub scale: Scale,
-    /// Differs between rounds, so that no cache knows the content.
-    pub round: usize,
-    /// A directory that stays from round to round, for what is dear to prepare.
-    pub keep: &'a Path,
-    target: &'a str,
-    report: &'a mut Report,
-}
-
-impl Run<'_> {
-    /// Measures `work`, and notes `amount` per second.
-    ///
-    /// # Errors
-    /// Of the work.
-    pub fn rate<T>(
-        &mut self,
-        case: &str,
-        unit: &'static str,
-        amount: f64,
-        work: impl FnOnce() -> Result<T>,
-    ) -> Result<T> {
-        let begun = Instant::now();
-        let result = work().with_context(|| case.to_owned())?;
-        self.note(case, unit, amount, begun.elapsed());
-        Ok(result)
-    }
-
-    fn note(&mut self, case: &str, unit: &'static str, amount: f64, took: Duration) {
-        self.report.add(case, unit, self.target, amount / took.as_secs_f64().max(1e-9));
-    }
-}
 
 /// A group of figures.
 pub struct Group {
@@ -174,59 +121,4 @@ fn run_group(
     // A failed group may leave files; they must not disturb the next one.
     fs::remove_dir_all(&dir)?;
     result
-}
-
-/// Share of the processors' time that a machine at rest may use: daemons have their ticks.
-const CALM: f64 = 0.2;
-/// Between two looks at what the processors do.
-const LOOK: Duration = Duration::from_millis(250);
-/// How long to wait for calm, and how many calm looks in a row count as such.
-const CALM_TIMEOUT: Duration = Duration::from_secs(15);
-const CALM_LOOKS: u32 = 2;
-
-/// Writes everything back and waits until the processors rest, so that no earlier work, of whichever target, is paid for by
-/// what is measured next: every system here leaves work for later, deletion of replicas above all.
-pub fn settle() {
-    rustix::fs::sync();
-    let begun = Instant::now();
-    let mut calm_looks = 0;
-    let mut before = processor_times();
-    while calm_looks < CALM_LOOKS && begun.elapsed() < CALM_TIMEOUT {
-        std::thread::sleep(LOOK);
-        let now = processor_times();
-        let (Some((busy_before, all_before)), Some((busy, all))) = (before, now) else { return };
-        let share = busy.saturating_sub(busy_before) as f64 / all.saturating_sub(all_before).max(1) as f64;
-        calm_looks = if share <= CALM { calm_looks + 1 } else { 0 };
-        before = now;
-    }
-}
-
-/// Ticks that all processors together were busy, and ticks in all, since the machine started.
-fn processor_times() -> Option<(u64, u64)> {
-    let stat = fs::read_to_string("/proc/stat").ok()?;
-    // cpu  user nice system idle iowait irq softirq steal ...
-    let ticks: Vec<u64> =
-        stat.lines().next()?.split_whitespace().skip(1).take(8).map_while(|t| t.parse().ok()).collect();
-    let all: u64 = ticks.iter().sum();
-    Some((all - ticks.get(3)? - ticks.get(4)?, all))
-}
-
-/// As [`settle`], and then nothing is cached.
-fn settle_cold() -> Result<()> {
-    settle();
-    drop_caches()
-}
-
-/// Empties the kernel's caches of pages, names and inodes. Tests do so while the machine is busy with other things.
-///
-/// # Errors
-/// When not root.
-pub fn drop_caches() -> Result<()> {
-    rustix::fs::sync();
-    fs::write("/proc/sys/vm/drop_caches", "3").context("drop caches (needs root)")
-}
-
-/// As an amount of work.
-pub(crate) fn amount(count: usize) -> f64 {
-    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
 }

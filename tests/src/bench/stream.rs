@@ -11,7 +11,8 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use rustix::fs::{Advice, fadvise};
 
-use super::{Run, amount, settle, settle_cold};
+use super::rest::{settle, settle_cold};
+use super::work::{Run, amount};
 use crate::workload::Pattern;
 
 /// What cp and dd bs=1M use, near enough.

@@ -10,8 +10,7 @@ use dfs_proto::data_transfer::meta_file::META_HEADER_LEN;
 use dfs_proto::data_transfer::{ChecksumKind, MetaHeader};
 
 use crate::cluster::Cluster;
-use crate::fault::replica_files;
-use crate::replica::{BlockName, Replica, all_replicas, id_of};
+use crate::replica::{BlockName, Replica, all_replicas, id_of, replica_files};
 
 /// Whether every finalized block has `count` replicas, identical in data, generation and checksums, and each of them proven
 /// by its checksums. A file of bytes without checksums is no replica.

@@ -6,7 +6,7 @@ use std::path::Path;
 use dfs_tests::bench::drop_caches;
 use dfs_tests::cases;
 use dfs_tests::cluster::Cluster;
-use dfs_tests::fault::replica_files;
+use dfs_tests::replica::replica_files;
 use dfs_tests::suite::{Case, Nothing};
 use dfs_tests::wait::{REPAIR, wait_until};
 use dfs_tests::workload::{Pattern, check_tree, make_tree, source_tree};

@@ -10,8 +10,8 @@ use serde::Serialize;
 
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
-use crate::get;
 use crate::json::PathJson;
+use crate::remote_file;
 use crate::tree::{self, Links, Node};
 
 /// Pause before the NameNode, which waits itself, is asked again.
@@ -65,7 +65,7 @@ fn closed_words(was_open: bool, length: u64) -> String {
 /// The length of the closed file.
 async fn recover(ctx: &Context, node: &Node, patience: Duration) -> Outcome<u64> {
     let hint = "only files are open for writing: name the one whose writer is gone";
-    if let Some(failure) = get::not_a_file(node, hint) {
+    if let Some(failure) = remote_file::not_a_file(node, hint) {
         return Err(failure);
     }
     let failed = |error| Failure::dfs(&node.path, error);

@@ -14,10 +14,10 @@ use crate::content;
 use crate::context::Context;
 use crate::destination::{self, Target};
 use crate::failure::{Failure, Outcome};
-use crate::get;
 use crate::json::PathJson;
 use crate::location;
 use crate::path::DfsPath;
+use crate::remote_file;
 use crate::touchz;
 use crate::tree::{self, Links};
 
@@ -90,7 +90,7 @@ async fn open_local(source: &OsStr) -> Outcome<(File, PathBuf)> {
 async fn open_for_append(ctx: &Context, path: &DfsPath) -> Outcome<Arc<FileWriter>> {
     let failed = |error| Failure::dfs(path, error);
     let inode = match tree::found(tree::resolve(ctx, path.clone(), Links::Follow).await)? {
-        Some(node) => match get::not_a_file(&node, "name the file to append to") {
+        Some(node) => match remote_file::not_a_file(&node, "name the file to append to") {
             Some(failure) => return Err(failure),
             None => node.attr.inode,
         },

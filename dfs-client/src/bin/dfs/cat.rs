@@ -4,15 +4,14 @@ use std::ffi::OsString;
 use std::sync::Arc;
 
 use clap::Args;
-use dfs_client::FileReader;
 use futures::StreamExt;
 use serde::Serialize;
 
 use crate::content;
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
-use crate::get;
 use crate::json::{ContentJson, PathJson};
+use crate::remote_file;
 use crate::tree::{self, Links, Node};
 
 /// Most bytes of all files together that fit in a JSON document; it is held in memory.
@@ -72,17 +71,6 @@ async fn print(ctx: &Context, node: &Node) -> Outcome {
     let reader = open(ctx, node).await?;
     let content = content::of_remote(&node.path, &reader, 0..reader.length());
     content::into_local(content, content::stdout_file()?, Failure::stdout).await.map(|_| ())
-}
-
-/// A reader for what must be a file.
-///
-/// # Errors
-/// When it is none, or may not be read.
-pub(crate) async fn open(ctx: &Context, node: &Node) -> Outcome<Arc<FileReader>> {
-    if let Some(failure) = get::not_a_file(node, "`dfs get` copies directories") {
-        return Err(failure);
-    }
-    ctx.client.open_reader(&ctx.caller, node.attr.inode).await.map_err(|error| Failure::dfs(&node.path, error))
 }
 
 async fn print_json(ctx: &Context, nodes: &[Node]) -> Outcome {

@@ -30,12 +30,11 @@ use futures::TryStreamExt;
 use md5::{Digest, Md5};
 use serde::Serialize;
 
-use crate::cat;
 use crate::content;
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
-use crate::get;
 use crate::json::PathJson;
+use crate::remote_file;
 use crate::tree::{self, Links, Node};
 
 /// Size that Hadoop's buffer of MD5s starts with; it doubles when full.
@@ -85,13 +84,13 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: ChecksumArgs) -> Outcome {
 }
 
 async fn checksum_of(ctx: &Context, node: &Node, composite: bool) -> Outcome<(String, String)> {
-    if let Some(failure) = get::not_a_file(node, "name the files, perhaps by a pattern") {
+    if let Some(failure) = remote_file::not_a_file(node, "name the files, perhaps by a pattern") {
         return Err(failure);
     }
     if node.attr.under_construction {
         return Err(Failure::kind(&node.path, ErrorKind::Busy));
     }
-    let reader = cat::open(ctx, node).await?;
+    let reader = remote_file::open(ctx, node).await?;
     let length = reader.length();
     if length == 0 {
         return Ok(sum_of_nothing());

@@ -9,7 +9,6 @@ use dfs_client::{SetAttr, TimeSet};
 use dfs_common::attr::{FileAttr, FileKind};
 use dfs_common::ids::InodeId;
 
-use crate::cat;
 use crate::content;
 use crate::context::Context;
 use crate::crew::{Copying, Crew};
@@ -19,6 +18,7 @@ use crate::identity::{self, Apart};
 use crate::make_dir;
 use crate::new_file::{self, NewFile};
 use crate::path::DfsPath;
+use crate::remote_file;
 use crate::temporary::{self, RemoteTemporary};
 use crate::tree::{self, Links, Node, Walk};
 
@@ -158,7 +158,7 @@ impl Cp {
         let (ctx, node) = (Arc::clone(&self.ctx), node.clone());
         self.crew
             .start(async move {
-                let reader = cat::open(&ctx, &node).await?;
+                let reader = remote_file::open(&ctx, &node).await?;
                 let content = content::of_remote(&node.path, &reader, 0..reader.length());
                 new_file::store(&ctx, &new, content).await
             })

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use dfs_common::ErrorKind;
 use dfs_common::attr::{FileAttr, FileKind};
 use futures::TryStreamExt;
 
@@ -23,6 +22,7 @@ use crate::identity::{self, Apart, ClusterMounts};
 use crate::local_destination::LocalDestination;
 use crate::local_file::{self, LocalFile};
 use crate::location;
+use crate::remote_file;
 use crate::tree::{self, Links, Node, Walk};
 
 /// Copies files and directories of the cluster to this machine.
@@ -161,7 +161,7 @@ impl Get {
         let (ctx, node) = (Arc::clone(&self.ctx), node.clone());
         self.crew
             .start(async move {
-                let reader = cat::open(&ctx, &node).await?;
+                let reader = remote_file::open(&ctx, &node).await?;
                 let length = reader.length();
                 let progress = &ctx.progress;
                 let content = content::of_remote(&node.path, &reader, 0..length);
@@ -202,18 +202,6 @@ impl Get {
             if let Err(error) = finished {
                 self.ctx.report(&Failure::local(&path, error));
             }
-        }
-    }
-}
-
-/// Why a node is no file; of a directory, with what to do instead.
-pub(crate) fn not_a_file(node: &Node, hint_at_directory: &str) -> Option<Failure> {
-    match node.attr.kind {
-        FileKind::File => None,
-        FileKind::Directory => Some(Failure::kind(&node.path, ErrorKind::IsADirectory).with_hint(hint_at_directory)),
-        FileKind::Symlink => Some(Failure::refused(&node.path, "the symbolic link leads nowhere")),
-        FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice => {
-            Some(Failure::refused(&node.path, "not a regular file"))
         }
     }
 }

@@ -11,7 +11,6 @@ use dfs_common::attr::{FileAttr, FileKind};
 use futures::stream::{self, Stream, StreamExt};
 use serde::Serialize;
 
-use crate::cat;
 use crate::content;
 use crate::context::Context;
 use crate::destination;
@@ -19,6 +18,7 @@ use crate::failure::Outcome;
 use crate::local_file::{self, LocalFile};
 use crate::location;
 use crate::path::DfsPath;
+use crate::remote_file;
 use crate::tree::{self, Links, Node};
 
 /// Mode of the merged file, before the umask.
@@ -60,7 +60,7 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: GetmergeArgs) -> Outcome {
     let Some((nodes, top)) = files_of(ctx, &sources).await? else { return Ok(()) };
     let mut parts = Vec::new();
     for node in &nodes {
-        let reader = cat::open(ctx, node).await?;
+        let reader = remote_file::open(ctx, node).await?;
         let has_newline = args.newline && (reader.length() > 0 || !args.skip_empty_file);
         parts.push(Part { path: node.path.clone(), reader, has_newline });
     }

@@ -7,10 +7,11 @@ use clap::Args;
 use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
 
-use crate::cat::{self, FileJson};
+use crate::cat::FileJson;
 use crate::content;
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
+use crate::remote_file;
 use crate::tree::{self, Links};
 
 /// Bytes shown, HDFS's.
@@ -32,7 +33,7 @@ struct HeadJson {
 /// Runs the command.
 pub(crate) async fn run(ctx: &Arc<Context>, args: HeadArgs) -> Outcome {
     for node in tree::operands(ctx, std::slice::from_ref(&args.path), Links::Follow).await? {
-        let reader = cat::open(ctx, &node).await?;
+        let reader = remote_file::open(ctx, &node).await?;
         let length = reader.length();
         let content = content::of_remote(&node.path, &reader, 0..length.min(HEAD_BYTES));
         if ctx.json() {

@@ -1,6 +1,6 @@
 //! Which file or directory a name leads to. Names do not tell: one tree can be reached through symbolic links, bind
-//! mounts and `..`. What is on this machine is known by device and inode number, what is in the cluster by its inode id.
-//! On a mount of the cluster both are known: its inode numbers are the cluster's inode ids.
+//! mounts and `..`. What is on this machine is known by device and inode number (`local_id`), what is in the cluster by its
+//! inode id. On a mount of the cluster both are known: its inode numbers are the cluster's inode ids.
 
 use std::collections::HashSet;
 use std::fmt::Display;
@@ -14,20 +14,6 @@ use dfs_common::{DfsError, ErrorKind};
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
 use crate::path::DfsPath;
-
-/// A file or directory of this machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct LocalId {
-    device: u64,
-    inode: u64,
-}
-
-impl LocalId {
-    /// What the attributes belong to.
-    pub(crate) fn of(metadata: &Metadata) -> Self {
-        Self { device: metadata.dev(), inode: metadata.ino() }
-    }
-}
 
 /// Directories stand in each other less deep than this; the way up is longer only while somebody moves them about.
 const STEPS_UP_MAX: usize = 10_000;

@@ -17,7 +17,7 @@ use dfs_common::ids::InodeId;
 use tokio::sync::Notify;
 use tracing::debug;
 
-use crate::identity::LocalId;
+use crate::local_id::LocalId;
 
 /// A temporary file.
 #[derive(Clone, Debug)]

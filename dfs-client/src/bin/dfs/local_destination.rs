@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::failure::{Failure, Outcome};
-use crate::identity::LocalId;
+use crate::local_id::LocalId;
 use crate::path;
 use crate::tree::Node;
 

@@ -11,10 +11,11 @@ use dfs_common::units::parse_duration;
 use futures::StreamExt;
 use serde::Serialize;
 
-use crate::cat::{self, FileJson};
+use crate::cat::FileJson;
 use crate::content;
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
+use crate::remote_file;
 use crate::tree::{self, Links, Node};
 
 /// Bytes shown, HDFS's.
@@ -45,7 +46,7 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: TailArgs) -> Outcome {
         return Err(Failure::refused("-f", "what has no end is no JSON document").with_hint("leave out --json"));
     }
     for node in tree::operands(ctx, std::slice::from_ref(&args.path), Links::Follow).await? {
-        let reader = cat::open(ctx, &node).await?;
+        let reader = remote_file::open(ctx, &node).await?;
         let length = reader.length();
         let start = length.saturating_sub(TAIL_BYTES);
         if ctx.json() {

@@ -22,7 +22,7 @@ use rustix::io::Errno;
 use crate::context::Context;
 use crate::destination::Target;
 use crate::failure::{Failure, Outcome};
-use crate::identity::LocalId;
+use crate::local_id::LocalId;
 use crate::leftovers::{Leftover, LeftoverId, Leftovers};
 
 /// What is behind the name of a file that is not whole yet; HDFS's.

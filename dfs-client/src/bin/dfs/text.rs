@@ -7,10 +7,10 @@ use std::sync::Arc;
 use clap::Args;
 use flate2::write::{MultiGzDecoder, ZlibDecoder};
 
-use crate::cat;
 use crate::content;
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
+use crate::remote_file;
 use crate::tree::{self, Links, Node};
 
 /// First bytes of a gzip file (RFC 1952), and of Hadoop's SequenceFile.
@@ -53,7 +53,7 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: TextArgs) -> Outcome {
 }
 
 async fn print(ctx: &Context, node: &Node) -> Outcome {
-    let reader = cat::open(ctx, node).await?;
+    let reader = remote_file::open(ctx, node).await?;
     let magic = reader.read_at(0, SEQUENCE_FILE_MAGIC.len()).await.map_err(|error| Failure::dfs(&node.path, error))?;
     let content = content::of_remote(&node.path, &reader, 0..reader.length());
     let stdout = content::stdout_file()?;

@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
-use crate::get;
 use crate::json::PathJson;
+use crate::remote_file;
 use crate::tree::{self, Links, Node};
 
 /// Cuts files to a length.
@@ -49,7 +49,7 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: TruncateArgs) -> Outcome {
 }
 
 async fn truncate(ctx: &Context, node: &Node, args: &TruncateArgs) -> Outcome {
-    if let Some(failure) = get::not_a_file(node, "name the files to be cut") {
+    if let Some(failure) = remote_file::not_a_file(node, "name the files to be cut") {
         return Err(failure);
     }
     let cut = ctx.client.truncate(&ctx.caller, node.attr.inode, args.length.0).await;

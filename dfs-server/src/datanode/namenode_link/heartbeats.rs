@@ -6,7 +6,8 @@ use dfs_proto::v1::order::Order;
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, warn};
 
-use super::{CALL_TIMEOUT, Link, Registration, call};
+use super::{CALL_TIMEOUT, Link, Registration};
+use crate::datanode::deadline::call;
 
 impl Link {
     /// Sends heartbeats until the NameNode wants a new registration; returns why.

@@ -21,7 +21,6 @@ use std::time::Duration;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::retry::Backoff;
 use dfs_proto::convert::required;
-use dfs_proto::status::from_status;
 use dfs_proto::v1;
 use dfs_proto::v1::datanode_client::DatanodeClient;
 use dfs_proto::{GRPC_MESSAGE_MAX, v1::NamespaceInfo};
@@ -29,6 +28,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tonic::transport::{Channel, Endpoint};
 use tracing::{info, warn};
 
+use super::deadline::call;
 use super::orders::{FailedCopies, Orders};
 use super::store::{EventQueue, Identity, ReplicaStore, VolumeReport};
 use super::transfer::data_service::DataService;
@@ -224,18 +224,6 @@ fn storage_report(report: &VolumeReport) -> v1::StorageReport {
         used: report.space.used,
         remaining: report.space.remaining,
         failed: report.failed,
-    }
-}
-
-/// Makes a call with a deadline.
-pub(super) async fn call<T>(
-    deadline: Duration,
-    answer: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
-) -> Result<T> {
-    match tokio::time::timeout(deadline, answer).await {
-        Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(from_status(&status)),
-        Err(_) => Err(DfsError::new(ErrorKind::TimedOut, format!("no answer within {deadline:?}"))),
     }
 }
 

@@ -22,7 +22,8 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::{info, warn};
 
-use super::{CALL_TIMEOUT, FULL_REPORT_TIMEOUT, Link, REPORT_BACKOFF, Registration, call, on_own_thread};
+use super::{CALL_TIMEOUT, FULL_REPORT_TIMEOUT, Link, REPORT_BACKOFF, Registration, on_own_thread};
+use crate::datanode::deadline::call;
 use crate::datanode::store::{Cursor, Event, EventKind, ReplicaStore, ReportPage};
 
 /// Events in one message: what a page of a full report may hold.

@@ -10,9 +10,9 @@ use dfs_proto::hadoop::{
 use md5::{Digest, Md5};
 use tracing::info;
 
-use super::DataPlane;
+use super::after::After;
 use super::connection::Connection;
-use super::data_service::After;
+use super::data_plane::DataPlane;
 use super::reply::{encoded, error_response, protocol_error};
 
 /// Checksums read at once, for 8 MiB of data.

@@ -18,9 +18,10 @@ use dfs_proto::hadoop::{
 
 use super::block_sender::Sender;
 use super::connection::{Connection, Watch, wait};
+use super::data_plane::DataPlane;
 use super::mirror::data_address;
+use super::pace::Pace;
 use super::reply::protocol_error;
-use super::{DataPlane, Pace};
 use crate::datanode::store::ReplicaReader;
 
 /// How long signs of life alone keep a copy going: a node gives no more of them when a disk call lasts [`DISK_CALL_MAX`],

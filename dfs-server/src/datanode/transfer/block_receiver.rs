@@ -41,14 +41,15 @@ use dfs_proto::data_transfer::{DataChecksum, PacketFrame, Reply};
 use dfs_proto::hadoop::{OpWriteBlockProto, Status};
 use tracing::{error, info, warn};
 
-use super::DataPlane;
 use super::acks::{AckQueue, Pending};
+use super::after::After;
 use super::connection::{Connection, Watch, wait};
-use super::data_service::After;
+use super::data_plane::DataPlane;
 use super::mirror::Mirror;
 use super::reply::{protocol_error, status_of};
+use super::stage::Stage;
 use super::upstream::Upstream;
-use super::write_setup::{Stage, checked, refuse, refuse_link};
+use super::write_setup::{checked, refuse, refuse_link};
 use crate::datanode::store::ReplicaWriter;
 
 /// Packets received and not answered; beyond it the writer is made to wait. Far above what a writer keeps in flight.

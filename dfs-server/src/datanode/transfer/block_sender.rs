@@ -21,9 +21,9 @@ use dfs_proto::hadoop::{BlockOpResponseProto, OpReadBlockProto, ReadOpChecksumIn
 use rustix::fs::Advice;
 use tracing::{debug, info};
 
-use super::DataPlane;
+use super::after::After;
 use super::connection::Connection;
-use super::data_service::After;
+use super::data_plane::DataPlane;
 use super::reply::{encoded, error_response, protocol_error};
 use crate::datanode::store::ReplicaReader;
 

@@ -17,11 +17,12 @@ use parking_lot::{Condvar, Mutex};
 use prometheus_client::metrics::gauge::Gauge;
 use tracing::{debug, info, warn};
 
-use super::DataPlane;
+use super::after::After;
 use super::block_checksum::checksum_block;
 use super::block_receiver::receive_block;
 use super::block_sender::send_block;
 use super::connection::Connection;
+use super::data_plane::DataPlane;
 use super::replica_transfer::transfer_replica;
 use super::reply::{encoded, error_response, protocol_error};
 use crate::listen::Acceptor;
@@ -36,17 +37,6 @@ const FIRST_REQUEST: Duration = Duration::from_secs(30);
 const IDLE_THREAD: Duration = Duration::from_secs(30);
 /// Stack of a serving thread: its buffers are on the heap, and the deepest calls are a log line.
 const STACK_SIZE: usize = 512 * 1024;
-
-/// What becomes of the connection after an operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum After {
-    /// It serves the next request.
-    Serve,
-    /// Its peer must read our last words; then it is closed.
-    Linger,
-    /// It is of no more use.
-    Close,
-}
 
 /// A connection that was let in.
 type Admitted = (Arc<TcpStream>, Pass);

@@ -7,17 +7,21 @@
 //! what they stand on.
 
 mod acks;
+mod after;
 mod block_checksum;
 mod block_copier;
 mod block_receiver;
 mod block_sender;
 mod connection;
+mod data_plane;
 pub(crate) mod data_service;
+mod drop_behind;
 mod mirror;
 mod pace;
 mod peer_pool;
 mod replica_transfer;
 mod reply;
+mod stage;
 mod upstream;
 mod write_setup;
 
@@ -36,33 +40,9 @@ pub(crate) mod test_client;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use super::metrics::Metrics;
-use super::store::ReplicaStore;
-
 pub(crate) use block_copier::{Turns, copy_block};
+pub(crate) use data_plane::DataPlane;
+pub(crate) use drop_behind::DropBehind;
 pub(crate) use pace::Pace;
 pub(crate) use peer_pool::PeerPool;
 pub(crate) use upstream::Pulse;
-pub(crate) use write_setup::DropBehind;
-
-/// What every operation needs.
-#[derive(Debug)]
-pub(crate) struct DataPlane {
-    /// The replicas.
-    pub(crate) store: Arc<ReplicaStore>,
-    /// Idle connections to other DataNodes.
-    pub(crate) peers: PeerPool,
-    /// Signs of life for writes that wait for a disk.
-    pub(crate) pulse: Pulse,
-    /// Counters.
-    pub(crate) metrics: Arc<Metrics>,
-    /// Silence after which a transfer is given up.
-    pub(crate) timeout: Duration,
-    /// What copies for the balancer may take of the network.
-    pub(crate) balance_pace: Pace,
-    /// Which writes drop what they wrote from the page cache.
-    pub(crate) drop_behind: DropBehind,
-}

@@ -17,10 +17,10 @@ use dfs_proto::hadoop::op_write_block_proto::BlockConstructionStage;
 use dfs_proto::hadoop::{BlockOpResponseProto, OpTransferBlockProto, Status};
 use tracing::{info, warn};
 
-use super::DataPlane;
+use super::after::After;
 use super::block_copier::{Copy, send_copy};
 use super::connection::Connection;
-use super::data_service::After;
+use super::data_plane::DataPlane;
 use super::reply::{encoded, error_response, protocol_error};
 use super::upstream::Upstream;
 

@@ -286,7 +286,7 @@ mod tests {
     use dfs_proto::data_transfer::patience::SET_UP_CALL_MAX;
 
     use super::*;
-    use crate::datanode::transfer::write_setup::Stage;
+    use crate::datanode::transfer::stage::Stage;
 
     #[test]
     fn choose_sign_table() {

@@ -1,96 +1,19 @@
 //! The start of a WRITE_BLOCK: what the request asks for, and how it is refused.
 
 use std::ops::RangeInclusive;
-use std::time::Duration;
 
 use dfs_common::block::ExtendedBlock;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_proto::data_transfer::checksum::BYTES_PER_CHECKSUM_DEFAULT;
-use dfs_proto::data_transfer::patience::{DISK_CALL_MAX, SET_UP_CALL_MAX};
 use dfs_proto::data_transfer::{ChecksumKind, DataChecksum};
-use dfs_proto::hadoop::op_write_block_proto::BlockConstructionStage;
 use dfs_proto::hadoop::{BlockOpResponseProto, OpWriteBlockProto};
 use tracing::warn;
 
-use super::DataPlane;
+use super::after::After;
 use super::connection::Connection;
-use super::data_service::After;
+use super::data_plane::DataPlane;
 use super::reply::{encoded, error_response, link_refusal, protocol_error, status_of};
-
-/// How a replica comes into being or grows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
-    /// A new one.
-    Create,
-    /// A finalized one is extended.
-    Append,
-    /// The pipeline lost a node and goes on.
-    Resume,
-    /// The pipeline lost a node when only its end was missing: finalized at once, no packets follow.
-    Close,
-    /// A copy of a finalized replica.
-    Copy,
-    /// A copy for a pipeline that goes on here.
-    CopyToRbw,
-}
-
-impl Stage {
-    fn of(request: &OpWriteBlockProto) -> Result<Self> {
-        use BlockConstructionStage as Wire;
-        let is_client = !request.header.client_name.is_empty();
-        match request.stage() {
-            Wire::TransferRbw => Ok(Self::CopyToRbw),
-            Wire::TransferFinalized => Ok(Self::Copy),
-            Wire::PipelineSetupCreate | Wire::DataStreaming if !is_client => Ok(Self::Copy),
-            Wire::PipelineSetupCreate => Ok(Self::Create),
-            Wire::PipelineSetupAppend => Ok(Self::Append),
-            Wire::PipelineSetupAppendRecovery | Wire::PipelineSetupStreamingRecovery => Ok(Self::Resume),
-            Wire::PipelineCloseRecovery => Ok(Self::Close),
-            stage @ (Wire::PipelineClose | Wire::DataStreaming) => {
-                Err(DfsError::new(ErrorKind::Unsupported, format!("a write does not begin with stage {stage:?}")))
-            }
-        }
-    }
-
-    /// How long a disk call may last before the set-up is answered.
-    pub(super) fn set_up_call_max(self) -> Duration {
-        match self {
-            Self::Create | Self::Copy | Self::CopyToRbw => SET_UP_CALL_MAX,
-            Self::Append | Self::Resume | Self::Close => DISK_CALL_MAX,
-        }
-    }
-
-    /// Whether another node sends what it has: nobody was promised anything about it.
-    pub(super) fn is_copy(self) -> bool {
-        matches!(self, Self::Copy | Self::CopyToRbw)
-    }
-}
-
-/// Which writes drop what they wrote from the page cache as it reaches the disk. Readers near the writer find it at the
-/// first node; the other copies would only take memory from what is being read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum DropBehind {
-    Never,
-    /// Those that come from another DataNode.
-    Mirrors,
-    Always,
-}
-
-impl DropBehind {
-    /// By the word in the configuration.
-    pub(crate) fn of(word: &str) -> Self {
-        match word {
-            "true" => Self::Always,
-            "false" => Self::Never,
-            _ => Self::Mirrors,
-        }
-    }
-
-    pub(super) fn applies(self, stage: Stage, request: &OpWriteBlockProto) -> bool {
-        let is_first = !stage.is_copy() && request.targets.len() + 1 >= request.pipeline_size as usize;
-        self == Self::Always || self == Self::Mirrors && !is_first
-    }
-}
+use super::stage::Stage;
 
 /// The bytes that a replica must and may have for its pipeline to go on: acknowledged to the writer, and sent by it.
 pub(super) fn resumable_bytes(stage: Stage, request: &OpWriteBlockProto) -> RangeInclusive<u64> {

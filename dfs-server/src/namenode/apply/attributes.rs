@@ -5,8 +5,8 @@ use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::InodeId;
 use dfs_proto::v1::{RemoveXAttrOp, SetAttrOp, SetXAttrOp, XAttrSetFlag};
 
+use super::context::{Context, known};
 use super::files::without_privileges;
-use super::{Context, known};
 use crate::namenode::namespace::Namespace;
 use crate::namenode::namespace::inode::Inode;
 use crate::namenode::namespace::permission::{Identity, SETGID, WRITE};

@@ -7,7 +7,7 @@ use dfs_common::ids::{INODE_LIMIT, InodeId, ROOT_INODE};
 use dfs_common::name::Name;
 use dfs_proto::v1::{CreateOp, LinkOp, MakeNodeOp, RemoveKind, RemoveOp, RenameFlag, RenameOp};
 
-use super::{Context, known};
+use super::context::{Context, known};
 use crate::namenode::namespace::Namespace;
 use crate::namenode::namespace::directory::{Cookie, Directory};
 use crate::namenode::namespace::inode::{BlockList, Content, Inode};

@@ -1,5 +1,5 @@
 //! Ops on the content of files: taking the lease, allocating, committing and reopening blocks, closing. Cutting files and
-//! closing those of dead writers is `recovery`.
+//! closing those of dead writers is `lease_recovery`.
 
 use dfs_common::attr::date_write;
 use dfs_common::block::Block;
@@ -10,7 +10,8 @@ use dfs_proto::v1::{
     SetReplicationOp, UpdatePipelineOp,
 };
 
-use super::{Context, EVENTS_PER_FILE_MAX, not_a_file};
+use super::context::{Context, not_a_file};
+use super::reaping::EVENTS_PER_FILE_MAX;
 use crate::namenode::blocks::BlockEvent;
 use crate::namenode::namespace::inode::{BlockList, Content, FileBlock, Inode};
 use crate::namenode::namespace::permission::{Identity, SETGID, SETUID, WRITE};

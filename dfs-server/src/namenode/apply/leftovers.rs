@@ -18,9 +18,9 @@
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{InodeId, ROOT_INODE};
 
-use super::Context;
+use super::context::Context;
 use crate::namenode::namespace::claims::Life;
-use crate::namenode::namespace::depth::DEPTH_MAX;
+use crate::namenode::namespace::heights::DEPTH_MAX;
 use crate::namenode::namespace::{Namespace, gone};
 use crate::namenode::outcome::Outcome;
 

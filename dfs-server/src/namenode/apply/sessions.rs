@@ -13,7 +13,8 @@ use dfs_proto::v1::{
     AwaitedLife, EndSessionOp, ForgetSessionsOp, HoldOp, OpenSessionOp, ReleaseHoldOp, RetryId, SettleCallsOp,
 };
 
-use super::{CallKey, Context, HOLDS_MAX, OUTCOMES_PER_SESSION_MAX, SHARE_MIN, client_id};
+use super::context::{CallKey, Context, client_id};
+use super::retry_cache::{OUTCOMES_PER_SESSION_MAX, SHARE_MIN};
 use crate::namenode::namespace::claims::Life;
 use crate::namenode::namespace::{FormerLife, Namespace, RecordedError, Session};
 use crate::namenode::outcome::Outcome;
@@ -23,6 +24,9 @@ const SESSION_NAME_MAX: usize = 512;
 
 /// Sessions at once; a mount has one, a command has one while it runs.
 const SESSIONS_MAX: usize = 100_000;
+
+/// Inodes that all clients together may hold. They ask only for files that somebody removes while they have them open.
+pub(super) const HOLDS_MAX: usize = 1 << 20;
 
 /// Inodes one client may hold.
 const HOLDS_PER_CLIENT_MAX: usize = 65_536;

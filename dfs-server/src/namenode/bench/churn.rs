@@ -13,7 +13,8 @@ use dfs_proto::v1::client_namenode_client::ClientNamenodeClient;
 use dfs_proto::v1::{Caller, DentryMutation, MkdirRequest, OpenSessionRequest, RequestHeader};
 use tonic::transport::Endpoint;
 
-use super::{resident_bytes, retry};
+use super::call::retry;
+use super::memory::resident_bytes;
 use crate::namenode::daemon::serve_grpc;
 use crate::namenode::namesystem::Namesystem;
 use crate::namenode::node_files::NodeFiles;

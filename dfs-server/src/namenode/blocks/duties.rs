@@ -22,7 +22,7 @@ use dfs_proto::v1;
 use super::block_map::BlockState;
 use super::state::SoftState;
 use crate::namenode::datanodes::{Datanode, NodeIndex, StorageIndex};
-use crate::namenode::node_files::{Duty, HostRules};
+use crate::namenode::host_rules::{Duty, HostRules};
 
 /// Time between counts of what drained nodes still hold alone: a count looks at every block of the node.
 const COUNT_INTERVAL: Duration = Duration::from_secs(2);

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::backlog::Late;
 use super::block_map::{BlockInfo, BlockState};
-use super::report::ReportedReplica;
+use super::disposition::ReportedReplica;
 use super::state::{BadList, OpenBlock, SoftState};
 use crate::namenode::datanodes::StorageIndex;
 use crate::namenode::namespace::inode::BlockList;

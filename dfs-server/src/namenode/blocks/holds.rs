@@ -9,7 +9,7 @@ use parking_lot::MutexGuard;
 use dfs_common::error::Result;
 use dfs_common::ids::BlockId;
 
-use super::BlockManager;
+use super::block_manager::BlockManager;
 use super::state::SoftState;
 use crate::namenode::lock_times::Timed;
 

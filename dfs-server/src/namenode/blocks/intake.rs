@@ -10,10 +10,13 @@ use dfs_proto::v1::order::Order;
 use roaring::RoaringTreemap;
 
 use super::block_map::BlockInfo;
-use super::report::{EventsVerdict, PageVerdict, ReportNumber, ReportedReplica, StoragePass, VolumeEvent};
+use super::disposition::ReportedReplica;
 use super::state::SoftState;
+use crate::namenode::datanodes::report_sequence::{
+    EventsVerdict, PageVerdict, ReportNumber, StoragePass, VolumeEvent,
+};
 use crate::namenode::datanodes::{NodeIndex, RegistrationId, StorageIndex};
-use crate::namenode::node_files::Duty;
+use crate::namenode::host_rules::Duty;
 
 /// Deletions ordered with one heartbeat, HDFS's limit: a DataNode deletes that many in well under a heartbeat's time.
 const INVALIDATIONS_PER_HEARTBEAT: usize = 1000;

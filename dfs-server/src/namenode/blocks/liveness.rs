@@ -4,7 +4,7 @@ use dfs_common::ids::BlockId;
 
 use super::state::SoftState;
 use crate::namenode::datanodes::NodeIndex;
-use crate::namenode::node_files::Duty;
+use crate::namenode::host_rules::Duty;
 
 impl SoftState {
     /// Begins or ceases to give orders; false when nothing has changed.

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use super::block_map::{BlockState, StorageList};
 use super::state::SoftState;
 use crate::namenode::datanodes::{RackIndex, StorageIndex};
-use crate::namenode::node_files::Duty;
+use crate::namenode::host_rules::Duty;
 
 /// The replicas of a block for one reader.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -37,6 +37,11 @@ enum Distance {
 
 /// Order of replicas for a reader: silent, leaving, how far, chance.
 type Rank = (bool, bool, Distance, u32);
+
+/// The address of somebody who asks.
+pub(super) fn parse_ip(text: &str) -> Option<IpAddr> {
+    text.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
+}
 
 impl SoftState {
     /// The replicas of a block. Without a reader an open block's pipeline keeps its order, the writer's.

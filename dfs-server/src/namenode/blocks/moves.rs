@@ -1,9 +1,9 @@
 //! Moves for the balancer: a replica is copied from a full node to an emptier one, then the source's is the one too many.
 //!
-//! Nothing is remembered that a restart could lose to harm: a move that is forgotten halfway is a block with one replica too
-//! many, which is deleted where space is short. A move never makes a block's placement worse.
+//! A restart forgets moves, and that does no harm: the block of a move that is forgotten halfway has one replica too many,
+//! which is deleted where space is short. A move never makes a block's placement worse.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dfs_common::block::Block;
 use dfs_common::error::{DfsError, ErrorKind, Result};
@@ -11,12 +11,13 @@ use dfs_common::ids::BlockId;
 use rand::Rng;
 use smallvec::{SmallVec, smallvec};
 
-use super::BlockManager;
+use super::block_manager::BlockManager;
+use super::balancer_run::{BalancerRun, Move, Moved};
 use super::block_map::BlockState;
 use super::pending::Pending;
 use super::state::SoftState;
 use crate::namenode::datanodes::{NodeIndex, StorageIndex};
-use crate::namenode::node_files::Duty;
+use crate::namenode::host_rules::Duty;
 
 /// Silence after which a run of the balancer counts as ended.
 const RUN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -24,7 +25,7 @@ const RUN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Replicas of one source on their way at a time: half of what its queue of orders holds.
 const MOVES_PER_SOURCE: usize = 512;
 
-/// The same of all sources: what every call goes through.
+/// The same for all sources together. Every call goes through all of them.
 const MOVES_MAX: usize = 16_384;
 
 /// Blocks of a source looked at per call, of all its volumes together.
@@ -34,32 +35,6 @@ const EXAMINED_PER_CALL: usize = 2_000;
 const COUNTED_PER_STEP: usize = 64;
 /// Time in which a replica arrives, on top of what its source takes to send it and those before it at the balancer's pace.
 const MOVE_TIMEOUT: Duration = Duration::from_secs(20 * 60);
-
-/// A replica on its way.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Move {
-    /// The storage that it leaves.
-    pub from: StorageIndex,
-    /// Time after which it counts as lost.
-    pub patience: Duration,
-}
-
-/// The run that has the right to move.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct BalancerRun {
-    number: u64,
-    last_call: Instant,
-    moved: Moved,
-}
-
-/// What a run has moved: the new replica is there.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Moved {
-    /// Replicas.
-    pub replicas: u64,
-    /// Their bytes.
-    pub bytes: u64,
-}
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -134,7 +109,7 @@ impl SoftState {
             found.ok_or_else(|| DfsError::new(ErrorKind::NotFound, format!("no live DataNode {uuid}")))
         };
         let (source, target) = (node(request.source)?, node(request.target)?);
-        // Who only asks whether he would be admitted keeps nobody out.
+        // A call that cannot move anything has not come so far, and keeps no other balancer out.
         let moves = Moves { moved: self.admit_run(request.run), ..Moves::default() };
         let round = MoveRound { source, target, bandwidth: request.bandwidth, under_way: 0, bytes_under_way: 0, moves };
         Ok((round, self.some_blocks_of(source)))

@@ -1,51 +1,15 @@
-//! Bounds of what is kept for replicas, and what follows when they are reached: nothing is lost, it is asked for again.
+//! What follows when a bound of what is kept for replicas is reached (`limits`): nothing is lost, it is asked for again.
 //!
 //! Everything that is known of replicas, their DataNodes know as well. So what finds no room here is left out, and once there
 //! is room the DataNode is ordered to report in full: the report brings it back. It is not asked before there is room for
 //! half of what may be kept, or reports would follow each other for as long as the list is full.
 
-use std::collections::BTreeSet;
-
+use super::limits::{Left, Limits};
 use super::state::SoftState;
 use crate::namenode::datanodes::StorageIndex;
 
 /// Volumes asked per tick; the rest comes with the next ones.
 const ASKED_PER_TICK: usize = 1_000;
-
-/// How much is kept.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    /// Deletions that are decided and not confirmed, per volume. Keeps the removal of a huge tree from filling memory: about
-    /// 60 bytes each.
-    pub deletions: usize,
-    /// Reported replicas of the future that are kept in mind, in all: a follower that lags sees many.
-    pub set_aside: usize,
-    /// The same for one volume, so that no DataNode takes all the room.
-    pub set_aside_per_volume: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { deletions: 1_000_000, set_aside: 1_000_000, set_aside_per_volume: 250_000 }
-    }
-}
-
-/// What was left out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Left {
-    /// A deletion.
-    Deletion,
-    /// A replica of the future.
-    SetAside,
-}
-
-/// Volumes of which something was left out, each under the list that had no room. Replicas that are set aside may stay for
-/// good: they keep no volume from being asked for the deletions that it still lacks.
-#[derive(Debug, Default)]
-pub(crate) struct Overflowed {
-    pub deletions: BTreeSet<StorageIndex>,
-    pub set_aside: BTreeSet<StorageIndex>,
-}
 
 impl SoftState {
     /// Something about a replica on this volume was left out for want of room.

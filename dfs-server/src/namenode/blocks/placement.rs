@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 
 use crate::namenode::datanodes::{Datanodes, NodeIndex, RackIndex, StorageIndex, StorageState};
 use crate::namenode::listening::ListeningTime;
-use crate::namenode::node_files::Duty;
+use crate::namenode::host_rules::Duty;
 
 /// A node is overloaded above this multiple of the mean, in hundredths: HDFS's factor of two.
 const OVERLOAD_FACTOR: u64 = 2;

@@ -4,10 +4,10 @@
 //! counts, also while the node is away, as long as a serving node has the block (or will have it) as well.
 
 use super::block_map::StorageList;
-use super::replication::Priority;
+use super::repair_queues::Priority;
 use super::state::SoftState;
 use crate::namenode::datanodes::NodeIndex;
-use crate::namenode::node_files::Duty;
+use crate::namenode::host_rules::Duty;
 
 /// Good replicas on distinct nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,20 +1,20 @@
-//! Repair: which blocks need copies, in what order they are made, and which replicas are too many.
+//! Repair: which blocks need copies, and in what order they are made.
 //!
 //! Blocks that need work stand in queues by how near they are to being lost. Each tick takes a bounded number of them,
-//! chooses a source and targets, and hands the order to the source's next heartbeat; the block is then *pending* until the
-//! targets report, the source says that it failed, or a minute has passed. Replicas that are too many or bad go to their
-//! storage's deletions. Which of the good replicas a copy is made from does not matter for what fsync promised: the target
-//! checks every byte it receives against the checksums, and a copy is on its disk, data, checksums and directory, before it
-//! is reported and counts. So no copy is less durable than its source, and one whose source lost bytes or never had them on
-//! disk fails, is told of, and is made from another one. Everything here waits for `may_repair`, except the queues
-//! themselves, which are kept once the start-up part of safe mode is over.
-
-use std::collections::BTreeSet;
+//! chooses a source and targets, and hands the order to the source's next heartbeat. The block is then *pending* until the
+//! targets report, the source says that it failed, or a minute has passed.
+//!
+//! For what fsync promised it does not matter which of the good replicas a copy is made from. The target checks every byte
+//! against the checksums, and has data, checksums and directory on its disk before it reports the copy, which counts only
+//! then. So no copy is less durable than its source. If the source has lost bytes, or never had them on disk, the copy fails,
+//! the NameNode is told, and it is made from another replica.
+//!
+//! Everything here waits for `may_repair`, except the queues themselves, which are kept once the start-up part of safe mode
+//! is over.
 
 use dfs_common::block::Block;
 use dfs_common::ids::BlockId;
 use dfs_proto::v1;
-use rand::Rng;
 use rand::seq::IndexedRandom;
 use smallvec::SmallVec;
 
@@ -22,10 +22,10 @@ use super::block_map::{BlockState, StorageList};
 use super::pending::Pending;
 use super::placement::{Placement, Purpose};
 use super::redundancy::Redundancy;
-use super::report::BadReason;
+use super::repair_queues::Priority;
 use super::state::SoftState;
-use crate::namenode::datanodes::{Invalidation, NodeIndex, RackIndex, StorageIndex};
-use crate::namenode::node_files::Duty;
+use crate::namenode::datanodes::{NodeIndex, StorageIndex};
+use crate::namenode::host_rules::Duty;
 
 /// Cost of one stream that copies a large block. Small blocks cost less, so that a node full of them is repaired at the
 /// speed of its disks and not at two blocks per second.
@@ -34,35 +34,8 @@ pub(crate) const STREAM_COST: u32 = 32;
 /// Bytes up to which a block costs one unit.
 const SMALL_BLOCK: u64 = 1 << 20;
 
-/// Blocks looked at per tick and kind of work; the rest comes with the next tick.
+/// Blocks looked at per tick; the rest comes with the next tick.
 const EXAMINED_PER_TICK: usize = 4096;
-
-/// Steps in which the free share of volumes is compared: 5 %.
-const FREE_STEPS: u64 = 20;
-
-/// How urgent a block is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub(crate) enum Priority {
-    /// One replica is left.
-    OneLeft = 0,
-    /// Fewer than a third of what it should have.
-    VeryLow = 1,
-    /// Fewer than it should have.
-    Low = 2,
-    /// Enough, but all on one rack.
-    Misplaced = 3,
-    /// None: nothing can be done until a node comes back.
-    NoneLeft = 4,
-    /// Fewer than it should have, until the copies arrive that were ordered: nothing more is to be done. Stands in a queue so
-    /// that it is counted.
-    BeingCopied = 5,
-}
-
-pub(crate) const PRIORITIES: usize = 6;
-
-/// Priorities that copying can help, most urgent first.
-const WORKABLE: [Priority; 4] = [Priority::OneLeft, Priority::VeryLow, Priority::Low, Priority::Misplaced];
 
 /// What came of a try to repair a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,97 +48,10 @@ pub(crate) enum Repair {
     NoTarget,
 }
 
-/// Blocks that need work.
-#[derive(Default)]
-pub(crate) struct RepairQueues {
-    queues: [BTreeSet<BlockId>; PRIORITIES],
-    cursors: [BlockId; PRIORITIES],
-}
-
-impl RepairQueues {
-    /// Blocks in a queue.
-    pub(crate) fn len(&self, priority: Priority) -> usize {
-        self.queues[priority as usize].len()
-    }
-
-    /// A tick could not look at all that it had planned: the first block of each queue that it left out is the next one's
-    /// first.
-    pub(crate) fn go_on_at(&mut self, left_out: [Option<BlockId>; PRIORITIES]) {
-        for (cursor, left_out) in self.cursors.iter_mut().zip(left_out) {
-            *cursor = left_out.unwrap_or(*cursor);
-        }
-    }
-
-    /// The next blocks to look at, most urgent first. No queue takes more than half of what is left, so that blocks
-    /// which cannot be helped now do not keep others waiting for ever.
-    fn next(&mut self, limit: usize) -> Vec<(BlockId, Priority)> {
-        let mut found = Vec::new();
-        for priority in WORKABLE {
-            let share = (limit - found.len()).div_ceil(2);
-            let queue = &self.queues[priority as usize];
-            let cursor = &mut self.cursors[priority as usize];
-            take_round(queue, cursor, share, |id| found.push((id, priority)));
-        }
-        found
-    }
-}
-
-/// Visits up to `limit` ids from the cursor on; at the end the next round starts from the beginning.
-fn take_round(ids: &BTreeSet<BlockId>, cursor: &mut BlockId, limit: usize, mut visit: impl FnMut(BlockId)) {
-    let mut last = None;
-    let mut count = 0;
-    for &id in ids.range(*cursor..).take(limit) {
-        visit(id);
-        last = Some(id);
-        count += 1;
-    }
-    *cursor = match last {
-        Some(last) if count == limit => last.next(),
-        _ => BlockId(0),
-    };
-}
-
 /// What copying a block of this length costs its source.
 fn stream_cost(length: u64) -> u32 {
     let units = length.div_ceil(SMALL_BLOCK).max(1);
     u32::try_from(units).unwrap_or(u32::MAX).min(STREAM_COST)
-}
-
-/// A replica as the choice of the one to delete sees it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ReplicaPlace {
-    pub storage: StorageIndex,
-    pub node: NodeIndex,
-    pub rack: RackIndex,
-    pub is_stale: bool,
-    /// Free share of its volume, in steps coarse enough that volumes of about the same fill are equals.
-    pub free_steps: u64,
-    /// Drawn at random, to choose among equals: else one node of a balanced cluster would lose all replicas.
-    pub lot: u32,
-}
-
-/// Chooses the replica to delete of a block that has too many: a second one on the same node first, then one from a rack
-/// that has several; among those one on a node that has fallen silent, else where least space is free. None when only one
-/// replica is there.
-pub(crate) fn choose_excess(places: &[ReplicaPlace]) -> Option<StorageIndex> {
-    if places.len() < 2 {
-        return None;
-    }
-    let count = |test: &dyn Fn(&ReplicaPlace) -> bool| places.iter().filter(|place| test(place)).count();
-    let shares_node = |place: &ReplicaPlace| count(&|other| other.node == place.node) > 1;
-    let shares_rack = |place: &ReplicaPlace| count(&|other| other.rack == place.rack) > 1;
-    let worst = places
-        .iter()
-        .min_by_key(|place| (!shares_node(place), !shares_rack(place), !place.is_stale, place.free_steps, place.lot))?;
-    Some(worst.storage)
-}
-
-/// Whether a bad replica may go now. `good` are replicas known to be there since this NameNode leads.
-pub(crate) fn may_drop_bad(reason: BadReason, good: usize, bad: usize, wanted: usize, minimum: usize) -> bool {
-    if good == 0 || good < minimum {
-        return false;
-    }
-    good >= wanted || good + bad > wanted || reason == BadReason::StaleGeneration
 }
 
 impl SoftState {
@@ -203,15 +89,10 @@ impl SoftState {
             return;
         }
         info.set_queue(after);
-        if let Some(queue) = before {
-            self.queues.queues[queue].remove(&id);
-        }
-        if let Some(queue) = after {
-            self.queues.queues[queue].insert(id);
-        }
+        self.queues.change(id, before, after);
     }
 
-    /// Replicas on two racks at least, as far as there are as many. Those on nodes that leave do not count.
+    /// Whether the replicas stand on two racks at least, if the cluster has two. Those on nodes that leave do not count.
     pub(crate) fn is_well_placed(&self, replicas: &StorageList) -> bool {
         let stays = |storage| self.nodes.node_of(storage).duty != Duty::Decommission;
         let staying: StorageList = replicas.iter().copied().filter(|&storage| stays(storage)).collect();
@@ -287,7 +168,7 @@ impl SoftState {
                 node.silent_for(now) < stale_after && node.outgoing_cost + cost <= limit
             })
             .collect();
-        // Who leaves takes no writes: it has the most to spare.
+        // A node that leaves takes no writes, so it has the most to spare.
         if able.iter().any(|&index| self.nodes.node(index).duty == Duty::Decommission) {
             able.retain(|index| self.nodes.node(*index).duty == Duty::Decommission);
         }
@@ -357,101 +238,6 @@ impl SoftState {
         let Some(&bad) = bad.iter().find(|bad| self.nodes.is_usable(bad.storage)) else { return };
         self.drop_bad(id, bad.storage);
         self.doom(id, bad.storage, bad.generation_stamp);
-    }
-
-    /// Good replicas of which a full report has told since this NameNode leads.
-    fn fresh_replicas(&self, id: BlockId) -> usize {
-        let replicas = self.usable_replicas(id);
-        replicas.iter().filter(|&&storage| !self.nodes.storage(storage).is_content_stale).count()
-    }
-
-    /// The next blocks with bad replicas to look at.
-    pub(crate) fn plan_bad(&mut self) -> Vec<BlockId> {
-        let ids: Vec<BlockId> = self.bad.range(self.cursors.bad..).map(|(&id, _)| id).take(EXAMINED_PER_TICK).collect();
-        let is_end = ids.len() < EXAMINED_PER_TICK;
-        self.cursors.bad = ids.last().filter(|_| !is_end).map_or(BlockId(0), |id| id.next());
-        ids
-    }
-
-    /// Deletes those bad replicas of a block that may go.
-    pub(crate) fn drop_bad_replicas(&mut self, id: BlockId) {
-        let Some(&info) = self.map.get(id) else { return };
-        if info.state() != BlockState::Complete {
-            return;
-        }
-        let good = self.fresh_replicas(id);
-        let (wanted, minimum) = (usize::from(info.replication), self.config.replication_min);
-        let bad = self.bad.get(&id).cloned().unwrap_or_default();
-        let mut left = bad.len();
-        for replica in bad {
-            // The block has been written on since: whatever was wrong with it, it is outdated.
-            let is_outdated = replica.generation_stamp < info.generation_stamp;
-            let reason = if is_outdated { BadReason::StaleGeneration } else { replica.reason };
-            if may_drop_bad(reason, good, left, wanted, minimum) {
-                self.drop_bad(id, replica.storage);
-                self.doom(id, replica.storage, replica.generation_stamp);
-                left -= 1;
-            }
-        }
-    }
-
-    /// The next blocks with too many replicas to look at.
-    pub(crate) fn plan_excess(&mut self) -> Vec<BlockId> {
-        let mut ids = Vec::new();
-        take_round(&self.excess, &mut self.cursors.excess, EXAMINED_PER_TICK, |id| ids.push(id));
-        ids
-    }
-
-    /// Deletes what a block has too much of. Waits for volumes of which no full report has come since this NameNode
-    /// leads: their replicas may be gone already by an earlier leader's orders. Waits also while one of them is suspected: it
-    /// might be the good one that goes.
-    pub(crate) fn drop_excess(&mut self, id: BlockId) {
-        let Some(&info) = self.map.get(id) else { return };
-        let mut replicas = self.map.replicas(id);
-        let is_uncertain = |storage| {
-            let is_stale = self.nodes.storage(storage).is_content_stale;
-            is_stale || !self.nodes.is_usable(storage) || self.is_suspected(id, storage)
-        };
-        if info.state() != BlockState::Complete || replicas.iter().any(|&storage| is_uncertain(storage)) {
-            return;
-        }
-        // What others hold is not theirs to count on: a node that leaves takes its replica with it.
-        replicas = self.serving_replicas(&replicas);
-        let wanted = usize::from(info.replication).max(self.config.replication_min);
-        let moved = self.moves.remove(&id).map(|moved| moved.from);
-        while replicas.len() > wanted || replicas.len() > self.redundancy(&replicas, 0).serving {
-            let places: SmallVec<[ReplicaPlace; 4]> = replicas.iter().map(|&storage| self.place(storage)).collect();
-            let chosen = moved.filter(|&from| self.may_leave(&replicas, from)).or_else(|| choose_excess(&places));
-            let Some(victim) = chosen else { break };
-            replicas.retain(|storage| *storage != victim);
-            self.change(id, |map| map.remove_replica(id, victim));
-            let generation_stamp = info.generation_stamp;
-            self.invalidate(id, victim, Invalidation { generation_stamp, is_good: true });
-        }
-        self.recheck(id);
-    }
-
-    /// Whether the balancer may take its block from here: the others are placed no worse without it.
-    fn may_leave(&self, replicas: &StorageList, from: StorageIndex) -> bool {
-        let mut others = replicas.clone();
-        others.retain(|storage| *storage != from);
-        replicas.contains(&from)
-            && self.redundancy(replicas, 0).serving == replicas.len()
-            && self.is_well_placed(&others)
-    }
-
-    fn place(&mut self, storage: StorageIndex) -> ReplicaPlace {
-        let lot = self.random.random();
-        let node = self.nodes.node_of(storage);
-        let volume = self.nodes.storage(storage);
-        ReplicaPlace {
-            storage,
-            node: volume.node,
-            rack: node.rack,
-            is_stale: node.silent_for(self.heard) >= self.config.stale_after,
-            free_steps: volume.remaining / (volume.capacity / FREE_STEPS).max(1),
-            lot,
-        }
     }
 
     /// Goes on with the walk over all blocks that fills the queues; false when it is over.

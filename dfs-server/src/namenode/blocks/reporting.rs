@@ -8,9 +8,10 @@ use dfs_proto::v1;
 use roaring::RoaringTreemap;
 
 use super::intake::{Columns, PageOrigin};
-use super::report::ReportNumber;
 use super::state::SoftState;
-use super::{BlockManager, parse_ip};
+use super::block_manager::BlockManager;
+use super::locate::parse_ip;
+use crate::namenode::datanodes::report_sequence::ReportNumber;
 use crate::namenode::datanodes::{RegistrationId, StorageIndex};
 
 /// Replicas in a page of a report, and events in a message. More would not fit a message anyway.

@@ -22,18 +22,18 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use smallvec::SmallVec;
 
-use super::Settings;
 use super::backlog::Backlog;
+use super::balancer_run::{BalancerRun, Move};
 use super::block_map::{BlockMap, BlockState, StorageList};
-use super::moves::{BalancerRun, Move};
-use super::overflow::{Left, Limits, Overflowed};
+use super::disposition::{BadReason, Disposition, ReportedReplica, choose_disposition};
+use super::limits::{Left, Limits, Overflowed};
 use super::pending::Pending;
-use super::replication::RepairQueues;
-use super::report::{BadReason, Disposition, ReportedReplica, choose_disposition};
+use super::repair_queues::RepairQueues;
+use super::settings::Settings;
 use crate::namenode::datanodes::{Datanodes, Discarded, Invalidation, NodeIndex, StorageIndex};
 use crate::namenode::listening::ListeningTime;
-use crate::namenode::namespace::restore::{LostIds, is_lost_block, is_lost_stamp};
-use crate::namenode::node_files::HostRules;
+use crate::namenode::namespace::lost_ids::{LostIds, is_lost_block, is_lost_stamp};
+use crate::namenode::host_rules::HostRules;
 use crate::namenode::safe_mode::SafeMode;
 
 /// What is known of a block while it is being written, and until its minimum of replicas has been reported.

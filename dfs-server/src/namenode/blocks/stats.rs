@@ -3,10 +3,11 @@
 use dfs_proto::v1;
 
 use super::duties::admin_state;
-use super::replication::{Priority, STREAM_COST};
+use super::repair_queues::Priority;
+use super::replication::STREAM_COST;
 use super::state::SoftState;
 use crate::namenode::datanodes::{NodeIndex, StorageState};
-use crate::namenode::node_files::Duty;
+use crate::namenode::host_rules::Duty;
 
 /// Totals over live nodes and over all blocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

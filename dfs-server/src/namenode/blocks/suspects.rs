@@ -18,8 +18,8 @@ use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{BlockId, GenerationStamp};
 use dfs_proto::v1::{self, ReplicaState};
 
-use super::BlockManager;
-use super::report::{BadReason, ReportedReplica};
+use super::block_manager::BlockManager;
+use super::disposition::{BadReason, ReportedReplica};
 use super::state::{BadReplica, SoftState};
 use crate::namenode::datanodes::{NodeIndex, StorageIndex};
 

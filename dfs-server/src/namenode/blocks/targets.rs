@@ -4,7 +4,7 @@ use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_proto::v1;
 use smallvec::SmallVec;
 
-use super::parse_ip;
+use super::locate::parse_ip;
 use super::placement::{Placement, Purpose};
 use super::state::SoftState;
 use crate::namenode::datanodes::{NodeIndex, StorageIndex};

@@ -1,7 +1,8 @@
 //! What is done once a second: liveness, safe mode, repair and deletion. Every part goes in steps.
 
-use super::BlockManager;
-use super::replication::{PRIORITIES, Repair};
+use super::block_manager::BlockManager;
+use super::repair_queues::PRIORITIES;
+use super::replication::Repair;
 use super::state::SoftState;
 
 /// Replicas of dead nodes forgotten, or blocks looked at, in one step.

@@ -8,11 +8,13 @@
 //! A node is *live* from its registration until it has been silent for the dead interval; silent for the stale interval
 //! it is used last. All of this is soft state, kept under the block manager's lock.
 
+mod index;
 mod node;
 mod ordered;
+pub(crate) mod report_sequence;
+mod space;
 mod storage;
 mod topology;
-mod totals;
 mod verifications;
 mod waiting;
 
@@ -26,12 +28,14 @@ use smallvec::SmallVec;
 
 use self::node::NewRegistration;
 use super::listening::ListeningTime;
-use super::node_files::Duty;
+use super::host_rules::Duty;
 
+pub use index::{NodeIndex, StorageIndex};
+pub(crate) use index::RackIndex;
 pub(crate) use node::{Datanode, RegistrationId};
+pub(crate) use space::Space;
 pub(crate) use storage::{Discarded, Invalidation, Storage, StorageState};
-pub(crate) use topology::{RackIndex, Topology};
-pub(crate) use totals::Space;
+pub(crate) use topology::Topology;
 
 /// Most DataNodes one NameNode keeps: ten times the largest HDFS cluster known. Beyond it registrations are refused.
 const DATANODES_MAX: usize = 100_000;
@@ -51,14 +55,6 @@ const NAME_MAX: usize = 255;
 
 /// Bytes of a directory's name: the longest path.
 const PATH_LENGTH_MAX: usize = 4_096;
-
-/// Number of a DataNode in this run of the NameNode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NodeIndex(pub(crate) u32);
-
-/// Number of a DataNode's volume in this run of the NameNode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct StorageIndex(pub(crate) u32);
 
 /// Nodes that share an address.
 type NodeList = SmallVec<[NodeIndex; 2]>;
@@ -126,6 +122,23 @@ impl Datanodes {
 
     pub(crate) fn rack_of(&self, index: StorageIndex) -> RackIndex {
         self.node_of(index).rack
+    }
+
+    /// Takes the volumes of a node into the sum that `df` asks for, on every mount and as often as it likes.
+    fn count_space(&mut self, node: NodeIndex) {
+        let of_node = self.space_of(node);
+        self.space.add(of_node);
+    }
+
+    /// Takes the volumes of a node out of it, before they change.
+    fn uncount_space(&mut self, node: NodeIndex) {
+        let of_node = self.space_of(node);
+        self.space.subtract(of_node);
+    }
+
+    pub(crate) fn space_of(&self, node: NodeIndex) -> Space {
+        let usable = self.node(node).storages.iter().filter(|&&index| self.is_usable(index));
+        Space::of(usable.map(|&index| self.storage(index)))
     }
 
     pub(crate) fn topology(&self) -> &Topology {

@@ -8,11 +8,11 @@ use dfs_common::ids::BlockId;
 use dfs_proto::v1;
 use smallvec::SmallVec;
 
+use super::index::{RackIndex, StorageIndex};
+use super::report_sequence::ReportSequence;
 use super::verifications::Verifications;
-use super::{RackIndex, StorageIndex};
-use crate::namenode::blocks::report::ReportSequence;
 use crate::namenode::listening::ListeningTime;
-use crate::namenode::node_files::Duty;
+use crate::namenode::host_rules::Duty;
 
 /// Names one registration of one DataNode; never given twice, also not by the NameNode's next run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

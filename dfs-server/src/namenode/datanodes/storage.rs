@@ -6,7 +6,7 @@ use dfs_common::ids::{BlockId, GenerationStamp};
 use dfs_proto::v1;
 use roaring::RoaringTreemap;
 
-use super::NodeIndex;
+use super::index::NodeIndex;
 use super::ordered::OrderedDeletions;
 use super::waiting::WaitingDeletions;
 

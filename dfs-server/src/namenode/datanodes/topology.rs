@@ -2,11 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::NodeIndex;
-
-/// Number of a rack.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct RackIndex(u32);
+use super::index::{NodeIndex, RackIndex};
 
 /// Where nodes stand that name no rack.
 const DEFAULT_RACK: &str = "/default-rack";

@@ -1,6 +1,8 @@
 //! HTTP for monitoring: `/health`, `/metrics` (Prometheus text), `/status` (JSON). And for people: pages (`pages`).
 
+mod apart;
 mod browse;
+mod facts;
 mod overview;
 mod pages;
 #[cfg(test)]
@@ -11,13 +13,13 @@ mod verdict;
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
+use self::apart::apart;
 use super::lock_times::LockHistogram;
 use super::namesystem::Namesystem;
 
@@ -29,14 +31,6 @@ pub(super) fn router(namesystem: Arc<Namesystem>) -> Router {
         .route("/metrics", get(|State(of): State<Arc<Namesystem>>| apart(move || metrics(&of))))
         .with_state(Arc::clone(&namesystem))
         .merge(pages::router(namesystem))
-}
-
-/// What goes over all DataNodes is no work for the thread that hears them.
-async fn apart<T: Send + 'static>(tell: impl FnOnce() -> T + Send + 'static) -> Result<T, StatusCode> {
-    tokio::task::spawn_blocking(tell).await.map_err(|error| {
-        tracing::error!(%error, "a page for monitoring met a bug");
-        StatusCode::INTERNAL_SERVER_ERROR
-    })
 }
 
 fn status(namesystem: &Namesystem) -> serde_json::Value {

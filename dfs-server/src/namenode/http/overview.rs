@@ -5,9 +5,8 @@ use std::time::Duration;
 use askama::Template;
 use dfs_proto::v1::{self, AdminState, DatanodeReport, DatanodeState, VolumeReport};
 
+use super::facts::Facts;
 use super::verdict::{judge, name_of};
-use crate::namenode::blocks::FsStats;
-use crate::namenode::namesystem::Namesystem;
 use crate::pages::Bar;
 use crate::pages::health::Health;
 use crate::pages::text::{counted, shown, span};
@@ -15,39 +14,6 @@ use crate::pages::text::{counted, shown, span};
 /// DataNodes in the table, those that need a look first, and volumes shown below them: they bound the page's length.
 const NODES_MAX: usize = 1_000;
 const VOLUMES_MAX: usize = 2_000;
-
-/// What the page is made of.
-pub(super) struct Facts {
-    pub(super) info: v1::NamespaceInfo,
-    pub(super) up: Duration,
-    /// Transaction applied last, and that of the last checkpoint.
-    pub(super) txids: (u64, u64),
-    /// Files and other leaves, directories, blocks.
-    pub(super) counts: (u64, u64, u64),
-    pub(super) stats: FsStats,
-    pub(super) repair: v1::RepairReport,
-    pub(super) safe_mode: v1::SetSafeModeResponse,
-    pub(super) unknown_replicas: usize,
-    pub(super) nodes: Vec<DatanodeReport>,
-}
-
-impl Facts {
-    /// As they are now. Each lock is held for one part of them at a time, so they need not be of one moment.
-    pub(super) fn of(namesystem: &Namesystem, up: Duration) -> Self {
-        let blocks = namesystem.blocks();
-        Self {
-            info: namesystem.info().clone(),
-            up,
-            txids: (namesystem.txid().0, namesystem.journal().newest_image().0),
-            counts: namesystem.namespace().read().counts(),
-            stats: blocks.fs_stats(),
-            repair: blocks.repair_report(),
-            safe_mode: blocks.safe_mode_report(),
-            unknown_replicas: blocks.unknown_replicas(),
-            nodes: blocks.datanode_report(),
-        }
-    }
-}
 
 /// The page.
 #[derive(Template)]

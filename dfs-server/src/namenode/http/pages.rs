@@ -10,9 +10,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::sync::Semaphore;
 
-use super::apart;
+use super::apart::apart;
 use super::browse::{Start, browse};
-use super::overview::{Facts, Overview};
+use super::facts::Facts;
+use super::overview::Overview;
 use super::tree_path::{BROWSE, TreePath};
 use crate::namenode::namesystem::Namesystem;
 use crate::pages::{answer, redirect};

@@ -11,7 +11,8 @@ use dfs_common::name::Name;
 use dfs_proto::v1;
 
 use super::browse::{DirectoryPage, Start, browse, directory_page_of};
-use super::overview::{Facts, Overview, datanode_page};
+use super::facts::Facts;
+use super::overview::{Overview, datanode_page};
 use super::tree_path::TreePath;
 use crate::namenode::blocks::FsStats;
 use crate::namenode::namespace::read::ListedEntry;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dfs_proto::v1::{AdminState, DatanodeReport, DatanodeState};
 
-use super::overview::Facts;
+use super::facts::Facts;
 use crate::pages::health::{Health, Level};
 use crate::pages::text::{counted, percent, shown, span};
 

@@ -10,23 +10,22 @@ use dfs_common::attr::FileKind;
 use dfs_common::block::Block;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{
-    BlockId, CallId, ClientId, FIRST_INODE, GenerationStamp, INODE_LIMIT, Incarnation, InodeId, ROOT_INODE, TxId,
+    BlockId, CallId, FIRST_INODE, GenerationStamp, INODE_LIMIT, Incarnation, InodeId, ROOT_INODE, TxId,
 };
 use dfs_common::name::Name;
-use dfs_proto::v1::outcome_record::Outcome as WireOutcome;
 use dfs_proto::v1::{
-    AppendedRecord, CountersRecord, CreatedRecord, DentryRecord, DoneRecord, ErrorDetail, FileEntry, FormerLifeRecord,
-    HoldRecord, InodeRecord, LeaseRecord, LostIdsRecord, OutcomeRecord, SessionRecord, XAttrRecord, file_entry,
+    CountersRecord, DentryRecord, FileEntry, HoldRecord, InodeRecord, LeaseRecord, LostIdsRecord, XAttrRecord,
+    file_entry,
 };
-use prost::Message;
 
 use super::format::{ImageHeader, ImageReader, ImageWriter, Section};
-use crate::namenode::namespace::digest::StateDigest;
+use super::record::{client_id, corrupt, decode};
+use super::session_record::{session_of, session_record};
 use crate::namenode::namespace::directory::{Dentry, Directory, HashKey};
 use crate::namenode::namespace::inode::{BlockList, Content, FileBlock, Inode, XAttrs};
-use crate::namenode::namespace::restore::LostIds;
-use crate::namenode::namespace::{Counters, FormerLife, Lease, Namespace, Outcomes, RecordedError, Session};
-use crate::namenode::outcome::Outcome;
+use crate::namenode::namespace::lost_ids::LostIds;
+use crate::namenode::namespace::state_digest::StateDigest;
+use crate::namenode::namespace::{Counters, Lease, Namespace};
 
 /// Writes the whole namespace to a new image file, durably. The header's digest is the namespace's.
 ///
@@ -90,7 +89,11 @@ pub fn load(path: &Path) -> Result<(ImageHeader, Namespace)> {
 fn load_record(namespace: &mut Namespace, section: Section, bytes: &[u8]) -> Result<()> {
     match section {
         Section::Counters => load_counters(namespace, &decode(bytes)?),
-        Section::Sessions => load_session(namespace, &decode(bytes)?),
+        Section::Sessions => {
+            let (client, session) = session_of(&decode(bytes)?)?;
+            namespace.sessions.insert(client, session);
+            Ok(())
+        }
         Section::Inodes => load_inode(namespace, &decode(bytes)?),
         Section::Dentries => load_dentry(namespace, &decode(bytes)?),
         Section::XAttrs | Section::None => {
@@ -136,27 +139,6 @@ fn verify(namespace: &Namespace, header: &ImageHeader) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Decodes a record. What is shorter when it is encoded again had fields that this program does not know: they would be missing
-/// from the namespace.
-fn decode<M: Message + Default>(bytes: &[u8]) -> Result<M> {
-    let record = M::decode(bytes).map_err(|error| corrupt("a record is not valid protobuf").with_source(error))?;
-    if record.encoded_len() != bytes.len() {
-        return Err(DfsError::new(
-            ErrorKind::Unsupported,
-            "a record has fields that this program does not know; use the program that wrote it, or a newer one",
-        ));
-    }
-    Ok(record)
-}
-
-fn corrupt(what: impl Into<String>) -> DfsError {
-    DfsError::new(ErrorKind::Corrupt, what)
-}
-
-fn client_id(bytes: &[u8]) -> Result<ClientId> {
-    ClientId::from_bytes(bytes).ok_or_else(|| corrupt("a client id has not 16 bytes"))
 }
 
 fn counters_record(namespace: &Namespace) -> CountersRecord {
@@ -340,58 +322,6 @@ fn load_lease(namespace: &mut Namespace, record: &LeaseRecord) -> Result<()> {
     Ok(())
 }
 
-fn session_record(client: ClientId, session: &Session) -> SessionRecord {
-    let former_record = |life: &FormerLife| FormerLifeRecord {
-        incarnation: life.incarnation.0,
-        ended_ns: life.ended_ns,
-        lowest_pending_call_id: life.lowest_pending.0,
-        outcomes: outcome_records(&life.outcomes),
-    };
-    SessionRecord {
-        client_id: client.0.to_vec().into(),
-        incarnation: session.incarnation.0,
-        name: session.name.clone(),
-        last_op_ns: session.last_op_ns,
-        lowest_pending_call_id: session.lowest_pending.0,
-        outcomes: outcome_records(&session.outcomes),
-        ended: session.ended,
-        opener: session.opener.0,
-        opening: session.opener.1,
-        former: session.former.iter().map(former_record).collect(),
-    }
-}
-
-fn outcome_records(outcomes: &Outcomes) -> Vec<OutcomeRecord> {
-    let record = |(call, outcome): (&CallId, &Result<Outcome, RecordedError>)| OutcomeRecord {
-        call_id: call.0,
-        outcome: Some(wire_outcome(outcome)),
-    };
-    outcomes.iter().map(record).collect()
-}
-
-fn load_session(namespace: &mut Namespace, record: &SessionRecord) -> Result<()> {
-    let former_life = |life: &FormerLifeRecord| {
-        Ok(FormerLife {
-            incarnation: Incarnation(life.incarnation),
-            ended_ns: life.ended_ns,
-            lowest_pending: CallId(life.lowest_pending_call_id),
-            outcomes: domain_outcomes(&life.outcomes)?,
-        })
-    };
-    let session = Session {
-        incarnation: Incarnation(record.incarnation),
-        name: record.name.clone(),
-        opener: (record.opener, record.opening),
-        last_op_ns: record.last_op_ns,
-        lowest_pending: CallId(record.lowest_pending_call_id),
-        outcomes: domain_outcomes(&record.outcomes)?,
-        ended: record.ended,
-        former: record.former.iter().map(former_life).collect::<Result<_>>()?,
-    };
-    namespace.sessions.insert(client_id(&record.client_id)?, session);
-    Ok(())
-}
-
 fn load_hold(namespace: &mut Namespace, record: &HoldRecord) -> Result<()> {
     let id = InodeId(record.inode);
     namespace.inode(id)?;
@@ -402,57 +332,9 @@ fn load_hold(namespace: &mut Namespace, record: &HoldRecord) -> Result<()> {
     Ok(())
 }
 
-fn domain_outcomes(records: &[OutcomeRecord]) -> Result<Outcomes> {
-    let outcome = |record: &OutcomeRecord| {
-        let recorded = record.outcome.as_ref().ok_or_else(|| corrupt("an outcome of an unknown kind"))?;
-        Ok((CallId(record.call_id), domain_outcome(recorded)?))
-    };
-    records.iter().map(outcome).collect()
-}
-
-fn wire_outcome(outcome: &Result<Outcome, RecordedError>) -> WireOutcome {
-    match outcome {
-        Err(error) => WireOutcome::Error(ErrorDetail {
-            kind: error.kind as u32,
-            message: error.message.clone(),
-            leader: String::new(),
-        }),
-        Ok(Outcome::Done) => WireOutcome::Done(DoneRecord {}),
-        Ok(Outcome::Inode(inode)) => WireOutcome::Inode(inode.0),
-        Ok(Outcome::Created { inode, created }) => {
-            WireOutcome::Created(CreatedRecord { inode: inode.0, created: *created })
-        }
-        Ok(Outcome::Session(incarnation)) => WireOutcome::Session(incarnation.0),
-        Ok(Outcome::Block(block)) => WireOutcome::Block((*block).into()),
-        Ok(Outcome::GenerationStamp(stamp)) => WireOutcome::GenerationStamp(stamp.0),
-        Ok(Outcome::Appended { inode, last }) => {
-            WireOutcome::Appended(AppendedRecord { inode: inode.0, last: last.map(Into::into) })
-        }
-        Ok(Outcome::Closed(closed)) => WireOutcome::Closed(*closed),
-    }
-}
-
-fn domain_outcome(outcome: &WireOutcome) -> Result<Result<Outcome, RecordedError>> {
-    Ok(Ok(match outcome {
-        WireOutcome::Error(error) => {
-            let kind = ErrorKind::from_number(error.kind).ok_or_else(|| corrupt("an error of an unknown kind"))?;
-            return Ok(Err(RecordedError { kind, message: error.message.clone() }));
-        }
-        WireOutcome::Done(_) => Outcome::Done,
-        WireOutcome::Inode(inode) => Outcome::Inode(InodeId(*inode)),
-        WireOutcome::Created(record) => Outcome::Created { inode: InodeId(record.inode), created: record.created },
-        WireOutcome::Session(incarnation) => Outcome::Session(Incarnation(*incarnation)),
-        WireOutcome::Block(block) => Outcome::Block(block.into()),
-        WireOutcome::GenerationStamp(stamp) => Outcome::GenerationStamp(GenerationStamp(*stamp)),
-        WireOutcome::Appended(record) => {
-            Outcome::Appended { inode: InodeId(record.inode), last: record.last.as_ref().map(Block::from) }
-        }
-        WireOutcome::Closed(closed) => Outcome::Closed(*closed),
-    }))
-}
-
 #[cfg(test)]
 mod tests {
+    use prost::Message;
     use proptest::prelude::*;
 
     use super::*;

@@ -14,7 +14,7 @@ use openraft::error::{ClientWriteError, RaftError};
 use prost::Message;
 use tokio::sync::{mpsc, oneshot};
 
-use super::Machine;
+use super::contract::Machine;
 use super::log_files::check_entry_bytes;
 use super::raft_types::{Batch, Raft, encoded_op_len};
 use super::state_machine::{MachineState, Token, Waiter};

@@ -9,7 +9,7 @@ use dfs_proto::v1::EditOp;
 use super::log_index::{EntryReader, LogIndex};
 use super::raft_types::{LogId, Payload, StoredMembership, position_of};
 use crate::namenode::image::format::{ImageHeader, LogPosition};
-use crate::namenode::namespace::digest::StateDigest;
+use crate::namenode::namespace::state_digest::StateDigest;
 
 /// Operations of one log entry.
 #[derive(Clone, Debug)]

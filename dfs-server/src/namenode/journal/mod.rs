@@ -16,8 +16,9 @@
 //! ```
 //!
 //! A start: scan the segments (log_index.rs), cut a torn last frame, replay what the loaded image does not have, raise the
-//! directory's layout to this program's, become leader in a new term. A checkpoint (checkpoint.rs): finish the segment, fold image + edits into a new image on a thread of
-//! its own, tell openraft, throw away what no kept image needs. edit_reader.rs reads the log from outside.
+//! directory's layout to this program's, become leader in a new term. A checkpoint (checkpoint.rs): finish the segment, fold
+//! image + edits into a new image on a thread of its own, tell openraft, throw away what no kept image needs. edit_reader.rs
+//! reads the log from outside. contract.rs is what the journal wants of whoever keeps the state.
 //!
 //! Promises:
 //! - `submit` returns an outcome only after the operation is on disk and applied.
@@ -33,12 +34,14 @@
 mod aligned;
 mod batcher;
 mod checkpoint;
+mod contract;
 mod edit_reader;
 mod frame;
 mod log_files;
 mod log_index;
 mod log_store;
 mod network;
+mod options;
 mod raft_types;
 mod segment;
 mod spares;
@@ -56,88 +59,17 @@ use dfs_proto::v1::EditOp;
 use openraft::RaftMetrics;
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
-use tracing::error;
 
 use super::image::format::{ImageHeader, LogPosition};
-use super::namespace::digest::StateDigest;
 use super::storage_dir::NameDir;
+pub use contract::{Applied, Folder, Machine};
 pub use edit_reader::{EditReader, LoggedOps};
 use log_index::LogIndex;
 pub use log_store::OnFatal;
+pub use options::JournalOptions;
 use raft_types::{NodeId, Raft};
 use state_machine::MachineState;
 pub use state_machine::Token;
-
-/// The lone member of a group of one.
-const LONE_NODE: NodeId = 1;
-
-/// What the journal applies committed operations to.
-pub trait Machine: Send + Sync + 'static {
-    /// What an applied operation answers.
-    type Outcome: Send + 'static;
-
-    /// Applies the operations of one log entry in order; `first_txid` numbers the first of them, `state_digest` is that of the
-    /// state they were made for. Called by one thread at a time. Must depend on nothing but the state and the operations; a
-    /// panic stops the process.
-    ///
-    /// # Errors
-    /// When the state is another one: the process stops, too.
-    fn apply(
-        &self,
-        first_txid: TxId,
-        state_digest: Option<StateDigest>,
-        ops: &[EditOp],
-    ) -> Result<Applied<Self::Outcome>>;
-
-    /// The last transaction applied; at start, that of the loaded image.
-    fn last_applied_txid(&self) -> TxId;
-}
-
-/// What came of the operations of one log entry.
-pub struct Applied<O> {
-    /// One each.
-    pub outcomes: Vec<Result<O>>,
-    /// Of the state after them.
-    pub state_digest: StateDigest,
-}
-
-/// Makes a new image of an old one and the edits after it.
-pub trait Folder: Send + Sync + 'static {
-    /// Writes the image described by `header` to `out`, durably, from `image` (none: the empty namespace) and all of `edits`; the digest
-    /// in its header is that of the state it came to. Runs on a thread of its own and must not take the namespace's lock.
-    ///
-    /// # Errors
-    /// `Corrupt` when `image` is damaged: an older one is tried; any other ends the checkpoint.
-    fn fold(&self, image: Option<&Path>, edits: &mut EditReader, header: &ImageHeader, out: &Path) -> Result<()>;
-}
-
-/// How a journal is to run.
-#[derive(Clone)]
-pub struct JournalOptions {
-    /// Where other members would reach this one, host:port.
-    pub address: String,
-    /// Images to keep (`dfs.namenode.num.checkpoints.retained`).
-    pub images_retained: usize,
-    /// Makes checkpoints.
-    pub folder: Arc<dyn Folder>,
-    /// What to do when the log can no longer be written or applied. In a serving NameNode it does not return.
-    pub on_fatal: OnFatal,
-}
-
-impl JournalOptions {
-    /// Options that end the process on a fatal error.
-    pub fn new(address: impl Into<String>, images_retained: usize, folder: Arc<dyn Folder>) -> Self {
-        Self {
-            address: address.into(),
-            images_retained,
-            folder,
-            on_fatal: Arc::new(|fatal| {
-                error!(error = fatal.chain(), "the NameNode stops: it can no longer keep its promises");
-                std::process::exit(1);
-            }),
-        }
-    }
-}
 
 /// A finished file of the edit log; it changes no more.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,10 +13,13 @@ use serde::de::{Error as _, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::namenode::image::format::LogPosition;
-use crate::namenode::namespace::digest::StateDigest;
+use crate::namenode::namespace::state_digest::StateDigest;
 
 /// A member of the group.
 pub(super) type NodeId = u64;
+
+/// The lone member of a group of one.
+pub(super) const LONE_NODE: NodeId = 1;
 
 openraft::declare_raft_types!(
     /// The journal's types for openraft. Outcomes do not travel through openraft (`R` is empty): the state machine hands

@@ -12,16 +12,17 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::batcher::Batcher;
+use super::contract::Machine;
 use super::edit_reader::decode_membership;
 use super::log_files::LogFiles;
 use super::log_index::LogIndex;
 use super::log_store::{self, IoHandle, LogStore};
 use super::network::NoNetwork;
-use super::raft_types::{Payload, Raft, log_id_of};
+use super::options::JournalOptions;
+use super::raft_types::{LONE_NODE, Payload, Raft, log_id_of};
 use super::state_machine::{AppliedTo, CurrentImage, MachineState, StateMachine};
-use super::{JournalOptions, LONE_NODE, Machine};
 use crate::namenode::image::format::ImageHeader;
-use crate::namenode::namespace::digest::StateDigest;
+use crate::namenode::namespace::state_digest::StateDigest;
 use crate::namenode::storage_dir::{NameDir, raise_layout};
 
 /// Timers matter only between members; openraft's default of 50 ms would wake an idle NameNode for nothing.

@@ -16,10 +16,10 @@ use openraft::{AnyError, OptionalSend, RaftSnapshotBuilder, SnapshotMeta, Storag
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use super::contract::{Applied, Machine};
 use super::log_store::OnFatal;
 use super::raft_types::{Batch, Entry, LogId, NodeId, Payload, StorageError, StoredMembership, TypeConfig};
-use super::{Applied, Machine};
-use crate::namenode::namespace::digest::StateDigest;
+use crate::namenode::namespace::state_digest::StateDigest;
 
 type Meta = SnapshotMeta<NodeId, openraft::BasicNode>;
 type StorageResult<T> = std::result::Result<T, StorageError>;

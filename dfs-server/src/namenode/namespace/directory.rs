@@ -12,7 +12,7 @@ use dfs_common::ids::InodeId;
 use dfs_common::name::Name;
 use siphasher::sip::SipHasher13;
 
-use super::depth::Heights;
+use super::heights::Heights;
 
 /// Position of an entry: 3 to 2^63 - 1. The numbers below are for `.` and `..` in a mount's offsets.
 pub type Cookie = u64;

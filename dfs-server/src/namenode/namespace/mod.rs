@@ -19,13 +19,16 @@ pub mod claims;
 pub mod depth;
 pub mod digest;
 pub mod directory;
+pub mod heights;
 pub mod inode;
 pub mod lock;
+pub mod lost_ids;
 pub mod paged;
 pub mod permission;
 pub mod read;
 pub mod restore;
 pub mod sessions;
+pub mod state_digest;
 pub mod walk;
 
 use std::collections::BTreeSet;
@@ -38,12 +41,12 @@ use dfs_common::ids::{
 };
 
 use self::claims::{Holds, Leases, Life};
-use self::digest::StateDigest;
 use self::directory::{Directory, HashKey};
 use self::inode::{Content, Inode};
 use self::paged::PagedTable;
-use self::restore::LostIds;
+use self::lost_ids::LostIds;
 use self::sessions::Sessions;
+use self::state_digest::StateDigest;
 use super::outcome::Outcome;
 
 pub use self::claims::Lease;

@@ -8,14 +8,13 @@
 //! The jump follows the clock, so that two restores from one image do not meet either: each second since the epoch has
 //! 2^20 numbers, many times what a NameNode hands out in one. Counters stay below 2^53, which every JSON reader takes.
 
-use std::ops::Range;
-
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{BlockId, ClientId, GenerationStamp, INODE_LIMIT, Incarnation, InodeId, TxId};
 use dfs_proto::v1::edit_op::Op;
 use dfs_proto::v1::{Caller, EditOp, EndSessionOp};
 
 use super::Namespace;
+use super::lost_ids::LostIds;
 
 /// Numbers per second since the epoch.
 const NUMBERS_PER_SECOND: u64 = 1 << 20;
@@ -23,15 +22,6 @@ const NUMBERS_PER_SECOND: u64 = 1 << 20;
 const JUMP_MIN: u64 = 1 << 32;
 /// Inode numbers are fewer, and the table of inodes has 24 bytes for each 1,024: a billion costs 24 MiB.
 const INODE_JUMP: u64 = 1 << 30;
-
-/// Ids that a lost NameNode may have given out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LostIds {
-    /// Block ids.
-    pub blocks: Range<BlockId>,
-    /// Generation stamps.
-    pub generation_stamps: Range<GenerationStamp>,
-}
 
 impl Namespace {
     /// What earlier restores left open.
@@ -79,14 +69,4 @@ impl Namespace {
             let _ = self.apply(&op, &mut events);
         }
     }
-}
-
-/// Whether the block's id may have been given out in lost time.
-pub fn is_lost_block(lost: &[LostIds], id: BlockId) -> bool {
-    lost.iter().any(|lost| lost.blocks.contains(&id))
-}
-
-/// Whether the generation stamp may have been given out in lost time.
-pub fn is_lost_stamp(lost: &[LostIds], stamp: GenerationStamp) -> bool {
-    lost.iter().any(|lost| lost.generation_stamps.contains(&stamp))
 }

@@ -2,30 +2,20 @@
 
 use std::sync::Arc;
 
-use dfs_common::attr::FileKind;
 use dfs_common::block::Block;
 use dfs_common::error::{DfsError, ErrorKind, Result};
-use dfs_common::ids::{CallId, Incarnation, InodeId, TxId};
+use dfs_common::ids::{CallId, Incarnation, InodeId};
 use dfs_proto::convert::required;
-use dfs_proto::status::to_status;
 use dfs_proto::v1::client_namenode_server::ClientNamenode;
 use dfs_proto::v1::edit_op::Op;
 use dfs_proto::v1::*;
 use tonic::{Request, Response, Status};
 
-use super::{peer_ip, reply};
-use crate::namenode::apply::{CallKey, client_id};
-use crate::namenode::blocks::{MoveRequest, NodeName};
-use crate::namenode::delegations::{Holder, grown_directory};
-use crate::namenode::fsck;
-use crate::namenode::namespace::Namespace;
-use crate::namenode::namespace::permission::Identity;
-use crate::namenode::namesystem::{Namesystem, call_key, unexpected};
+use super::changes::{Growth, attr_response, changed, remove_op, touched_inodes};
+use super::{administration, changes, identity, peer_ip, reply, writing};
+use crate::namenode::apply::client_id;
+use crate::namenode::namesystem::Namesystem;
 use crate::namenode::node_files::NodeFiles;
-use crate::namenode::outcome::Outcome;
-
-/// Bad replicas taken from one call; a reader meets one at a time.
-const BAD_REPLICAS_MAX: usize = 1_000;
 
 type Reply<T> = Result<Response<T>, Status>;
 
@@ -50,36 +40,11 @@ impl ClientService {
     }
 
     async fn change(&self, header: Option<RequestHeader>, op: Op) -> Reply<EmptyResponse> {
-        let (touched, growth) = (touched_inodes(&op), Growth::of(header.as_ref(), &op));
-        reply(self.namesystem.mutate(header, op).await.map(|_| self.changed(growth, touched)))
-    }
-
-    fn changed(&self, growth: Option<Growth>, touched: [Option<InodeId>; 2]) -> EmptyResponse {
-        let delegations = self.delegations(growth, None);
-        let namespace = self.namesystem.namespace().read();
-        let changed_directories = directories_of(&namespace, touched);
-        EmptyResponse { delegations, changed_directories, txid: namespace.counters().last_txid.0 }
+        reply(changes::change(&self.namesystem, header, op).await)
     }
 
     async fn change_inode(&self, header: Option<RequestHeader>, op: Op) -> Reply<AttrResponse> {
-        let (touched, growth) = (touched_inodes(&op), Growth::of(header.as_ref(), &op));
-        reply(self.namesystem.mutate(header, op).await.and_then(|outcome| {
-            let inode = inode_of(&outcome)?;
-            let delegations = self.delegations(growth, Some(inode));
-            let namespace = self.namesystem.namespace().read();
-            Ok(AttrResponse {
-                attr: Some((&namespace.attr(inode)?).into()),
-                delegations,
-                changed_directories: directories_of(&namespace, touched),
-                txid: namespace.counters().last_txid.0,
-            })
-        }))
-    }
-
-    fn attr_response(&self, id: InodeId) -> Result<AttrResponse> {
-        let namespace = self.namesystem.namespace().read();
-        let TxId(txid) = namespace.counters().last_txid;
-        Ok(AttrResponse { attr: Some((&namespace.attr(id)?).into()), txid, ..AttrResponse::default() })
+        reply(changes::change_inode(&self.namesystem, header, op).await)
     }
 
     /// Refuses a pipeline of DataNodes that nobody knows. A repeated call that was applied before is not asked again.
@@ -88,74 +53,6 @@ impl ClientService {
             Some(_) => Ok(()),
             None => self.namesystem.blocks().check_pipeline(datanodes, storages),
         }
-    }
-
-    /// What the caller of a change may rely on from now on; `changed` is the inode that it made or changed.
-    fn delegations(&self, growth: Option<Growth>, changed: Option<InodeId>) -> Vec<Delegation> {
-        let Some(Growth { who, directory, makes_directory }) = growth else { return Vec::new() };
-        self.namesystem.delegations_of(who, directory, changed.filter(|_| makes_directory))
-    }
-}
-
-/// A change that adds a name to a directory.
-#[derive(Clone, Copy)]
-struct Growth {
-    who: Holder,
-    directory: InodeId,
-    makes_directory: bool,
-}
-
-impl Growth {
-    fn of(header: Option<&RequestHeader>, op: &Op) -> Option<Self> {
-        let makes_directory =
-            matches!(op, Op::MakeNode(op) if FileKind::from_mode(op.mode) == Some(FileKind::Directory));
-        Self::in_directory(header, grown_directory(op)?, makes_directory)
-    }
-
-    fn in_directory(header: Option<&RequestHeader>, directory: InodeId, makes_directory: bool) -> Option<Self> {
-        let who = CallKey::try_from(header?.retry.as_ref()?).ok()?.holder();
-        Some(Self { who, directory, makes_directory })
-    }
-}
-
-fn inode_of(outcome: &Outcome) -> Result<InodeId> {
-    match outcome {
-        Outcome::Inode(inode) | Outcome::Created { inode, .. } | Outcome::Appended { inode, .. } => Ok(*inode),
-        other => Err(unexpected(other)),
-    }
-}
-
-/// The inodes that an op names which may be directories whose attributes it changes.
-fn touched_inodes(op: &Op) -> [Option<InodeId>; 2] {
-    let [first, second] = match op {
-        Op::Create(op) => [Some(op.parent), None],
-        Op::MakeNode(op) => [Some(op.parent), None],
-        Op::Link(op) => [Some(op.new_parent), None],
-        Op::Remove(op) => [Some(op.parent), None],
-        Op::Rename(op) => [Some(op.src_parent), Some(op.dst_parent)],
-        Op::SetAttr(op) => [Some(op.inode), None],
-        Op::SetXattr(op) => [Some(op.inode), None],
-        Op::RemoveXattr(op) => [Some(op.inode), None],
-        _ => [None, None],
-    };
-    [first.map(InodeId), second.filter(|_| second != first).map(InodeId)]
-}
-
-/// Those of the inodes that are directories, as they are now.
-fn directories_of(namespace: &Namespace, inodes: [Option<InodeId>; 2]) -> Vec<FileAttr> {
-    let attrs = inodes.into_iter().flatten().filter_map(|id| namespace.attr(id).ok());
-    attrs.filter(|attr| attr.kind == FileKind::Directory).map(|attr| (&attr).into()).collect()
-}
-
-fn identity(header: Option<&RequestHeader>) -> Identity {
-    Identity::of(header.and_then(|header| header.caller.as_ref()))
-}
-
-fn require_root(header: Option<&RequestHeader>) -> Result<()> {
-    if identity(header).is_root() {
-        Ok(())
-    } else {
-        Err(DfsError::new(ErrorKind::NotPermitted, "only root administers the cluster"))
     }
 }
 
@@ -217,7 +114,7 @@ impl ClientNamenode for ClientService {
     }
 
     async fn get_file_info(&self, request: Request<InodeRequest>) -> Reply<AttrResponse> {
-        reply(self.attr_response(InodeId(request.into_inner().inode)))
+        reply(attr_response(&self.namesystem, InodeId(request.into_inner().inode)))
     }
 
     async fn get_listing(&self, request: Request<GetListingRequest>) -> Reply<GetListingResponse> {
@@ -323,61 +220,12 @@ impl ClientNamenode for ClientService {
 
     async fn create(&self, request: Request<CreateRequest>) -> Reply<CreateResponse> {
         let writer = peer_ip(&request);
-        let request = request.into_inner();
-        let op = CreateOp {
-            parent: request.parent,
-            name: request.name,
-            mode: request.mode,
-            replication: request.replication,
-            block_size: request.block_size,
-            open_for_write: request.open_for_write,
-            exclusive: request.exclusive,
-            ..CreateOp::default()
-        };
-        let parent = InodeId(op.parent);
-        let opens = op.open_for_write;
-        let growth = Growth::in_directory(request.header.as_ref(), parent, false);
-        let call = call_key(request.header.as_ref()).map_err(|error| to_status(&error))?;
-        let outcome = self.namesystem.create(request.header, op, writer.as_deref()).await;
-        reply(outcome.and_then(|outcome| {
-            let inode = inode_of(&outcome)?;
-            let created = !matches!(outcome, Outcome::Created { created: false, .. });
-            let first_block = if created && opens { self.namesystem.first_block(inode, &call) } else { None };
-            let delegations = self.delegations(growth, None);
-            let namespace = self.namesystem.namespace().read();
-            Ok(CreateResponse {
-                delegations,
-                attr: Some((&namespace.attr(inode)?).into()),
-                created,
-                block_pool_id: self.namesystem.info().block_pool_id.clone(),
-                first_block,
-                now_ns: self.namesystem.now_ns(),
-                changed_directories: directories_of(&namespace, [Some(parent), None]),
-                txid: namespace.counters().last_txid.0,
-            })
-        }))
+        reply(writing::create(&self.namesystem, request.into_inner(), writer.as_deref()).await)
     }
 
     async fn append(&self, request: Request<AppendRequest>) -> Reply<AppendResponse> {
         let reader = peer_ip(&request);
-        let request = request.into_inner();
-        let op = OpenForAppendOp { inode: request.inode, truncate: request.truncate };
-        let outcome = self.namesystem.append(request.header, op).await;
-        reply(outcome.and_then(|outcome| {
-            let Outcome::Appended { inode, last } = outcome else { return Err(unexpected(&outcome)) };
-            let answer = self.attr_response(inode)?;
-            let length = answer.attr.as_ref().map_or(0, |attr| attr.length);
-            let located = |block: Block| {
-                self.namesystem.located(block, length.saturating_sub(block.length), false, reader.as_deref())
-            };
-            Ok(AppendResponse {
-                attr: answer.attr,
-                last_block: last.map(located),
-                block_pool_id: self.namesystem.info().block_pool_id.clone(),
-                now_ns: self.namesystem.now_ns(),
-                txid: answer.txid,
-            })
-        }))
+        reply(writing::append(&self.namesystem, request.into_inner(), reader.as_deref()).await)
     }
 
     async fn add_block(&self, request: Request<AddBlockRequest>) -> Reply<AddBlockResponse> {
@@ -399,23 +247,7 @@ impl ClientNamenode for ClientService {
     }
 
     async fn complete(&self, request: Request<CompleteRequest>) -> Reply<CompleteResponse> {
-        let request = request.into_inner();
-        let op = CompleteOp {
-            inode: request.inode,
-            last: request.last,
-            keep_open: request.keep_open,
-            modified_ns: request.modified_ns,
-        };
-        let outcome = self.namesystem.mutate(request.header, Op::Complete(op)).await;
-        reply(outcome.and_then(|outcome| {
-            // A file without names is gone with its lease: there are no attributes to give.
-            let attr = match self.namesystem.attr(inode_of(&outcome)?) {
-                Ok(attr) => Some((&attr).into()),
-                Err(error) if error.kind() == ErrorKind::Stale => None,
-                Err(error) => return Err(error),
-            };
-            Ok(CompleteResponse { done: true, attr, txid: self.txid() })
-        }))
+        reply(writing::complete(&self.namesystem, request.into_inner()).await)
     }
 
     async fn fsync(&self, request: Request<FsyncRequest>) -> Reply<EmptyResponse> {
@@ -535,7 +367,7 @@ impl ClientNamenode for ClientService {
         let op = RemoveOp { parent: request.parent, name: request.name, kind, ..RemoveOp::default() };
         let parent = InodeId(op.parent);
         let removed = self.namesystem.remove_tree(request.header, op).await;
-        reply(removed.map(|_| self.changed(None, [Some(parent), None])))
+        reply(removed.map(|_| changed(&self.namesystem, None, [Some(parent), None])))
     }
 
     async fn rename(&self, request: Request<RenameRequest>) -> Reply<EmptyResponse> {
@@ -550,7 +382,7 @@ impl ClientNamenode for ClientService {
         let logged = Op::Rename(op.clone());
         let (touched, growth) = (touched_inodes(&logged), Growth::of(request.header.as_ref(), &logged));
         let renamed = self.namesystem.rename(request.header, op).await;
-        reply(renamed.map(|_| self.changed(growth, touched)))
+        reply(renamed.map(|_| changed(&self.namesystem, growth, touched)))
     }
 
     async fn set_attr(&self, request: Request<SetAttrRequest>) -> Reply<AttrResponse> {
@@ -574,7 +406,7 @@ impl ClientNamenode for ClientService {
         let request = request.into_inner();
         let op = TruncateOp { inode: request.inode, length: request.length };
         let cut = self.namesystem.truncate(request.header, op).await;
-        reply(cut.and_then(|id| self.attr_response(id)))
+        reply(cut.and_then(|id| attr_response(&self.namesystem, id)))
     }
 
     async fn set_replication(&self, request: Request<SetReplicationRequest>) -> Reply<AttrResponse> {
@@ -610,115 +442,31 @@ impl ClientNamenode for ClientService {
     }
 
     async fn report_bad_blocks(&self, request: Request<ReportBadBlocksRequest>) -> Reply<EmptyResponse> {
-        let request = request.into_inner();
-        let who = identity(request.header.as_ref());
-        let suspect = |replica: &BadReplica| {
-            let block = Block::from(required(replica.block.as_ref(), "block")?);
-            if !self.namesystem.may_read_block(&who, block.id)? {
-                // It has been removed since it was read.
-                return Ok(());
-            }
-            self.namesystem.blocks().suspect_replica(block, &replica.datanode_uuid, &replica.storage_uuid)
-        };
-        let suspected = request.replicas.iter().take(BAD_REPLICAS_MAX).try_for_each(suspect);
+        let suspected = administration::suspect_replicas(&self.namesystem, &request.into_inner());
         reply(suspected.map(|()| self.empty()))
     }
 
     async fn get_datanode_report(&self, _: Request<GetDatanodeReportRequest>) -> Reply<GetDatanodeReportResponse> {
-        let blocks = Arc::clone(self.namesystem.blocks());
-        // Of many DataNodes there is much to tell: not on the thread that hears them.
-        let told = tokio::task::spawn_blocking(move || (blocks.datanode_report(), blocks.repair_report())).await;
-        let failed = |error| DfsError::new(ErrorKind::Internal, "report on the DataNodes").with_source(error);
-        reply(told.map_err(failed).map(|(datanodes, repair)| GetDatanodeReportResponse {
-            datanodes,
-            repair: Some(repair),
-            txid: self.txid(),
-        }))
+        reply(administration::datanode_report(&self.namesystem).await)
     }
 
     async fn set_safe_mode(&self, request: Request<SetSafeModeRequest>) -> Reply<SetSafeModeResponse> {
-        let request = request.into_inner();
-        let blocks = self.namesystem.blocks();
-        let change = async {
-            match request.action() {
-                SafeModeAction::SafeModeGet => {}
-                SafeModeAction::SafeModeEnter => {
-                    require_root(request.header.as_ref())?;
-                    blocks.enter_safe_mode();
-                }
-                SafeModeAction::SafeModeLeave => {
-                    require_root(request.header.as_ref())?;
-                    self.namesystem.leave_safe_mode().await?;
-                }
-            }
-            Ok(())
-        };
-        reply(change.await.map(|()| SetSafeModeResponse { txid: self.txid(), ..blocks.safe_mode_report() }))
+        reply(administration::set_safe_mode(&self.namesystem, &request.into_inner()).await)
     }
 
     async fn save_namespace(&self, request: Request<SaveNamespaceRequest>) -> Reply<SaveNamespaceResponse> {
-        let request = request.into_inner();
-        let save = async {
-            require_root(request.header.as_ref())?;
-            let namesystem = Arc::clone(&self.namesystem);
-            // To its end, also when the caller goes away: else an image would be there that is never published.
-            let saved = tokio::spawn(async move { namesystem.journal().checkpoint().await });
-            let failed = |error| DfsError::new(ErrorKind::Internal, "save the namespace").with_source(error);
-            let TxId(checkpoint_txid) = saved.await.map_err(failed)??;
-            Ok(SaveNamespaceResponse { checkpoint_txid, txid: self.txid() })
-        };
-        reply(save.await)
+        reply(administration::save_namespace(&self.namesystem, &request.into_inner()).await)
     }
 
     async fn check_files(&self, request: Request<CheckFilesRequest>) -> Reply<CheckFilesResponse> {
-        let (request, namesystem) = (request.into_inner(), Arc::clone(&self.namesystem));
-        let who = identity(request.header.as_ref());
-        let check = move || fsck::check_files(&namesystem, &who, &request);
-        let failed = |error| DfsError::new(ErrorKind::Internal, "look at files").with_source(error);
-        reply(tokio::task::spawn_blocking(check).await.map_err(failed))
+        reply(administration::check_files(&self.namesystem, request.into_inner()).await)
     }
 
     async fn refresh_nodes(&self, request: Request<RefreshNodesRequest>) -> Reply<RefreshNodesResponse> {
-        let request = request.into_inner();
-        let refresh = async {
-            require_root(request.header.as_ref())?;
-            let (files, blocks) = (Arc::clone(&self.node_files), Arc::clone(self.namesystem.blocks()));
-            let refresh = move || {
-                blocks.set_host_rules(files.read()?);
-                let rack =
-                    |node: NodeName| Some((node.uuid, files.rack_of(&node.host, node.data_port, &node.address)?));
-                let racks: Vec<_> = blocks.node_names().into_iter().filter_map(rack).collect();
-                blocks.set_racks(&racks);
-                Ok(())
-            };
-            let failed = |error| DfsError::new(ErrorKind::Internal, "read the files of DataNodes").with_source(error);
-            tokio::task::spawn_blocking(refresh).await.map_err(failed)??;
-            Ok(RefreshNodesResponse { txid: self.txid() })
-        };
-        reply(refresh.await)
+        reply(administration::refresh_nodes(&self.namesystem, &self.node_files, &request.into_inner()).await)
     }
 
     async fn move_replicas(&self, request: Request<MoveReplicasRequest>) -> Reply<MoveReplicasResponse> {
-        let request = request.into_inner();
-        let asked = MoveRequest {
-            run: request.run,
-            source: &request.source_uuid,
-            target: &request.target_uuid,
-            max_bytes: request.max_bytes,
-            bandwidth: request.bandwidth,
-        };
-        let moves = require_root(request.header.as_ref()).and_then(|()| self.namesystem.blocks().move_replicas(&asked));
-        reply(moves.map(|moves| MoveReplicasResponse {
-            replicas: moves.replicas,
-            bytes: moves.bytes,
-            on_their_way: moves.on_their_way,
-            moved_replicas: moves.moved.replicas,
-            moved_bytes: moves.moved.bytes,
-            txid: self.txid(),
-        }))
+        reply(administration::move_replicas(&self.namesystem, &request.into_inner()))
     }
-}
-
-fn remove_op(parent: u64, name: bytes::Bytes, kind: RemoveKind) -> Op {
-    Op::Remove(RemoveOp { parent, name, kind: kind.into(), ..RemoveOp::default() })
 }

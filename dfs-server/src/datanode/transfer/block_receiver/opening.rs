@@ -7,10 +7,12 @@ use dfs_proto::data_transfer::patience::DISK_CALL_MAX;
 use dfs_proto::hadoop::{BlockOpResponseProto, OpWriteBlockProto, Status};
 use tracing::{debug, error, warn};
 
-use super::{After, Receiver, whole};
+use super::{Receiver, whole};
 use crate::datanode::store::{OpenKind, ReplicaWriter};
+use crate::datanode::transfer::after::After;
 use crate::datanode::transfer::reply::{encoded, error_response};
-use crate::datanode::transfer::write_setup::{Stage, resumable_bytes};
+use crate::datanode::transfer::stage::Stage;
+use crate::datanode::transfer::write_setup::resumable_bytes;
 
 impl Receiver<'_> {
     /// Opens the replica, or says why it cannot be.

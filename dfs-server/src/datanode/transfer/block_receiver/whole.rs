@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use dfs_proto::data_transfer::{DataChecksum, PacketFrame};
 
 use crate::datanode::store::Whole;
-use crate::datanode::transfer::write_setup::Stage;
+use crate::datanode::transfer::stage::Stage;
 
 /// A block as it lies in the receive buffer.
 pub(super) struct WholeBlock<'a> {

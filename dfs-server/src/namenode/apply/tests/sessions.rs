@@ -1,7 +1,7 @@
 //! Calls that go unanswered: told again across the lives of a client, settled when nobody waits for them.
 
 use super::*;
-use crate::namenode::apply::OUTCOMES_PER_SESSION_MAX;
+use crate::namenode::apply::retry_cache::OUTCOMES_PER_SESSION_MAX;
 
 const MADE_LATE: ErrorKind = ErrorKind::Cancelled;
 

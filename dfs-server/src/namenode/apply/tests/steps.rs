@@ -1,7 +1,7 @@
 //! Large removals and ended sessions: each op's work is bounded, nobody sees what is left, and in the end nothing is.
 
 use super::*;
-use crate::namenode::namespace::depth::DEPTH_MAX;
+use crate::namenode::namespace::heights::DEPTH_MAX;
 
 const LIMIT: u32 = 100;
 
@@ -142,7 +142,7 @@ fn a_session_with_many_claims_ends_at_once_and_loses_them_in_bounded_steps() {
 
 #[test]
 fn sessions_share_the_retry_cache() {
-    use super::super::{OUTCOMES_MAX, OUTCOMES_PER_SESSION_MAX, outcomes_share};
+    use super::super::retry_cache::{OUTCOMES_MAX, OUTCOMES_PER_SESSION_MAX, outcomes_share};
     for sessions in [0, 1, 2, 100, 1_000, 100_000] {
         let share = outcomes_share(sessions);
         assert!((16..=OUTCOMES_PER_SESSION_MAX).contains(&share));
@@ -188,7 +188,7 @@ fn sessions_share_the_retry_cache() {
 
 #[test]
 fn a_full_retry_cache_leaves_each_session_a_few_calls() {
-    use super::super::{OUTCOMES_MAX, SHARE_MIN};
+    use super::super::retry_cache::{OUTCOMES_MAX, SHARE_MIN};
     let mut fixture = Fixture::new();
     let greedy = ClientId([9; 16]);
     fixture.open_session(greedy);
@@ -296,7 +296,7 @@ fn the_blocks_of_a_huge_file_are_handed_on_as_one() {
 fn files_of_many_blocks_are_removed_few_at_a_time() {
     let mut fixture = Fixture::new();
     let top = fixture.make(ROOT_INODE, "top", FileKind::Directory);
-    let blocks = super::super::EVENTS_PER_FILE_MAX as u64;
+    let blocks = super::super::reaping::EVENTS_PER_FILE_MAX as u64;
     let fill = |fixture: &mut Fixture, id: InodeId| {
         fixture.namespace.block_count += blocks;
         let list = (0..blocks).map(|number| block_of(1 + id.0 * blocks + number)).collect::<Vec<_>>().into();
@@ -432,7 +432,8 @@ fn refusals_that_pass_are_not_remembered() {
 
 #[test]
 fn who_holds_little_may_hold_more_when_others_have_taken_all() {
-    use super::super::{HOLDS_MAX, SHARE_MIN};
+    use super::super::retry_cache::SHARE_MIN;
+    use super::super::sessions::HOLDS_MAX;
     let mut fixture = Fixture::new();
     let life = (CLIENT, fixture.namespace.session(CLIENT).unwrap().incarnation);
     let other = (ClientId([9; 16]), life.1);

@@ -5,7 +5,7 @@ use dfs_proto::v1;
 
 use super::super::duties::admin_state;
 use super::{Cluster, block, finalized};
-use crate::namenode::node_files::{Duty, HostRules};
+use crate::namenode::host_rules::{Duty, HostRules};
 
 fn set(cluster: &Cluster, duties: &[(&str, Duty)]) {
     cluster.blocks.set_host_rules(HostRules::of_duties(duties));

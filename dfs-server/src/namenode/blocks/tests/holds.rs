@@ -8,7 +8,7 @@ use dfs_proto::v1;
 
 use super::super::{BlockEvent, origin_of};
 use super::{Cluster, block, finalized};
-use crate::namenode::node_files::{Duty, HostRules};
+use crate::namenode::host_rules::{Duty, HostRules};
 
 const BLOCKS: u64 = 200_000;
 

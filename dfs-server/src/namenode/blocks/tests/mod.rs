@@ -27,7 +27,7 @@ use dfs_proto::v1;
 use dfs_proto::v1::order::Order;
 
 use super::block_map::BlockState;
-use super::report::BadReason;
+use super::disposition::BadReason;
 use super::state::{BadList, Counts, SoftState};
 use super::{BlockEvent, BlockManager, TargetRequest};
 use crate::namenode::datanodes::{Space, StorageIndex};

@@ -7,10 +7,10 @@ use dfs_proto::v1;
 use dfs_proto::v1::order::Order;
 
 use super::super::BlockEvent;
-use super::super::overflow::Limits;
-use super::super::report::{QUEUED_EVENTS_MAX, ReportNumber, ReportSequence};
+use super::super::limits::Limits;
 use super::{Cluster, block, finalized};
 use crate::namenode::datanodes::Invalidation;
+use crate::namenode::datanodes::report_sequence::{QUEUED_EVENTS_MAX, ReportNumber, ReportSequence};
 
 #[test]
 fn deletions_beyond_the_bound_are_made_all_the_same() {

@@ -5,8 +5,9 @@ use dfs_proto::v1::order::Order;
 
 use super::super::BlockEvent;
 use super::super::redundancy::Redundancy;
-use super::super::replication::{Priority, ReplicaPlace, choose_excess, may_drop_bad};
-use super::super::report::BadReason;
+use super::super::disposition::BadReason;
+use super::super::excess::{ReplicaPlace, choose_excess, may_drop_bad};
+use super::super::repair_queues::Priority;
 use super::super::stats::FsStats;
 use super::{Cluster, block, finalized};
 use crate::namenode::datanodes::{Datanodes, NodeIndex, StorageIndex};

@@ -10,13 +10,11 @@ use dfs_proto::v1::order::Order;
 use dfs_proto::v1::{self, ReplicaEventKind};
 
 use super::super::block_map::{BlockInfo, BlockState};
-use super::super::report::{
-    BadReason, Disposition, EventsVerdict, PageVerdict, ReportNumber, ReportSequence, ReportedReplica,
-    choose_disposition,
-};
+use super::super::disposition::{BadReason, Disposition, ReportedReplica, choose_disposition};
 use super::super::{BlockEvent, origin_of};
 use super::{Cluster, Copy, block, finalized};
-use crate::namenode::namespace::restore::LostIds;
+use crate::namenode::datanodes::report_sequence::{EventsVerdict, PageVerdict, ReportNumber, ReportSequence};
+use crate::namenode::namespace::lost_ids::LostIds;
 
 #[test]
 fn choose_disposition_is_this_table() {

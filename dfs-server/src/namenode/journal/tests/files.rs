@@ -15,7 +15,7 @@ use super::super::raft_types::{Batch, Entry, LogId, Vote, encoded_op_len};
 use super::super::segment::is_segment_name;
 use super::entry;
 use crate::namenode::image::format::LogPosition;
-use crate::namenode::namespace::digest::StateDigest;
+use crate::namenode::namespace::state_digest::StateDigest;
 use dfs_common::error::ErrorKind;
 
 const NAMESPACE: u32 = 77;

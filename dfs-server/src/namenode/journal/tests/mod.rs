@@ -20,7 +20,7 @@ use prost::Message;
 use super::raft_types::{Batch, Entry, LogId, Payload};
 use super::{Applied, EditReader, Folder, Journal, JournalOptions, Machine, OnFatal};
 use crate::namenode::image::format::{ImageHeader, ImageReader, ImageWriter, Section};
-use crate::namenode::namespace::digest::StateDigest;
+use crate::namenode::namespace::state_digest::StateDigest;
 use crate::namenode::storage_dir::{FormatOptions, NameDir};
 
 /// Number that makes the machine panic.

@@ -23,12 +23,12 @@ use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{CallId, ClientId, GenerationStamp, Incarnation, InodeId};
 use dfs_proto::v1::{CloseRecoveredOp, ReclaimBlockOp, RevokeLeaseOp, StartRecoveryOp, TruncateOp};
 
+use super::context::{Context, not_a_file};
 use super::files::check_targets;
-use super::{Context, not_a_file};
 use crate::namenode::blocks::BlockEvent;
 use crate::namenode::namespace::inode::{BlockList, FileBlock};
 use crate::namenode::namespace::permission::{Identity, WRITE};
-use crate::namenode::namespace::restore::is_lost_stamp;
+use crate::namenode::namespace::lost_ids::is_lost_stamp;
 use crate::namenode::namespace::{Lease, Namespace};
 use crate::namenode::outcome::Outcome;
 

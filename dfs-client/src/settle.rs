@@ -11,10 +11,9 @@ use dfs_proto::v1;
 use futures::future::join_all;
 use tracing::{debug, warn};
 
-use super::session::{Claim, Session, Work};
 use crate::caller::Caller;
-use crate::client::{ClientCore, rpc};
-use crate::rpc::Patience;
+use crate::client_core::ClientCore;
+use crate::rpc::{Claim, Patience, Session, Work, rpc};
 
 /// Calls or claims settled at once. Claims are calls of their own, which run side by side.
 const BATCH_MAX: usize = 256;

@@ -8,15 +8,15 @@ use dfs_common::ids::{BlockId, InodeId};
 use dfs_proto::v1::{self, ReplicaState};
 
 use super::block_map::BlockState;
-use super::report::ReportedReplica;
+use super::disposition::ReportedReplica;
 use super::state::SoftState;
 use crate::namenode::datanodes::{NodeIndex, StorageIndex};
-use crate::namenode::namespace::restore::is_lost_stamp;
+use crate::namenode::namespace::lost_ids::is_lost_stamp;
 
 /// Recoveries ordered with one heartbeat: each keeps a DataNode busy for as long as a replica takes to be verified.
 const RECOVERIES_PER_HEARTBEAT: usize = 16;
 
-/// Blocks told of with one call that have grown since the image.
+/// Blocks that have grown since the image, told of by one call.
 const OUTGROWN_PER_CALL: usize = 1_000;
 
 /// How long a dead DataNode may still come back with bytes that were written and never synced. Nobody was promised them, so at
@@ -70,8 +70,8 @@ impl SoftState {
         Holders { live, others_are_away, dead_may_return }
     }
 
-    /// Complete blocks that have replicas of a newer, lost generation, as long at least as the namespace knows them: with
-    /// the newest of these generations.
+    /// Complete blocks that have replicas of a newer generation which was lost with an earlier NameNode. Replicas that are
+    /// shorter than the namespace says do not count. Each block comes with the newest of these generations.
     pub(crate) fn take_outgrown(&mut self) -> Vec<(InodeId, Block)> {
         let mut found = Vec::new();
         for _ in 0..OUTGROWN_PER_CALL {

@@ -1,0 +1,212 @@
+//! Reads: of open files, of replicas that are bad or away, and how much is fetched.
+
+use std::time::Duration;
+
+use dfs_common::error::ErrorKind;
+
+use super::{BLOCK, bytes, caller, create, read_all, write_file};
+use crate::fake_cluster::{FakeCluster, Fault, new_file};
+use crate::{Caller, CreateOptions, Shown};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_file_is_read_up_to_what_was_flushed() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client().await;
+    let data = bytes(2 * BLOCK);
+    let (attr, writer) = create(&client).await;
+    let reader = client.open_reader(&caller(), attr.inode).await.unwrap();
+    assert_eq!(reader.length(), 0);
+    let mut at = 0;
+    for step in [100, 1, 4000, BLOCK, 2000] {
+        writer.write(&data[at..at + step]).await.unwrap();
+        writer.hflush().await.unwrap();
+        at += step;
+        assert_eq!(reader.refresh_length().await.unwrap(), at as u64);
+        assert_eq!(reader.read_at(0, at + 1000).await.unwrap(), data[..at]);
+    }
+}
+
+/// Replicas may show different lengths for a moment. What was shown stays visible, also when somebody has set the file's
+/// times; unless it was cut.
+#[tokio::test(flavor = "multi_thread")]
+async fn length_of_an_open_file_never_shrinks_unless_it_was_cut() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client().await;
+    let (attr, writer) = create(&client).await;
+    writer.write(&bytes(5000)).await.unwrap();
+    writer.hflush().await.unwrap();
+    let set_length = |nodes: &[usize], length| {
+        let mut world = cluster.world.lock();
+        let replicas = world.replicas.iter_mut().filter(|((node, _), _)| nodes.contains(node));
+        replicas.for_each(|(_, replica)| replica.data.truncate(length));
+    };
+    let reader = client.open_reader(&caller(), attr.inode).await.unwrap();
+    assert_eq!(reader.length(), 5000);
+    // Those that are asked first lag behind.
+    set_length(&[0, 1], 3000);
+    assert_eq!(reader.refresh_length().await.unwrap(), 5000);
+    let shown = Some(Shown { length: 5000, mtime_ns: 0 });
+    cluster.world.lock().mtime_ns = 1;
+    assert_eq!(reader.refresh_length().await.unwrap(), 5000);
+    let again = client.open_reader_again(&caller(), attr.inode, shown).await.unwrap();
+    assert_eq!(again.length(), 5000);
+    assert_eq!(reader.read_at(0, 9000).await.unwrap(), bytes(5000));
+    cluster.world.lock().mtime_ns = 2;
+    set_length(&[2], 2000);
+    assert_eq!(reader.refresh_length().await.unwrap(), 3000);
+    let again = client.open_reader_again(&caller(), attr.inode, shown).await.unwrap();
+    assert_eq!(again.length(), 3000);
+}
+
+/// What was shown stays while no replica tells a length, but is not taken for the length of the content that is there now.
+#[tokio::test(flavor = "multi_thread")]
+async fn length_of_an_open_file_that_no_replica_confirmed_is_asked_again() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client().await;
+    let (attr, writer) = create(&client).await;
+    writer.write(&bytes(5000)).await.unwrap();
+    writer.hflush().await.unwrap();
+    let reader = client.open_reader(&caller(), attr.inode).await.unwrap();
+    let before = Shown { length: 5000, mtime_ns: 0 };
+    assert_eq!(reader.shown(), before);
+    cluster.world.lock().mtime_ns = 1;
+    cluster.set_faults(Fault::HangsUp);
+    assert_eq!(reader.refresh_length().await.unwrap(), 5000);
+    let again = client.open_reader_again(&caller(), attr.inode, Some(before)).await.unwrap();
+    assert_eq!((reader.shown(), again.shown()), (before, before));
+    cluster.set_faults(Fault::None);
+    cluster.world.lock().replicas.values_mut().for_each(|replica| replica.data.truncate(3000));
+    let after = Shown { length: 3000, mtime_ns: 1 };
+    for reader in [reader, again] {
+        reader.refresh_length().await.unwrap();
+        assert_eq!(reader.shown(), after, "it was cut while nobody answered");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn corrupt_replica_is_reported_and_another_one_read() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client().await;
+    let inode = write_file(&client, &bytes(10_000)).await;
+    cluster.set_fault(0, Fault::Corrupt);
+    let who = Caller { uid: 1000, ..caller() };
+    let reader = client.open_reader(&who, inode).await.unwrap();
+    assert_eq!(reader.read_at(0, 10_000).await.unwrap(), bytes(10_000));
+    let told = cluster.world.lock().bad_replicas.clone();
+    assert_eq!(told, [("node-0".to_owned(), 1000)], "by whoever has opened the file");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unreachable_replicas_are_left_for_good_ones() {
+    for fault in [Fault::HangsUp, Fault::Silent] {
+        let cluster = FakeCluster::start(3).await;
+        let client = cluster.client_with(|config| config.read_timeout = Duration::from_millis(200)).await;
+        let inode = write_file(&client, &bytes(10_000)).await;
+        cluster.set_fault(0, fault);
+        cluster.set_fault(1, fault);
+        assert_eq!(read_all(&client, inode).await, bytes(10_000), "{fault:?}");
+        assert!(cluster.world.lock().bad_replicas.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn read_without_a_good_replica_says_why() {
+    let cluster = FakeCluster::start(2).await;
+    let client = cluster.client_with(|config| config.absence_timeout = Duration::ZERO).await;
+    let inode = write_file(&client, &bytes(1000)).await;
+    cluster.set_faults(Fault::Corrupt);
+    let reader = client.open_reader(&caller(), inode).await.unwrap();
+    assert_eq!(reader.read_at(0, 1000).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    cluster.set_fault(1, Fault::HangsUp);
+    let error = reader.read_at(0, 1000).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Io && error.message().contains("checksum"), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn read_waits_for_replicas_that_come_back() {
+    let cluster = FakeCluster::start(1).await;
+    let client = cluster.client().await;
+    let inode = write_file(&client, &bytes(1000)).await;
+    let lost = std::mem::take(&mut cluster.world.lock().replicas);
+    let reader = client.open_reader(&caller(), inode).await.unwrap();
+    let reading = tokio::spawn(async move { reader.read_at(0, 1000).await });
+    // More rounds than bad replicas get.
+    while cluster.calls("get_block_locations") < 6 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    cluster.world.lock().replicas = lost;
+    assert_eq!(reading.await.unwrap().unwrap(), bytes(1000));
+}
+
+/// The only replica that is known is damaged, and the others are on nodes that the NameNode has not heard of for a while.
+#[tokio::test(flavor = "multi_thread")]
+async fn read_of_a_bad_replica_waits_for_others_that_come_back() {
+    let cluster = FakeCluster::start(2).await;
+    let client = cluster.client().await;
+    let inode = write_file(&client, &bytes(1000)).await;
+    cluster.set_fault(0, Fault::Corrupt);
+    let take = |(node, _): &(usize, u64)| *node == 1;
+    let mut lost = std::collections::HashMap::new();
+    {
+        let mut world = cluster.world.lock();
+        lost.extend(world.replicas.extract_if(|key, _| take(key)));
+    }
+    let reader = client.open_reader(&caller(), inode).await.unwrap();
+    let reading = tokio::spawn(async move { reader.read_at(0, 1000).await });
+    // More rounds than bad replicas get.
+    while cluster.calls("get_block_locations") < 6 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    cluster.world.lock().replicas.extend(lost);
+    assert_eq!(reading.await.unwrap().unwrap(), bytes(1000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_reads_fetch_what_they_need() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client_with(|config| config.packet_size = 65_536).await;
+    let data = bytes(64 * BLOCK);
+    let inode = write_file(&client, &data).await;
+    let reader = client.open_reader(&caller(), inode).await.unwrap();
+    cluster.world.lock().read_bytes = 0;
+    for turn in 0..50usize {
+        let at = turn * 7_654_321 % (data.len() - 4096);
+        assert_eq!(reader.read_at(at as u64, 4096).await.unwrap(), data[at..at + 4096]);
+    }
+    let fetched = cluster.world.lock().read_bytes;
+    assert!(fetched <= 50 * (4096 + 1024), "{fetched} bytes fetched for {}", 50 * 4096);
+    assert!(reader.read_at(data.len() as u64, 10).await.unwrap().is_empty());
+    assert_eq!(reader.read_at(data.len() as u64 - 5, 10).await.unwrap().len(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sequential_reads_in_and_out_of_order_fetch_each_byte_about_once() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client_with(|config| config.packet_size = 65_536).await;
+    let data = bytes(4 << 20);
+    let inode = {
+        let options = CreateOptions { block_size: 1 << 20, ..new_file(b"big") };
+        let created = client.create(&caller(), options).await.unwrap();
+        let writer = created.writer.unwrap();
+        writer.write(&data).await.unwrap();
+        writer.complete().await.unwrap();
+        created.attr.inode
+    };
+    const STEP: usize = 100_000;
+    for order in [[0, 1, 2, 3], [0, 2, 1, 3], [1, 0, 3, 2]] {
+        let reader = client.open_reader(&caller(), inode).await.unwrap();
+        cluster.world.lock().read_bytes = 0;
+        for group in 0..data.len().div_ceil(4 * STEP) {
+            let reads = order.map(|place| {
+                let at = ((group * 4 + place) * STEP).min(data.len());
+                let reader = &reader;
+                async move { (at, reader.read_at(at as u64, STEP).await.unwrap()) }
+            });
+            for (at, read) in futures::future::join_all(reads).await {
+                assert_eq!(read, data[at..data.len().min(at + STEP)]);
+            }
+        }
+        let fetched = cluster.world.lock().read_bytes;
+        assert!(fetched < data.len() as u64 * 5 / 4, "{order:?}: {fetched} bytes fetched");
+    }
+}

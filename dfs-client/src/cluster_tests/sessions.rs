@@ -1,0 +1,87 @@
+//! Sessions that end, writers that are given up, calls that are made again.
+
+use std::time::Duration;
+
+use dfs_common::error::ErrorKind;
+
+use super::{BLOCK, bytes, create, write_file};
+use crate::fake_cluster::FakeCluster;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_session_fails_its_writers_and_later_calls_open_a_new_one() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client().await;
+    let (_, writer) = create(&client).await;
+    writer.write(b"words").await.unwrap();
+    cluster.world.lock().is_session_dead = true;
+    let error = writer.hflush().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LeaseLost);
+    assert_eq!(writer.complete().await.unwrap_err().kind(), ErrorKind::LeaseLost);
+    // Somebody else may have the file by now.
+    writer.abort().await;
+    let asked = ["recover_lease", "abandon_block", "complete"].map(|call| cluster.calls(call));
+    assert_eq!(asked, [0; 3]);
+    write_file(&client, b"later").await;
+    assert_eq!(cluster.calls("open_session"), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn abort_closes_the_file_without_what_was_not_acknowledged() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client().await;
+    let (attr, writer) = create(&client).await;
+    writer.write(&bytes(BLOCK)).await.unwrap();
+    writer.hflush().await.unwrap();
+    writer.write(&bytes(1)).await.unwrap();
+    writer.abort().await;
+    assert_eq!(writer.write(b"x").await.unwrap_err().kind(), ErrorKind::Cancelled);
+    let world = cluster.world.lock();
+    assert!(!world.files[&attr.inode.0].is_open);
+    assert_eq!(world.files[&attr.inode.0].blocks.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn abort_gives_the_lease_back_once_the_namenode_answers() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client_with(|config| config.retry_timeout = Duration::from_millis(300)).await;
+    let (attr, writer) = create(&client).await;
+    writer.write(&bytes(BLOCK)).await.unwrap();
+    writer.hflush().await.unwrap();
+    writer.write(&bytes(1)).await.unwrap();
+    cluster.world.lock().unavailable_answers = usize::MAX;
+    writer.abort().await;
+    drop(writer);
+    assert!(cluster.world.lock().files[&attr.inode.0].is_open);
+    cluster.world.lock().unavailable_answers = 0;
+    let begun = std::time::Instant::now();
+    while cluster.world.lock().files[&attr.inode.0].is_open {
+        assert!(begun.elapsed() < Duration::from_secs(20), "the lease was not given back");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn repeated_call_keeps_its_call_id() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client().await;
+    cluster.world.lock().unavailable_answers = 2;
+    let (_, writer) = create(&client).await;
+    assert_eq!(cluster.calls("create"), 3);
+    assert_eq!(cluster.world.lock().seen_call_ids.len(), 1);
+    cluster.world.lock().unavailable_answers = 3;
+    writer.write(b"words").await.unwrap();
+    writer.complete().await.unwrap();
+    assert_eq!(cluster.calls("add_block"), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn soft_client_gives_up_in_time() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client_with(|config| config.retry_timeout = Duration::from_millis(300)).await;
+    let (_, writer) = create(&client).await;
+    writer.write(b"words").await.unwrap();
+    cluster.world.lock().unavailable_answers = usize::MAX;
+    let start = std::time::Instant::now();
+    assert_eq!(writer.hflush().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert!(start.elapsed() < Duration::from_secs(2));
+}

@@ -1,0 +1,113 @@
+//! Which step a file takes next whose writer is gone, and what is remembered of its steps before.
+//!
+//! `choose_step` is pure. What is remembered is soft: a new leader, or a NameNode started again, begins anew with a new id.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use dfs_common::block::Block;
+use dfs_common::ids::{ClientId, InodeId};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::blocks::Holders;
+
+/// Time for the first primary to commit; a block of 128 MiB is verified by then on any disk worth having.
+const PATIENCE_FIRST: Duration = Duration::from_secs(10);
+/// Patience doubles up to this.
+const PATIENCE_MAX: Duration = Duration::from_secs(60);
+
+/// Recoveries under way.
+#[derive(Default)]
+pub(super) struct LeaseRecovery {
+    pub(super) attempts: Mutex<BTreeMap<InodeId, Attempt>>,
+    pub(super) pass: Mutex<Pass>,
+    /// How many of the waits begun `wanted` has been told of.
+    pub(super) told: AtomicU64,
+    /// A file has begun to wait.
+    pub(super) wanted: Notify,
+    /// A file was closed.
+    pub(super) ended: Notify,
+}
+
+/// How far the present pass over all files that wait is. One pass may take many rounds.
+#[derive(Default)]
+pub(super) struct Pass {
+    /// The file looked at last; none at the beginning.
+    pub(super) last: Option<(ClientId, InodeId)>,
+    pub(super) seen: BTreeSet<InodeId>,
+}
+
+/// The latest try for one file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Attempt {
+    /// Uuid of the DataNode that was asked; none if there was none to ask.
+    pub(super) primary: Option<String>,
+    pub(super) since: Instant,
+    /// Tries before this one.
+    pub(super) earlier: u32,
+}
+
+/// A file whose last block waits.
+#[derive(Clone, Debug)]
+pub(super) struct Waiting {
+    pub(super) inode: InodeId,
+    /// Its length is what was promised to somebody, or what it is to be cut to.
+    pub(super) block: Block,
+    pub(super) is_truncating: bool,
+    /// Uuids of the DataNodes of its last pipeline, as far as the log tells.
+    pub(super) pipeline: Vec<String>,
+}
+
+impl Waiting {
+    /// Nobody else can have more of the block.
+    fn is_everyone_here(&self, holders: &Holders) -> bool {
+        let is_here = |uuid: &String| holders.live.iter().any(|node| node.uuid == *uuid);
+        !self.pipeline.is_empty() && !holders.others_are_away && self.pipeline.iter().all(is_here)
+    }
+}
+
+/// What to do for a file now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Wait,
+    /// Order the holder with this index to recover the block.
+    Start(usize),
+    /// Nobody has the block, nobody was promised a byte of it, and nobody will come back with it.
+    Drop,
+    /// Nobody has the block, and it had bytes, or may have had.
+    Stuck,
+}
+
+pub(super) fn patience(earlier: u32) -> Duration {
+    PATIENCE_FIRST.saturating_mul(1 << earlier.min(8)).min(PATIENCE_MAX)
+}
+
+/// `is_starting`: the NameNode does not know yet which DataNodes there are.
+pub(super) fn choose_step(waiting: &Waiting, holders: &Holders, last: Option<&Attempt>, is_starting: bool, now: Instant) -> Step {
+    if is_starting && !waiting.is_everyone_here(holders) {
+        return Step::Wait;
+    }
+    if let Some(last) = last {
+        let is_over = now.saturating_duration_since(last.since) >= patience(last.earlier);
+        // A primary that died will not commit: no need to wait out its time.
+        let is_asked = last.primary.as_ref().is_some_and(|uuid| holders.live.iter().any(|node| node.uuid == *uuid));
+        if !is_over && (is_asked || last.primary.is_none()) {
+            return Step::Wait;
+        }
+    }
+    if !holders.live.is_empty() {
+        let tries = last.map_or(0, |last| last.earlier as usize + 1);
+        return Step::Start(tries % holders.live.len());
+    }
+    match (holders.others_are_away, waiting.block.length, waiting.is_truncating) {
+        (true, _, _) => Step::Wait,
+        (false, 0, false) if !holders.dead_may_return => Step::Drop,
+        (false, _, _) => Step::Stuck,
+    }
+}
+
+#[cfg(test)]
+#[path = "recovery_steps_tests.rs"]
+mod tests;

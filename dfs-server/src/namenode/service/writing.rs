@@ -1,0 +1,108 @@
+//! Files made, opened to be written, and closed.
+
+use dfs_common::block::Block;
+use dfs_common::error::{ErrorKind, Result};
+use dfs_common::ids::InodeId;
+use dfs_proto::v1::edit_op::Op;
+use dfs_proto::v1::{
+    AppendRequest, AppendResponse, CompleteOp, CompleteRequest, CompleteResponse, CreateOp, CreateRequest,
+    CreateResponse, OpenForAppendOp,
+};
+
+use super::changes::{Growth, attr_response, delegations, directories_of, inode_of};
+use crate::namenode::namesystem::{Namesystem, call_key, unexpected};
+use crate::namenode::outcome::Outcome;
+
+/// Makes a file; with its first block when it is to be written by a `writer` at this address.
+///
+/// # Errors
+/// As [`Namesystem::create`].
+pub(super) async fn create(
+    namesystem: &Namesystem,
+    request: CreateRequest,
+    writer: Option<&str>,
+) -> Result<CreateResponse> {
+    let op = CreateOp {
+        parent: request.parent,
+        name: request.name,
+        mode: request.mode,
+        replication: request.replication,
+        block_size: request.block_size,
+        open_for_write: request.open_for_write,
+        exclusive: request.exclusive,
+        ..CreateOp::default()
+    };
+    let parent = InodeId(op.parent);
+    let opens = op.open_for_write;
+    let growth = Growth::in_directory(request.header.as_ref(), parent, false);
+    let call = call_key(request.header.as_ref())?;
+    let outcome = namesystem.create(request.header, op, writer).await;
+    outcome.and_then(|outcome| {
+        let inode = inode_of(&outcome)?;
+        let created = !matches!(outcome, Outcome::Created { created: false, .. });
+        let first_block = if created && opens { namesystem.first_block(inode, &call) } else { None };
+        let delegations = delegations(namesystem, growth, None);
+        let namespace = namesystem.namespace().read();
+        Ok(CreateResponse {
+            delegations,
+            attr: Some((&namespace.attr(inode)?).into()),
+            created,
+            block_pool_id: namesystem.info().block_pool_id.clone(),
+            first_block,
+            now_ns: namesystem.now_ns(),
+            changed_directories: directories_of(&namespace, [Some(parent), None]),
+            txid: namespace.counters().last_txid.0,
+        })
+    })
+}
+
+/// Opens a file to be written at its end.
+///
+/// # Errors
+/// As [`Namesystem::append`].
+pub(super) async fn append(
+    namesystem: &Namesystem,
+    request: AppendRequest,
+    reader: Option<&str>,
+) -> Result<AppendResponse> {
+    let op = OpenForAppendOp { inode: request.inode, truncate: request.truncate };
+    let outcome = namesystem.append(request.header, op).await;
+    outcome.and_then(|outcome| {
+        let Outcome::Appended { inode, last } = outcome else { return Err(unexpected(&outcome)) };
+        let answer = attr_response(namesystem, inode)?;
+        let length = answer.attr.as_ref().map_or(0, |attr| attr.length);
+        let located = |block: Block| {
+            namesystem.located(block, length.saturating_sub(block.length), false, reader)
+        };
+        Ok(AppendResponse {
+            attr: answer.attr,
+            last_block: last.map(located),
+            block_pool_id: namesystem.info().block_pool_id.clone(),
+            now_ns: namesystem.now_ns(),
+            txid: answer.txid,
+        })
+    })
+}
+
+/// Closes a file that was written.
+///
+/// # Errors
+/// As [`Namesystem::mutate`].
+pub(super) async fn complete(namesystem: &Namesystem, request: CompleteRequest) -> Result<CompleteResponse> {
+    let op = CompleteOp {
+        inode: request.inode,
+        last: request.last,
+        keep_open: request.keep_open,
+        modified_ns: request.modified_ns,
+    };
+    let outcome = namesystem.mutate(request.header, Op::Complete(op)).await;
+    outcome.and_then(|outcome| {
+        // A file without names is gone with its lease: there are no attributes to give.
+        let attr = match namesystem.attr(inode_of(&outcome)?) {
+            Ok(attr) => Some((&attr).into()),
+            Err(error) if error.kind() == ErrorKind::Stale => None,
+            Err(error) => return Err(error),
+        };
+        Ok(CompleteResponse { done: true, attr, txid: namesystem.txid().0 })
+    })
+}
