@@ -12,7 +12,7 @@ use dfs_tests::cases;
 use dfs_tests::checkers::replicas::{cached_share, check_identical};
 use dfs_tests::cluster::{Cluster, Devices};
 use dfs_tests::device::SMALL_DEVICE;
-use dfs_tests::fault::replica_files;
+use dfs_tests::replica::replica_files;
 use dfs_tests::mount::Mount;
 use dfs_tests::suite::{Case, Nothing};
 use dfs_tests::wait::{REPAIR, wait_until};
