@@ -47,8 +47,8 @@ impl FakeCluster {
         let world = Shared::default();
         let incoming = tonic::transport::server::TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = incoming.local_addr().unwrap();
-        let server =
-            tonic::transport::Server::builder().add_service(ClientNamenodeServer::new(FakeNamenode(Arc::clone(&world))));
+        let server = tonic::transport::Server::builder()
+            .add_service(ClientNamenodeServer::new(FakeNamenode(Arc::clone(&world))));
         tokio::spawn(server.serve_with_incoming(incoming));
         for index in 0..nodes {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();

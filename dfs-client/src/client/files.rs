@@ -88,5 +88,5 @@ impl DfsClient {
     ) -> Result<Vec<BlockLocation>> {
         let blocks = locate_page(&self.core, caller, inode, offset, length).await?;
         Ok(blocks.iter().map(BlockLocation::from).collect())
-    
+    }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use dfs_common::error::ErrorKind;
 
 use super::{BLOCK, bytes, caller, create, hsync, write_file};
-use crate::fake_cluster::{FakeCluster, FakeReplica, Fault};
 use crate::SyncLevel;
+use crate::fake_cluster::{FakeCluster, FakeReplica, Fault};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn hsync_reaches_every_block_and_records_each_once() {

@@ -112,7 +112,13 @@ impl Recorded {
 
 impl BlockOutput {
     /// For a file of `length` bytes.
-    pub(super) fn new(questions: Questions, status: Arc<WriterStatus>, block_size: u64, length: u64, start: Start) -> Self {
+    pub(super) fn new(
+        questions: Questions,
+        status: Arc<WriterStatus>,
+        block_size: u64,
+        length: u64,
+        start: Start,
+    ) -> Self {
         let (reopen, allocated) = match start {
             Start::Nowhere => (None, None),
             Start::Allocated(first) => (None, Some(first)),

@@ -10,9 +10,9 @@ use dfs_proto::hadoop::op_write_block_proto::BlockConstructionStage;
 use tracing::warn;
 
 use super::block_output::{BlockOutput, Current};
-use super::pipeline_recovery::Broken;
 use super::packet::PacketKind;
 use super::pipeline::{Goal, Pipeline, PipelineFailure, Target};
+use super::pipeline_recovery::Broken;
 use super::pipeline_state::PipelineState;
 use super::recovery_plan::{BLOCK_TRIES_MAX, Origin};
 use crate::datanode::{Located, Replica};

@@ -20,8 +20,8 @@ use dfs_common::durable;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::storage_info::{StorageInfo, StorageType};
 
-use super::fold::apply_logged;
 use super::daemon::name_dir;
+use super::fold::apply_logged;
 use super::image::format::{ImageHeader, ImageReader, LogPosition};
 use super::image::records;
 use super::journal::{self, EditReader};

@@ -8,8 +8,8 @@ use dfs_proto::v1::EditOp;
 
 use super::blocks::BlockManager;
 use super::journal::{self, Applied};
-use super::namespace::state_digest::StateDigest;
 use super::namespace::lock::NamespaceLock;
+use super::namespace::state_digest::StateDigest;
 use super::outcome::Outcome;
 
 /// Events of blocks that may gather before they are handed on: so the time that this takes is seen between two ops.

@@ -85,7 +85,13 @@ pub(super) fn patience(earlier: u32) -> Duration {
 }
 
 /// `is_starting`: the NameNode does not know yet which DataNodes there are.
-pub(super) fn choose_step(waiting: &Waiting, holders: &Holders, last: Option<&Attempt>, is_starting: bool, now: Instant) -> Step {
+pub(super) fn choose_step(
+    waiting: &Waiting,
+    holders: &Holders,
+    last: Option<&Attempt>,
+    is_starting: bool,
+    now: Instant,
+) -> Step {
     if is_starting && !waiting.is_everyone_here(holders) {
         return Step::Wait;
     }

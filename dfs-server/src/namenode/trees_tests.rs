@@ -9,8 +9,8 @@ use dfs_common::ids::{CallId, ClientId, Incarnation, ROOT_INODE};
 use dfs_proto::v1::{self, Caller, MakeNodeOp, RemoveKind, RetryId, SetAttrOp};
 
 use super::*;
-use crate::namenode::tree_checks::CHECK_PATIENCE;
 use crate::namenode::namespace::{Lease, Session};
+use crate::namenode::tree_checks::CHECK_PATIENCE;
 use crate::namenode::{daemon, format};
 
 const CLIENT: [u8; 16] = [3; 16];

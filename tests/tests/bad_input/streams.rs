@@ -18,7 +18,7 @@ use dfs_proto::hadoop::{
 use dfs_proto::v1;
 use dfs_tests::cases;
 use dfs_tests::cluster::{Cluster, http_get};
-use dfs_tests::fault::replica_files;
+use dfs_tests::replica::replica_files;
 use dfs_tests::suite::{Case, Nothing};
 use dfs_tests::wait::{REPAIR, wait_until};
 use dfs_tests::workload::Pattern;

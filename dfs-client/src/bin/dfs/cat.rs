@@ -68,7 +68,7 @@ pub(crate) async fn print_all(ctx: &Context, nodes: &[Node]) -> Outcome {
 }
 
 async fn print(ctx: &Context, node: &Node) -> Outcome {
-    let reader = open(ctx, node).await?;
+    let reader = remote_file::open(ctx, node).await?;
     let content = content::of_remote(&node.path, &reader, 0..reader.length());
     content::into_local(content, content::stdout_file()?, Failure::stdout).await.map(|_| ())
 }
@@ -86,7 +86,7 @@ async fn print_json(ctx: &Context, nodes: &[Node]) -> Outcome {
 }
 
 async fn read_whole(ctx: &Context, node: &Node, limit: u64) -> Outcome<(Vec<u8>, u64)> {
-    let reader = open(ctx, node).await?;
+    let reader = remote_file::open(ctx, node).await?;
     let length = reader.length();
     if length > limit {
         let words = format!("too large for a JSON document of at most {JSON_BYTES_MAX} bytes");

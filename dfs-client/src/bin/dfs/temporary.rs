@@ -22,8 +22,8 @@ use rustix::io::Errno;
 use crate::context::Context;
 use crate::destination::Target;
 use crate::failure::{Failure, Outcome};
-use crate::local_id::LocalId;
 use crate::leftovers::{Leftover, LeftoverId, Leftovers};
+use crate::local_id::LocalId;
 
 /// What is behind the name of a file that is not whole yet; HDFS's.
 pub(crate) const COPYING_SUFFIX: &[u8] = b"._COPYING_";

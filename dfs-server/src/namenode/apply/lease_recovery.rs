@@ -27,8 +27,8 @@ use super::context::{Context, not_a_file};
 use super::files::check_targets;
 use crate::namenode::blocks::BlockEvent;
 use crate::namenode::namespace::inode::{BlockList, FileBlock};
-use crate::namenode::namespace::permission::{Identity, WRITE};
 use crate::namenode::namespace::lost_ids::is_lost_stamp;
+use crate::namenode::namespace::permission::{Identity, WRITE};
 use crate::namenode::namespace::{Lease, Namespace};
 use crate::namenode::outcome::Outcome;
 

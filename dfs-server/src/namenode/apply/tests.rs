@@ -18,10 +18,10 @@ use proptest::prelude::*;
 
 use super::BlockEvent;
 use crate::namenode::namespace::Namespace;
-use crate::namenode::namespace::state_digest::StateDigest;
 use crate::namenode::namespace::directory::HashKey;
 use crate::namenode::namespace::inode::{Content, Inode};
 use crate::namenode::namespace::permission::Identity;
+use crate::namenode::namespace::state_digest::StateDigest;
 use crate::namenode::outcome::Outcome;
 
 const CLIENT: ClientId = ClientId([7; 16]);

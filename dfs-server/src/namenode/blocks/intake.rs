@@ -12,9 +12,7 @@ use roaring::RoaringTreemap;
 use super::block_map::BlockInfo;
 use super::disposition::ReportedReplica;
 use super::state::SoftState;
-use crate::namenode::datanodes::report_sequence::{
-    EventsVerdict, PageVerdict, ReportNumber, StoragePass, VolumeEvent,
-};
+use crate::namenode::datanodes::report_sequence::{EventsVerdict, PageVerdict, ReportNumber, StoragePass, VolumeEvent};
 use crate::namenode::datanodes::{NodeIndex, RegistrationId, StorageIndex};
 use crate::namenode::host_rules::Duty;
 

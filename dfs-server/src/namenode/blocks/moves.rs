@@ -11,8 +11,8 @@ use dfs_common::ids::BlockId;
 use rand::Rng;
 use smallvec::{SmallVec, smallvec};
 
-use super::block_manager::BlockManager;
 use super::balancer_run::{BalancerRun, Move, Moved};
+use super::block_manager::BlockManager;
 use super::block_map::BlockState;
 use super::pending::Pending;
 use super::state::SoftState;

@@ -17,8 +17,8 @@ use rand::Rng;
 use smallvec::SmallVec;
 
 use crate::namenode::datanodes::{Datanodes, NodeIndex, RackIndex, StorageIndex, StorageState};
-use crate::namenode::listening::ListeningTime;
 use crate::namenode::host_rules::Duty;
+use crate::namenode::listening::ListeningTime;
 
 /// A node is overloaded above this multiple of the mean, in hundredths: HDFS's factor of two.
 const OVERLOAD_FACTOR: u64 = 2;

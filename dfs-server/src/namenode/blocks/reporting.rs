@@ -7,10 +7,10 @@ use dfs_common::ids::{BlockId, GenerationStamp};
 use dfs_proto::v1;
 use roaring::RoaringTreemap;
 
-use super::intake::{Columns, PageOrigin};
-use super::state::SoftState;
 use super::block_manager::BlockManager;
+use super::intake::{Columns, PageOrigin};
 use super::locate::parse_ip;
+use super::state::SoftState;
 use crate::namenode::datanodes::report_sequence::ReportNumber;
 use crate::namenode::datanodes::{RegistrationId, StorageIndex};
 

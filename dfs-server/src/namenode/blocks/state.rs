@@ -31,9 +31,9 @@ use super::pending::Pending;
 use super::repair_queues::RepairQueues;
 use super::settings::Settings;
 use crate::namenode::datanodes::{Datanodes, Discarded, Invalidation, NodeIndex, StorageIndex};
+use crate::namenode::host_rules::HostRules;
 use crate::namenode::listening::ListeningTime;
 use crate::namenode::namespace::lost_ids::{LostIds, is_lost_block, is_lost_stamp};
-use crate::namenode::host_rules::HostRules;
 use crate::namenode::safe_mode::SafeMode;
 
 /// What is known of a block while it is being written, and until its minimum of replicas has been reported.

@@ -27,11 +27,11 @@ use dfs_proto::v1;
 use smallvec::SmallVec;
 
 use self::node::NewRegistration;
-use super::listening::ListeningTime;
 use super::host_rules::Duty;
+use super::listening::ListeningTime;
 
-pub use index::{NodeIndex, StorageIndex};
 pub(crate) use index::RackIndex;
+pub use index::{NodeIndex, StorageIndex};
 pub(crate) use node::{Datanode, RegistrationId};
 pub(crate) use space::Space;
 pub(crate) use storage::{Discarded, Invalidation, Storage, StorageState};

@@ -11,8 +11,8 @@ use smallvec::SmallVec;
 use super::index::{RackIndex, StorageIndex};
 use super::report_sequence::ReportSequence;
 use super::verifications::Verifications;
-use crate::namenode::listening::ListeningTime;
 use crate::namenode::host_rules::Duty;
+use crate::namenode::listening::ListeningTime;
 
 /// Names one registration of one DataNode; never given twice, also not by the NameNode's next run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

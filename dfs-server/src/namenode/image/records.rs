@@ -334,8 +334,8 @@ fn load_hold(namespace: &mut Namespace, record: &HoldRecord) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use prost::Message;
     use proptest::prelude::*;
+    use prost::Message;
 
     use super::*;
     use crate::namenode::apply::tests::{Fixture, any_op, dump, run_random};

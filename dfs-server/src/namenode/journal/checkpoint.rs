@@ -24,12 +24,12 @@ use openraft::SnapshotMeta;
 use tokio::sync::OwnedMutexGuard;
 use tracing::info;
 
+use super::Journal;
 use super::contract::{Folder, Machine};
 use super::edit_reader::{EditReader, decode_membership, encode_membership};
 use super::log_index::LogIndex;
 use super::raft_types::{Payload, log_id_of, position_of};
 use super::state_machine::{AppliedTo, CurrentImage};
-use super::Journal;
 use crate::namenode::image::format::{IMAGE_LAYOUT, ImageHeader, ImageReader, LogPosition};
 use crate::namenode::namespace::state_digest::StateDigest;
 use crate::namenode::storage_dir::{ImageFile, NameDir};

@@ -43,8 +43,8 @@ use dfs_common::ids::{
 use self::claims::{Holds, Leases, Life};
 use self::directory::{Directory, HashKey};
 use self::inode::{Content, Inode};
-use self::paged::PagedTable;
 use self::lost_ids::LostIds;
+use self::paged::PagedTable;
 use self::sessions::Sessions;
 use self::state_digest::StateDigest;
 use super::outcome::Outcome;

@@ -17,21 +17,13 @@ use crate::namenode::outcome::Outcome;
 ///
 /// # Errors
 /// As [`Namesystem::mutate`].
-pub(super) async fn change(
-    namesystem: &Namesystem,
-    header: Option<RequestHeader>,
-    op: Op,
-) -> Result<EmptyResponse> {
+pub(super) async fn change(namesystem: &Namesystem, header: Option<RequestHeader>, op: Op) -> Result<EmptyResponse> {
     let (touched, growth) = (touched_inodes(&op), Growth::of(header.as_ref(), &op));
     namesystem.mutate(header, op).await.map(|_| changed(namesystem, growth, touched))
 }
 
 /// The answer to a change that names no inode.
-pub(super) fn changed(
-    namesystem: &Namesystem,
-    growth: Option<Growth>,
-    touched: [Option<InodeId>; 2],
-) -> EmptyResponse {
+pub(super) fn changed(namesystem: &Namesystem, growth: Option<Growth>, touched: [Option<InodeId>; 2]) -> EmptyResponse {
     let delegations = delegations(namesystem, growth, None);
     let namespace = namesystem.namespace().read();
     let changed_directories = directories_of(&namespace, touched);
@@ -96,7 +88,11 @@ impl Growth {
         Self::in_directory(header, grown_directory(op)?, makes_directory)
     }
 
-    pub(super) fn in_directory(header: Option<&RequestHeader>, directory: InodeId, makes_directory: bool) -> Option<Self> {
+    pub(super) fn in_directory(
+        header: Option<&RequestHeader>,
+        directory: InodeId,
+        makes_directory: bool,
+    ) -> Option<Self> {
         let who = CallKey::try_from(header?.retry.as_ref()?).ok()?.holder();
         Some(Self { who, directory, makes_directory })
     }

@@ -71,9 +71,7 @@ pub(super) async fn append(
         let Outcome::Appended { inode, last } = outcome else { return Err(unexpected(&outcome)) };
         let answer = attr_response(namesystem, inode)?;
         let length = answer.attr.as_ref().map_or(0, |attr| attr.length);
-        let located = |block: Block| {
-            namesystem.located(block, length.saturating_sub(block.length), false, reader)
-        };
+        let located = |block: Block| namesystem.located(block, length.saturating_sub(block.length), false, reader);
         Ok(AppendResponse {
             attr: answer.attr,
             last_block: last.map(located),

@@ -4,9 +4,9 @@ use dfs_common::ids::{BlockId, GenerationStamp};
 use dfs_proto::v1::order::Order;
 
 use super::super::BlockEvent;
-use super::super::redundancy::Redundancy;
 use super::super::disposition::BadReason;
 use super::super::excess::{ReplicaPlace, choose_excess, may_drop_bad};
+use super::super::redundancy::Redundancy;
 use super::super::repair_queues::Priority;
 use super::super::stats::FsStats;
 use super::{Cluster, block, finalized};
