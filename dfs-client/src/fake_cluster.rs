@@ -560,7 +560,8 @@ impl Fake {
         world.leases.insert(call_id(request.header.as_ref()), request.inode);
         let attr = world.attr(request.inode)?;
         let last_block = last.map(|last| world.located(&last, attr.length - last.length, false));
-        Ok(v1::AppendResponse { attr: Some(attr), last_block, block_pool_id: POOL.into(), now_ns: 0, txid: 0 })
+        let block_pool_id = POOL.into();
+        Ok(v1::AppendResponse { attr: Some(attr), last_block, block_pool_id, ..v1::AppendResponse::default() })
     }
 
     fn next_block(&self, request: &v1::AddBlockRequest) -> Result<v1::AddBlockResponse, Status> {

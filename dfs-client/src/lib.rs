@@ -39,4 +39,4 @@ pub use client::{
 };
 pub use config::ClientConfig;
 pub use read::{BlockLocation, FileReader, ReplicaLocation, Shown};
-pub use write::{FileWriter, SyncLevel};
+pub use write::{FileWriter, Privileges, SyncLevel};

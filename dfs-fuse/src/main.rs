@@ -25,6 +25,7 @@ mod identity;
 mod inodes;
 mod kernel;
 mod lost_writes;
+mod privileges;
 mod session;
 mod write_phase;
 mod writer;

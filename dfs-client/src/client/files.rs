@@ -6,19 +6,38 @@ use dfs_common::error::Result;
 use dfs_common::ids::InodeId;
 use dfs_proto::v1;
 
-use super::{DfsClient, attr_of, rpc};
+use super::{DfsClient, SetAttr, attr_of, rpc};
 use crate::caller::Caller;
 use crate::datanode::Located;
 use crate::read::{FileReader, Shown};
-use crate::write::{FileWriter, ReplicaSync, ServerClock, Start};
+use crate::write::{FileWriter, Opened, ReplicaSync, ServerClock, Start};
 
 impl DfsClient {
-    /// Opens an existing file to add to its end, or with `truncate` to write it anew.
+    /// Opens an existing file to add to its end, or with `truncate` to write it anew. While another client writes it, it is
+    /// waited for, for some seconds: who has just closed it gives it back in a moment.
     ///
     /// # Errors
-    /// `Busy` while another client writes it.
+    /// `Busy` while another client writes it, or this one, for whom nobody waits.
     pub async fn append(&self, caller: &Caller, inode: InodeId, truncate: bool) -> Result<Arc<FileWriter>> {
-        let build = |header| v1::AppendRequest { header: Some(header), inode: inode.0, truncate };
+        self.open_writer(caller, inode, truncate, self.core.handover_patience_ms()).await
+    }
+
+    /// As [`append`](Self::append), without waiting for another client.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn append_at_once(&self, caller: &Caller, inode: InodeId, truncate: bool) -> Result<Arc<FileWriter>> {
+        self.open_writer(caller, inode, truncate, 0).await
+    }
+
+    async fn open_writer(
+        &self,
+        caller: &Caller,
+        inode: InodeId,
+        truncate: bool,
+        patience_ms: u32,
+    ) -> Result<Arc<FileWriter>> {
+        let build = |header| v1::AppendRequest { header: Some(header), inode: inode.0, truncate, patience_ms };
         let mut claim = self.core.claim(caller, &build, &rpc!(append)).await;
         if let Err(error) = &claim
             && Box::pin(self.core.gave_way(inode, error)).await
@@ -30,7 +49,24 @@ impl DfsClient {
         let last = answer.last_block.map(|last| Located::new(&self.core.datanodes, last, &answer.block_pool_id));
         let last = last.transpose()?;
         let start = last.map_or(Start::Nowhere, Start::Reopen);
-        FileWriter::open(&self.core, pending, caller, &attr, ServerClock::told(answer.now_ns), start)
+        let clock = ServerClock::told(answer.now_ns);
+        let opened = Opened { attr: &attr, has_capabilities: answer.has_capabilities, clock };
+        FileWriter::open(&self.core, pending, caller, opened, start)
+    }
+
+    /// Takes from the file that `writer` has opened what a write by the caller takes from a program: file capabilities, and set-id
+    /// bits unless he is root. To be called before the first write.
+    ///
+    /// # Errors
+    /// Those of [`set_attr`](Self::set_attr).
+    pub async fn drop_privileges(&self, caller: &Caller, writer: &FileWriter) -> Result<()> {
+        let had = writer.privileges();
+        let kill_privileges = caller.uid != 0 && had.any();
+        let change = SetAttr { kill_privileges, kill_capabilities: had.capabilities, ..SetAttr::default() };
+        if change != SetAttr::default() {
+            self.set_attr(caller, writer.inode(), change).await?;
+        }
+        Ok(())
     }
 
     /// Opens a file for reading, with its length as of now.

@@ -39,7 +39,7 @@ mod replica_sync;
 pub(crate) use block_output::Start;
 #[cfg(test)]
 pub(crate) use file_writer::Chore;
-pub(crate) use file_writer::ServerClock;
-pub use file_writer::{FileWriter, SyncLevel};
+pub use file_writer::{FileWriter, Privileges, SyncLevel};
+pub(crate) use file_writer::{Opened, ServerClock};
 pub(crate) use registry::WriterRegistry;
 pub(crate) use replica_sync::ReplicaSync;

@@ -27,7 +27,7 @@ use tracing::{debug, info};
 use self::answers::GENERATION;
 use self::convert::{handle, inode, time_set, to_attr, to_handle};
 use self::dispatch::{Asked, Class, Dispatcher};
-use crate::caller::caller_of;
+use crate::caller::{Asker, caller_of};
 use crate::driver::Driver;
 use crate::errno::FsResult;
 use crate::flags;
@@ -323,13 +323,15 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         let (fs, data) = (Arc::clone(&self.fs), data.to_vec());
+        let by = Asker { uid: request.uid(), gid: request.gid(), pid: request.pid() };
         let work = async move {
             let write = Write {
                 offset,
                 data: &data,
                 appends: flags::appends(flags),
                 syncs: flags::syncs(flags),
-                clears_set_id: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+                keeps_set_id: !write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+                by,
             };
             fs.write(handle(file), write).await
         };

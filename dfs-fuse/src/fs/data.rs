@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use dfs_client::{Caller, FileReader, SetAttr, SyncLevel};
+use dfs_client::{Caller, FileReader, SyncLevel};
 use dfs_common::error::ErrorKind;
 use fuser::Errno;
 
 use super::FileSystem;
+use crate::caller::Asker;
 use crate::errno::{FsError, FsResult};
 use crate::handles::{FileHandle, HandleId};
-use crate::inodes::OpenRef;
 use crate::writer::WriteRequest;
 
 /// A write as the kernel sends it.
@@ -20,8 +20,9 @@ pub(crate) struct Write<'a> {
     pub(crate) appends: bool,
     /// O_SYNC or O_DSYNC is set.
     pub(crate) syncs: bool,
-    /// The writer has no right to keep set-id bits.
-    pub(crate) clears_set_id: bool,
+    /// Its maker may keep set-id bits (CAP_FSETID).
+    pub(crate) keeps_set_id: bool,
+    pub(crate) by: Asker,
 }
 
 impl FileSystem {
@@ -83,12 +84,16 @@ impl FileSystem {
         let handle = self.handles.file(handle)?;
         let writer = handle.writer.as_ref().ok_or(Errno::EBADF)?;
         self.check_not_stopping()?;
-        if write.clears_set_id {
-            self.clear_set_id(&handle.inode).await?;
-        }
         let sync = write.syncs.then_some(self.options.sync);
-        let request = WriteRequest { offset: write.offset, data: write.data, appends: write.appends, sync };
-        let done = handle.heard(writer.write(request).await.map_err(FsError::on_handle))?;
+        let Write { offset, data, appends, keeps_set_id, by, .. } = write;
+        let request = WriteRequest { offset, data, appends, sync, keeps_set_id, by };
+        let losses = writer.privileges().losses();
+        let outcome = writer.write(request).await;
+        if writer.privileges().losses() != losses {
+            // The kernel would go on to execute it with the rights that it had.
+            self.kernel.drop_attributes(handle.inode.id);
+        }
+        let done = handle.heard(outcome.map_err(FsError::on_handle))?;
         self.changed();
         let end = done.at + write.data.len() as u64;
         self.grown_by_write(&handle.inode, end).await;
@@ -134,25 +139,5 @@ impl FileSystem {
             // Closed files are with every node already.
             None => Ok(()),
         }
-    }
-
-    /// POSIX: a write or truncation by a user without privilege clears set-user-id and set-group-id.
-    pub(super) async fn clear_set_id(&self, open: &OpenRef) -> FsResult<()> {
-        let may_have = match open.may_have_set_id() {
-            Some(may_have) => may_have,
-            None => {
-                let attr = self.client.get_file_info(&Caller::root(), open.id).await?;
-                open.learn_permissions(attr.permissions);
-                open.may_have_set_id().unwrap_or(true)
-            }
-        };
-        if may_have {
-            let change = SetAttr { kill_privileges: true, ..SetAttr::default() };
-            let attr = self.client.set_attr(&Caller::root(), open.id, change).await?;
-            open.learn_permissions(attr.permissions);
-            self.changed();
-            self.kernel.drop_attributes(open.id);
-        }
-        Ok(())
     }
 }

@@ -20,7 +20,7 @@ use crate::writer::SharedWriter;
 /// checked, not the right to read.
 const FMODE_EXEC: i32 = 0x20;
 
-/// Tries to take the lease of a file that this mount itself may be about to enter as its writer.
+/// Tries to take the lease of a file that this mount itself may be about to enter as its writer. The first waits for others.
 const LEASE_TRIES: u32 = 2;
 
 /// An open file, and how the kernel is to treat it.
@@ -93,6 +93,8 @@ impl FileSystem {
         let writer = self.take_writer(caller, open, true).await;
         open.content_dropped();
         self.seen.emptied(open.id);
+        // It may have been a program.
+        self.kernel.drop_attributes(open.id);
         writer
     }
 
@@ -104,7 +106,6 @@ impl FileSystem {
             self.client.open_reader_again(caller, open.id, shown)
         );
         let (mut attr, reader) = (attr?, reader?);
-        open.learn_permissions(attr.permissions);
         let is_written_here = open.writer().is_some_and(|writer| writer.view().fill_in(&mut attr));
         let is_being_written = is_written_here || attr.under_construction;
         if is_being_written && !is_written_here {
@@ -162,7 +163,6 @@ impl FileSystem {
             return Ok(Created { entry, opened });
         }
         let open = self.inodes.open(attr.inode);
-        open.learn_permissions(attr.permissions);
         let opened = if let Some(writer) = file.writer {
             let writing = open.writing.lock().await;
             let writer = SharedWriter::new(self.client.clone(), &open, writer);
@@ -184,15 +184,20 @@ impl FileSystem {
         loop {
             let _writing = open.writing.lock().await;
             if let Some(writer) = open.writer() {
-                writer.join(truncates).await?;
+                writer.join(truncates.then_some(caller)).await?;
                 return Ok(writer);
             }
             if let Some(failed) = open.take_failed_writer() {
                 // Its handles keep its error, which is in the log; the file is free for a new start.
                 let _ = failed.finish().await;
             }
+            let opened = if tries == LEASE_TRIES {
+                self.client.append(caller, open.id, truncates).await
+            } else {
+                self.client.append_at_once(caller, open.id, truncates).await
+            };
             tries -= 1;
-            match self.client.append(caller, open.id, truncates).await {
+            match opened {
                 Ok(writer) => {
                     let writer = SharedWriter::new(self.client.clone(), open, writer);
                     open.set_writer(Some(Arc::clone(&writer)));

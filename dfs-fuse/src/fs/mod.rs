@@ -220,7 +220,6 @@ impl FileSystem {
         let Dated { mut attr, mut length_mtime_ns } = attr.into();
         let mut attr_ttl = self.options.attr_ttl;
         if attr.kind == FileKind::File {
-            self.inodes.learn_permissions(&attr);
             let writer = self.inodes.writer(attr.inode);
             let is_written_here = writer.is_some_and(|writer| writer.view().fill_in(&mut attr));
             if !is_written_here && attr.under_construction {

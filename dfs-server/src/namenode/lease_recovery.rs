@@ -1,4 +1,4 @@
-//! Closing the files of writers that are gone: which block is recovered when, and by whom.
+//! Closing the files of writers that are gone: which block is recovered when, and by whom. Who waits for that is in `handover`.
 //!
 //! ```text
 //!  lease that waits --choose_step--> StartRecovery (logged) --> order on a heartbeat reply of the primary
@@ -19,16 +19,15 @@ use dfs_common::block::Block;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{CallId, ClientId, GenerationStamp, InodeId};
 use dfs_proto::v1::edit_op::Op;
-use dfs_proto::v1::{
-    self, CloseRecoveredOp, OpenForAppendOp, ReclaimBlockOp, RevokeLeaseOp, StartRecoveryOp, TruncateOp,
-};
+use dfs_proto::v1::{self, CloseRecoveredOp, ReclaimBlockOp, RevokeLeaseOp, StartRecoveryOp};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::apply::CallKey;
 use super::blocks::Holders;
+use super::handover::Queues;
 use super::namespace::Lease;
-use super::namespace::permission::{Identity, WRITE};
+use super::namespace::permission::Identity;
 use super::namesystem::{LEASE_SOFT_LIMIT, Namesystem, unexpected};
 use super::outcome::Outcome;
 
@@ -40,8 +39,6 @@ const PATIENCE_MAX: Duration = Duration::from_secs(60);
 const WAITING_PAGE: usize = 256;
 /// Recoveries begun per round, about: each is a logged op.
 const STARTED_PER_ROUND: usize = 256;
-/// How long a call waits for a recovery that is in its way, below the deadline of a client's call.
-const CALL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Recoveries under way.
 #[derive(Default)]
@@ -52,8 +49,8 @@ pub(super) struct LeaseRecovery {
     told: AtomicU64,
     /// A file has begun to wait.
     wanted: Notify,
-    /// A file was closed.
-    ended: Notify,
+    /// Calls that wait for files, those under recovery among them.
+    pub(super) queues: Queues,
 }
 
 /// How far the present pass over all files that wait has come; many rounds may make one.
@@ -303,12 +300,17 @@ impl Namesystem {
         let inode = InodeId(op.inode);
         self.mutate_internally(Op::CloseRecovered(op)).await?;
         self.recovery.attempts.lock().remove(&inode);
-        self.recovery.ended.notify_waiters();
+        self.recovery.queues.freed(inode);
         Ok(())
     }
 
     /// Takes a lease from its writer, for a client's call that asks for just that, or on the way of another one.
-    async fn revoke_lease(&self, header: Option<v1::RequestHeader>, id: InodeId, lease: &Lease) -> Result<()> {
+    pub(super) async fn revoke_lease(
+        &self,
+        header: Option<v1::RequestHeader>,
+        id: InodeId,
+        lease: &Lease,
+    ) -> Result<()> {
         // Only this one: it may have ended since, and somebody else may write.
         let op = RevokeLeaseOp {
             inode: id.0,
@@ -321,58 +323,7 @@ impl Namesystem {
             None => self.mutate_internally(Op::RevokeLease(op)).await?,
         };
         self.wake_recovery();
-        Ok(())
-    }
-
-    /// Waits a while for a file's recovery to end; true when it is not waiting (any more).
-    async fn wait_recovered(&self, id: InodeId) -> bool {
-        let waits = || self.namespace().read().lease(id).is_some_and(|lease| lease.needs_recovery);
-        if !waits() {
-            return true;
-        }
-        self.wake_recovery();
-        let wait = async {
-            loop {
-                let ended = self.recovery.ended.notified();
-                if !waits() {
-                    return;
-                }
-                ended.await;
-            }
-        };
-        tokio::time::timeout(CALL_PATIENCE, wait).await.is_ok()
-    }
-
-    /// Takes the lease of an existing file. A holder past the soft limit loses it first, and a file that waits for recovery
-    /// is given a moment.
-    ///
-    /// # Errors
-    /// `Busy` while another client writes.
-    pub async fn append(&self, header: Option<v1::RequestHeader>, op: OpenForAppendOp) -> Result<Outcome> {
-        self.make_way(header.as_ref(), InodeId(op.inode)).await?;
-        self.mutate(header, Op::OpenForAppend(op)).await
-    }
-
-    /// Ends what stands in the way of a new writer and may be ended: a holder past the soft limit, a recovery.
-    async fn make_way(&self, header: Option<&v1::RequestHeader>, id: InodeId) -> Result<()> {
-        let holder = {
-            let namespace = self.namespace().read();
-            let inode = namespace.inode(id)?;
-            Identity::of(header.and_then(|header| header.caller.as_ref())).check(inode, WRITE)?;
-            let is_over = |lease: &Lease| !namespace.is_alive((lease.client, lease.incarnation));
-            namespace.lease(id).map(|lease| (lease.clone(), is_over(lease)))
-        };
-        let Some((lease, is_over)) = holder else { return Ok(()) };
-        // A repeated call whose first one was applied has its own lease in the way: nothing is to be ended for it.
-        if self.recorded(header)?.is_some() {
-            return Ok(());
-        }
-        self.check_writable()?;
-        // What a life that is over still has goes in steps: nobody needs to wait for this one.
-        if !lease.needs_recovery && (is_over || self.silent_for(lease.client) > LEASE_SOFT_LIMIT) {
-            self.revoke_lease(None, id, &lease).await?;
-        }
-        self.wait_recovered(id).await;
+        self.recovery.queues.freed(id);
         Ok(())
     }
 
@@ -449,19 +400,6 @@ impl Namesystem {
     /// Returns when a file has begun to wait.
     pub async fn recovery_wanted(&self) {
         self.recovery.wanted.notified().await;
-    }
-
-    /// Cuts a file. When the new end lies inside a block, its replicas are cut before this returns, or it says that the
-    /// file is still under construction.
-    ///
-    /// # Errors
-    /// As `mutate`; `Busy` while somebody writes, `Unsupported` for a longer file.
-    pub async fn truncate(&self, header: Option<v1::RequestHeader>, op: TruncateOp) -> Result<InodeId> {
-        let id = InodeId(op.inode);
-        self.make_way(header.as_ref(), id).await?;
-        self.mutate(header, Op::Truncate(op)).await?;
-        self.wait_recovered(id).await;
-        Ok(id)
     }
 }
 

@@ -19,6 +19,7 @@ pub mod daemon;
 pub mod datanodes;
 mod delegations;
 pub mod fsck;
+mod handover;
 pub mod http;
 pub mod image;
 pub mod import;

@@ -12,6 +12,7 @@ mod attributes;
 pub(in crate::namenode) mod entries;
 mod files;
 mod leftovers;
+mod privileges;
 mod recovery;
 mod sessions;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use dfs_common::ids::{CallId, ClientId, Incarnation, InodeId};
 use dfs_proto::v1::edit_op::Op;
 use dfs_proto::v1::{EditOp, RetryId};
 
+use self::privileges::Asked;
 use super::blocks::BlockEvent;
 use super::namespace::inode::{BlockList, Content, Inode};
 use super::namespace::permission::Identity;
@@ -57,7 +59,7 @@ pub(super) struct Context<'a> {
     /// Entries, leases and holds that the op may still take away; see [`Context::pay`].
     pub steps_left: u32,
     /// Logged before there were steps. It is replayed by the rules of then: a removal checks the tree itself, no directory is
-    /// too deep, every refusal is remembered.
+    /// too deep, every refusal is remembered, files keep their capabilities.
     pub is_old: bool,
     pub events: &'a mut Vec<BlockEvent>,
 }
@@ -192,10 +194,12 @@ impl Namespace {
     /// # Errors
     /// The refusal.
     pub fn check(&self, op: &EditOp) -> Result<()> {
-        if let Some(retry) = &op.retry {
-            self.check_call(CallKey::try_from(retry)?)?;
+        let key = op.retry.as_ref().map(CallKey::try_from).transpose()?;
+        if let Some(key) = key {
+            self.check_call(key)?;
         }
         let who = Identity::of(op.caller.as_ref());
+        let asked = Asked { who: &who, life: key.map(|key| (key.client, key.incarnation)), is_old: false };
         match required_op(op)? {
             Op::Create(op) => self.plan_create(&who, op).map(drop),
             Op::MakeNode(op) => {
@@ -209,10 +213,10 @@ impl Namespace {
                 self.plan_rename(&who, op).map(drop)
             }
             Op::OpenForAppend(op) => self.check_open_for_append(&who, op),
-            Op::SetAttr(op) => self.plan_set_attr(&who, op).map(drop),
+            Op::SetAttr(op) => self.plan_set_attr(asked, op).map(drop),
             Op::Truncate(op) => self.check_truncate(&who, op),
             Op::SetReplication(op) => self.check_set_replication(&who, op),
-            Op::SetXattr(op) => self.check_set_xattr(&who, op),
+            Op::SetXattr(op) => self.check_set_xattr(asked, op),
             Op::RemoveXattr(op) => self.check_remove_xattr(&who, op),
             Op::Hold(_) => self.check_holds(op.retry.as_ref()),
             Op::SettleCalls(op) => self.check_settle(op),

@@ -50,8 +50,13 @@ impl ClientService {
     }
 
     async fn change(&self, header: Option<RequestHeader>, op: Op) -> Reply<EmptyResponse> {
+        self.change_in_turn(header, op, 0).await
+    }
+
+    async fn change_in_turn(&self, header: Option<RequestHeader>, op: Op, patience_ms: u32) -> Reply<EmptyResponse> {
         let (touched, growth) = (touched_inodes(&op), Growth::of(header.as_ref(), &op));
-        reply(self.namesystem.mutate(header, op).await.map(|_| self.changed(growth, touched)))
+        let outcome = self.namesystem.mutate_in_turn(header, op, patience_ms).await;
+        reply(outcome.map(|_| self.changed(growth, touched)))
     }
 
     fn changed(&self, growth: Option<Growth>, touched: [Option<InodeId>; 2]) -> EmptyResponse {
@@ -62,8 +67,17 @@ impl ClientService {
     }
 
     async fn change_inode(&self, header: Option<RequestHeader>, op: Op) -> Reply<AttrResponse> {
+        self.change_inode_in_turn(header, op, 0).await
+    }
+
+    async fn change_inode_in_turn(
+        &self,
+        header: Option<RequestHeader>,
+        op: Op,
+        patience_ms: u32,
+    ) -> Reply<AttrResponse> {
         let (touched, growth) = (touched_inodes(&op), Growth::of(header.as_ref(), &op));
-        reply(self.namesystem.mutate(header, op).await.and_then(|outcome| {
+        reply(self.namesystem.mutate_in_turn(header, op, patience_ms).await.and_then(|outcome| {
             let inode = inode_of(&outcome)?;
             let delegations = self.delegations(growth, Some(inode));
             let namespace = self.namesystem.namespace().read();
@@ -362,10 +376,11 @@ impl ClientNamenode for ClientService {
         let reader = peer_ip(&request);
         let request = request.into_inner();
         let op = OpenForAppendOp { inode: request.inode, truncate: request.truncate };
-        let outcome = self.namesystem.append(request.header, op).await;
+        let outcome = self.namesystem.append(request.header, op, request.patience_ms).await;
         reply(outcome.and_then(|outcome| {
             let Outcome::Appended { inode, last } = outcome else { return Err(unexpected(&outcome)) };
             let answer = self.attr_response(inode)?;
+            let has_capabilities = self.namesystem.namespace().read().inode(inode)?.has_capabilities();
             let length = answer.attr.as_ref().map_or(0, |attr| attr.length);
             let located = |block: Block| {
                 self.namesystem.located(block, length.saturating_sub(block.length), false, reader.as_deref())
@@ -375,6 +390,7 @@ impl ClientNamenode for ClientService {
                 last_block: last.map(located),
                 block_pool_id: self.namesystem.info().block_pool_id.clone(),
                 now_ns: self.namesystem.now_ns(),
+                has_capabilities,
                 txid: answer.txid,
             })
         }))
@@ -406,7 +422,7 @@ impl ClientNamenode for ClientService {
             keep_open: request.keep_open,
             modified_ns: request.modified_ns,
         };
-        let outcome = self.namesystem.mutate(request.header, Op::Complete(op)).await;
+        let outcome = self.namesystem.complete(request.header, op).await;
         reply(outcome.and_then(|outcome| {
             // A file without names is gone with its lease: there are no attributes to give.
             let attr = match self.namesystem.attr(inode_of(&outcome)?) {
@@ -563,17 +579,17 @@ impl ClientNamenode for ClientService {
             gid: request.gid,
             atime_ns: if request.atime_now { Some(now) } else { request.atime_ns },
             mtime_ns: if request.mtime_now { Some(now) } else { request.mtime_ns },
-            explicit_times: (request.atime_ns.is_some() && !request.atime_now)
-                || (request.mtime_ns.is_some() && !request.mtime_now),
+            explicit_times: !(request.atime_now && request.mtime_now),
             kill_privileges: request.kill_privileges,
+            kill_capabilities: request.kill_capabilities,
         };
-        self.change_inode(request.header, Op::SetAttr(op)).await
+        self.change_inode_in_turn(request.header, Op::SetAttr(op), request.patience_ms).await
     }
 
     async fn truncate(&self, request: Request<TruncateRequest>) -> Reply<AttrResponse> {
         let request = request.into_inner();
         let op = TruncateOp { inode: request.inode, length: request.length };
-        let cut = self.namesystem.truncate(request.header, op).await;
+        let cut = self.namesystem.truncate(request.header, op, request.patience_ms).await;
         reply(cut.and_then(|id| self.attr_response(id)))
     }
 
@@ -589,7 +605,7 @@ impl ClientNamenode for ClientService {
     async fn set_x_attr(&self, request: Request<SetXAttrRequest>) -> Reply<EmptyResponse> {
         let request = request.into_inner();
         let op = SetXAttrOp { inode: request.inode, flag: request.flag, name: request.name, value: request.value };
-        self.change(request.header, Op::SetXattr(op)).await
+        self.change_in_turn(request.header, Op::SetXattr(op), request.patience_ms).await
     }
 
     async fn remove_x_attr(&self, request: Request<XAttrMutation>) -> Reply<EmptyResponse> {
