@@ -99,11 +99,7 @@ impl FileSystem {
     async fn open_for_reading(&self, caller: &Caller, open: OpenRef, slot: Slot<'_>) -> FsResult<Opened> {
         let mut epoch = open.content_epoch();
         let shown = self.seen.shown_growing(open.id);
-        let (attr, reader) = tokio::join!(
-            self.client.get_file_info(caller, open.id),
-            self.client.open_reader_again(caller, open.id, shown)
-        );
-        let (mut attr, reader) = (attr?, reader?);
+        let (mut attr, reader) = self.client.open_for_reading(caller, open.id, shown).await?;
         open.learn_permissions(attr.permissions);
         let is_written_here = open.writer().is_some_and(|writer| writer.view().fill_in(&mut attr));
         let is_being_written = is_written_here || attr.under_construction;
