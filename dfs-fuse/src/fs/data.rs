@@ -13,6 +13,13 @@ use crate::handles::{FileHandle, HandleId};
 use crate::inodes::OpenRef;
 use crate::writer::WriteRequest;
 
+/// What a read gives.
+pub(crate) struct Read {
+    pub(crate) bytes: Bytes,
+    /// More that it fetches ahead is on its way.
+    pub(crate) fetches_ahead: bool,
+}
+
 /// A write as the kernel sends it.
 pub(crate) struct Write<'a> {
     pub(crate) offset: u64,
@@ -26,7 +33,7 @@ pub(crate) struct Write<'a> {
 
 impl FileSystem {
     /// Bytes of a file; fewer than asked for only at its end.
-    pub(crate) async fn read(&self, handle: HandleId, offset: u64, size: u32) -> FsResult<Bytes> {
+    pub(crate) async fn read(&self, handle: HandleId, offset: u64, size: u32) -> FsResult<Read> {
         let handle = self.handles.file(handle)?;
         handle.check()?;
         let shown = || self.seen.shown_growing(handle.inode.id);
@@ -45,9 +52,11 @@ impl FileSystem {
                 handle.forget_reader(&reader).await;
                 handle.inode.note_tail(offset);
                 let reader = handle.reader(&self.client, shown).await.map_err(FsError::on_handle)?;
-                reader.read_at(offset, size as usize).await.map_err(|error| FsError::from(error).on_handle())
+                let bytes = reader.read_at(offset, size as usize).await;
+                let bytes = bytes.map_err(|error| FsError::from(error).on_handle())?;
+                Ok(Read { bytes, fetches_ahead: reader.is_fetching_ahead() })
             }
-            outcome => outcome.map_err(FsError::from),
+            outcome => Ok(Read { bytes: outcome?, fetches_ahead: reader.is_fetching_ahead() }),
         }
     }
 
