@@ -98,7 +98,7 @@ impl FileSystem {
         let sync = write.syncs.then_some(self.options.sync);
         let request = WriteRequest { offset: write.offset, data: write.data, appends: write.appends, sync };
         let done = handle.heard(writer.write(request).await.map_err(FsError::on_handle))?;
-        self.changed();
+        self.changed(&[handle.inode.id]);
         let end = done.at + write.data.len() as u64;
         self.grown_by_write(&handle.inode, end).await;
         writer.answered(end);
@@ -117,7 +117,7 @@ impl FileSystem {
         let handle = self.handles.file(handle)?;
         let Some(writer) = &handle.writer else { return Ok(()) };
         let outcome = writer.flush().await.map_err(FsError::on_handle);
-        self.changed();
+        self.changed(&[handle.inode.id]);
         outcome?;
         Ok(())
     }
@@ -128,7 +128,7 @@ impl FileSystem {
         handle.heard(handle.check())?;
         handle.tell_losses()?;
         let outcome = self.sync(&handle).await.map_err(FsError::on_handle);
-        self.changed();
+        self.changed(&[handle.inode.id]);
         handle.heard(outcome)?;
         // While it lasted, others may have lost some.
         handle.tell_losses()
@@ -159,7 +159,7 @@ impl FileSystem {
             let change = SetAttr { kill_privileges: true, ..SetAttr::default() };
             let attr = self.client.set_attr(&Caller::root(), open.id, change).await?;
             open.learn_permissions(attr.permissions);
-            self.changed();
+            self.changed(&[open.id]);
             self.kernel.drop_attributes(open.id);
         }
         Ok(())

@@ -63,7 +63,7 @@ impl FileSystem {
         check_name(name)?;
         let flag = xattr_flag(flags)?;
         let outcome = self.client.set_xattr(caller, inode, name, value, flag).await;
-        self.changed();
+        self.changed(&[inode]);
         Ok(outcome?)
     }
 
@@ -71,7 +71,7 @@ impl FileSystem {
     pub(crate) async fn removexattr(&self, caller: &Caller, inode: InodeId, name: &[u8]) -> FsResult<()> {
         check_name(name)?;
         let outcome = self.client.remove_xattr(caller, inode, name).await;
-        self.changed();
+        self.changed(&[inode]);
         Ok(outcome?)
     }
 }
