@@ -121,6 +121,8 @@ pub(crate) struct World {
     pub(crate) awaits_reports: bool,
     /// These calls are made, but not answered.
     pub(crate) unanswered: HashSet<&'static str>,
+    /// These are made, and answered once they are here no more.
+    pub(crate) held_back: HashSet<&'static str>,
     /// Calls that were given up.
     pub(crate) settled: Vec<u64>,
     /// Leases by the calls that took them.
@@ -132,6 +134,10 @@ pub(crate) struct World {
     pub(crate) awaited: Vec<v1::AwaitedLife>,
     /// What is said of a session that has ended, instead of that no call of it is made.
     pub(crate) has_forgotten: bool,
+    /// Directories beside the root, by how many files stand in them.
+    pub(crate) directories: HashMap<u64, u64>,
+    /// How many entries each call for a listing asked for.
+    pub(crate) listings_asked: Vec<u32>,
 }
 
 type Shared = Arc<Mutex<World>>;
@@ -201,6 +207,13 @@ impl FakeCluster {
 
     pub(crate) fn calls(&self, name: &str) -> usize {
         self.world.lock().calls.get(name).copied().unwrap_or(0)
+    }
+
+    /// The calls since this was last asked, by name, and how often each came.
+    pub(crate) fn take_calls(&self) -> Vec<(&'static str, usize)> {
+        let mut calls: Vec<_> = self.world.lock().calls.drain().collect();
+        calls.sort_unstable();
+        calls
     }
 
     /// Content of a file as `node` has it.
@@ -460,6 +473,9 @@ impl Fake {
         if self.0.lock().unanswered.contains(name) {
             std::future::pending::<()>().await;
         }
+        while self.0.lock().held_back.contains(name) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         Ok(Response::new(answer))
     }
 }
@@ -470,6 +486,10 @@ fn call_id(header: Option<&v1::RequestHeader>) -> u64 {
 
 impl World {
     fn attr(&self, inode: u64) -> Result<v1::FileAttr, Status> {
+        if inode == ROOT_INODE.0 || self.directories.contains_key(&inode) {
+            let mode = FileKind::Directory as u32 | 0o755;
+            return Ok(v1::FileAttr { inode, mode, nlink: 2, ..Default::default() });
+        }
         let gone = || to_status(&DfsError::new(ErrorKind::Stale, "no such inode"));
         let file = self.files.get(&inode).ok_or_else(gone)?;
         Ok(v1::FileAttr {
@@ -498,6 +518,26 @@ impl World {
             awaits_reports: self.awaits_reports,
             ..Default::default()
         }
+    }
+
+    /// A page of a directory whose files are numbered from its own number on; cookies begin at 3.
+    fn listing(&self, request: &v1::GetListingRequest) -> v1::GetListingResponse {
+        let count = self.directories[&request.inode];
+        let after = request.cookie.saturating_sub(2);
+        let last = count.min(after + u64::from(request.max_entries));
+        let entry = |number| {
+            let (inode, mode) = (request.inode + number, FileKind::File as u32);
+            let attr = v1::FileAttr { inode, mode, nlink: 1, ..Default::default() };
+            v1::DirEntry {
+                name: format!("file-{number}").into(),
+                inode,
+                cookie: number + 2,
+                file_type: mode,
+                attr: request.with_attrs.then_some(attr),
+            }
+        };
+        let entries = (after + 1..=last).map(entry).collect();
+        v1::GetListingResponse { entries, at_end: last == count, parent: ROOT_INODE.0, txid: 0 }
     }
 
     /// The next block of a file, on up to three nodes; none when no node is left.
@@ -691,6 +731,32 @@ impl ClientNamenode for Fake {
         Ok(Response::new(v1::AttrResponse { attr: Some(attr), ..v1::AttrResponse::default() }))
     }
 
+    async fn get_fs_stats(
+        &self,
+        _: Request<v1::GetFsStatsRequest>,
+    ) -> Result<Response<v1::GetFsStatsResponse>, Status> {
+        drop(self.call("get_fs_stats"));
+        Ok(Response::new(v1::GetFsStatsResponse::default()))
+    }
+
+    async fn get_listing(
+        &self,
+        request: Request<v1::GetListingRequest>,
+    ) -> Result<Response<v1::GetListingResponse>, Status> {
+        let request = request.into_inner();
+        let answer = {
+            let mut world = self.call("get_listing");
+            world.listings_asked.push(request.max_entries);
+            world.listing(&request)
+        };
+        self.answer("get_listing", answer).await
+    }
+
+    async fn unlink(&self, request: Request<v1::DentryMutation>) -> Result<Response<v1::EmptyResponse>, Status> {
+        drop(self.mutate("unlink", request.into_inner().header.as_ref())?);
+        self.answer("unlink", v1::EmptyResponse::default()).await
+    }
+
     async fn create(&self, request: Request<v1::CreateRequest>) -> Result<Response<v1::CreateResponse>, Status> {
         let request = request.into_inner();
         let answer = self.make_file(&request)?;
@@ -819,9 +885,7 @@ impl ClientNamenode for Fake {
 
     unsupported! {
         lookup(v1::LookupRequest) -> v1::AttrResponse;
-        get_listing(v1::GetListingRequest) -> v1::GetListingResponse;
         get_link_target(v1::InodeRequest) -> v1::GetLinkTargetResponse;
-        get_fs_stats(v1::GetFsStatsRequest) -> v1::GetFsStatsResponse;
         get_content_summary(v1::InodeRequest) -> v1::GetContentSummaryResponse;
         get_x_attr(v1::XAttrRequest) -> v1::GetXAttrResponse;
         list_x_attrs(v1::InodeRequest) -> v1::ListXAttrsResponse;
@@ -829,7 +893,6 @@ impl ClientNamenode for Fake {
         mknod(v1::MknodRequest) -> v1::AttrResponse;
         create_symlink(v1::CreateSymlinkRequest) -> v1::AttrResponse;
         link(v1::LinkRequest) -> v1::AttrResponse;
-        unlink(v1::DentryMutation) -> v1::EmptyResponse;
         rmdir(v1::DentryMutation) -> v1::EmptyResponse;
         delete(v1::DentryMutation) -> v1::EmptyResponse;
         rename(v1::RenameRequest) -> v1::EmptyResponse;

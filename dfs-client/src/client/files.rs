@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use dfs_common::attr::FileAttr;
 use dfs_common::error::Result;
 use dfs_common::ids::InodeId;
 use dfs_proto::v1;
@@ -74,7 +75,7 @@ impl DfsClient {
     /// # Errors
     /// `IsADirectory` or `InvalidArgument` for what has no content, `NotFound`, `PermissionDenied`.
     pub async fn open_reader(&self, caller: &Caller, inode: InodeId) -> Result<Arc<FileReader>> {
-        FileReader::open(&self.core, caller, inode, None).await
+        self.open_reader_again(caller, inode, None).await
     }
 
     /// As [`open_reader`](Self::open_reader), for one who was shown so much of the file before. While the file is being written,
@@ -88,6 +89,20 @@ impl DfsClient {
         inode: InodeId,
         shown: Option<Shown>,
     ) -> Result<Arc<FileReader>> {
+        Ok(self.open_for_reading(caller, inode, shown).await?.1)
+    }
+
+    /// As [`open_reader_again`](Self::open_reader_again), with the attributes of the file that the NameNode told in the same
+    /// answer.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn open_for_reading(
+        &self,
+        caller: &Caller,
+        inode: InodeId,
+        shown: Option<Shown>,
+    ) -> Result<(FileAttr, Arc<FileReader>)> {
         FileReader::open(&self.core, caller, inode, shown).await
     }
 

@@ -31,7 +31,7 @@ use crate::caller::{Asker, caller_of};
 use crate::driver::Driver;
 use crate::errno::FsResult;
 use crate::flags;
-use crate::fs::{AttrChange, Entry, FileSystem, NewInode, Opened, Write};
+use crate::fs::{AttrChange, Entry, FileSystem, NewInode, Opened, Read, Write};
 
 pub(crate) use self::dispatch::Deadlines;
 
@@ -49,6 +49,7 @@ pub(crate) struct Negotiation {
 /// The file system as fuser drives it.
 pub(crate) struct Adapter {
     fs: Arc<FileSystem>,
+    driver: Arc<Driver>,
     dispatcher: Dispatcher,
     negotiation: Negotiation,
 }
@@ -60,7 +61,7 @@ impl Adapter {
         deadlines: Deadlines,
         negotiation: Negotiation,
     ) -> Self {
-        Self { fs, dispatcher: Dispatcher::new(driver, deadlines), negotiation }
+        Self { fs, dispatcher: Dispatcher::new(Arc::clone(&driver), deadlines), driver, negotiation }
     }
 
     fn entry<W, F>(&self, request: &Request, operation: &'static str, reply: ReplyEntry, work: W)
@@ -304,10 +305,14 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let fs = Arc::clone(&self.fs);
+        let (fs, driver) = (Arc::clone(&self.fs), Arc::clone(&self.driver));
         let work = async move { fs.read(handle(file), offset, size).await };
-        self.dispatcher
-            .run(asked(request, Class::Read, "read"), reply, work, |reply, data: bytes::Bytes| reply.data(&data));
+        self.dispatcher.run(asked(request, Class::Read, "read"), reply, work, move |reply, read: Read| {
+            reply.data(&read.bytes);
+            if read.fetches_ahead {
+                driver.on_fetch_ahead();
+            }
+        });
     }
 
     fn write(

@@ -13,6 +13,13 @@ use crate::errno::{FsError, FsResult};
 use crate::handles::{FileHandle, HandleId};
 use crate::writer::WriteRequest;
 
+/// What a read gives.
+pub(crate) struct Read {
+    pub(crate) bytes: Bytes,
+    /// More that it fetches ahead is on its way.
+    pub(crate) fetches_ahead: bool,
+}
+
 /// A write as the kernel sends it.
 pub(crate) struct Write<'a> {
     pub(crate) offset: u64,
@@ -27,7 +34,7 @@ pub(crate) struct Write<'a> {
 
 impl FileSystem {
     /// Bytes of a file; fewer than asked for only at its end.
-    pub(crate) async fn read(&self, handle: HandleId, offset: u64, size: u32) -> FsResult<Bytes> {
+    pub(crate) async fn read(&self, handle: HandleId, offset: u64, size: u32) -> FsResult<Read> {
         let handle = self.handles.file(handle)?;
         handle.check()?;
         let shown = || self.seen.shown_growing(handle.inode.id);
@@ -46,9 +53,11 @@ impl FileSystem {
                 handle.forget_reader(&reader).await;
                 handle.inode.note_tail(offset);
                 let reader = handle.reader(&self.client, shown).await.map_err(FsError::on_handle)?;
-                reader.read_at(offset, size as usize).await.map_err(|error| FsError::from(error).on_handle())
+                let bytes = reader.read_at(offset, size as usize).await;
+                let bytes = bytes.map_err(|error| FsError::from(error).on_handle())?;
+                Ok(Read { bytes, fetches_ahead: reader.is_fetching_ahead() })
             }
-            outcome => outcome.map_err(FsError::from),
+            outcome => Ok(Read { bytes: outcome?, fetches_ahead: reader.is_fetching_ahead() }),
         }
     }
 
@@ -94,7 +103,7 @@ impl FileSystem {
             self.kernel.drop_attributes(handle.inode.id);
         }
         let done = handle.heard(outcome.map_err(FsError::on_handle))?;
-        self.changed();
+        self.changed(&[handle.inode.id]);
         let end = done.at + write.data.len() as u64;
         self.grown_by_write(&handle.inode, end).await;
         writer.answered(end);
@@ -113,7 +122,7 @@ impl FileSystem {
         let handle = self.handles.file(handle)?;
         let Some(writer) = &handle.writer else { return Ok(()) };
         let outcome = writer.flush().await.map_err(FsError::on_handle);
-        self.changed();
+        self.changed(&[handle.inode.id]);
         outcome?;
         Ok(())
     }
@@ -124,7 +133,7 @@ impl FileSystem {
         handle.heard(handle.check())?;
         handle.tell_losses()?;
         let outcome = self.sync(&handle).await.map_err(FsError::on_handle);
-        self.changed();
+        self.changed(&[handle.inode.id]);
         handle.heard(outcome)?;
         // While it lasted, others may have lost some.
         handle.tell_losses()

@@ -133,7 +133,7 @@ impl FileSystem {
     pub(crate) async fn mkdir(&self, caller: &Caller, new: NewInode<'_>) -> FsResult<Entry> {
         let mode = new_permissions(new.mode, new.umask);
         let made = self.client.mkdir(caller, new.parent, new.name, mode).await;
-        self.changed();
+        self.changed(&[new.parent]);
         Ok(self.entry(made?))
     }
 
@@ -147,7 +147,7 @@ impl FileSystem {
             None | Some(FileKind::Directory | FileKind::Symlink) => return Err(Errno::EINVAL.into()),
             Some(kind) => self.client.mknod(caller, new.parent, new.name, kind as u32 | mode, rdev).await,
         };
-        self.changed();
+        self.changed(&[new.parent]);
         Ok(self.entry(made?))
     }
 
@@ -173,14 +173,14 @@ impl FileSystem {
         target: &[u8],
     ) -> FsResult<Entry> {
         let made = self.client.create_symlink(caller, parent, name, target).await;
-        self.changed();
+        self.changed(&[parent]);
         Ok(self.entry(made?))
     }
 
     /// Gives an inode another name.
     pub(crate) async fn link(&self, caller: &Caller, inode: InodeId, parent: InodeId, name: &[u8]) -> FsResult<Entry> {
         let linked = self.client.link(caller, inode, parent, name).await;
-        self.changed();
+        self.changed(&[inode, parent]);
         self.answer(caller, linked?).await
     }
 
@@ -188,14 +188,14 @@ impl FileSystem {
     pub(crate) async fn unlink(&self, caller: &Caller, parent: InodeId, name: &[u8]) -> FsResult<()> {
         let _held = self.hold_if_open(parent, name).await?;
         let outcome = self.client.unlink(caller, parent, name).await;
-        self.changed();
+        self.names_taken(&[parent]);
         Ok(outcome?)
     }
 
     /// Removes an empty directory.
     pub(crate) async fn rmdir(&self, caller: &Caller, parent: InodeId, name: &[u8]) -> FsResult<()> {
         let outcome = self.client.rmdir(caller, parent, name).await;
-        self.changed();
+        self.changed(&[parent]);
         Ok(outcome?)
     }
 
@@ -212,7 +212,7 @@ impl FileSystem {
             RenameFlag::NoReplace | RenameFlag::Exchange => None,
         };
         let outcome = self.client.rename(caller, from, to, flag).await;
-        self.changed();
+        self.names_taken(&[from.0, to.0]);
         Ok(outcome?)
     }
 
@@ -264,7 +264,7 @@ impl FileSystem {
         };
         // The kernel asks for nothing at all when a program says chown(-1, -1).
         if rest == SetAttr::default() && change.length.is_some() {
-            self.changed();
+            self.changed(&[inode]);
             return self.getattr(caller, inode).await;
         }
         let change = self.client.set_attr(caller, inode, rest);
@@ -274,7 +274,7 @@ impl FileSystem {
         } else {
             change.await
         };
-        self.changed();
+        self.changed(&[inode]);
         let attr = changed?;
         let dated = if self.grows_elsewhere(&attr) { self.with_visible_length(attr).await } else { attr.into() };
         Ok(self.announced_entry(dated).await)

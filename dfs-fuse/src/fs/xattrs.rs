@@ -72,7 +72,7 @@ impl FileSystem {
         } else {
             set.await
         };
-        self.changed();
+        self.changed(&[inode]);
         Ok(outcome?)
     }
 
@@ -83,7 +83,7 @@ impl FileSystem {
         // the program may set capabilities.
         let who = if name == CAPABILITIES { Caller::root() } else { caller.clone() };
         let outcome = self.client.remove_xattr(&who, inode, name).await;
-        self.changed();
+        self.changed(&[inode]);
         Ok(outcome?)
     }
 }
