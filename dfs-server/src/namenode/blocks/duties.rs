@@ -141,7 +141,8 @@ impl SoftState {
             return Vec::new();
         }
         self.last_count = Some(self.now);
-        let wanted = self.nodes.registered().filter(|(_, node)| node.duty != Duty::Serve && (node.is_live || !node.is_drained));
+        let wanted =
+            self.nodes.registered().filter(|(_, node)| node.duty != Duty::Serve && (node.is_live || !node.is_drained));
         wanted.map(|(index, node)| (index, node.storages.clone())).collect()
     }
 
