@@ -211,6 +211,7 @@ attach_device() {
   fi
   mkdir -p "$dir"
   if [[ ! -e $image ]]; then
+    rm -f -- "$image.new" # of a start that was interrupted
     truncate -s "$size" "$image.new"
     mkfs.xfs -q "$image.new"
     mv "$image.new" "$image"

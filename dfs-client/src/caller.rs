@@ -13,12 +13,14 @@ pub struct Caller {
     pub gid: u32,
     /// Supplementary groups.
     pub groups: Arc<[u32]>,
+    /// See [`authorised`](Self::authorised).
+    pub is_authorised: bool,
 }
 
 impl Caller {
     /// The superuser, without supplementary groups.
     pub fn root() -> Self {
-        Self { uid: 0, gid: 0, groups: Arc::from([]) }
+        Self { uid: 0, gid: 0, groups: Arc::from([]), is_authorised: false }
     }
 
     /// The identity of this process.
@@ -29,12 +31,20 @@ impl Caller {
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
             groups: groups.into_iter().map(rustix::process::Gid::as_raw).collect(),
+            is_authorised: false,
         }
+    }
+
+    /// The same, whose right to write was shown before: when the file was opened, or to the kernel. What a change does beside what it
+    /// is for depends on who makes it all the same.
+    #[must_use]
+    pub fn authorised(&self) -> Self {
+        Self { is_authorised: true, ..self.clone() }
     }
 }
 
 impl From<&Caller> for v1::Caller {
     fn from(caller: &Caller) -> Self {
-        Self { uid: caller.uid, gid: caller.gid, groups: caller.groups.to_vec() }
+        Self { uid: caller.uid, gid: caller.gid, groups: caller.groups.to_vec(), is_authorised: caller.is_authorised }
     }
 }

@@ -45,4 +45,4 @@ pub use client::{
 pub use client_core::ServerDefaults;
 pub use config::ClientConfig;
 pub use read::{BlockLocation, FileReader, ReplicaLocation, Shown};
-pub use write::{FileWriter, SyncLevel};
+pub use write::{FileWriter, Privileges, SyncLevel};

@@ -6,6 +6,21 @@ use std::path::Path;
 
 use dfs_client::Caller;
 
+/// Who made a request, to be looked at if that is worth it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asker {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) pid: u32,
+}
+
+impl Asker {
+    /// See [`caller_of`]; while the request is not answered.
+    pub(crate) fn caller(self) -> Caller {
+        caller_of(self.uid, self.gid, self.pid)
+    }
+}
+
 /// Lines of `/proc/PID/status` that are looked at: `Groups:` is the twelfth or so.
 const LINES_MAX: usize = 32;
 
@@ -19,7 +34,7 @@ pub(crate) fn caller_of(uid: u32, gid: u32, pid: u32) -> Caller {
     } else {
         groups_in(Path::new(&format!("/proc/{pid}/status"))).unwrap_or_default()
     };
-    Caller { uid, gid, groups: groups.into() }
+    Caller { uid, gid, groups: groups.into(), is_authorised: false }
 }
 
 fn groups_in(status: &Path) -> Option<Vec<u32>> {

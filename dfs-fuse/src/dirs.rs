@@ -5,9 +5,11 @@
 //! after a restart of the mount: a listing never skips or repeats an entry that was there throughout. Cookies start at 3;
 //! 1 and 2 are the offsets after `.` and `..`.
 //!
-//! One buffer takes some twenty entries with attributes, so a handle fetches more than that and answers the next buffers
-//! from it, as long as nothing was changed through this mount since the fetch began and the page is young: attributes that
-//! a program here has just changed must never be told to the kernel in their old state.
+//! One buffer takes twenty to two hundred entries with attributes, so a handle fetches more than that and answers the next
+//! buffers from it, as long as the page is young and neither the directory nor an inode still to be told was changed through
+//! this mount since the fetch began ([`changes`](crate::changes)): what a program here has just changed must never be told to
+//! the kernel in its old state. The end of a listing stays its end, so that removing what was listed costs no second one;
+//! who wants to see what has come since begins anew.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,17 +17,20 @@ use std::time::{Duration, Instant};
 use dfs_client::{DirEntry, Listing};
 use dfs_common::ids::InodeId;
 
+use crate::changes::{Changes, Moment};
+
 /// Offset after `.`.
 pub(crate) const OFFSET_DOT: u64 = 1;
 /// Offset after `..`.
 pub(crate) const OFFSET_DOTDOT: u64 = 2;
 
-/// Entries of the first fetch: what fits into a buffer of one page, and some more.
-const FETCH_MIN: u32 = 64;
+/// Entries of the first fetch: what fits into the 32 KiB that glibc reads a directory by, and some more. For most directories
+/// there is no second one.
+const FETCH_MIN: u32 = 256;
 /// Entries of a fetch once a listing goes on undisturbed: the NameNode's own page.
 const FETCH_MAX: u32 = 1_000;
 /// Age at which a page is not used any more; with the attributes' own second it bounds how old a listing's attributes are.
-const PAGE_AGE_MAX: Duration = Duration::from_secs(1);
+pub(crate) const PAGE_AGE_MAX: Duration = Duration::from_secs(1);
 
 /// Where a listing is to go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +59,8 @@ pub(crate) struct Page {
     parent: InodeId,
     with_attrs: bool,
     fetched_at: Instant,
-    /// Count of changes through this mount when the fetch began.
-    changes: u64,
+    /// Before it was asked for.
+    asked_at: Moment,
 }
 
 /// Entries that answer a buffer: as many of them as fit.
@@ -75,29 +80,34 @@ impl Entries {
 
 /// What a handle has fetched ahead.
 pub(crate) struct DirPages {
+    directory: InodeId,
     page: Option<Page>,
     fetch: u32,
 }
 
 impl DirPages {
-    pub(crate) fn new() -> Self {
-        Self { page: None, fetch: FETCH_MIN }
+    pub(crate) fn new(directory: InodeId) -> Self {
+        Self { directory, page: None, fetch: FETCH_MIN }
     }
 
-    /// Entries after `cookie` from the page at hand, if it may be used.
-    pub(crate) fn take(&mut self, cookie: u64, with_attrs: bool, changes: u64) -> Option<Entries> {
+    /// Entries after `cookie` from the page at hand, if it may be used after these changes.
+    pub(crate) fn take(&mut self, cookie: u64, with_attrs: bool, changes: &Changes) -> Option<Entries> {
         let page = self.page.as_ref()?;
         let age = page.fetched_at.elapsed();
-        let usable = page.changes == changes && age < PAGE_AGE_MAX && (page.with_attrs || !with_attrs);
-        if !usable {
+        let covers = cookie == page.after || page.entries.binary_search_by_key(&cookie, |entry| entry.cookie).is_ok();
+        let start = page.entries.partition_point(|entry| entry.cookie <= cookie);
+        let rest = &page.entries[start..];
+        let is_end = rest.is_empty() && page.at_end;
+        let is_usable = age < PAGE_AGE_MAX
+            && (page.with_attrs || !with_attrs)
+            && (is_end || !changes.may_have_changed(self.directory, rest, page.asked_at));
+        if !is_usable {
             self.page = None;
             self.fetch = FETCH_MIN;
             return None;
         }
-        let covers = cookie == page.after || page.entries.binary_search_by_key(&cookie, |entry| entry.cookie).is_ok();
-        let start = page.entries.partition_point(|entry| entry.cookie <= cookie);
         // A start of the listing is always asked anew: rewinddir must show what is there now.
-        if !covers || cookie == 0 || (start == page.entries.len() && !page.at_end) {
+        if !covers || cookie == 0 || (rest.is_empty() && !page.at_end) {
             return None;
         }
         Some(Entries { all: Arc::clone(&page.entries), start, parent: page.parent, age })
@@ -110,8 +120,8 @@ impl DirPages {
         fetch
     }
 
-    /// Keeps what was fetched after `after` and gives what answers the buffer.
-    pub(crate) fn put(&mut self, after: u64, listing: Listing, with_attrs: bool, changes: u64) -> Entries {
+    /// Keeps what was fetched after `after` and gives what answers the buffer. `asked_at` is from before it was asked for.
+    pub(crate) fn put(&mut self, after: u64, listing: Listing, with_attrs: bool, asked_at: Moment) -> Entries {
         let all: Arc<[DirEntry]> = listing.entries.into();
         let entries = Entries { all: Arc::clone(&all), start: 0, parent: listing.parent, age: Duration::ZERO };
         self.page = Some(Page {
@@ -121,7 +131,7 @@ impl DirPages {
             parent: entries.parent,
             with_attrs,
             fetched_at: Instant::now(),
-            changes,
+            asked_at,
         });
         entries
     }
@@ -133,10 +143,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cache::tests::attr;
+
+    const DIRECTORY: InodeId = InodeId(1);
 
     fn entry(cookie: u64) -> DirEntry {
-        let name = cookie.to_string().into_bytes();
-        DirEntry { name, inode: InodeId(cookie), cookie, kind: FileKind::File, attr: None }
+        let (name, attr) = (cookie.to_string().into_bytes(), attr(cookie, 10, 1));
+        DirEntry { name, inode: attr.inode, cookie, kind: FileKind::File, attr: Some(attr) }
     }
 
     fn listing(all: &[u64], after: u64, max: usize) -> Listing {
@@ -155,49 +168,92 @@ mod tests {
     }
 
     #[test]
-    fn take_refuses_a_page_older_than_a_change() {
-        let mut pages = DirPages::new();
-        pages.put(0, listing(&[3, 4, 5], 0, 10), true, 7);
-        assert_eq!(pages.take(3, true, 7).unwrap().iter().count(), 2);
-        assert!(pages.take(3, true, 8).is_none());
-        assert!(pages.take(3, true, 7).is_none(), "a page once doubted is gone");
+    fn take_refuses_a_page_older_than_a_change_of_the_directory() {
+        let (changes, mut pages) = (Changes::new(), DirPages::new(DIRECTORY));
+        pages.put(0, listing(&[3, 4, 5], 0, 10), true, changes.now());
+        changes.note(&[InodeId(2)]);
+        changes.note_names_taken(&[InodeId(2)]);
+        assert_eq!(pages.take(3, true, &changes).unwrap().iter().count(), 2, "another one was changed");
+        changes.note(&[DIRECTORY]);
+        assert!(pages.take(3, true, &changes).is_none());
+        let asked_at = changes.now();
+        pages.put(3, listing(&[3, 4, 5], 3, 1), true, asked_at);
+        assert_eq!(pages.take(3, true, &changes).unwrap().iter().count(), 1);
+    }
+
+    #[test]
+    fn take_refuses_a_page_that_was_under_way_when_the_directory_was_changed() {
+        let (changes, mut pages) = (Changes::new(), DirPages::new(DIRECTORY));
+        let asked_at = changes.now();
+        changes.note(&[DIRECTORY]);
+        pages.put(0, listing(&[3, 4, 5], 0, 10), true, asked_at);
+        assert!(pages.take(3, true, &changes).is_none());
+    }
+
+    #[test]
+    fn take_refuses_a_page_with_an_inode_still_to_be_told_that_was_changed() {
+        let (changes, mut pages) = (Changes::new(), DirPages::new(DIRECTORY));
+        pages.put(0, listing(&[3, 4, 5], 0, 10), true, changes.now());
+        changes.note(&[InodeId(4)]);
+        assert_eq!(pages.take(4, true, &changes).unwrap().iter().count(), 1, "it was told before");
+        assert!(pages.take(3, true, &changes).is_none());
+        assert!(pages.take(4, true, &changes).is_none(), "a page once doubted is gone");
+    }
+
+    #[test]
+    fn take_tells_the_end_also_when_all_that_was_listed_has_been_removed() {
+        let (changes, mut pages) = (Changes::new(), DirPages::new(DIRECTORY));
+        for (at_end, expected) in [(false, None), (true, Some(0))] {
+            let listing = Listing { at_end, ..listing(&[3, 4], 0, 10) };
+            pages.put(0, listing, true, changes.now());
+            changes.note_names_taken(&[DIRECTORY, InodeId(3), InodeId(4)]);
+            assert_eq!(pages.take(4, true, &changes).map(|entries| entries.iter().count()), expected);
+        }
     }
 
     #[test]
     fn take_refuses_a_page_without_the_attributes_asked_for() {
-        let mut pages = DirPages::new();
-        pages.put(0, listing(&[3, 4], 0, 10), false, 0);
-        assert!(pages.take(3, false, 0).is_some());
-        assert!(pages.take(3, true, 0).is_none());
+        let (changes, mut pages) = (Changes::new(), DirPages::new(DIRECTORY));
+        pages.put(0, listing(&[3, 4], 0, 10), false, changes.now());
+        assert!(pages.take(3, false, &changes).is_some());
+        assert!(pages.take(3, true, &changes).is_none());
     }
 
     #[test]
     fn take_never_answers_a_rewind_or_a_foreign_offset() {
-        let mut pages = DirPages::new();
-        pages.put(0, listing(&[3, 9], 0, 10), true, 0);
-        assert!(pages.take(0, true, 0).is_none());
-        assert!(pages.take(5, true, 0).is_none());
+        let (changes, mut pages) = (Changes::new(), DirPages::new(DIRECTORY));
+        pages.put(0, listing(&[3, 9], 0, 10), true, changes.now());
+        assert!(pages.take(0, true, &changes).is_none());
+        assert!(pages.take(5, true, &changes).is_none());
+    }
+
+    #[test]
+    fn next_fetch_takes_most_directories_whole_and_large_ones_by_the_namenodes_page() {
+        let mut pages = DirPages::new(DIRECTORY);
+        assert_eq!([(); 4].map(|()| pages.next_fetch()), [256, 1_000, 1_000, 1_000]);
     }
 
     proptest! {
         /// However the kernel's buffers cut the listing, every entry comes once, in order.
         #[test]
         fn a_listing_is_complete(
-            all in prop::collection::btree_set(3u64..10_000, 0..300),
-            buffers in prop::collection::vec(1usize..40, 1..10),
+            all in prop::collection::btree_set(3u64..10_000, 0..1_500),
+            buffers in prop::collection::vec(1usize..200, 1..10),
             disturbed in prop::collection::vec(any::<bool>(), 1..10),
         ) {
             let all: Vec<u64> = all.into_iter().collect();
-            let mut pages = DirPages::new();
-            let (mut seen, mut offset, mut changes, mut round) = (Vec::new(), 0, 0, 0);
+            let (changes, mut pages) = (Changes::new(), DirPages::new(DIRECTORY));
+            let (mut seen, mut offset, mut round) = (Vec::new(), 0, 0);
             loop {
-                changes += u64::from(disturbed[round % disturbed.len()]);
+                if disturbed[round % disturbed.len()] {
+                    changes.note(&[DIRECTORY]);
+                }
                 let cookie = Position::at(offset).cookie;
-                let entries = match pages.take(cookie, true, changes) {
+                let entries = match pages.take(cookie, true, &changes) {
                     Some(entries) => entries,
                     None => {
                         let fetch = pages.next_fetch() as usize;
-                        pages.put(cookie, listing(&all, cookie, fetch), true, changes)
+                        pages.put(cookie, listing(&all, cookie, fetch), true, changes.now())
                     }
                 };
                 let taken = entries.iter().take(buffers[round % buffers.len()]);

@@ -1,22 +1,24 @@
 //! Who runs the runtime: sockets, timers and tasks of the mount.
 //!
 //! Handing a request over to another thread wakes that thread, mostly on another core with cold caches: a fifth to a third of
-//! the time of a `mkdir`. So the thread that took a lone request from the kernel runs the runtime itself until that is
-//! answered. With several requests under way the runtime has a thread of its own, the keeper, and all hand theirs over.
+//! the time of a `mkdir`. So a request that need not wait for anything, such as a read of bytes that are here, is answered by
+//! the thread that took it from the kernel. One that must wait and is alone stays with that thread, too, which runs the runtime
+//! itself until it is answered. With several requests under way the runtime has a thread of its own, the keeper, and all hand
+//! theirs over.
 //!
 //! ```text
 //!             request, alone                        answered, none left
-//!            +---------------> loop thread runs it ------------------------+
-//!   nobody --+                      | others came meanwhile, or a read     +--> nobody
-//!    runs it |                      v                                      |
-//!            +---------------> keeper runs it -----------------------------+
-//!             nothing asked for QUIET         answered, none left, no reads lately
+//!            +---------------> loop thread runs it ----------------------------+
+//!   nobody --+                      | others came, or more is fetched ahead    +--> nobody
+//!    runs it |                      v                                          |
+//!            +---------------> keeper runs it ---------------------------------+
+//!             nothing asked for QUIET         answered, none left, nothing fetched ahead lately
 //! ```
 //!
 //! The keeper is the thread that the session runs on ([`Driver::drive_until`]). While lone requests follow each other closely it
 //! stays away, and what else there is to do (timers, answers to pings) waits for twice [`QUIET`] at most, or until a request
-//! runs the runtime. Reads are different: what they fetch ahead is under way when they are answered, so behind them the
-//! keeper takes over and stays for a while.
+//! runs the runtime. A read of a stream is different: what it fetches ahead is under way when it is answered, so behind it
+//! the keeper takes over and stays for a while. The only read of a small file, or one at random, leaves nothing behind.
 //!
 //! A request that takes longer than [`PATIENCE`] is handed over after all, so that loop threads can take others, and end when
 //! the mount does. With several worker threads the runtime runs by itself, and with one loop thread that must stay free:
@@ -39,8 +41,8 @@ use tracing::error;
 const QUIET: Duration = Duration::from_millis(2);
 /// How long it stays away at most: what it was given to run looks for signals.
 const AWAY_MAX: Duration = Duration::from_millis(250);
-/// How long it stays after a read: far longer than between two reads of a stream.
-const READS_LAST: Duration = Duration::from_millis(20);
+/// How long it stays for what a read fetches ahead: far longer than between two reads of a stream.
+const STREAM_LASTS: Duration = Duration::from_millis(20);
 /// How long a loop thread runs the runtime for one request.
 const PATIENCE: Duration = Duration::from_millis(200);
 
@@ -62,7 +64,8 @@ struct State {
     is_wanted: bool,
     /// Counts the times that a loop thread ran the runtime.
     turns: u64,
-    last_read: Option<Instant>,
+    /// When a read was last answered that fetches ahead.
+    streamed_at: Option<Instant>,
 }
 
 /// See the module.
@@ -103,7 +106,7 @@ impl Driver {
         if !is_single {
             builder.worker_threads(workers);
         }
-        let state = State { holder: Holder::Nobody, under_way: 0, is_wanted: false, turns: 0, last_read: None };
+        let state = State { holder: Holder::Nobody, under_way: 0, is_wanted: false, turns: 0, streamed_at: None };
         Ok(Arc::new(Self {
             runtime: builder.thread_name("dfs-fuse").enable_all().build()?,
             takes_turns: is_single && loop_threads > 1,
@@ -126,13 +129,9 @@ impl Driver {
     }
 
     /// Runs a request, which has entered: at once when nothing needs waiting for, otherwise as the module says. A panic
-    /// in it ends the request only. `is_read`: it leaves transfers under way.
-    pub(crate) fn run(self: &Arc<Self>, mut request: Request, is_read: bool) {
-        let is_answered = self.poll_once(&mut request);
-        if is_read {
-            self.on_read();
-        }
-        if is_answered {
+    /// in it ends the request only.
+    pub(crate) fn run(self: &Arc<Self>, mut request: Request) {
+        if self.poll_once(&mut request) {
             return;
         }
         if !self.take_turn() {
@@ -190,14 +189,18 @@ impl Driver {
         }
     }
 
-    fn on_read(&self) {
+    /// A read is answered, and what it fetches ahead is not here yet: the keeper is to run it.
+    pub(crate) fn on_fetch_ahead(&self) {
         if !self.takes_turns {
             return;
         }
         let mut state = self.state.lock();
-        state.last_read = Some(Instant::now());
-        if state.holder != Holder::Keeper && !state.is_wanted {
-            self.want_keeper(&mut state);
+        state.streamed_at = Some(Instant::now());
+        match state.holder {
+            Holder::Nobody if !state.is_wanted => self.want_keeper(&mut state),
+            // Calls the keeper at the end of its turn.
+            Holder::LoopThread => state.is_wanted = true,
+            Holder::Nobody | Holder::Keeper => {}
         }
     }
 
@@ -209,8 +212,8 @@ impl Driver {
     /// Lets the keeper go, when what it has run was the last request.
     fn relieve(&self) {
         let state = self.state.lock();
-        let has_reads = state.last_read.is_some_and(|last| last.elapsed() < READS_LAST);
-        if self.takes_turns && state.holder == Holder::Keeper && state.under_way == 0 && !has_reads {
+        let has_stream = state.streamed_at.is_some_and(|last| last.elapsed() < STREAM_LASTS);
+        if self.takes_turns && state.holder == Holder::Keeper && state.under_way == 0 && !has_stream {
             self.relieved.notify_one();
         }
     }
@@ -276,7 +279,7 @@ fn log_panic() {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::mpsc;
     use std::thread::{self, ThreadId};
 
@@ -309,7 +312,7 @@ mod tests {
     }
 
     /// Runs `loops` beside a keeper, which ends when they do.
-    fn with_keeper(driver: &Arc<Driver>, loops: impl FnOnce() + Send) {
+    pub(crate) fn with_keeper(driver: &Arc<Driver>, loops: impl FnOnce() + Send) {
         let (ended, end) = oneshot::channel::<()>();
         thread::scope(|scope| {
             scope.spawn(move || {
@@ -335,7 +338,7 @@ mod tests {
             // back before the next one comes.
             let ran_here = (0..1_000).any(|_| {
                 let (lone, ran_on) = request(&driver, short());
-                driver.run(lone, false);
+                driver.run(lone);
                 ran_on.iter().all(|thread| thread == here)
             });
             assert!(ran_here);
@@ -349,9 +352,9 @@ mod tests {
             let (answer, answered) = oneshot::channel();
             let (waiting, _) = request(&driver, async { answered.await.unwrap() });
             thread::scope(|scope| {
-                scope.spawn(|| driver.run(waiting, false));
+                scope.spawn(|| driver.run(waiting));
                 let (other, ran_on) = request(&driver, short());
-                driver.run(other, false);
+                driver.run(other);
                 assert_eq!(ran_on.iter().count(), 2, "it ends before the one that came first");
                 answer.send(()).unwrap();
             });
@@ -365,11 +368,11 @@ mod tests {
         with_keeper(&driver, || {
             // After it the keeper is gone, most likely.
             let (first, ran_on) = request(&driver, short());
-            driver.run(first, false);
+            driver.run(first);
             assert_eq!(ran_on.iter().count(), 2);
             let (answer, answered) = oneshot::channel();
             let (long, ran_on) = request(&driver, async { answered.await.unwrap() });
-            driver.run(long, false);
+            driver.run(long);
             answer.send(()).unwrap();
             assert_eq!(ran_on.iter().count(), 2);
         });
@@ -380,7 +383,7 @@ mod tests {
         let driver = Driver::new(1, 2).unwrap();
         with_keeper(&driver, || {
             let (lone, _) = request(&driver, short());
-            driver.run(lone, false);
+            driver.run(lone);
             let (sender, done) = mpsc::channel();
             driver.handle().spawn(async move {
                 sleep(SHORT).await;
@@ -391,19 +394,39 @@ mod tests {
     }
 
     #[test]
-    fn keeper_stays_behind_reads() {
+    fn keeper_stays_behind_reads_that_fetch_ahead() {
         let driver = Driver::new(1, 2).unwrap();
         with_keeper(&driver, || {
             let (read, ran_on) = request(&driver, std::future::ready(()));
-            driver.run(read, true);
+            driver.run(read);
             assert_eq!(ran_on.iter().count(), 2);
+            driver.on_fetch_ahead();
             wait_for_holder(&driver, Holder::Keeper);
             let (other, _) = request(&driver, short());
-            driver.run(other, false);
+            driver.run(other);
             driver.handle().block_on(driver.drained());
             let state = driver.state.lock();
-            let is_long_ago = state.last_read.is_some_and(|last| last.elapsed() >= READS_LAST);
+            let is_long_ago = state.streamed_at.is_some_and(|last| last.elapsed() >= STREAM_LASTS);
             assert!(state.holder == Holder::Keeper || is_long_ago);
+        });
+    }
+
+    #[test]
+    fn keeper_comes_at_the_end_of_a_turn_that_leaves_bytes_to_fetch() {
+        let driver = Driver::new(1, 2).unwrap();
+        with_keeper(&driver, || {
+            // The keeper goes when a request has ended that was handed over to it.
+            let is_turn = (0..1_000).any(|_| {
+                let (lone, ran_on) = request(&driver, short());
+                driver.run(lone);
+                assert_eq!(ran_on.iter().count(), 2);
+                driver.take_turn()
+            });
+            assert!(is_turn);
+            driver.on_fetch_ahead();
+            driver.end_turn();
+            let state = driver.state.lock();
+            assert!(state.is_wanted || state.holder == Holder::Keeper);
         });
     }
 
@@ -416,7 +439,7 @@ mod tests {
             scope.spawn(move || {
                 while stopped.try_recv() == Err(mpsc::TryRecvError::Empty) {
                     let (lone, _) = request(driver, short());
-                    driver.run(lone, false);
+                    driver.run(lone);
                 }
             });
             driver.drive_until(async { sleep(SHORT * 10).await });
@@ -428,7 +451,7 @@ mod tests {
     fn several_workers_run_by_themselves() {
         let driver = Driver::new(2, 2).unwrap();
         let (some, ran_on) = request(&driver, short());
-        driver.run(some, false);
+        driver.run(some);
         assert_eq!(ran_on.iter().count(), 2);
     }
 }

@@ -76,7 +76,8 @@ pub(crate) fn new_permissions(mode: u32, umask: u32) -> u32 {
 /// the kernel then takes it for a plain listing, which costs a lookup per name. And ASYNC_DIO: with it the parts of one
 /// asynchronous write (io_submit) travel side by side, and nothing in them tells which part of an append comes first.
 /// Without it the kernel sends one part after another, in order, under the inode's lock, and stops at the first that
-/// fails, whoever calls and however. KILLPRIV is honoured by the NameNode (chown, truncate) and at write.
+/// fails, whoever calls and however. KILLPRIV is honoured by the NameNode (chown, truncate) and at write. Its second version would
+/// say in setattr and open whose set-id bits go, which fuser does not pass on.
 pub(crate) fn wanted_capabilities() -> InitFlags {
     InitFlags::FUSE_ASYNC_READ
         | InitFlags::FUSE_BIG_WRITES

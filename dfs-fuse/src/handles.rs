@@ -219,7 +219,7 @@ mod tests {
     use super::*;
 
     fn dir() -> DirHandle {
-        DirHandle { inode: InodeId(5), caller: Caller::root(), pages: Mutex::new(DirPages::new()) }
+        DirHandle { inode: InodeId(5), caller: Caller::root(), pages: Mutex::new(DirPages::new(InodeId(5))) }
     }
 
     #[test]

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use dfs_client::{Caller, DfsClient, HeldInode, Shown};
-use dfs_common::attr::FileAttr;
 use dfs_common::ids::InodeId;
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -24,17 +23,6 @@ use crate::writer::SharedWriter;
 /// Files that nobody has open and whose lost writes nobody was told of; some hundred bytes each. Beyond it the oldest are
 /// forgotten: they are in the log.
 const UNTOLD_MAX: NonZeroUsize = NonZeroUsize::new(1 << 14).unwrap();
-/// Set-id bits in permissions.
-const SET_ID: u32 = 0o6000;
-
-/// Whether a file has set-user-id or set-group-id bits, as far as known. Saves a question per write by a user without
-/// privilege, whose writes have to clear them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum SetId {
-    Unknown,
-    No,
-    Maybe,
-}
 
 /// Pages that the kernel may have read when the file ended in them; see `fs::tail`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -60,7 +48,6 @@ pub(crate) struct OpenInode {
     content_epoch: AtomicU64,
     /// Keeps the inode past its last name. Held across the call that takes it.
     held: tokio::sync::Mutex<Option<HeldInode>>,
-    set_id: Mutex<SetId>,
     /// Never held while anything else is done.
     tail: Mutex<Tail>,
     /// Serialises what is done before the kernel hears that the file has grown.
@@ -79,7 +66,6 @@ impl OpenInode {
             writer: Mutex::new(None),
             content_epoch: AtomicU64::new(0),
             held: tokio::sync::Mutex::new(None),
-            set_id: Mutex::new(SetId::Unknown),
             tail: Mutex::new(Tail::default()),
             growing: Arc::default(),
             growth_hangs: AtomicBool::new(false),
@@ -133,20 +119,6 @@ impl OpenInode {
     pub(crate) fn content_dropped_since(&self, epoch: u64) -> u64 {
         let changed = self.content_epoch.compare_exchange(epoch, epoch + 1, Ordering::AcqRel, Ordering::Acquire);
         changed.map_or(epoch, |_| epoch + 1)
-    }
-
-    /// Notes the permissions that the file has.
-    pub(crate) fn learn_permissions(&self, permissions: u32) {
-        *self.set_id.lock() = if permissions & SET_ID == 0 { SetId::No } else { SetId::Maybe };
-    }
-
-    /// Whether a write may have to clear set-id bits; `None` when that must be asked.
-    pub(crate) fn may_have_set_id(&self) -> Option<bool> {
-        match *self.set_id.lock() {
-            SetId::Unknown => None,
-            SetId::No => Some(false),
-            SetId::Maybe => Some(true),
-        }
     }
 
     /// A read may reach the end of the file, which is not before `offset`. To be called before it looks how long the file is.
@@ -280,13 +252,6 @@ impl Inodes {
     /// Every writer there is.
     pub(crate) fn writers(&self) -> Vec<Arc<SharedWriter>> {
         self.open.lock().values().filter_map(|inode| inode.writer()).collect()
-    }
-
-    /// Notes permissions that were told to or set by a program.
-    pub(crate) fn learn_permissions(&self, attr: &FileAttr) {
-        if let Some(inode) = self.open.lock().get(&attr.inode) {
-            inode.learn_permissions(attr.permissions);
-        }
     }
 
     /// With its last user goes the entry, and with that its hold.

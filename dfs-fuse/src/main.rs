@@ -6,7 +6,7 @@
 //! adapter    fuser in, fuser out                  driver    which thread runs sockets, timers and tasks
 //! fs         what each POSIX call means, over the client library
 //!   handles, inodes    what is open        writer, write_phase   the one writer of a file, and what it lost
-//!   dirs               listings            cache, kernel                      what is remembered, here and there
+//!   dirs, changes      listings            cache, kernel                      what is remembered, here and there
 //! errno      what programs see of errors   flags       what the kernel's flag words mean      caller  who asks
 //! ```
 
@@ -14,10 +14,16 @@ mod adapter;
 mod background;
 mod cache;
 mod caller;
+mod changes;
 mod cli;
 mod dirs;
 mod driver;
 mod errno;
+/// The client's: a NameNode that counts its calls, and DataNodes, in this process.
+#[cfg(test)]
+#[path = "../../dfs-client/src/fake_cluster/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "the client's own tests use the rest")]
+mod fake_cluster;
 mod flags;
 mod fs;
 mod handles;
@@ -25,6 +31,7 @@ mod identity;
 mod inodes;
 mod kernel;
 mod lost_writes;
+mod privileges;
 mod session;
 mod write_phase;
 mod writer;
@@ -33,6 +40,8 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use cli::{Command, Mode};
+#[cfg(test)]
+use dfs_client::{ClientConfig, CreateOptions, DfsClient};
 use dfs_common::{logging, sys};
 
 /// Gives back and takes buffers of a megabyte without asking the kernel for pages each time.

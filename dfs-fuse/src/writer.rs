@@ -26,9 +26,11 @@ use parking_lot::Mutex;
 use tokio::sync::MutexGuard;
 use tracing::{error, warn};
 
+use crate::caller::Asker;
 use crate::errno::{FsError, FsResult};
 use crate::inodes::OpenInode;
 use crate::lost_writes::LostWrites;
+use crate::privileges::{FilePrivileges, Loss};
 use crate::write_phase::{FlushAction, WritePhase};
 
 /// A write as the kernel asks for it.
@@ -39,6 +41,9 @@ pub(crate) struct WriteRequest<'a> {
     pub(crate) appends: bool,
     /// To be as durable as this before it is answered.
     pub(crate) sync: Option<SyncLevel>,
+    /// Its maker may keep set-id bits.
+    pub(crate) keeps_set_id: bool,
+    pub(crate) by: Asker,
 }
 
 /// Writer of one file, from the first open for writing to the last release.
@@ -49,6 +54,8 @@ pub(crate) struct SharedWriter {
     state: tokio::sync::Mutex<State>,
     /// What is known without waiting for a turn; never held across an await.
     view: Mutex<View>,
+    /// What the file has that writes take away.
+    privileges: FilePrivileges,
     failure: OnceLock<DfsError>,
     losses: Arc<LostWrites>,
     /// Bytes were accepted since it was last completed: a failure may have lost some of them.
@@ -109,7 +116,7 @@ impl WriterView {
 impl SharedWriter {
     /// Takes over a writer that was just opened, with one handle.
     pub(crate) fn new(client: DfsClient, open: &OpenInode, writer: Arc<FileWriter>) -> Arc<Self> {
-        let end = writer.position();
+        let (end, privileges) = (writer.position(), writer.privileges());
         let view =
             View { open: Some(Arc::clone(&writer)), answered: end, closed_length: end, visible: end, changes: 0 };
         Arc::new(Self {
@@ -117,6 +124,7 @@ impl SharedWriter {
             inode: open.id,
             state: tokio::sync::Mutex::new(State::new(writer)),
             view: Mutex::new(view),
+            privileges: FilePrivileges::new(privileges),
             failure: OnceLock::new(),
             losses: Arc::clone(open.losses()),
             is_laden: AtomicBool::new(false),
@@ -125,19 +133,24 @@ impl SharedWriter {
         })
     }
 
-    /// Another handle joins; the lease is taken again if it was given back.
+    /// Another handle joins; the lease is taken again if it was given back. `cut_by`: who has the content thrown away.
     ///
     /// # Errors
     /// `Busy` when another client has taken it meanwhile.
-    pub(crate) async fn join(&self, truncates: bool) -> FsResult<()> {
+    pub(crate) async fn join(&self, cut_by: Option<&Caller>) -> FsResult<()> {
         let mut state = self.turn().await?;
-        if truncates {
-            self.empty(&mut state).await?;
+        if let Some(by) = cut_by {
+            self.empty(&mut state, by).await?;
         } else if state.phase.is_closed() {
-            self.reopen(&mut state, false).await?;
+            self.reopen(&mut state, None).await?;
         }
         self.handles.fetch_add(1, Ordering::AcqRel);
         Ok(())
+    }
+
+    /// What the file has that writes take away.
+    pub(crate) fn privileges(&self) -> &FilePrivileges {
+        &self.privileges
     }
 
     /// A handle is gone; true for the last one, after which [`finish`](Self::finish) is due.
@@ -198,6 +211,12 @@ impl SharedWriter {
         if !request.appends && request.offset != end {
             return Err(self.refuse(&request, end));
         }
+        if let Some(loss) = self.privileges.due(request.keeps_set_id) {
+            let by = request.by.caller();
+            if !self.privileges.are_left_by(&by) {
+                Box::pin(self.drop_privileges(loss, &by, None)).await?;
+            }
+        }
         let writer = Arc::clone(&state.writer);
         state.phase.written();
         self.is_laden.store(true, Ordering::Release);
@@ -221,7 +240,7 @@ impl SharedWriter {
                 return Err(self.refuse(request, attr.length));
             }
         }
-        self.reopen(state, false).await
+        self.reopen(state, None).await
     }
 
     /// What `close` of a descriptor does.
@@ -282,16 +301,16 @@ impl SharedWriter {
         if state.phase.must_complete() { self.complete(&mut state).await } else { Ok(()) }
     }
 
-    /// Cuts the file to `length`; true when bytes may have gone.
+    /// Cuts the file to `length`; true when bytes may have gone. The kernel has seen that `by` may.
     ///
     /// # Errors
     /// `EOPNOTSUPP` when it is shorter than that, nothing changed.
-    pub(crate) async fn set_length(&self, length: u64) -> FsResult<bool> {
+    pub(crate) async fn set_length(&self, length: u64, by: &Caller) -> FsResult<bool> {
         let mut state = self.turn().await?;
         if !state.phase.is_closed() {
             let end = self.length();
             if length == end {
-                self.mark_changed().await?;
+                self.mark_cut(by).await?;
                 return Ok(false);
             }
             if length > end {
@@ -299,14 +318,14 @@ impl SharedWriter {
             }
         }
         if length == 0 {
-            self.empty(&mut state).await?;
+            self.empty(&mut state, by).await?;
             return Ok(true);
         }
         if !state.phase.is_closed() {
             self.complete(&mut state).await?;
         }
         // Others may have changed it while it was closed: the NameNode knows.
-        let attr = self.client.truncate(&Caller::root(), self.inode, length).await?;
+        let attr = self.client.truncate(&by.authorised(), self.inode, length).await?;
         let mut view = self.view.lock();
         view.closed_length = attr.length;
         view.visible = attr.length;
@@ -365,10 +384,13 @@ impl SharedWriter {
         Ok(())
     }
 
-    /// Takes the lease again. A refusal changes nothing: no byte was accepted that depends on it. The right to write was
-    /// proven at open (design D10), so it is not asked for again.
-    async fn reopen(&self, state: &mut State, truncates: bool) -> FsResult<()> {
-        let writer = self.client.append(&Caller::root(), self.inode, truncates).await?;
+    /// Takes the lease again, and has `cut_by` empty the file. A refusal changes nothing: no byte was accepted that depends on it.
+    /// The right to write was proven at open (design D10), so it is not asked for again.
+    async fn reopen(&self, state: &mut State, cut_by: Option<&Caller>) -> FsResult<()> {
+        let by = cut_by.map_or_else(Caller::root, Caller::authorised);
+        let asked = self.privileges.ask();
+        let writer = self.client.append(&by, self.inode, cut_by.is_some()).await?;
+        self.privileges.learn(asked, writer.privileges());
         *state = State { phase: state.phase, ..State::new(Arc::clone(&writer)) };
         state.phase.reopened();
         let mut view = self.view.lock();
@@ -379,23 +401,32 @@ impl SharedWriter {
         Ok(())
     }
 
-    async fn empty(&self, state: &mut State) -> FsResult<()> {
+    async fn empty(&self, state: &mut State, by: &Caller) -> FsResult<()> {
         if !state.phase.is_closed() {
             if self.length() == 0 {
-                return self.mark_changed().await;
+                return self.mark_cut(by).await;
             }
             self.complete(state).await?;
         }
-        self.reopen(state, true).await?;
+        self.reopen(state, Some(by)).await?;
         // A file written anew: its first flush completes it.
         state.phase = WritePhase::opened();
         Ok(())
     }
 
-    /// A truncation that takes no byte away still sets the times of the file.
-    async fn mark_changed(&self) -> FsResult<()> {
-        let change = SetAttr { mtime: Some(TimeSet::Now), ..SetAttr::default() };
-        self.client.set_attr(&Caller::root(), self.inode, change).await?;
+    /// A truncation that takes no byte away does to the file what others do.
+    async fn mark_cut(&self, by: &Caller) -> FsResult<()> {
+        let loss = if by.uid == 0 { Loss::Capabilities } else { Loss::All };
+        self.drop_privileges(loss, by, Some(TimeSet::Now)).await
+    }
+
+    /// Takes from the file what writing takes from a program.
+    async fn drop_privileges(&self, loss: Loss, by: &Caller, mtime: Option<TimeSet>) -> FsResult<()> {
+        let asked = self.privileges.ask();
+        let (kill_privileges, kill_capabilities) = (loss == Loss::All, loss == Loss::Capabilities);
+        let change = SetAttr { mtime, kill_privileges, kill_capabilities, ..SetAttr::default() };
+        let attr = self.client.set_attr(&by.authorised(), self.inode, change).await?;
+        self.privileges.lost(asked, loss, by, &attr);
         Ok(())
     }
 

@@ -2,25 +2,45 @@
 
 use std::sync::Arc;
 
+use dfs_common::attr::FileAttr;
 use dfs_common::error::Result;
 use dfs_common::ids::InodeId;
 use dfs_proto::v1;
 
-use super::DfsClient;
+use super::{DfsClient, SetAttr};
 use crate::caller::Caller;
 use crate::client_core::attr_of;
 use crate::datanode::Located;
 use crate::read::{BlockLocation, FileReader, Shown, locate_page};
 use crate::rpc::rpc;
-use crate::write::{FileWriter, ReplicaSync, ServerClock, Start};
+use crate::write::{FileWriter, Opened, ReplicaSync, ServerClock, Start};
 
 impl DfsClient {
-    /// Opens an existing file to add to its end, or with `truncate` to write it anew.
+    /// Opens an existing file to add to its end, or with `truncate` to write it anew. While another client writes it, it is
+    /// waited for, for some seconds: who has just closed it gives it back in a moment.
     ///
     /// # Errors
-    /// `Busy` while another client writes it.
+    /// `Busy` while another client writes it, or this one, for whom nobody waits.
     pub async fn append(&self, caller: &Caller, inode: InodeId, truncate: bool) -> Result<Arc<FileWriter>> {
-        let build = |header| v1::AppendRequest { header: Some(header), inode: inode.0, truncate };
+        self.open_writer(caller, inode, truncate, self.core.handover_patience_ms()).await
+    }
+
+    /// As [`append`](Self::append), without waiting for another client.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn append_at_once(&self, caller: &Caller, inode: InodeId, truncate: bool) -> Result<Arc<FileWriter>> {
+        self.open_writer(caller, inode, truncate, 0).await
+    }
+
+    async fn open_writer(
+        &self,
+        caller: &Caller,
+        inode: InodeId,
+        truncate: bool,
+        patience_ms: u32,
+    ) -> Result<Arc<FileWriter>> {
+        let build = |header| v1::AppendRequest { header: Some(header), inode: inode.0, truncate, patience_ms };
         let mut claim = self.core.claim(caller, &build, &rpc!(append)).await;
         if let Err(error) = &claim
             && Box::pin(self.core.gave_way(inode, error)).await
@@ -32,7 +52,24 @@ impl DfsClient {
         let last = answer.last_block.map(|last| Located::new(&self.core.datanodes, last, &answer.block_pool_id));
         let last = last.transpose()?;
         let start = last.map_or(Start::Nowhere, Start::Reopen);
-        FileWriter::open(&self.core, pending, caller, &attr, ServerClock::told(answer.now_ns), start)
+        let clock = ServerClock::told(answer.now_ns);
+        let opened = Opened { attr: &attr, has_capabilities: answer.has_capabilities, clock };
+        FileWriter::open(&self.core, pending, caller, opened, start)
+    }
+
+    /// Takes from the file that `writer` has opened what a write by the caller takes from a program: file capabilities, and set-id
+    /// bits unless he is root. To be called before the first write.
+    ///
+    /// # Errors
+    /// Those of [`set_attr`](Self::set_attr).
+    pub async fn drop_privileges(&self, caller: &Caller, writer: &FileWriter) -> Result<()> {
+        let had = writer.privileges();
+        let kill_privileges = caller.uid != 0 && had.any();
+        let change = SetAttr { kill_privileges, kill_capabilities: had.capabilities, ..SetAttr::default() };
+        if change != SetAttr::default() {
+            self.set_attr(caller, writer.inode(), change).await?;
+        }
+        Ok(())
     }
 
     /// Opens a file for reading, with its length as of now.
@@ -40,7 +77,7 @@ impl DfsClient {
     /// # Errors
     /// `IsADirectory` or `InvalidArgument` for what has no content, `NotFound`, `PermissionDenied`.
     pub async fn open_reader(&self, caller: &Caller, inode: InodeId) -> Result<Arc<FileReader>> {
-        FileReader::open(&self.core, caller, inode, None).await
+        self.open_reader_again(caller, inode, None).await
     }
 
     /// As [`open_reader`](Self::open_reader), for one who was shown so much of the file before. While the file is being written,
@@ -54,6 +91,20 @@ impl DfsClient {
         inode: InodeId,
         shown: Option<Shown>,
     ) -> Result<Arc<FileReader>> {
+        Ok(self.open_for_reading(caller, inode, shown).await?.1)
+    }
+
+    /// As [`open_reader_again`](Self::open_reader_again), with the attributes of the file that the NameNode told in the same
+    /// answer.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn open_for_reading(
+        &self,
+        caller: &Caller,
+        inode: InodeId,
+        shown: Option<Shown>,
+    ) -> Result<(FileAttr, Arc<FileReader>)> {
         FileReader::open(&self.core, caller, inode, shown).await
     }
 

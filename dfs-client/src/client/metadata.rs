@@ -19,7 +19,7 @@ use crate::caller::Caller;
 use crate::client_core::{Adding, attr_of};
 use crate::datanode::Located;
 use crate::rpc::{Claim, Session, rpc};
-use crate::write::{FileWriter, ServerClock, Start};
+use crate::write::{FileWriter, Opened, ServerClock, Start};
 
 /// How long a truncation waits for the DataNodes; the NameNode asks one after the other within it.
 const TRUNCATE_PATIENCE: Duration = Duration::from_secs(60);
@@ -178,7 +178,8 @@ impl DfsClient {
             let first_block = answer.first_block.map(located).transpose()?;
             let start = first_block.map_or(Start::Nowhere, Start::Allocated);
             let clock = ServerClock::told(answer.now_ns);
-            Some(FileWriter::open(&self.core, pending, caller, &attr, clock, start)?)
+            let opened = Opened { attr: &attr, has_capabilities: false, clock };
+            Some(FileWriter::open(&self.core, pending, caller, opened, start)?)
         } else {
             pending.answered();
             None
@@ -277,7 +278,8 @@ impl DfsClient {
         self.moved(answer)
     }
 
-    /// Changes attributes and gives the new ones.
+    /// Changes attributes and gives the new ones. A change of nothing is chown(-1, -1): the time of change is set, and what a
+    /// program is allowed to do goes.
     pub async fn set_attr(&self, caller: &Caller, inode: InodeId, change: SetAttr) -> Result<FileAttr> {
         let explicit = |time| match time {
             Some(TimeSet::At(ns)) => Some(ns),
@@ -294,6 +296,8 @@ impl DfsClient {
             atime_now: change.atime == Some(TimeSet::Now),
             mtime_now: change.mtime == Some(TimeSet::Now),
             kill_privileges: change.kill_privileges,
+            kill_capabilities: change.kill_capabilities,
+            patience_ms: self.core.handover_patience_ms(),
         };
         self.changed_inode(self.core.mutate(caller, build, rpc!(set_attr)).await?)
     }
@@ -304,7 +308,8 @@ impl DfsClient {
     /// `Busy` while somebody writes it, `Unsupported` when `length` is above the file's, `TimedOut` when the DataNodes have
     /// not done their part for a minute: the file has its new length then, and can be written when they have.
     pub async fn truncate(&self, caller: &Caller, inode: InodeId, length: u64) -> Result<FileAttr> {
-        let build = |header| v1::TruncateRequest { header: Some(header), inode: inode.0, length };
+        let patience_ms = self.core.handover_patience_ms();
+        let build = |header| v1::TruncateRequest { header: Some(header), inode: inode.0, length, patience_ms };
         let mut answer = self.core.mutate(caller, build, rpc!(truncate)).await;
         if let Err(error) = &answer
             && Box::pin(self.core.gave_way(inode, error)).await
@@ -347,6 +352,7 @@ impl DfsClient {
             name: name.clone(),
             value: value.clone(),
             flag: v1::XAttrSetFlag::from(flag).into(),
+            patience_ms: self.core.handover_patience_ms(),
         };
         self.core.mutate(caller, build, rpc!(set_x_attr)).await.map(|answer| self.changed(&answer))
     }

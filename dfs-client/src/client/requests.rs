@@ -88,8 +88,10 @@ pub struct SetAttr {
     pub atime: Option<TimeSet>,
     /// Time of the last change of content.
     pub mtime: Option<TimeSet>,
-    /// Clear setuid and setgid, as a write by a caller without privilege does.
+    /// Take away what a write by a process without CAP_FSETID takes: set-id bits and file capabilities.
     pub kill_privileges: bool,
+    /// Take away what any write takes: file capabilities.
+    pub kill_capabilities: bool,
 }
 
 /// What to do about safe mode.

@@ -35,6 +35,10 @@ use crate::datanode::Datanodes;
 use crate::read::PrefetchBudget;
 use crate::rpc::{Failed, NamenodeClient, NamenodeLink, Patience, PendingCall, Session, Sessions, rpc};
 
+/// How long a call waits for a file that another client has. One that has just closed it gives it back within milliseconds, or, if
+/// a DataNode has just failed it or its machine is busy, within seconds.
+const HANDOVER: Duration = Duration::from_secs(5);
+
 /// What a walk over a large tree, or a checkpoint of it, may take.
 const LONG_CALL: Duration = Duration::from_secs(600);
 
@@ -60,6 +64,12 @@ pub(crate) struct ClientCore {
 impl ClientCore {
     pub(crate) fn patience(&self) -> Patience {
         Patience { per_try: self.config.metadata_deadline, total: self.config.retry_timeout }
+    }
+
+    /// How long the NameNode may hold a call, milliseconds: the answer is to come before the call is tried again.
+    pub(crate) fn handover_patience_ms(&self) -> u32 {
+        let patience = HANDOVER.min(self.config.metadata_deadline / 2);
+        u32::try_from(patience.as_millis()).unwrap_or(u32::MAX)
     }
 
     /// A call that changes nothing.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use dfs_common::error::ErrorKind;
+use futures::FutureExt;
 
 use super::{BLOCK, bytes, caller, create, read_all, write_file};
 use crate::fake_cluster::{FakeCluster, Fault, new_file};
@@ -209,4 +210,46 @@ async fn sequential_reads_in_and_out_of_order_fetch_each_byte_about_once() {
         let fetched = cluster.world.lock().read_bytes;
         assert!(fetched < data.len() as u64 * 5 / 4, "{order:?}: {fetched} bytes fetched");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn file_that_is_opened_and_read_costs_one_call() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client().await;
+    let data = bytes(3000);
+    let inode = write_file(&client, &data).await;
+    cluster.take_calls();
+    let (attr, reader) = client.open_for_reading(&caller(), inode, None).await.unwrap();
+    assert_eq!((attr.inode, attr.length, reader.length()), (inode, 3000, 3000));
+    assert_eq!(reader.read_at(0, 4096).await.unwrap(), data);
+    assert!(reader.read_at(3000, 4096).await.unwrap().is_empty());
+    assert!(!reader.is_fetching_ahead(), "a file that is read once leaves nothing under way");
+    drop(reader);
+    assert_eq!(cluster.take_calls(), [("get_block_locations", 1)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn read_of_bytes_that_are_here_waits_for_nothing() {
+    const STEP: usize = 128 << 10;
+    let cluster = FakeCluster::start(1).await;
+    let client = cluster.client_with(|config| config.packet_size = 65_536).await;
+    let data = bytes(4 * STEP);
+    let inode = write_file(&client, &data).await;
+    let reader = client.open_reader(&caller(), inode).await.unwrap();
+    // The second one goes on where the first ended, and has the rest fetched.
+    for at in [0, STEP] {
+        assert_eq!(reader.read_at(at as u64, STEP).await.unwrap(), data[at..at + STEP]);
+    }
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while reader.is_fetching_ahead() {
+        assert!(std::time::Instant::now() < deadline, "what is fetched ahead does not come");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    cluster.set_faults(Fault::HangsUp);
+    for at in [2 * STEP, 3 * STEP] {
+        let read = reader.read_at(at as u64, STEP).now_or_never().expect("it is here");
+        assert_eq!(read.unwrap(), data[at..at + STEP]);
+    }
+    let end = reader.read_at(data.len() as u64, STEP).now_or_never().expect("there is nothing to read");
+    assert!(end.unwrap().is_empty());
 }

@@ -1,5 +1,7 @@
 //! The NameNode: it knows one directory's worth of files.
 
+use std::time::Duration;
+
 use dfs_common::error::{DfsError, ErrorKind};
 use dfs_proto::status::to_status;
 use dfs_proto::v1;
@@ -52,6 +54,9 @@ impl FakeNamenode {
         if self.0.lock().unanswered.contains(name) {
             std::future::pending::<()>().await;
         }
+        while self.0.lock().held_back.contains(name) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         Ok(Response::new(answer))
     }
 }
@@ -91,7 +96,8 @@ impl FakeNamenode {
         world.leases.insert(call_id(request.header.as_ref()), request.inode);
         let attr = world.attr(request.inode)?;
         let last_block = last.map(|last| world.located(&last, attr.length - last.length, false));
-        Ok(v1::AppendResponse { attr: Some(attr), last_block, block_pool_id: POOL.into(), now_ns: 0, txid: 0 })
+        let block_pool_id = POOL.into();
+        Ok(v1::AppendResponse { attr: Some(attr), last_block, block_pool_id, ..v1::AppendResponse::default() })
     }
 
     fn next_block(&self, request: &v1::AddBlockRequest) -> Result<v1::AddBlockResponse, Status> {
@@ -204,6 +210,32 @@ impl ClientNamenode for FakeNamenode {
     async fn get_file_info(&self, request: Request<v1::InodeRequest>) -> Result<Response<v1::AttrResponse>, Status> {
         let attr = self.call("get_file_info").attr(request.into_inner().inode)?;
         Ok(Response::new(v1::AttrResponse { attr: Some(attr), ..v1::AttrResponse::default() }))
+    }
+
+    async fn get_fs_stats(
+        &self,
+        _: Request<v1::GetFsStatsRequest>,
+    ) -> Result<Response<v1::GetFsStatsResponse>, Status> {
+        drop(self.call("get_fs_stats"));
+        Ok(Response::new(v1::GetFsStatsResponse::default()))
+    }
+
+    async fn get_listing(
+        &self,
+        request: Request<v1::GetListingRequest>,
+    ) -> Result<Response<v1::GetListingResponse>, Status> {
+        let request = request.into_inner();
+        let answer = {
+            let mut world = self.call("get_listing");
+            world.listings_asked.push(request.max_entries);
+            world.listing(&request)
+        };
+        self.answer("get_listing", answer).await
+    }
+
+    async fn unlink(&self, request: Request<v1::DentryMutation>) -> Result<Response<v1::EmptyResponse>, Status> {
+        drop(self.mutate("unlink", request.into_inner().header.as_ref())?);
+        self.answer("unlink", v1::EmptyResponse::default()).await
     }
 
     async fn create(&self, request: Request<v1::CreateRequest>) -> Result<Response<v1::CreateResponse>, Status> {
@@ -334,9 +366,7 @@ impl ClientNamenode for FakeNamenode {
 
     unsupported! {
         lookup(v1::LookupRequest) -> v1::AttrResponse;
-        get_listing(v1::GetListingRequest) -> v1::GetListingResponse;
         get_link_target(v1::InodeRequest) -> v1::GetLinkTargetResponse;
-        get_fs_stats(v1::GetFsStatsRequest) -> v1::GetFsStatsResponse;
         get_content_summary(v1::InodeRequest) -> v1::GetContentSummaryResponse;
         get_x_attr(v1::XAttrRequest) -> v1::GetXAttrResponse;
         list_x_attrs(v1::InodeRequest) -> v1::ListXAttrsResponse;
@@ -344,7 +374,6 @@ impl ClientNamenode for FakeNamenode {
         mknod(v1::MknodRequest) -> v1::AttrResponse;
         create_symlink(v1::CreateSymlinkRequest) -> v1::AttrResponse;
         link(v1::LinkRequest) -> v1::AttrResponse;
-        unlink(v1::DentryMutation) -> v1::EmptyResponse;
         rmdir(v1::DentryMutation) -> v1::EmptyResponse;
         delete(v1::DentryMutation) -> v1::EmptyResponse;
         rename(v1::RenameRequest) -> v1::EmptyResponse;

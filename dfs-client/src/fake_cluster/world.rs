@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use dfs_common::attr::FileKind;
 use dfs_common::error::{DfsError, ErrorKind};
+use dfs_common::ids::ROOT_INODE;
 use dfs_proto::status::to_status;
 use dfs_proto::v1;
 use parking_lot::Mutex;
@@ -85,6 +86,8 @@ pub(crate) struct World {
     pub(crate) awaits_reports: bool,
     /// These calls are made, but not answered.
     pub(crate) unanswered: HashSet<&'static str>,
+    /// These are made, and answered once they are here no more.
+    pub(crate) held_back: HashSet<&'static str>,
     /// Calls that were given up.
     pub(crate) settled: Vec<u64>,
     /// Leases by the calls that took them.
@@ -96,12 +99,20 @@ pub(crate) struct World {
     pub(crate) awaited: Vec<v1::AwaitedLife>,
     /// What is said of a session that has ended, instead of that no call of it is made.
     pub(crate) has_forgotten: bool,
+    /// Directories beside the root, by how many files stand in them.
+    pub(crate) directories: HashMap<u64, u64>,
+    /// How many entries each call for a listing asked for.
+    pub(crate) listings_asked: Vec<u32>,
 }
 
 pub(super) type Shared = Arc<Mutex<World>>;
 
 impl World {
     pub(super) fn attr(&self, inode: u64) -> Result<v1::FileAttr, Status> {
+        if inode == ROOT_INODE.0 || self.directories.contains_key(&inode) {
+            let mode = FileKind::Directory as u32 | 0o755;
+            return Ok(v1::FileAttr { inode, mode, nlink: 2, ..Default::default() });
+        }
         let gone = || to_status(&DfsError::new(ErrorKind::Stale, "no such inode"));
         let file = self.files.get(&inode).ok_or_else(gone)?;
         Ok(v1::FileAttr {
@@ -130,6 +141,26 @@ impl World {
             awaits_reports: self.awaits_reports,
             ..Default::default()
         }
+    }
+
+    /// A page of a directory whose files are numbered from its own number on; cookies begin at 3.
+    pub(super) fn listing(&self, request: &v1::GetListingRequest) -> v1::GetListingResponse {
+        let count = self.directories[&request.inode];
+        let after = request.cookie.saturating_sub(2);
+        let last = count.min(after + u64::from(request.max_entries));
+        let entry = |number| {
+            let (inode, mode) = (request.inode + number, FileKind::File as u32);
+            let attr = v1::FileAttr { inode, mode, nlink: 1, ..Default::default() };
+            v1::DirEntry {
+                name: format!("file-{number}").into(),
+                inode,
+                cookie: number + 2,
+                file_type: mode,
+                attr: request.with_attrs.then_some(attr),
+            }
+        };
+        let entries = (after + 1..=last).map(entry).collect();
+        v1::GetListingResponse { entries, at_end: last == count, parent: ROOT_INODE.0, txid: 0 }
     }
 
     /// The next block of a file, on up to three nodes; none when no node is left.

@@ -66,6 +66,11 @@ impl ReadAhead {
         state.parts.iter().filter(overlaps).cloned().collect()
     }
 
+    /// Whether some part is still on its way.
+    pub(crate) fn is_fetching(&self) -> bool {
+        self.state.lock().parts.iter().any(|part| part.is_on_its_way())
+    }
+
     /// Gives its parts back when nobody has read the file for a while; true when it has none any more. Then it is out of the list,
     /// from which the caller has taken it, before it can have others.
     pub(super) fn give_back_if_idle(&self, now: Instant) -> bool {

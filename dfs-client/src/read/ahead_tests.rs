@@ -87,3 +87,29 @@ async fn unlist_forgets_a_reader() {
     }
     assert_eq!((budget.listed(), budget.free_bytes()), (0, 8 << 20));
 }
+
+#[tokio::test]
+async fn is_fetching_until_every_part_is_here() {
+    let budget = PrefetchBudget::new(8 << 20);
+    let reader = ReadAhead::new(WINDOW);
+    let (sender, gate) = tokio::sync::watch::channel(false);
+    let fetch = |range: Range<u64>| {
+        let mut gate = gate.clone();
+        async move {
+            gate.wait_for(|is_open| *is_open).await.unwrap();
+            Ok(Bytes::from(vec![0; (range.end - range.start) as usize]))
+        }
+    };
+    let read = |number| drop(reader.plan(number * READ..(number + 1) * READ, FILE_LEN, &budget, Instant::now(), fetch));
+    read(0);
+    assert!(!reader.is_fetching(), "one read is no stream yet");
+    read(1);
+    assert!(reader.is_fetching());
+    sender.send_replace(true);
+    let all_here = async {
+        while reader.is_fetching() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), all_here).await.unwrap();
+}

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use dfs_common::attr::FileAttr;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::InodeId;
 use dfs_common::retry::Backoff;
@@ -47,10 +48,10 @@ impl FileReader {
         caller: &Caller,
         inode: InodeId,
         shown: Option<Shown>,
-    ) -> Result<Arc<Self>> {
-        let locations = Locations::open(core, caller, inode, shown).await?;
+    ) -> Result<(FileAttr, Arc<Self>)> {
+        let (attr, locations) = Locations::open(core, caller, inode, shown).await?;
         let ahead = ReadAhead::new(core.config.prefetch_window as u64);
-        Ok(Arc::new(Self { source: Arc::new(Source { core: Arc::clone(core), locations }), ahead }))
+        Ok((attr, Arc::new(Self { source: Arc::new(Source { core: Arc::clone(core), locations }), ahead })))
     }
 
     /// Bytes in the file, as last known.
@@ -102,6 +103,12 @@ impl FileReader {
             whole.extend_from_slice(&bytes);
         }
         Ok(whole.freeze())
+    }
+
+    /// Whether bytes that were fetched ahead are still on their way: somebody must run the runtime for them, also while
+    /// nobody reads.
+    pub fn is_fetching_ahead(&self) -> bool {
+        self.ahead.is_fetching()
     }
 
     /// Starts fetching ahead of a read, and gives the parts that have some of its bytes.

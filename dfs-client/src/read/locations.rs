@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dfs_common::attr::FileAttr;
 use dfs_common::block::{Block, ExtendedBlock};
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::InodeId;
@@ -105,9 +106,8 @@ struct Page {
     blocks: Vec<Located>,
     file_length: u64,
     is_under_construction: bool,
-    block_size: u64,
-    replication: u32,
-    mtime_ns: i64,
+    /// Of the file.
+    attr: FileAttr,
 }
 
 async fn fetch(core: &ClientCore, caller: &Caller, inode: InodeId, offset: u64, length: u64) -> Result<Page> {
@@ -122,9 +122,7 @@ async fn fetch(core: &ClientCore, caller: &Caller, inode: InodeId, offset: u64, 
         blocks: blocks.collect::<Result<_>>()?,
         file_length: located.file_length,
         is_under_construction: located.under_construction,
-        block_size: attr.block_size.max(1),
-        replication: attr.replication,
-        mtime_ns: attr.mtime_ns,
+        attr,
     })
 }
 
@@ -152,14 +150,14 @@ struct Known {
 }
 
 impl Locations {
-    /// Asks for the first blocks and the length, in the name of `caller`. Later questions are root's: reading was authorised
-    /// by this one, whatever the permissions are by then. `shown` is what readers were shown of the file before.
+    /// Asks for the first blocks, the length and the attributes, in the name of `caller`. Later questions are root's: reading
+    /// was authorised by this one, whatever the permissions are by then. `shown` is what readers were shown of the file before.
     pub(crate) async fn open(
         core: &Arc<ClientCore>,
         caller: &Caller,
         inode: InodeId,
         shown: Option<Shown>,
-    ) -> Result<Self> {
+    ) -> Result<(FileAttr, Self)> {
         let block_size = core.defaults.block_size;
         let mut known = Known { block_size, ..Known::default() };
         if let Some(shown) = shown {
@@ -167,8 +165,9 @@ impl Locations {
         }
         let locations = Self { core: Arc::clone(core), caller: caller.clone(), inode, known: Mutex::new(known) };
         let page = fetch(core, caller, inode, 0, block_size.saturating_mul(BLOCKS_PER_CALL)).await?;
+        let attr = page.attr.clone();
         locations.learn(page).await?;
-        Ok(locations)
+        Ok((attr, locations))
     }
 
     /// Bytes, as last known.
@@ -323,7 +322,7 @@ impl Known {
     /// Whether bytes that were shown may have gone, for all that the NameNode says. A truncation sets the modification time;
     /// but others set it, too.
     fn may_have_been_cut(&self, page: &Page) -> bool {
-        self.is_growing && self.mtime_ns != page.mtime_ns
+        self.is_growing && self.mtime_ns != page.attr.mtime_ns
     }
 
     /// Bytes to be had of the last block of `page`, when it is being written: what a replica shows, at least what is on
@@ -343,21 +342,21 @@ impl Known {
         let is_taken_over = last_length.is_some() && visible.is_none() && self.may_have_been_cut(&page);
         // A length that nobody has confirmed stays that of the content before, so that it is asked for again.
         if !is_taken_over {
-            self.mtime_ns = page.mtime_ns;
+            self.mtime_ns = page.attr.mtime_ns;
         }
         self.length = match (page.blocks.last(), last_length) {
             (Some(last), Some(length)) => last.offset + length,
             _ => page.file_length,
         };
         self.is_growing = page.is_under_construction;
-        self.block_size = page.block_size;
+        self.block_size = page.attr.block_size.max(1);
         self.insert(page, last_length);
     }
 
     /// Takes in blocks; the last one with the length that readers may see, when it is being written.
     fn insert(&mut self, page: Page, visible: Option<u64>) {
         let count = page.blocks.len();
-        self.replication = page.replication;
+        self.replication = page.attr.replication;
         for (index, mut located) in page.blocks.into_iter().enumerate() {
             if let (true, Some(visible)) = (index + 1 == count, visible) {
                 located.block.block.length = visible;
@@ -374,6 +373,7 @@ impl Known {
 
 #[cfg(test)]
 mod tests {
+    use dfs_common::attr::FileKind;
     use dfs_common::ids::{BlockId, GenerationStamp};
 
     use super::*;
@@ -385,7 +385,15 @@ mod tests {
     }
 
     fn page(blocks: Vec<Located>) -> Page {
-        Page { blocks, file_length: 0, is_under_construction: false, block_size: 10, replication: 1, mtime_ns: 7 }
+        let attr = v1::FileAttr {
+            mode: FileKind::File as u32,
+            block_size: 10,
+            replication: 1,
+            mtime_ns: 7,
+            ..v1::FileAttr::default()
+        };
+        let attr = FileAttr::try_from(&attr).unwrap();
+        Page { blocks, file_length: 0, is_under_construction: false, attr }
     }
 
     #[test]

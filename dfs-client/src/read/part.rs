@@ -59,6 +59,10 @@ impl Part {
         }
     }
 
+    pub(crate) fn is_on_its_way(&self) -> bool {
+        !self.task.is_finished()
+    }
+
     /// Whether every byte was handed out.
     pub(crate) fn is_used_up(&self) -> bool {
         self.served.load(Ordering::Relaxed) >= self.range.end - self.range.start

@@ -30,9 +30,44 @@ pub struct FileWriter {
     /// The session whose lease it writes under, and the call that took it.
     session: Arc<Session>,
     lease: CallId,
+    /// What the file had when the lease was taken.
+    privileges: Privileges,
     status: Arc<WriterStatus>,
     /// Whoever holds it drives the pipeline; held across awaits, by one call at a time.
     output: tokio::sync::Mutex<BlockOutput>,
+}
+
+/// What writing a file takes from it, or may.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Privileges {
+    /// It has the set-user-id or the set-group-id bit.
+    pub set_id: bool,
+    /// It has capabilities (`security.capability`).
+    pub capabilities: bool,
+}
+
+impl Privileges {
+    /// Set-user-id and set-group-id.
+    pub const SET_ID: u32 = 0o6000;
+
+    /// Whether there are any.
+    pub fn any(self) -> bool {
+        self.set_id || self.capabilities
+    }
+}
+
+impl std::ops::BitOrAssign for Privileges {
+    fn bitor_assign(&mut self, more: Self) {
+        self.set_id |= more.set_id;
+        self.capabilities |= more.capabilities;
+    }
+}
+
+/// What the NameNode says of a file whose lease it has given.
+pub(crate) struct Opened<'a> {
+    pub(crate) attr: &'a FileAttr,
+    pub(crate) has_capabilities: bool,
+    pub(crate) clock: ServerClock,
 }
 
 /// How much a sync promises.
@@ -59,10 +94,10 @@ impl FileWriter {
         core: &Arc<ClientCore>,
         claim: PendingCall,
         caller: &Caller,
-        attr: &FileAttr,
-        clock: ServerClock,
+        opened: Opened<'_>,
         start: Start,
     ) -> Result<Arc<Self>> {
+        let Opened { attr, has_capabilities, clock } = opened;
         let chunk = u64::from(core.defaults.bytes_per_checksum);
         if attr.block_size == 0 || !attr.block_size.is_multiple_of(chunk) {
             let words = format!("block size {} is not a multiple of the checksum's chunk", attr.block_size);
@@ -84,8 +119,15 @@ impl FileWriter {
             opened: attr.clone(),
         };
         let output = BlockOutput::new(questions, Arc::clone(&status), attr.block_size, length, start);
-        let writer =
-            Arc::new(Self { inode: attr.inode, session, lease, status, output: tokio::sync::Mutex::new(output) });
+        let set_id = attr.permissions & Privileges::SET_ID != 0;
+        let writer = Arc::new(Self {
+            inode: attr.inode,
+            session,
+            lease,
+            privileges: Privileges { set_id, capabilities: has_capabilities },
+            status,
+            output: tokio::sync::Mutex::new(output),
+        });
         core.writers.add(&writer);
         claim.answered();
         Ok(writer)
@@ -104,6 +146,11 @@ impl FileWriter {
     /// The file being written.
     pub fn inode(&self) -> InodeId {
         self.inode
+    }
+
+    /// What the file had that writing takes away, when it was opened: no other client has given it more since.
+    pub fn privileges(&self) -> Privileges {
+        self.privileges
     }
 
     /// Adds `data` to the end. Returns when all of it is taken and whole packets are on their way.

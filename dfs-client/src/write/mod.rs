@@ -40,6 +40,7 @@ mod writer_status;
 pub(crate) use block_output::Start;
 #[cfg(test)]
 pub(crate) use file_writer::Chore;
-pub use file_writer::{FileWriter, SyncLevel};
+pub(crate) use file_writer::Opened;
+pub use file_writer::{FileWriter, Privileges, SyncLevel};
 pub(crate) use replica_sync::ReplicaSync;
 pub(crate) use writer_status::ServerClock;

@@ -157,7 +157,7 @@ impl Dispatcher {
                 }
             }
         });
-        self.driver.run(request, class == Class::Read);
+        self.driver.run(request);
     }
 }
 
@@ -187,8 +187,10 @@ fn log(operation: &'static str, failure: &FsError) {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
+    use std::thread;
 
     use super::*;
+    use crate::driver::tests::with_keeper;
 
     struct Probe(mpsc::Sender<Result<u32, Errno>>);
 
@@ -248,6 +250,26 @@ mod tests {
             });
             assert_eq!(release.try_recv().unwrap(), Ok(1));
         }
+    }
+
+    #[test]
+    fn run_carries_a_lone_read_on_where_it_came_in() {
+        let [_, (dispatcher, driver)] = dispatchers();
+        with_keeper(&driver, || {
+            let here = thread::current().id();
+            // While the keeper is there requests are handed over, and on a busy machine it may come back between two.
+            let ran_here = (0..1_000).any(|_| {
+                let (sender, ran_on) = mpsc::channel();
+                let read = ask(&dispatcher, Class::Read, async move {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    sender.send(thread::current().id()).unwrap();
+                    Ok(1)
+                });
+                assert_eq!(read.recv().unwrap(), Ok(1));
+                ran_on.recv().unwrap() == here
+            });
+            assert!(ran_here);
+        });
     }
 
     #[test]

@@ -27,11 +27,11 @@ use tracing::{debug, info};
 use self::answers::GENERATION;
 use self::convert::{handle, inode, time_set, to_attr, to_handle};
 use self::dispatch::{Asked, Class, Dispatcher};
-use crate::caller::caller_of;
+use crate::caller::{Asker, caller_of};
 use crate::driver::Driver;
 use crate::errno::FsResult;
 use crate::flags;
-use crate::fs::{AttrChange, Entry, FileSystem, NewInode, Opened, Write};
+use crate::fs::{AttrChange, Entry, FileSystem, NewInode, Opened, Read, Write};
 
 pub(crate) use self::dispatch::Deadlines;
 
@@ -49,6 +49,7 @@ pub(crate) struct Negotiation {
 /// The file system as fuser drives it.
 pub(crate) struct Adapter {
     fs: Arc<FileSystem>,
+    driver: Arc<Driver>,
     dispatcher: Dispatcher,
     negotiation: Negotiation,
 }
@@ -60,7 +61,7 @@ impl Adapter {
         deadlines: Deadlines,
         negotiation: Negotiation,
     ) -> Self {
-        Self { fs, dispatcher: Dispatcher::new(driver, deadlines), negotiation }
+        Self { fs, dispatcher: Dispatcher::new(Arc::clone(&driver), deadlines), driver, negotiation }
     }
 
     fn entry<W, F>(&self, request: &Request, operation: &'static str, reply: ReplyEntry, work: W)
@@ -304,10 +305,14 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let fs = Arc::clone(&self.fs);
+        let (fs, driver) = (Arc::clone(&self.fs), Arc::clone(&self.driver));
         let work = async move { fs.read(handle(file), offset, size).await };
-        self.dispatcher
-            .run(asked(request, Class::Read, "read"), reply, work, |reply, data: bytes::Bytes| reply.data(&data));
+        self.dispatcher.run(asked(request, Class::Read, "read"), reply, work, move |reply, read: Read| {
+            reply.data(&read.bytes);
+            if read.fetches_ahead {
+                driver.on_fetch_ahead();
+            }
+        });
     }
 
     fn write(
@@ -323,13 +328,15 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         let (fs, data) = (Arc::clone(&self.fs), data.to_vec());
+        let by = Asker { uid: request.uid(), gid: request.gid(), pid: request.pid() };
         let work = async move {
             let write = Write {
                 offset,
                 data: &data,
                 appends: flags::appends(flags),
                 syncs: flags::syncs(flags),
-                clears_set_id: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+                keeps_set_id: !write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+                by,
             };
             fs.write(handle(file), write).await
         };

@@ -3,15 +3,22 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use dfs_client::{Caller, FileReader, SetAttr, SyncLevel};
+use dfs_client::{Caller, FileReader, SyncLevel};
 use dfs_common::error::ErrorKind;
 use fuser::Errno;
 
 use super::FileSystem;
+use crate::caller::Asker;
 use crate::errno::{FsError, FsResult};
 use crate::handles::{FileHandle, HandleId};
-use crate::inodes::OpenRef;
 use crate::writer::WriteRequest;
+
+/// What a read gives.
+pub(crate) struct Read {
+    pub(crate) bytes: Bytes,
+    /// More that it fetches ahead is on its way.
+    pub(crate) fetches_ahead: bool,
+}
 
 /// A write as the kernel sends it.
 pub(crate) struct Write<'a> {
@@ -20,13 +27,14 @@ pub(crate) struct Write<'a> {
     pub(crate) appends: bool,
     /// O_SYNC or O_DSYNC is set.
     pub(crate) syncs: bool,
-    /// The writer has no right to keep set-id bits.
-    pub(crate) clears_set_id: bool,
+    /// Its maker may keep set-id bits (CAP_FSETID).
+    pub(crate) keeps_set_id: bool,
+    pub(crate) by: Asker,
 }
 
 impl FileSystem {
     /// Bytes of a file; fewer than asked for only at its end.
-    pub(crate) async fn read(&self, handle: HandleId, offset: u64, size: u32) -> FsResult<Bytes> {
+    pub(crate) async fn read(&self, handle: HandleId, offset: u64, size: u32) -> FsResult<Read> {
         let handle = self.handles.file(handle)?;
         handle.check()?;
         let shown = || self.seen.shown_growing(handle.inode.id);
@@ -45,9 +53,11 @@ impl FileSystem {
                 handle.forget_reader(&reader).await;
                 handle.inode.note_tail(offset);
                 let reader = handle.reader(&self.client, shown).await.map_err(FsError::on_handle)?;
-                reader.read_at(offset, size as usize).await.map_err(|error| FsError::from(error).on_handle())
+                let bytes = reader.read_at(offset, size as usize).await;
+                let bytes = bytes.map_err(|error| FsError::from(error).on_handle())?;
+                Ok(Read { bytes, fetches_ahead: reader.is_fetching_ahead() })
             }
-            outcome => outcome.map_err(FsError::from),
+            outcome => Ok(Read { bytes: outcome?, fetches_ahead: reader.is_fetching_ahead() }),
         }
     }
 
@@ -83,13 +93,17 @@ impl FileSystem {
         let handle = self.handles.file(handle)?;
         let writer = handle.writer.as_ref().ok_or(Errno::EBADF)?;
         self.check_not_stopping()?;
-        if write.clears_set_id {
-            self.clear_set_id(&handle.inode).await?;
-        }
         let sync = write.syncs.then_some(self.options.sync);
-        let request = WriteRequest { offset: write.offset, data: write.data, appends: write.appends, sync };
-        let done = handle.heard(writer.write(request).await.map_err(FsError::on_handle))?;
-        self.changed();
+        let Write { offset, data, appends, keeps_set_id, by, .. } = write;
+        let request = WriteRequest { offset, data, appends, sync, keeps_set_id, by };
+        let losses = writer.privileges().losses();
+        let outcome = writer.write(request).await;
+        if writer.privileges().losses() != losses {
+            // The kernel would go on to execute it with the rights that it had.
+            self.kernel.drop_attributes(handle.inode.id);
+        }
+        let done = handle.heard(outcome.map_err(FsError::on_handle))?;
+        self.changed(&[handle.inode.id]);
         let end = done.at + write.data.len() as u64;
         self.grown_by_write(&handle.inode, end).await;
         writer.answered(end);
@@ -108,7 +122,7 @@ impl FileSystem {
         let handle = self.handles.file(handle)?;
         let Some(writer) = &handle.writer else { return Ok(()) };
         let outcome = writer.flush().await.map_err(FsError::on_handle);
-        self.changed();
+        self.changed(&[handle.inode.id]);
         outcome?;
         Ok(())
     }
@@ -119,7 +133,7 @@ impl FileSystem {
         handle.heard(handle.check())?;
         handle.tell_losses()?;
         let outcome = self.sync(&handle).await.map_err(FsError::on_handle);
-        self.changed();
+        self.changed(&[handle.inode.id]);
         handle.heard(outcome)?;
         // While it lasted, others may have lost some.
         handle.tell_losses()
@@ -134,25 +148,5 @@ impl FileSystem {
             // Closed files are with every node already.
             None => Ok(()),
         }
-    }
-
-    /// POSIX: a write or truncation by a user without privilege clears set-user-id and set-group-id.
-    pub(super) async fn clear_set_id(&self, open: &OpenRef) -> FsResult<()> {
-        let may_have = match open.may_have_set_id() {
-            Some(may_have) => may_have,
-            None => {
-                let attr = self.client.get_file_info(&Caller::root(), open.id).await?;
-                open.learn_permissions(attr.permissions);
-                open.may_have_set_id().unwrap_or(true)
-            }
-        };
-        if may_have {
-            let change = SetAttr { kill_privileges: true, ..SetAttr::default() };
-            let attr = self.client.set_attr(&Caller::root(), open.id, change).await?;
-            open.learn_permissions(attr.permissions);
-            self.changed();
-            self.kernel.drop_attributes(open.id);
-        }
-        Ok(())
     }
 }

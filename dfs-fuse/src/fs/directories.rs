@@ -45,7 +45,7 @@ impl Listed {
 impl FileSystem {
     /// Opens a directory. The kernel has checked the permission; the NameNode does with each page.
     pub(crate) fn opendir(&self, caller: Caller, inode: InodeId) -> FsResult<HandleId> {
-        let pages = parking_lot::Mutex::new(DirPages::new());
+        let pages = parking_lot::Mutex::new(DirPages::new(inode));
         self.handles.add_dir(DirHandle { inode, caller, pages })
     }
 
@@ -57,15 +57,15 @@ impl FileSystem {
     pub(crate) async fn readdir(&self, handle: HandleId, offset: u64, with_attrs: bool) -> FsResult<Listed> {
         let dir = self.handles.dir(handle)?;
         let position = Position::at(offset);
-        let changes = self.changes();
-        let at_hand = dir.pages.lock().take(position.cookie, with_attrs, changes);
+        let asked_at = self.changes.now();
+        let at_hand = dir.pages.lock().take(position.cookie, with_attrs, &self.changes);
         let entries = match at_hand {
             Some(entries) => entries,
             None => {
                 let fetch = dir.pages.lock().next_fetch();
                 let listing =
                     self.client.get_listing(&dir.caller, dir.inode, position.cookie, fetch, with_attrs).await?;
-                dir.pages.lock().put(position.cookie, listing, with_attrs, changes)
+                dir.pages.lock().put(position.cookie, listing, with_attrs, asked_at)
             }
         };
         let news = if with_attrs { self.news(&dir.caller, &entries).await } else { HashMap::new() };
@@ -78,7 +78,7 @@ impl FileSystem {
         let is_old = |attr: &FileAttr| !entries.age.is_zero() || self.grows_elsewhere(attr);
         let is_doubtful = |attr: &&FileAttr| {
             attr.kind == FileKind::File
-                && (self.seen.floor(attr) == Floor::Doubtful && is_old(attr) || self.grown(attr).is_some())
+                && (is_old(attr) && self.seen.floor(attr) == Floor::Doubtful || self.grown(attr).is_some())
         };
         let doubtful: Vec<FileAttr> =
             entries.iter().filter_map(|entry| entry.attr.as_ref()).filter(is_doubtful).cloned().collect();

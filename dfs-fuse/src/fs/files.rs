@@ -20,7 +20,7 @@ use crate::writer::SharedWriter;
 /// checked, not the right to read.
 const FMODE_EXEC: i32 = 0x20;
 
-/// Tries to take the lease of a file that this mount itself may be about to enter as its writer.
+/// Tries to take the lease of a file that this mount itself may be about to enter as its writer. The first waits for others.
 const LEASE_TRIES: u32 = 2;
 
 /// An open file, and how the kernel is to treat it.
@@ -78,7 +78,9 @@ impl FileSystem {
         let writer = if access.truncates {
             self.take_emptied(caller, &open).await?
         } else {
-            let writer = self.take_writer(caller, &open, false).await?;
+            let writer = self.take_writer(caller, &open, false).await;
+            self.changed(&[open.id]);
+            let writer = writer?;
             if self.seen.told_length(open.id) != Some(writer.length()) {
                 self.kernel.drop_attributes(open.id);
             }
@@ -91,20 +93,18 @@ impl FileSystem {
     /// look again.
     async fn take_emptied(&self, caller: &Caller, open: &OpenRef) -> FsResult<Arc<SharedWriter>> {
         let writer = self.take_writer(caller, open, true).await;
+        self.changed(&[open.id]);
         open.content_dropped();
         self.seen.emptied(open.id);
+        // It may have been a program.
+        self.kernel.drop_attributes(open.id);
         writer
     }
 
     async fn open_for_reading(&self, caller: &Caller, open: OpenRef, slot: Slot<'_>) -> FsResult<Opened> {
         let mut epoch = open.content_epoch();
         let shown = self.seen.shown_growing(open.id);
-        let (attr, reader) = tokio::join!(
-            self.client.get_file_info(caller, open.id),
-            self.client.open_reader_again(caller, open.id, shown)
-        );
-        let (mut attr, reader) = (attr?, reader?);
-        open.learn_permissions(attr.permissions);
+        let (mut attr, reader) = self.client.open_for_reading(caller, open.id, shown).await?;
         let is_written_here = open.writer().is_some_and(|writer| writer.view().fill_in(&mut attr));
         let is_being_written = is_written_here || attr.under_construction;
         if is_being_written && !is_written_here {
@@ -148,7 +148,7 @@ impl FileSystem {
             exclusive: access.exclusive,
         };
         let outcome = self.client.create(caller, options).await;
-        self.changed();
+        self.changed(&[new.parent]);
         let file = outcome?;
         let attr = file.attr.clone();
         if !file.is_new {
@@ -162,7 +162,6 @@ impl FileSystem {
             return Ok(Created { entry, opened });
         }
         let open = self.inodes.open(attr.inode);
-        open.learn_permissions(attr.permissions);
         let opened = if let Some(writer) = file.writer {
             let writing = open.writing.lock().await;
             let writer = SharedWriter::new(self.client.clone(), &open, writer);
@@ -179,20 +178,24 @@ impl FileSystem {
     /// The writer of an inode with one handle more: the one this mount has, or a new one with the lease.
     async fn take_writer(&self, caller: &Caller, open: &OpenRef, truncates: bool) -> FsResult<Arc<SharedWriter>> {
         self.check_not_stopping()?;
-        self.changed();
         let mut tries = LEASE_TRIES;
         loop {
             let _writing = open.writing.lock().await;
             if let Some(writer) = open.writer() {
-                writer.join(truncates).await?;
+                writer.join(truncates.then_some(caller)).await?;
                 return Ok(writer);
             }
             if let Some(failed) = open.take_failed_writer() {
                 // Its handles keep its error, which is in the log; the file is free for a new start.
                 let _ = failed.finish().await;
             }
+            let opened = if tries == LEASE_TRIES {
+                self.client.append(caller, open.id, truncates).await
+            } else {
+                self.client.append_at_once(caller, open.id, truncates).await
+            };
             tries -= 1;
-            match self.client.append(caller, open.id, truncates).await {
+            match opened {
                 Ok(writer) => {
                     let writer = SharedWriter::new(self.client.clone(), open, writer);
                     open.set_writer(Some(Arc::clone(&writer)));
@@ -216,7 +219,7 @@ impl FileSystem {
             Err(failure) => warn!(inode = %open.id, ?failure, "file not completed at its last release"),
         }
         open.forget_writer(writer);
-        self.changed();
+        self.changed(&[open.id]);
     }
 
     /// The last descriptor of a handle is gone; completes the file if it was the last one writing.

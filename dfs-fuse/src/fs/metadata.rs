@@ -1,6 +1,8 @@
 //! Names and attributes.
 
-use dfs_client::{Caller, CreateOptions, RenameFlag, SetAttr, TimeSet};
+use std::future::Future;
+
+use dfs_client::{Caller, CreateOptions, Privileges, RenameFlag, SetAttr, TimeSet};
 use dfs_common::attr::{FileAttr, FileKind, PERMISSION_MASK};
 use dfs_common::error::RetryClass;
 use dfs_common::ids::{InodeId, ROOT_INODE};
@@ -131,7 +133,7 @@ impl FileSystem {
     pub(crate) async fn mkdir(&self, caller: &Caller, new: NewInode<'_>) -> FsResult<Entry> {
         let mode = new_permissions(new.mode, new.umask);
         let made = self.client.mkdir(caller, new.parent, new.name, mode).await;
-        self.changed();
+        self.changed(&[new.parent]);
         Ok(self.entry(made?))
     }
 
@@ -145,7 +147,7 @@ impl FileSystem {
             None | Some(FileKind::Directory | FileKind::Symlink) => return Err(Errno::EINVAL.into()),
             Some(kind) => self.client.mknod(caller, new.parent, new.name, kind as u32 | mode, rdev).await,
         };
-        self.changed();
+        self.changed(&[new.parent]);
         Ok(self.entry(made?))
     }
 
@@ -171,14 +173,14 @@ impl FileSystem {
         target: &[u8],
     ) -> FsResult<Entry> {
         let made = self.client.create_symlink(caller, parent, name, target).await;
-        self.changed();
+        self.changed(&[parent]);
         Ok(self.entry(made?))
     }
 
     /// Gives an inode another name.
     pub(crate) async fn link(&self, caller: &Caller, inode: InodeId, parent: InodeId, name: &[u8]) -> FsResult<Entry> {
         let linked = self.client.link(caller, inode, parent, name).await;
-        self.changed();
+        self.changed(&[inode, parent]);
         self.answer(caller, linked?).await
     }
 
@@ -186,14 +188,14 @@ impl FileSystem {
     pub(crate) async fn unlink(&self, caller: &Caller, parent: InodeId, name: &[u8]) -> FsResult<()> {
         let _held = self.hold_if_open(parent, name).await?;
         let outcome = self.client.unlink(caller, parent, name).await;
-        self.changed();
+        self.names_taken(&[parent]);
         Ok(outcome?)
     }
 
     /// Removes an empty directory.
     pub(crate) async fn rmdir(&self, caller: &Caller, parent: InodeId, name: &[u8]) -> FsResult<()> {
         let outcome = self.client.rmdir(caller, parent, name).await;
-        self.changed();
+        self.changed(&[parent]);
         Ok(outcome?)
     }
 
@@ -210,7 +212,7 @@ impl FileSystem {
             RenameFlag::NoReplace | RenameFlag::Exchange => None,
         };
         let outcome = self.client.rename(caller, from, to, flag).await;
-        self.changed();
+        self.names_taken(&[from.0, to.0]);
         Ok(outcome?)
     }
 
@@ -258,17 +260,43 @@ impl FileSystem {
             gid: change.gid,
             atime: change.atime,
             mtime: change.mtime,
-            kill_privileges: false,
+            ..SetAttr::default()
         };
-        if rest == SetAttr::default() {
-            self.changed();
+        // The kernel asks for nothing at all when a program says chown(-1, -1).
+        if rest == SetAttr::default() && change.length.is_some() {
+            self.changed(&[inode]);
             return self.getattr(caller, inode).await;
         }
-        let changed = self.client.set_attr(caller, inode, rest).await;
-        self.changed();
+        let change = self.client.set_attr(caller, inode, rest);
+        let changed = if rest.mode.is_some() || rest.uid.is_some() || rest.gid.is_some() {
+            let set_id = rest.mode.is_some_and(|mode| mode & Privileges::SET_ID != 0);
+            self.adding_privileges(inode, Privileges { set_id, ..Privileges::default() }, change).await
+        } else {
+            change.await
+        };
+        self.changed(&[inode]);
         let attr = changed?;
         let dated = if self.grows_elsewhere(&attr) { self.with_visible_length(attr).await } else { attr.into() };
         Ok(self.announced_entry(dated).await)
+    }
+
+    /// Makes a change of what a file may do for who executes it: its writer here is to know.
+    pub(super) async fn adding_privileges<T>(
+        &self,
+        inode: InodeId,
+        added: Privileges,
+        change: impl Future<Output = T>,
+    ) -> T {
+        let Some(open) = self.inodes.find(inode) else { return change.await };
+        // Whoever takes the lease meanwhile would learn what the file had before.
+        let _writing = open.writing.lock().await;
+        let writer = open.writer();
+        let add = || writer.iter().for_each(|writer| writer.privileges().add(added));
+        // Before as well: this call may be given up, and be carried out.
+        add();
+        let outcome = change.await;
+        add();
+        outcome
     }
 
     async fn set_length(&self, caller: &Caller, inode: InodeId, handle: Option<HandleId>, length: u64) -> FsResult<()> {
@@ -285,14 +313,14 @@ impl FileSystem {
         let writing = open.writing.lock().await;
         let dropped = match open.writer() {
             Some(writer) => {
-                let outcome = writer.set_length(length).await;
+                let outcome = writer.set_length(length, caller).await;
                 match &handle {
                     Some(handle) => handle.heard(outcome),
                     None => outcome,
                 }
             }
             None => {
-                let who = if handle.is_some() { Caller::root() } else { caller.clone() };
+                let who = if handle.is_some() { caller.authorised() } else { caller.clone() };
                 self.client.truncate(&who, inode, length).await.map(|_| true).map_err(FsError::from)
             }
         };
@@ -301,10 +329,6 @@ impl FileSystem {
         if dropped.as_ref().map_or(true, |is_dropped| *is_dropped) {
             open.content_dropped();
         }
-        dropped?;
-        if caller.uid != 0 {
-            self.clear_set_id(&open).await?;
-        }
-        Ok(())
+        dropped.map(drop)
     }
 }

@@ -23,24 +23,25 @@ mod tail;
 mod xattrs;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dfs_client::{Caller, DfsClient, FsStats, Shown, SyncLevel};
 use dfs_common::attr::{FileAttr, FileKind};
 use dfs_common::error::{DfsError, ErrorKind};
-use dfs_common::ids::ROOT_INODE;
+use dfs_common::ids::{InodeId, ROOT_INODE};
 use futures::future::join_all;
 use parking_lot::Mutex;
 use tracing::{error, warn};
 
 use crate::cache::{Floor, KernelView, StatsCache};
+use crate::changes::Changes;
 use crate::errno::FsResult;
 use crate::handles::Handles;
 use crate::inodes::Inodes;
 use crate::kernel::KernelCaches;
 
-pub(crate) use data::Write;
+pub(crate) use data::{Read, Write};
 pub(crate) use directories::Listed;
 pub(crate) use files::Opened;
 pub(crate) use metadata::{AttrChange, NewInode};
@@ -111,8 +112,8 @@ pub(crate) struct FileSystem {
     stats: StatsCache,
     /// The root's attributes as last heard: `df` asks for them, too. Never held across an await.
     root: Mutex<FileAttr>,
-    /// Counts changes made through this mount: entries fetched ahead are not used after one.
-    changes: AtomicU64,
+    /// Entries fetched ahead are judged by it.
+    changes: Changes,
     is_stopping: AtomicBool,
 }
 
@@ -133,7 +134,7 @@ impl FileSystem {
             kernel: KernelCaches::new(),
             stats: StatsCache::new(stats),
             root: Mutex::new(root),
-            changes: AtomicU64::new(0),
+            changes: Changes::new(),
             is_stopping: AtomicBool::new(false),
         }))
     }
@@ -179,12 +180,15 @@ impl FileSystem {
         Ok(())
     }
 
-    fn changed(&self) {
-        self.changes.fetch_add(1, Ordering::AcqRel);
+    /// A call that changes these inodes, or names in these directories, has ended. To be said before it is answered, also
+    /// when it has failed: it may have been made all the same.
+    fn changed(&self, inodes: &[InodeId]) {
+        self.changes.note(inodes);
     }
 
-    fn changes(&self) -> u64 {
-        self.changes.load(Ordering::Acquire)
+    /// The same for one that takes names out of these directories.
+    fn names_taken(&self, directories: &[InodeId]) {
+        self.changes.note_names_taken(directories);
     }
 
     /// Attributes as an answer, with what this mount knows better, and noted as told.
@@ -220,7 +224,6 @@ impl FileSystem {
         let Dated { mut attr, mut length_mtime_ns } = attr.into();
         let mut attr_ttl = self.options.attr_ttl;
         if attr.kind == FileKind::File {
-            self.inodes.learn_permissions(&attr);
             let writer = self.inodes.writer(attr.inode);
             let is_written_here = writer.is_some_and(|writer| writer.view().fill_in(&mut attr));
             if !is_written_here && attr.under_construction {
@@ -233,6 +236,9 @@ impl FileSystem {
         Entry { attr, length_mtime_ns, attr_ttl, entry_ttl: self.options.entry_ttl }
     }
 }
+
+#[cfg(test)]
+mod call_tests;
 
 #[cfg(test)]
 mod tests {

@@ -72,10 +72,12 @@ impl FileSystem {
 
     /// Whether it is open here, and longer than the kernel knows.
     pub(super) fn grown(&self, attr: &FileAttr) -> Option<OpenRef> {
-        if attr.kind != FileKind::File || attr.length <= self.seen.told_length(attr.inode).unwrap_or(0) {
+        if attr.kind != FileKind::File {
             return None;
         }
-        self.inodes.find(attr.inode)
+        // Asked first: of the many files of a listing few are open.
+        let open = self.inodes.find(attr.inode)?;
+        (attr.length > self.seen.told_length(attr.inode).unwrap_or(0)).then_some(open)
     }
 
     /// Attributes are about to be told. Leaves a growing file as long as it was told to be while the new bytes cannot be

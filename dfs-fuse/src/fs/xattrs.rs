@@ -1,6 +1,6 @@
 //! Extended attributes: `user.`, `trusted.` and `security.`; the kernel checks who may touch which, and so does the NameNode.
 
-use dfs_client::Caller;
+use dfs_client::{Caller, Privileges};
 use dfs_common::ids::InodeId;
 use fuser::Errno;
 
@@ -17,6 +17,9 @@ const NAME_SPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
 
 /// Not kept: SELinux labels a FUSE mount as a whole, and `ls -l` would ask for every file's label if one could have its own.
 const SELINUX_LABEL: &[u8] = b"security.selinux";
+
+/// What gives a program capabilities.
+const CAPABILITIES: &[u8] = b"security.capability";
 
 fn check_name(name: &[u8]) -> FsResult<()> {
     if name.len() > NAME_MAX {
@@ -62,16 +65,25 @@ impl FileSystem {
     ) -> FsResult<()> {
         check_name(name)?;
         let flag = xattr_flag(flags)?;
-        let outcome = self.client.set_xattr(caller, inode, name, value, flag).await;
-        self.changed();
+        let set = self.client.set_xattr(caller, inode, name, value, flag);
+        let outcome = if name == CAPABILITIES {
+            let added = Privileges { capabilities: true, ..Privileges::default() };
+            self.adding_privileges(inode, added, set).await
+        } else {
+            set.await
+        };
+        self.changed(&[inode]);
         Ok(outcome?)
     }
 
     /// Removes an attribute.
     pub(crate) async fn removexattr(&self, caller: &Caller, inode: InodeId, name: &[u8]) -> FsResult<()> {
         check_name(name)?;
-        let outcome = self.client.remove_xattr(caller, inode, name).await;
-        self.changed();
+        // When a file is cut or changes hands the kernel sends this for whoever does that. A program's own call it passes on only if
+        // the program may set capabilities.
+        let who = if name == CAPABILITIES { Caller::root() } else { caller.clone() };
+        let outcome = self.client.remove_xattr(&who, inode, name).await;
+        self.changed(&[inode]);
         Ok(outcome?)
     }
 }

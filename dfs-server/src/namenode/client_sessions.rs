@@ -37,6 +37,7 @@ impl Namesystem {
             Outcome::Session(incarnation) => {
                 // The files of the life before are recovered at once.
                 self.wake_recovery();
+                self.recovery.queues.some_freed();
                 self.leftovers.notify_one();
                 Ok(incarnation)
             }
@@ -80,6 +81,7 @@ impl Namesystem {
         self.namespace().read().check(&self.edit_op(None, None, op.clone()))?;
         self.mutate_internally(op).await?;
         self.wake_recovery();
+        self.recovery.queues.some_freed();
         Ok(())
     }
 
@@ -151,6 +153,7 @@ impl Namesystem {
         let op = EndSessionOp { client_id: client.0.to_vec().into(), incarnation: incarnation.0 };
         self.mutate_internally(Op::EndSession(op)).await?;
         self.wake_recovery();
+        self.recovery.queues.some_freed();
         self.leftovers.notify_one();
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Closing the files of writers that are gone: which block is recovered when, and by whom.
+//! Closing the files of writers that are gone: which block is recovered when, and by whom. Who waits for that is in `handover`.
 //!
 //! ```text
 //!  lease that waits --choose_step--> StartRecovery (logged) --> order on a heartbeat reply of the primary
@@ -199,7 +199,7 @@ impl Namesystem {
         let inode = InodeId(op.inode);
         self.mutate_internally(Op::CloseRecovered(op)).await?;
         self.recovery.attempts.lock().remove(&inode);
-        self.recovery.ended.notify_waiters();
+        self.recovery.queues.freed(inode);
         Ok(())
     }
 

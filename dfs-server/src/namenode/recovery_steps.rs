@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::blocks::Holders;
+use super::file_queues::Queues;
 
 /// Time for the first primary to commit; a block of 128 MiB is verified by then on any disk worth having.
 const PATIENCE_FIRST: Duration = Duration::from_secs(10);
@@ -27,8 +28,8 @@ pub(super) struct LeaseRecovery {
     pub(super) told: AtomicU64,
     /// A file has begun to wait.
     pub(super) wanted: Notify,
-    /// A file was closed.
-    pub(super) ended: Notify,
+    /// Calls that wait for files, those under recovery among them.
+    pub(super) queues: Queues,
 }
 
 /// How far the present pass over all files that wait is. One pass may take many rounds.

@@ -55,7 +55,7 @@ impl Place {
             // Calls are made side by side here.
             lowest_pending_call_id: 1,
         };
-        Some(RequestHeader { caller: Some(Caller { uid, gid: uid, groups: Vec::new() }), retry: Some(retry) })
+        Some(RequestHeader { caller: Some(Caller { uid, gid: uid, ..Caller::default() }), retry: Some(retry) })
     }
 
     pub(in crate::namenode) async fn make(
@@ -224,7 +224,7 @@ async fn a_tree_that_takes_the_place_of_an_empty_directory_meanwhile_is_not_remo
     let others = place.make(0, top, "y", 0o040_700).await;
     place.make(0, others, "file", 0o100_600).await;
     // The removal is planned, and before its op is applied a rename is.
-    let alice = Identity { uid: ALICE, gid: ALICE, groups: Vec::new() };
+    let alice = Identity { uid: ALICE, gid: ALICE, groups: Vec::new(), is_authorised: false };
     let removal = Place::removal(top, "x");
     let (kind, tree) = place.namesystem.namespace().read().plan_tree_removal(&alice, &removal).unwrap();
     assert_eq!(tree, None, "nothing to look at");

@@ -309,7 +309,7 @@ fn http_seeds() -> Vec<Vec<u8>> {
 /// HTTP/2 connections with one call each, of every service.
 fn grpc_seeds() -> Vec<Vec<u8>> {
     let retry = v1::RetryId { client_id: vec![7; 16].into(), incarnation: 1, call_id: 1, lowest_pending_call_id: 1 };
-    let caller = v1::Caller { uid: 1, gid: 1, groups: vec![2, 3] };
+    let caller = v1::Caller { uid: 1, gid: 1, groups: vec![2, 3], is_authorised: false };
     let header = || Some(v1::RequestHeader { caller: Some(caller.clone()), retry: Some(retry.clone()) });
     let lookup = v1::LookupRequest { header: header(), parent: 1, name: b"canary".to_vec().into() };
     let mkdir = v1::MkdirRequest { header: header(), parent: 1 << 30, name: b"x".to_vec().into(), mode: 0o755 };

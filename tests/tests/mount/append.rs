@@ -13,14 +13,16 @@ use dfs_tests::workload::Pattern;
 use rustix::fs::OFlags;
 use rustix::io::{Errno, ReadWriteFlags};
 
-use super::{Case, Mounts, assert_errno, cases};
+use super::{Case, Mounts, assert_errno, cases, shell};
 
-pub(super) const CASES: [Case<Mounts>; 5] = cases![
+pub(super) const CASES: [Case<Mounts>; 7] = cases![
     asynchronous_append_is_byte_for_byte_what_was_submitted,
     asynchronous_appends_of_many_threads_stay_whole,
     append_asked_for_late_goes_to_the_end_in_one_piece,
     write_at_the_true_end_works_after_another_mount_appended,
     refused_write_comes_at_once_and_takes_no_lease,
+    file_is_free_for_other_mounts_once_its_last_descriptor_is_closed,
+    file_is_free_for_other_mounts_once_the_last_of_a_shells_commands_has_ended,
 ];
 
 /// Longer than any request of the kernel's, and not a multiple of one.
@@ -143,4 +145,48 @@ fn refused_write_comes_at_once_and_takes_no_lease(mounts: &Mounts) {
     assert_errno(file.write_at(b"x", end + 10), Errno::BUSY);
     close(other).unwrap();
     Pattern::new(4).check_file(&path, end + 10);
+}
+
+/// Which close is the last one the mount hears from the kernel a moment later.
+fn file_is_free_for_other_mounts_once_its_last_descriptor_is_closed(mounts: &Mounts) {
+    let here = mounts.mount.new_dir("append-last-close").join("file");
+    let there = mounts.other.join("append-last-close/file");
+    let pattern = Pattern::new(5);
+    let mut length = 0;
+    for round in 0..50 {
+        let file = appending(&here, 0);
+        let duplicate = file.try_clone().unwrap();
+        // Nothing is written, or before the first close, or after it, too.
+        for (written, descriptor) in [(round % 3 > 0, file), (round % 3 > 1, duplicate)] {
+            let bytes = if written { 100 + round } else { 0 };
+            pattern.write(&descriptor, length, bytes).unwrap();
+            length += bytes;
+            close(descriptor).unwrap();
+        }
+        let opened = match round % 4 {
+            0 => File::create(&there),
+            1 => OpenOptions::new().write(true).open(&there),
+            _ => OpenOptions::new().append(true).open(&there),
+        };
+        let other = opened.unwrap_or_else(|error| panic!("round {round}: {error}"));
+        length = if round % 4 == 0 { 0 } else { length };
+        assert_eq!(other.metadata().unwrap().len(), length, "round {round}");
+        other.write_all_at(&pattern.bytes(length as usize + 10)[length as usize..], length).unwrap();
+        length += 10;
+        close(other).unwrap();
+        pattern.check_file(&here, length);
+    }
+}
+
+/// Each command's exit closes a copy of the descriptor.
+fn file_is_free_for_other_mounts_once_the_last_of_a_shells_commands_has_ended(mounts: &Mounts) {
+    let dir = mounts.mount.new_dir("append-shell");
+    let mut expected = String::new();
+    for round in 0..10 {
+        shell(&dir, "exec 3>> log; for i in 1 2 3 4 5; do /bin/echo command $i >&3; (echo subshell $i >&3); done");
+        shell(&mounts.other.join("append-shell"), "/bin/echo elsewhere >> log");
+        (1..=5).for_each(|i| expected += &format!("command {i}\nsubshell {i}\n"));
+        expected += "elsewhere\n";
+        assert_eq!(fs::read_to_string(dir.join("log")).unwrap(), expected, "round {round}");
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{DirEntryExt, MetadataExt};
+use std::os::unix::fs::{DirEntryExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use dfs_tests::bench::drop_caches;
@@ -12,10 +12,11 @@ use rustix::io::Errno;
 
 use super::{Case, Mounts, assert_errno, cases, shell};
 
-pub(super) const CASES: [Case<Mounts>; 7] = cases![
+pub(super) const CASES: [Case<Mounts>; 8] = cases![
     mkdir_counts_links_and_refuses_a_taken_name,
     readdir_of_10000_entries_shows_each_once,
     readdir_while_entries_come_and_go_shows_the_rest_once,
+    readdir_while_files_are_changed_elsewhere_shows_them_as_they_are,
     readdir_shows_inode_numbers_and_kinds,
     names_may_be_any_bytes_up_to_255,
     names_of_256_bytes_and_paths_above_4095_are_enametoolong,
@@ -84,6 +85,35 @@ fn readdir_while_entries_come_and_go_shows_the_rest_once(mounts: &Mounts) {
     assert_eq!(stays.len(), ENTRIES, "an entry that was there all the time is listed exactly once");
     assert_eq!(stays.into_iter().collect::<BTreeSet<_>>().len(), ENTRIES);
     fs::remove_dir_all(&dir).unwrap();
+}
+
+/// What is listed is fetched ahead, and the kernel believes the attributes that come with it.
+fn readdir_while_files_are_changed_elsewhere_shows_them_as_they_are(mounts: &Mounts) {
+    /// One fetch, and more than one buffer of the kernel.
+    const ENTRIES: usize = 250;
+    let dir = mounts.mount.new_dir("readdir-attributes");
+    let (here, elsewhere) = (dir.join("here"), dir.join("elsewhere"));
+    fs::create_dir(&here).unwrap();
+    fs::create_dir(&elsewhere).unwrap();
+    let names: Vec<String> = (0..ENTRIES).map(|number| format!("an-entry-of-usual-length-{number}")).collect();
+    for name in &names {
+        File::create(here.join(name)).unwrap();
+        fs::hard_link(here.join(name), elsewhere.join(name)).unwrap();
+    }
+    let list_while = |change: &dyn Fn(&Path), check: &dyn Fn(&fs::Metadata) -> bool| {
+        let mut listed = fs::read_dir(&here).unwrap();
+        let first = listed.next().unwrap();
+        names.iter().for_each(|name| change(&elsewhere.join(name)));
+        for entry in [first].into_iter().chain(listed) {
+            let entry = entry.unwrap();
+            let meta = entry.metadata().unwrap();
+            assert!(check(&meta), "{}: {meta:?}", entry.path().display());
+        }
+    };
+    list_while(&|path| fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap(), &|meta| {
+        meta.mode() & 0o777 == 0o600 && meta.nlink() == 2
+    });
+    list_while(&|path| fs::remove_file(path).unwrap(), &|meta| meta.nlink() == 1);
 }
 
 fn readdir_shows_inode_numbers_and_kinds(mounts: &Mounts) {

@@ -6,7 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use dfs_tests::wait::wait_until;
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, statvfs, utimensat};
+use rustix::fs::{
+    AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, XattrFlags, removexattr, setxattr, statvfs, utimensat,
+};
 
 use super::{Case, Mounts, cases, shell};
 
@@ -99,6 +101,22 @@ fn times_follow_what_happens(mounts: &Mounts) {
     assert!(after.1 > before.1 && after.0 == before.0, "chmod changes ctime only: {before:?} {after:?}");
     fs::hard_link(&file, dir.join("link")).unwrap();
     assert!(stamp(&file).1 > after.1, "link changes ctime");
+    let steps: [(&str, &dyn Fn()); 5] = [
+        ("unlink of another name", &|| fs::remove_file(dir.join("link")).unwrap()),
+        ("rename", &|| {
+            fs::rename(&file, dir.join("renamed")).and_then(|()| fs::rename(dir.join("renamed"), &file)).unwrap()
+        }),
+        ("chown", &|| chown(&file, Some(1), None).unwrap()),
+        ("setxattr", &|| setxattr(&file, "user.a", b"1", XattrFlags::empty()).unwrap()),
+        ("removexattr", &|| removexattr(&file, "user.a").unwrap()),
+    ];
+    for (name, step) in steps {
+        let before = stamp(&file);
+        step();
+        let after = stamp(&file);
+        assert!(after.1 > before.1 && after.0 == before.0, "{name} changes ctime only: {before:?} {after:?}");
+    }
+    fs::hard_link(&file, dir.join("link")).unwrap();
     let before = stamp(&file);
     fs::write(&file, b"yy").unwrap();
     assert!(stamp(&file).0 > before.0, "writing changes mtime");

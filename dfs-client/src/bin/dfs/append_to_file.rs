@@ -103,7 +103,9 @@ async fn open_for_append(ctx: &Context, path: &DfsPath) -> Outcome<Arc<FileWrite
             made.attr.inode
         }
     };
-    ctx.client.append(&ctx.caller, inode, false).await.map_err(failed)
+    let writer = ctx.client.append(&ctx.caller, inode, false).await.map_err(failed)?;
+    ctx.client.drop_privileges(&ctx.caller, &writer).await.map_err(failed)?;
+    Ok(writer)
 }
 
 async fn append(

@@ -230,5 +230,6 @@ fn attributes_of(attr: &FileAttr) -> SetAttr {
         atime: Some(TimeSet::At(attr.atime_ns)),
         mtime: Some(TimeSet::At(attr.mtime_ns)),
         kill_privileges: false,
+        kill_capabilities: false,
     }
 }

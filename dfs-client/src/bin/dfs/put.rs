@@ -267,6 +267,7 @@ fn attributes_of(metadata: &Metadata) -> SetAttr {
         atime: time(metadata.atime(), metadata.atime_nsec()),
         mtime: time(metadata.mtime(), metadata.mtime_nsec()),
         kill_privileges: false,
+        kill_capabilities: false,
     }
 }
 

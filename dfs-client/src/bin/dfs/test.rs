@@ -138,7 +138,7 @@ mod tests {
     fn has_permission_looks_at_one_digit() {
         let file = attr(FileKind::File, 5);
         let may = |uid, gid, groups: &[u32]| {
-            let caller = Caller { uid, gid, groups: groups.into() };
+            let caller = Caller { uid, gid, groups: groups.into(), is_authorised: false };
             (has_permission(&file, &caller, READ), has_permission(&file, &caller, WRITE))
         };
         assert_eq!(may(1, 10, &[]), (true, true), "the owner");

@@ -6,9 +6,9 @@ use dfs_common::ids::InodeId;
 use dfs_proto::v1::{RemoveXAttrOp, SetAttrOp, SetXAttrOp, XAttrSetFlag};
 
 use super::context::{Context, known};
-use super::files::without_privileges;
+use super::privileges::{Asked, makes_set_id_program, without_set_id};
 use crate::namenode::namespace::Namespace;
-use crate::namenode::namespace::inode::Inode;
+use crate::namenode::namespace::inode::{CAPABILITIES, Inode};
 use crate::namenode::namespace::permission::{Identity, SETGID, WRITE};
 use crate::namenode::namespace::read::check_xattr_access;
 use crate::namenode::outcome::Outcome;
@@ -25,34 +25,44 @@ pub(super) struct SetAttrPlan {
     mode: u32,
     uid: u32,
     gid: u32,
+    drops_capabilities: bool,
 }
 
 impl Namespace {
-    pub(super) fn plan_set_attr(&self, who: &Identity, op: &SetAttrOp) -> Result<SetAttrPlan> {
-        let inode = self.inode(InodeId(op.inode))?;
-        let mut plan = SetAttrPlan { mode: inode.mode, uid: inode.uid, gid: inode.gid };
-        let is_empty = op.mode.is_none() && op.uid.is_none() && op.gid.is_none();
-        if is_empty && op.atime_ns.is_none() && op.mtime_ns.is_none() && !who.owns(inode) {
-            who.check(inode, WRITE)?;
-        }
+    pub(super) fn plan_set_attr(&self, asked: Asked<'_>, op: &SetAttrOp) -> Result<SetAttrPlan> {
+        let (id, who) = (InodeId(op.inode), asked.who);
+        let inode = self.inode(id)?;
+        let mut plan = SetAttrPlan { mode: inode.mode, uid: inode.uid, gid: inode.gid, drops_capabilities: false };
         if op.uid == Some(u32::MAX) || op.gid == Some(u32::MAX) {
             return Err(DfsError::new(ErrorKind::InvalidArgument, "-1 is not an id"));
         }
-        plan_owner(who, inode, op, &mut plan)?;
-        plan_mode(who, inode, op, &mut plan)?;
-        if op.atime_ns.is_some() || op.mtime_ns.is_some() {
+        let sets_times = op.atime_ns.is_some() || op.mtime_ns.is_some();
+        let sets_owner = op.uid.is_some() || op.gid.is_some();
+        if op.kill_privileges || op.kill_capabilities {
+            plan_write(asked, inode, op, &mut plan)?;
+        } else if sets_owner || !asked.is_old && op.mode.is_none() && !sets_times {
+            plan_owner(asked, inode, op, &mut plan)?;
+        }
+        plan_mode(asked, inode, op, &mut plan)?;
+        if makes_set_id_program(inode.kind(), inode.mode, plan.mode) {
+            self.check_may_be_program(asked, id)?;
+        }
+        if sets_times {
             check_times(who, inode, op.explicit_times)?;
         }
         Ok(plan)
     }
 
     pub(super) fn apply_set_attr(&mut self, context: &mut Context<'_>, op: &SetAttrOp) -> Result<Outcome> {
-        let plan = self.plan_set_attr(&context.who, op)?;
+        let plan = self.plan_set_attr(context.asked(), op)?;
         let id = InodeId(op.inode);
         let inode = self.inode_mut(id)?;
         inode.mode = plan.mode;
         inode.uid = plan.uid;
         inode.gid = plan.gid;
+        if plan.drops_capabilities {
+            inode.drop_capabilities();
+        }
         if let Some(atime_ns) = op.atime_ns {
             inode.atime_ns = atime_ns;
         }
@@ -63,12 +73,16 @@ impl Namespace {
         Ok(Outcome::Inode(id))
     }
 
-    pub(super) fn check_set_xattr(&self, who: &Identity, op: &SetXAttrOp) -> Result<()> {
-        let inode = self.inode(InodeId(op.inode))?;
+    pub(super) fn check_set_xattr(&self, asked: Asked<'_>, op: &SetXAttrOp) -> Result<()> {
+        let id = InodeId(op.inode);
+        let inode = self.inode(id)?;
         if op.name.len() > XATTR_NAME_MAX || op.name.contains(&0) {
             return Err(DfsError::new(ErrorKind::InvalidArgument, "an attribute's name has at most 255 bytes, no NUL"));
         }
-        check_xattr_access(who, inode, &op.name, WRITE)?;
+        check_xattr_access(asked.who, inode, &op.name, WRITE)?;
+        if op.name[..] == *CAPABILITIES && !inode.has_capabilities() {
+            self.check_may_be_program(asked, id)?;
+        }
         let old = inode.xattrs.as_ref().and_then(|xattrs| xattrs.get(&op.name[..]));
         match (known::<XAttrSetFlag>(op.flag, "flag of an extended attribute")?, old) {
             (XAttrSetFlag::XattrCreate, Some(_)) => {
@@ -94,7 +108,7 @@ impl Namespace {
     }
 
     pub(super) fn apply_set_xattr(&mut self, context: &mut Context<'_>, op: &SetXAttrOp) -> Result<Outcome> {
-        self.check_set_xattr(&context.who, op)?;
+        self.check_set_xattr(context.asked(), op)?;
         let inode = self.inode_mut(InodeId(op.inode))?;
         inode.ctime_ns = context.now_ns;
         inode.xattrs.get_or_insert_default().insert(op.name.to_vec().into(), op.value.to_vec().into());
@@ -114,55 +128,70 @@ impl Namespace {
         self.check_remove_xattr(&context.who, op)?;
         let inode = self.inode_mut(InodeId(op.inode))?;
         inode.ctime_ns = context.now_ns;
-        if let Some(xattrs) = &mut inode.xattrs {
-            xattrs.remove(&op.name[..]);
-            if xattrs.is_empty() {
-                inode.xattrs = None;
-            }
-        }
+        inode.remove_xattr(&op.name);
         Ok(Outcome::Done)
     }
 }
 
-/// chown: root may all; an owner may give a file to a group of his. Set-id bits of programs go, even when nothing changes.
-fn plan_owner(who: &Identity, inode: &Inode, op: &SetAttrOp, plan: &mut SetAttrPlan) -> Result<()> {
-    if op.uid.is_some() || op.gid.is_some() {
-        let uid = op.uid.unwrap_or(inode.uid);
-        let gid = op.gid.unwrap_or(inode.gid);
-        let owner_may = who.uid == inode.uid && uid == inode.uid && (gid == inode.gid || who.is_in_group(gid));
-        if !who.is_root() && !owner_may {
-            return Err(DfsError::new(ErrorKind::NotPermitted, "only root gives files away"));
+/// What a write takes away, by whoever may write: its open has shown that.
+fn plan_write(asked: Asked<'_>, inode: &Inode, op: &SetAttrOp, plan: &mut SetAttrPlan) -> Result<()> {
+    if !asked.who.owns(inode) {
+        asked.who.check(inode, WRITE)?;
+    }
+    if inode.kind() == FileKind::File {
+        plan.drops_capabilities = !asked.is_old;
+        if op.kill_privileges {
+            plan.mode = without_set_id(inode.mode, asked.is_member(inode));
         }
-        plan.uid = uid;
-        plan.gid = gid;
-        if inode.kind() == FileKind::File {
-            plan.mode = without_privileges(plan.mode);
-        }
-    } else if op.kill_privileges && inode.kind() == FileKind::File {
-        plan.mode = without_privileges(plan.mode);
     }
     Ok(())
 }
 
-/// chmod: the owner's; the set-group-id bit is dropped for a file of a group that is not the caller's.
-fn plan_mode(who: &Identity, inode: &Inode, op: &SetAttrOp, plan: &mut SetAttrPlan) -> Result<()> {
+/// chown: root may all; an owner may give a file to a group of his; to leave both as they are is everybody's, where it costs the
+/// file nothing. What a program is allowed to do goes, even when the owner stays.
+fn plan_owner(asked: Asked<'_>, inode: &Inode, op: &SetAttrOp, plan: &mut SetAttrPlan) -> Result<()> {
+    let who = asked.who;
+    let (uid, gid) = (op.uid.unwrap_or(inode.uid), op.gid.unwrap_or(inode.gid));
+    let owner_may = who.uid == inode.uid && uid == inode.uid && (gid == inode.gid || who.is_in_group(gid));
+    let is_named = op.uid.is_some() || op.gid.is_some();
+    if is_named && !who.is_root() && !owner_may {
+        return Err(DfsError::new(ErrorKind::NotPermitted, "only root gives files away"));
+    }
+    (plan.uid, plan.gid) = (uid, gid);
+    let kind = inode.kind();
+    let is_spared = if asked.is_old { kind != FileKind::File } else { kind == FileKind::Directory };
+    if is_spared {
+        return Ok(());
+    }
+    plan.drops_capabilities = !asked.is_old;
+    plan.mode = without_set_id(inode.mode, who.is_root() || asked.is_member(inode));
+    if plan.mode != inode.mode && !who.owns(inode) {
+        return Err(DfsError::new(ErrorKind::NotPermitted, "only the owner takes set-id bits away"));
+    }
+    Ok(())
+}
+
+/// chmod: the owner's; the set-group-id bit is dropped for what is of a group that is not the caller's.
+fn plan_mode(asked: Asked<'_>, inode: &Inode, op: &SetAttrOp, plan: &mut SetAttrPlan) -> Result<()> {
     let Some(mode) = op.mode else { return Ok(()) };
+    let who = asked.who;
     if !who.owns(inode) {
         return Err(DfsError::new(ErrorKind::NotPermitted, "only the owner changes the mode"));
     }
     let mut permissions = mode & PERMISSION_MASK;
-    if !who.is_root() && inode.kind() != FileKind::Directory && !who.is_in_group(plan.gid) {
+    let is_spared = asked.is_old && inode.kind() == FileKind::Directory;
+    if !who.is_root() && !is_spared && !who.is_in_group(plan.gid) {
         permissions &= !SETGID;
     }
     plan.mode = inode.mode & !PERMISSION_MASK | permissions;
     Ok(())
 }
 
-/// utimens: the owner sets any time; who may write may set "now".
+/// utimens: the owner sets any time; who may write may set both to "now", as what he does to an open file sets one.
 fn check_times(who: &Identity, inode: &Inode, explicit: bool) -> Result<()> {
     if who.owns(inode) {
         Ok(())
-    } else if explicit {
+    } else if explicit && !who.is_authorised {
         Err(DfsError::new(ErrorKind::NotPermitted, "only the owner sets times"))
     } else {
         who.check(inode, WRITE)

@@ -17,7 +17,7 @@ pub(super) struct Context<'a> {
     /// Entries, leases and holds that the op may still take away; see [`Context::pay`].
     pub steps_left: u32,
     /// Logged before there were steps. It is replayed by the rules of then: a removal checks the tree itself, no directory is
-    /// too deep, every refusal is remembered.
+    /// too deep, every refusal is remembered, files keep their capabilities.
     pub is_old: bool,
     pub events: &'a mut Vec<BlockEvent>,
 }

@@ -11,10 +11,11 @@ use dfs_proto::v1::{
 };
 
 use super::context::{Context, not_a_file};
+use super::privileges::drop_privileges;
 use super::reaping::EVENTS_PER_FILE_MAX;
 use crate::namenode::blocks::BlockEvent;
 use crate::namenode::namespace::inode::{BlockList, Content, FileBlock, Inode};
-use crate::namenode::namespace::permission::{Identity, SETGID, SETUID, WRITE};
+use crate::namenode::namespace::permission::{Identity, WRITE};
 use crate::namenode::namespace::{Lease, Namespace};
 use crate::namenode::outcome::Outcome;
 
@@ -52,14 +53,12 @@ impl Namespace {
         Ok(Outcome::Appended { inode: id, last })
     }
 
-    /// Sets the times as a change of content does; a caller without privilege loses the set-id bits.
+    /// Sets the times as a change of content does, and takes from a program what the caller may not keep.
     pub(super) fn mark_content_changed(&mut self, context: &Context<'_>, id: InodeId) -> Result<&mut Inode> {
         let inode = self.inode_mut(id)?;
         inode.mtime_ns = context.now_ns;
         inode.ctime_ns = context.now_ns;
-        if !context.who.is_root() {
-            inode.mode = without_privileges(inode.mode);
-        }
+        drop_privileges(inode, context.asked());
         Ok(inode)
     }
 
@@ -401,10 +400,4 @@ pub(super) fn check_targets(datanodes: &[String], storages: &[String]) -> Result
         return Err(DfsError::new(ErrorKind::InvalidArgument, "the pipeline's DataNodes and volumes are malformed"));
     }
     Ok(())
-}
-
-/// `mode` after a write by somebody without privilege: no set-user-id; no set-group-id where it means a program.
-pub(super) fn without_privileges(mode: u32) -> u32 {
-    let mode = mode & !SETUID;
-    if mode & 0o010 != 0 { mode & !SETGID } else { mode }
 }

@@ -14,6 +14,7 @@ pub(in crate::namenode) mod entries;
 mod files;
 mod lease_recovery;
 mod leftovers;
+mod privileges;
 mod reaping;
 mod retry_cache;
 mod sessions;
@@ -26,6 +27,7 @@ use dfs_proto::v1::edit_op::Op;
 
 use self::context::Context;
 pub use self::context::{CallKey, client_id};
+use self::privileges::Asked;
 use super::blocks::BlockEvent;
 use super::namespace::Namespace;
 use super::namespace::permission::Identity;
@@ -112,10 +114,12 @@ impl Namespace {
     /// # Errors
     /// The refusal.
     pub fn check(&self, op: &EditOp) -> Result<()> {
-        if let Some(retry) = &op.retry {
-            self.check_call(CallKey::try_from(retry)?)?;
+        let key = op.retry.as_ref().map(CallKey::try_from).transpose()?;
+        if let Some(key) = key {
+            self.check_call(key)?;
         }
         let who = Identity::of(op.caller.as_ref());
+        let asked = Asked { who: &who, life: key.map(|key| (key.client, key.incarnation)), is_old: false };
         match required_op(op)? {
             Op::Create(op) => self.plan_create(&who, op).map(drop),
             Op::MakeNode(op) => {
@@ -129,10 +133,10 @@ impl Namespace {
                 self.plan_rename(&who, op).map(drop)
             }
             Op::OpenForAppend(op) => self.check_open_for_append(&who, op),
-            Op::SetAttr(op) => self.plan_set_attr(&who, op).map(drop),
+            Op::SetAttr(op) => self.plan_set_attr(asked, op).map(drop),
             Op::Truncate(op) => self.check_truncate(&who, op),
             Op::SetReplication(op) => self.check_set_replication(&who, op),
-            Op::SetXattr(op) => self.check_set_xattr(&who, op),
+            Op::SetXattr(op) => self.check_set_xattr(asked, op),
             Op::RemoveXattr(op) => self.check_remove_xattr(&who, op),
             Op::Hold(_) => self.check_holds(op.retry.as_ref()),
             Op::SettleCalls(op) => self.check_settle(op),

@@ -2,6 +2,7 @@
 //! and the same log gives the same state.
 
 mod ops;
+mod privileges;
 mod recovery;
 mod sessions;
 mod steps;

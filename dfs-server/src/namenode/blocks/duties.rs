@@ -20,6 +20,7 @@ use dfs_common::ids::BlockId;
 use dfs_proto::v1;
 
 use super::block_map::BlockState;
+use super::repair_queues::Priority;
 use super::state::SoftState;
 use crate::namenode::datanodes::{Datanode, NodeIndex, StorageIndex};
 use crate::namenode::host_rules::{Duty, HostRules};
@@ -140,7 +141,8 @@ impl SoftState {
             return Vec::new();
         }
         self.last_count = Some(self.now);
-        let wanted = self.nodes.registered().filter(|(_, node)| node.duty != Duty::Serve && node.is_live);
+        let wanted =
+            self.nodes.registered().filter(|(_, node)| node.duty != Duty::Serve && (node.is_live || !node.is_drained));
         wanted.map(|(index, node)| (index, node.storages.clone())).collect()
     }
 
@@ -176,7 +178,12 @@ impl SoftState {
     }
 
     /// The count of a node is done.
-    pub(crate) fn on_drain_counted(&mut self, index: NodeIndex, left: u64) {
+    pub(crate) fn on_drain_counted(&mut self, index: NodeIndex, mut left: u64) {
+        let node = self.nodes.node(index);
+        if !node.is_live && node.duty == Duty::Decommission {
+            // What it held is forgotten: as long as any block lacks replicas, it may be one that only this node has.
+            left += self.under_replicated() + self.queues.len(Priority::NoneLeft) as u64;
+        }
         let node = self.nodes.node_mut(index);
         node.blocks_to_copy = left;
         let was_drained = std::mem::replace(&mut node.is_drained, left == 0);
@@ -187,13 +194,13 @@ impl SoftState {
     }
 }
 
-/// The state of a node in the protocol's words.
+/// The state of a node in the protocol's words. One that died before its blocks were elsewhere is still on its way out.
 pub(crate) fn admin_state(node: &Datanode) -> v1::AdminState {
     match node.duty {
         Duty::Serve => v1::AdminState::InService,
-        Duty::Decommission if node.is_drained || !node.is_live => v1::AdminState::Decommissioned,
+        Duty::Decommission if node.is_drained => v1::AdminState::Decommissioned,
         Duty::Decommission => v1::AdminState::Decommissioning,
-        Duty::Maintain { .. } if node.is_drained || !node.is_live => v1::AdminState::InMaintenance,
+        Duty::Maintain { .. } if node.is_drained => v1::AdminState::InMaintenance,
         Duty::Maintain { .. } => v1::AdminState::EnteringMaintenance,
     }
 }

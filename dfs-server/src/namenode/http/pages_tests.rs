@@ -112,6 +112,16 @@ fn overview_asks_nobody_about_a_node_that_was_decommissioned() {
 }
 
 #[test]
+fn overview_asks_for_a_node_that_died_before_its_blocks_were_copied() {
+    let mut gone = node("gone", v1::DatanodeState::DatanodeDead);
+    gone.admin_state = v1::AdminState::Decommissioning.into();
+    gone.blocks_to_copy = 52;
+    let text = overview(facts(vec![node("here", v1::DatanodeState::DatanodeLive), gone]));
+    assert!(text.contains("1 DataNode dead on the way out: gone:9866 (52 blocks to copy)"), "{text}");
+    assert!(!text.contains("All is well") && !text.contains("On the way out:"), "{text}");
+}
+
+#[test]
 fn overview_names_lost_blocks_failed_volumes_and_a_full_cluster() {
     let mut facts = facts(vec![node("dn1", v1::DatanodeState::DatanodeLive)]);
     facts.nodes[0].volumes[0].failed = true;

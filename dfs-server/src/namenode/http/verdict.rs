@@ -81,15 +81,22 @@ fn judge_nodes(nodes: &[DatanodeReport], health: &mut Health) {
         );
     }
     // Those that were drained may be stopped.
-    let dead = |node: &&DatanodeReport| {
-        node.state() == DatanodeState::DatanodeDead && node.admin_state() == AdminState::InService
-    };
+    let is_dead = |node: &DatanodeReport| node.state() == DatanodeState::DatanodeDead;
+    let dead = |node: &&DatanodeReport| is_dead(node) && node.admin_state() == AdminState::InService;
     let names: Vec<String> = nodes.iter().filter(dead).map(silent_name).collect();
     if !names.is_empty() {
         health.add(
             Level::Watch,
             format!("{} dead: {}", counted(names.len() as u64, "DataNode"), some_of(&names)),
             "Start it again. If it is gone for good, its blocks are copied from their other replicas.",
+        );
+    }
+    let names: Vec<String> = nodes.iter().filter(|node| is_dead(node)).filter_map(leaving_name).collect();
+    if !names.is_empty() {
+        health.add(
+            Level::Watch,
+            format!("{} dead on the way out: {}", counted(names.len() as u64, "DataNode"), some_of(&names)),
+            "Start it again: not all its blocks are known to be elsewhere.",
         );
     }
     let stale = |node: &&DatanodeReport| node.state() == DatanodeState::DatanodeStale;
@@ -101,7 +108,7 @@ fn judge_nodes(nodes: &[DatanodeReport], health: &mut Health) {
             "It is read last until it is heard again, and dead when it is not heard for longer.",
         );
     }
-    let leaving: Vec<String> = nodes.iter().filter_map(leaving_name).collect();
+    let leaving: Vec<String> = nodes.iter().filter(|node| !is_dead(node)).filter_map(leaving_name).collect();
     if !leaving.is_empty() {
         let what = format!("On the way out: {}", some_of(&leaving));
         health.add(Level::Note, what, "Leave it running until its state is decommissioned or in maintenance.");

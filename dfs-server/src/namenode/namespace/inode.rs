@@ -185,6 +185,9 @@ pub enum Content {
     },
 }
 
+/// The extended attribute that gives a program capabilities.
+pub const CAPABILITIES: &[u8] = b"security.capability";
+
 /// Extended attributes by full name (`user.x`).
 pub type XAttrs = BTreeMap<Box<[u8]>, Box<[u8]>>;
 
@@ -257,6 +260,26 @@ impl Inode {
         match &mut self.content {
             Content::File { blocks, .. } => Some(blocks),
             _ => None,
+        }
+    }
+
+    /// Whether who executes it gets capabilities.
+    pub fn has_capabilities(&self) -> bool {
+        self.xattrs.as_ref().is_some_and(|xattrs| xattrs.contains_key(CAPABILITIES))
+    }
+
+    /// Nobody gets any by executing it, from now on.
+    pub fn drop_capabilities(&mut self) {
+        self.remove_xattr(CAPABILITIES);
+    }
+
+    /// Takes an extended attribute away, if it is there.
+    pub fn remove_xattr(&mut self, name: &[u8]) {
+        if let Some(xattrs) = &mut self.xattrs {
+            xattrs.remove(name);
+            if xattrs.is_empty() {
+                self.xattrs = None;
+            }
         }
     }
 

@@ -13,13 +13,18 @@ use crate::namenode::namespace::Namespace;
 use crate::namenode::namesystem::{Namesystem, unexpected};
 use crate::namenode::outcome::Outcome;
 
-/// Has an op logged and applied.
+/// Has an op logged and applied, for a client that waits so long for a file that somebody else has.
 ///
 /// # Errors
-/// As [`Namesystem::mutate`].
-pub(super) async fn change(namesystem: &Namesystem, header: Option<RequestHeader>, op: Op) -> Result<EmptyResponse> {
+/// As [`Namesystem::mutate_in_turn`].
+pub(super) async fn change(
+    namesystem: &Namesystem,
+    header: Option<RequestHeader>,
+    op: Op,
+    patience_ms: u32,
+) -> Result<EmptyResponse> {
     let (touched, growth) = (touched_inodes(&op), Growth::of(header.as_ref(), &op));
-    namesystem.mutate(header, op).await.map(|_| changed(namesystem, growth, touched))
+    namesystem.mutate_in_turn(header, op, patience_ms).await.map(|_| changed(namesystem, growth, touched))
 }
 
 /// The answer to a change that names no inode.
@@ -30,17 +35,18 @@ pub(super) fn changed(namesystem: &Namesystem, growth: Option<Growth>, touched: 
     EmptyResponse { delegations, changed_directories, txid: namespace.counters().last_txid.0 }
 }
 
-/// Has an op logged and applied that makes or changes an inode.
+/// As [`change`], for an op that makes or changes an inode.
 ///
 /// # Errors
-/// As [`Namesystem::mutate`].
+/// The same.
 pub(super) async fn change_inode(
     namesystem: &Namesystem,
     header: Option<RequestHeader>,
     op: Op,
+    patience_ms: u32,
 ) -> Result<AttrResponse> {
     let (touched, growth) = (touched_inodes(&op), Growth::of(header.as_ref(), &op));
-    namesystem.mutate(header, op).await.and_then(|outcome| {
+    namesystem.mutate_in_turn(header, op, patience_ms).await.and_then(|outcome| {
         let inode = inode_of(&outcome)?;
         let delegations = delegations(namesystem, growth, Some(inode));
         let namespace = namesystem.namespace().read();

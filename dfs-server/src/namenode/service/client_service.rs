@@ -40,11 +40,24 @@ impl ClientService {
     }
 
     async fn change(&self, header: Option<RequestHeader>, op: Op) -> Reply<EmptyResponse> {
-        reply(changes::change(&self.namesystem, header, op).await)
+        self.change_in_turn(header, op, 0).await
+    }
+
+    async fn change_in_turn(&self, header: Option<RequestHeader>, op: Op, patience_ms: u32) -> Reply<EmptyResponse> {
+        reply(changes::change(&self.namesystem, header, op, patience_ms).await)
     }
 
     async fn change_inode(&self, header: Option<RequestHeader>, op: Op) -> Reply<AttrResponse> {
-        reply(changes::change_inode(&self.namesystem, header, op).await)
+        self.change_inode_in_turn(header, op, 0).await
+    }
+
+    async fn change_inode_in_turn(
+        &self,
+        header: Option<RequestHeader>,
+        op: Op,
+        patience_ms: u32,
+    ) -> Reply<AttrResponse> {
+        reply(changes::change_inode(&self.namesystem, header, op, patience_ms).await)
     }
 
     /// Refuses a pipeline of DataNodes that nobody knows. A repeated call that was applied before is not asked again.
@@ -395,17 +408,17 @@ impl ClientNamenode for ClientService {
             gid: request.gid,
             atime_ns: if request.atime_now { Some(now) } else { request.atime_ns },
             mtime_ns: if request.mtime_now { Some(now) } else { request.mtime_ns },
-            explicit_times: (request.atime_ns.is_some() && !request.atime_now)
-                || (request.mtime_ns.is_some() && !request.mtime_now),
+            explicit_times: !(request.atime_now && request.mtime_now),
             kill_privileges: request.kill_privileges,
+            kill_capabilities: request.kill_capabilities,
         };
-        self.change_inode(request.header, Op::SetAttr(op)).await
+        self.change_inode_in_turn(request.header, Op::SetAttr(op), request.patience_ms).await
     }
 
     async fn truncate(&self, request: Request<TruncateRequest>) -> Reply<AttrResponse> {
         let request = request.into_inner();
         let op = TruncateOp { inode: request.inode, length: request.length };
-        let cut = self.namesystem.truncate(request.header, op).await;
+        let cut = self.namesystem.truncate(request.header, op, request.patience_ms).await;
         reply(cut.and_then(|id| attr_response(&self.namesystem, id)))
     }
 
@@ -421,7 +434,7 @@ impl ClientNamenode for ClientService {
     async fn set_x_attr(&self, request: Request<SetXAttrRequest>) -> Reply<EmptyResponse> {
         let request = request.into_inner();
         let op = SetXAttrOp { inode: request.inode, flag: request.flag, name: request.name, value: request.value };
-        self.change(request.header, Op::SetXattr(op)).await
+        self.change_in_turn(request.header, Op::SetXattr(op), request.patience_ms).await
     }
 
     async fn remove_x_attr(&self, request: Request<XAttrMutation>) -> Reply<EmptyResponse> {

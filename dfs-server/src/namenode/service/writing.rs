@@ -3,7 +3,6 @@
 use dfs_common::block::Block;
 use dfs_common::error::{ErrorKind, Result};
 use dfs_common::ids::InodeId;
-use dfs_proto::v1::edit_op::Op;
 use dfs_proto::v1::{
     AppendRequest, AppendResponse, CompleteOp, CompleteRequest, CompleteResponse, CreateOp, CreateRequest,
     CreateResponse, OpenForAppendOp,
@@ -66,10 +65,11 @@ pub(super) async fn append(
     reader: Option<&str>,
 ) -> Result<AppendResponse> {
     let op = OpenForAppendOp { inode: request.inode, truncate: request.truncate };
-    let outcome = namesystem.append(request.header, op).await;
+    let outcome = namesystem.append(request.header, op, request.patience_ms).await;
     outcome.and_then(|outcome| {
         let Outcome::Appended { inode, last } = outcome else { return Err(unexpected(&outcome)) };
         let answer = attr_response(namesystem, inode)?;
+        let has_capabilities = namesystem.namespace().read().inode(inode)?.has_capabilities();
         let length = answer.attr.as_ref().map_or(0, |attr| attr.length);
         let located = |block: Block| namesystem.located(block, length.saturating_sub(block.length), false, reader);
         Ok(AppendResponse {
@@ -77,6 +77,7 @@ pub(super) async fn append(
             last_block: last.map(located),
             block_pool_id: namesystem.info().block_pool_id.clone(),
             now_ns: namesystem.now_ns(),
+            has_capabilities,
             txid: answer.txid,
         })
     })
@@ -85,7 +86,7 @@ pub(super) async fn append(
 /// Closes a file that was written.
 ///
 /// # Errors
-/// As [`Namesystem::mutate`].
+/// As [`Namesystem::complete`].
 pub(super) async fn complete(namesystem: &Namesystem, request: CompleteRequest) -> Result<CompleteResponse> {
     let op = CompleteOp {
         inode: request.inode,
@@ -93,7 +94,7 @@ pub(super) async fn complete(namesystem: &Namesystem, request: CompleteRequest) 
         keep_open: request.keep_open,
         modified_ns: request.modified_ns,
     };
-    let outcome = namesystem.mutate(request.header, Op::Complete(op)).await;
+    let outcome = namesystem.complete(request.header, op).await;
     outcome.and_then(|outcome| {
         // A file without names is gone with its lease: there are no attributes to give.
         let attr = match namesystem.attr(inode_of(&outcome)?) {

@@ -279,7 +279,7 @@ fn permissions_are_those_of_the_mode_bits() {
     let chmod = |id: InodeId, mode| Op::SetAttr(v1::SetAttrOp { inode: id.0, mode: Some(mode), ..Default::default() });
     fixture.run(chmod(dir, 0o1777)).unwrap();
     let file = fixture.make(dir, "roots", FileKind::File);
-    fixture.caller = v1::Caller { uid: 1000, gid: 1000, groups: vec![50] };
+    fixture.caller = v1::Caller { uid: 1000, gid: 1000, groups: vec![50], is_authorised: false };
     let mine = fixture.make(dir, "mine", FileKind::File);
     let unlink = RemoveKind::RemoveUnlink;
     assert_eq!(fixture.kind_of(remove(dir, "roots", unlink)), Some(ErrorKind::NotPermitted), "sticky");

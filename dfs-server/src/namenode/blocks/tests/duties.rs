@@ -68,6 +68,27 @@ fn decommissioned_node_has_been_copied_and_takes_nothing_more() {
 }
 
 #[test]
+fn node_that_dies_on_its_way_out_is_not_done_before_all_its_blocks_are_elsewhere() {
+    let mut cluster = Cluster::new(&["/a", "/a", "/b"]);
+    cluster.write(1, 1, &[0]);
+    cluster.write(2, 2, &[0, 1]);
+    set(&cluster, &[("dn0", Duty::Decommission)]);
+    cluster.nodes[0].is_up = false;
+    cluster.seconds(100);
+    // The only replica of a block went with it.
+    assert_eq!(state_of(&cluster, 0), v1::AdminState::Decommissioning);
+    assert!(cluster.blocks.datanode_report()[0].blocks_to_copy > 0);
+    cluster.nodes[0].is_up = true;
+    cluster.seconds(60);
+    assert_eq!(state_of(&cluster, 0), v1::AdminState::Decommissioned);
+    // All is elsewhere: it may go.
+    cluster.nodes[0].is_up = false;
+    cluster.seconds(100);
+    assert_eq!(state_of(&cluster, 0), v1::AdminState::Decommissioned);
+    cluster.check();
+}
+
+#[test]
 fn last_replica_on_a_leaving_node_is_no_excess() {
     let mut cluster = Cluster::new(&["/a"]);
     cluster.write(1, 1, &[0]);

@@ -103,6 +103,13 @@ impl FakeCluster {
         self.world.lock().calls.get(name).copied().unwrap_or(0)
     }
 
+    /// The calls since this was last asked, by name, and how often each came.
+    pub(crate) fn take_calls(&self) -> Vec<(&'static str, usize)> {
+        let mut calls: Vec<_> = self.world.lock().calls.drain().collect();
+        calls.sort_unstable();
+        calls
+    }
+
     /// Content of a file as `node` has it.
     pub(crate) fn content(&self, inode: u64, node: usize) -> Vec<u8> {
         let world = self.world.lock();
