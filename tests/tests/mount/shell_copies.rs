@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Case, Mounts, cases, shell};
 
-pub(super) const CASES: [Case<Mounts>; 7] = cases![
+pub(super) const CASES: [Case<Mounts>; 8] = cases![
     copies_touch_no_name_but_their_own,
     two_gets_to_one_name_leave_one_whole_file,
     an_interrupted_put_removes_its_own_file_only,
@@ -22,6 +22,7 @@ pub(super) const CASES: [Case<Mounts>; 7] = cases![
     no_copy_replaces_a_device,
     a_link_as_destination_stands_for_its_target,
     a_tree_is_not_put_into_itself_by_any_way,
+    output_that_is_lost_at_close_is_told,
 ];
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -240,4 +241,26 @@ fn a_tree_is_not_put_into_itself_by_any_way(mounts: &Mounts) {
     // A way that only looks as if it led into the source.
     succeed(mounts, &["cp", tree, "/shell-same/tree/out/copy"]);
     wait_until(PATIENCE, "the copy", || dir.join("copy/file").exists());
+}
+
+fn output_that_is_lost_at_close_is_told(mounts: &Mounts) {
+    let dir = mounts.mount.new_dir("shell-close");
+    let mut file = fs::File::create(dir.join("file")).unwrap();
+    let mut command = mounts.cluster.dfs_command(&["--json", "put", "-", "/shell-close/copy"]);
+    command.stdin(Stdio::piped()).stdout(file.try_clone().unwrap()).stderr(Stdio::piped());
+    let child = command.spawn().expect("start dfs");
+    // The document that comes last goes into a file whose writer has lost its lease, which nobody has told it yet: it is
+    // taken, and lost when it is closed. A command that starts closes its copy of the file: from the next write on it is
+    // open again, and the second recovery takes the lease away.
+    let recover = || succeed(mounts, &["admin", "recover-lease", "/shell-close/file"]);
+    file.write_all(b"kept").unwrap();
+    recover();
+    file.write_all(b"kept").unwrap();
+    file.sync_all().unwrap();
+    recover();
+    // Ends its standard input.
+    let output = child.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && told.contains("standard output: "), "{output:?}");
+    assert_eq!(fs::metadata(mounts.mount.join("shell-close/copy")).unwrap().len(), 0);
 }

@@ -55,6 +55,8 @@ pub(crate) async fn store(
         let (file, written) = content::into_local(content, file, failed).await?;
         check_length(&new.path, written, length)?;
         finish(&file, new, ctx.settings.umask).map_err(failed)?;
+        // Before it has its final name: what is lost here must not take the place of what was there.
+        content::close(file).await.map_err(failed)?;
         temporary.publish(&ctx.leftovers, &new.path, new.replace)?;
         Ok(written)
     }
@@ -93,7 +95,8 @@ async fn write_into(path: &Path, length: u64, content: impl Stream<Item = Outcom
     let opened =
         tokio::task::spawn_blocking(move || OpenOptions::new().write(true).custom_flags(libc::O_NOCTTY).open(to_open));
     let sink = opened.await.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(failed)?;
-    let (_, written) = content::into_local(content, sink, failed).await?;
+    let (sink, written) = content::into_local(content, sink, failed).await?;
+    content::close(sink).await.map_err(failed)?;
     check_length(path, written, length)?;
     Ok(written)
 }

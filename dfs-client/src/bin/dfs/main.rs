@@ -132,6 +132,7 @@ async fn run(cli: Cli, umask: u32) -> u8 {
         }
     };
     let (outcome, interrupted) = execute(&ctx, cli.command).await;
+    // What was printed before a signal came.
     let outcome = outcome.and_then(|()| ctx.output.flush());
     ctx.progress.finish();
     let broken_pipe = outcome.as_ref().err().is_some_and(Failure::is_broken_pipe);
@@ -155,8 +156,12 @@ async fn run(cli: Cli, umask: u32) -> u8 {
 
 /// Runs the command until it ends or a signal comes, and says whether one did.
 async fn execute(ctx: &Arc<Context>, command: Command) -> (Outcome, bool) {
+    let complete = async {
+        let outcome = command.run(ctx).await;
+        outcome.and(ctx.output.close().await)
+    };
     tokio::select! {
-        outcome = command.run(ctx) => (outcome, false),
+        outcome = complete => (outcome, false),
         signal = shutdown::termination_signal() => interrupted(signal),
         signal = hangup() => interrupted(signal),
     }

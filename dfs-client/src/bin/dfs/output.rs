@@ -1,13 +1,16 @@
 //! Standard output: buffered, bytes as they are, and a reader that goes away is no error worth a word.
 //!
 //! Text goes out from wherever it is made: a command that prints has nothing better to do than wait for its reader. The
-//! bytes of files take another way, through a thread of their own (`content`).
+//! bytes of files take another way, through a thread of their own (`content`). Both end with [`Output::close`].
 
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
+use std::os::fd::AsFd;
 use std::sync::Mutex;
 
+use rustix::io::Errno;
 use serde::Serialize;
 
+use crate::content;
 use crate::failure::{Failure, Outcome};
 
 /// Where results go.
@@ -64,6 +67,21 @@ impl Output {
     /// As [`Output::line`].
     pub(crate) fn flush(&self) -> Outcome {
         self.stdout.lock().expect("no holder panics").flush().map_err(Failure::stdout)
+    }
+
+    /// Says that nothing more will come, and hears whether everything has arrived. Closing any duplicate does that; the
+    /// descriptor itself stays, or its number would go to the next file or connection that is opened.
+    ///
+    /// # Errors
+    /// As [`Output::line`]; those of close(2).
+    pub(crate) async fn close(&self) -> Outcome {
+        self.flush()?;
+        match rustix::io::fcntl_dupfd_cloexec(io::stdout().as_fd(), 0) {
+            Ok(duplicate) => content::close(duplicate).await.map_err(Failure::stdout),
+            // It was closed when we were started: nobody wants to see anything.
+            Err(Errno::BADF) => Ok(()),
+            Err(error) => Err(Failure::stdout(error.into())),
+        }
     }
 }
 
