@@ -16,6 +16,7 @@ use crate::crew::{Copying, Crew};
 use crate::destination::{self, Destination, Target};
 use crate::failure::{Failure, Outcome};
 use crate::identity::{self, Apart};
+use crate::just_created::JustCreated;
 use crate::make_dir;
 use crate::new_file::{self, NewFile};
 use crate::path::DfsPath;
@@ -51,6 +52,7 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: CpArgs) -> Outcome {
         directories: HashMap::new(),
         unfinished: Vec::new(),
         apart: Apart::default(),
+        just_created: JustCreated::new(nodes.len() > 1),
     };
     for node in nodes {
         if ctx.tolerate(cp.tree(node, &destination).await)?.is_none() {
@@ -71,6 +73,7 @@ struct Cp {
     unfinished: Vec<(DfsPath, InodeId, SetAttr)>,
     /// The directories of the tree being copied and of its copy.
     apart: Apart,
+    just_created: JustCreated<InodeId>,
 }
 
 impl Cp {
@@ -145,6 +148,7 @@ impl Cp {
     }
 
     async fn file(&mut self, node: &Node, target: Target, is_surely_new: bool) -> Outcome {
+        self.just_created.take(&node.path, target.parent, &target.name, &target.path)?;
         let place = (target.parent, target.name.as_slice());
         identity::refuse_same(&self.ctx, (node.attr.inode, &node.path), place, &target.path).await?;
         let new = NewFile {
@@ -166,6 +170,7 @@ impl Cp {
     }
 
     async fn link(&mut self, node: &Node, target: &Target) -> Outcome {
+        self.just_created.take(&node.path, target.parent, &target.name, &target.path)?;
         let ctx = &self.ctx;
         let points_to = ctx.client.get_link_target(&ctx.caller, node.attr.inode).await;
         let points_to = points_to.map_err(|error| Failure::dfs(&node.path, error))?;

@@ -19,7 +19,8 @@ use crate::context::Context;
 use crate::crew::{Copying, Crew};
 use crate::destination;
 use crate::failure::{Failure, Outcome};
-use crate::identity::{self, Apart, ClusterMounts};
+use crate::identity::{self, Apart, ClusterMounts, LocalId};
+use crate::just_created::JustCreated;
 use crate::local_destination::LocalDestination;
 use crate::local_file::{self, LocalFile};
 use crate::location;
@@ -59,6 +60,7 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: GetArgs) -> Outcome {
         crew,
         unfinished: Vec::new(),
         mounts: ClusterMounts::find(ctx).await,
+        just_created: JustCreated::new(nodes.len() > 1),
     };
     for node in nodes {
         let path = destination.path_for(&node);
@@ -78,6 +80,7 @@ struct Get {
     unfinished: Vec<(PathBuf, FileAttr, bool)>,
     /// Where copies may come to lie in the cluster itself.
     mounts: ClusterMounts,
+    just_created: JustCreated<LocalId>,
 }
 
 impl Get {
@@ -88,8 +91,7 @@ impl Get {
         let mut apart = Apart::default();
         if !is_single {
             // What a new directory is made in.
-            let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            self.check_place(&mut apart, above).await?;
+            self.check_place(&mut apart, above(&path)).await?;
         }
         let mut walk = Walk::new(&ctx, top);
         while let Some(node) = walk.next().await? {
@@ -123,6 +125,7 @@ impl Get {
     }
 
     async fn entry(&mut self, node: &Node, local: PathBuf, is_top: bool) -> Outcome {
+        self.take_place(node, &local)?;
         match node.attr.kind {
             FileKind::File => self.file(node, local, is_top).await,
             FileKind::Symlink => self.link(node, &local).await,
@@ -130,6 +133,13 @@ impl Get {
                 Err(Failure::refused(&node.path, "not a file, directory or symbolic link; left out"))
             }
         }
+    }
+
+    fn take_place(&mut self, node: &Node, local: &Path) -> Outcome {
+        // What is wrong with it is met again when the place is used.
+        let Ok(directory) = std::fs::metadata(above(local)) else { return Ok(()) };
+        let name = local.file_name().unwrap_or_default().as_bytes();
+        self.just_created.take(&node.path, LocalId::of(&directory), name, local.display())
     }
 
     async fn directory(&mut self, node: &Node, local: PathBuf, apart: &mut Apart) -> Outcome {
@@ -204,6 +214,11 @@ impl Get {
             }
         }
     }
+}
+
+/// The directory that a local path is in.
+fn above(path: &Path) -> &Path {
+    path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Why a node is no file; of a directory, with what to do instead.

@@ -7,7 +7,8 @@
 //! location, path, glob, tree             arguments, paths, patterns, listings and walks
 //! destination, local_destination,        where copies go and how they are made: whole or not at all
 //! new_file, local_file, make_dir,
-//! temporary, leftovers, identity
+//! temporary, leftovers, identity,
+//! just_created, copied
 //! content, crew, each, local_tree        bytes, files and changes on their way, several at once
 //! output, json, format, mode, owner,     how results look
 //! xattr_value, progress
@@ -29,6 +30,7 @@ mod chown;
 mod cli;
 mod content;
 mod context;
+mod copied;
 mod count;
 mod cp;
 mod crew;
@@ -49,6 +51,7 @@ mod hdfs_spelling;
 mod head;
 mod identity;
 mod json;
+mod just_created;
 mod leftovers;
 mod local_destination;
 mod local_file;
