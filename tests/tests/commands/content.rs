@@ -15,9 +15,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes of a file whose copy takes so long that something can be done meanwhile.
 const LARGE: u64 = 256 << 20;
 
-pub(super) const CASES: [Case<Shell>; 8] = cases![
+pub(super) const CASES: [Case<Shell>; 9] = cases![
     append_to_file_makes_a_file_and_adds_to_it,
     getmerge_puts_files_in_order_of_name,
+    getmerge_writes_to_what_a_link_leads_to,
     move_from_local_removes_what_it_copied,
     move_from_local_leaves_what_changed_meanwhile,
     move_from_local_of_a_stream_is_refused,
@@ -63,6 +64,30 @@ fn getmerge_puts_files_in_order_of_name(shell: &Shell) {
     let said = shell.refused(&format!("getmerge /merge/parts /merge/missing {}", out.display()));
     assert!(said.contains("/merge/missing: no such file or directory"), "{said}");
     assert_eq!(fs::read_to_string(&out).unwrap(), "one\ntwo\n");
+}
+
+fn getmerge_writes_to_what_a_link_leads_to(shell: &Shell) {
+    let local = tempfile::tempdir().unwrap();
+    let at = |name: &str| local.path().join(name);
+    let merge_to = |place: &str| format!("getmerge /merge-to {place}");
+    shell.dfs("mkdir /merge-to");
+    shell.write("/merge-to/1", "one");
+    shell.write("/merge-to/2", "two");
+    for (link, target) in [("to-old", "old"), ("to-new", "new"), ("stdout", "/dev/stdout")] {
+        std::os::unix::fs::symlink(target, at(link)).unwrap();
+    }
+    fs::write(at("old"), "what was there").unwrap();
+    for (link, target) in [("to-old", "old"), ("to-new", "new")] {
+        shell.dfs(&merge_to(at(link).to_str().unwrap()));
+        assert_eq!(fs::read_to_string(at(target)).unwrap(), "onetwo", "{link}");
+        assert!(at(link).is_symlink(), "{link}");
+    }
+    assert_eq!(shell.dfs(&merge_to("-")), "onetwo");
+    // Its own name, were it replaced, would be that of the whole machine's.
+    assert_eq!(shell.dfs(&merge_to(at("stdout").to_str().unwrap())), "onetwo");
+    assert!(at("stdout").is_symlink() && fs::symlink_metadata("/dev/stdout").unwrap().is_symlink());
+    let said = shell.refused(&merge_to(local.path().to_str().unwrap()));
+    assert!(said.contains(": is a directory"), "{said}");
 }
 
 fn move_from_local_removes_what_it_copied(shell: &Shell) {
