@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes of a file whose copy takes so long that something can be done meanwhile.
 const LARGE: u64 = 256 << 20;
 
-pub(super) const CASES: [Case<Shell>; 9] = cases![
+pub(super) const CASES: [Case<Shell>; 10] = cases![
     append_to_file_makes_a_file_and_adds_to_it,
     getmerge_puts_files_in_order_of_name,
     getmerge_writes_to_what_a_link_leads_to,
@@ -23,6 +23,7 @@ pub(super) const CASES: [Case<Shell>; 9] = cases![
     move_from_local_leaves_what_changed_meanwhile,
     move_from_local_of_a_stream_is_refused,
     a_second_source_of_a_name_replaces_nothing,
+    complaints_that_nobody_reads_stop_nothing,
     head_and_text_show_what_is_in_a_file,
     checksum_of_an_empty_file_is_hadoop_s,
 ];
@@ -172,6 +173,19 @@ fn a_second_source_of_a_name_replaces_nothing(shell: &Shell) {
     let said = shell.refused(&format!("moveFromLocal -f {dir}/a/tree {dir}/b/tree /twice/put"));
     assert!(said.contains("just-created") && said.contains("nothing is removed here"), "{said}");
     assert!(local.path().join("a/tree/x").exists() && local.path().join("b/tree/x").exists());
+}
+
+fn complaints_that_nobody_reads_stop_nothing(shell: &Shell) {
+    let local = tempfile::tempdir().unwrap();
+    fs::write(local.path().join("file"), "text").unwrap();
+    shell.dfs("mkdir /unread");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let (missing, file) = (local.path().join("missing"), local.path().join("file"));
+    let words = ["put", missing.to_str().unwrap(), file.to_str().unwrap(), "/unread"];
+    let status = shell.cluster.dfs_command(&words).stderr(writer).status().expect("run dfs");
+    assert_eq!(status.code(), Some(1));
+    assert_eq!(shell.dfs("ls -C /unread"), "/unread/file\n");
 }
 
 fn head_and_text_show_what_is_in_a_file(shell: &Shell) {

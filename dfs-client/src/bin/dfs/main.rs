@@ -115,7 +115,7 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("dfs: cannot start: {error}");
+            output::tell(&format!("dfs: cannot start: {error}"));
             return ExitCode::from(EXIT_FAILED);
         }
     };
@@ -130,7 +130,7 @@ async fn run(cli: Cli, umask: u32) -> u8 {
     let ctx = match start(&cli, umask).await {
         Ok(ctx) => ctx,
         Err(failure) => {
-            eprintln!("dfs: {command}: {failure}");
+            output::tell(&format!("dfs: {command}: {failure}"));
             return EXIT_FAILED;
         }
     };
@@ -147,7 +147,7 @@ async fn run(cli: Cli, umask: u32) -> u8 {
         ctx.client.clone().close().await;
     };
     if tokio::time::timeout(CLEANUP_PATIENCE, cleanup).await.is_err() && !ctx.leftovers.is_empty() {
-        eprintln!("dfs: {command}: temporary files (*._COPYING_) are left behind; remove them later");
+        output::tell(&format!("dfs: {command}: temporary files (*._COPYING_) are left behind; remove them later"));
     }
     match (interrupted, broken_pipe, ctx.has_failed()) {
         (true, ..) => EXIT_INTERRUPTED,
