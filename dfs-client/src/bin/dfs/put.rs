@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::fs::{File, FileType, Metadata};
+use std::fs::{FileType, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -240,8 +240,8 @@ impl Put {
             is_surely_new,
         };
         self.ctx.progress.expect(entry.metadata.len());
-        let (ctx, path, noted) = (Arc::clone(&self.ctx), entry.path.clone(), self.noted.clone());
-        self.crew.start(async move { store_local(&ctx, &new, path, noted).await }).await
+        let (ctx, entry, noted) = (Arc::clone(&self.ctx), entry.clone(), self.noted.clone());
+        self.crew.start(async move { store_local(&ctx, &new, entry, noted).await }).await
     }
 
     async fn standard_input(&mut self, destination: &Destination) -> Outcome {
@@ -275,15 +275,10 @@ impl Put {
 }
 
 /// Copies one file. It is noted as it was before its first byte was read: what is written to it later shows.
-async fn store_local(ctx: &Context, new: &NewFile, path: PathBuf, noted: Option<Arc<Copied>>) -> Outcome<u64> {
-    let to_open = path.clone();
-    let opened = tokio::task::spawn_blocking(move || {
-        let file = File::open(to_open)?;
-        let was = file.metadata()?;
-        Ok((file, was))
-    });
-    let opened = opened.await.unwrap_or_else(|error| Err(io::Error::other(error)));
-    let (file, was) = opened.map_err(|error| Failure::local(&path, error))?;
+async fn store_local(ctx: &Context, new: &NewFile, entry: LocalEntry, noted: Option<Arc<Copied>>) -> Outcome<u64> {
+    let path = entry.path.clone();
+    let opened = tokio::task::spawn_blocking(move || entry.open()).await;
+    let (file, was) = opened.unwrap_or_else(|error| Err(Failure::local(&path, io::Error::other(error))))?;
     let written = new_file::store(ctx, new, content::of_local(file, path.clone())).await?;
     if let Some(noted) = noted {
         noted.note(&path, was);
