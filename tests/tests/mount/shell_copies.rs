@@ -1,9 +1,9 @@
 //! What `dfs put`, `get`, `cp` and `mv` make of names that are taken, of what is no regular file, and of trees that are
 //! reached by two ways, the mount among them.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::Write;
-use std::os::unix::fs::{FileTypeExt, symlink};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Case, Mounts, cases, shell};
 
-pub(super) const CASES: [Case<Mounts>; 8] = cases![
+pub(super) const CASES: [Case<Mounts>; 9] = cases![
     copies_touch_no_name_but_their_own,
     two_gets_to_one_name_leave_one_whole_file,
     an_interrupted_put_removes_its_own_file_only,
@@ -23,6 +23,7 @@ pub(super) const CASES: [Case<Mounts>; 8] = cases![
     a_link_as_destination_stands_for_its_target,
     a_tree_is_not_put_into_itself_by_any_way,
     output_that_is_lost_at_close_is_told,
+    set_id_bits_go_to_nobody_else,
 ];
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -263,4 +264,43 @@ fn output_that_is_lost_at_close_is_told(mounts: &Mounts) {
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(1) && told.contains("standard output: "), "{output:?}");
     assert_eq!(fs::metadata(mounts.mount.join("shell-close/copy")).unwrap().len(), 0);
+}
+
+fn set_id_bits_go_to_nobody_else(mounts: &Mounts) {
+    const USER: u32 = 12_345;
+    let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+    let local = tempfile::tempdir().unwrap();
+    let dir = mounts.mount.new_dir("shell-set-id");
+    for place in [local.path(), &dir] {
+        let tree = place.join("tree");
+        fs::create_dir(&tree).unwrap();
+        fs::write(tree.join("tool"), "content").unwrap();
+        for (path, mode) in [(tree.join("tool"), 0o6755), (tree, 0o2755), (place.to_owned(), 0o777)] {
+            fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        }
+    }
+    let program = local.path().join("dfs");
+    // Where it was built, others may not look.
+    fs::copy(self::program(mounts), &program).unwrap();
+    let (tree, copy) = (local.path().join("tree"), local.path().join("copy"));
+    for (arguments, copy) in [
+        (["get", "-p", "/shell-set-id/tree", text(&copy)], copy.clone()),
+        (["put", "-p", text(&tree), "/shell-set-id/put"], dir.join("put")),
+        (["cp", "-p", "/shell-set-id/tree", "/shell-set-id/cp"], dir.join("cp")),
+    ] {
+        let output = Command::new("setpriv")
+            .args(["--reuid", &USER.to_string(), "--regid", &USER.to_string(), "--clear-groups", "--"])
+            .arg(&program)
+            .args(arguments)
+            .env("DFS_NAMENODES", mounts.cluster.namenodes())
+            .stdin(Stdio::null())
+            .current_dir(local.path())
+            .output()
+            .expect("run setpriv");
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        assert_eq!(fs::metadata(&copy).unwrap().uid(), USER);
+        assert_eq!((mode(&copy), mode(&copy.join("tool"))), (0o755, 0o755), "{arguments:?}");
+    }
+    succeed(mounts, &["cp", "-p", "/shell-set-id/tree", "/shell-set-id/root"]);
+    assert_eq!((mode(&dir.join("root")), mode(&dir.join("root/tool"))), (0o2755, 0o6755));
 }

@@ -17,6 +17,7 @@ use crate::destination::{self, Destination, Target};
 use crate::failure::{Failure, Outcome};
 use crate::identity::{self, Apart};
 use crate::just_created::JustCreated;
+use crate::kept_mode::kept_mode;
 use crate::make_dir;
 use crate::new_file::{self, NewFile};
 use crate::path::DfsPath;
@@ -229,7 +230,7 @@ pub(crate) async fn preserve_link(ctx: &Context, target: &Target, link: InodeId,
 fn attributes_of(attr: &FileAttr) -> SetAttr {
     let is_superuser = rustix::process::geteuid().is_root();
     SetAttr {
-        mode: Some(attr.permissions),
+        mode: Some(kept_mode(attr.permissions, attr.uid, attr.gid)),
         uid: is_superuser.then_some(attr.uid),
         gid: is_superuser.then_some(attr.gid),
         atime: Some(TimeSet::At(attr.atime_ns)),

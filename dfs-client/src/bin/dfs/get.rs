@@ -21,6 +21,7 @@ use crate::destination;
 use crate::failure::{Failure, Outcome};
 use crate::identity::{self, Apart, ClusterMounts, LocalId};
 use crate::just_created::JustCreated;
+use crate::kept_mode::kept_mode;
 use crate::local_destination::LocalDestination;
 use crate::local_file::{self, LocalFile};
 use crate::location;
@@ -200,7 +201,8 @@ impl Get {
                     if rustix::process::geteuid().is_root() {
                         std::os::unix::fs::fchown(&directory, Some(attr.uid), Some(attr.gid))?;
                     }
-                    directory.set_permissions(Permissions::from_mode(attr.permissions))?;
+                    let mode = kept_mode(attr.permissions, attr.uid, attr.gid);
+                    directory.set_permissions(Permissions::from_mode(mode))?;
                     directory.set_times(local_file::times_of(&attr))
                 } else if is_new {
                     directory

@@ -15,6 +15,7 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 use crate::content;
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
+use crate::kept_mode::kept_mode;
 use crate::temporary::{self, LocalTemporary};
 
 const NS_PER_S: i64 = 1_000_000_000;
@@ -119,7 +120,8 @@ fn finish(file: &File, new: &LocalFile, umask: u32) -> io::Result<()> {
         if rustix::process::geteuid().is_root() {
             std::os::unix::fs::fchown(file, Some(new.attr.uid), Some(new.attr.gid))?;
         }
-        file.set_permissions(Permissions::from_mode(new.attr.permissions))?;
+        let mode = kept_mode(new.attr.permissions, new.attr.uid, new.attr.gid);
+        file.set_permissions(Permissions::from_mode(mode))?;
         return file.set_times(times_of(&new.attr));
     }
     file.set_permissions(Permissions::from_mode(new.attr.permissions & 0o777 & !umask))

@@ -8,7 +8,7 @@
 //! destination, local_destination,        where copies go and how they are made: whole or not at all
 //! new_file, local_file, make_dir,
 //! temporary, leftovers, identity,
-//! just_created, copied
+//! just_created, copied, kept_mode
 //! content, crew, each, local_tree        bytes, files and changes on their way, several at once
 //! output, json, format, mode, owner,     how results look
 //! xattr_value, progress
@@ -52,6 +52,7 @@ mod head;
 mod identity;
 mod json;
 mod just_created;
+mod kept_mode;
 mod leftovers;
 mod local_destination;
 mod local_file;

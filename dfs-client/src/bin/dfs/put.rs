@@ -23,6 +23,7 @@ use crate::destination::{self, Destination, Target};
 use crate::failure::{Failure, Outcome};
 use crate::identity::{self, Apart, ClusterMounts};
 use crate::just_created::JustCreated;
+use crate::kept_mode::kept_mode;
 use crate::local_tree::{self, LocalEntry};
 use crate::location;
 use crate::make_dir;
@@ -306,7 +307,7 @@ fn attributes_of(metadata: &Metadata) -> SetAttr {
     let is_superuser = rustix::process::geteuid().is_root();
     let time = |seconds: i64, ns: i64| Some(TimeSet::At(seconds.saturating_mul(NS_PER_S).saturating_add(ns)));
     SetAttr {
-        mode: Some(metadata.mode() & PERMISSION_MASK),
+        mode: Some(kept_mode(metadata.mode() & PERMISSION_MASK, metadata.uid(), metadata.gid())),
         uid: is_superuser.then(|| metadata.uid()),
         gid: is_superuser.then(|| metadata.gid()),
         atime: time(metadata.atime(), metadata.atime_nsec()),
