@@ -3,7 +3,7 @@
 
 use std::fs::{self, Permissions};
 use std::io::Write;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Case, Mounts, cases, shell};
 
-pub(super) const CASES: [Case<Mounts>; 9] = cases![
+pub(super) const CASES: [Case<Mounts>; 11] = cases![
     copies_touch_no_name_but_their_own,
     two_gets_to_one_name_leave_one_whole_file,
     an_interrupted_put_removes_its_own_file_only,
@@ -24,6 +24,8 @@ pub(super) const CASES: [Case<Mounts>; 9] = cases![
     a_tree_is_not_put_into_itself_by_any_way,
     output_that_is_lost_at_close_is_told,
     set_id_bits_go_to_nobody_else,
+    nobody_looks_into_a_tree_that_is_being_got,
+    new_directories_keep_the_group_of_the_one_above,
 ];
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -303,4 +305,50 @@ fn set_id_bits_go_to_nobody_else(mounts: &Mounts) {
     }
     succeed(mounts, &["cp", "-p", "/shell-set-id/tree", "/shell-set-id/root"]);
     assert_eq!((mode(&dir.join("root")), mode(&dir.join("root/tool"))), (0o2755, 0o6755));
+}
+
+fn nobody_looks_into_a_tree_that_is_being_got(mounts: &Mounts) {
+    let local = tempfile::tempdir().unwrap();
+    let dir = mounts.mount.new_dir("shell-private");
+    let tree = dir.join("tree");
+    fs::create_dir(&tree).unwrap();
+    // Large enough that there is a while to look.
+    fs::write(tree.join("file"), vec![7; 64 << 20]).unwrap();
+    fs::set_permissions(&tree, Permissions::from_mode(0o700)).unwrap();
+    let copy = local.path().join("tree");
+    let mode = || fs::metadata(&copy).map(|there| there.mode() & 0o7777);
+    let mut command = mounts.cluster.dfs_command(&["get", "/shell-private/tree", text(local.path())]);
+    let mut child = command.spawn().expect("start dfs");
+    wait_until(PATIENCE, "the directory", || copy.exists());
+    let mut seen = Vec::new();
+    wait_until(PATIENCE, "the copy", || {
+        seen.extend(mode());
+        child.try_wait().unwrap().is_some()
+    });
+    assert!(child.wait().unwrap().success() && !seen.is_empty());
+    assert!(seen.iter().all(|mode| *mode == 0o700), "{seen:?}");
+    assert_eq!(mode().unwrap(), 0o700);
+}
+
+fn new_directories_keep_the_group_of_the_one_above(mounts: &Mounts) {
+    const GROUP: u32 = 23_456;
+    let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+    let local = tempfile::tempdir().unwrap();
+    let dir = mounts.mount.new_dir("shell-group");
+    for place in [local.path(), &dir] {
+        let tree = place.join("tree");
+        fs::create_dir(&tree).unwrap();
+        fs::set_permissions(&tree, Permissions::from_mode(0o550)).unwrap();
+        let shared = place.join("shared");
+        fs::create_dir(&shared).unwrap();
+        chown(&shared, None, Some(GROUP)).unwrap();
+        fs::set_permissions(&shared, Permissions::from_mode(0o2775)).unwrap();
+    }
+    let (here, there) = (local.path().join("shared"), dir.join("shared"));
+    succeed(mounts, &["get", "/shell-group/tree", text(&here)]);
+    succeed(mounts, &["put", text(&local.path().join("tree")), "/shell-group/shared/put"]);
+    succeed(mounts, &["cp", "/shell-group/tree", "/shell-group/shared/cp"]);
+    for copy in [here.join("tree"), there.join("put"), there.join("cp")] {
+        assert_eq!((mode(&copy), fs::metadata(&copy).unwrap().gid()), (0o2550, GROUP), "{}", copy.display());
+    }
 }

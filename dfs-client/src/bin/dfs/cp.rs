@@ -139,7 +139,7 @@ impl Cp {
         }
         let mut attributes = if self.preserve { attributes_of(&node.attr) } else { SetAttr::default() };
         if made.is_new && attributes.mode.is_none() && mode | 0o700 != mode {
-            attributes.mode = Some(mode);
+            attributes.mode = Some(mode | made.inherited);
         }
         if attributes != SetAttr::default() {
             self.unfinished.push((target.path.clone(), made.inode, attributes));

@@ -1,10 +1,10 @@
 //! `dfs get`: files and trees of the cluster to this machine.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{File, Permissions};
+use std::fs::{DirBuilder, File, Permissions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::destination;
 use crate::failure::{Failure, Outcome};
 use crate::identity::{self, Apart, ClusterMounts, LocalId};
 use crate::just_created::JustCreated;
-use crate::kept_mode::kept_mode;
+use crate::kept_mode::{SET_ID_BITS, kept_mode};
 use crate::local_destination::LocalDestination;
 use crate::local_file::{self, LocalFile};
 use crate::location;
@@ -145,7 +145,8 @@ impl Get {
 
     async fn directory(&mut self, node: &Node, local: PathBuf, apart: &mut Apart) -> Outcome {
         apart.read(node.attr.inode, &node.path)?;
-        let is_new = match std::fs::create_dir(&local) {
+        // Whatever mode it is to get: until then, nobody else looks in, and we have to write into it.
+        let is_new = match DirBuilder::new().mode(0o700).create(&local) {
             Ok(()) => true,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && local.is_dir() => false,
             Err(error) => return Err(Failure::local(&local, error)),
@@ -196,26 +197,35 @@ impl Get {
     /// Deepest first: giving a directory its time must come after whatever changes it.
     fn finish_directories(&mut self) {
         while let Some((path, attr, is_new)) = self.unfinished.pop() {
-            let finished = File::open(&path).and_then(|directory| {
-                if self.preserve {
-                    if rustix::process::geteuid().is_root() {
-                        std::os::unix::fs::fchown(&directory, Some(attr.uid), Some(attr.gid))?;
-                    }
-                    let mode = kept_mode(attr.permissions, attr.uid, attr.gid);
-                    directory.set_permissions(Permissions::from_mode(mode))?;
-                    directory.set_times(local_file::times_of(&attr))
-                } else if is_new {
-                    directory
-                        .set_permissions(Permissions::from_mode(attr.permissions & 0o777 & !self.ctx.settings.umask))
-                } else {
-                    Ok(())
-                }
-            });
+            let finished = if self.preserve {
+                preserve_directory(&path, &attr)
+            } else if is_new {
+                open_up(&path, attr.permissions & 0o777 & !self.ctx.settings.umask)
+            } else {
+                Ok(())
+            };
             if let Err(error) = finished {
                 self.ctx.report(&Failure::local(&path, error));
             }
         }
     }
+}
+
+fn preserve_directory(path: &Path, attr: &FileAttr) -> io::Result<()> {
+    let directory = File::open(path)?;
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::fchown(&directory, Some(attr.uid), Some(attr.gid))?;
+    }
+    let mode = kept_mode(attr.permissions, attr.uid, attr.gid);
+    directory.set_permissions(Permissions::from_mode(mode))?;
+    directory.set_times(local_file::times_of(attr))
+}
+
+/// Gives a new directory its mode. The set-group-id bit that it has from the directory above stays, as with mkdir(2).
+fn open_up(path: &Path, mode: u32) -> io::Result<()> {
+    let directory = File::open(path)?;
+    let inherited = directory.metadata()?.permissions().mode() & SET_ID_BITS;
+    directory.set_permissions(Permissions::from_mode(mode | inherited))
 }
 
 /// The directory that a local path is in.
@@ -231,6 +241,27 @@ pub(crate) fn not_a_file(node: &Node, hint_at_directory: &str) -> Option<Failure
         FileKind::Symlink => Some(Failure::refused(&node.path, "the symbolic link leads nowhere")),
         FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice => {
             Some(Failure::refused(&node.path, "not a regular file"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn open_up_leaves_the_group_to_the_directory_above() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        let (plain, shared) = (dir.path().join("plain"), dir.path().join("shared"));
+        for (path, bits) in [(&plain, 0), (&shared, 0o2000)] {
+            std::fs::create_dir(path).unwrap();
+            std::fs::set_permissions(path, Permissions::from_mode(0o700 | bits)).unwrap();
+            let below = path.join("below");
+            DirBuilder::new().mode(0o700).create(&below).unwrap();
+            assert_eq!(mode(&below), 0o700 | bits);
+            open_up(&below, 0o550).unwrap();
+            assert_eq!(mode(&below), 0o550 | bits);
         }
     }
 }

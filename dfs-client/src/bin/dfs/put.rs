@@ -200,7 +200,7 @@ impl Put {
         }
         let mut attributes = if self.preserve { attributes_of(&entry.metadata) } else { SetAttr::default() };
         if made.is_new && attributes.mode.is_none() && mode | 0o700 != mode {
-            attributes.mode = Some(mode);
+            attributes.mode = Some(mode | made.inherited);
         }
         if attributes != SetAttr::default() {
             self.unfinished.push((target.clone(), made.inode, attributes));
