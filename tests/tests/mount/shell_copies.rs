@@ -14,10 +14,11 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Case, Mounts, cases, shell};
 
-pub(super) const CASES: [Case<Mounts>; 11] = cases![
+pub(super) const CASES: [Case<Mounts>; 12] = cases![
     copies_touch_no_name_but_their_own,
     two_gets_to_one_name_leave_one_whole_file,
     an_interrupted_put_removes_its_own_file_only,
+    signals_that_were_ignored_stay_ignored,
     streams_are_read_and_written,
     no_copy_replaces_a_device,
     a_link_as_destination_stands_for_its_target,
@@ -134,6 +135,25 @@ fn an_interrupted_put_removes_its_own_file_only(mounts: &Mounts) {
         wait_until(PATIENCE, "the mount to see it go", || names_in(&dir).len() == 1);
     }
     assert_eq!(fs::read(dir.join("doc._COPYING_")).unwrap(), b"mine");
+}
+
+fn signals_that_were_ignored_stay_ignored(mounts: &Mounts) {
+    let dir = mounts.mount.new_dir("shell-ignore");
+    let mut child = Command::new("env")
+        .args(["--ignore-signal=INT,TERM,HUP", &program(mounts), "put", "-", "/shell-ignore/file"])
+        .env("DFS_NAMENODES", mounts.cluster.namenodes())
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("start dfs");
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"all of it").unwrap();
+    wait_until(PATIENCE, "the temporary file", || names_in(&dir).len() == 1);
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        kill_process(Pid::from_child(&child), signal).unwrap();
+    }
+    drop(input);
+    assert!(child.wait().unwrap().success());
+    assert_eq!(run(mounts, &["cat", "/shell-ignore/file"]).stdout, b"all of it");
 }
 
 fn streams_are_read_and_written(mounts: &Mounts) {

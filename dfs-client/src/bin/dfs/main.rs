@@ -93,7 +93,6 @@ use std::time::Duration;
 use clap::Parser;
 use dfs_client::{Caller, ClientConfig, DfsClient};
 use dfs_common::config_file::Config;
-use dfs_common::shutdown;
 use tokio::signal::unix::{SignalKind, signal};
 
 use cli::{Cli, Command};
@@ -166,8 +165,7 @@ async fn execute(ctx: &Arc<Context>, command: Command) -> (Outcome, bool) {
     };
     tokio::select! {
         outcome = complete => (outcome, false),
-        signal = shutdown::termination_signal() => interrupted(signal),
-        signal = hangup() => interrupted(signal),
+        signal = end_asked_for() => interrupted(signal),
     }
 }
 
@@ -178,13 +176,23 @@ fn interrupted(signal: io::Result<()>) -> (Outcome, bool) {
     }
 }
 
-/// Returns when the terminal has gone, unless we were started to outlive it, as by nohup.
-async fn hangup() -> io::Result<()> {
-    if is_ignored(&std::fs::read_to_string("/proc/self/status").unwrap_or_default(), libc::SIGHUP) {
-        return std::future::pending().await;
+/// Returns when somebody wants the command to end: by SIGINT or SIGTERM, or because the terminal has gone. A signal that
+/// was ignored when we were started stays so: by nohup, or by a shell that has put us into the background.
+async fn end_asked_for() -> io::Result<()> {
+    // Read before the first handler is there.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let arrival = async |kind: SignalKind| {
+        if is_ignored(&status, kind.as_raw_value()) {
+            return std::future::pending().await;
+        }
+        signal(kind)?.recv().await;
+        Ok(())
+    };
+    tokio::select! {
+        signal = arrival(SignalKind::interrupt()) => signal,
+        signal = arrival(SignalKind::terminate()) => signal,
+        signal = arrival(SignalKind::hangup()) => signal,
     }
-    signal(SignalKind::hangup())?.recv().await;
-    Ok(())
 }
 
 /// Whether a process ignores a signal, by its `/proc/PID/status`.
