@@ -173,6 +173,9 @@ fn a_second_source_of_a_name_replaces_nothing(shell: &Shell) {
     let said = shell.refused(&format!("moveFromLocal -f {dir}/a/tree {dir}/b/tree /twice/put"));
     assert!(said.contains("just-created") && said.contains("nothing is removed here"), "{said}");
     assert!(local.path().join("a/tree/x").exists() && local.path().join("b/tree/x").exists());
+    let said = shell.refused("mv -f /twice/a/tree/x /twice/b/tree/x /twice");
+    assert!(said.contains("/twice/b/tree/x: will not overwrite just-created /twice/x"), "{said}");
+    assert_eq!(shell.dfs("cat /twice/x /twice/b/tree/x"), "ab");
 }
 
 fn complaints_that_nobody_reads_stop_nothing(shell: &Shell) {

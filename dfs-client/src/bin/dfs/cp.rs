@@ -149,9 +149,9 @@ impl Cp {
     }
 
     async fn file(&mut self, node: &Node, target: Target, is_surely_new: bool) -> Outcome {
-        self.just_created.take(&node.path, target.parent, &target.name, &target.path)?;
         let place = (target.parent, target.name.as_slice());
         identity::refuse_same(&self.ctx, (node.attr.inode, &node.path), place, &target.path).await?;
+        self.just_created.take(&node.path, target.parent, &target.name, &target.path)?;
         let new = NewFile {
             target,
             mode: node.attr.permissions & 0o777 & !self.ctx.settings.umask,

@@ -126,7 +126,6 @@ impl Get {
     }
 
     async fn entry(&mut self, node: &Node, local: PathBuf, is_top: bool) -> Outcome {
-        self.take_place(node, &local)?;
         match node.attr.kind {
             FileKind::File => self.file(node, local, is_top).await,
             FileKind::Symlink => self.link(node, &local).await,
@@ -167,6 +166,7 @@ impl Get {
         if there == Some(node.attr.inode) {
             return Err(identity::same_file(&node.path, path.display()));
         }
+        self.take_place(node, &path)?;
         let (replace, preserve) = (self.force, self.preserve);
         let new = LocalFile { path, attr: node.attr.clone(), replace, preserve, may_be_stream };
         self.ctx.progress.expect(node.attr.length);
@@ -184,6 +184,7 @@ impl Get {
     }
 
     async fn link(&mut self, node: &Node, local: &Path) -> Outcome {
+        self.take_place(node, local)?;
         let target = self.ctx.client.get_link_target(&self.ctx.caller, node.attr.inode).await;
         let target = target.map_err(|error| Failure::dfs(&node.path, error))?;
         local_file::link(&self.ctx, local, OsStr::from_bytes(&target), self.force).await?;

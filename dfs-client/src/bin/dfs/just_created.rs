@@ -1,5 +1,5 @@
-//! The places that a command with several sources has taken: two sources of one name would leave only the later one's
-//! copy, and nobody would be told. A second one is refused, as by GNU cp.
+//! The places that a command with several sources has taken: of two sources of one name, only the later one would be there
+//! in the end, and nobody would be told. A second one is refused, as by GNU cp and mv.
 
 use std::collections::HashSet;
 use std::fmt::Display;
@@ -19,8 +19,8 @@ impl<Directory: Eq + Hash> JustCreated<Directory> {
         Self { names: several.then(HashSet::new) }
     }
 
-    /// Takes a place for the copy of something that is no directory; directories of one name become one. `source` and
-    /// `path`, which is the place, are for the complaint.
+    /// Takes a place, though not for the copy of a directory: those of one name become one. `source` and `path`, which is
+    /// the place, are for the complaint.
     ///
     /// # Errors
     /// When another source has taken it.

@@ -228,11 +228,11 @@ impl Put {
     }
 
     async fn file(&mut self, entry: &LocalEntry, target: Target, is_surely_new: bool) -> Outcome {
-        self.just_created.take(entry.path.display(), target.parent, &target.name, &target.path)?;
         if let Some(inode) = self.mounts.inode_of(&entry.metadata) {
             let place = (target.parent, target.name.as_slice());
             identity::refuse_same(&self.ctx, (inode, &entry.path.display()), place, &target.path).await?;
         }
+        self.just_created.take(entry.path.display(), target.parent, &target.name, &target.path)?;
         let new = NewFile {
             target,
             mode: entry.metadata.mode() & 0o777 & !self.ctx.settings.umask,
