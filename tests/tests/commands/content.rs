@@ -1,16 +1,29 @@
 //! Commands that move bytes.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::process::Stdio;
+use std::time::Duration;
 
 use dfs_tests::cases;
 use dfs_tests::suite::Case;
+use dfs_tests::wait::wait_until;
 
 use super::Shell;
 
-pub(super) const CASES: [Case<Shell>; 5] = cases![
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Bytes of a file whose copy takes so long that something can be done meanwhile.
+const LARGE: u64 = 256 << 20;
+
+pub(super) const CASES: [Case<Shell>; 10] = cases![
     append_to_file_makes_a_file_and_adds_to_it,
     getmerge_puts_files_in_order_of_name,
+    getmerge_writes_to_what_a_link_leads_to,
     move_from_local_removes_what_it_copied,
+    move_from_local_leaves_what_changed_meanwhile,
+    move_from_local_of_a_stream_is_refused,
+    a_second_source_of_a_name_replaces_nothing,
+    complaints_that_nobody_reads_stop_nothing,
     head_and_text_show_what_is_in_a_file,
     checksum_of_an_empty_file_is_hadoop_s,
 ];
@@ -54,6 +67,30 @@ fn getmerge_puts_files_in_order_of_name(shell: &Shell) {
     assert_eq!(fs::read_to_string(&out).unwrap(), "one\ntwo\n");
 }
 
+fn getmerge_writes_to_what_a_link_leads_to(shell: &Shell) {
+    let local = tempfile::tempdir().unwrap();
+    let at = |name: &str| local.path().join(name);
+    let merge_to = |place: &str| format!("getmerge /merge-to {place}");
+    shell.dfs("mkdir /merge-to");
+    shell.write("/merge-to/1", "one");
+    shell.write("/merge-to/2", "two");
+    for (link, target) in [("to-old", "old"), ("to-new", "new"), ("stdout", "/dev/stdout")] {
+        std::os::unix::fs::symlink(target, at(link)).unwrap();
+    }
+    fs::write(at("old"), "what was there").unwrap();
+    for (link, target) in [("to-old", "old"), ("to-new", "new")] {
+        shell.dfs(&merge_to(at(link).to_str().unwrap()));
+        assert_eq!(fs::read_to_string(at(target)).unwrap(), "onetwo", "{link}");
+        assert!(at(link).is_symlink(), "{link}");
+    }
+    assert_eq!(shell.dfs(&merge_to("-")), "onetwo");
+    // Its own name, were it replaced, would be that of the whole machine's.
+    assert_eq!(shell.dfs(&merge_to(at("stdout").to_str().unwrap())), "onetwo");
+    assert!(at("stdout").is_symlink() && fs::symlink_metadata("/dev/stdout").unwrap().is_symlink());
+    let said = shell.refused(&merge_to(local.path().to_str().unwrap()));
+    assert!(said.contains(": is a directory"), "{said}");
+}
+
 fn move_from_local_removes_what_it_copied(shell: &Shell) {
     let local = tempfile::tempdir().unwrap();
     let top = local.path().join("top");
@@ -68,6 +105,90 @@ fn move_from_local_removes_what_it_copied(shell: &Shell) {
     let said = shell.refused(&format!("moveFromLocal {} /move/top/deep/file", top.display()));
     assert!(said.contains("file exists") && said.contains("nothing is removed here"), "{said}");
     assert_eq!(fs::read_to_string(&top).unwrap(), "another");
+}
+
+fn move_from_local_leaves_what_changed_meanwhile(shell: &Shell) {
+    let local = tempfile::tempdir().unwrap();
+    let dir = local.path().canonicalize().unwrap();
+    let (first, second) = (dir.join("first"), dir.join("second"));
+    fs::write(&first, "copied").unwrap();
+    fs::File::create(&second).unwrap().set_len(LARGE).unwrap();
+    shell.dfs("mkdir /move-changed");
+    let words = ["moveFromLocal", first.to_str().unwrap(), second.to_str().unwrap(), "/move-changed"];
+    let child = shell.cluster.dfs_command(&words).stderr(Stdio::piped()).spawn().expect("start dfs");
+    // Sources are copied one after the other: once the second is open, the first has been copied.
+    let descriptors = format!("/proc/{}/fd", child.id());
+    let opened = || {
+        let links = fs::read_dir(&descriptors).expect("the command runs").filter_map(Result::ok);
+        links.filter_map(|link| fs::read_link(link.path()).ok()).any(|path| path == second)
+    };
+    wait_until(PATIENCE, "the second source to be opened", opened);
+    OpenOptions::new().append(true).open(&first).unwrap().write_all(b" and more").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.code() == Some(1) && said.contains("first: changed since it was copied; not removed"),
+        "{said}"
+    );
+    assert_eq!(fs::read_to_string(&first).unwrap(), "copied and more");
+    assert!(!second.exists());
+    shell.dfs("rm -r /move-changed");
+}
+
+fn move_from_local_of_a_stream_is_refused(shell: &Shell) {
+    let local = tempfile::tempdir().unwrap();
+    let dir = local.path().display();
+    std::os::unix::fs::symlink("/dev/null", local.path().join("link")).unwrap();
+    fs::write(local.path().join("file"), "text").unwrap();
+    shell.dfs("mkdir /move-stream");
+    let said = shell.refused(&format!("moveFromLocal {dir}/file {dir}/link /move-stream"));
+    assert!(said.contains("link: only files and directories can be moved; use `dfs put`"), "{said}");
+    assert_eq!(shell.dfs("ls -C /move-stream"), "");
+    assert!(local.path().join("link").is_symlink() && local.path().join("file").exists());
+}
+
+fn a_second_source_of_a_name_replaces_nothing(shell: &Shell) {
+    let local = tempfile::tempdir().unwrap();
+    let dir = local.path().display();
+    for name in ["a", "b"] {
+        fs::create_dir_all(local.path().join(name).join("tree")).unwrap();
+        fs::write(local.path().join(name).join("tree/x"), name).unwrap();
+    }
+    shell.dfs("mkdir -p /twice/put /twice/cp");
+    shell.dfs(&format!("put {dir}/a {dir}/b /twice"));
+    fs::create_dir(local.path().join("got")).unwrap();
+    for (command, from, to) in [
+        ("put", local.path().to_str().unwrap(), "/twice/put"),
+        ("cp", "/twice", "/twice/cp"),
+        ("get", "/twice", local.path().join("got").to_str().unwrap()),
+    ] {
+        for (name, place) in [("tree/x", format!("{to}/x")), ("tree", format!("{to}/tree/x"))] {
+            let said = shell.refused(&format!("{command} -f {from}/a/{name} {from}/b/{name} {to}"));
+            assert!(said.contains(&format!("b/tree/x: will not overwrite just-created {place}")), "{command}: {said}");
+            let kept =
+                if command == "get" { fs::read_to_string(&place).unwrap() } else { shell.dfs(&format!("cat {place}")) };
+            assert_eq!(kept, "a", "{command}");
+        }
+    }
+    let said = shell.refused(&format!("moveFromLocal -f {dir}/a/tree {dir}/b/tree /twice/put"));
+    assert!(said.contains("just-created") && said.contains("nothing is removed here"), "{said}");
+    assert!(local.path().join("a/tree/x").exists() && local.path().join("b/tree/x").exists());
+    let said = shell.refused("mv -f /twice/a/tree/x /twice/b/tree/x /twice");
+    assert!(said.contains("/twice/b/tree/x: will not overwrite just-created /twice/x"), "{said}");
+    assert_eq!(shell.dfs("cat /twice/x /twice/b/tree/x"), "ab");
+}
+
+fn complaints_that_nobody_reads_stop_nothing(shell: &Shell) {
+    let local = tempfile::tempdir().unwrap();
+    fs::write(local.path().join("file"), "text").unwrap();
+    shell.dfs("mkdir /unread");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let (missing, file) = (local.path().join("missing"), local.path().join("file"));
+    let words = ["put", missing.to_str().unwrap(), file.to_str().unwrap(), "/unread"];
+    let status = shell.cluster.dfs_command(&words).stderr(writer).status().expect("run dfs");
+    assert_eq!(status.code(), Some(1));
+    assert_eq!(shell.dfs("ls -C /unread"), "/unread/file\n");
 }
 
 fn head_and_text_show_what_is_in_a_file(shell: &Shell) {

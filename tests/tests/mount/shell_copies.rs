@@ -1,9 +1,9 @@
 //! What `dfs put`, `get`, `cp` and `mv` make of names that are taken, of what is no regular file, and of trees that are
 //! reached by two ways, the mount among them.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::Write;
-use std::os::unix::fs::{FileTypeExt, symlink};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -14,14 +14,19 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Case, Mounts, cases, shell};
 
-pub(super) const CASES: [Case<Mounts>; 7] = cases![
+pub(super) const CASES: [Case<Mounts>; 12] = cases![
     copies_touch_no_name_but_their_own,
     two_gets_to_one_name_leave_one_whole_file,
     an_interrupted_put_removes_its_own_file_only,
+    signals_that_were_ignored_stay_ignored,
     streams_are_read_and_written,
     no_copy_replaces_a_device,
     a_link_as_destination_stands_for_its_target,
     a_tree_is_not_put_into_itself_by_any_way,
+    output_that_is_lost_at_close_is_told,
+    set_id_bits_go_to_nobody_else,
+    nobody_looks_into_a_tree_that_is_being_got,
+    new_directories_keep_the_group_of_the_one_above,
 ];
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -132,6 +137,25 @@ fn an_interrupted_put_removes_its_own_file_only(mounts: &Mounts) {
     assert_eq!(fs::read(dir.join("doc._COPYING_")).unwrap(), b"mine");
 }
 
+fn signals_that_were_ignored_stay_ignored(mounts: &Mounts) {
+    let dir = mounts.mount.new_dir("shell-ignore");
+    let mut child = Command::new("env")
+        .args(["--ignore-signal=INT,TERM,HUP", &program(mounts), "put", "-", "/shell-ignore/file"])
+        .env("DFS_NAMENODES", mounts.cluster.namenodes())
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("start dfs");
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"all of it").unwrap();
+    wait_until(PATIENCE, "the temporary file", || names_in(&dir).len() == 1);
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        kill_process(Pid::from_child(&child), signal).unwrap();
+    }
+    drop(input);
+    assert!(child.wait().unwrap().success());
+    assert_eq!(run(mounts, &["cat", "/shell-ignore/file"]).stdout, b"all of it");
+}
+
 fn streams_are_read_and_written(mounts: &Mounts) {
     let local = tempfile::tempdir().unwrap();
     let dir = mounts.mount.new_dir("shell-streams");
@@ -240,4 +264,111 @@ fn a_tree_is_not_put_into_itself_by_any_way(mounts: &Mounts) {
     // A way that only looks as if it led into the source.
     succeed(mounts, &["cp", tree, "/shell-same/tree/out/copy"]);
     wait_until(PATIENCE, "the copy", || dir.join("copy/file").exists());
+}
+
+fn output_that_is_lost_at_close_is_told(mounts: &Mounts) {
+    let dir = mounts.mount.new_dir("shell-close");
+    let mut file = fs::File::create(dir.join("file")).unwrap();
+    let mut command = mounts.cluster.dfs_command(&["--json", "put", "-", "/shell-close/copy"]);
+    command.stdin(Stdio::piped()).stdout(file.try_clone().unwrap()).stderr(Stdio::piped());
+    let child = command.spawn().expect("start dfs");
+    // The document that comes last goes into a file whose writer has lost its lease, which nobody has told it yet: it is
+    // taken, and lost when it is closed. A command that starts closes its copy of the file: from the next write on it is
+    // open again, and the second recovery takes the lease away.
+    let recover = || succeed(mounts, &["admin", "recover-lease", "/shell-close/file"]);
+    file.write_all(b"kept").unwrap();
+    recover();
+    file.write_all(b"kept").unwrap();
+    file.sync_all().unwrap();
+    recover();
+    // Ends its standard input.
+    let output = child.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && told.contains("standard output: "), "{output:?}");
+    assert_eq!(fs::metadata(mounts.mount.join("shell-close/copy")).unwrap().len(), 0);
+}
+
+fn set_id_bits_go_to_nobody_else(mounts: &Mounts) {
+    const USER: u32 = 12_345;
+    let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+    let local = tempfile::tempdir().unwrap();
+    let dir = mounts.mount.new_dir("shell-set-id");
+    for place in [local.path(), &dir] {
+        let tree = place.join("tree");
+        fs::create_dir(&tree).unwrap();
+        fs::write(tree.join("tool"), "content").unwrap();
+        for (path, mode) in [(tree.join("tool"), 0o6755), (tree, 0o2755), (place.to_owned(), 0o777)] {
+            fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        }
+    }
+    let program = local.path().join("dfs");
+    // Where it was built, others may not look.
+    shell(local.path(), &format!("cp {} dfs", self::program(mounts)));
+    let (tree, copy) = (local.path().join("tree"), local.path().join("copy"));
+    for (arguments, copy) in [
+        (["get", "-p", "/shell-set-id/tree", text(&copy)], copy.clone()),
+        (["put", "-p", text(&tree), "/shell-set-id/put"], dir.join("put")),
+        (["cp", "-p", "/shell-set-id/tree", "/shell-set-id/cp"], dir.join("cp")),
+    ] {
+        let output = Command::new("setpriv")
+            .args(["--reuid", &USER.to_string(), "--regid", &USER.to_string(), "--clear-groups", "--"])
+            .arg(&program)
+            .args(arguments)
+            .env("DFS_NAMENODES", mounts.cluster.namenodes())
+            .stdin(Stdio::null())
+            .current_dir(local.path())
+            .output()
+            .expect("run setpriv");
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        assert_eq!(fs::metadata(&copy).unwrap().uid(), USER);
+        assert_eq!((mode(&copy), mode(&copy.join("tool"))), (0o755, 0o755), "{arguments:?}");
+    }
+    succeed(mounts, &["cp", "-p", "/shell-set-id/tree", "/shell-set-id/root"]);
+    assert_eq!((mode(&dir.join("root")), mode(&dir.join("root/tool"))), (0o2755, 0o6755));
+}
+
+fn nobody_looks_into_a_tree_that_is_being_got(mounts: &Mounts) {
+    let local = tempfile::tempdir().unwrap();
+    let dir = mounts.mount.new_dir("shell-private");
+    let tree = dir.join("tree");
+    fs::create_dir(&tree).unwrap();
+    // Large enough that there is a while to look.
+    fs::write(tree.join("file"), vec![7; 64 << 20]).unwrap();
+    fs::set_permissions(&tree, Permissions::from_mode(0o700)).unwrap();
+    let copy = local.path().join("tree");
+    let mode = || fs::metadata(&copy).map(|there| there.mode() & 0o7777);
+    let mut command = mounts.cluster.dfs_command(&["get", "/shell-private/tree", text(local.path())]);
+    let mut child = command.spawn().expect("start dfs");
+    wait_until(PATIENCE, "the directory", || copy.exists());
+    let mut seen = Vec::new();
+    wait_until(PATIENCE, "the copy", || {
+        seen.extend(mode());
+        child.try_wait().unwrap().is_some()
+    });
+    assert!(child.wait().unwrap().success() && !seen.is_empty());
+    assert!(seen.iter().all(|mode| *mode == 0o700), "{seen:?}");
+    assert_eq!(mode().unwrap(), 0o700);
+}
+
+fn new_directories_keep_the_group_of_the_one_above(mounts: &Mounts) {
+    const GROUP: u32 = 23_456;
+    let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+    let local = tempfile::tempdir().unwrap();
+    let dir = mounts.mount.new_dir("shell-group");
+    for place in [local.path(), &dir] {
+        let tree = place.join("tree");
+        fs::create_dir(&tree).unwrap();
+        fs::set_permissions(&tree, Permissions::from_mode(0o550)).unwrap();
+        let shared = place.join("shared");
+        fs::create_dir(&shared).unwrap();
+        chown(&shared, None, Some(GROUP)).unwrap();
+        fs::set_permissions(&shared, Permissions::from_mode(0o2775)).unwrap();
+    }
+    let (here, there) = (local.path().join("shared"), dir.join("shared"));
+    succeed(mounts, &["get", "/shell-group/tree", text(&here)]);
+    succeed(mounts, &["put", text(&local.path().join("tree")), "/shell-group/shared/put"]);
+    succeed(mounts, &["cp", "/shell-group/tree", "/shell-group/shared/cp"]);
+    for copy in [here.join("tree"), there.join("put"), there.join("cp")] {
+        assert_eq!((mode(&copy), fs::metadata(&copy).unwrap().gid()), (0o2550, GROUP), "{}", copy.display());
+    }
 }

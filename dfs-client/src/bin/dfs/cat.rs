@@ -70,7 +70,7 @@ pub(crate) async fn print_all(ctx: &Context, nodes: &[Node]) -> Outcome {
 async fn print(ctx: &Context, node: &Node) -> Outcome {
     let reader = remote_file::open(ctx, node).await?;
     let content = content::of_remote(&node.path, &reader, 0..reader.length());
-    content::into_local(content, content::stdout_file()?, Failure::stdout).await.map(|_| ())
+    content::into_local(content, content::Stdout, Failure::stdout).await.map(|_| ())
 }
 
 async fn print_json(ctx: &Context, nodes: &[Node]) -> Outcome {

@@ -3,9 +3,9 @@
 //! Local files are read and written by a blocking thread each, with a short queue in between, so that neither side waits
 //! for the other piece by piece. Reads from the cluster keep several pieces in flight and deliver them in order.
 
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::ops::Range;
+use std::os::fd::IntoRawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -122,14 +122,29 @@ pub(crate) async fn into_local<W: Write + Send + 'static>(
     }
 }
 
-/// Standard output without the line buffering that the standard library puts before it.
+/// Standard output without the line buffering that the standard library puts before it. It is closed at the end of the
+/// command (`output`), and only there: whoever closes a duplicate of it hears of bytes that were lost in place of `main`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stdout;
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(rustix::io::write(io::stdout(), bytes)?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Closes a file that was written. Many file systems tell only now that bytes were lost (NFS, this one), and dropping a
+/// file ignores what they say. It may take as long as sending the bytes: not on a thread of the runtime.
 ///
 /// # Errors
-/// When it is closed.
-pub(crate) fn stdout_file() -> Outcome<File> {
-    use std::os::fd::AsFd;
-    let owned = io::stdout().as_fd().try_clone_to_owned().map_err(Failure::stdout)?;
-    Ok(File::from(owned))
+/// Those of close(2).
+pub(crate) async fn close(file: impl IntoRawFd + Send + 'static) -> io::Result<()> {
+    let closed = tokio::task::spawn_blocking(move || nix::unistd::close(file).map_err(io::Error::from)).await;
+    closed.unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
 #[cfg(test)]
@@ -162,6 +177,14 @@ mod tests {
         let content = of_local(Failing, "source".into());
         let failure = into_local(content, Vec::new(), complain).await.unwrap_err();
         assert_eq!(failure.to_string(), "source: disk gone");
+    }
+
+    #[tokio::test]
+    async fn close_says_what_the_system_says() {
+        close(tempfile::tempfile().unwrap()).await.unwrap();
+        // No process has so many.
+        let refused = close(i32::MAX).await.unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EBADF));
     }
 
     #[tokio::test]

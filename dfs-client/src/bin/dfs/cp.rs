@@ -15,6 +15,8 @@ use crate::crew::{Copying, Crew};
 use crate::destination::{self, Destination, Target};
 use crate::failure::{Failure, Outcome};
 use crate::identity::{self, Apart};
+use crate::just_created::JustCreated;
+use crate::kept_mode::kept_mode;
 use crate::make_dir;
 use crate::new_file::{self, NewFile};
 use crate::path::DfsPath;
@@ -51,6 +53,7 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: CpArgs) -> Outcome {
         directories: HashMap::new(),
         unfinished: Vec::new(),
         apart: Apart::default(),
+        just_created: JustCreated::new(nodes.len() > 1),
     };
     for node in nodes {
         if ctx.tolerate(cp.tree(node, &destination).await)?.is_none() {
@@ -71,6 +74,7 @@ struct Cp {
     unfinished: Vec<(DfsPath, InodeId, SetAttr)>,
     /// The directories of the tree being copied and of its copy.
     apart: Apart,
+    just_created: JustCreated<InodeId>,
 }
 
 impl Cp {
@@ -135,7 +139,7 @@ impl Cp {
         }
         let mut attributes = if self.preserve { attributes_of(&node.attr) } else { SetAttr::default() };
         if made.is_new && attributes.mode.is_none() && mode | 0o700 != mode {
-            attributes.mode = Some(mode);
+            attributes.mode = Some(mode | made.inherited);
         }
         if attributes != SetAttr::default() {
             self.unfinished.push((target.path.clone(), made.inode, attributes));
@@ -147,6 +151,7 @@ impl Cp {
     async fn file(&mut self, node: &Node, target: Target, is_surely_new: bool) -> Outcome {
         let place = (target.parent, target.name.as_slice());
         identity::refuse_same(&self.ctx, (node.attr.inode, &node.path), place, &target.path).await?;
+        self.just_created.take(&node.path, target.parent, &target.name, &target.path)?;
         let new = NewFile {
             target,
             mode: node.attr.permissions & 0o777 & !self.ctx.settings.umask,
@@ -166,6 +171,7 @@ impl Cp {
     }
 
     async fn link(&mut self, node: &Node, target: &Target) -> Outcome {
+        self.just_created.take(&node.path, target.parent, &target.name, &target.path)?;
         let ctx = &self.ctx;
         let points_to = ctx.client.get_link_target(&ctx.caller, node.attr.inode).await;
         let points_to = points_to.map_err(|error| Failure::dfs(&node.path, error))?;
@@ -224,7 +230,7 @@ pub(crate) async fn preserve_link(ctx: &Context, target: &Target, link: InodeId,
 fn attributes_of(attr: &FileAttr) -> SetAttr {
     let is_superuser = rustix::process::geteuid().is_root();
     SetAttr {
-        mode: Some(attr.permissions),
+        mode: Some(kept_mode(attr.permissions, attr.uid, attr.gid)),
         uid: is_superuser.then_some(attr.uid),
         gid: is_superuser.then_some(attr.gid),
         atime: Some(TimeSet::At(attr.atime_ns)),

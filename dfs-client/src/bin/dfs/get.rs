@@ -1,10 +1,10 @@
 //! `dfs get`: files and trees of the cluster to this machine.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{File, Permissions};
+use std::fs::{DirBuilder, File, Permissions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,8 +19,11 @@ use crate::crew::{Copying, Crew};
 use crate::destination;
 use crate::failure::{Failure, Outcome};
 use crate::identity::{self, Apart, ClusterMounts};
+use crate::just_created::JustCreated;
+use crate::kept_mode::{SET_ID_BITS, kept_mode};
 use crate::local_destination::LocalDestination;
 use crate::local_file::{self, LocalFile};
+use crate::local_id::LocalId;
 use crate::location;
 use crate::remote_file;
 use crate::tree::{self, Links, Node, Walk};
@@ -59,6 +62,7 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: GetArgs) -> Outcome {
         crew,
         unfinished: Vec::new(),
         mounts: ClusterMounts::find(ctx).await,
+        just_created: JustCreated::new(nodes.len() > 1),
     };
     for node in nodes {
         let path = destination.path_for(&node);
@@ -78,6 +82,7 @@ struct Get {
     unfinished: Vec<(PathBuf, FileAttr, bool)>,
     /// Where copies may come to lie in the cluster itself.
     mounts: ClusterMounts,
+    just_created: JustCreated<LocalId>,
 }
 
 impl Get {
@@ -88,8 +93,7 @@ impl Get {
         let mut apart = Apart::default();
         if !is_single {
             // What a new directory is made in.
-            let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            self.check_place(&mut apart, above).await?;
+            self.check_place(&mut apart, above(&path)).await?;
         }
         let mut walk = Walk::new(&ctx, top);
         while let Some(node) = walk.next().await? {
@@ -132,9 +136,17 @@ impl Get {
         }
     }
 
+    fn take_place(&mut self, node: &Node, local: &Path) -> Outcome {
+        // What is wrong with it is met again when the place is used.
+        let Ok(directory) = std::fs::metadata(above(local)) else { return Ok(()) };
+        let name = local.file_name().unwrap_or_default().as_bytes();
+        self.just_created.take(&node.path, LocalId::of(&directory), name, local.display())
+    }
+
     async fn directory(&mut self, node: &Node, local: PathBuf, apart: &mut Apart) -> Outcome {
         apart.read(node.attr.inode, &node.path)?;
-        let is_new = match std::fs::create_dir(&local) {
+        // Whatever mode it is to get: until then, nobody else looks in, and we have to write into it.
+        let is_new = match DirBuilder::new().mode(0o700).create(&local) {
             Ok(()) => true,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && local.is_dir() => false,
             Err(error) => return Err(Failure::local(&local, error)),
@@ -155,6 +167,7 @@ impl Get {
         if there == Some(node.attr.inode) {
             return Err(identity::same_file(&node.path, path.display()));
         }
+        self.take_place(node, &path)?;
         let (replace, preserve) = (self.force, self.preserve);
         let new = LocalFile { path, attr: node.attr.clone(), replace, preserve, may_be_stream };
         self.ctx.progress.expect(node.attr.length);
@@ -172,6 +185,7 @@ impl Get {
     }
 
     async fn link(&mut self, node: &Node, local: &Path) -> Outcome {
+        self.take_place(node, local)?;
         let target = self.ctx.client.get_link_target(&self.ctx.caller, node.attr.inode).await;
         let target = target.map_err(|error| Failure::dfs(&node.path, error))?;
         local_file::link(&self.ctx, local, OsStr::from_bytes(&target), self.force).await?;
@@ -185,23 +199,59 @@ impl Get {
     /// Deepest first: giving a directory its time must come after whatever changes it.
     fn finish_directories(&mut self) {
         while let Some((path, attr, is_new)) = self.unfinished.pop() {
-            let finished = File::open(&path).and_then(|directory| {
-                if self.preserve {
-                    if rustix::process::geteuid().is_root() {
-                        std::os::unix::fs::fchown(&directory, Some(attr.uid), Some(attr.gid))?;
-                    }
-                    directory.set_permissions(Permissions::from_mode(attr.permissions))?;
-                    directory.set_times(local_file::times_of(&attr))
-                } else if is_new {
-                    directory
-                        .set_permissions(Permissions::from_mode(attr.permissions & 0o777 & !self.ctx.settings.umask))
-                } else {
-                    Ok(())
-                }
-            });
+            let finished = if self.preserve {
+                preserve_directory(&path, &attr)
+            } else if is_new {
+                open_up(&path, attr.permissions & 0o777 & !self.ctx.settings.umask)
+            } else {
+                Ok(())
+            };
             if let Err(error) = finished {
                 self.ctx.report(&Failure::local(&path, error));
             }
+        }
+    }
+}
+
+fn preserve_directory(path: &Path, attr: &FileAttr) -> io::Result<()> {
+    let directory = File::open(path)?;
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::fchown(&directory, Some(attr.uid), Some(attr.gid))?;
+    }
+    let mode = kept_mode(attr.permissions, attr.uid, attr.gid);
+    directory.set_permissions(Permissions::from_mode(mode))?;
+    directory.set_times(local_file::times_of(attr))
+}
+
+/// Gives a new directory its mode. The set-group-id bit that it has from the directory above stays, as with mkdir(2).
+fn open_up(path: &Path, mode: u32) -> io::Result<()> {
+    let directory = File::open(path)?;
+    let inherited = directory.metadata()?.permissions().mode() & SET_ID_BITS;
+    directory.set_permissions(Permissions::from_mode(mode | inherited))
+}
+
+/// The directory that a local path is in.
+fn above(path: &Path) -> &Path {
+    path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn open_up_leaves_the_group_to_the_directory_above() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        let (plain, shared) = (dir.path().join("plain"), dir.path().join("shared"));
+        for (path, bits) in [(&plain, 0), (&shared, 0o2000)] {
+            std::fs::create_dir(path).unwrap();
+            std::fs::set_permissions(path, Permissions::from_mode(0o700 | bits)).unwrap();
+            let below = path.join("below");
+            DirBuilder::new().mode(0o700).create(&below).unwrap();
+            assert_eq!(mode(&below), 0o700 | bits);
+            open_up(&below, 0o550).unwrap();
+            assert_eq!(mode(&below), 0o550 | bits);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `dfs getmerge`: the files of directories as one local file.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,7 +14,8 @@ use serde::Serialize;
 use crate::content;
 use crate::context::Context;
 use crate::destination;
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
+use crate::local_destination::LocalDestination;
 use crate::local_file::{self, LocalFile};
 use crate::location;
 use crate::path::DfsPath;
@@ -26,7 +27,8 @@ const FILE_MODE: u32 = 0o666;
 
 /// Writes the files of directories, in order of name, into one local file.
 ///
-/// Directories in them are left out. The local file is replaced when it is there, and only when all bytes have arrived.
+/// Directories in them are left out. The local file is replaced when it is there, and only when all bytes have arrived; a
+/// symbolic link stands for what it leads to.
 #[derive(Debug, Args)]
 pub(crate) struct GetmergeArgs {
     /// A line's end behind each file
@@ -35,7 +37,7 @@ pub(crate) struct GetmergeArgs {
     /// None behind an empty file
     #[arg(long)]
     skip_empty_file: bool,
-    /// Directories and files, which may be patterns, then the local file
+    /// Directories and files, which may be patterns, then the local file (`-` is standard output)
     #[arg(required = true, num_args = 2.., value_names = ["SOURCE", "DESTINATION"])]
     paths: Vec<OsString>,
 }
@@ -56,7 +58,14 @@ struct Part {
 /// Runs the command.
 pub(crate) async fn run(ctx: &Arc<Context>, args: GetmergeArgs) -> Outcome {
     let (sources, destination) = destination::split_arguments(args.paths)?;
-    let path = PathBuf::from(location::local(destination));
+    let destination = location::local(destination);
+    let path = match destination.as_bytes() {
+        b"-" => None,
+        _ => match LocalDestination::look_up(&destination, false)? {
+            LocalDestination::As(path) => Some(path),
+            LocalDestination::Into(path) => return Err(Failure::refused(path.display(), "is a directory")),
+        },
+    };
     let Some((nodes, top)) = files_of(ctx, &sources).await? else { return Ok(()) };
     let mut parts = Vec::new();
     for node in &nodes {
@@ -66,6 +75,9 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: GetmergeArgs) -> Outcome {
     }
     let files = parts.len() as u64;
     let length = parts.iter().map(|part| part.reader.length() + u64::from(part.has_newline)).sum();
+    let Some(path) = path else {
+        return content::into_local(content_of(parts), content::Stdout, Failure::stdout).await.map(|_| ());
+    };
     let attr = FileAttr { permissions: FILE_MODE, ..top };
     let new = LocalFile { path, attr, replace: true, preserve: false, may_be_stream: true };
     ctx.progress.expect(length);

@@ -40,7 +40,7 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: HeadArgs) -> Outcome {
             let pieces: Vec<bytes::Bytes> = content.boxed().try_collect().await?;
             return ctx.output.json(&HeadJson { file: FileJson::new(&node, length, pieces.concat()) });
         }
-        content::into_local(content, content::stdout_file()?, Failure::stdout).await?;
+        content::into_local(content, content::Stdout, Failure::stdout).await?;
     }
     Ok(())
 }

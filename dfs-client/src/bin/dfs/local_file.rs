@@ -15,6 +15,7 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 use crate::content;
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
+use crate::kept_mode::kept_mode;
 use crate::temporary::{self, LocalTemporary};
 
 const NS_PER_S: i64 = 1_000_000_000;
@@ -55,6 +56,8 @@ pub(crate) async fn store(
         let (file, written) = content::into_local(content, file, failed).await?;
         check_length(&new.path, written, length)?;
         finish(&file, new, ctx.settings.umask).map_err(failed)?;
+        // Before it has its final name: what is lost here must not take the place of what was there.
+        content::close(file).await.map_err(failed)?;
         temporary.publish(&ctx.leftovers, &new.path, new.replace)?;
         Ok(written)
     }
@@ -93,7 +96,8 @@ async fn write_into(path: &Path, length: u64, content: impl Stream<Item = Outcom
     let opened =
         tokio::task::spawn_blocking(move || OpenOptions::new().write(true).custom_flags(libc::O_NOCTTY).open(to_open));
     let sink = opened.await.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(failed)?;
-    let (_, written) = content::into_local(content, sink, failed).await?;
+    let (sink, written) = content::into_local(content, sink, failed).await?;
+    content::close(sink).await.map_err(failed)?;
     check_length(path, written, length)?;
     Ok(written)
 }
@@ -116,7 +120,8 @@ fn finish(file: &File, new: &LocalFile, umask: u32) -> io::Result<()> {
         if rustix::process::geteuid().is_root() {
             std::os::unix::fs::fchown(file, Some(new.attr.uid), Some(new.attr.gid))?;
         }
-        file.set_permissions(Permissions::from_mode(new.attr.permissions))?;
+        let mode = kept_mode(new.attr.permissions, new.attr.uid, new.attr.gid);
+        file.set_permissions(Permissions::from_mode(mode))?;
         return file.set_times(times_of(&new.attr));
     }
     file.set_permissions(Permissions::from_mode(new.attr.permissions & 0o777 & !umask))

@@ -7,7 +7,8 @@
 //! location, path, glob, tree             arguments, paths, patterns, listings and walks
 //! destination, local_destination,        where copies go and how they are made: whole or not at all
 //! new_file, local_file, make_dir,
-//! temporary, leftovers, identity
+//! temporary, leftovers, identity,
+//! just_created, copied, kept_mode
 //! content, crew, each, local_tree        bytes, files and changes on their way, several at once
 //! output, json, format, mode, owner,     how results look
 //! xattr_value, progress
@@ -29,6 +30,7 @@ mod chown;
 mod cli;
 mod content;
 mod context;
+mod copied;
 mod count;
 mod cp;
 mod crew;
@@ -49,6 +51,8 @@ mod hdfs_spelling;
 mod head;
 mod identity;
 mod json;
+mod just_created;
+mod kept_mode;
 mod leftovers;
 mod local_destination;
 mod local_file;
@@ -91,7 +95,6 @@ use std::time::Duration;
 use clap::Parser;
 use dfs_client::{Caller, ClientConfig, DfsClient};
 use dfs_common::config_file::Config;
-use dfs_common::shutdown;
 use tokio::signal::unix::{SignalKind, signal};
 
 use cli::{Cli, Command};
@@ -114,7 +117,7 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("dfs: cannot start: {error}");
+            output::tell(&format!("dfs: cannot start: {error}"));
             return ExitCode::from(EXIT_FAILED);
         }
     };
@@ -129,11 +132,12 @@ async fn run(cli: Cli, umask: u32) -> u8 {
     let ctx = match start(&cli, umask).await {
         Ok(ctx) => ctx,
         Err(failure) => {
-            eprintln!("dfs: {command}: {failure}");
+            output::tell(&format!("dfs: {command}: {failure}"));
             return EXIT_FAILED;
         }
     };
     let (outcome, interrupted) = execute(&ctx, cli.command).await;
+    // What was printed before a signal came.
     let outcome = outcome.and_then(|()| ctx.output.flush());
     ctx.progress.finish();
     let broken_pipe = outcome.as_ref().err().is_some_and(Failure::is_broken_pipe);
@@ -145,7 +149,7 @@ async fn run(cli: Cli, umask: u32) -> u8 {
         ctx.client.clone().close().await;
     };
     if tokio::time::timeout(CLEANUP_PATIENCE, cleanup).await.is_err() && !ctx.leftovers.is_empty() {
-        eprintln!("dfs: {command}: temporary files (*._COPYING_) are left behind; remove them later");
+        output::tell(&format!("dfs: {command}: temporary files (*._COPYING_) are left behind; remove them later"));
     }
     match (interrupted, broken_pipe, ctx.has_failed()) {
         (true, ..) => EXIT_INTERRUPTED,
@@ -157,10 +161,13 @@ async fn run(cli: Cli, umask: u32) -> u8 {
 
 /// Runs the command until it ends or a signal comes, and says whether one did.
 async fn execute(ctx: &Arc<Context>, command: Command) -> (Outcome, bool) {
+    let complete = async {
+        let outcome = command.run(ctx).await;
+        outcome.and(ctx.output.close().await)
+    };
     tokio::select! {
-        outcome = command.run(ctx) => (outcome, false),
-        signal = shutdown::termination_signal() => interrupted(signal),
-        signal = hangup() => interrupted(signal),
+        outcome = complete => (outcome, false),
+        signal = end_asked_for() => interrupted(signal),
     }
 }
 
@@ -171,13 +178,23 @@ fn interrupted(signal: io::Result<()>) -> (Outcome, bool) {
     }
 }
 
-/// Returns when the terminal has gone, unless we were started to outlive it, as by nohup.
-async fn hangup() -> io::Result<()> {
-    if is_ignored(&std::fs::read_to_string("/proc/self/status").unwrap_or_default(), libc::SIGHUP) {
-        return std::future::pending().await;
+/// Returns when somebody wants the command to end: by SIGINT or SIGTERM, or because the terminal has gone. A signal that
+/// was ignored when we were started stays so: by nohup, or by a shell that has put us into the background.
+async fn end_asked_for() -> io::Result<()> {
+    // Read before the first handler is there.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let arrival = async |kind: SignalKind| {
+        if is_ignored(&status, kind.as_raw_value()) {
+            return std::future::pending().await;
+        }
+        signal(kind)?.recv().await;
+        Ok(())
+    };
+    tokio::select! {
+        signal = arrival(SignalKind::interrupt()) => signal,
+        signal = arrival(SignalKind::terminate()) => signal,
+        signal = arrival(SignalKind::hangup()) => signal,
     }
-    signal(SignalKind::hangup())?.recv().await;
-    Ok(())
 }
 
 /// Whether a process ignores a signal, by its `/proc/PID/status`.

@@ -7,6 +7,7 @@ use dfs_common::ids::InodeId;
 use crate::context::Context;
 use crate::destination::Target;
 use crate::failure::{Failure, Outcome};
+use crate::kept_mode::SET_ID_BITS;
 use crate::tree::{self, Links};
 
 /// A directory that is there now.
@@ -16,6 +17,8 @@ pub(crate) struct Made {
     pub(crate) inode: InodeId,
     /// We made it: it was not there before.
     pub(crate) is_new: bool,
+    /// The set-group-id bit that a new one has from the directory above: whoever sets its mode keeps it.
+    pub(crate) inherited: u32,
 }
 
 /// Makes the directory, or finds it, or a link to one.
@@ -24,7 +27,10 @@ pub(crate) struct Made {
 /// `NotADirectory` when something else has the name; those of mkdir.
 pub(crate) async fn make(ctx: &Context, target: &Target, mode: u32) -> Outcome<Made> {
     let refused = match ctx.client.mkdir(&ctx.caller, target.parent, &target.name, mode).await {
-        Ok(attr) => return Ok(Made { inode: attr.inode, is_new: true }),
+        Ok(attr) => {
+            let inherited = attr.permissions & SET_ID_BITS;
+            return Ok(Made { inode: attr.inode, is_new: true, inherited });
+        }
         Err(error) => error,
     };
     // In a directory that we may not write to, or that nobody may, the one we want can be there all the same.
@@ -33,7 +39,7 @@ pub(crate) async fn make(ctx: &Context, target: &Target, mode: u32) -> Outcome<M
     }
     let there = tree::found(tree::resolve(ctx, target.path.clone(), Links::Follow).await)?;
     match there.map(|there| there.attr) {
-        Some(attr) if attr.kind == FileKind::Directory => Ok(Made { inode: attr.inode, is_new: false }),
+        Some(attr) if attr.kind == FileKind::Directory => Ok(Made { inode: attr.inode, is_new: false, inherited: 0 }),
         Some(_) => Err(Failure::kind(&target.path, ErrorKind::NotADirectory)),
         None => Err(Failure::dfs(&target.path, refused)),
     }

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use clap::Args;
 use dfs_client::RenameFlag;
 use dfs_common::ErrorKind;
+use dfs_common::ids::InodeId;
 use serde::Serialize;
 
 use crate::context::Context;
 use crate::destination::{self, Destination, Target};
 use crate::failure::{Failure, Outcome};
 use crate::identity::{self, Apart};
+use crate::just_created::JustCreated;
 use crate::tree::{self, Links, Node};
 
 /// Moves files and directories within the cluster.
@@ -47,16 +49,23 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: MvArgs) -> Outcome {
     }
     let destination = Destination::look_up(ctx, &destination, nodes.len() > 1, Links::Keep).await?;
     let flag = if args.force { RenameFlag::Replace } else { RenameFlag::NoReplace };
+    let mut just_created = JustCreated::new(nodes.len() > 1);
     let mut moved = Vec::new();
     for node in nodes {
-        if let Some(target) = ctx.tolerate(rename(ctx, &node, &destination, flag).await)? {
+        if let Some(target) = ctx.tolerate(rename(ctx, &node, &destination, flag, &mut just_created).await)? {
             moved.push(MoveJson { from: node.path.to_string(), to: target.path.to_string() });
         }
     }
     if ctx.json() { ctx.output.json(&MovedJson { moved }) } else { Ok(()) }
 }
 
-async fn rename(ctx: &Context, node: &Node, destination: &Destination, flag: RenameFlag) -> Outcome<Target> {
+async fn rename(
+    ctx: &Context,
+    node: &Node,
+    destination: &Destination,
+    flag: RenameFlag,
+    just_created: &mut JustCreated<InodeId>,
+) -> Outcome<Target> {
     let Some(name) = node.path.file_name() else {
         return Err(Failure::refused(&node.path, "the root cannot be moved"));
     };
@@ -64,6 +73,7 @@ async fn rename(ctx: &Context, node: &Node, destination: &Destination, flag: Ren
     let place = (target.parent, target.name.as_slice());
     // rename(2) would do nothing and call it done.
     identity::refuse_same(ctx, (node.attr.inode, &node.path), place, &target.path).await?;
+    just_created.take(&node.path, target.parent, &target.name, &target.path)?;
     let source = Target::look_up(ctx, node.path.clone()).await?;
     let from = (source.parent, source.name.as_slice());
     match ctx.client.rename(&ctx.caller, from, place, flag).await {

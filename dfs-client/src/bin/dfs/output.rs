@@ -1,13 +1,17 @@
-//! Standard output: buffered, bytes as they are, and a reader that goes away is no error worth a word.
+//! Standard output: buffered, bytes as they are, and a reader that goes away is no error worth a word. Standard error: lines,
+//! whether anybody reads them or not.
 //!
 //! Text goes out from wherever it is made: a command that prints has nothing better to do than wait for its reader. The
-//! bytes of files take another way, through a thread of their own (`content`).
+//! bytes of files take another way, through a thread of their own (`content`). Both end with [`Output::close`].
 
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
+use std::os::fd::AsFd;
 use std::sync::Mutex;
 
+use rustix::io::Errno;
 use serde::Serialize;
 
+use crate::content;
 use crate::failure::{Failure, Outcome};
 
 /// Where results go.
@@ -65,6 +69,34 @@ impl Output {
     pub(crate) fn flush(&self) -> Outcome {
         self.stdout.lock().expect("no holder panics").flush().map_err(Failure::stdout)
     }
+
+    /// Says that nothing more will come, and hears whether everything has arrived. Closing any duplicate does that; the
+    /// descriptor itself stays, or its number would go to the next file or connection that is opened.
+    ///
+    /// # Errors
+    /// As [`Output::line`]; those of close(2).
+    pub(crate) async fn close(&self) -> Outcome {
+        self.flush()?;
+        match rustix::io::fcntl_dupfd_cloexec(io::stdout().as_fd(), 0) {
+            Ok(duplicate) => content::close(duplicate).await.map_err(Failure::stdout),
+            // It was closed when we were started: nobody wants to see anything.
+            Err(Errno::BADF) => Ok(()),
+            Err(error) => Err(Failure::stdout(error.into())),
+        }
+    }
+}
+
+/// Writes a line to standard error. When that fails, nobody is left to be told, and the work goes on: what is half done
+/// has to be removed, and the exit status says the rest.
+pub(crate) fn tell(line: &str) {
+    let mut stderr = io::stderr();
+    let _ = stderr.write_all(&told(line, stderr.is_terminal()));
+}
+
+fn told(line: &str, is_terminal: bool) -> Vec<u8> {
+    let mut bytes = if is_terminal { printable(line.as_bytes()) } else { line.as_bytes().to_vec() };
+    bytes.push(b'\n');
+    bytes
 }
 
 /// Names may hold control characters, with which a file could move the reader's cursor or worse: on a terminal they
@@ -80,5 +112,11 @@ mod tests {
     #[test]
     fn printable_hides_control_characters_only() {
         assert_eq!(printable(b"a\x1b[2J\nb\t\xc3\xa9\x7f"), b"a?[2J?b\t\xc3\xa9?");
+    }
+
+    #[test]
+    fn told_is_one_line_on_a_terminal() {
+        assert_eq!(told("dfs: ls: /a\x1bc\nb: no", true), b"dfs: ls: /a?c?b: no\n");
+        assert_eq!(told("dfs: ls: /a\x1bc\nb: no", false), b"dfs: ls: /a\x1bc\nb: no\n");
     }
 }

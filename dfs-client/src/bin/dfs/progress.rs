@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::output;
+
 /// Transfers shorter than this show no bar: it would only flicker.
 const PATIENCE: Duration = Duration::from_millis(700);
 
@@ -46,7 +48,7 @@ impl Progress {
 
     /// Writes to standard error without tearing the bar.
     pub(crate) fn say(&self, line: &str) {
-        self.bar.suspend(|| eprintln!("{line}"));
+        self.bar.suspend(|| output::tell(line));
     }
 
     /// Takes the bar away.

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::fs::{File, FileType, Metadata};
+use std::fs::{FileType, Metadata};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -15,11 +16,14 @@ use dfs_common::ids::InodeId;
 
 use crate::content;
 use crate::context::Context;
+use crate::copied::Copied;
 use crate::cp;
 use crate::crew::{Copying, Crew};
 use crate::destination::{self, Destination, Target};
 use crate::failure::{Failure, Outcome};
 use crate::identity::{self, Apart, ClusterMounts};
+use crate::just_created::JustCreated;
+use crate::kept_mode::kept_mode;
 use crate::local_tree::{self, LocalEntry};
 use crate::location;
 use crate::make_dir;
@@ -46,6 +50,14 @@ pub(crate) struct PutArgs {
 
 /// Runs the command.
 pub(crate) async fn run(ctx: &Arc<Context>, args: PutArgs) -> Outcome {
+    copy(ctx, args, None).await
+}
+
+/// Copies, and notes what was copied for somebody who removes it then.
+///
+/// # Errors
+/// A failure that would meet every source; others are reported.
+pub(crate) async fn copy(ctx: &Arc<Context>, args: PutArgs, copied: Option<Arc<Copied>>) -> Outcome {
     let (sources, destination) = destination::split_arguments(args.paths)?;
     let sources = location::locals(sources);
     let destination = Destination::look_up(ctx, &destination, sources.len() > 1, Links::Follow).await?;
@@ -58,6 +70,9 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: PutArgs) -> Outcome {
         unfinished: Vec::new(),
         mounts: ClusterMounts::find(ctx).await,
         apart: Apart::default(),
+        just_created: JustCreated::new(sources.len() > 1),
+        copied,
+        noted: None,
     };
     for source in sources {
         let outcome = put.source(Path::new(&source), &destination).await;
@@ -81,6 +96,11 @@ struct Put {
     mounts: ClusterMounts,
     /// The directories of the tree being copied, as far as they are of the cluster, and of its copy.
     apart: Apart,
+    just_created: JustCreated<InodeId>,
+    /// Where what is copied is noted, if somebody wants to remove it.
+    copied: Option<Arc<Copied>>,
+    /// The same, for what is in the source being copied.
+    noted: Option<Arc<Copied>>,
 }
 
 /// A directory in the cluster.
@@ -97,6 +117,7 @@ impl Put {
             return self.standard_input(destination).await;
         }
         self.apart = Apart::default();
+        self.note_top(source)?;
         let target = destination.target(name_of(source)?.as_bytes());
         let mut entries = local_tree::walk(source.to_owned());
         let mut top = Some(target);
@@ -125,6 +146,19 @@ impl Put {
         self.finish_directories().await
     }
 
+    /// Notes a link that was named. It is what is removed: what it leads to has another name.
+    fn note_top(&mut self, source: &Path) -> Outcome {
+        self.noted = self.copied.clone();
+        if let Some(copied) = &self.copied {
+            let own = std::fs::symlink_metadata(source).map_err(|error| Failure::local(source, error))?;
+            if own.is_symlink() {
+                copied.note(source, own);
+                self.noted = None;
+            }
+        }
+        Ok(())
+    }
+
     /// Where an entry below the top goes, and whether its directory is new.
     fn place_of(&self, entry: &LocalEntry) -> Option<(Target, bool)> {
         let directory = self.directories.get(entry.relative.parent()?)?;
@@ -139,7 +173,7 @@ impl Put {
             self.directory(entry, target).await
         } else if kind.is_symlink() {
             self.link(entry, &target).await
-        } else if kind.is_file() || (entry.is_top() && is_stream(kind)) {
+        } else if kind.is_file() || (entry.is_top() && is_stream(kind) && self.copied.is_none()) {
             self.file(entry, target, is_surely_new).await
         } else {
             Err(Failure::refused(entry.path.display(), "not a file, directory or symbolic link; left out"))
@@ -166,10 +200,13 @@ impl Put {
         }
         let mut attributes = if self.preserve { attributes_of(&entry.metadata) } else { SetAttr::default() };
         if made.is_new && attributes.mode.is_none() && mode | 0o700 != mode {
-            attributes.mode = Some(mode);
+            attributes.mode = Some(mode | made.inherited);
         }
         if attributes != SetAttr::default() {
             self.unfinished.push((target.clone(), made.inode, attributes));
+        }
+        if let Some(noted) = &self.noted {
+            noted.note(&entry.path, entry.metadata.clone());
         }
         let place = Place { inode: made.inode, path: target.path, is_new: made.is_new };
         self.directories.insert(entry.relative.clone(), place);
@@ -177,10 +214,14 @@ impl Put {
     }
 
     async fn link(&mut self, entry: &LocalEntry, target: &Target) -> Outcome {
+        self.just_created.take(entry.path.display(), target.parent, &target.name, &target.path)?;
         let points_to = std::fs::read_link(&entry.path).map_err(|error| Failure::local(&entry.path, error))?;
         let inode = cp::make_link(&self.ctx, target, points_to.as_os_str().as_bytes(), self.force).await?;
         if self.preserve {
             cp::preserve_link(&self.ctx, target, inode, attributes_of(&entry.metadata)).await?;
+        }
+        if let Some(noted) = &self.noted {
+            noted.note(&entry.path, entry.metadata.clone());
         }
         self.crew.count_link();
         Ok(())
@@ -191,6 +232,7 @@ impl Put {
             let place = (target.parent, target.name.as_slice());
             identity::refuse_same(&self.ctx, (inode, &entry.path.display()), place, &target.path).await?;
         }
+        self.just_created.take(entry.path.display(), target.parent, &target.name, &target.path)?;
         let new = NewFile {
             target,
             mode: entry.metadata.mode() & 0o777 & !self.ctx.settings.umask,
@@ -199,8 +241,8 @@ impl Put {
             is_surely_new,
         };
         self.ctx.progress.expect(entry.metadata.len());
-        let (ctx, path) = (Arc::clone(&self.ctx), entry.path.clone());
-        self.crew.start(async move { store_local(&ctx, &new, path).await }).await
+        let (ctx, entry, noted) = (Arc::clone(&self.ctx), entry.clone(), self.noted.clone());
+        self.crew.start(async move { store_local(&ctx, &new, entry, noted).await }).await
     }
 
     async fn standard_input(&mut self, destination: &Destination) -> Outcome {
@@ -233,12 +275,16 @@ impl Put {
     }
 }
 
-async fn store_local(ctx: &Context, new: &NewFile, path: PathBuf) -> Outcome<u64> {
-    let opened = path.clone();
-    let file = tokio::task::spawn_blocking(move || File::open(opened)).await;
-    let file = file.unwrap_or_else(|error| Err(std::io::Error::other(error)));
-    let file = file.map_err(|error| Failure::local(&path, error))?;
-    new_file::store(ctx, new, content::of_local(file, path)).await
+/// Copies one file. It is noted as it was before its first byte was read: what is written to it later shows.
+async fn store_local(ctx: &Context, new: &NewFile, entry: LocalEntry, noted: Option<Arc<Copied>>) -> Outcome<u64> {
+    let path = entry.path.clone();
+    let opened = tokio::task::spawn_blocking(move || entry.open()).await;
+    let (file, was) = opened.unwrap_or_else(|error| Err(Failure::local(&path, io::Error::other(error))))?;
+    let written = new_file::store(ctx, new, content::of_local(file, path.clone())).await?;
+    if let Some(noted) = noted {
+        noted.note(&path, was);
+    }
+    Ok(written)
 }
 
 /// Whether it is read until its end when the user names it: standard input under a name of its own, a fifo, what a shell
@@ -261,7 +307,7 @@ fn attributes_of(metadata: &Metadata) -> SetAttr {
     let is_superuser = rustix::process::geteuid().is_root();
     let time = |seconds: i64, ns: i64| Some(TimeSet::At(seconds.saturating_mul(NS_PER_S).saturating_add(ns)));
     SetAttr {
-        mode: Some(metadata.mode() & PERMISSION_MASK),
+        mode: Some(kept_mode(metadata.mode() & PERMISSION_MASK, metadata.uid(), metadata.gid())),
         uid: is_superuser.then(|| metadata.uid()),
         gid: is_superuser.then(|| metadata.gid()),
         atime: time(metadata.atime(), metadata.atime_nsec()),

@@ -57,7 +57,7 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: TailArgs) -> Outcome {
             }
             return ctx.output.json(&TailJson { file: FileJson::new(&node, length, bytes) });
         }
-        let stdout = copy(&node, &reader, start..length, content::stdout_file()?).await?;
+        let stdout = copy(&node, &reader, start..length, content::Stdout).await?;
         if args.follow {
             return follow(&node, &reader, length, args.interval, stdout).await;
         }

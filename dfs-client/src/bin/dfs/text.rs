@@ -56,7 +56,7 @@ async fn print(ctx: &Context, node: &Node) -> Outcome {
     let reader = remote_file::open(ctx, node).await?;
     let magic = reader.read_at(0, SEQUENCE_FILE_MAGIC.len()).await.map_err(|error| Failure::dfs(&node.path, error))?;
     let content = content::of_remote(&node.path, &reader, 0..reader.length());
-    let stdout = content::stdout_file()?;
+    let stdout = content::Stdout;
     let complain = |error| unpacking_failure(node, error);
     match packing_of(node.path.file_name().unwrap_or_default(), &magic) {
         Packing::Plain => content::into_local(content, stdout, Failure::stdout).await.map(|_| ()),
