@@ -30,7 +30,7 @@ pub struct Holders {
     pub live: Vec<v1::DatanodeId>,
     /// More DataNodes may have one: they are silent and not given up yet, or have not told since they registered.
     pub others_are_away: bool,
-    /// DataNodes that may have one are dead, but for less than [`RETURNS_WITHIN`].
+    /// DataNodes that may have one are dead, but for less than an hour.
     pub dead_may_return: bool,
 }
 
