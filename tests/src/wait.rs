@@ -16,7 +16,7 @@ pub const STARTUP: Duration = Duration::from_secs(120);
 pub const REPAIR: Duration = Duration::from_secs(90);
 
 /// Of the time on the clock at least one part in so many counts, however busy the machine is: nothing is waited for for ever.
-const BUSY_MAX: u32 = 20;
+const BUSY_MAX: u32 = 4;
 
 /// Counts the time since it was started, without that in which something on the machine could have run and had no processor.
 #[derive(Clone, Copy, Debug)]
