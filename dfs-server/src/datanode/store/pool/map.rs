@@ -76,17 +76,23 @@ impl Content {
         self.entries.range(ids)
     }
 
-    /// The open files of a finalized replica, if they are kept.
-    pub(super) fn open_files(&mut self, id: &BlockId) -> Option<Arc<ReplicaFiles>> {
-        self.open.as_mut()?.get(id).cloned()
+    /// The open files of a finalized replica, if they are kept and it is still what it was `seen` to be: those of a longer one
+    /// have another checksum for what was its last chunk.
+    pub(super) fn open_files(&mut self, id: BlockId, seen: &Finalized) -> Option<Arc<ReplicaFiles>> {
+        let is_same = self.is_still(id, seen);
+        self.open.as_mut().filter(|_| is_same)?.get(&id).cloned()
     }
 
     /// Keeps the files of a replica open that is still what it was `seen` to be.
     pub(super) fn keep_open(&mut self, id: BlockId, seen: &Finalized, files: &Arc<ReplicaFiles>) {
-        let is_same = matches!(self.entries.get(&id), Some(Entry::Finalized(now)) if now == seen);
+        let is_same = self.is_still(id, seen);
         if let Some(open) = self.open.as_mut().filter(|_| is_same) {
             self.closing.extend(open.push(id, Arc::clone(files)).map(|(_, evicted)| evicted));
         }
+    }
+
+    fn is_still(&self, id: BlockId, seen: &Finalized) -> bool {
+        matches!(self.entries.get(&id), Some(Entry::Finalized(now)) if now == seen)
     }
 
     fn give_up(&mut self, id: &BlockId) {
@@ -113,5 +119,49 @@ impl Drop for Held<'_> {
         let closing = std::mem::take(&mut self.closing);
         drop(self.content.take());
         drop(closing);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dfs_common::block::Block;
+    use dfs_common::ids::GenerationStamp;
+    use dfs_common::units::ByteCount;
+    use dfs_proto::data_transfer::DataChecksum;
+
+    use super::super::super::disk::DiskFile;
+    use super::super::super::meta_file::MetaFile;
+    use super::super::super::reader::ReplicaReader;
+    use super::super::super::replica::Condition;
+    use super::super::super::volume::{Volume, VolumeIndex};
+    use super::*;
+
+    #[test]
+    fn open_files_are_given_to_who_has_seen_the_replica_that_they_are_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = (dir.path().join("data"), dir.path().join("meta"));
+        let (volume, _) = Volume::open(VolumeIndex(0), &dir.path().join("absent"), ByteCount(0), Arc::default());
+        std::fs::write(&paths.0, [7; 10]).unwrap();
+        MetaFile::create(&paths.1, DataChecksum::DEFAULT, &[0; 4]).unwrap();
+        let id = BlockId(1);
+        let block = Block { id, generation_stamp: GenerationStamp(2), length: 10 };
+        let reader = ReplicaReader::open_finalized(block, Arc::new(volume), &paths, DiskFile::open).unwrap();
+        let before = Finalized {
+            generation_stamp: GenerationStamp(1),
+            length: 5,
+            volume: VolumeIndex(0),
+            maybe_synced: false,
+            condition: Condition::Sound,
+        };
+        let now = Finalized { generation_stamp: GenerationStamp(2), length: 10, ..before };
+        let map = ReplicaMap::new(BTreeMap::from([(id, Entry::Finalized(now))]), 1);
+        map.lock().keep_open(id, &before, reader.files());
+        assert!(map.lock().open_files(id, &now).is_none(), "they are another replica's");
+        map.lock().keep_open(id, &now, reader.files());
+        assert!(map.lock().open_files(id, &now).is_some());
+        assert!(
+            map.lock().open_files(id, &before).is_none(),
+            "who looked before the append reads what was there before"
+        );
     }
 }

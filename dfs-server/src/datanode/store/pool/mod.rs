@@ -321,7 +321,7 @@ impl Pool {
         for _ in 0..OPEN_TRIES {
             match self.lookup(block)? {
                 Entry::Finalized(finalized) => {
-                    if let Some(kept) = self.replicas.lock().open_files(&block.id) {
+                    if let Some(kept) = self.replicas.lock().open_files(block.id, &finalized) {
                         let (volume, _) = self.home_of(&finalized);
                         let found =
                             Block { generation_stamp: finalized.generation_stamp, length: finalized.length, ..block };
