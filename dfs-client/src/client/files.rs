@@ -11,7 +11,7 @@ use super::{DfsClient, SetAttr};
 use crate::caller::Caller;
 use crate::client_core::attr_of;
 use crate::datanode::Located;
-use crate::read::{BlockLocation, FileReader, Shown, locate_page};
+use crate::read::{BlockLocation, FileReader, Locations, Shown, locate_page};
 use crate::rpc::rpc;
 use crate::write::{FileWriter, Opened, ReplicaSync, ServerClock, Start};
 
@@ -72,10 +72,20 @@ impl DfsClient {
         Ok(())
     }
 
+    /// What readers may see at this moment of a file that is being written, for one who was shown so much before; what the
+    /// NameNode has on record when no DataNode tells it.
+    ///
+    /// # Errors
+    /// As [`open_reader`](Self::open_reader), but for `Io`.
+    pub async fn visible_length(&self, caller: &Caller, inode: InodeId, shown: Option<Shown>) -> Result<Shown> {
+        Locations::look(&self.core, caller, inode, shown).await
+    }
+
     /// Opens a file for reading, with its length as of now.
     ///
     /// # Errors
-    /// `IsADirectory` or `InvalidArgument` for what has no content, `NotFound`, `PermissionDenied`.
+    /// `IsADirectory` or `InvalidArgument` for what has no content, `NotFound`, `PermissionDenied`; `Io` when the file is being
+    /// written and none of the DataNodes that have its end has answered for as long as a read waits.
     pub async fn open_reader(&self, caller: &Caller, inode: InodeId) -> Result<Arc<FileReader>> {
         self.open_reader_again(caller, inode, None).await
     }

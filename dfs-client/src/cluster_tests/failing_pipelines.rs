@@ -65,6 +65,25 @@ async fn replacement_that_is_filled_slowly_joins_the_pipeline() {
     }
 }
 
+/// A NameNode that has begun anew has heard of one replica only, and names the holders of the others to be filled.
+#[tokio::test(flavor = "multi_thread")]
+async fn replacement_that_has_the_block_already_joins_the_pipeline() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client().await;
+    let data = bytes(3000);
+    let inode = write_file(&client, &data[..700]).await;
+    {
+        let mut world = cluster.world.lock();
+        (world.unreported, world.spares) = ([1, 2].into(), 2);
+    }
+    let writer = client.append(&caller(), inode, false).await.unwrap();
+    writer.write(&data[700..]).await.unwrap();
+    writer.complete().await.unwrap();
+    for node in 0..3 {
+        assert!(cluster.content(inode.0, node) == data, "node {node}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn append_to_nodes_that_refuse_goes_on_in_a_new_block() {
     let cluster = FakeCluster::start(4).await;

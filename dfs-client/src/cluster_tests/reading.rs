@@ -84,6 +84,43 @@ async fn length_of_an_open_file_that_no_replica_confirmed_is_asked_again() {
     }
 }
 
+/// The NameNode's record is no end of a file: bytes that others have seen lie behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn open_waits_for_a_length_that_no_replica_tells() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client().await;
+    let (attr, writer) = create(&client).await;
+    writer.write(&bytes(5000)).await.unwrap();
+    writer.hflush().await.unwrap();
+    cluster.set_faults(Fault::HangsUp);
+    let before = cluster.calls("get_block_locations");
+    let who = caller();
+    let heal = async {
+        while cluster.calls("get_block_locations") < before + 3 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        cluster.set_faults(Fault::None);
+    };
+    let (opened, ()) = tokio::join!(client.open_reader(&who, attr.inode), heal);
+    assert_eq!(opened.unwrap().length(), 5000);
+
+    let hasty = cluster.client_with(|config| config.absence_timeout = Duration::ZERO).await;
+    cluster.set_faults(Fault::HangsUp);
+    let error = hasty.open_reader(&who, attr.inode).await.map(|_| ()).unwrap_err();
+    assert!(error.kind() == ErrorKind::Io && error.message().contains("hung up"), "{error:?}");
+    let seen = hasty.visible_length(&who, attr.inode, None).await.unwrap();
+    assert_eq!(seen.length, 0, "who only wants to know does not wait");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn block_that_was_not_begun_has_no_bytes() {
+    let cluster = FakeCluster::start(3).await;
+    cluster.world.lock().allocates_at_creation = true;
+    let client = cluster.client_with(|config| config.absence_timeout = Duration::ZERO).await;
+    let (attr, _writer) = create(&client).await;
+    assert_eq!(client.open_reader(&caller(), attr.inode).await.unwrap().length(), 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn corrupt_replica_is_reported_and_another_one_read() {
     let cluster = FakeCluster::start(3).await;

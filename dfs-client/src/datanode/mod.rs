@@ -10,11 +10,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use dfs_common::block::ExtendedBlock;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_proto::data_transfer::decode_delimited;
 use dfs_proto::data_transfer::required::WireMessage;
 use dfs_proto::v1::client_datanode_client::ClientDatanodeClient;
-use dfs_proto::{GRPC_MESSAGE_MAX, status};
+use dfs_proto::{GRPC_MESSAGE_MAX, status, v1};
 use parking_lot::Mutex;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -30,6 +31,8 @@ pub(crate) type DatanodeClient = ClientDatanodeClient<Channel>;
 /// DataNodes remembered at once (addresses, channels, failures): far above any cluster this client may meet; beyond it
 /// the table is emptied and fills again.
 const NODES_MAX: usize = 16_384;
+/// How long a node may take to tell how much of a replica may be seen.
+const VISIBLE_LENGTH_DEADLINE: Duration = Duration::from_secs(3);
 /// How long a node that failed is asked last. HDFS remembers per stream; a client that opens many files wants it shared.
 const SUSPECT_FOR: Duration = Duration::from_secs(60);
 
@@ -83,6 +86,15 @@ impl Datanodes {
     /// Closes what has been idle for too long.
     pub(crate) fn close_idle(&self, now: Instant) {
         self.pool.lock().close_idle(now);
+    }
+
+    /// Bytes of a block, in its generation or a newer one, that readers may see at a node.
+    pub(crate) async fn visible_length(&self, node: &Node, block: &ExtendedBlock) -> Result<u64> {
+        let request =
+            v1::GetReplicaVisibleLengthRequest { block_pool_id: block.pool.clone(), block: Some(block.block.into()) };
+        let ask =
+            |mut datanode: DatanodeClient, request| async move { datanode.get_replica_visible_length(request).await };
+        Ok(self.call(node, VISIBLE_LENGTH_DEADLINE, request, ask).await?.length)
     }
 
     /// One small question to a DataNode.

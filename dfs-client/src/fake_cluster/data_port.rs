@@ -162,7 +162,11 @@ fn fill_replacement(node: usize, request: &OpTransferBlockProto, output: &mut Tc
         let filled = world.replicas[&(node, id)].clone();
         let target = &request.targets[0].id.datanode_uuid;
         let place = world.nodes.iter().position(|node| node.uuid == *target).unwrap();
-        assert!(world.replicas.insert((place, id), filled).is_none(), "it had nothing of the block");
+        if world.replicas.contains_key(&(place, id)) {
+            drop(world);
+            return respond(output, Status::ErrorExists, "");
+        }
+        world.replicas.insert((place, id), filled);
     }
     respond(output, Status::Success, "")
 }

@@ -36,7 +36,10 @@ impl ClientDatanode for FakeDatanode {
         if world.faults.get(&self.index) == Some(&Fault::HangsUp) {
             return Err(to_status(&DfsError::new(ErrorKind::Unavailable, "hung up")));
         }
-        let length = world.replicas.get(&(self.index, block.id)).map_or(0, |replica| replica.data.len() as u64);
+        let Some(replica) = world.replicas.get(&(self.index, block.id)) else {
+            return Err(to_status(&DfsError::new(ErrorKind::NotFound, "no such replica")));
+        };
+        let length = replica.data.len() as u64;
         Ok(Response::new(v1::GetReplicaVisibleLengthResponse { length }))
     }
 

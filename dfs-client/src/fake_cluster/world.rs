@@ -59,6 +59,8 @@ pub(crate) struct World {
     pub(crate) calls: HashMap<&'static str, usize>,
     /// The nodes, and who has told.
     pub(crate) bad_replicas: Vec<(String, u32)>,
+    /// Nodes whose replicas the NameNode has not heard of.
+    pub(crate) unreported: HashSet<usize>,
     pub(crate) seen_call_ids: HashSet<u64>,
     /// Outcomes that are kept until a client says that it has heard of them.
     pub(super) outcomes: BTreeSet<u64>,
@@ -130,8 +132,11 @@ impl World {
     }
 
     pub(super) fn located(&self, block: &v1::Block, offset: u64, open: bool) -> v1::LocatedBlock {
-        let has = |node: &usize| self.replicas.contains_key(&(*node, block.id));
-        let nodes: Vec<usize> = (0..self.nodes.len()).filter(has).collect();
+        let has = |node: &usize| self.replicas.contains_key(&(*node, block.id)) && !self.unreported.contains(node);
+        let mut nodes: Vec<usize> = (0..self.nodes.len()).filter(has).collect();
+        if open && nodes.is_empty() {
+            nodes.extend((0..self.nodes.len()).take(3));
+        }
         v1::LocatedBlock {
             block: Some(*block),
             offset,

@@ -8,13 +8,12 @@ use bytes::{Bytes, BytesMut};
 use dfs_common::attr::FileAttr;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::InodeId;
-use dfs_common::retry::Backoff;
 use futures::{StreamExt, TryStreamExt};
 use tracing::{debug, warn};
 
 use super::ahead::ReadAhead;
 use super::block_reader::{BlockRange, ReadFailure, read_range};
-use super::locations::{Locations, Shown};
+use super::locations::{ABSENCE_BACKOFF, Locations, Shown};
 use super::part::Part;
 use super::prefetch::split;
 use super::replica_choice::choose_order;
@@ -24,8 +23,6 @@ use crate::datanode::{Located, Node, Replica};
 
 /// Rounds over all replicas of a block, each with locations asked for anew: what HDFS does before it gives up.
 const ROUNDS_MAX: u32 = 3;
-/// Pause between rounds: a DataNode that restarts, or a replica about to be reported, needs a moment.
-const BACKOFF: Backoff = Backoff { first: Duration::from_millis(200), max: Duration::from_secs(1) };
 /// Pieces of one read that are fetched side by side.
 const PIECES_AT_ONCE: usize = 4;
 /// A read longer than this is cut into pieces.
@@ -203,7 +200,7 @@ impl Source {
             if round >= ROUNDS_MAX && !(is_absent && begun.elapsed() < self.core.config.absence_timeout) {
                 return Err(error);
             }
-            let pause = BACKOFF.delay(round - 1, &mut rand::rng());
+            let pause = ABSENCE_BACKOFF.delay(round - 1, &mut rand::rng());
             tokio::time::sleep(pause).await;
         }
     }

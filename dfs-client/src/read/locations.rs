@@ -1,17 +1,19 @@
 //! Where the bytes of one file are: its blocks as far as they were asked for, and its length.
 //!
 //! The length of a closed file is the NameNode's. While a file is being written, its last block's length is known to the
-//! replicas only: one of them is asked for the bytes that every node of the pipeline has acknowledged.
+//! replicas only: one of them is asked for the bytes that every node of the pipeline has acknowledged. While none of them
+//! answers, the NameNode's record is no end of the file: who opens it to read waits, as for bytes, and is refused then.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dfs_common::attr::FileAttr;
 use dfs_common::block::{Block, ExtendedBlock};
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::InodeId;
+use dfs_common::retry::Backoff;
 use dfs_proto::v1;
 use futures::stream::{FuturesUnordered, StreamExt};
 use parking_lot::Mutex;
@@ -26,10 +28,13 @@ use crate::rpc::rpc;
 const BLOCKS_PER_CALL: u64 = 10;
 /// Blocks remembered per file; beyond it the oldest in file order go. A hundred bytes each.
 const BLOCKS_MAX: usize = 20_000;
-/// How long a replica may take to tell its visible length.
-const VISIBLE_LENGTH_DEADLINE: Duration = Duration::from_secs(3);
+/// How long a reader goes without its bytes to tell the NameNode of a bad replica.
+const REPORT_DEADLINE: Duration = Duration::from_secs(3);
 /// Silence of a node after which the next one is asked, too: a hung one must not hold up a stat.
 const VISIBLE_LENGTH_PATIENCE: Duration = Duration::from_millis(300);
+/// Pause before absent replicas are asked for again: a DataNode that restarts, or a replica about to be reported, needs a
+/// moment.
+pub(super) const ABSENCE_BACKOFF: Backoff = Backoff { first: Duration::from_millis(200), max: Duration::from_secs(1) };
 
 /// One copy of a block, for those who want to know.
 #[derive(Clone, Debug)]
@@ -151,23 +156,58 @@ struct Known {
 
 impl Locations {
     /// Asks for the first blocks, the length and the attributes, in the name of `caller`. Later questions are root's: reading
-    /// was authorised by this one, whatever the permissions are by then. `shown` is what readers were shown of the file before.
+    /// was authorised by this one, whatever the permissions are by then. `shown` is what readers were shown of the file before;
+    /// without it, a length that no replica tells is waited for.
     pub(crate) async fn open(
         core: &Arc<ClientCore>,
         caller: &Caller,
         inode: InodeId,
         shown: Option<Shown>,
     ) -> Result<(FileAttr, Self)> {
-        let block_size = core.defaults.block_size;
-        let mut known = Known { block_size, ..Known::default() };
+        let locations = Self::new(core, caller, inode, shown);
+        let begun = Instant::now();
+        let mut round = 0;
+        loop {
+            let (attr, untold) = locations.begin().await?;
+            match untold {
+                Some(error) if shown.is_none() && begun.elapsed() >= core.config.absence_timeout => return Err(error),
+                Some(_) if shown.is_none() => {
+                    let pause = ABSENCE_BACKOFF.delay(round, &mut rand::rng());
+                    tokio::time::sleep(pause).await;
+                    round += 1;
+                }
+                Some(_) | None => return Ok((attr, locations)),
+            }
+        }
+    }
+
+    /// The length at this moment, for who only wants to know: where no replica tells it, what was shown before, or else the
+    /// NameNode's record.
+    pub(crate) async fn look(
+        core: &Arc<ClientCore>,
+        caller: &Caller,
+        inode: InodeId,
+        shown: Option<Shown>,
+    ) -> Result<Shown> {
+        let locations = Self::new(core, caller, inode, shown);
+        locations.begin().await?;
+        Ok(locations.shown())
+    }
+
+    fn new(core: &Arc<ClientCore>, caller: &Caller, inode: InodeId, shown: Option<Shown>) -> Self {
+        let mut known = Known { block_size: core.defaults.block_size, ..Known::default() };
         if let Some(shown) = shown {
             (known.is_growing, known.length, known.mtime_ns) = (true, shown.length, shown.mtime_ns);
         }
-        let locations = Self { core: Arc::clone(core), caller: caller.clone(), inode, known: Mutex::new(known) };
-        let page = fetch(core, caller, inode, 0, block_size.saturating_mul(BLOCKS_PER_CALL)).await?;
+        Self { core: Arc::clone(core), caller: caller.clone(), inode, known: Mutex::new(known) }
+    }
+
+    /// Asks for the first blocks; gives why no replica has told the length, if that is so.
+    async fn begin(&self) -> Result<(FileAttr, Option<DfsError>)> {
+        let length = self.core.defaults.block_size.saturating_mul(BLOCKS_PER_CALL);
+        let page = fetch(&self.core, &self.caller, self.inode, 0, length).await?;
         let attr = page.attr.clone();
-        locations.learn(page).await?;
-        Ok((attr, locations))
+        Ok((attr, self.learn(page).await?))
     }
 
     /// Bytes, as last known.
@@ -217,7 +257,7 @@ impl Locations {
         }
         let length = self.known.lock().block_size.saturating_mul(BLOCKS_PER_CALL);
         let page = self.fetch(offset, length).await?;
-        let visible = self.visible_last_length(&page).await;
+        let visible = self.visible_last_length(&page).await.unwrap_or(None);
         let mut known = self.known.lock();
         let last_length = known.last_length(&page, visible);
         known.insert(page, last_length);
@@ -232,8 +272,9 @@ impl Locations {
         fetch(&self.core, &Caller::root(), self.inode, offset, length).await
     }
 
-    /// Takes in a page from which the length of the file can be told.
-    async fn learn(&self, mut page: Page) -> Result<()> {
+    /// Takes in a page from which the length of the file can be told. Gives why no replica has told that of the last block, if
+    /// that is so.
+    async fn learn(&self, mut page: Page) -> Result<Option<DfsError>> {
         let reaches_end = |page: &Page| page.blocks.last().is_some_and(|last| last.is_under_construction);
         if page.is_under_construction && !reaches_end(&page) && page.file_length > 0 {
             // The last block is beyond this page.
@@ -241,27 +282,44 @@ impl Locations {
             page.file_length = tail.file_length;
             page.blocks.extend(tail.blocks);
         }
-        let visible = self.visible_last_length(&page).await;
+        let (visible, untold) = match self.visible_last_length(&page).await {
+            Ok(visible) => (visible, None),
+            Err(error) => (None, Some(error)),
+        };
         self.known.lock().learn(page, visible);
-        Ok(())
+        Ok(untold)
     }
 
-    /// Bytes that readers may see of the last block of `page`, when it is being written and a replica answers.
-    async fn visible_last_length(&self, page: &Page) -> Option<u64> {
-        let last = page.blocks.last().filter(|last| last.is_under_construction)?;
-        if self.known.lock().may_have_been_cut(page) {
-            return self.longest_visible_length(last).await;
+    /// Bytes that readers may see of the last block of `page`, when it is being written and was begun.
+    ///
+    /// # Errors
+    /// No replica told them.
+    async fn visible_last_length(&self, page: &Page) -> Result<Option<u64>> {
+        let Some(last) = page.blocks.last().filter(|last| last.is_under_construction) else { return Ok(None) };
+        let mut silence = Silence::default();
+        let visible = if self.known.lock().may_have_been_cut(page) {
+            self.longest_visible_length(last, &mut silence).await
+        } else {
+            self.first_visible_length(last, &mut silence).await
+        };
+        if visible.is_some() || silence.means_unbegun(last) {
+            return Ok(visible);
         }
+        Err(silence.into_error(last))
+    }
+
+    /// The first answer. Another replica is asked when one fails or takes long.
+    async fn first_visible_length(&self, last: &Located, silence: &mut Silence) -> Option<u64> {
         let mut unasked = last.replicas.iter();
         let mut asked = FuturesUnordered::new();
         loop {
             let next = unasked.next();
             let is_last = next.is_none();
-            asked.extend(next.map(|replica| self.visible_length(&replica.node, &last.block)));
+            asked.extend(next.map(|replica| self.core.datanodes.visible_length(&replica.node, &last.block)));
             tokio::select! {
                 answer = asked.next() => match answer {
                     Some(Ok(length)) => return Some(length),
-                    Some(Err(error)) => debug!(block = %last.block, error = %error.chain(), "no visible length"),
+                    Some(Err(error)) => silence.note(&error),
                     None => return None,
                 },
                 () = tokio::time::sleep(VISIBLE_LENGTH_PATIENCE), if !is_last => {}
@@ -270,8 +328,8 @@ impl Locations {
     }
 
     /// The greatest answer of all replicas. One that hangs is waited for only until another one has answered.
-    async fn longest_visible_length(&self, last: &Located) -> Option<u64> {
-        let asked = last.replicas.iter().map(|replica| self.visible_length(&replica.node, &last.block));
+    async fn longest_visible_length(&self, last: &Located, silence: &mut Silence) -> Option<u64> {
+        let asked = last.replicas.iter().map(|replica| self.core.datanodes.visible_length(&replica.node, &last.block));
         let mut asked: FuturesUnordered<_> = asked.collect();
         let mut longest = None;
         let mut patience = pin!(tokio::time::sleep(VISIBLE_LENGTH_PATIENCE));
@@ -279,21 +337,12 @@ impl Locations {
             tokio::select! {
                 answer = asked.next() => match answer {
                     Some(Ok(length)) => longest = longest.max(Some(length)),
-                    Some(Err(error)) => debug!(block = %last.block, error = %error.chain(), "no visible length"),
+                    Some(Err(error)) => silence.note(&error),
                     None => return longest,
                 },
                 () = &mut patience, if longest.is_some() => return longest,
             }
         }
-    }
-
-    async fn visible_length(&self, node: &Node, block: &ExtendedBlock) -> Result<u64> {
-        let request =
-            v1::GetReplicaVisibleLengthRequest { block_pool_id: block.pool.clone(), block: Some(block.block.into()) };
-        let ask = |mut datanode: crate::datanode::DatanodeClient, request| async move {
-            datanode.get_replica_visible_length(request).await
-        };
-        Ok(self.core.datanodes.call(node, VISIBLE_LENGTH_DEADLINE, request, ask).await?.length)
     }
 
     /// Tells the NameNode that a replica is bad. Best effort: the reader has another one.
@@ -305,11 +354,42 @@ impl Locations {
         };
         let header = Some(v1::RequestHeader { caller: Some((&self.caller).into()), retry: None });
         let request = v1::ReportBadBlocksRequest { header, replicas: vec![replica] };
-        let patience = crate::rpc::Patience { total: VISIBLE_LENGTH_DEADLINE, ..self.core.patience() };
+        let patience = crate::rpc::Patience { total: REPORT_DEADLINE, ..self.core.patience() };
         if let Err(failed) = self.core.namenode.call(patience, request, rpc!(report_bad_blocks)).await {
             let error = DfsError::from(failed);
             debug!(%block, error = %error.chain(), "bad replica not reported");
         }
+    }
+}
+
+/// What replicas answered that told no length.
+#[derive(Default)]
+struct Silence {
+    /// These are DataNodes that have nothing of the block.
+    without_it: usize,
+    failures: Vec<String>,
+}
+
+impl Silence {
+    fn note(&mut self, error: &DfsError) {
+        if error.kind() == ErrorKind::NotFound {
+            self.without_it += 1;
+        }
+        self.failures.push(error.chain().to_string());
+    }
+
+    /// The block was allocated, and its writer has not sent a byte yet.
+    fn means_unbegun(&self, last: &Located) -> bool {
+        last.block.block.length == 0 && self.without_it > 0 && self.without_it == last.replicas.len()
+    }
+
+    fn into_error(self, last: &Located) -> DfsError {
+        let mut words = format!("no DataNode tells the length of {}, which is being written", last.block);
+        if !self.failures.is_empty() {
+            words = format!("{words} ({})", self.failures.join("; "));
+        }
+        debug!("{words}");
+        DfsError::new(ErrorKind::Io, words)
     }
 }
 

@@ -188,7 +188,7 @@ impl BlockOutput {
             };
             let source = broken.replicas[round % broken.replicas.len()].clone();
             for replica in found.into_iter().take(missing) {
-                match self.transfer(&source, &replica, &broken.block).await {
+                match self.fill(&source, &replica, &broken.block).await {
                     Ok(()) => {
                         broken.replicas.push(replica);
                         // What was synced on the others is only in this one's memory.
@@ -204,6 +204,18 @@ impl BlockOutput {
                     }
                 }
             }
+        }
+    }
+
+    /// Brings what is acknowledged of a block to `to`, unless it has that already: where the NameNode has begun anew, it does not
+    /// know yet who has what.
+    async fn fill(&self, from: &Replica, to: &Replica, block: &ExtendedBlock) -> Result<()> {
+        match self.transfer(from, to, block).await {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                let there = self.questions.core.datanodes.visible_length(&to.node, block).await;
+                if there.is_ok_and(|length| length >= block.block.length) { Ok(()) } else { Err(error) }
+            }
+            outcome => outcome,
         }
     }
 
@@ -243,7 +255,8 @@ impl BlockOutput {
             return Ok(());
         }
         let words = format!("{} refused: {:?} {}", from.node.data_address, response.status(), response.message());
-        Err(DfsError::new(ErrorKind::Io, words))
+        let is_there = response.status() == Status::ErrorExists;
+        Err(DfsError::new(if is_there { ErrorKind::AlreadyExists } else { ErrorKind::Io }, words))
     }
 
     /// Leaves a block as it was before this writer, with its `length` bytes: the next one starts behind it.

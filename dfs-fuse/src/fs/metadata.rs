@@ -114,8 +114,8 @@ impl FileSystem {
     /// With what readers may see of a file that is being written elsewhere. While nobody tells it, what they could see before.
     async fn with_visible_length(&self, attr: FileAttr) -> Dated {
         let shown = self.seen.shown_growing(attr.inode);
-        let visible = match self.client.open_reader_again(&Caller::root(), attr.inode, shown).await {
-            Ok(reader) => Some(reader.shown()),
+        let visible = match self.client.visible_length(&Caller::root(), attr.inode, shown).await {
+            Ok(visible) => Some(visible),
             Err(error) => {
                 debug!(inode = %attr.inode, error = %error.chain(), "no visible length");
                 shown

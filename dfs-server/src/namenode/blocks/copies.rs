@@ -47,10 +47,11 @@ impl SoftState {
     /// Nothing is awaited for the block any more.
     pub(crate) fn drop_pending(&mut self, id: BlockId) {
         let Some(pending) = self.pending.remove(&id) else { return };
+        let source = pending.source();
         for storage in pending.targets {
             self.release_unit(storage);
         }
-        if let Some((node, cost)) = pending.source {
+        if let Some((node, cost)) = source {
             let node = self.nodes.node_mut(node);
             node.outgoing_cost = node.outgoing_cost.saturating_sub(cost);
             // An order that its source has not fetched yet must not come on top of the next one.
@@ -67,7 +68,7 @@ impl SoftState {
             let timeout = self.moves.get(&id).map_or(PENDING_TIMEOUT, |moved| moved.patience);
             let is_late = self.heard.since(pending.since) >= timeout;
             // A node that has begun anew knows nothing of what it was told to copy before.
-            let source_is_gone = pending.source.is_some_and(|(node, _)| {
+            let source_is_gone = pending.source().is_some_and(|(node, _)| {
                 let node = self.nodes.node(node);
                 !node.is_live || node.registered_at > pending.since
             });
@@ -83,7 +84,7 @@ impl SoftState {
 
     /// The source could not make these copies: the block is queued again, for another source or other targets.
     pub(crate) fn give_up_copies(&mut self, id: BlockId, source: NodeIndex) {
-        let is_of_source = |pending: &Pending| pending.source.is_some_and(|(node, _)| node == source);
+        let is_of_source = |pending: &Pending| pending.source().is_some_and(|(node, _)| node == source);
         if self.pending.get(&id).is_some_and(|pending| is_of_source(pending)) {
             self.give_up(id);
         }

@@ -173,6 +173,7 @@ impl SoftState {
             self.reserve_unit(storage);
         }
         let Some(open) = self.open.get_mut(&id) else { return };
+        open.since = self.heard;
         for storage in std::mem::replace(&mut open.targets, targets) {
             self.release_unit(storage);
         }
@@ -256,24 +257,30 @@ impl SoftState {
         }
         if !targets.is_empty() {
             self.set_targets(id, targets);
-            self.forget_outdated(block);
+            self.renew_members(block);
         }
         self.judge_set_aside(id);
     }
 
-    /// Members of a new pipeline have the new generation: what they reported of an older one is not true any more. Judged by
-    /// it they would count as stale until their next report, and a block reopened before that would go on without them.
-    fn forget_outdated(&mut self, block: Block) {
-        let Some(open) = self.open.get_mut(&block.id) else { return };
-        let targets = open.targets.clone();
-        let is_outdated = |storage: StorageIndex, replica: &ReportedReplica| {
-            replica.generation_stamp < block.generation_stamp && targets.contains(&storage)
-        };
-        let outdated: SmallVec<[StorageIndex; 3]> =
-            open.reported.iter().filter(|(storage, replica)| is_outdated(*storage, replica)).map(|(s, _)| *s).collect();
-        open.reported.retain(|(storage, replica)| !is_outdated(*storage, replica));
-        for storage in outdated {
-            self.nodes.storage_mut(storage).blocks.remove(block.id.0);
+    /// Members of a new pipeline have the new generation: what was reported, and decided, of an older one there is not true any
+    /// more. Judged by it they would count as stale until their next report: a block reopened before that would go on without
+    /// them, and their new replicas would be deleted as the old ones were to be.
+    fn renew_members(&mut self, Block { id, generation_stamp, .. }: Block) {
+        let targets = self.open.get(&id).map(|open| open.targets.clone()).unwrap_or_default();
+        for storage in targets {
+            if let Some(open) = self.open.get_mut(&id) {
+                let is_outdated = |replica: &ReportedReplica| replica.generation_stamp < generation_stamp;
+                open.reported.retain(|(other, replica)| *other != storage || !is_outdated(replica));
+            }
+            let bad = self.bad.get(&id).into_iter().flatten();
+            if bad.clone().any(|bad| bad.storage == storage && bad.generation_stamp < generation_stamp) {
+                self.drop_bad(id, storage);
+            }
+            self.unlist(id, storage);
+            let volume = self.nodes.storage_mut(storage);
+            if volume.doomed.contains(id.0) {
+                volume.on_deleted(id);
+            }
         }
     }
 
@@ -281,9 +288,9 @@ impl SoftState {
     fn begin_construction(&mut self, id: BlockId, info: &BlockInfo) {
         let replicas = self.map.replicas(id);
         // Nodes that acknowledged the block and have not reported it yet have it as well.
-        let awaited = self.pending.get(&id).filter(|pending| pending.source.is_none());
+        let awaited = self.pending.get(&id).map_or(&[][..], |pending| pending.members());
         let mut holders: SmallVec<[StorageIndex; 3]> = replicas.iter().copied().collect();
-        holders.extend(awaited.into_iter().flat_map(|pending| pending.targets.iter().copied()));
+        holders.extend_from_slice(awaited);
         self.drop_pending(id);
         self.moves.remove(&id);
         self.set_queue(id, None);

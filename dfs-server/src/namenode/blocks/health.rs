@@ -17,7 +17,7 @@ impl SoftState {
         let readable = self.usable_replicas(block.id);
         let pending = self.pending.get(&block.id);
         // What a writer's pipeline acknowledged and has not reported yet is there, as good as certainly.
-        let awaited = pending.filter(|pending| pending.source.is_none()).map_or(0, |pending| pending.targets.len());
+        let awaited = pending.map_or(0, |pending| pending.members().len());
         let counts = self.redundancy(&self.map.replicas(block.id), awaited);
         let live = self.redundancy(&readable, 0);
         let bad = self.bad.get(&block.id).into_iter().flatten();

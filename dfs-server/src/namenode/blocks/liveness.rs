@@ -32,7 +32,7 @@ impl SoftState {
 
     /// Blocks of which copies were ordered.
     pub(crate) fn ordered_copies(&self) -> Vec<BlockId> {
-        self.pending.iter().filter(|(_, pending)| pending.source.is_some()).map(|(&id, _)| id).collect()
+        self.pending.iter().filter(|(_, pending)| pending.source().is_some()).map(|(&id, _)| id).collect()
     }
 
     /// Nodes that have registered at some time.

@@ -94,8 +94,8 @@ impl SoftState {
     /// Good replicas, and the members of the pipeline that acknowledged the block and have not reported it yet.
     fn reported_locations(&self, id: BlockId) -> StorageList {
         let mut storages = self.usable_replicas(id);
-        let awaited = self.pending.get(&id).filter(|pending| pending.source.is_none()).map(|pending| &pending.targets);
-        let hinted = self.open.get(&id).map(|open| &open.targets);
+        let awaited = self.pending.get(&id).map(|pending| pending.members());
+        let hinted = self.open.get(&id).map(|open| open.targets.as_slice());
         for &storage in awaited.into_iter().chain(hinted).flatten() {
             let node = self.nodes.storage(storage).node;
             let is_there = storages.iter().any(|&other| self.nodes.storage(other).node == node);

@@ -14,7 +14,7 @@ use smallvec::{SmallVec, smallvec};
 use super::balancer_run::{BalancerRun, Move, Moved};
 use super::block_manager::BlockManager;
 use super::block_map::BlockState;
-use super::pending::Pending;
+use super::pending::{Maker, Pending};
 use super::state::SoftState;
 use crate::namenode::datanodes::{NodeIndex, StorageIndex};
 use crate::namenode::host_rules::Duty;
@@ -143,7 +143,8 @@ impl SoftState {
         round.under_way += 1;
         round.bytes_under_way += block.length;
         self.order_balancing(block, round.source, to, round.bandwidth);
-        let pending = Pending { targets: smallvec![to], source: Some((round.source, 0)), since: self.heard };
+        let maker = Maker::Node { index: round.source, cost: 0 };
+        let pending = Pending { targets: smallvec![to], maker, since: self.heard };
         self.pending.insert(id, Box::new(pending));
         let sending = round.bytes_under_way.checked_div(round.bandwidth).unwrap_or(0);
         self.moves.insert(id, Move { from, patience: MOVE_TIMEOUT + Duration::from_secs(sending) });

@@ -9,7 +9,33 @@ use crate::namenode::listening::ListeningTime;
 pub(crate) struct Pending {
     /// Where they will be.
     pub targets: SmallVec<[StorageIndex; 3]>,
-    /// Who sends them and what that costs; none while a writer's pipeline reports.
-    pub source: Option<(NodeIndex, u32)>,
+    pub maker: Maker,
     pub since: ListeningTime,
+}
+
+/// Who makes copies.
+#[derive(Clone, Copy)]
+pub(crate) enum Maker {
+    /// A writer's pipeline, which has stood since then: its members have them, and will say so.
+    Pipeline { since: ListeningTime },
+    /// A node was told to send them; what that costs.
+    Node { index: NodeIndex, cost: u32 },
+}
+
+impl Pending {
+    /// Members of the pipeline that acknowledged the block, and have not reported it yet.
+    pub(crate) fn members(&self) -> &[StorageIndex] {
+        match self.maker {
+            Maker::Pipeline { .. } => &self.targets,
+            Maker::Node { .. } => &[],
+        }
+    }
+
+    /// The node that was told to send the copies, and what that costs.
+    pub(crate) fn source(&self) -> Option<(NodeIndex, u32)> {
+        match self.maker {
+            Maker::Pipeline { .. } => None,
+            Maker::Node { index, cost } => Some((index, cost)),
+        }
+    }
 }

@@ -19,7 +19,7 @@ use rand::seq::IndexedRandom;
 use smallvec::SmallVec;
 
 use super::block_map::{BlockState, StorageList};
-use super::pending::Pending;
+use super::pending::{Maker, Pending};
 use super::placement::{Placement, Purpose};
 use super::redundancy::Redundancy;
 use super::repair_queues::Priority;
@@ -70,7 +70,7 @@ impl SoftState {
         let counts = self.redundancy(&replicas, pending);
         let priority = counts.choose_priority(wanted, self.is_well_placed(&replicas));
         let is_being_copied = pending > 0
-            && self.pending.get(&id).is_some_and(|pending| pending.source.is_some())
+            && self.pending.get(&id).is_some_and(|pending| pending.source().is_some())
             && Redundancy { pending: 0, ..counts }.missing(wanted) > 0;
         self.set_queue(id, priority.or(is_being_copied.then_some(Priority::BeingCopied)));
         let serving = self.serving_replicas(&replicas);
@@ -152,7 +152,8 @@ impl SoftState {
         }
         let block = Block { id, generation_stamp: info.generation_stamp, length: info.length };
         self.order_transfer(block, source, cost, &targets);
-        let pending = Pending { targets, source: Some((source, cost)), since: self.heard };
+        let maker = Maker::Node { index: source, cost };
+        let pending = Pending { targets, maker, since: self.heard };
         self.pending.insert(id, Box::new(pending));
         self.recheck(id);
         Repair::Ordered { cost }

@@ -27,7 +27,7 @@ use super::balancer_run::{BalancerRun, Move};
 use super::block_map::{BlockMap, BlockState, StorageList};
 use super::disposition::{BadReason, Disposition, ReportedReplica, choose_disposition};
 use super::limits::{Left, Limits, Overflowed};
-use super::pending::Pending;
+use super::pending::{Maker, Pending};
 use super::repair_queues::RepairQueues;
 use super::settings::Settings;
 use crate::namenode::datanodes::{Datanodes, Discarded, Invalidation, NodeIndex, StorageIndex};
@@ -41,6 +41,8 @@ use crate::namenode::safe_mode::SafeMode;
 pub(crate) struct OpenBlock {
     /// The pipeline, in its order.
     pub targets: SmallVec<[StorageIndex; 3]>,
+    /// Since when it has stood.
+    pub since: ListeningTime,
     /// What DataNodes said they have of it.
     pub reported: SmallVec<[(StorageIndex, ReportedReplica); 3]>,
 }
@@ -217,7 +219,7 @@ impl SoftState {
         if !self.nodes.is_usable(storage) || self.is_known_doomed(id, storage, &reported) {
             return;
         }
-        if self.is_known_bad(id, storage, &reported) {
+        if self.is_known_bad(id, storage, &reported) || self.is_late(id, storage, &reported) {
             return;
         }
         self.forget_superseded(id, storage);
@@ -253,6 +255,24 @@ impl SoftState {
         !is_revived
     }
 
+    /// A member of the block's pipeline says what it had before that stood: it has acknowledged a newer generation since, and a
+    /// report of that follows. Who has registered again since then tells what it has now.
+    fn is_late(&self, id: BlockId, storage: StorageIndex, reported: &ReportedReplica) -> bool {
+        if self.map.get(id).is_none_or(|info| reported.generation_stamp >= info.generation_stamp) {
+            return false;
+        }
+        let node = self.nodes.storage(storage).node;
+        let is_member = |members: &[StorageIndex], since: ListeningTime| {
+            self.nodes.node(node).registered_at <= since
+                && members.iter().any(|&member| self.nodes.storage(member).node == node)
+        };
+        let is_awaited = self.pending.get(&id).is_some_and(|pending| match pending.maker {
+            Maker::Pipeline { since } => is_member(&pending.targets, since),
+            Maker::Node { .. } => false,
+        });
+        is_awaited || self.open.get(&id).is_some_and(|open| is_member(&open.targets, open.since))
+    }
+
     /// The replica stands among the bad ones, and this report says nothing else of it.
     fn is_known_bad(&self, id: BlockId, storage: StorageIndex, reported: &ReportedReplica) -> bool {
         if self.bad.is_empty() {
@@ -273,8 +293,18 @@ impl SoftState {
         }
         self.drop_bad(id, storage);
         self.drop_set_aside(id, storage);
+        self.unlist(id, storage);
+    }
+
+    /// Takes a block from the storage's list, unless some record of its replica there is left.
+    pub(crate) fn unlist(&mut self, id: BlockId, storage: StorageIndex) {
         let is_open = |open: &OpenBlock| open.reported.iter().any(|(other, _)| *other == storage);
-        if !self.map.has_replica(id, storage) && !self.open.get(&id).is_some_and(|open| is_open(open)) {
+        let is_bad = |bad: &BadList| bad.iter().any(|bad| bad.storage == storage);
+        let is_recorded = self.map.has_replica(id, storage)
+            || self.open.get(&id).is_some_and(|open| is_open(open))
+            || self.bad.get(&id).is_some_and(is_bad)
+            || self.set_aside.contains_key(&(id, storage));
+        if !is_recorded {
             self.nodes.storage_mut(storage).blocks.remove(id.0);
         }
     }
@@ -332,7 +362,7 @@ impl SoftState {
                 }
             }
             if !awaited.is_empty() {
-                let pending = Pending { targets: awaited, source: None, since: self.heard };
+                let pending = Pending { targets: awaited, maker: Maker::Pipeline { since: open.since }, since: self.heard };
                 self.pending.insert(id, Box::new(pending));
             }
         }

@@ -63,6 +63,10 @@ pub(super) struct Node {
     pub has_failed_volume: bool,
     /// What it has found not to match its checksums.
     pub found_bad: BTreeSet<u64>,
+    /// Its events wait: another call of it is under way.
+    pub is_slow: bool,
+    /// Events that wait.
+    pub unsent: Vec<v1::BlockReceivedAndDeletedRequest>,
 }
 
 /// A block manager and its DataNodes.
@@ -221,6 +225,7 @@ impl Cluster {
         assert_eq!(response.id.unwrap().host, node.ip);
         node.registration = response.registration_id;
         node.next_number = 1;
+        node.unsent.clear();
         node.is_up = true;
     }
 
@@ -272,7 +277,18 @@ impl Cluster {
             block_pool_id: String::new(),
         };
         node.next_number += 1;
-        if !is_lost {
+        if is_lost {
+            return;
+        }
+        node.unsent.push(request);
+        if !node.is_slow {
+            self.send_events(at);
+        }
+    }
+
+    /// Sends the events that wait.
+    pub(super) fn send_events(&mut self, at: usize) {
+        for request in std::mem::take(&mut self.nodes[at].unsent) {
             // A node that is taken for dead is refused, and learns of it by its next heartbeat.
             let _ = self.blocks.incremental_report(&request);
         }
@@ -477,7 +493,7 @@ fn check_state(state: &SoftState) {
     assert_eq!(state.nodes.space(), space);
     assert_eq!(state.nodes.registered().count(), state.nodes.registered_count());
     let mut costs: BTreeMap<_, u32> = BTreeMap::new();
-    for (node, cost) in state.pending.values().filter_map(|pending| pending.source) {
+    for (node, cost) in state.pending.values().filter_map(|pending| pending.source()) {
         *costs.entry(node).or_default() += cost;
     }
     for (index, node) in state.nodes.registered() {

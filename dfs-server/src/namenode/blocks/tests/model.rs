@@ -71,6 +71,13 @@ enum Step {
     Report {
         node: usize,
     },
+    /// From now on its events are late.
+    SlowDown {
+        node: usize,
+    },
+    CatchUp {
+        node: usize,
+    },
     Deactivate,
     Activate,
     Seconds {
@@ -98,7 +105,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (node.clone(), 0u64..20).prop_map(|(node, id)| Step::Stray { node, id: NEVER + id }),
         1 => node.clone().prop_map(|node| Step::Kill { node }),
         1 => node.clone().prop_map(|node| Step::Revive { node }),
-        1 => node.prop_map(|node| Step::Report { node }),
+        1 => node.clone().prop_map(|node| Step::Report { node }),
+        1 => node.clone().prop_map(|node| Step::SlowDown { node }),
+        2 => node.prop_map(|node| Step::CatchUp { node }),
         1 => Just(Step::Deactivate),
         1 => Just(Step::Activate),
         4 => (1u8..5).prop_map(|count| Step::Seconds { count }),
@@ -188,6 +197,11 @@ impl World {
                     self.cluster.nodes[node].next_number += 1;
                     let _ = self.cluster.blocks.block_report_page(&page);
                 }
+            }
+            Step::SlowDown { node } => self.cluster.nodes[node].is_slow = true,
+            Step::CatchUp { node } => {
+                self.cluster.nodes[node].is_slow = false;
+                self.cluster.send_events(node);
             }
             Step::Deactivate => self.cluster.blocks.set_active(false),
             Step::Activate => self.cluster.blocks.set_active(true),
@@ -340,10 +354,18 @@ impl World {
                 panic!("block {} is being written", doomed.id);
             }
             let holders = self.cluster.holders(doomed.id, known.generation_stamp, known.length);
-            let is_last = holders == [at] && doomed.generation_stamp == known.generation_stamp;
+            let is_good = holders.contains(&at) && doomed.generation_stamp == known.generation_stamp;
+            let is_last = is_good && holders.len() == 1;
             assert!(
                 !is_last || self.betrayed.contains(&doomed.id),
                 "the last good replica of block {} is to be deleted: {known:?}",
+                doomed.id
+            );
+            let is_needed = is_good && holders.len() <= usize::from(known.replication);
+            let all_is_told = self.cluster.nodes.iter().all(|node| node.unsent.is_empty());
+            assert!(
+                !is_needed || !all_is_told || self.betrayed.contains(&doomed.id),
+                "a replica of block {} that is needed is to be deleted: {known:?} on {holders:?}",
                 doomed.id
             );
         }
@@ -353,6 +375,7 @@ impl World {
     fn settle(&mut self) {
         self.cluster.blocks.set_active(true);
         for at in 0..NODES {
+            self.cluster.nodes[at].is_slow = false;
             self.revive(at);
         }
         for _ in 0..200 {

@@ -511,3 +511,79 @@ fn sequence_remembers_a_request_made_while_a_report_streams_in() {
     sequence.on_full_end();
     assert!(sequence.is_full_due(now), "the report may be older than what is asked for");
 }
+
+fn append(cluster: &mut Cluster, stamp: u64, members: &[usize]) {
+    let targets = members.iter().map(|at| (format!("dn{at}"), format!("s{at}"))).collect();
+    cluster.blocks.on_events([BlockEvent::Reopened { block: block(1, stamp, 10), targets }]);
+    cluster.commit(1, stamp, 10);
+    for &at in members {
+        cluster.put(at, 1, finalized(stamp, 10));
+    }
+}
+
+#[test]
+fn what_members_said_before_their_pipeline_stood_is_late() {
+    let mut cluster = Cluster::new(&["/a"; 4]);
+    cluster.write(1, 3, &[0, 1, 2]);
+    cluster.seconds(1);
+    for at in [1, 2] {
+        cluster.nodes[at].is_slow = true;
+        // Of the append before.
+        cluster.event(at, ReplicaEventKind::ReplicaReceiving, block(1, 1, 10), false);
+        cluster.event(at, ReplicaEventKind::ReplicaReceived, block(1, 1, 10), false);
+    }
+    append(&mut cluster, 2, &[0, 1, 2]);
+    for at in [1, 2] {
+        let news = cluster.nodes[at].unsent.split_off(2);
+        cluster.send_events(at);
+        cluster.nodes[at].unsent = news;
+    }
+    assert_eq!(cluster.located(1), ["dn0", "dn1", "dn2"]);
+    append(&mut cluster, 3, &[0]);
+    assert_eq!(cluster.located(1), ["dn0"], "who is no member any more");
+    append(&mut cluster, 4, &[0, 1, 2]);
+    cluster.seconds(3);
+    assert_eq!(cluster.holders(1, 4, 10), [0, 1, 2]);
+    (1..3).for_each(|at| cluster.send_events(at));
+    cluster.check();
+    cluster.seconds(70);
+    assert_eq!(cluster.holders(1, 4, 10), [0, 1, 2], "nothing was copied, nothing deleted");
+}
+
+#[test]
+fn member_that_registered_since_tells_what_it_has_now() {
+    let mut cluster = Cluster::new(&["/a"; 4]);
+    cluster.write(1, 3, &[0, 1, 2]);
+    cluster.seconds(1);
+    cluster.nodes[1].is_slow = true;
+    append(&mut cluster, 2, &[0, 1, 2]);
+    assert_eq!(cluster.located(1), ["dn0", "dn1", "dn2"]);
+    // A loss of power took the append.
+    cluster.seconds(1);
+    cluster.nodes[1].is_slow = false;
+    cluster.nodes[1].copies.insert(1, finalized(1, 10));
+    cluster.register(1);
+    assert_eq!(cluster.located(1), ["dn0", "dn2"]);
+    cluster.seconds(5);
+    assert_eq!(cluster.holders(1, 2, 10).len(), 3, "another one has it instead");
+    cluster.check();
+}
+
+#[test]
+fn deletion_of_what_a_member_had_before_is_void() {
+    let mut cluster = Cluster::new(&["/a"; 3]);
+    cluster.write(1, 3, &[0, 1, 2]);
+    append(&mut cluster, 2, &[0, 1]);
+    // Outdated: its deletion is decided, ordered, and lost.
+    cluster.blocks.tick();
+    let is_deletion = |order: &Order| matches!(order, Order::Invalidate(_));
+    assert!(cluster.heartbeat(2).iter().any(is_deletion));
+    cluster.nodes[2].is_slow = true;
+    append(&mut cluster, 3, &[0, 1, 2]);
+    cluster.blocks.tick();
+    cluster.send_events(2);
+    cluster.blocks.tick();
+    assert!(!cluster.heartbeat(2).iter().any(is_deletion), "it has what the others have");
+    assert_eq!(cluster.located(1), ["dn0", "dn1", "dn2"]);
+    cluster.check();
+}
