@@ -84,6 +84,27 @@ async fn length_of_an_open_file_that_no_replica_confirmed_is_asked_again() {
     }
 }
 
+/// What is read through one reader is one content, or an error.
+#[tokio::test(flavor = "multi_thread")]
+async fn file_that_was_written_anew_is_not_read_on() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client().await;
+    let inode = write_file(&client, &bytes(3 * BLOCK)).await;
+    let other = write_file(&client, &bytes(BLOCK)).await;
+    let stale =
+        [client.open_reader(&caller(), inode).await.unwrap(), client.open_reader(&caller(), inode).await.unwrap()];
+    assert_eq!(stale[0].read_at(0, 1).await.unwrap(), bytes(1));
+    {
+        let mut world = cluster.world.lock();
+        let blocks = world.files[&other.0].blocks.clone();
+        world.replicas.retain(|(_, id), _| blocks.iter().any(|block| block.id == *id));
+        world.files.get_mut(&inode.0).unwrap().blocks = blocks;
+    }
+    assert_eq!(stale[0].refresh_length().await.unwrap_err().kind(), ErrorKind::Stale);
+    assert_eq!(stale[1].read_at(1, 1).await.unwrap_err().kind(), ErrorKind::Stale);
+    assert_eq!(read_all(&client, inode).await, bytes(BLOCK));
+}
+
 /// The NameNode's record is no end of a file: bytes that others have seen lie behind it.
 #[tokio::test(flavor = "multi_thread")]
 async fn open_waits_for_a_length_that_no_replica_tells() {

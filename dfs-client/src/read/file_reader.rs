@@ -64,7 +64,7 @@ impl FileReader {
     /// Asks for the length again; for a file that is being written, what readers may see of it by now.
     ///
     /// # Errors
-    /// The NameNode's.
+    /// The NameNode's; `Stale` when the file has been replaced or cut.
     pub async fn refresh_length(&self) -> Result<u64> {
         self.source.locations.refresh_length().await
     }

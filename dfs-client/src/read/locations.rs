@@ -243,9 +243,10 @@ impl Locations {
         located.awaits_reports || located.replicas.len() < self.known.lock().replication as usize
     }
 
-    /// Asks for the length again.
+    /// Asks for the length again; `Stale` when the content is another by now.
     pub(crate) async fn refresh_length(&self) -> Result<u64> {
-        let page = self.fetch(self.length().saturating_sub(1), u64::MAX / 2).await?;
+        let from = self.known.lock().end_to_ask_for();
+        let page = self.fetch(from, u64::MAX / 2).await?;
         self.learn(page).await?;
         Ok(self.length())
     }
@@ -259,6 +260,9 @@ impl Locations {
         let page = self.fetch(offset, length).await?;
         let visible = self.visible_last_length(&page).await.unwrap_or(None);
         let mut known = self.known.lock();
+        if page.blocks.iter().any(|located| known.is_refuted_by(located)) {
+            return Err(self.replaced());
+        }
         let last_length = known.last_length(&page, visible);
         known.insert(page, last_length);
         known.find(offset).ok_or_else(|| {
@@ -286,8 +290,17 @@ impl Locations {
             Ok(visible) => (visible, None),
             Err(error) => (None, Some(error)),
         };
-        self.known.lock().learn(page, visible);
+        let mut known = self.known.lock();
+        if !known.has_last_in_common(&page) {
+            return Err(self.replaced());
+        }
+        known.learn(page, visible);
         Ok(untold)
+    }
+
+    /// Bytes read so far are of a content that is gone; the rest must not come from another.
+    fn replaced(&self) -> DfsError {
+        DfsError::new(ErrorKind::Stale, format!("inode {} was written anew since it was opened", self.inode))
     }
 
     /// Bytes that readers may see of the last block of `page`, when it is being written and was begun.
@@ -399,6 +412,26 @@ impl Known {
         (offset < located.end()).then(|| Arc::clone(located))
     }
 
+    /// From where to ask for the end of the file: so that the last block that is known here comes with it.
+    fn end_to_ask_for(&self) -> u64 {
+        let last = self.blocks.last_key_value().map_or(u64::MAX, |(&offset, _)| offset);
+        self.length.saturating_sub(1).min(last)
+    }
+
+    /// Whether the file has another block now where one is known.
+    fn is_refuted_by(&self, located: &Located) -> bool {
+        let Some((&offset, known)) = self.blocks.range(..=located.offset).next_back() else { return false };
+        let overlaps = offset == located.offset || known.end() > located.offset;
+        overlaps && (offset, known.block.block.id) != (located.offset, located.block.block.id)
+    }
+
+    /// Whether a page that was asked for from [`end_to_ask_for`](Self::end_to_ask_for) on is of the content that is known here.
+    fn has_last_in_common(&self, page: &Page) -> bool {
+        let Some((&offset, last)) = self.blocks.last_key_value() else { return true };
+        let is_it = |located: &Located| (located.offset, located.block.block.id) == (offset, last.block.block.id);
+        page.blocks.iter().any(is_it)
+    }
+
     /// Whether bytes that were shown may have gone, for all that the NameNode says. A truncation sets the modification time;
     /// but others set it, too.
     fn may_have_been_cut(&self, page: &Page) -> bool {
@@ -483,6 +516,33 @@ mod tests {
         let offset = |at| known.find(at).map(|found| found.offset);
         assert_eq!([0, 9, 10, 12, 13, 22].map(offset), [Some(0), Some(0), Some(10), Some(10), Some(13), Some(13)]);
         assert_eq!(offset(23), None);
+    }
+
+    #[test]
+    fn content_that_was_replaced_is_told_by_its_blocks() {
+        let mut known = Known { block_size: 10, length: 15, ..Known::default() };
+        assert!(known.has_last_in_common(&page(vec![])), "nothing is known yet");
+        known.insert(page(vec![located(0, 10, false), located(10, 5, false)]), None);
+        assert_eq!(known.end_to_ask_for(), 10);
+        assert!(known.has_last_in_common(&page(vec![located(10, 10, false), located(20, 3, true)])), "it has grown");
+        assert!(!known.has_last_in_common(&page(vec![])), "it was cut");
+        let another = |offset, length| {
+            let mut another = located(offset, length, false);
+            another.block.block.id = BlockId(77);
+            another
+        };
+        assert!(!known.has_last_in_common(&page(vec![another(10, 5)])));
+        // (the block that the file has now, expected)
+        for (now, expected) in [
+            (located(10, 10, false), false),
+            (located(15, 10, false), false),
+            (another(10, 5), true),
+            (another(12, 5), true),
+            (another(0, 20), true),
+            (another(15, 5), false),
+        ] {
+            assert_eq!(known.is_refuted_by(&now), expected, "{now:?}");
+        }
     }
 
     #[test]

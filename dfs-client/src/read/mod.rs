@@ -26,5 +26,5 @@ mod replica_choice;
 
 pub(crate) use budget::PrefetchBudget;
 pub use file_reader::FileReader;
-pub(crate) use locations::{Locations, locate_page};
 pub use locations::{BlockLocation, ReplicaLocation, Shown};
+pub(crate) use locations::{Locations, locate_page};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dfs_client::{Caller, FileReader, SyncLevel};
-use dfs_common::error::ErrorKind;
+use dfs_common::error::{DfsError, ErrorKind};
 use fuser::Errno;
 
 use super::FileSystem;
@@ -46,19 +46,23 @@ impl FileSystem {
         if fills_pages && end > reader.length() {
             handle.inode.note_tail(reader.length());
         }
-        self.catch_up(&handle, &reader, offset, end).await?;
-        match reader.read_at(offset, size as usize).await {
+        match self.read_by(&handle, &reader, offset, size).await {
             // The file was cut or written anew since the reader learned where its bytes are.
-            Err(error) if matches!(error.kind(), ErrorKind::Stale | ErrorKind::NotFound) => {
+            Err(error) if error.cause().is_some_and(is_replaced) => {
                 handle.forget_reader(&reader).await;
                 handle.inode.note_tail(offset);
                 let reader = handle.reader(&self.client, shown).await.map_err(FsError::on_handle)?;
-                let bytes = reader.read_at(offset, size as usize).await;
-                let bytes = bytes.map_err(|error| FsError::from(error).on_handle())?;
-                Ok(Read { bytes, fetches_ahead: reader.is_fetching_ahead() })
+                self.read_by(&handle, &reader, offset, size).await.map_err(FsError::on_handle)
             }
-            outcome => Ok(Read { bytes: outcome?, fetches_ahead: reader.is_fetching_ahead() }),
+            outcome => outcome,
         }
+    }
+
+    /// One read, by what `reader` knows of the file.
+    async fn read_by(&self, handle: &FileHandle, reader: &Arc<FileReader>, offset: u64, size: u32) -> FsResult<Read> {
+        self.catch_up(handle, reader, offset, offset.saturating_add(u64::from(size))).await?;
+        let bytes = reader.read_at(offset, size as usize).await?;
+        Ok(Read { bytes, fetches_ahead: reader.is_fetching_ahead() })
     }
 
     /// Lets `reader` know of bytes that came after it was opened, if the read wants any.
@@ -149,4 +153,9 @@ impl FileSystem {
             None => Ok(()),
         }
     }
+}
+
+/// The reader's blocks are not those of the file any more.
+fn is_replaced(error: &DfsError) -> bool {
+    matches!(error.kind(), ErrorKind::Stale | ErrorKind::NotFound)
 }

@@ -75,11 +75,7 @@ impl Namesystem {
             match step {
                 Step::Wait => {}
                 Step::Start(primary) => self.start_recovery(file, &holders, primary).await?,
-                Step::Drop => {
-                    let op = CloseRecoveredOp { inode: file.inode.0, delete_block: true, ..Default::default() };
-                    self.close_recovered(op).await?;
-                    tracing::info!(inode = %file.inode, block = %file.block.id, "closed without its last block, which was never written");
-                }
+                Step::Drop => self.drop_unwritten(file).await?,
                 Step::Stuck => {
                     tracing::warn!(
                         inode = %file.inode, block = %file.block,
@@ -116,13 +112,7 @@ impl Namesystem {
         let namespace = self.namespace().read();
         let page: Vec<_> = namespace.waiting_after(*last).take(WAITING_PAGE).collect();
         *last = page.last().copied();
-        let waiting = page.into_iter().filter_map(|(_, inode)| {
-            let lease = namespace.lease(inode)?;
-            let last = namespace.inode(inode).ok()?.blocks()?.last()?;
-            let pipeline = lease.targets.iter().map(|(uuid, _)| uuid.clone()).collect();
-            Some(Waiting { inode, block: Block::from(*last), is_truncating: lease.is_truncating, pipeline })
-        });
-        waiting.collect()
+        page.into_iter().filter_map(|(_, inode)| Waiting::of(&namespace, inode)).collect()
     }
 
     fn note_attempt(&self, inode: InodeId, primary: Option<String>) {
@@ -131,15 +121,39 @@ impl Namesystem {
         attempts.insert(inode, Attempt { primary, since: self.clock.instant(), earlier });
     }
 
-    async fn start_recovery(&self, file: &Waiting, holders: &Holders, primary: usize) -> Result<()> {
+    /// Logs that a recovery begins. Gives its id and the file as it is now: since it was looked at, it may have been recovered,
+    /// written by somebody else, and given up again. None when it does not wait any more.
+    async fn begin_recovery(&self, file: &Waiting) -> Result<Option<(GenerationStamp, Waiting)>> {
         let op = StartRecoveryOp { inode: file.inode.0, block_id: file.block.id.0 };
         let stamp = match self.mutate_internally(Op::StartRecovery(op)).await {
             Ok(Outcome::GenerationStamp(stamp)) => stamp,
             Ok(other) => return Err(unexpected(&other)),
-            // Removed or recovered since it was looked at.
-            Err(error) if matches!(error.kind(), ErrorKind::InvalidArgument | ErrorKind::Stale) => return Ok(()),
+            Err(error) if has_moved_on(&error) => return Ok(None),
             Err(error) => return Err(error),
         };
+        let namespace = self.namespace().read();
+        let is_its = namespace.lease(file.inode).is_some_and(|lease| lease.recovery_id == Some(stamp));
+        Ok(Waiting::of(&namespace, file.inode).filter(|_| is_its).map(|file| (stamp, file)))
+    }
+
+    /// Closes a file without its last block, of which nobody has anything.
+    async fn drop_unwritten(&self, file: &Waiting) -> Result<()> {
+        let Some((stamp, now)) = self.begin_recovery(file).await? else { return Ok(()) };
+        if now.block != file.block {
+            return Ok(());
+        }
+        let (inode, recovery_id) = (file.inode.0, stamp.0);
+        let op = CloseRecoveredOp { inode, delete_block: true, recovery_id, ..Default::default() };
+        match self.close_recovered(op).await {
+            Err(error) if has_moved_on(&error) => return Ok(()),
+            outcome => outcome?,
+        }
+        tracing::info!(inode = %file.inode, block = %file.block.id, "closed without its last block, which was never written");
+        Ok(())
+    }
+
+    async fn start_recovery(&self, file: &Waiting, holders: &Holders, primary: usize) -> Result<()> {
+        let Some((stamp, file)) = self.begin_recovery(file).await? else { return Ok(()) };
         let order = v1::RecoverOrder {
             block_pool_id: String::new(),
             block: Some(file.block.into()),
@@ -216,6 +230,11 @@ impl Namesystem {
     pub async fn recovery_wanted(&self) {
         self.recovery.wanted.notified().await;
     }
+}
+
+/// Removed, recovered or written by another since the file was looked at.
+fn has_moved_on(error: &DfsError) -> bool {
+    matches!(error.kind(), ErrorKind::InvalidArgument | ErrorKind::Stale)
 }
 
 #[cfg(test)]

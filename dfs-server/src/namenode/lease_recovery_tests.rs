@@ -50,3 +50,40 @@ async fn recovery_is_woken_by_files_that_begin_to_wait_alone() {
     place.namesystem.wake_recovery();
     assert!(!is_woken());
 }
+
+/// The file was looked at while it was being cut; by the time its turn comes somebody else has written it and failed.
+#[tokio::test]
+async fn order_is_made_of_the_file_as_it_is_when_its_recovery_begins() {
+    let place = Place::new().await;
+    place.namesystem.leave_safe_mode().await.unwrap();
+    let id = place.make(0, ROOT_INODE, "f", 0o100_644).await;
+    let datanode = v1::DatanodeId { uuid: "dn".into(), ..Default::default() };
+    let registration = v1::RegisterDatanodeRequest { id: Some(datanode.clone()), ..Default::default() };
+    let registration_id =
+        place.namesystem.blocks().register_datanode(&registration, "10.0.0.1").unwrap().registration_id;
+    let put = |generation_stamp, length, is_truncating| {
+        let block = FileBlock { id: BlockId(7), generation_stamp: GenerationStamp(generation_stamp), length };
+        let mut namespace = place.namesystem.namespace().write();
+        *namespace.inode_mut(id).unwrap().blocks_mut().unwrap() = vec![block].into();
+        let lease = Lease::taken_by(ClientId([5; 16]), Incarnation(1), CallId(1));
+        namespace.leases.insert(id, Lease { open_block: Some(block.id), needs_recovery: true, is_truncating, ..lease });
+    };
+    put(3, 100, true);
+    let seen = Waiting::of(&place.namesystem.namespace().read(), id).unwrap();
+    put(9, 5000, false);
+    let holders = Holders { live: vec![datanode], ..Holders::default() };
+    place.namesystem.start_recovery(&seen, &holders, 0).await.unwrap();
+    let heartbeat = v1::SendHeartbeatRequest { datanode_uuid: "dn".into(), registration_id, ..Default::default() };
+    let orders = place.namesystem.blocks().heartbeat(&heartbeat).unwrap().orders;
+    let order = orders.into_iter().find_map(|order| match order.order? {
+        v1::order::Order::Recover(order) => Some(order),
+        _ => None,
+    });
+    let order = order.expect("it waits still");
+    assert_eq!((order.truncate_length, order.length_floor), (None, 5000));
+    assert_eq!(order.block.unwrap().generation_stamp, 9);
+
+    // Nor is a block dropped in the place of another.
+    place.namesystem.drop_unwritten(&seen).await.unwrap();
+    assert!(place.namesystem.namespace().read().lease(id).is_some());
+}

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 
 use super::blocks::Holders;
 use super::file_queues::Queues;
+use super::namespace::Namespace;
 
 /// Time for the first primary to commit; a block of 128 MiB is verified by then on any disk worth having.
 const PATIENCE_FIRST: Duration = Duration::from_secs(10);
@@ -62,6 +63,14 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
+    /// The file as it is at this moment; none if it has no lease or no block.
+    pub(super) fn of(namespace: &Namespace, inode: InodeId) -> Option<Self> {
+        let lease = namespace.lease(inode)?;
+        let last = namespace.inode(inode).ok()?.blocks()?.last()?;
+        let pipeline = lease.targets.iter().map(|(uuid, _)| uuid.clone()).collect();
+        Some(Self { inode, block: Block::from(*last), is_truncating: lease.is_truncating, pipeline })
+    }
+
     /// Nobody else can have more of the block.
     fn is_everyone_here(&self, holders: &Holders) -> bool {
         let is_here = |uuid: &String| holders.live.iter().any(|node| node.uuid == *uuid);

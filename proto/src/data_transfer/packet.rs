@@ -227,7 +227,7 @@ pub struct PacketFrame {
 
 impl PacketFrame {
     /// Decodes lengths and header at the start of `buf`; `None` means that more bytes are needed for them. Checksums and
-    /// data need not be there yet. Fails if the data would be longer than the packet.
+    /// data need not be there yet. Fails if the data would be longer than the packet, or a heartbeat is more than that.
     pub fn decode(buf: &[u8]) -> Result<Option<Self>, WireError> {
         let Some((lengths, rest)) = buf.split_first_chunk() else {
             return Ok(None);
@@ -245,6 +245,10 @@ impl PacketFrame {
                 max: body_len as u64,
             });
         };
+        // What is no packet must bring nothing: receivers do not look whether it continues the data.
+        if header.is_heartbeat() && (body_len > 0 || header.last_packet_in_block) {
+            return Err(WireError::BadValue { what: "number of bytes in a heartbeat", value: body_len as i64 });
+        }
         Ok(Some(Self { header, header_len: PACKET_LENGTHS_LEN + lengths.header_len, checksums_len }))
     }
 

@@ -108,6 +108,17 @@ fn encode_oversize_is_a_bug_of_the_caller() {
 fn heartbeat_is_one() {
     assert!(PacketHeader::HEARTBEAT.is_heartbeat());
     assert!(!HEADER.is_heartbeat());
+    let decode = |header: PacketHeader, body: usize| {
+        let mut bytes = header.encode(body).to_vec();
+        bytes.resize(bytes.len() + body + header.data_len as usize, 0);
+        PacketFrame::decode(&bytes)
+    };
+    decode(PacketHeader::HEARTBEAT, 0).unwrap().unwrap();
+    let with_data = PacketHeader { data_len: 100, ..PacketHeader::HEARTBEAT };
+    let last = PacketHeader { last_packet_in_block: true, ..PacketHeader::HEARTBEAT };
+    for (header, body) in [(with_data, 0), (PacketHeader::HEARTBEAT, 4), (last, 0)] {
+        assert!(matches!(decode(header, body), Err(WireError::BadValue { .. })), "{header:?} {body}");
+    }
     assert_eq!(PacketHeader::HEARTBEAT.encode(0).len(), 31);
 }
 

@@ -22,7 +22,7 @@ use dfs_common::units::ByteCount;
 use super::append_plan::{AppendPlan, Refusal, Tail, plan_append};
 use super::disk::{self, DiskFile};
 use super::meta_file::MetaFile;
-use super::replica::{Finalized, OpenReplica, Place};
+use super::replica::{Finalized, HeldFiles, OpenReplica, Place};
 use super::writeback::DirtyRange;
 
 /// Dirty bytes after which the kernel is asked to start writing: large enough for long device writes, small enough that
@@ -52,21 +52,21 @@ pub(crate) struct ReplicaWriter {
 
 impl ReplicaWriter {
     /// Makes the files of a new replica.
-    pub(super) fn create(replica: Arc<OpenReplica>) -> io::Result<Self> {
-        let files = replica.hold_files();
+    pub(super) fn create(replica: Arc<OpenReplica>, files: &HeldFiles<'_>) -> io::Result<Self> {
         let (data, meta) = (DiskFile::create(&files.data)?, MetaFile::create(&files.meta, replica.checksum, &[])?);
-        drop(files);
         Ok(Self::new(replica, 0, false, data, meta))
     }
 
     /// Makes the files of a new replica with all that it will ever have. Checksums first: a crash then leaves data that are
     /// shorter than they say, which restart recovery sees.
-    pub(super) fn create_whole(replica: Arc<OpenReplica>, whole: &AppendPlan<'_>) -> io::Result<Self> {
-        let files = replica.hold_files();
+    pub(super) fn create_whole(
+        replica: Arc<OpenReplica>,
+        files: &HeldFiles<'_>,
+        whole: &AppendPlan<'_>,
+    ) -> io::Result<Self> {
         let meta = MetaFile::create(&files.meta, replica.checksum, &whole.checksums)?;
         let data = DiskFile::create(&files.data)?;
         data.write_all_at(whole.data, 0)?;
-        drop(files);
         replica.volume.space.add(ByteCount(whole.tail.length));
         {
             let mut state = replica.state.lock();

@@ -362,7 +362,8 @@ impl SoftState {
                 }
             }
             if !awaited.is_empty() {
-                let pending = Pending { targets: awaited, maker: Maker::Pipeline { since: open.since }, since: self.heard };
+                let pending =
+                    Pending { targets: awaited, maker: Maker::Pipeline { since: open.since }, since: self.heard };
                 self.pending.insert(id, Box::new(pending));
             }
         }

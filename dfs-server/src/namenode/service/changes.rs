@@ -2,7 +2,7 @@
 //! which names the caller may rely on from now on.
 
 use dfs_common::attr::FileKind;
-use dfs_common::error::Result;
+use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{InodeId, TxId};
 use dfs_proto::v1::edit_op::Op;
 use dfs_proto::v1::{AttrResponse, Delegation, EmptyResponse, FileAttr, RemoveKind, RemoveOp, RequestHeader};
@@ -10,6 +10,8 @@ use dfs_proto::v1::{AttrResponse, Delegation, EmptyResponse, FileAttr, RemoveKin
 use crate::namenode::apply::CallKey;
 use crate::namenode::delegations::{Holder, grown_directory};
 use crate::namenode::namespace::Namespace;
+use crate::namenode::namespace::inode::CAPABILITIES;
+use crate::namenode::namespace::permission::Identity;
 use crate::namenode::namesystem::{Namesystem, unexpected};
 use crate::namenode::outcome::Outcome;
 
@@ -134,7 +136,41 @@ pub(super) fn directories_of(namespace: &Namespace, inodes: [Option<InodeId>; 2]
     attrs.filter(|attr| attr.kind == FileKind::Directory).map(|attr| (&attr).into()).collect()
 }
 
+/// Refuses capabilities of a file from anybody but root: who may give them could take them himself where the file is executed.
+///
+/// # Errors
+/// `NotPermitted`.
+pub(super) fn check_grants_nothing(header: Option<&RequestHeader>, xattr: &[u8]) -> Result<()> {
+    let who = Identity::of(header.and_then(|header| header.caller.as_ref()));
+    if xattr == CAPABILITIES && !who.is_root() {
+        return Err(DfsError::new(ErrorKind::NotPermitted, "only root gives a file capabilities"));
+    }
+    Ok(())
+}
+
 /// The op that removes one entry.
 pub(super) fn remove_op(parent: u64, name: bytes::Bytes, kind: RemoveKind) -> Op {
     Op::Remove(RemoveOp { parent, name, kind: kind.into(), ..RemoveOp::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use dfs_proto::v1::Caller;
+
+    use super::*;
+
+    #[test]
+    fn only_root_gives_capabilities() {
+        let of = |uid| RequestHeader { caller: Some(Caller { uid, ..Default::default() }), retry: None };
+        // (uid, attribute, allowed)
+        for (uid, xattr, expected) in [
+            (1000, CAPABILITIES, false),
+            (0, CAPABILITIES, true),
+            (1000, b"security.other".as_slice(), true),
+            (1000, b"user.capability", true),
+        ] {
+            assert_eq!(check_grants_nothing(Some(&of(uid)), xattr).is_ok(), expected, "{uid} {xattr:?}");
+        }
+        assert!(check_grants_nothing(None, CAPABILITIES).is_err(), "a caller without a name is nobody");
+    }
 }

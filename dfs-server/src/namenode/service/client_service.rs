@@ -11,7 +11,7 @@ use dfs_proto::v1::edit_op::Op;
 use dfs_proto::v1::*;
 use tonic::{Request, Response, Status};
 
-use super::changes::{Growth, attr_response, changed, remove_op, touched_inodes};
+use super::changes::{Growth, attr_response, changed, check_grants_nothing, remove_op, touched_inodes};
 use super::{administration, changes, identity, peer_ip, reply, writing};
 use crate::namenode::apply::client_id;
 use crate::namenode::namesystem::Namesystem;
@@ -433,6 +433,9 @@ impl ClientNamenode for ClientService {
 
     async fn set_x_attr(&self, request: Request<SetXAttrRequest>) -> Reply<EmptyResponse> {
         let request = request.into_inner();
+        if let Err(error) = check_grants_nothing(request.header.as_ref(), &request.name) {
+            return reply(Err(error));
+        }
         let op = SetXAttrOp { inode: request.inode, flag: request.flag, name: request.name, value: request.value };
         self.change_in_turn(request.header, Op::SetXattr(op), request.patience_ms).await
     }

@@ -177,23 +177,25 @@ impl Pool {
         choose: impl FnOnce(&dyn Fn(VolumeIndex) -> bool) -> Result<Arc<Volume>>,
     ) -> Result<ReplicaWriter> {
         let place = if kind == OpenKind::Temporary { Place::Tmp } else { Place::Rbw };
-        let replica = self.begin(block, (kind, place), checksum, choose)?;
-        let _writing = replica.writing.lock();
-        ReplicaWriter::create(Arc::clone(&replica)).or_else(|error| {
-            self.give_up(&replica);
+        self.begin(block, (kind, place), checksum, choose, |replica| {
+            let files = replica.hold_files();
+            replica.state.lock().check_writable()?;
             let volume = &replica.volume;
-            volume.check(Err(error), || format!("create the files of {block} on {}", volume.root().display()))
+            let created = ReplicaWriter::create(Arc::clone(replica), &files);
+            volume.check(created, || format!("create the files of {block} on {}", volume.root().display()))
         })
     }
 
-    /// Puts a new replica without files into the map.
+    /// Puts a new replica into the map and has its files made. Its `writing` lock is held from before anybody can find it, so
+    /// nobody meets one whose files are yet to come. It goes again if they cannot be made.
     fn begin(
         &self,
         block: Block,
         (kind, place): (OpenKind, Place),
         checksum: DataChecksum,
         choose: impl FnOnce(&dyn Fn(VolumeIndex) -> bool) -> Result<Arc<Volume>>,
-    ) -> Result<Arc<OpenReplica>> {
+        fill: impl FnOnce(&Arc<OpenReplica>) -> Result<ReplicaWriter>,
+    ) -> Result<ReplicaWriter> {
         let volume = choose(&|index| self.home(index).is_some())?;
         let (volume, dirs) = self.home(volume.index()).expect("chosen among those that have the pool");
         let state = OpenState {
@@ -209,6 +211,7 @@ impl Pool {
             recovery: None,
         };
         let replica = Arc::new(OpenReplica::new(block.id, kind, checksum, (volume, dirs), state));
+        let _writing = replica.writing.lock();
         let replaced = self.insert_new(&replica, block)?;
         if let Some(waiting) = replaced
             && let Err(error) = self.unlink_open(&waiting)
@@ -218,7 +221,7 @@ impl Pool {
         }
         // Of an earlier replica whose files are gone.
         replica.dirs.clear_doubt(block.id);
-        Ok(replica)
+        fill(&replica).inspect_err(|_| self.give_up(&replica))
     }
 
     /// Puts a new replica into the map. A copy may replace one that waits for recovery and is not newer: that there is a

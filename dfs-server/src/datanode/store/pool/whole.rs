@@ -35,26 +35,23 @@ impl Pool {
         sync: bool,
         choose: impl FnOnce(&dyn Fn(VolumeIndex) -> bool) -> Result<Arc<Volume>>,
     ) -> Result<ReplicaWriter> {
-        let replica = self.begin(block, (OpenKind::Rbw, Place::Finalized), checksum, choose)?;
-        let _writing = replica.writing.lock();
-        let written = self.fill(&replica, block, whole, sync);
-        if written.is_err() {
-            self.give_up(&replica);
-        }
-        written
+        let place = (OpenKind::Rbw, Place::Finalized);
+        self.begin(block, place, checksum, choose, |replica| self.fill(replica, block, whole, sync))
     }
 
     fn fill(&self, replica: &Arc<OpenReplica>, block: Block, whole: Whole<'_>, sync: bool) -> Result<ReplicaWriter> {
-        // Whoever deletes it, or recovers it, may have come first.
-        replica.state.lock().check_writable()?;
         let plan = plan_append(Tail { length: 0, crc: 0 }, replica.checksum, 0, whole.data, whole.checksums)
             .map_err(|refusal| DfsError::new(ErrorKind::Protocol, refusal.to_string()))?;
         let volume = &replica.volume;
-        let created = replica
-            .dirs
-            .make_finalized_dir(block.id)
-            .and_then(|_| ReplicaWriter::create_whole(Arc::clone(replica), &plan));
-        let mut writer = volume.check(created, || format!("write {block} to {}", volume.root().display()))?;
+        let words = || format!("write {block} to {}", volume.root().display());
+        volume.check(replica.dirs.make_finalized_dir(block.id).map(drop), words)?;
+        let created = {
+            let files = replica.hold_files();
+            // Whoever deletes it may have come first: it removes only what is there.
+            replica.state.lock().check_writable()?;
+            ReplicaWriter::create_whole(Arc::clone(replica), &files, &plan)
+        };
+        let mut writer = volume.check(created, words)?;
         self.finalize_held(&mut writer, sync)?;
         Ok(writer)
     }

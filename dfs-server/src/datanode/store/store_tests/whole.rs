@@ -47,6 +47,38 @@ fn whole_block_that_fails_leaves_nothing() {
     }
 }
 
+/// Whatever comes first, files without a record would be taken for a replica at the next start.
+#[test]
+fn block_that_is_deleted_while_it_is_made_leaves_no_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&[dir.path()]);
+    for id in 1..=300 {
+        let is_whole = id % 2 == 0;
+        let start = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                start.wait();
+                let made = if is_whole {
+                    put_whole(&store, id, &[7; 1300], false).map(drop)
+                } else {
+                    store.create(&block(id, 1001), OpenKind::Rbw, DataChecksum::DEFAULT, None).map(drop)
+                };
+                assert!(made.is_ok_and(|()| true) || store.volume_of(&block(id, 1001)).is_none());
+            });
+            start.wait();
+            while store.volume_of(&block(id, 1001)).is_none() && names(dir.path(), DIR).is_empty() {
+                std::hint::spin_loop();
+            }
+            store.invalidate(&block(id, 1001)).unwrap();
+        });
+        store.invalidate(&block(id, 1001)).unwrap();
+        assert_eq!((store.replica_count(), used(&store)), (0, 0), "block {id}");
+        for of in [DIR, "current/rbw"] {
+            assert_eq!(names(dir.path(), of), [""; 0], "block {id} in {of}");
+        }
+    }
+}
+
 fn used(store: &ReplicaStore) -> u64 {
     store.volumes().all()[0].space.known().unwrap().used
 }
