@@ -447,10 +447,14 @@ fn take_in(store: &ReplicaStore) {
 
 #[test]
 fn sync_that_failed_is_not_forgotten_when_the_volume_comes_back() {
-    for is_noted in [true, false] {
+    // (a note of it was made, or else it was said that one lacks)
+    for (is_noted, is_said) in [(true, false), (false, true), (false, false)] {
         let (_dir, store, watch) = with_replica();
         if !is_noted {
             watch.fail(Call::Open, "doubted/2", libc::EIO, usize::MAX);
+        }
+        if !is_said {
+            watch.fail(Call::Remove, "all-noted", libc::EIO, usize::MAX);
         }
         with_failed_sync(&store, &watch);
         let mut writer = create(&store, 3);
@@ -462,10 +466,10 @@ fn sync_that_failed_is_not_forgotten_when_the_volume_comes_back() {
         let queue = store.subscribe();
         assert_eq!(store.sync(&block(2, 1001)).unwrap_err().kind(), ErrorKind::Io);
         assert_eq!(store.sync(&block(3, 1001)).unwrap_err().kind(), ErrorKind::Io);
-        // Without its note any replica may be the one that was meant.
-        assert_eq!(store.sync(&block(1, 1001)).is_ok(), is_noted);
+        // Without its note any replica may be the one that was meant. Where nothing could be said, this process remembers.
+        assert_eq!(store.sync(&block(1, 1001)).is_ok(), !is_said);
         let (good, corrupt) = ((EventKind::Good, 1), (EventKind::Corrupt, 2));
-        let expected = if is_noted { vec![corrupt] } else { vec![good, corrupt] };
+        let expected = if is_said { vec![good, corrupt] } else { vec![corrupt] };
         assert_eq!(told(&store, &queue, EventKind::Corrupt), expected);
         store.sync(&block(1, 1001)).unwrap();
     }
