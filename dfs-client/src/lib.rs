@@ -39,8 +39,8 @@ mod settle_tests;
 pub use caller::Caller;
 pub use client::{
     AdminState, BlockHealth, ClusterReport, ContentSummary, CreateOptions, CreatedFile, DatanodeReport, DatanodeState,
-    DfsClient, DirEntry, FileHealth, FilesHealth, FsStats, HeldInode, Listing, MoveStep, Moves, RenameFlag,
-    RepairReport, ReplicaHealth, SafeModeAction, SafeModeStatus, SetAttr, TimeSet, VolumeReport, XAttrSetFlag,
+    DfsClient, DirEntry, FileHealth, FileTurn, FilesHealth, FsStats, HeldInode, Listing, MoveStep, Moves, RenameFlag,
+    RepairReport, ReplicaHealth, SafeModeAction, SafeModeStatus, SetAttr, TimeSet, Turn, VolumeReport, XAttrSetFlag,
 };
 pub use client_core::ServerDefaults;
 pub use config::ClientConfig;

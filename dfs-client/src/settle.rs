@@ -82,8 +82,14 @@ async fn give_back(core: &Arc<ClientCore>, session: &Arc<Session>, claim: Claim)
     let (who, patience) = (Caller::root(), one_round(core));
     let outcome = match claim {
         Claim::Lease { inode, call } => {
-            let build =
-                |header| v1::RecoverLeaseRequest { header: Some(header), inode: inode.0, own: true, call_id: call.0 };
+            let patience_ms = core.recovery_patience_ms();
+            let build = |header| v1::RecoverLeaseRequest {
+                header: Some(header),
+                inode: inode.0,
+                own: true,
+                call_id: call.0,
+                patience_ms,
+            };
             core.mutate_within(patience, session, &who, &build, &rpc!(recover_lease)).await.map(|_| ())
         }
         Claim::Hold { inode, call } => {

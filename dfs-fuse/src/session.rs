@@ -72,6 +72,8 @@ pub(crate) fn run(command: &Command, ready: impl FnOnce()) -> anyhow::Result<()>
     let fs_options = fs_options(command);
     let fs = driver.drive_until(async {
         let client = DfsClient::connect(config).await.map_err(|error| anyhow::anyhow!(error.chain()))?;
+        // It waits where nothing is held that others need.
+        let client = client.without_waiting();
         FileSystem::new(client, fs_options).await.map_err(|error| anyhow::anyhow!(error.chain()))
     })?;
     let negotiation = Negotiation { max_background: options.max_background };

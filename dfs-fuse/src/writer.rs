@@ -202,14 +202,14 @@ impl SharedWriter {
     ///
     /// # Errors
     /// `EOPNOTSUPP` anywhere else, nothing changed.
-    pub(crate) async fn write(&self, request: WriteRequest<'_>) -> FsResult<WriteDone> {
+    pub(crate) async fn write(&self, request: &WriteRequest<'_>) -> FsResult<WriteDone> {
         let mut state = self.turn().await?;
         if state.phase.is_closed() {
-            Box::pin(self.reopen_for(&mut state, &request)).await?;
+            Box::pin(self.reopen_for(&mut state, request)).await?;
         }
         let end = self.length();
         if !request.appends && request.offset != end {
-            return Err(self.refuse(&request, end));
+            return Err(self.refuse(request, end));
         }
         if let Some(loss) = self.privileges.due(request.keeps_set_id) {
             let by = request.by.caller();

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use dfs_common::attr::FileAttr;
-use dfs_common::error::Result;
+use dfs_common::error::{ErrorKind, Result};
 use dfs_common::ids::InodeId;
 use dfs_proto::v1;
 
-use super::{DfsClient, SetAttr};
+use super::{DfsClient, SetAttr, Turn};
 use crate::caller::Caller;
 use crate::client_core::attr_of;
 use crate::datanode::Located;
@@ -22,25 +22,17 @@ impl DfsClient {
     /// # Errors
     /// `Busy` while another client writes it, or this one, for whom nobody waits.
     pub async fn append(&self, caller: &Caller, inode: InodeId, truncate: bool) -> Result<Arc<FileWriter>> {
-        self.open_writer(caller, inode, truncate, self.core.handover_patience_ms()).await
+        let mut turn = self.turn_of_call(inode);
+        loop {
+            match self.open_writer(caller, inode, truncate).await {
+                Err(error) if error.kind() == ErrorKind::Busy && Box::pin(turn.comes()).await == Turn::Now => {}
+                outcome => return outcome,
+            }
+        }
     }
 
-    /// As [`append`](Self::append), without waiting for another client.
-    ///
-    /// # Errors
-    /// The same.
-    pub async fn append_at_once(&self, caller: &Caller, inode: InodeId, truncate: bool) -> Result<Arc<FileWriter>> {
-        self.open_writer(caller, inode, truncate, 0).await
-    }
-
-    async fn open_writer(
-        &self,
-        caller: &Caller,
-        inode: InodeId,
-        truncate: bool,
-        patience_ms: u32,
-    ) -> Result<Arc<FileWriter>> {
-        let build = |header| v1::AppendRequest { header: Some(header), inode: inode.0, truncate, patience_ms };
+    async fn open_writer(&self, caller: &Caller, inode: InodeId, truncate: bool) -> Result<Arc<FileWriter>> {
+        let build = |header| v1::AppendRequest { header: Some(header), inode: inode.0, truncate };
         let mut claim = self.core.claim(caller, &build, &rpc!(append)).await;
         if let Err(error) = &claim
             && Box::pin(self.core.gave_way(inode, error)).await

@@ -15,6 +15,7 @@ use dfs_proto::v1;
 use super::DfsClient;
 use super::replies::{ContentSummary, CreatedFile, DirEntry, FsStats, Listing};
 use super::requests::{CreateOptions, RenameFlag, SetAttr, TimeSet, XAttrSetFlag};
+use super::turn::{Turn, await_end_of_lease};
 use crate::caller::Caller;
 use crate::client_core::{Adding, attr_of};
 use crate::datanode::Located;
@@ -23,8 +24,8 @@ use crate::write::{FileWriter, Opened, ServerClock, Start};
 
 /// How long a truncation waits for the DataNodes; the NameNode asks one after the other within it.
 const TRUNCATE_PATIENCE: Duration = Duration::from_secs(60);
-/// Time between looks, after the NameNode itself has waited some seconds.
-const TRUNCATE_LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// How long the NameNode is asked to wait at once for a file to be recovered.
+const RECOVERY_LOOK: Duration = Duration::from_secs(5);
 
 /// An inode that this client keeps alive past its last link. Dropping it lets go, once the NameNode answers. Of several of one
 /// inode the one taken last counts.
@@ -297,9 +298,14 @@ impl DfsClient {
             mtime_now: change.mtime == Some(TimeSet::Now),
             kill_privileges: change.kill_privileges,
             kill_capabilities: change.kill_capabilities,
-            patience_ms: self.core.handover_patience_ms(),
         };
-        self.changed_inode(self.core.mutate(caller, build, rpc!(set_attr)).await?)
+        let mut turn = self.turn_of_call(inode);
+        loop {
+            match self.core.mutate(caller, build, rpc!(set_attr)).await {
+                Err(error) if error.kind() == ErrorKind::Busy && Box::pin(turn.comes()).await == Turn::Now => {}
+                answer => return self.changed_inode(answer?),
+            }
+        }
     }
 
     /// Cuts a file that nobody writes to `length`, and returns when its replicas are cut too.
@@ -308,26 +314,46 @@ impl DfsClient {
     /// `Busy` while somebody writes it, `Unsupported` when `length` is above the file's, `TimedOut` when the DataNodes have
     /// not done their part for a minute: the file has its new length then, and can be written when they have.
     pub async fn truncate(&self, caller: &Caller, inode: InodeId, length: u64) -> Result<FileAttr> {
-        let patience_ms = self.core.handover_patience_ms();
-        let build = |header| v1::TruncateRequest { header: Some(header), inode: inode.0, length, patience_ms };
-        let mut answer = self.core.mutate(caller, build, rpc!(truncate)).await;
-        if let Err(error) = &answer
-            && Box::pin(self.core.gave_way(inode, error)).await
-        {
-            answer = Box::pin(self.core.mutate(caller, build, rpc!(truncate))).await;
+        let mut turn = self.turn_of_call(inode);
+        let (attr, lease) = loop {
+            match self.cut(caller, inode, length).await {
+                Err(error) if error.kind() == ErrorKind::Busy && Box::pin(turn.comes()).await == Turn::Now => {}
+                outcome => break outcome?,
+            }
+        };
+        if !attr.under_construction {
+            return Ok(attr);
         }
-        let mut attr = attr_of(answer?.attr)?;
         let begun = Instant::now();
-        // Another length: somebody has opened it for writing since.
-        while attr.under_construction && attr.length == length {
+        // Whoever opens the file when its replicas are cut is not waited for.
+        while !await_end_of_lease(&self.core, inode, lease.clone(), RECOVERY_LOOK).await? {
             if begun.elapsed() >= TRUNCATE_PATIENCE {
                 let words = format!("inode {inode} is cut to {length} bytes, but its replicas are not yet");
                 return Err(DfsError::new(ErrorKind::TimedOut, words));
             }
-            tokio::time::sleep(TRUNCATE_LOOK_INTERVAL).await;
-            attr = self.get_file_info(&Caller::root(), inode).await?;
         }
-        Ok(attr)
+        self.get_file_info(&Caller::root(), inode).await
+    }
+
+    /// Makes the cut, which the replicas may still have before them; with the name of the lease by which they are recovered then.
+    async fn cut(&self, caller: &Caller, inode: InodeId, length: u64) -> Result<(FileAttr, v1::LeaseName)> {
+        let patience_ms = self.core.recovery_patience_ms();
+        let build = |header| v1::TruncateRequest { header: Some(header), inode: inode.0, length, patience_ms };
+        let mut cut = self.core.claim(caller, &build, &rpc!(truncate)).await;
+        if let Err(error) = &cut
+            && Box::pin(self.core.gave_way(inode, error)).await
+        {
+            cut = Box::pin(self.core.claim(caller, &build, &rpc!(truncate))).await;
+        }
+        let (answer, pending) = cut?;
+        let session = pending.session();
+        let lease = v1::LeaseName {
+            client_id: session.client_id.0.to_vec().into(),
+            incarnation: session.incarnation.0,
+            call_id: pending.id().0,
+        };
+        pending.answered();
+        Ok((attr_of(answer.attr)?, lease))
     }
 
     /// Changes how many replicas a file should have.
@@ -352,9 +378,14 @@ impl DfsClient {
             name: name.clone(),
             value: value.clone(),
             flag: v1::XAttrSetFlag::from(flag).into(),
-            patience_ms: self.core.handover_patience_ms(),
         };
-        self.core.mutate(caller, build, rpc!(set_x_attr)).await.map(|answer| self.changed(&answer))
+        let mut turn = self.turn_of_call(inode);
+        loop {
+            match self.core.mutate(caller, build, rpc!(set_x_attr)).await {
+                Err(error) if error.kind() == ErrorKind::Busy && Box::pin(turn.comes()).await == Turn::Now => {}
+                answer => return answer.map(|answer| self.changed(&answer)),
+            }
+        }
     }
 
     /// Removes an extended attribute.
@@ -373,10 +404,32 @@ impl DfsClient {
         Ok(held)
     }
 
-    /// Starts to close the file of a writer that is gone; true when it is closed now.
-    pub async fn recover_lease(&self, caller: &Caller, inode: InodeId) -> Result<bool> {
-        let build = |header| v1::RecoverLeaseRequest { header: Some(header), inode: inode.0, own: false, call_id: 0 };
-        Ok(self.core.mutate(caller, build, rpc!(recover_lease)).await?.closed)
+    /// Closes the file of a writer that is gone. False when that takes longer than `patience`: it goes on by itself.
+    ///
+    /// # Errors
+    /// `NotPermitted` for others than the owner and root, `Busy` while the writer is alive, for others than root.
+    pub async fn recover_lease(&self, caller: &Caller, inode: InodeId, patience: Duration) -> Result<bool> {
+        let begun = Instant::now();
+        let patience_ms = self.core.recovery_patience_ms();
+        let build = |header| v1::RecoverLeaseRequest {
+            header: Some(header),
+            inode: inode.0,
+            own: false,
+            call_id: 0,
+            patience_ms,
+        };
+        let answer = self.core.mutate(caller, build, rpc!(recover_lease)).await?;
+        let Some(lease) = answer.lease else { return Ok(answer.closed) };
+        // It is asked for once: who has the file after that has it rightly.
+        loop {
+            let left = patience.saturating_sub(begun.elapsed());
+            if await_end_of_lease(&self.core, inode, lease.clone(), left.min(RECOVERY_LOOK)).await? {
+                return Ok(true);
+            }
+            if left.is_zero() {
+                return Ok(false);
+            }
+        }
     }
 }
 

@@ -8,6 +8,7 @@ mod metadata;
 mod path;
 mod replies;
 mod requests;
+mod turn;
 
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ pub use health::{BlockHealth, ClusterReport, FileHealth, FilesHealth, Moves, Rep
 pub use metadata::HeldInode;
 pub use replies::{ContentSummary, CreatedFile, DirEntry, FsStats, Listing, SafeModeStatus};
 pub use requests::{CreateOptions, RenameFlag, SafeModeAction, SetAttr, TimeSet, XAttrSetFlag};
+pub use turn::{FileTurn, Turn};
 
 use crate::client_core::{ClientCore, Delegations, DirectoryCache, ServerDefaults, TendedList};
 use crate::config::ClientConfig;
@@ -33,6 +35,8 @@ use crate::{lease_renewer, settle};
 #[derive(Clone)]
 pub struct DfsClient {
     pub(crate) core: Arc<ClientCore>,
+    /// Its calls wait for files that another client has.
+    waits_for_files: bool,
 }
 
 impl DfsClient {
@@ -62,7 +66,14 @@ impl DfsClient {
             config,
         });
         lease_renewer::spawn_upkeep(&core);
-        Ok(Self { core })
+        Ok(Self { core, waits_for_files: true })
+    }
+
+    /// The same client for one who waits for files that another client has in his own way ([`turn`](Self::turn)): calls that
+    /// meet such a file fail at once with `Busy`.
+    #[must_use]
+    pub fn without_waiting(self) -> Self {
+        Self { waits_for_files: false, ..self }
     }
 
     /// What the cluster does unless told otherwise.

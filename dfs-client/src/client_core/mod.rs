@@ -35,10 +35,6 @@ use crate::datanode::Datanodes;
 use crate::read::PrefetchBudget;
 use crate::rpc::{Failed, NamenodeClient, NamenodeLink, Patience, PendingCall, Session, Sessions, rpc};
 
-/// How long a call waits for a file that another client has. One that has just closed it gives it back within milliseconds, or, if
-/// a DataNode has just failed it or its machine is busy, within seconds.
-const HANDOVER: Duration = Duration::from_secs(5);
-
 /// What a walk over a large tree, or a checkpoint of it, may take.
 const LONG_CALL: Duration = Duration::from_secs(600);
 
@@ -66,10 +62,9 @@ impl ClientCore {
         Patience { per_try: self.config.metadata_deadline, total: self.config.retry_timeout }
     }
 
-    /// How long the NameNode may hold a call, milliseconds: the answer is to come before the call is tried again.
-    pub(crate) fn handover_patience_ms(&self) -> u32 {
-        let patience = HANDOVER.min(self.config.metadata_deadline / 2);
-        u32::try_from(patience.as_millis()).unwrap_or(u32::MAX)
+    /// How long the NameNode may wait for a file's recovery before it answers, milliseconds: in time for the call's deadline.
+    pub(crate) fn recovery_patience_ms(&self) -> u32 {
+        u32::try_from((self.config.metadata_deadline / 2).as_millis()).unwrap_or(u32::MAX)
     }
 
     /// A call that changes nothing.

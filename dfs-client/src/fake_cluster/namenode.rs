@@ -171,7 +171,17 @@ impl ClientNamenode for FakeNamenode {
         if world.leases.remove(&request.call_id) == Some(request.inode) {
             world.files.get_mut(&request.inode).unwrap().is_open = false;
         }
-        Ok(Response::new(v1::RecoverLeaseResponse { closed: true, txid: 0 }))
+        Ok(Response::new(v1::RecoverLeaseResponse { closed: true, lease: None, txid: 0 }))
+    }
+
+    async fn await_file(
+        &self,
+        request: Request<v1::AwaitFileRequest>,
+    ) -> Result<Response<v1::AwaitFileResponse>, Status> {
+        let world = self.call("await_file");
+        let is_open = world.files.get(&request.into_inner().inode).is_some_and(|file| file.is_open);
+        let holder = if is_open { v1::FileHolder::Other } else { v1::FileHolder::None };
+        Ok(Response::new(v1::AwaitFileResponse { holder: holder.into(), txid: 0 }))
     }
 
     async fn hold(&self, request: Request<v1::InodeMutation>) -> Result<Response<v1::EmptyResponse>, Status> {

@@ -101,7 +101,8 @@ impl FileSystem {
         let Write { offset, data, appends, keeps_set_id, by, .. } = write;
         let request = WriteRequest { offset, data, appends, sync, keeps_set_id, by };
         let losses = writer.privileges().losses();
-        let outcome = writer.write(request).await;
+        // Between two writes it may have been given back, and another mount may have it.
+        let outcome = self.in_turn(handle.inode.id, || writer.write(&request)).await;
         if writer.privileges().losses() != losses {
             // The kernel would go on to execute it with the rights that it had.
             self.kernel.drop_attributes(handle.inode.id);

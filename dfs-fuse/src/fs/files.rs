@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dfs_client::{Caller, CreateOptions};
+use dfs_client::{Caller, CreateOptions, Turn};
 use dfs_common::attr::FileKind;
 use dfs_common::error::{DfsError, ErrorKind};
 use dfs_common::ids::InodeId;
@@ -10,7 +10,7 @@ use fuser::{Errno, OpenFlags};
 use tracing::warn;
 
 use super::{Entry, FileSystem, NewInode};
-use crate::errno::{FsError, FsResult};
+use crate::errno::FsResult;
 use crate::flags::{Access, new_permissions};
 use crate::handles::{FileHandle, HandleId, Slot};
 use crate::inodes::OpenRef;
@@ -20,7 +20,7 @@ use crate::writer::SharedWriter;
 /// checked, not the right to read.
 const FMODE_EXEC: i32 = 0x20;
 
-/// Tries to take the lease of a file that this mount itself may be about to enter as its writer. The first waits for others.
+/// Tries to take the lease of a file that this mount itself may be about to enter as its writer.
 const LEASE_TRIES: u32 = 2;
 
 /// An open file, and how the kernel is to treat it.
@@ -175,35 +175,59 @@ impl FileSystem {
         Ok(Created { entry: self.entry(attr), opened })
     }
 
-    /// The writer of an inode with one handle more: the one this mount has, or a new one with the lease.
+    /// The writer of an inode with one handle more: the one this mount has, or a new one with the lease. Another mount that has
+    /// just closed the file is waited for.
     async fn take_writer(&self, caller: &Caller, open: &OpenRef, truncates: bool) -> FsResult<Arc<SharedWriter>> {
-        self.check_not_stopping()?;
+        let mut turn = self.client.turn(open.id);
         let mut tries = LEASE_TRIES;
         loop {
-            let _writing = open.writing.lock().await;
-            if let Some(writer) = open.writer() {
-                writer.join(truncates.then_some(caller)).await?;
-                return Ok(writer);
-            }
-            if let Some(failed) = open.take_failed_writer() {
-                // Its handles keep its error, which is in the log; the file is free for a new start.
-                let _ = failed.finish().await;
-            }
-            let opened = if tries == LEASE_TRIES {
-                self.client.append(caller, open.id, truncates).await
-            } else {
-                self.client.append_at_once(caller, open.id, truncates).await
+            let refusal = match self.try_take_writer(caller, open, truncates).await {
+                Err(error) if error.kind() == Some(ErrorKind::Busy) => error,
+                outcome => return outcome,
             };
-            tries -= 1;
-            match opened {
-                Ok(writer) => {
-                    let writer = SharedWriter::new(self.client.clone(), open, writer);
-                    open.set_writer(Some(Arc::clone(&writer)));
-                    return Ok(writer);
+            match Box::pin(turn.comes()).await {
+                Turn::Now => {}
+                // A create of this mount that has not entered its writer yet.
+                Turn::Own if tries > 1 => {
+                    tries -= 1;
+                    tokio::task::yield_now().await;
                 }
-                // The lease may be our own: a create of this mount that has not entered its writer yet.
-                Err(error) if error.kind() == ErrorKind::Busy && tries > 0 => tokio::task::yield_now().await,
-                Err(error) => return Err(FsError::from(error)),
+                Turn::Own | Turn::Never => return Err(refusal),
+            }
+        }
+    }
+
+    async fn try_take_writer(&self, caller: &Caller, open: &OpenRef, truncates: bool) -> FsResult<Arc<SharedWriter>> {
+        self.check_not_stopping()?;
+        let _writing = open.writing.lock().await;
+        if let Some(writer) = open.writer() {
+            writer.join(truncates.then_some(caller)).await?;
+            return Ok(writer);
+        }
+        if let Some(failed) = open.take_failed_writer() {
+            // Its handles keep its error, which is in the log; the file is free for a new start.
+            let _ = failed.finish().await;
+        }
+        let writer = self.client.append(caller, open.id, truncates).await?;
+        let writer = SharedWriter::new(self.client.clone(), open, writer);
+        open.set_writer(Some(Arc::clone(&writer)));
+        Ok(writer)
+    }
+
+    /// Makes a change of a file that other mounts must not be writing, again and again until none does or the patience is over.
+    /// Nothing is held while it waits.
+    pub(super) async fn in_turn<T, F>(&self, inode: InodeId, mut change: impl FnMut() -> F) -> FsResult<T>
+    where
+        F: Future<Output = FsResult<T>>,
+    {
+        let mut turn = self.client.turn(inode);
+        loop {
+            match change().await {
+                Err(error) if error.kind() == Some(ErrorKind::Busy) => match Box::pin(turn.comes()).await {
+                    Turn::Now => {}
+                    Turn::Own | Turn::Never => return Err(error),
+                },
+                outcome => return outcome,
             }
         }
     }

@@ -245,6 +245,16 @@ impl FileSystem {
         handle: Option<HandleId>,
         change: AttrChange,
     ) -> FsResult<Entry> {
+        self.in_turn(inode, || self.try_setattr(caller, inode, handle, change)).await
+    }
+
+    async fn try_setattr(
+        &self,
+        caller: &Caller,
+        inode: InodeId,
+        handle: Option<HandleId>,
+        change: AttrChange,
+    ) -> FsResult<Entry> {
         if let Some(length) = change.length {
             self.set_length(caller, inode, handle, length).await?;
         }
@@ -287,8 +297,8 @@ impl FileSystem {
         added: Privileges,
         change: impl Future<Output = T>,
     ) -> T {
-        let Some(open) = self.inodes.find(inode) else { return change.await };
-        // Whoever takes the lease meanwhile would learn what the file had before.
+        // Also of a file that is not open: whoever takes the lease meanwhile would learn what it had before.
+        let open = self.inodes.open(inode);
         let _writing = open.writing.lock().await;
         let writer = open.writer();
         let add = || writer.iter().for_each(|writer| writer.privileges().add(added));

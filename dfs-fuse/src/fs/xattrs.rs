@@ -6,7 +6,7 @@ use dfs_common::ids::InodeId;
 use fuser::Errno;
 
 use super::FileSystem;
-use crate::errno::FsResult;
+use crate::errno::{FsError, FsResult};
 use crate::flags::xattr_flag;
 
 /// Longest name, bytes (XATTR_NAME_MAX).
@@ -66,15 +66,16 @@ impl FileSystem {
     ) -> FsResult<()> {
         check_name(name)?;
         let flag = xattr_flag(flags)?;
-        let set = self.client.set_xattr(caller, inode, name, value, flag);
+        let set = || self.client.set_xattr(caller, inode, name, value, flag);
         let outcome = if name == CAPABILITIES {
             let added = Privileges { capabilities: true, ..Privileges::default() };
-            self.adding_privileges(inode, added, set).await
+            let add = || async { Ok(self.adding_privileges(inode, added, set()).await?) };
+            self.in_turn(inode, add).await
         } else {
-            set.await
+            set().await.map_err(FsError::from)
         };
         self.changed(&[inode]);
-        Ok(outcome?)
+        outcome
     }
 
     /// Removes an attribute.

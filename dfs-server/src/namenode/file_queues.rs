@@ -16,8 +16,6 @@ pub(super) struct Queues {
 
 #[derive(Default)]
 pub(super) struct Queue {
-    /// Who has it tries; the others would only be in his way.
-    pub(super) turn: tokio::sync::Mutex<()>,
     /// The file was given back, or recovered.
     pub(super) freed: Notify,
 }

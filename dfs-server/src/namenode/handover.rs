@@ -1,26 +1,29 @@
 //! Files that somebody still has: who wants one waits a moment until it is free.
 //!
 //! A program is told that its last descriptor is closed before its mount is: the kernel sends the release behind the answer to
-//! `close`. Where a lease ends with that release, the next program may ask for the file first. So a call that is refused because
-//! another session has the file is held here for a while, and made again when the file is free:
+//! `close`. Where a lease ends with that release, the next program may ask for the file first. So a client whose call was refused
+//! because another session has the file asks to be told when it is free, and makes the call again:
 //!
 //! ```text
-//! mutate --Busy--> turn (one of those who want this file) --> make_way: holder alive?  wait until it gives the file back
-//!   ^                                                                   silent, over?  its lease is revoked
-//!   +------------- freed, or the patience is over --------------------- recovery?      wait until it has ended
+//! a call --Busy--> AwaitFile: holder alive?  wait until it gives the file back
+//!   ^                         silent, over?  its lease is revoked
+//!   |                         recovery?      wait until it has ended
+//!   +---- free ----------------+ |
+//!                                +---- the asker's own, or the patience is over: Busy it is
 //! ```
 //!
-//! A lease of the caller's own session is not waited for: whoever has it may need this very answer to give it back. Waiting is soft
-//! state; who waits at a NameNode that stops asks the next one.
+//! The wait is a question and takes nothing. A call that waited itself would keep all later calls of its session on record, and
+//! its refusal would be what its repetition is answered with. Whoever comes first when a file is free gets it; the others ask again.
+//! Waiting is soft state; who waits at a NameNode that stops asks the next one.
 
 use std::time::Duration;
 
-use dfs_common::error::{ErrorKind, Result};
-use dfs_common::ids::InodeId;
+use dfs_common::error::Result;
+use dfs_common::ids::{CallId, ClientId, Incarnation, InodeId};
 use dfs_proto::v1::edit_op::Op;
-use dfs_proto::v1::{CompleteOp, OpenForAppendOp, RequestHeader, RevokeLeaseOp, TruncateOp};
+use dfs_proto::v1::{CompleteOp, FileHolder, OpenForAppendOp, RequestHeader, RevokeLeaseOp, TruncateOp};
+use tracing::debug;
 
-use super::apply::CallKey;
 use super::file_queues::Waiter;
 use super::namespace::Lease;
 use super::namesystem::Namesystem;
@@ -28,59 +31,45 @@ use super::outcome::Outcome;
 
 /// A writer not heard of for this long may lose its lease to another one (design D12).
 pub(super) const LEASE_SOFT_LIMIT: Duration = Duration::from_secs(30);
-/// How long a call waits for a file at most, below the usual deadline of a client's call. A release takes milliseconds, and where
+/// How long anybody is kept waiting at most, below the usual deadline of a client's call. A release takes milliseconds, and where
 /// its writer has just lost a DataNode, or the machine is busy, seconds.
-const CALL_PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// Names a lease: the session whose call took it.
+pub(super) type LeaseName = (ClientId, Incarnation, CallId);
+
+pub(super) fn name_of(lease: &Lease) -> LeaseName {
+    (lease.client, lease.incarnation, lease.call)
+}
+
+/// How long a call that is so patient waits.
+pub(super) fn patience(patience_ms: u32) -> Duration {
+    Duration::from_millis(patience_ms.into()).min(WAIT_MAX)
+}
 
 impl Namesystem {
-    /// As [`mutate`](Self::mutate). An op that is refused because another session writes its file waits for that as long as its
-    /// client is patient.
-    ///
-    /// # Errors
-    /// As `mutate`; `Busy` when the file is not given back.
-    pub async fn mutate_in_turn(&self, header: Option<RequestHeader>, op: Op, patience_ms: u32) -> Result<Outcome> {
-        let patience = Duration::from_millis(patience_ms.into()).min(CALL_PATIENCE);
-        let file = wanted_file(&op).filter(|_| !patience.is_zero());
-        let Some(id) = file else { return self.mutate(header, op).await };
-        match self.mutate(header.clone(), op.clone()).await {
-            Err(refusal) if refusal.kind() == ErrorKind::Busy => {
-                if self.is_own(header.as_ref(), id)? {
-                    return Err(refusal);
-                }
-                Box::pin(self.mutate_when_free(header, op, id, patience)).await
+    /// Waits until no other session than `asker` has the file; tells who has it then.
+    pub async fn await_file(&self, asker: (ClientId, Incarnation), id: InodeId, patience_ms: u32) -> FileHolder {
+        let waiter = self.recovery.queues.join(id);
+        match tokio::time::timeout(patience(patience_ms), self.make_way(&waiter, asker)).await {
+            Ok(Ok(holder)) => holder,
+            Ok(Err(error)) => {
+                debug!(inode = %id, "no way to a file that somebody has: {}", error.chain());
+                FileHolder::Other
             }
-            outcome => outcome,
+            Err(_) => FileHolder::Other,
         }
     }
 
-    async fn mutate_when_free(
-        &self,
-        header: Option<RequestHeader>,
-        op: Op,
-        id: InodeId,
-        patience: Duration,
-    ) -> Result<Outcome> {
-        let waiter = self.recovery.queues.join(id);
-        let waiting = async {
-            let turn = waiter.queue.turn.lock().await;
-            self.make_way(&waiter).await.map(|()| turn)
-        };
-        // It is tried also when the time is over: the file may have been given back unseen.
-        let _turn = tokio::time::timeout(patience, waiting).await.ok().transpose()?;
-        self.mutate(header, op).await
+    /// Waits until this lease of the file is over; tells whether it is.
+    pub async fn await_end_of_lease(&self, lease: LeaseName, id: InodeId, patience_ms: u32) -> FileHolder {
+        let is_over =
+            self.wait_until(id, patience(patience_ms), |now| now.is_none_or(|now| name_of(now) != lease)).await;
+        if is_over { FileHolder::None } else { FileHolder::Other }
     }
 
-    /// Whether the caller's own session writes the file.
-    fn is_own(&self, header: Option<&RequestHeader>, id: InodeId) -> Result<bool> {
-        let Some(retry) = header.and_then(|header| header.retry.as_ref()) else { return Ok(false) };
-        let key = CallKey::try_from(retry)?;
-        let namespace = self.namespace().read();
-        let lease = namespace.lease(id).filter(|lease| !lease.needs_recovery);
-        Ok(lease.is_some_and(|lease| lease.is_of((key.client, key.incarnation))))
-    }
-
-    /// Returns when nobody has the file. Ends what may be ended: the lease of a holder past the soft limit.
-    async fn make_way(&self, waiter: &Waiter<'_>) -> Result<()> {
+    /// Returns when nobody has the file, or only the asker. Ends what may be ended: the lease of a holder past the soft limit.
+    async fn make_way(&self, waiter: &Waiter<'_>, asker: (ClientId, Incarnation)) -> Result<FileHolder> {
         loop {
             let freed = waiter.queue.freed.notified();
             let holder = {
@@ -88,14 +77,20 @@ impl Namesystem {
                 let is_alive = |life| namespace.is_alive(life);
                 namespace.lease(waiter.id).map(|lease| (lease.clone(), is_alive((lease.client, lease.incarnation))))
             };
-            let Some((lease, is_alive)) = holder else { return Ok(()) };
+            let Some((lease, is_alive)) = holder else { return Ok(FileHolder::None) };
+            if lease.is_of(asker) && !lease.needs_recovery {
+                return Ok(FileHolder::Asker);
+            }
+            let silent = self.silent_for(lease.client);
             // Leases of a session that has ended go step by step. This one goes at once, so that nobody waits for it.
-            if !lease.needs_recovery && (!is_alive || self.silent_for(lease.client) > LEASE_SOFT_LIMIT) {
+            if !lease.needs_recovery && (!is_alive || silent > LEASE_SOFT_LIMIT) {
                 self.revoke_lease(None, waiter.id, &lease).await?;
                 continue;
             }
             self.wake_recovery();
-            freed.await;
+            // One that falls silent gives nothing back.
+            let limit = LEASE_SOFT_LIMIT.saturating_sub(silent) + Duration::from_millis(1);
+            let _ = tokio::time::timeout(limit, freed).await;
         }
     }
 
@@ -118,10 +113,15 @@ impl Namesystem {
         Ok(())
     }
 
-    /// Waits a while for a file's recovery to end; true when it is not waiting (any more).
-    pub(super) async fn wait_recovered(&self, id: InodeId) -> bool {
-        let waits = || self.namespace().read().lease(id).is_some_and(|lease| lease.needs_recovery);
-        if !waits() {
+    /// Waits for a file's recovery to end; true when it is not waiting (any more).
+    pub(super) async fn wait_recovered(&self, id: InodeId, patience: Duration) -> bool {
+        self.wait_until(id, patience, |lease| lease.is_none_or(|lease| !lease.needs_recovery)).await
+    }
+
+    /// Waits until the file's lease is as asked for; whether it is.
+    async fn wait_until(&self, id: InodeId, patience: Duration, test: impl Fn(Option<&Lease>) -> bool) -> bool {
+        let is_so = || test(self.namespace().read().lease(id));
+        if is_so() {
             return true;
         }
         self.wake_recovery();
@@ -129,26 +129,21 @@ impl Namesystem {
         let wait = async {
             loop {
                 let freed = waiter.queue.freed.notified();
-                if !waits() {
+                if is_so() {
                     return;
                 }
                 freed.await;
             }
         };
-        tokio::time::timeout(CALL_PATIENCE, wait).await.is_ok()
+        tokio::time::timeout(patience, wait).await.is_ok()
     }
 
     /// Takes the lease of an existing file.
     ///
     /// # Errors
     /// `Busy` while another client writes.
-    pub async fn append(
-        &self,
-        header: Option<RequestHeader>,
-        op: OpenForAppendOp,
-        patience_ms: u32,
-    ) -> Result<Outcome> {
-        self.mutate_in_turn(header, Op::OpenForAppend(op), patience_ms).await
+    pub async fn append(&self, header: Option<RequestHeader>, op: OpenForAppendOp) -> Result<Outcome> {
+        self.mutate(header, Op::OpenForAppend(op)).await
     }
 
     /// Closes a file that was written: who waits for it goes on.
@@ -169,20 +164,9 @@ impl Namesystem {
     /// As `mutate`; `Busy` while somebody writes, `Unsupported` for a longer file.
     pub async fn truncate(&self, header: Option<RequestHeader>, op: TruncateOp, patience_ms: u32) -> Result<InodeId> {
         let id = InodeId(op.inode);
-        self.mutate_in_turn(header, Op::Truncate(op), patience_ms).await?;
-        self.wait_recovered(id).await;
+        self.mutate(header, Op::Truncate(op)).await?;
+        self.wait_recovered(id, patience(patience_ms)).await;
         Ok(id)
-    }
-}
-
-/// The file that must not be written by another session for this op: to write it, or to make a program of it.
-fn wanted_file(op: &Op) -> Option<InodeId> {
-    match op {
-        Op::OpenForAppend(op) => Some(InodeId(op.inode)),
-        Op::Truncate(op) => Some(InodeId(op.inode)),
-        Op::SetAttr(op) => Some(InodeId(op.inode)),
-        Op::SetXattr(op) => Some(InodeId(op.inode)),
-        _ => None,
     }
 }
 

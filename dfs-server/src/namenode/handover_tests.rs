@@ -1,7 +1,7 @@
 use std::time::Instant;
 
 use dfs_common::ids::{Incarnation, ROOT_INODE};
-use dfs_proto::v1::{Caller, OpenSessionRequest, RetryId};
+use dfs_proto::v1::{Caller, OpenSessionRequest, RemoveOp, RetryId};
 
 use super::*;
 use crate::namenode::trees::tests::Place;
@@ -34,9 +34,12 @@ impl Client {
         Some(RequestHeader { caller: Some(Caller::default()), retry: Some(retry) })
     }
 
-    async fn append(&self, place: &Place, id: InodeId, patience_ms: u32) -> Result<Outcome> {
-        let op = OpenForAppendOp { inode: id.0, truncate: false };
-        place.namesystem.append(self.header(), op, patience_ms).await
+    async fn append(&self, place: &Place, id: InodeId) -> Result<Outcome> {
+        place.namesystem.append(self.header(), OpenForAppendOp { inode: id.0, truncate: false }).await
+    }
+
+    async fn wait(&self, place: &Place, id: InodeId, patience_ms: u32) -> FileHolder {
+        place.namesystem.await_file((ClientId(self.id), self.session), id, patience_ms).await
     }
 
     async fn complete(&self, place: &Place, id: InodeId) {
@@ -49,20 +52,22 @@ async fn until_somebody_waits(place: &Place, count: usize) {
     let begun = Instant::now();
     let waiting = || place.namesystem.recovery.queues.by_file.lock().values().map(|(count, _)| *count).sum::<usize>();
     while waiting() < count {
-        assert!(begun.elapsed() < CALL_PATIENCE, "nobody waits");
+        assert!(begun.elapsed() < WAIT_MAX, "nobody waits");
         tokio::task::yield_now().await;
     }
 }
 
 #[tokio::test]
-async fn a_file_that_is_given_back_goes_to_those_who_wait_one_after_the_other() {
+async fn all_who_wait_get_a_file_that_is_given_back_one_after_the_other() {
     let place = Place::new().await;
     let id = place.make(0, ROOT_INODE, "f", 0o100_644).await;
     let [writer, second, third] =
         [Client::new(&place, 1).await, Client::new(&place, 2).await, Client::new(&place, 3).await];
-    writer.append(&place, id, LONG).await.unwrap();
-    let wait = async |client: &Client| {
-        client.append(&place, id, LONG).await.unwrap();
+    writer.append(&place, id).await.unwrap();
+    let take = async |client: &Client| {
+        while client.append(&place, id).await.is_err() {
+            assert_eq!(client.wait(&place, id, LONG).await, FileHolder::None);
+        }
         client.complete(&place, id).await;
     };
     let give_back = async {
@@ -70,33 +75,77 @@ async fn a_file_that_is_given_back_goes_to_those_who_wait_one_after_the_other() 
         writer.complete(&place, id).await;
     };
     let begun = Instant::now();
-    futures::join!(wait(&second), wait(&third), give_back);
-    assert!(begun.elapsed() < CALL_PATIENCE, "waited for {:?}", begun.elapsed());
+    futures::join!(take(&second), take(&third), give_back);
+    assert!(begun.elapsed() < WAIT_MAX, "waited for {:?}", begun.elapsed());
     assert!(place.namesystem.recovery.queues.by_file.lock().is_empty(), "nobody waits any more");
     assert!(place.namesystem.namespace().read().lease(id).is_none());
 }
 
 #[tokio::test]
-async fn nobody_waits_for_the_own_session_or_when_told_not_to() {
+async fn nobody_waits_for_the_own_session_even_when_it_comes_to_the_file_meanwhile() {
     let place = Place::new().await;
     let id = place.make(0, ROOT_INODE, "f", 0o100_644).await;
     let [writer, other] = [Client::new(&place, 1).await, Client::new(&place, 2).await];
-    writer.append(&place, id, LONG).await.unwrap();
     let begun = Instant::now();
-    for (client, patience_ms) in [(&writer, LONG), (&writer, 0), (&other, 0)] {
-        assert_eq!(client.append(&place, id, patience_ms).await.unwrap_err().kind(), ErrorKind::Busy);
-    }
-    assert!(begun.elapsed() < CALL_PATIENCE, "refused after {:?}", begun.elapsed());
+    writer.append(&place, id).await.unwrap();
+    assert_eq!(writer.append(&place, id).await.unwrap_err().kind(), ErrorKind::Busy);
+    assert_eq!(writer.wait(&place, id, LONG).await, FileHolder::Asker);
+    let pass_on = async {
+        until_somebody_waits(&place, 1).await;
+        let freed = place.namesystem.recovery.queues.join(id);
+        writer.complete(&place, id).await;
+        other.append(&place, id).await.unwrap();
+        place.namesystem.recovery.queues.freed(id);
+        drop(freed);
+    };
+    let (holder, ()) = futures::join!(other.wait(&place, id, LONG), pass_on);
+    assert_ne!(holder, FileHolder::Other);
+    assert_eq!(other.wait(&place, id, LONG).await, FileHolder::Asker);
+    assert!(begun.elapsed() < WAIT_MAX, "told after {:?}", begun.elapsed());
 }
 
 #[tokio::test]
-async fn a_file_that_stays_with_its_writer_is_refused_in_the_end() {
+async fn who_waits_for_a_file_that_stays_with_its_writer_is_told_so_in_the_end() {
     let place = Place::new().await;
     let id = place.make(0, ROOT_INODE, "f", 0o100_644).await;
     let [writer, other] = [Client::new(&place, 1).await, Client::new(&place, 2).await];
-    writer.append(&place, id, LONG).await.unwrap();
+    writer.append(&place, id).await.unwrap();
     let begun = Instant::now();
-    assert_eq!(other.append(&place, id, 300).await.unwrap_err().kind(), ErrorKind::Busy);
-    assert!((Duration::from_millis(300)..CALL_PATIENCE).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    assert_eq!(other.wait(&place, id, 300).await, FileHolder::Other);
+    assert!((Duration::from_millis(300)..WAIT_MAX).contains(&begun.elapsed()), "{:?}", begun.elapsed());
     assert!(place.namesystem.recovery.queues.by_file.lock().is_empty());
+}
+
+#[tokio::test]
+async fn who_waits_for_a_file_that_is_removed_is_told_at_once() {
+    let place = Place::new().await;
+    let id = place.make(0, ROOT_INODE, "f", 0o100_644).await;
+    let [writer, other] = [Client::new(&place, 1).await, Client::new(&place, 2).await];
+    let lease = Lease::taken_by(ClientId(writer.id), writer.session, CallId(1));
+    place.namesystem.namespace().write().leases.insert(id, Lease { needs_recovery: true, ..lease });
+    let begun = Instant::now();
+    let remove = async {
+        until_somebody_waits(&place, 1).await;
+        let op = RemoveOp { parent: ROOT_INODE.0, name: "f".into(), ..RemoveOp::default() };
+        let who = Caller { uid: 0, ..Caller::default() };
+        let header = other.header().map(|header| RequestHeader { caller: Some(who), ..header });
+        place.namesystem.mutate(header, Op::Remove(op)).await.unwrap();
+    };
+    let (holder, ()) = futures::join!(other.wait(&place, id, LONG), remove);
+    assert_eq!(holder, FileHolder::None);
+    assert!(begun.elapsed() < WAIT_MAX, "told after {:?}", begun.elapsed());
+}
+
+/// Whoever gets the file after a recovery is not taken for the writer that it was taken from.
+#[tokio::test]
+async fn end_of_a_lease_is_told_though_another_has_the_file() {
+    let place = Place::new().await;
+    let id = place.make(0, ROOT_INODE, "f", 0o100_644).await;
+    let [writer, other] = [Client::new(&place, 1).await, Client::new(&place, 2).await];
+    writer.append(&place, id).await.unwrap();
+    let lease = name_of(place.namesystem.namespace().read().lease(id).unwrap());
+    assert_eq!(place.namesystem.await_end_of_lease(lease, id, 10).await, FileHolder::Other);
+    writer.complete(&place, id).await;
+    other.append(&place, id).await.unwrap();
+    assert_eq!(place.namesystem.await_end_of_lease(lease, id, 10).await, FileHolder::None);
 }

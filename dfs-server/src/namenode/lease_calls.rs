@@ -6,23 +6,27 @@ use dfs_common::ids::{CallId, InodeId};
 use dfs_proto::v1;
 
 use super::apply::CallKey;
-use super::handover::LEASE_SOFT_LIMIT;
+use super::handover::{LEASE_SOFT_LIMIT, LeaseName, name_of, patience};
 use super::namespace::Lease;
 use super::namespace::permission::Identity;
 use super::namesystem::Namesystem;
 
 impl Namesystem {
-    /// Takes the lease of whoever writes `id`, for its owner or root, and waits a while for the file to be recovered; true
-    /// when it is closed now.
+    /// Takes the lease of whoever writes `id`, for its owner or root, and waits a while for the file to be recovered. Gives the
+    /// name of the lease that is left, if its file still waits for recovery; whoever else has the file by then has it rightly.
     ///
     /// # Errors
     /// `NotPermitted`, `Busy` while the writer is alive; else as `mutate`.
-    pub async fn recover_lease(&self, header: Option<v1::RequestHeader>, id: InodeId) -> Result<bool> {
+    pub async fn recover_lease(
+        &self,
+        header: Option<v1::RequestHeader>,
+        id: InodeId,
+        patience_ms: u32,
+    ) -> Result<Option<LeaseName>> {
         let who = Identity::of(header.as_ref().and_then(|header| header.caller.as_ref()));
         if self.recorded(header.as_ref())?.is_some() {
             // Whoever has the lease now is not the writer that it was taken from.
-            self.wait_recovered(id).await;
-            return Ok(self.namespace().read().lease(id).is_none());
+            return Ok(self.left_to_recover(id, patience_ms).await);
         }
         self.check_writable()?;
         let holder = {
@@ -43,8 +47,13 @@ impl Namesystem {
             }
             self.revoke_lease(Some(header.unwrap_or_default()), id, &lease).await?;
         }
-        self.wait_recovered(id).await;
-        Ok(self.namespace().read().lease(id).is_none())
+        Ok(self.left_to_recover(id, patience_ms).await)
+    }
+
+    /// Waits a while for the file to be recovered; the lease that waits for it still.
+    async fn left_to_recover(&self, id: InodeId, patience_ms: u32) -> Option<LeaseName> {
+        self.wait_recovered(id, patience(patience_ms)).await;
+        self.namespace().read().lease(id).filter(|lease| lease.needs_recovery).map(name_of)
     }
 
     /// Takes the lease of `id` that `call` took from the caller's own session, whose writer has failed, and waits a while as
@@ -52,7 +61,13 @@ impl Namesystem {
     ///
     /// # Errors
     /// `InvalidArgument` without a session; else as `mutate`.
-    pub async fn give_up_lease(&self, header: Option<v1::RequestHeader>, id: InodeId, call: CallId) -> Result<bool> {
+    pub async fn give_up_lease(
+        &self,
+        header: Option<v1::RequestHeader>,
+        id: InodeId,
+        call: CallId,
+        patience_ms: u32,
+    ) -> Result<Option<LeaseName>> {
         self.check_writable()?;
         let retry = header.as_ref().and_then(|header| header.retry.as_ref());
         let retry =
@@ -66,10 +81,9 @@ impl Namesystem {
                 if !lease.needs_recovery {
                     self.revoke_lease(header, id, &lease).await?;
                 }
-                self.wait_recovered(id).await;
-                Ok(self.namespace().read().lease(id).is_none())
+                Ok(self.left_to_recover(id, patience_ms).await)
             }
-            holder => Ok(holder.is_none()),
+            holder => Ok(holder.as_ref().map(name_of)),
         }
     }
 }

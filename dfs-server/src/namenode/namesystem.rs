@@ -178,7 +178,13 @@ impl Namesystem {
             Some(directory) => Some(Box::new((self.delegations.enter(directory, key.holder()).await, held))),
             None => held,
         };
-        self.journal.submit_holding(op, held).await
+        // A file may go with its last name, and its lease with it.
+        let may_end_leases = matches!(op.op, Some(Op::Remove(_) | Op::Rename(_) | Op::ReleaseHold(_)));
+        let outcome = self.journal.submit_holding(op, held).await;
+        if may_end_leases {
+            self.recovery.queues.some_freed();
+        }
+        outcome
     }
 
     /// What a client that has added a name to a directory, and perhaps `made` one, may rely on.

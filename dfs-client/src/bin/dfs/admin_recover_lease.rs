@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 use dfs_common::error::{DfsError, ErrorKind};
@@ -13,9 +13,6 @@ use crate::failure::{Failure, Outcome};
 use crate::json::PathJson;
 use crate::remote_file;
 use crate::tree::{self, Links, Node};
-
-/// Pause before the NameNode, which waits itself, is asked again.
-const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Which files, and for how long.
 #[derive(Debug, Args)]
@@ -69,13 +66,9 @@ async fn recover(ctx: &Context, node: &Node, patience: Duration) -> Outcome<u64>
         return Err(failure);
     }
     let failed = |error| Failure::dfs(&node.path, error);
-    let begun = Instant::now();
-    while !ctx.client.recover_lease(&ctx.caller, node.attr.inode).await.map_err(failed)? {
-        if begun.elapsed() >= patience {
-            let words = format!("still open after {} s; the NameNode's log says what it waits for", patience.as_secs());
-            return Err(failed(DfsError::new(ErrorKind::TimedOut, words)));
-        }
-        tokio::time::sleep(LOOK_INTERVAL).await;
+    if !ctx.client.recover_lease(&ctx.caller, node.attr.inode, patience).await.map_err(failed)? {
+        let words = format!("still open after {} s; the NameNode's log says what it waits for", patience.as_secs());
+        return Err(failed(DfsError::new(ErrorKind::TimedOut, words)));
     }
     let attr = ctx.client.get_file_info(&ctx.caller, node.attr.inode).await.map_err(failed)?;
     Ok(attr.length)

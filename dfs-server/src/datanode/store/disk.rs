@@ -9,7 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use dfs_common::{durable, sys};
@@ -150,6 +150,12 @@ impl DiskFile {
         #[cfg(test)]
         self.watched.on_write(&self.file, watch::Change::Length(length));
         Ok(())
+    }
+
+    /// Its length and the number of its names.
+    pub(super) fn stat(&self) -> io::Result<(u64, u64)> {
+        let stat = self.file.metadata()?;
+        Ok((stat.len(), stat.nlink()))
     }
 
     /// Its length, bytes.

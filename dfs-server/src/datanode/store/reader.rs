@@ -48,6 +48,12 @@ pub(crate) struct ReplicaFiles {
 }
 
 impl ReplicaFiles {
+    /// Whether files that were kept open are still those of a replica so long: somebody may have removed or cut them.
+    pub(super) fn are_of(&self, length: u64) -> bool {
+        let is_there = |file: &DiskFile| file.stat().is_ok_and(|(_, links)| links > 0);
+        self.data.stat().is_ok_and(|(data_len, links)| links > 0 && data_len == length) && is_there(self.meta.file())
+    }
+
     /// Opens a finalized replica's files, by one of `DiskFile`'s functions. Those that do not have the lengths that they
     /// should are `InvalidData`.
     fn open_finalized(

@@ -15,18 +15,13 @@ use crate::namenode::namespace::permission::Identity;
 use crate::namenode::namesystem::{Namesystem, unexpected};
 use crate::namenode::outcome::Outcome;
 
-/// Has an op logged and applied, for a client that waits so long for a file that somebody else has.
+/// Has an op logged and applied.
 ///
 /// # Errors
-/// As [`Namesystem::mutate_in_turn`].
-pub(super) async fn change(
-    namesystem: &Namesystem,
-    header: Option<RequestHeader>,
-    op: Op,
-    patience_ms: u32,
-) -> Result<EmptyResponse> {
+/// As [`Namesystem::mutate`].
+pub(super) async fn change(namesystem: &Namesystem, header: Option<RequestHeader>, op: Op) -> Result<EmptyResponse> {
     let (touched, growth) = (touched_inodes(&op), Growth::of(header.as_ref(), &op));
-    namesystem.mutate_in_turn(header, op, patience_ms).await.map(|_| changed(namesystem, growth, touched))
+    namesystem.mutate(header, op).await.map(|_| changed(namesystem, growth, touched))
 }
 
 /// The answer to a change that names no inode.
@@ -45,10 +40,9 @@ pub(super) async fn change_inode(
     namesystem: &Namesystem,
     header: Option<RequestHeader>,
     op: Op,
-    patience_ms: u32,
 ) -> Result<AttrResponse> {
     let (touched, growth) = (touched_inodes(&op), Growth::of(header.as_ref(), &op));
-    namesystem.mutate_in_turn(header, op, patience_ms).await.and_then(|outcome| {
+    namesystem.mutate(header, op).await.and_then(|outcome| {
         let inode = inode_of(&outcome)?;
         let delegations = delegations(namesystem, growth, Some(inode));
         let namespace = namesystem.namespace().read();

@@ -40,24 +40,11 @@ impl ClientService {
     }
 
     async fn change(&self, header: Option<RequestHeader>, op: Op) -> Reply<EmptyResponse> {
-        self.change_in_turn(header, op, 0).await
-    }
-
-    async fn change_in_turn(&self, header: Option<RequestHeader>, op: Op, patience_ms: u32) -> Reply<EmptyResponse> {
-        reply(changes::change(&self.namesystem, header, op, patience_ms).await)
+        reply(changes::change(&self.namesystem, header, op).await)
     }
 
     async fn change_inode(&self, header: Option<RequestHeader>, op: Op) -> Reply<AttrResponse> {
-        self.change_inode_in_turn(header, op, 0).await
-    }
-
-    async fn change_inode_in_turn(
-        &self,
-        header: Option<RequestHeader>,
-        op: Op,
-        patience_ms: u32,
-    ) -> Reply<AttrResponse> {
-        reply(changes::change_inode(&self.namesystem, header, op, patience_ms).await)
+        reply(changes::change_inode(&self.namesystem, header, op).await)
     }
 
     /// Refuses a pipeline of DataNodes that nobody knows. A repeated call that was applied before is not asked again.
@@ -311,12 +298,40 @@ impl ClientNamenode for ClientService {
     async fn recover_lease(&self, request: Request<RecoverLeaseRequest>) -> Reply<RecoverLeaseResponse> {
         let request = request.into_inner();
         let inode = InodeId(request.inode);
-        let closed = if request.own {
-            self.namesystem.give_up_lease(request.header, inode, CallId(request.call_id)).await
+        let (header, patience_ms) = (request.header, request.patience_ms);
+        let left = if request.own {
+            self.namesystem.give_up_lease(header, inode, CallId(request.call_id), patience_ms).await
         } else {
-            self.namesystem.recover_lease(request.header, inode).await
+            self.namesystem.recover_lease(header, inode, patience_ms).await
         };
-        reply(closed.map(|closed| RecoverLeaseResponse { closed, txid: self.txid() }))
+        reply(left.map(|left| {
+            let lease = left.map(|(client, Incarnation(incarnation), CallId(call_id))| LeaseName {
+                client_id: client.0.to_vec().into(),
+                incarnation,
+                call_id,
+            });
+            RecoverLeaseResponse { closed: lease.is_none(), lease, txid: self.txid() }
+        }))
+    }
+
+    async fn await_file(&self, request: Request<AwaitFileRequest>) -> Reply<AwaitFileResponse> {
+        let request = request.into_inner();
+        let (inode, patience_ms) = (InodeId(request.inode), request.patience_ms);
+        let session = |id: &[u8], incarnation| Ok((client_id(id)?, Incarnation(incarnation)));
+        let holder = match &request.lease {
+            Some(lease) => match session(&lease.client_id, lease.incarnation) {
+                Ok((client, life)) => {
+                    let lease = (client, life, CallId(lease.call_id));
+                    self.namesystem.await_end_of_lease(lease, inode, patience_ms).await
+                }
+                Err(error) => return reply(Err(error)),
+            },
+            None => match session(&request.client_id, request.incarnation) {
+                Ok(asker) => self.namesystem.await_file(asker, inode, patience_ms).await,
+                Err(error) => return reply(Err(error)),
+            },
+        };
+        reply(Ok(AwaitFileResponse { holder: holder.into(), txid: self.txid() }))
     }
 
     async fn mkdir(&self, request: Request<MkdirRequest>) -> Reply<AttrResponse> {
@@ -412,7 +427,7 @@ impl ClientNamenode for ClientService {
             kill_privileges: request.kill_privileges,
             kill_capabilities: request.kill_capabilities,
         };
-        self.change_inode_in_turn(request.header, Op::SetAttr(op), request.patience_ms).await
+        self.change_inode(request.header, Op::SetAttr(op)).await
     }
 
     async fn truncate(&self, request: Request<TruncateRequest>) -> Reply<AttrResponse> {
@@ -437,7 +452,7 @@ impl ClientNamenode for ClientService {
             return reply(Err(error));
         }
         let op = SetXAttrOp { inode: request.inode, flag: request.flag, name: request.name, value: request.value };
-        self.change_in_turn(request.header, Op::SetXattr(op), request.patience_ms).await
+        self.change(request.header, Op::SetXattr(op)).await
     }
 
     async fn remove_x_attr(&self, request: Request<XAttrMutation>) -> Reply<EmptyResponse> {

@@ -65,7 +65,7 @@ pub(super) async fn append(
     reader: Option<&str>,
 ) -> Result<AppendResponse> {
     let op = OpenForAppendOp { inode: request.inode, truncate: request.truncate };
-    let outcome = namesystem.append(request.header, op, request.patience_ms).await;
+    let outcome = namesystem.append(request.header, op).await;
     outcome.and_then(|outcome| {
         let Outcome::Appended { inode, last } = outcome else { return Err(unexpected(&outcome)) };
         let answer = attr_response(namesystem, inode)?;

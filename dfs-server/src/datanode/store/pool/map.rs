@@ -83,6 +83,11 @@ impl Content {
         self.open.as_mut().filter(|_| is_same)?.get(&id).cloned()
     }
 
+    /// Closes what is open for a replica.
+    pub(super) fn close_files(&mut self, id: BlockId) {
+        self.give_up(&id);
+    }
+
     /// Keeps the files of a replica open that is still what it was `seen` to be.
     pub(super) fn keep_open(&mut self, id: BlockId, seen: &Finalized, files: &Arc<ReplicaFiles>) {
         let is_same = self.is_still(id, seen);

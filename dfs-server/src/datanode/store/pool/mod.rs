@@ -324,13 +324,17 @@ impl Pool {
         for _ in 0..OPEN_TRIES {
             match self.lookup(block)? {
                 Entry::Finalized(finalized) => {
-                    if let Some(kept) = self.replicas.lock().open_files(block.id, &finalized) {
-                        let (volume, _) = self.home_of(&finalized);
-                        let found =
-                            Block { generation_stamp: finalized.generation_stamp, length: finalized.length, ..block };
-                        return Ok(
-                            ReplicaReader::of_finalized(found, kept, volume).with_doubts(&self.suspects, &self.name)
-                        );
+                    let kept = self.replicas.lock().open_files(block.id, &finalized);
+                    if let Some(kept) = kept {
+                        if kept.are_of(finalized.length) {
+                            let (volume, _) = self.home_of(&finalized);
+                            let Finalized { generation_stamp, length, .. } = finalized;
+                            let found = Block { generation_stamp, length, ..block };
+                            let reader = ReplicaReader::of_finalized(found, kept, volume);
+                            return Ok(reader.with_doubts(&self.suspects, &self.name));
+                        }
+                        // By their names it is seen what became of them.
+                        self.replicas.lock().close_files(block.id);
                     }
                     let doubt = |error: &io::Error| {
                         if !is_shortage(error) {

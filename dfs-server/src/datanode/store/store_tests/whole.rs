@@ -147,6 +147,23 @@ fn replica_that_was_read_is_read_again_without_opening_its_files() {
 }
 
 #[test]
+fn files_that_are_removed_while_they_are_open_are_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&[dir.path()]);
+    for (id, of) in [(1, "blk_1"), (2, "blk_2_1001.meta")] {
+        put(&store, id, &[1; 1000]);
+        read(&store, &block(id, 1001), 1000).unwrap();
+        std::fs::remove_file(file(dir.path(), DIR).join(of)).unwrap();
+        assert_eq!(read(&store, &block(id, 1001), 1000).unwrap_err().kind(), ErrorKind::NotFound, "without {of}");
+    }
+    put(&store, 3, &[1; 1000]);
+    read(&store, &block(3, 1001), 1000).unwrap();
+    let data = std::fs::OpenOptions::new().write(true).open(file(dir.path(), DIR).join("blk_3")).unwrap();
+    data.set_len(999).unwrap();
+    read(&store, &block(3, 1001), 1000).unwrap_err();
+}
+
+#[test]
 fn files_of_a_volume_that_failed_are_closed() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&[dir.path()]);

@@ -1,0 +1,105 @@
+//! Waiting for a file that another client has: who has just closed it gives it back in a moment.
+//!
+//! A call that is refused with `Busy` takes nothing. Whoever wants the file asks whether his [`FileTurn`] comes, and makes the call
+//! again, until it is made or the patience is over. Nothing that others need should be held meanwhile.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use dfs_common::error::{DfsError, Result};
+use dfs_common::ids::InodeId;
+use dfs_proto::v1::{self, FileHolder};
+use tracing::debug;
+
+use super::DfsClient;
+use crate::client_core::ClientCore;
+use crate::rpc::{Patience, rpc};
+
+/// How long a file is waited for. One that was just closed is given back within milliseconds, or, if a DataNode has just failed its
+/// writer or the machine is busy, within seconds.
+const HANDOVER: Duration = Duration::from_secs(5);
+
+/// How often one tries who finds others quicker than him each time.
+const TRIES_MAX: u32 = 256;
+
+/// One who wants a file.
+pub struct FileTurn {
+    core: Arc<ClientCore>,
+    inode: InodeId,
+    until: Instant,
+    tries: u32,
+}
+
+/// What there is to do about a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Nobody has the file: the call is worth another try.
+    Now,
+    /// This client has it.
+    Own,
+    /// Another one keeps it.
+    Never,
+}
+
+impl DfsClient {
+    /// The turn of somebody who wants a file now.
+    pub fn turn(&self, inode: InodeId) -> FileTurn {
+        FileTurn { core: Arc::clone(&self.core), inode, until: Instant::now() + HANDOVER, tries: TRIES_MAX }
+    }
+
+    /// The turn of a call of this client itself: it waits for nobody if the client does not.
+    pub(super) fn turn_of_call(&self, inode: InodeId) -> FileTurn {
+        let turn = self.turn(inode);
+        if self.waits_for_files { turn } else { FileTurn { until: Instant::now(), ..turn } }
+    }
+}
+
+impl FileTurn {
+    /// Waits until nobody else has the file, or the patience is over.
+    pub async fn comes(&mut self) -> Turn {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() || self.tries == 0 {
+            return Turn::Never;
+        }
+        self.tries -= 1;
+        let Some(session) = self.core.sessions.live() else { return Turn::Never };
+        let request = v1::AwaitFileRequest {
+            inode: self.inode.0,
+            client_id: session.client_id.0.to_vec().into(),
+            incarnation: session.incarnation.0,
+            lease: None,
+            patience_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX),
+        };
+        let total = left + self.core.config.metadata_deadline;
+        match self.core.namenode.call(Patience { per_try: total, total }, request, rpc!(await_file)).await {
+            Ok(answer) => match answer.holder() {
+                FileHolder::None => Turn::Now,
+                FileHolder::Asker => Turn::Own,
+                FileHolder::Other => Turn::Never,
+            },
+            Err(failed) => {
+                let error = DfsError::from(failed);
+                debug!(inode = %self.inode, error = %error.chain(), "a file that another client has was not waited for");
+                Turn::Never
+            }
+        }
+    }
+}
+
+/// Waits until a lease of the file is over, `patience` at most; whether it is.
+pub(super) async fn await_end_of_lease(
+    core: &ClientCore,
+    inode: InodeId,
+    lease: v1::LeaseName,
+    patience: Duration,
+) -> Result<bool> {
+    let request = v1::AwaitFileRequest {
+        inode: inode.0,
+        lease: Some(lease),
+        patience_ms: u32::try_from(patience.as_millis()).unwrap_or(u32::MAX),
+        ..v1::AwaitFileRequest::default()
+    };
+    let total = patience + core.config.metadata_deadline;
+    let answer = core.namenode.call(Patience { per_try: total, total }, request, rpc!(await_file)).await?;
+    Ok(answer.holder() == FileHolder::None)
+}
