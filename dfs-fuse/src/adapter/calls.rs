@@ -76,7 +76,7 @@ fn bytes(name: &OsStr) -> Vec<u8> {
     name.as_bytes().to_vec()
 }
 
-fn open_flags(opened: Opened) -> FopenFlags {
+fn open_flags(opened: &Opened) -> FopenFlags {
     let mut flags = FopenFlags::empty();
     flags.set(FopenFlags::FOPEN_DIRECT_IO, opened.writes);
     flags.set(FopenFlags::FOPEN_NOFLUSH, !opened.writes);
@@ -215,7 +215,8 @@ impl Filesystem for Adapter {
         let (fs, caller, number) = (Arc::clone(&self.fs), caller(request), inode(number));
         let work = async move { fs.open(&caller, number, flags).await };
         self.dispatcher.run(asked(request, Class::Metadata, "open"), reply, work, |reply, opened: Opened| {
-            reply.opened(to_handle(opened.handle), open_flags(opened));
+            let flags = open_flags(&opened);
+            reply.opened(to_handle(opened.hand_over()), flags);
         });
     }
 
@@ -235,8 +236,9 @@ impl Filesystem for Adapter {
         self.dispatcher.run(asked(request, Class::Metadata, "create"), reply, work, |reply, created| {
             // fuser has one time-to-live here; the shorter one is right for both.
             let ttl = created.entry.attr_ttl.min(created.entry.entry_ttl);
-            let handle = to_handle(created.opened.handle);
-            reply.created(&ttl, &to_attr(&created.entry.attr), GENERATION, handle, open_flags(created.opened));
+            let flags = open_flags(&created.opened);
+            let handle = to_handle(created.opened.hand_over());
+            reply.created(&ttl, &to_attr(&created.entry.attr), GENERATION, handle, flags);
         });
     }
 
