@@ -9,7 +9,7 @@
 //!   dirs, changes         listings         writer_view, lost_writes  what is known of it, and what it lost
 //!   cache, kernel         what is remembered, here and there
 //! errno      what programs see of errors   flags       what the kernel's flag words mean
-//! caller     who asks
+//! caller     who asks                      killed      who needs no answer any more
 //! ```
 
 mod adapter;
@@ -32,6 +32,7 @@ mod handles;
 mod identity;
 mod inodes;
 mod kernel;
+mod killed;
 mod lost_writes;
 mod privileges;
 mod session;
