@@ -111,17 +111,14 @@ impl SharedWriter {
         Ok(())
     }
 
-    /// Throws the content away for an open of `by`, and takes the lease again if it was given back.
+    /// Throws the content away for an open of `by`, and takes the lease again if it was given back. Not to be dropped half-way:
+    /// see [`to_its_end`].
     ///
     /// # Errors
     /// As above.
-    pub(crate) async fn empty_at_open(self: &Arc<Self>, by: &Caller) -> FsResult<()> {
-        let (writer, by) = (Arc::clone(self), by.clone());
-        to_its_end(async move {
-            let mut state = writer.turn().await?;
-            writer.empty(&mut state, &by).await
-        })
-        .await
+    pub(crate) async fn empty_at_open(&self, by: &Caller) -> FsResult<()> {
+        let mut state = self.turn().await?;
+        self.empty(&mut state, by).await
     }
 
     /// What the file has that writes take away.
@@ -429,7 +426,7 @@ impl SharedWriter {
 
 /// In a task, which goes on when the request that waits for it is given up: a read, or an open, may be of another program than
 /// those that write, and half of this step would end their writing.
-async fn to_its_end(step: impl Future<Output = FsResult<()>> + Send + 'static) -> FsResult<()> {
+pub(crate) async fn to_its_end(step: impl Future<Output = FsResult<()>> + Send + 'static) -> FsResult<()> {
     let failed = |error| DfsError::new(ErrorKind::Internal, "a step of a file's writer").with_source(error);
     tokio::spawn(step).await.map_err(failed)?
 }

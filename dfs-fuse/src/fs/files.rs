@@ -14,8 +14,8 @@ use super::{Entry, FileSystem, NewInode};
 use crate::errno::{FsError, FsResult};
 use crate::flags::{Access, new_permissions};
 use crate::handles::{FileHandle, HandleId, Slot};
-use crate::inodes::OpenRef;
-use crate::writer::SharedWriter;
+use crate::inodes::{OpenInode, OpenRef};
+use crate::writer::{SharedWriter, to_its_end};
 
 /// Set by the kernel in the flags of an open for execution (its own __FMODE_EXEC): needs the right to execute, which it has
 /// checked, not the right to read.
@@ -62,6 +62,24 @@ impl Drop for NewHandle {
             debug!(handle = id.0, "opened for nobody");
             runtime.spawn(async move { fs.release(id).await });
         }
+    }
+}
+
+/// A file's content is being thrown away. It may be gone however that ends, also when it fails or is given up: readers look
+/// again.
+struct Emptied<'a> {
+    fs: &'a FileSystem,
+    open: &'a OpenInode,
+}
+
+impl Drop for Emptied<'_> {
+    fn drop(&mut self) {
+        let Self { fs, open } = self;
+        fs.changed(&[open.id]);
+        open.content_dropped();
+        fs.seen.emptied(open.id);
+        // It may have been a program.
+        fs.kernel.drop_attributes(open.id);
     }
 }
 
@@ -122,16 +140,21 @@ impl FileSystem {
         Ok(self.opened(slot, FileHandle::new(open, Some(writer), None), false))
     }
 
-    /// As [`take_writer`](Self::take_writer), with the content thrown away. That may have happened also when it fails: readers
-    /// look again.
-    async fn take_emptied(&self, caller: &Caller, open: &OpenRef) -> FsResult<Arc<SharedWriter>> {
-        let writer = self.take_writer(caller, open, true).await;
-        self.changed(&[open.id]);
-        open.content_dropped();
-        self.seen.emptied(open.id);
-        // It may have been a program.
-        self.kernel.drop_attributes(open.id);
-        writer
+    /// As [`take_writer`](Self::take_writer), with the content thrown away.
+    async fn take_emptied(self: &Arc<Self>, caller: &Caller, open: &OpenRef) -> FsResult<Arc<SharedWriter>> {
+        let _emptied = Emptied { fs: self, open };
+        self.take_writer(caller, open, true).await
+    }
+
+    /// Empties a file that this mount writes.
+    async fn empty(self: &Arc<Self>, caller: &Caller, open: &OpenRef, writer: &Arc<SharedWriter>) -> FsResult<()> {
+        let (fs, open) = (Arc::clone(self), self.inodes.open(open.id));
+        let (caller, writer) = (caller.clone(), Arc::clone(writer));
+        to_its_end(async move {
+            let _emptied = Emptied { fs: &fs, open: &open };
+            writer.empty_at_open(&caller).await
+        })
+        .await
     }
 
     async fn open_for_reading(self: &Arc<Self>, caller: &Caller, open: OpenRef, slot: Slot<'_>) -> FsResult<Opened> {
@@ -208,14 +231,19 @@ impl FileSystem {
     }
 
     /// The writer of an inode with one handle more: the one this mount has, or a new one with the lease.
-    async fn take_writer(&self, caller: &Caller, open: &OpenRef, truncates: bool) -> FsResult<Arc<SharedWriter>> {
+    async fn take_writer(
+        self: &Arc<Self>,
+        caller: &Caller,
+        open: &OpenRef,
+        truncates: bool,
+    ) -> FsResult<Arc<SharedWriter>> {
         self.check_not_stopping()?;
         let mut tries = LEASE_TRIES;
         loop {
             let _writing = open.writing.lock().await;
             if let Some(writer) = open.writer() {
                 if truncates {
-                    writer.empty_at_open(caller).await?;
+                    self.empty(caller, open, &writer).await?;
                 }
                 writer.join().await?;
                 return Ok(writer);

@@ -113,10 +113,15 @@ async fn open_that_gives_up_emptying_does_not_end_the_writing_of_others() {
     let cluster = FakeCluster::start(1).await;
     let fs = mounted(&cluster).await;
     let (inode, _handle) = being_written(&fs).await;
+    let open = fs.inodes.open(inode);
+    let before = open.content_epoch();
     {
         let caller = who();
-        let open = std::pin::pin!(fs.open(&caller, inode, OpenFlags(libc::O_WRONLY | libc::O_TRUNC)));
-        assert!(poll!(open).is_pending());
+        let opening = std::pin::pin!(fs.open(&caller, inode, OpenFlags(libc::O_WRONLY | libc::O_TRUNC)));
+        assert!(poll!(opening).is_pending());
     }
     assert!(fs.inodes.writer(inode).is_some(), "the writer has not failed");
+    until(|| cluster.calls("append") > 0 && open.content_epoch() >= before + 2).await;
+    assert!(fs.inodes.writer(inode).is_some(), "it goes on with a file that is empty");
+    assert_eq!(open.writer().unwrap().length(), 0);
 }
