@@ -37,15 +37,15 @@ impl Program {
         Self { script: script.to_owned(), shell: shell.spawn().expect("start sh") }
     }
 
-    /// Its processes, by their directories in /proc.
+    /// Its processes that have not ended, by their directories in /proc.
     fn processes(&self) -> impl Iterator<Item = PathBuf> {
         let leader = self.shell.id().to_string();
         let processes = fs::read_dir("/proc").expect("read /proc").flatten().map(|entry| entry.path());
         processes.filter(move |process| {
             let stat = fs::read_to_string(process.join("stat")).unwrap_or_default();
-            // After the name in parentheses: state, parent, process group.
-            let group = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(2));
-            group == Some(leader.as_str())
+            // After the name in parentheses: state, parent, process group. Who waits for an orphan that has ended is not our business.
+            let mut fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ');
+            fields.next() != Some("Z") && fields.nth(1) == Some(leader.as_str())
         })
     }
 
