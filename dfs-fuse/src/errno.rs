@@ -5,11 +5,15 @@ use std::fmt;
 use dfs_common::error::{DfsError, ErrorKind};
 use fuser::Errno;
 
+use crate::lost_writes::Telling;
+
 /// Why a request failed: the errno for the program, the words for the log.
 pub(crate) struct FsError {
     errno: Errno,
     cause: Option<DfsError>,
     tells_loss: bool,
+    /// To be noted when a program gets this.
+    telling: Option<Telling>,
 }
 
 /// Result of everything the kernel may ask for.
@@ -26,7 +30,21 @@ impl FsError {
         self.tells_loss
     }
 
-    /// What the program sees.
+    /// For who is to be told by it that bytes were lost.
+    #[must_use]
+    pub(crate) fn to(self, told: Telling) -> Self {
+        Self { telling: Some(told), ..self }
+    }
+
+    /// What a program sees that gets this now; see [`lost_writes`](crate::lost_writes).
+    pub(crate) fn tell(self) -> Errno {
+        if let Some(telling) = self.telling {
+            telling.arrives();
+        }
+        self.errno
+    }
+
+    /// What a program would see.
     pub(crate) fn errno(&self) -> Errno {
         self.errno
     }
@@ -53,13 +71,13 @@ impl FsError {
 
 impl From<Errno> for FsError {
     fn from(errno: Errno) -> Self {
-        Self { errno, cause: None, tells_loss: false }
+        Self { errno, cause: None, tells_loss: false, telling: None }
     }
 }
 
 impl From<DfsError> for FsError {
     fn from(error: DfsError) -> Self {
-        Self { errno: errno_of(error.kind()), cause: Some(error), tells_loss: false }
+        Self { errno: errno_of(error.kind()), cause: Some(error), tells_loss: false, telling: None }
     }
 }
 

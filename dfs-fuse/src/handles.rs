@@ -27,7 +27,7 @@ pub(crate) struct FileHandle {
     /// Present when opened for writing, for good: also after it has failed.
     pub(crate) writer: Option<Arc<SharedWriter>>,
     /// Of the inode's lost writes.
-    told: Told,
+    told: Arc<Told>,
     /// With the inode's content epoch it was opened at.
     reader: tokio::sync::Mutex<Option<(u64, Arc<FileReader>)>>,
 }
@@ -77,12 +77,12 @@ impl FileHandle {
         self.inode.losses().tell(&self.told)
     }
 
-    /// An outcome that a program gets for sure.
+    /// An outcome that a program looks at: if it tells of lost bytes, this handle is told by it.
     pub(crate) fn heard<T>(&self, outcome: FsResult<T>) -> FsResult<T> {
-        if outcome.as_ref().is_err_and(FsError::tells_loss) {
-            self.inode.losses().note_told(&self.told);
-        }
-        outcome
+        let to_this = |failure: FsError| {
+            if failure.tells_loss() { failure.to(self.inode.losses().telling(&self.told)) } else { failure }
+        };
+        outcome.map_err(to_this)
     }
 
     /// The error that ended this handle's writer.

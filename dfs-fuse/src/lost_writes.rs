@@ -7,7 +7,10 @@
 //! This stands beside the failed writer's own descriptors, which get its error from every call until they are closed. The
 //! record of a file lives as long as a handle is open or somebody is to be told (see [`Inodes`](crate::inodes::Inodes)).
 //! A close that fails tells nobody: the kernel closes the descriptors of a killed program, too, and nobody hears that.
+//!
+//! Told is who gets the answer. Until it is made, the error carries a [`Telling`]; dropped, it has told nobody.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dfs_common::error::DfsError;
@@ -40,9 +43,9 @@ impl LostWrites {
     }
 
     /// For a descriptor being opened.
-    pub(crate) fn on_open(&self) -> Told {
+    pub(crate) fn on_open(&self) -> Arc<Told> {
         let state = self.state.lock();
-        Told(AtomicU64::new(state.count - u64::from(state.is_untold())))
+        Arc::new(Told(AtomicU64::new(state.count - u64::from(state.is_untold()))))
     }
 
     /// Whether the last loss is to be told to somebody.
@@ -50,24 +53,42 @@ impl LostWrites {
         self.state.lock().is_untold()
     }
 
-    /// A program gets the last loss as the outcome of a call.
-    pub(crate) fn note_told(&self, told: &Told) {
-        let mut state = self.state.lock();
-        state.is_told = true;
-        told.0.store(state.count, Ordering::Release);
+    /// What is to be noted when a descriptor gets the last loss as the outcome of a call.
+    pub(crate) fn telling(self: &Arc<Self>, told: &Arc<Told>) -> Telling {
+        Telling { losses: Arc::clone(self), told: Arc::clone(told), count: self.state.lock().count }
     }
 
     /// What a sync has to say of losses.
     ///
     /// # Errors
     /// The last loss, if the descriptor has not been told.
-    pub(crate) fn tell(&self, told: &Told) -> FsResult<()> {
-        let mut state = self.state.lock();
-        if told.0.swap(state.count, Ordering::AcqRel) >= state.count {
-            return Ok(());
-        }
-        state.is_told = true;
-        state.last.as_ref().map_or(Ok(()), |error| Err(FsError::of_loss(error)))
+    pub(crate) fn tell(self: &Arc<Self>, told: &Arc<Told>) -> FsResult<()> {
+        let last = {
+            let state = self.state.lock();
+            if told.0.load(Ordering::Acquire) >= state.count {
+                return Ok(());
+            }
+            state.last.as_ref().map(DfsError::duplicate)
+        };
+        last.map_or(Ok(()), |error| Err(FsError::of_loss(&error).to(self.telling(told))))
+    }
+}
+
+/// A loss on its way to a descriptor.
+pub(crate) struct Telling {
+    losses: Arc<LostWrites>,
+    told: Arc<Told>,
+    /// The losses that it tells of.
+    count: u64,
+}
+
+impl Telling {
+    /// A program gets it.
+    pub(crate) fn arrives(self) {
+        let mut state = self.losses.state.lock();
+        self.told.0.fetch_max(self.count, Ordering::AcqRel);
+        // One that has come since stays to be told.
+        state.is_told |= state.count == self.count;
     }
 }
 
@@ -87,40 +108,71 @@ mod tests {
         DfsError::new(ErrorKind::Io, words)
     }
 
+    /// A sync whose answer arrives.
+    fn sync(losses: &Arc<LostWrites>, told: &Arc<Told>) -> bool {
+        let outcome = losses.tell(told);
+        assert!(outcome.as_ref().err().is_none_or(FsError::tells_loss));
+        outcome.map_err(FsError::tell).is_ok()
+    }
+
     #[test]
     fn every_open_descriptor_is_told_once() {
-        let losses = LostWrites::default();
+        let losses = Arc::new(LostWrites::default());
         let open = [losses.on_open(), losses.on_open()];
-        assert!(open.iter().all(|told| losses.tell(told).is_ok()));
+        assert!(open.iter().all(|told| sync(&losses, told)));
         losses.add(&lost("one"));
-        assert!(open.iter().all(|told| losses.tell(told).is_err_and(|failure| failure.tells_loss())));
-        assert!(open.iter().all(|told| losses.tell(told).is_ok()));
+        assert!(open.iter().all(|told| !sync(&losses, told)));
+        assert!(open.iter().all(|told| sync(&losses, told)));
         losses.add(&lost("two"));
-        assert!(open.iter().all(|told| losses.tell(told).is_err()));
+        assert!(open.iter().all(|told| !sync(&losses, told)));
     }
 
     #[test]
     fn descriptor_opened_later_is_told_what_nobody_was() {
-        let losses = LostWrites::default();
+        let losses = Arc::new(LostWrites::default());
         losses.add(&lost("one"));
         assert!(losses.is_untold());
         let (first, second) = (losses.on_open(), losses.on_open());
-        assert!(losses.tell(&first).is_err());
+        assert!(!sync(&losses, &first));
         assert!(!losses.is_untold());
-        assert!(losses.tell(&second).is_err(), "it was open before anybody was told");
-        assert!(losses.tell(&losses.on_open()).is_ok());
+        assert!(!sync(&losses, &second), "it was open before anybody was told");
+        assert!(sync(&losses, &losses.on_open()));
         losses.add(&lost("two"));
         losses.add(&lost("three"));
-        assert!(losses.tell(&losses.on_open()).is_err());
+        assert!(!sync(&losses, &losses.on_open()));
     }
 
     #[test]
     fn failed_call_of_the_writer_tells() {
-        let losses = LostWrites::default();
+        let losses = Arc::new(LostWrites::default());
         let (writer, reader) = (losses.on_open(), losses.on_open());
         losses.add(&lost("one"));
-        losses.note_told(&writer);
-        assert!(losses.tell(&losses.on_open()).is_ok());
-        assert!(losses.tell(&reader).is_err() && losses.tell(&writer).is_ok());
+        losses.telling(&writer).arrives();
+        assert!(sync(&losses, &losses.on_open()));
+        assert!(!sync(&losses, &reader) && sync(&losses, &writer));
+    }
+
+    #[test]
+    fn answer_that_nobody_gets_tells_nobody() {
+        let losses = Arc::new(LostWrites::default());
+        let open = losses.on_open();
+        losses.add(&lost("one"));
+        drop(losses.tell(&open).unwrap_err());
+        drop(losses.telling(&open));
+        assert!(losses.is_untold());
+        assert!(!sync(&losses, &losses.on_open()), "opened later");
+        assert!(!sync(&losses, &open));
+    }
+
+    #[test]
+    fn answer_tells_nothing_of_what_was_lost_after_it() {
+        let losses = Arc::new(LostWrites::default());
+        let open = losses.on_open();
+        losses.add(&lost("one"));
+        let answer = losses.tell(&open).unwrap_err();
+        losses.add(&lost("two"));
+        answer.tell();
+        assert!(losses.is_untold());
+        assert!(!sync(&losses, &open) && !losses.is_untold());
     }
 }

@@ -3,11 +3,13 @@
 //! ```text
 //! cli        what was asked for            background  start that tells whether it worked
 //! session    connect, mount, serve, end    identity    who the mount is to the cluster
-//! adapter    fuser in, fuser out                  driver    which thread runs sockets, timers and tasks
+//! adapter    fuser in, fuser out           driver      which thread runs sockets, timers and tasks
 //! fs         what each POSIX call means, over the client library
-//!   handles, inodes    what is open        writer, write_phase   the one writer of a file, and what it lost
-//!   dirs, changes      listings            cache, kernel                      what is remembered, here and there
-//! errno      what programs see of errors   flags       what the kernel's flag words mean      caller  who asks
+//!   handles, inodes       what is open     writer, write_phase       the one writer of a file
+//!   dirs, changes         listings         writer_view, lost_writes  what is known of it, and what it lost
+//!   cache, kernel         what is remembered, here and there
+//! errno      what programs see of errors   flags       what the kernel's flag words mean
+//! caller     who asks                      killed      who needs no answer any more
 //! ```
 
 mod adapter;
@@ -30,11 +32,13 @@ mod handles;
 mod identity;
 mod inodes;
 mod kernel;
+mod killed;
 mod lost_writes;
 mod privileges;
 mod session;
 mod write_phase;
 mod writer;
+mod writer_view;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -10,7 +10,8 @@
 //!   could not be stored are never followed by others. The other handles of the file hear of them by their next sync
 //!   ([`lost_writes`](crate::lost_writes)).
 //! - An fsync whose finished blocks are not on all disks in time is no such failure: their bytes are with their nodes.
-//! - An operation that is given up (its deadline passed) is such a failure too: nobody knows how much of it was done.
+//! - An operation that is given up (its deadline passed) is such a failure too: nobody knows how much of it was done. What
+//!   readers and openers need of the writer is never given up with them.
 //! - `end` only moves when bytes were accepted; what `length` says was accepted.
 
 use std::future::Future;
@@ -18,7 +19,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use dfs_client::{Caller, DfsClient, FileWriter, SetAttr, SyncLevel, TimeSet};
-use dfs_common::attr::{FileAttr, date_write};
 use dfs_common::error::{DfsError, ErrorKind};
 use dfs_common::ids::InodeId;
 use fuser::Errno;
@@ -32,6 +32,7 @@ use crate::inodes::OpenInode;
 use crate::lost_writes::LostWrites;
 use crate::privileges::{FilePrivileges, Loss};
 use crate::write_phase::{FlushAction, WritePhase};
+use crate::writer_view::{View, WriterView};
 
 /// A write as the kernel asks for it.
 pub(crate) struct WriteRequest<'a> {
@@ -78,47 +79,11 @@ impl State {
     }
 }
 
-struct View {
-    /// While the lease is held.
-    open: Option<Arc<FileWriter>>,
-    /// Where the last write ended that was answered, while the lease is held.
-    answered: u64,
-    /// Bytes, while it is not.
-    closed_length: u64,
-    /// Bytes that readers may see.
-    visible: u64,
-    /// Counts openings, completions and truncations.
-    changes: u64,
-}
-
-/// A writer's state at an instant, to see whether it changed around a question to the NameNode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct WriterView {
-    pub(crate) changes: u64,
-    /// Bytes that the kernel knows of, while the lease is held: a write that is under way tells it by its own answer.
-    pub(crate) open_length: Option<u64>,
-    /// When it was written last, while the lease is held.
-    pub(crate) modified_ns: Option<i64>,
-}
-
-impl WriterView {
-    /// Puts what is known here into attributes that the NameNode gave: it hears of it later. False when the lease is not held.
-    pub(crate) fn fill_in(&self, attr: &mut FileAttr) -> bool {
-        let Some(length) = self.open_length else { return false };
-        attr.length = length;
-        if let Some(at_ns) = self.modified_ns {
-            date_write(&mut attr.mtime_ns, &mut attr.ctime_ns, at_ns);
-        }
-        true
-    }
-}
-
 impl SharedWriter {
     /// Takes over a writer that was just opened, with one handle.
     pub(crate) fn new(client: DfsClient, open: &OpenInode, writer: Arc<FileWriter>) -> Arc<Self> {
-        let (end, privileges) = (writer.position(), writer.privileges());
-        let view =
-            View { open: Some(Arc::clone(&writer)), answered: end, closed_length: end, visible: end, changes: 0 };
+        let privileges = writer.privileges();
+        let view = View::new(Arc::clone(&writer));
         Arc::new(Self {
             client,
             inode: open.id,
@@ -133,19 +98,27 @@ impl SharedWriter {
         })
     }
 
-    /// Another handle joins; the lease is taken again if it was given back. `cut_by`: who has the content thrown away.
+    /// Another handle joins; the lease is taken again if it was given back.
     ///
     /// # Errors
     /// `Busy` when another client has taken it meanwhile.
-    pub(crate) async fn join(&self, cut_by: Option<&Caller>) -> FsResult<()> {
+    pub(crate) async fn join(&self) -> FsResult<()> {
         let mut state = self.turn().await?;
-        if let Some(by) = cut_by {
-            self.empty(&mut state, by).await?;
-        } else if state.phase.is_closed() {
+        if state.phase.is_closed() {
             self.reopen(&mut state, None).await?;
         }
         self.handles.fetch_add(1, Ordering::AcqRel);
         Ok(())
+    }
+
+    /// Throws the content away for an open of `by`, and takes the lease again if it was given back. Not to be dropped half-way:
+    /// see [`to_its_end`].
+    ///
+    /// # Errors
+    /// As above.
+    pub(crate) async fn empty_at_open(&self, by: &Caller) -> FsResult<()> {
+        let mut state = self.turn().await?;
+        self.empty(&mut state, by).await
     }
 
     /// What the file has that writes take away.
@@ -177,19 +150,12 @@ impl SharedWriter {
 
     /// Bytes in the file as far as this mount knows.
     pub(crate) fn length(&self) -> u64 {
-        let view = self.view.lock();
-        view.open.as_ref().map_or(view.closed_length, |writer| writer.position())
+        self.view.lock().length()
     }
 
     /// What is to be known without waiting.
     pub(crate) fn view(&self) -> WriterView {
-        let view = self.view.lock();
-        let open = view.open.as_ref();
-        WriterView {
-            changes: view.changes,
-            open_length: open.map(|_| view.answered),
-            modified_ns: open.and_then(|writer| writer.modified_ns()),
-        }
+        self.view.lock().now()
     }
 
     /// A write that ended at `end` is about to be answered.
@@ -279,20 +245,20 @@ impl SharedWriter {
     }
 
     /// Lets readers see the bytes up to `end`, as far as they were written.
-    pub(crate) async fn make_visible(&self, end: u64) -> FsResult<()> {
-        {
-            let view = self.view.lock();
-            let Some(writer) = &view.open else { return Ok(()) };
-            if view.visible >= end.min(writer.position()) {
-                return Ok(());
-            }
-        }
-        let state = self.turn().await?;
-        if state.phase.is_closed() {
+    pub(crate) async fn make_visible(self: &Arc<Self>, end: u64) -> FsResult<()> {
+        if self.view.lock().shows(end) {
             return Ok(());
         }
-        let writer = Arc::clone(&state.writer);
-        self.sync_in_turn(&writer, SyncLevel::Hflush).await
+        let shared = Arc::clone(self);
+        to_its_end(async move {
+            let state = shared.turn().await?;
+            if state.phase.is_closed() {
+                return Ok(());
+            }
+            let writer = Arc::clone(&state.writer);
+            shared.sync_in_turn(&writer, SyncLevel::Hflush).await
+        })
+        .await
     }
 
     /// Completes the file now, so that a later completion does not change its times.
@@ -326,10 +292,7 @@ impl SharedWriter {
         }
         // Others may have changed it while it was closed: the NameNode knows.
         let attr = self.client.truncate(&by.authorised(), self.inode, length).await?;
-        let mut view = self.view.lock();
-        view.closed_length = attr.length;
-        view.visible = attr.length;
-        view.changes += 1;
+        self.view.lock().closed(attr.length);
         Ok(true)
     }
 
@@ -376,11 +339,7 @@ impl SharedWriter {
         let attr = self.guarded(writer.complete()).await?;
         state.phase.completed();
         self.is_laden.store(false, Ordering::Release);
-        let mut view = self.view.lock();
-        view.open = None;
-        view.closed_length = attr.length;
-        view.visible = attr.length;
-        view.changes += 1;
+        self.view.lock().closed(attr.length);
         Ok(())
     }
 
@@ -393,11 +352,7 @@ impl SharedWriter {
         self.privileges.learn(asked, writer.privileges());
         *state = State { phase: state.phase, ..State::new(Arc::clone(&writer)) };
         state.phase.reopened();
-        let mut view = self.view.lock();
-        view.visible = writer.position();
-        view.answered = view.visible;
-        view.open = Some(writer);
-        view.changes += 1;
+        self.view.lock().reopened(writer);
         Ok(())
     }
 
@@ -467,6 +422,13 @@ impl SharedWriter {
         }
         Errno::EOPNOTSUPP.into()
     }
+}
+
+/// In a task, which goes on when the request that waits for it is given up: a read, or an open, may be of another program than
+/// those that write, and half of this step would end their writing.
+pub(crate) async fn to_its_end(step: impl Future<Output = FsResult<()>> + Send + 'static) -> FsResult<()> {
+    let failed = |error| DfsError::new(ErrorKind::Internal, "a step of a file's writer").with_source(error);
+    tokio::spawn(step).await.map_err(failed)?
 }
 
 /// What a write did.

@@ -68,6 +68,9 @@ fn call_id(header: Option<&v1::RequestHeader>) -> u64 {
 impl FakeNamenode {
     fn make_file(&self, request: &v1::CreateRequest) -> Result<v1::CreateResponse, Status> {
         let mut world = self.mutate("create", request.header.as_ref())?;
+        if let Some(&there) = world.existing.get(&request.name[..]) {
+            return Ok(v1::CreateResponse { attr: Some(world.attr(there)?), ..v1::CreateResponse::default() });
+        }
         let inode = 20_000 + world.files.len() as u64;
         let block_size = if request.block_size == 0 { 16_384 } else { request.block_size };
         world.files.insert(inode, FakeFile { is_open: request.open_for_write, block_size, ..FakeFile::default() });
@@ -218,8 +221,14 @@ impl ClientNamenode for FakeNamenode {
     }
 
     async fn get_file_info(&self, request: Request<v1::InodeRequest>) -> Result<Response<v1::AttrResponse>, Status> {
-        let attr = self.call("get_file_info").attr(request.into_inner().inode)?;
-        Ok(Response::new(v1::AttrResponse { attr: Some(attr), ..v1::AttrResponse::default() }))
+        let attr = {
+            let world = self.call("get_file_info");
+            if world.refused.contains("get_file_info") {
+                return Err(to_status(&DfsError::new(ErrorKind::PermissionDenied, "refused")));
+            }
+            world.attr(request.into_inner().inode)?
+        };
+        self.answer("get_file_info", v1::AttrResponse { attr: Some(attr), ..v1::AttrResponse::default() }).await
     }
 
     async fn get_fs_stats(

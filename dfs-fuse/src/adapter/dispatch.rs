@@ -4,10 +4,15 @@
 //! Nothing cancels a request from outside (fuser does not deliver interrupts), hence the deadlines. A request that is given
 //! up answers ETIMEDOUT; one that panics drops its reply, which answers EIO.
 //!
-//! A program that is killed cannot end before its request is answered. So who waits long is looked at, and once he is being
-//! killed, his request is given up. A write goes on without him: half of it may be done, and others write the same file.
+//! A program that is killed cannot end before its request is answered. So who waits long is [looked at](crate::killed), and
+//! once he is being killed, he gets an answer that he will not see. What becomes of the work is said by its [`Class`].
+//!
+//! What the kernel is given or told by an answer is given back, or stays to be told, when the answer is not made:
+//! [`Opened`](crate::fs::Opened) closes its handle, an error that tells of lost bytes counts as told only once it is
+//! [answered](FsError::tell).
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +25,7 @@ use tracing::{debug, warn};
 
 use crate::driver::Driver;
 use crate::errno::{FsError, FsResult};
+use crate::killed::is_being_killed;
 
 /// What kind of waiting a request may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +38,24 @@ pub(super) enum Class {
     Write,
     /// Runs to its end: nobody waits for it, and what it completes must be completed.
     Release,
+}
+
+impl Class {
+    fn deadline(self, deadlines: Deadlines) -> Option<Duration> {
+        match self {
+            Self::Metadata => Some(deadlines.metadata),
+            Self::Read | Self::Write => Some(deadlines.data),
+            Self::Release => None,
+        }
+    }
+
+    /// Whether its work ends with who asked for it. A write does not: it may be half done, and others write the same file.
+    fn ends_with_asker(self) -> bool {
+        match self {
+            Self::Metadata | Self::Read => true,
+            Self::Write | Self::Release => false,
+        }
+    }
 }
 
 /// How long a request of each class may take; longer than the client's own patience, which ends first and knows why.
@@ -50,19 +74,10 @@ pub(super) struct Asked {
     pub(super) thread: u32,
 }
 
-/// How often it is looked whether who waits for a request is being killed.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Whether a thread has a SIGKILL to die of as soon as it can. The kernel makes one of every signal that ends a process.
-fn is_being_killed(thread: u32) -> bool {
-    const KILL: u64 = 1 << (libc::SIGKILL - 1);
-    if thread == 0 {
-        return false;
-    }
-    let Ok(status) = std::fs::read_to_string(format!("/proc/{thread}/status")) else { return false };
-    let pending = |line: &str| u64::from_str_radix(line.strip_prefix("SigPnd:")?.trim(), 16).ok();
-    status.lines().find_map(pending).is_some_and(|signals| signals & KILL != 0)
-}
+/// When it is first looked whether who waits for a request is being killed: most requests have ended by then.
+const FIRST_LOOK: Duration = Duration::from_millis(20);
+/// The times between looks double until they are this long: a look reads two small files of /proc.
+const LOOK_INTERVAL_MAX: Duration = Duration::from_millis(250);
 
 /// A reply that can refuse.
 pub(super) trait Refuse: Send + 'static {
@@ -112,12 +127,8 @@ impl Dispatcher {
         work: impl Future<Output = FsResult<T>> + Send + 'static,
         answer: impl FnOnce(R, T) + Send + 'static,
     ) {
-        let Asked { class, operation, thread } = asked;
-        let deadline = match class {
-            Class::Metadata => Some(self.deadlines.metadata),
-            Class::Read | Class::Write => Some(self.deadlines.data),
-            Class::Release => None,
-        };
+        let Asked { class, operation, .. } = asked;
+        let deadline = class.deadline(self.deadlines);
         let entered = self.driver.enter();
         // Once: futures of some thousand bytes would be moved from place to place with every request.
         let mut work = Box::pin(work);
@@ -125,40 +136,79 @@ impl Dispatcher {
             let _entered = entered;
             let mut reply = Some(reply);
             let outcome = match deadline {
-                Some(deadline) => {
-                    let mut left = deadline;
-                    loop {
-                        let wait = left.min(LOOK_INTERVAL);
-                        if let Ok(outcome) = tokio::time::timeout(wait, work.as_mut()).await {
-                            break outcome;
-                        }
-                        left -= wait;
-                        if left.is_zero() {
-                            warn!(operation, ?deadline, "given up: no end within its deadline");
-                            return reply.into_iter().for_each(|reply| reply.refuse(Errno::ETIMEDOUT));
-                        }
-                        if reply.is_some() && is_being_killed(thread) {
-                            debug!(operation, thread, "who waits for it is being killed");
-                            reply.take().into_iter().for_each(|reply| reply.refuse(Errno::EINTR));
-                            if class != Class::Write {
-                                return;
-                            }
-                        }
+                Some(deadline) => match wait(&mut work, deadline, asked, &mut reply).await {
+                    Waited::Ended(outcome) => outcome,
+                    Waited::GivenUp => return,
+                    Waited::Late => {
+                        warn!(operation, ?deadline, "given up: no end within its deadline");
+                        return refuse_with(reply, Errno::ETIMEDOUT);
                     }
-                }
+                },
                 None => work.await,
             };
             match (outcome, reply) {
                 (Ok(value), Some(reply)) => answer(reply, value),
+                // What it has taken goes with it.
                 (Ok(_), None) => {}
                 (Err(failure), reply) => {
                     log(operation, &failure);
-                    reply.into_iter().for_each(|reply| reply.refuse(failure.errno()));
+                    if reply.is_some() {
+                        refuse_with(reply, tell(failure, asked));
+                    }
                 }
             }
         });
         self.driver.run(request);
     }
+}
+
+/// How waiting for work has come to its end.
+enum Waited<T> {
+    Ended(FsResult<T>),
+    /// Who asked for it is being killed, and it ends with him.
+    GivenUp,
+    Late,
+}
+
+/// Waits for work, and answers early for who is being killed.
+async fn wait<R: Refuse, T>(
+    work: &mut Pin<Box<impl Future<Output = FsResult<T>>>>,
+    deadline: Duration,
+    asked: Asked,
+    reply: &mut Option<R>,
+) -> Waited<T> {
+    let Asked { class, operation, thread } = asked;
+    let (mut left, mut until_look) = (deadline, FIRST_LOOK);
+    loop {
+        let wait = if reply.is_some() { left.min(until_look) } else { left };
+        if let Ok(outcome) = tokio::time::timeout(wait, work.as_mut()).await {
+            return Waited::Ended(outcome);
+        }
+        left -= wait;
+        if left.is_zero() {
+            return Waited::Late;
+        }
+        if is_being_killed(thread) {
+            debug!(operation, thread, "who waits for it is being killed");
+            refuse_with(reply.take(), Errno::EINTR);
+            if class.ends_with_asker() {
+                return Waited::GivenUp;
+            }
+        }
+        until_look = LOOK_INTERVAL_MAX.min(2 * until_look);
+    }
+}
+
+fn refuse_with(reply: Option<impl Refuse>, errno: Errno) {
+    if let Some(reply) = reply {
+        reply.refuse(errno);
+    }
+}
+
+/// The errno of a failure that is about to be answered. Of bytes that were lost nobody is told by an answer to who is being
+/// killed.
+fn tell(failure: FsError, asked: Asked) -> Errno {
+    if failure.tells_loss() && is_being_killed(asked.thread) { failure.errno() } else { failure.tell() }
 }
 
 /// Refusals are the programs' business; what is wrong with the cluster is the log's, except that each write behind a failed
@@ -189,8 +239,12 @@ mod tests {
     use std::sync::mpsc;
     use std::thread;
 
+    use dfs_common::error::DfsError;
+
     use super::*;
     use crate::driver::tests::with_keeper;
+    use crate::killed::tests::Program;
+    use crate::lost_writes::{LostWrites, Told};
 
     struct Probe(mpsc::Sender<Result<u32, Errno>>);
 
@@ -214,8 +268,17 @@ mod tests {
         class: Class,
         work: impl Future<Output = FsResult<u32>> + Send + 'static,
     ) -> mpsc::Receiver<Result<u32, Errno>> {
+        ask_for(0, dispatcher, class, work)
+    }
+
+    fn ask_for(
+        thread: u32,
+        dispatcher: &Dispatcher,
+        class: Class,
+        work: impl Future<Output = FsResult<u32>> + Send + 'static,
+    ) -> mpsc::Receiver<Result<u32, Errno>> {
         let (sender, receiver) = mpsc::channel();
-        let asked = Asked { class, operation: "probe", thread: 0 };
+        let asked = Asked { class, operation: "probe", thread };
         dispatcher.run(asked, Probe(sender), work, |probe, value| probe.0.send(Ok(value)).unwrap());
         receiver
     }
@@ -284,5 +347,59 @@ mod tests {
             assert!(at_once.try_recv().is_err() && later.try_recv().is_err(), "the replies are dropped");
             assert_eq!(ask(&dispatcher, Class::Metadata, async { Ok(1) }).recv().unwrap(), Ok(1));
         }
+    }
+
+    #[test]
+    fn run_answers_who_is_being_killed_and_goes_on_only_with_what_must_not_be_halved() {
+        let killed = Program::killed();
+        let deadlines = Deadlines { metadata: Duration::from_secs(60), data: Duration::from_secs(60) };
+        for workers in [1, 2] {
+            let driver = Driver::new(workers, 2).unwrap();
+            let dispatcher = Dispatcher::new(Arc::clone(&driver), deadlines);
+            for (class, goes_on) in [(Class::Metadata, false), (Class::Read, false), (Class::Write, true)] {
+                let (go, wait) = tokio::sync::oneshot::channel();
+                let (done, ended) = mpsc::channel();
+                let answer = ask_for(killed.thread(), &dispatcher, class, async move {
+                    let _done = wait.await.is_ok_and(|()| done.send(()).is_ok());
+                    Ok(1)
+                });
+                driver.drive_until(async {
+                    while answer.try_recv() != Ok(Err(Errno::EINTR)) {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                    // Nobody listens when the work was dropped.
+                    let _ = go.send(());
+                    driver.drained().await;
+                });
+                assert_eq!(ended.try_recv().is_ok(), goes_on, "{class:?}");
+                assert!(answer.try_recv().is_err(), "answered once");
+            }
+        }
+    }
+
+    #[test]
+    fn run_tells_of_lost_bytes_who_lives() {
+        let killed = Program::killed();
+        let [(dispatcher, driver), _] = dispatchers();
+        let losses = Arc::new(LostWrites::default());
+        losses.add(&DfsError::new(ErrorKind::Io, "lost"));
+        let fsync = |thread, told: &Arc<Told>, takes: Duration| {
+            let (losses, told) = (Arc::clone(&losses), Arc::clone(told));
+            let answer = ask_for(thread, &dispatcher, Class::Write, async move {
+                tokio::time::sleep(takes).await;
+                losses.tell(&told).map(|()| 0)
+            });
+            driver.drive_until(driver.drained());
+            answer.try_recv().unwrap()
+        };
+        let told = losses.on_open();
+        for takes in [Duration::ZERO, 3 * FIRST_LOOK] {
+            assert!(fsync(killed.thread(), &told, takes).is_err());
+            assert!(losses.is_untold(), "{takes:?}");
+        }
+        assert_eq!(fsync(0, &losses.on_open(), Duration::ZERO), Err(Errno::EIO));
+        assert_eq!(fsync(0, &losses.on_open(), Duration::ZERO), Ok(0), "somebody was told");
+        assert_eq!(fsync(0, &told, Duration::ZERO), Err(Errno::EIO), "this descriptor was not");
+        assert_eq!(fsync(0, &told, Duration::ZERO), Ok(0));
     }
 }

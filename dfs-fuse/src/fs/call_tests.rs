@@ -18,11 +18,11 @@ const BUFFER: usize = 190;
 const HERE: InodeId = InodeId(100_000);
 const ELSEWHERE: InodeId = InodeId(200_000);
 
-fn who() -> Caller {
+pub(super) fn who() -> Caller {
     Caller::root()
 }
 
-async fn mounted(cluster: &FakeCluster) -> Arc<FileSystem> {
+pub(super) async fn mounted(cluster: &FakeCluster) -> Arc<FileSystem> {
     let second = Duration::from_secs(1);
     let options =
         FsOptions { attr_ttl: second, entry_ttl: second, sync: SyncLevel::Hsync, replication: 0, block_size: 0 };
@@ -31,7 +31,7 @@ async fn mounted(cluster: &FakeCluster) -> Arc<FileSystem> {
     fs
 }
 
-async fn write_file(cluster: &FakeCluster, bytes: &[u8]) -> InodeId {
+pub(super) async fn write_file(cluster: &FakeCluster, bytes: &[u8]) -> InodeId {
     let client = cluster.client().await;
     let made = client.create(&who(), new_file(b"file")).await.unwrap();
     let writer = made.writer.unwrap();
@@ -54,10 +54,11 @@ async fn open_for_reading_costs_one_call_and_reading_a_small_file_none() {
     for is_first in [true, false] {
         let opened = fs.open(&who(), inode, OpenFlags(libc::O_RDONLY)).await.unwrap();
         assert_eq!(opened.keep_pages, !is_first, "the attributes that came with the answer are judged");
-        let read = fs.read(opened.handle, 0, 4096).await.unwrap();
+        let handle = opened.hand_over();
+        let read = fs.read(handle, 0, 4096).await.unwrap();
         assert!(read.bytes == [7; 3000][..] && !read.fetches_ahead);
-        fs.flush(opened.handle).await.unwrap();
-        fs.release(opened.handle).await;
+        fs.flush(handle).await.unwrap();
+        fs.release(handle).await;
         assert_eq!(cluster.take_calls(), [("get_block_locations", 1)]);
     }
 }
@@ -66,7 +67,7 @@ async fn open_for_reading_costs_one_call_and_reading_a_small_file_none() {
 async fn open_of_a_file_that_is_gone_costs_one_call() {
     let cluster = FakeCluster::start(1).await;
     let fs = mounted(&cluster).await;
-    let refused = fs.open(&who(), InodeId(12_345), OpenFlags(libc::O_RDONLY)).await.unwrap_err();
+    let refused = fs.open(&who(), InodeId(12_345), OpenFlags(libc::O_RDONLY)).await.err().unwrap();
     assert_eq!(refused.errno(), Errno::ESTALE);
     assert_eq!(cluster.take_calls(), [("get_block_locations", 1)]);
 }

@@ -7,14 +7,15 @@ use dfs_common::attr::FileKind;
 use dfs_common::error::{DfsError, ErrorKind};
 use dfs_common::ids::InodeId;
 use fuser::{Errno, OpenFlags};
-use tracing::warn;
+use tokio::runtime::Handle;
+use tracing::{debug, warn};
 
 use super::{Entry, FileSystem, NewInode};
 use crate::errno::FsResult;
 use crate::flags::{Access, new_permissions};
 use crate::handles::{FileHandle, HandleId, Slot};
-use crate::inodes::OpenRef;
-use crate::writer::SharedWriter;
+use crate::inodes::{OpenInode, OpenRef};
+use crate::writer::{SharedWriter, to_its_end};
 
 /// Set by the kernel in the flags of an open for execution (its own __FMODE_EXEC): needs the right to execute, which it has
 /// checked, not the right to read.
@@ -23,14 +24,63 @@ const FMODE_EXEC: i32 = 0x20;
 /// Tries to take the lease of a file that this mount itself may be about to enter as its writer.
 const LEASE_TRIES: u32 = 2;
 
-/// An open file, and how the kernel is to treat it.
-#[derive(Clone, Copy, Debug)]
+/// An open file that the kernel is to get, and how the kernel is to treat it. Dropped before the kernel has it, its handle is
+/// closed: what fails or is given up after an open keeps no file open, and no lease.
+///
+/// What is answered arrives. The kernel waits for an answer and takes the handle also when its program is killed meanwhile, and
+/// it releases what it took, unless the whole mount is at its end.
 pub(crate) struct Opened {
-    pub(crate) handle: HandleId,
+    handle: NewHandle,
     /// Pages cached before are still right.
     pub(crate) keep_pages: bool,
     /// May write: reads and writes go past the page cache, and closing has work to do.
     pub(crate) writes: bool,
+}
+
+impl Opened {
+    /// The kernel gets the handle now.
+    pub(crate) fn hand_over(mut self) -> HandleId {
+        self.handle.is_kernels = true;
+        self.handle.id
+    }
+}
+
+struct NewHandle {
+    fs: Arc<FileSystem>,
+    id: HandleId,
+    is_kernels: bool,
+}
+
+impl Drop for NewHandle {
+    fn drop(&mut self) {
+        if self.is_kernels {
+            return;
+        }
+        let (fs, id) = (Arc::clone(&self.fs), self.id);
+        // Without a runtime the mount has ended, and its files were completed before.
+        if let Ok(runtime) = Handle::try_current() {
+            debug!(handle = id.0, "opened for nobody");
+            runtime.spawn(async move { fs.release(id).await });
+        }
+    }
+}
+
+/// A file's content is being thrown away. It may be gone however that ends, also when it fails or is given up: readers look
+/// again.
+struct Emptied<'a> {
+    fs: &'a FileSystem,
+    open: &'a OpenInode,
+}
+
+impl Drop for Emptied<'_> {
+    fn drop(&mut self) {
+        let Self { fs, open } = self;
+        fs.changed(&[open.id]);
+        open.content_dropped();
+        fs.seen.emptied(open.id);
+        // It may have been a program.
+        fs.kernel.drop_attributes(open.id);
+    }
 }
 
 /// A file just made, and open.
@@ -39,12 +89,13 @@ pub(crate) struct Created {
     pub(crate) opened: Opened,
 }
 
-fn writing_handle(slot: Slot<'_>, open: OpenRef, writer: Arc<SharedWriter>) -> Opened {
-    let handle = slot.add_file(FileHandle::new(open, Some(writer), None));
-    Opened { handle, keep_pages: false, writes: true }
-}
-
 impl FileSystem {
+    fn opened(self: &Arc<Self>, slot: Slot<'_>, file: FileHandle, keep_pages: bool) -> Opened {
+        let writes = file.writer.is_some();
+        let handle = NewHandle { fs: Arc::clone(self), id: slot.add_file(file), is_kernels: false };
+        Opened { handle, keep_pages, writes }
+    }
+
     /// Opens a file: for writing takes the lease, for reading asks where its bytes are.
     pub(crate) async fn open(self: &Arc<Self>, caller: &Caller, inode: InodeId, flags: OpenFlags) -> FsResult<Opened> {
         let access = Access::new(flags);
@@ -69,7 +120,7 @@ impl FileSystem {
     }
 
     async fn open_for_writing(
-        &self,
+        self: &Arc<Self>,
         caller: &Caller,
         open: OpenRef,
         access: Access,
@@ -86,22 +137,27 @@ impl FileSystem {
             }
             writer
         };
-        Ok(writing_handle(slot, open, writer))
+        Ok(self.opened(slot, FileHandle::new(open, Some(writer), None), false))
     }
 
-    /// As [`take_writer`](Self::take_writer), with the content thrown away. That may have happened also when it fails: readers
-    /// look again.
-    async fn take_emptied(&self, caller: &Caller, open: &OpenRef) -> FsResult<Arc<SharedWriter>> {
-        let writer = self.take_writer(caller, open, true).await;
-        self.changed(&[open.id]);
-        open.content_dropped();
-        self.seen.emptied(open.id);
-        // It may have been a program.
-        self.kernel.drop_attributes(open.id);
-        writer
+    /// As [`take_writer`](Self::take_writer), with the content thrown away.
+    async fn take_emptied(self: &Arc<Self>, caller: &Caller, open: &OpenRef) -> FsResult<Arc<SharedWriter>> {
+        let _emptied = Emptied { fs: self, open };
+        self.take_writer(caller, open, true).await
     }
 
-    async fn open_for_reading(&self, caller: &Caller, open: OpenRef, slot: Slot<'_>) -> FsResult<Opened> {
+    /// Empties a file that this mount writes.
+    async fn empty(self: &Arc<Self>, caller: &Caller, open: &OpenRef, writer: &Arc<SharedWriter>) -> FsResult<()> {
+        let (fs, open) = (Arc::clone(self), self.inodes.open(open.id));
+        let (caller, writer) = (caller.clone(), Arc::clone(writer));
+        to_its_end(async move {
+            let _emptied = Emptied { fs: &fs, open: &open };
+            writer.empty_at_open(&caller).await
+        })
+        .await
+    }
+
+    async fn open_for_reading(self: &Arc<Self>, caller: &Caller, open: OpenRef, slot: Slot<'_>) -> FsResult<Opened> {
         let mut epoch = open.content_epoch();
         let shown = self.seen.shown_growing(open.id);
         let (mut attr, reader) = self.client.open_for_reading(caller, open.id, shown).await?;
@@ -123,8 +179,7 @@ impl FileSystem {
             // The last one among them.
             open.note_tail(attr.length);
         }
-        let handle = slot.add_file(FileHandle::new(open, None, Some((epoch, reader))));
-        Ok(Opened { handle, keep_pages, writes: false })
+        Ok(self.opened(slot, FileHandle::new(open, None, Some((epoch, reader))), keep_pages))
     }
 
     /// Makes a file and opens it. One that is there already is opened as it is, unless the program wanted to be the one
@@ -162,22 +217,27 @@ impl FileSystem {
             return Ok(Created { entry, opened });
         }
         let open = self.inodes.open(attr.inode);
-        let opened = if let Some(writer) = file.writer {
-            let writing = open.writing.lock().await;
-            let writer = SharedWriter::new(self.client.clone(), &open, writer);
-            open.set_writer(Some(Arc::clone(&writer)));
-            drop(writing);
-            writing_handle(slot, open, writer)
-        } else {
-            let handle = slot.add_file(FileHandle::new(open, None, None));
-            Opened { handle, keep_pages: false, writes: false }
+        let writer = match file.writer {
+            Some(writer) => {
+                let _writing = open.writing.lock().await;
+                let writer = SharedWriter::new(self.client.clone(), &open, writer);
+                open.set_writer(Some(Arc::clone(&writer)));
+                Some(writer)
+            }
+            None => None,
         };
+        let opened = self.opened(slot, FileHandle::new(open, writer, None), false);
         Ok(Created { entry: self.entry(attr), opened })
     }
 
     /// The writer of an inode with one handle more: the one this mount has, or a new one with the lease. Another mount that has
     /// just closed the file is waited for.
-    async fn take_writer(&self, caller: &Caller, open: &OpenRef, truncates: bool) -> FsResult<Arc<SharedWriter>> {
+    async fn take_writer(
+        self: &Arc<Self>,
+        caller: &Caller,
+        open: &OpenRef,
+        truncates: bool,
+    ) -> FsResult<Arc<SharedWriter>> {
         let mut turn = self.client.turn(open.id);
         let mut tries = LEASE_TRIES;
         loop {
@@ -197,11 +257,19 @@ impl FileSystem {
         }
     }
 
-    async fn try_take_writer(&self, caller: &Caller, open: &OpenRef, truncates: bool) -> FsResult<Arc<SharedWriter>> {
+    async fn try_take_writer(
+        self: &Arc<Self>,
+        caller: &Caller,
+        open: &OpenRef,
+        truncates: bool,
+    ) -> FsResult<Arc<SharedWriter>> {
         self.check_not_stopping()?;
         let _writing = open.writing.lock().await;
         if let Some(writer) = open.writer() {
-            writer.join(truncates.then_some(caller)).await?;
+            if truncates {
+                self.empty(caller, open, &writer).await?;
+            }
+            writer.join().await?;
             return Ok(writer);
         }
         if let Some(failed) = open.take_failed_writer() {

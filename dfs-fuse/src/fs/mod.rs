@@ -239,6 +239,8 @@ impl FileSystem {
 
 #[cfg(test)]
 mod call_tests;
+#[cfg(test)]
+mod given_up_tests;
 
 #[cfg(test)]
 mod tests {

@@ -1,5 +1,6 @@
 use std::time::Instant;
 
+use dfs_common::error::ErrorKind;
 use dfs_common::ids::{Incarnation, ROOT_INODE};
 use dfs_proto::v1::{Caller, OpenSessionRequest, RemoveOp, RetryId};
 

@@ -3,9 +3,6 @@
 use std::fs::OpenOptions;
 use std::future::Future;
 use std::io::Write;
-use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use dfs_client::{Caller, ClientConfig, CreateOptions, CreatedFile, DfsClient, RenameFlag, SetAttr, XAttrSetFlag};
@@ -17,13 +14,11 @@ use dfs_tests::cluster::Cluster;
 use dfs_tests::relay::Relay;
 use dfs_tests::suite::{Case, Nothing};
 use dfs_tests::wait::{STARTUP, Stopwatch, wait_until};
-use rustix::process::{Pid, Signal, kill_process_group};
 
-pub(super) const CASES: [Case<Nothing>; 4] = cases![
+pub(super) const CASES: [Case<Nothing>; 3] = cases![
     calls_whose_answers_are_lost_are_made_once,
     writers_steps_whose_answers_are_lost_are_made_once,
     soft_mount_that_gives_calls_up_leaves_no_file_busy,
-    killed_programs_end_while_no_namenode_answers,
 ];
 
 /// What happens between a call and its next try.
@@ -285,52 +280,4 @@ fn soft_mount_that_gives_calls_up_leaves_no_file_busy(_: &Nothing) {
     append(soft.path().join("mine"));
     append(other.path().join("theirs"));
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
-}
-
-/// The processes of a group, by their directories in /proc.
-fn in_group(leader: u32) -> impl Iterator<Item = PathBuf> {
-    let processes = std::fs::read_dir("/proc").expect("read /proc").flatten().map(|entry| entry.path());
-    processes.filter(move |process| {
-        let stat = std::fs::read_to_string(process.join("stat")).unwrap_or_default();
-        // After the name in parentheses: state, parent, process group.
-        let group = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(2));
-        group == Some(leader.to_string().as_str())
-    })
-}
-
-/// On a mount that waits for five minutes, programs wait in calls that no signal interrupts.
-fn killed_programs_end_while_no_namenode_answers(_: &Nothing) {
-    let cluster = Cluster::builder().start();
-    let mount = cluster.mount("mount");
-    std::fs::write(mount.path().join("file"), b"first\n").expect("write");
-    cluster.namenode.daemon.pause();
-    let commands = ["echo more >> file", "mkdir made", "stat absent", "cat file", "ls -l"];
-    let programs = commands.map(|command| {
-        let mut shell = Command::new("sh");
-        shell.args(["-c", &format!("exec 2>/dev/null; {command}")]).current_dir(mount.path());
-        // With its children, as a terminal does.
-        (command, shell.stdout(Stdio::null()).process_group(0).spawn().expect("start sh"))
-    });
-    for (command, program) in &programs {
-        wait_until(Duration::from_secs(30), format!("{command} waits"), || {
-            in_group(program.id()).any(|process| {
-                let place = std::fs::read_to_string(process.join("wchan")).unwrap_or_default();
-                // Not for its children: for the mount, or for another one that has the directory locked meanwhile.
-                !matches!(place.as_str(), "" | "0" | "do_wait")
-            })
-        });
-    }
-    for (_, program) in &programs {
-        let group = i32::try_from(program.id()).ok().and_then(Pid::from_raw).expect("a process id");
-        kill_process_group(group, Signal::KILL).expect("kill");
-    }
-    for (command, mut program) in programs {
-        wait_until(Duration::from_secs(30), format!("{command} is gone"), || {
-            program.try_wait().expect("wait").is_some() && in_group(program.id()).next().is_none()
-        });
-    }
-    cluster.namenode.daemon.resume();
-    wait_until(Duration::from_secs(30), "the file can be written", || {
-        OpenOptions::new().append(true).open(mount.path().join("file")).is_ok()
-    });
 }

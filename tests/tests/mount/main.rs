@@ -1,9 +1,11 @@
 //! What a program sees of a mount, one module per group of kernel operations. All cases share one cluster of three
-//! DataNodes with blocks of 4 MiB, and two mounts of it; each works in a directory of its own.
+//! DataNodes with blocks of 4 MiB, and two mounts of it; each works in a directory of its own. Those of `killed` start clusters
+//! of their own.
 
 mod append;
 mod coherence;
 mod directory;
+mod killed;
 mod links;
 mod open;
 mod permission;
@@ -75,7 +77,7 @@ fn shell(dir: &Path, script: &str) -> String {
 }
 
 fn main() -> ExitCode {
-    let groups: [&[Case<Mounts>]; 15] = [
+    let groups: [&[Case<Mounts>]; 16] = [
         &open::CASES,
         &write::CASES,
         &append::CASES,
@@ -89,6 +91,7 @@ fn main() -> ExitCode {
         &setattr::CASES,
         &permission::CASES,
         &coherence::CASES,
+        &killed::CASES,
         &tools::CASES,
         &shell_copies::CASES,
     ];

@@ -1,0 +1,127 @@
+//! What calls leave behind that fail half-way, or that nobody waits for any more: nothing.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dfs_common::ids::{InodeId, ROOT_INODE};
+use fuser::{Errno, OpenFlags};
+use futures::poll;
+
+use super::call_tests::{mounted, who, write_file};
+use super::{FileSystem, NewInode, Write};
+use crate::caller::Asker;
+use crate::fake_cluster::FakeCluster;
+use crate::handles::HandleId;
+
+const NAME: &[u8] = b"file";
+
+async fn until(condition: impl Fn() -> bool) {
+    let waiting = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("it becomes true");
+}
+
+/// Waits until nothing of the file is open, here and at the NameNode.
+async fn until_given_back(cluster: &FakeCluster, fs: &FileSystem, inode: InodeId) {
+    until(|| fs.inodes.is_empty() && !cluster.world.lock().files[&inode.0].is_open).await;
+}
+
+fn create(fs: &Arc<FileSystem>, flags: i32) -> impl Future<Output = crate::errno::FsResult<super::files::Created>> {
+    let fs = Arc::clone(fs);
+    let new = NewInode { parent: ROOT_INODE, name: NAME, mode: 0o644, umask: 0 };
+    async move { fs.create(&who(), new, OpenFlags(flags | libc::O_CREAT)).await }
+}
+
+async fn append(fs: &FileSystem, handle: HandleId, offset: u64, data: &[u8]) {
+    let by = Asker { uid: 0, gid: 0, pid: 0 };
+    let write = Write { offset, data, appends: false, syncs: false, keeps_set_id: true, by };
+    fs.write(handle, write).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_for_nobody_is_closed() {
+    let cluster = FakeCluster::start(1).await;
+    let inode = write_file(&cluster, &[7; 3000]).await;
+    let fs = mounted(&cluster).await;
+    for flags in [libc::O_RDONLY, libc::O_RDWR, libc::O_WRONLY | libc::O_TRUNC] {
+        drop(fs.open(&who(), inode, OpenFlags(flags)).await.unwrap());
+        until_given_back(&cluster, &fs, inode).await;
+        let handle = fs.open(&who(), inode, OpenFlags(flags)).await.unwrap().hand_over();
+        assert!(!fs.inodes.is_empty(), "the kernel has it");
+        fs.release(handle).await;
+        until_given_back(&cluster, &fs, inode).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn create_of_a_name_that_is_there_keeps_nothing_open_without_attributes() {
+    let cluster = FakeCluster::start(1).await;
+    let inode = write_file(&cluster, &[7; 3000]).await;
+    let fs = mounted(&cluster).await;
+    cluster.world.lock().existing.insert(NAME.to_vec(), inode.0);
+    for flags in [libc::O_RDONLY, libc::O_WRONLY, libc::O_RDWR | libc::O_TRUNC] {
+        cluster.world.lock().refused.insert("get_file_info");
+        let refused = create(&fs, flags).await.err().expect("no attributes");
+        assert_eq!(refused.errno(), Errno::EACCES);
+        until_given_back(&cluster, &fs, inode).await;
+        cluster.world.lock().refused.clear();
+
+        cluster.take_calls();
+        cluster.world.lock().held_back.insert("get_file_info");
+        tokio::select! {
+            _ = create(&fs, flags) => panic!("there is no answer"),
+            () = until(|| cluster.calls("get_file_info") > 0) => {}
+        }
+        until_given_back(&cluster, &fs, inode).await;
+        cluster.world.lock().held_back.clear();
+    }
+}
+
+/// A file of this mount that is being written.
+async fn being_written(fs: &Arc<FileSystem>) -> (InodeId, HandleId) {
+    let created = create(fs, libc::O_RDWR).await.unwrap();
+    let (inode, handle) = (created.entry.attr.inode, created.opened.hand_over());
+    append(fs, handle, 0, b"seen").await;
+    assert_eq!(fs.read(handle, 0, 4).await.unwrap().bytes, b"seen"[..]);
+    (inode, handle)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reader_that_gives_up_does_not_end_the_writing_of_others() {
+    let cluster = FakeCluster::start(1).await;
+    let fs = mounted(&cluster).await;
+    let (inode, handle) = being_written(&fs).await;
+    let mut given_up = 0;
+    // Bytes that have left by themselves meanwhile are read at once.
+    for round in 1..=10 {
+        append(&fs, handle, 4 * round, b"more").await;
+        {
+            let read = std::pin::pin!(fs.read(handle, 0, 1_000));
+            given_up += usize::from(poll!(read).is_pending());
+        }
+        assert!(fs.inodes.writer(inode).is_some(), "the writer has not failed");
+    }
+    assert!(given_up > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_that_gives_up_emptying_does_not_end_the_writing_of_others() {
+    let cluster = FakeCluster::start(1).await;
+    let fs = mounted(&cluster).await;
+    let (inode, _handle) = being_written(&fs).await;
+    let open = fs.inodes.open(inode);
+    let before = open.content_epoch();
+    {
+        let caller = who();
+        let opening = std::pin::pin!(fs.open(&caller, inode, OpenFlags(libc::O_WRONLY | libc::O_TRUNC)));
+        assert!(poll!(opening).is_pending());
+    }
+    assert!(fs.inodes.writer(inode).is_some(), "the writer has not failed");
+    until(|| cluster.calls("append") > 0 && open.content_epoch() >= before + 2).await;
+    assert!(fs.inodes.writer(inode).is_some(), "it goes on with a file that is empty");
+    assert_eq!(open.writer().unwrap().length(), 0);
+}
