@@ -35,6 +35,7 @@ pub mod lock_times;
 pub mod machine;
 pub mod namespace;
 pub mod namesystem;
+mod new_identity;
 pub mod node_files;
 pub mod outcome;
 mod racks;
