@@ -49,7 +49,7 @@ use self::transfer::Client;
 use crate::blocking::blocking;
 use crate::listen::descriptors::{self, NameNodeShares};
 use crate::listen::http::Protocol;
-use crate::listen::{self, Acceptor};
+use crate::listen::{self, Acceptor, HostNames};
 
 /// How often it is asked whether a checkpoint is due.
 const TICK: Duration = Duration::from_secs(5);
@@ -73,7 +73,7 @@ pub async fn run(config: &Config, mut stop: Shutdown, on_ready: impl FnOnce(Sock
     let http = listen::bind(key, &config.text(key))?;
     let address = listen::address_of(&http)?;
     let secondary = Secondary::open(config)?;
-    let _acceptor = serve_page(http, &secondary)?;
+    let _acceptor = serve_page(http, &secondary, HostNames::of(config))?;
     on_ready(address);
     let mut failures = 0;
     loop {
@@ -102,7 +102,7 @@ pub async fn run(config: &Config, mut stop: Shutdown, on_ready: impl FnOnce(Sock
     }
 }
 
-fn serve_page(http: TcpListener, secondary: &Secondary) -> Result<Acceptor> {
+fn serve_page(http: TcpListener, secondary: &Secondary, names: HostNames) -> Result<Acceptor> {
     let shape = Shape {
         namenode: secondary.namenode.clone(),
         dir: secondary.dir.root().display().to_string(),
@@ -110,7 +110,7 @@ fn serve_page(http: TcpListener, secondary: &Secondary) -> Result<Acceptor> {
     };
     let router = page::router(Arc::clone(&secondary.progress), shape);
     let places = NameNodeShares::of(descriptors::available()?, 0).http;
-    listen::http::serve("snn-accept-http", http, places, Protocol::Http, router)
+    listen::http::serve("snn-accept-http", http, places, Protocol::Http(Arc::new(names)), router)
         .map_err(|error| DfsError::io("start the HTTP service", error))
 }
 
