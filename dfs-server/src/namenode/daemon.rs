@@ -101,6 +101,7 @@ pub async fn run(config: &Config, mut stop: Shutdown, on_ready: impl FnOnce(&Add
         result = watch_recoveries(&namesystem) => result,
         result = watch_leftovers(&namesystem) => result,
         result = watch_checkpoints(&namesystem, config) => result,
+        () = namesystem.watch_room() => Ok(()),
         () = stop.wait() => Ok(()),
     };
     drop(acceptors);
@@ -171,7 +172,11 @@ async fn start_telling(config: &Config, progress: &Arc<StartProgress>) -> Result
         blocks.on_restored();
     }
     blocks.set_active(true);
-    Ok(Arc::new(Namesystem::new(namespace, blocks, journal, storage, limits, info, clock)))
+    let namesystem = Namesystem::new(namespace, blocks, journal, storage, limits, info, clock);
+    if config.is_set("dfs.namenode.checkpoint.dir") {
+        namesystem.checkpoints().expect_secondary();
+    }
+    Ok(Arc::new(namesystem))
 }
 
 /// The state as of the newest image, and what it is kept in.
@@ -365,7 +370,7 @@ async fn watch_checkpoints(namesystem: &Namesystem, config: &Config) -> Result<(
             continue;
         }
         last = Instant::now();
-        match namesystem.journal().checkpoint().await {
+        match namesystem.checkpoint().await {
             Ok(TxId(txid)) => tracing::info!(txid, elapsed = ?last.elapsed(), "checkpoint written"),
             Err(error) => tracing::error!("checkpoint: {}; the edits are kept", error.chain()),
         }

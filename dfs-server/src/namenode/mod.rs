@@ -13,6 +13,7 @@
 pub mod apply;
 pub mod bench;
 pub mod blocks;
+pub mod checkpoints;
 mod client_sessions;
 pub mod daemon;
 pub mod datanodes;
@@ -40,6 +41,7 @@ pub mod node_files;
 pub mod outcome;
 mod racks;
 mod recovery_steps;
+mod room;
 pub mod safe_mode;
 pub mod service;
 pub mod storage_dir;

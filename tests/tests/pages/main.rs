@@ -1,8 +1,9 @@
 //! What a browser gets from the daemons' HTTP ports: the pages of a real cluster, also of one that has lost a DataNode; what it is
-//! refused.
+//! refused; and what is answered while a NameNode starts.
 
 mod browser;
 mod served;
+mod trouble;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use dfs_tests::suite::{self, Case, Nothing};
 
 fn main() -> ExitCode {
-    let groups: [&[Case<Nothing>]; 2] = [&served::CASES, &browser::CASES];
+    let groups: [&[Case<Nothing>]; 3] = [&served::CASES, &trouble::CASES, &browser::CASES];
     suite::run(groups.concat())
 }
 
