@@ -12,7 +12,8 @@
 #   <daemon>/             its storage (with loop devices: the mount point of <daemon>.img)
 
 REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-BIN=${DFS_BIN_DIR:-${CARGO_TARGET_DIR:-$REPO/target}/release}
+# Where the programs are: given, or found by find_programs.
+BIN=${DFS_BIN_DIR:-}
 DEFAULT_DIR=/var/tmp/dfs-$(id -un)
 BOOT_ID=$(cat /proc/sys/kernel/random/boot_id)
 
@@ -167,8 +168,11 @@ http_get() {
     cat <&3' "$1" "$2" 2>/dev/null
 }
 
-# Whether the daemon behind this HTTP port serves.
+# Whether the daemon behind this HTTP port serves. One that starts answers too, but not with 200.
 is_healthy() { [[ $(http_get "$1" /health) == "HTTP/1.1 200 "* ]]; }
+
+# What a daemon that does not serve yet says it is doing; nothing when it says nothing.
+start_progress() { http_get "$1" /health | sed -n 's/^\(starting for .*\)$/\1/p' | tr -d '\r'; }
 
 # --- mounts and devices ------------------------------------------------------------------------------------------
 
@@ -234,8 +238,24 @@ detach_image() {
   done
 }
 
+# --- building ----------------------------------------------------------------------------------------------------
+
+# Where cargo puts what it builds: it may be told by CARGO_TARGET_DIR, from wherever that is, or by its configuration.
+target_dir() {
+  local metadata
+  metadata=$(cd "$REPO" && cargo metadata --format-version 1 --no-deps --locked) || return 1
+  [[ $metadata =~ \"target_directory\":\"([^\"]+)\" ]] || return 1
+  printf '%s' "${BASH_REMATCH[1]}"
+}
+
+# Sets BIN to where the programs are or will be.
+find_programs() { [[ -n $BIN ]] || BIN=$(target_dir)/release || die "cargo does not say where it puts what it builds"; }
+
 # Builds what a cluster runs, unless binaries were given by DFS_BIN_DIR.
 build_binaries() {
   [[ -z ${DFS_BIN_DIR:-} ]] || return 0
   (cd "$REPO" && cargo build --release --locked -p dfs-server -p dfs-fuse -p dfs-client --bins) 8>&- 9>&-
 }
+
+# is_older VERSION OTHER: whether the first of two versions like 1.91.0 comes before the second.
+is_older() { [[ $1 != "$2" && $(printf '%s\n' "$1" "$2" | sort -V | head -n 1) == "$1" ]]; }

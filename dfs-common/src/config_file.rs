@@ -217,6 +217,12 @@ pub const KEYS: &[Key] = &[
     key("dfs.heartbeat.interval", ValueKind::Duration(50, 600_000), "1s", "time between heartbeats"),
     key("dfs.hosts", ValueKind::Text, "", "file of the DataNodes that may join; none: all may"),
     key("dfs.hosts.exclude", ValueKind::Text, "", "file of the DataNodes to be decommissioned"),
+    key(
+        "dfs.http.server-names",
+        ValueKind::List,
+        "",
+        "names by which browsers may ask the HTTP ports, beside addresses, localhost, the machine's own names and those of configured addresses; *: all",
+    ),
     key("dfs.namenode.address", ValueKind::List, "", "host:port of each NameNode, for DataNodes and clients"),
     key("dfs.namenode.checkpoint.dir", ValueKind::List, "", "directory of the SecondaryNameNode"),
     key("dfs.namenode.checkpoint.period", ValueKind::Duration(1_000, 30 * DAY_MS), "1h", "time between checkpoints"),

@@ -1,5 +1,5 @@
 //! The daemons of the cluster. `namenode` and `datanode` never import each other: what they share is in `dfs-common` and
-//! `dfs-proto`, and here: what both listen with, and what their pages have in common.
+//! `dfs-proto`, and here: what both listen with, what their pages have in common, and how they tell how far their start is.
 
 #[cfg(feature = "namenode")]
 mod blocking;
@@ -15,3 +15,4 @@ mod pieces;
 mod power_cut;
 #[cfg(feature = "namenode")]
 pub mod secondary;
+pub mod start_progress;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output, Stdio};
 use std::time::Duration;
@@ -154,7 +155,16 @@ fn up_refuses_what_it_cannot_do_and_leaves_nothing(_: &Nothing) {
     let cluster = UpCluster::new();
     let mount_point = cluster.mount_point();
     let mount_point = mount_point.to_str().unwrap();
+    let dir = cluster.cluster_dir();
+    let [above, within] = [cluster.dir.path().to_owned(), dir.join("datanode-1/mount")];
+    let link = cluster.dir.path().join("link");
+    std::os::unix::fs::symlink(&dir, &link).unwrap();
+    let [dir, above, within, link] = [&dir, &above, &within, &link].map(|path| path.to_str().unwrap());
     for (arguments, code, words) in [
+        (vec![dir], 2, "hide the cluster's own files"),
+        (vec![above], 2, "lies below the mount point"),
+        (vec!["/"], 2, "lies below the mount point"),
+        (vec![within], 2, "keeps files of its own"),
         (vec!["--namenodes", "3", mount_point], 2, "HA comes later"),
         (vec!["--datanodes", "none", mount_point], 2, "number"),
         (vec!["--colour", "blue", mount_point], 2, "--colour"),
@@ -164,7 +174,12 @@ fn up_refuses_what_it_cannot_do_and_leaves_nothing(_: &Nothing) {
         let output = cluster.script("up", &arguments);
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", text(&output));
         assert!(text(&output).contains(words), "{arguments:?}: {}", text(&output));
+        assert!(!cluster.cluster_dir().exists(), "{arguments:?}");
     }
+    fs::create_dir(dir).unwrap();
+    let output = cluster.script("up", &[link]);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+    assert!(text(&output).contains("is another name of"), "{}", text(&output));
     // Two clusters at once choose different ports.
     let other = UpCluster::new();
     let (one, two) = (cluster.up(&["--datanodes", "1"]), other.up(&["--datanodes", "1"]));
@@ -299,6 +314,58 @@ fn up_says_how_to_get_fuse_and_leaves_nothing(_: &Nothing) {
     }
 }
 
+/// Runs a script, or a line of bash that has the library, with these programs before the others.
+fn with_programs(programs: &[(&str, &str)], words: &[&str]) -> Output {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, version) in programs {
+        let path = dir.path().join(name);
+        fs::write(&path, format!("#!/bin/sh\necho '{version}'\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap());
+    Command::new("bash").args(words).env("PATH", path).output().expect("run bash")
+}
+
+fn setup_asks_for_the_rust_that_the_project_needs(_: &Nothing) {
+    let setup = scripts().join("setup");
+    let manifest = fs::read_to_string(scripts().join("../Cargo.toml")).unwrap();
+    let needed = manifest.lines().find_map(|line| line.strip_prefix("rust-version = ")).unwrap().trim_matches('"');
+    let newest = format!("{needed}.0 (0123456789 2030-01-01)");
+    let [cargo, rustc] = ["cargo", "rustc"].map(|tool| format!("{tool} {newest}"));
+    for programs in [
+        [("cargo", "cargo 1.60.0 (0123456789 2022-01-01)"), ("rustc", &rustc)],
+        [("cargo", &cargo), ("rustc", "rustc 1.9.0 (0123456789 2016-01-01)")],
+    ] {
+        let output = with_programs(&programs, &[setup.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(1), "{programs:?}: {}", text(&output));
+        let words = [format!("this project needs {needed}"), "rustup update".to_owned()];
+        assert!(words.iter().all(|words| text(&output).contains(words)), "{programs:?}: {}", text(&output));
+    }
+    let check = format!(
+        "set -euo pipefail; . {0}/lib.sh; is_older 1.9 {needed} && ! is_older {needed}.0 {needed}",
+        scripts().display()
+    );
+    let output = with_programs(&[], &["-c", &check]);
+    assert!(output.status.success(), "{}", text(&output));
+}
+
+fn programs_are_found_wherever_cargo_puts_them(_: &Nothing) {
+    let root = fs::canonicalize(scripts().join("..")).unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let absolute = elsewhere.path().join("built");
+    for (told, expected) in
+        [(absolute.to_str().unwrap(), absolute.clone()), ("somewhere/else", root.join("somewhere/else"))]
+    {
+        let mut command = Command::new("bash");
+        command.args(["-c", "set -euo pipefail; . \"$LIBRARY\"; find_programs; printf %s \"$BIN\""]);
+        command.env("LIBRARY", scripts().join("lib.sh")).env("CARGO_TARGET_DIR", told).env_remove("DFS_BIN_DIR");
+        // Not where the project lies: what is relative is so to the project.
+        let output = command.current_dir("/").output().expect("run bash");
+        assert!(output.status.success(), "{}", text(&output));
+        assert_eq!(String::from_utf8_lossy(&output.stdout), expected.join("release").to_str().unwrap());
+    }
+}
+
 fn leftovers(base: &Path) -> String {
     let mut command = Command::new("bash");
     command.args(["-c", ". \"$LIBRARY\"; leftovers \"$BASE\""]);
@@ -342,5 +409,7 @@ fn main() -> ExitCode {
         up_names_who_has_its_ports_and_starts_nothing,
         up_leaves_directories_of_other_versions_alone,
         up_says_how_to_get_fuse_and_leaves_nothing,
+        setup_asks_for_the_rust_that_the_project_needs,
+        programs_are_found_wherever_cargo_puts_them,
     ])
 }

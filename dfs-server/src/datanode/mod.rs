@@ -66,7 +66,9 @@ use transfer::{DataPlane, Pace, PeerPool, Pulse};
 
 use crate::listen::descriptors::{self, DataNodeShares};
 use crate::listen::http::Protocol;
-use crate::listen::{self, Acceptor};
+use crate::listen::{self, Acceptor, HostNames};
+use crate::pages::starting::Front;
+use crate::start_progress::StartProgress;
 
 /// Time between rounds of housekeeping when nothing is suspected. In each all volumes are probed: a device that is not used
 /// can fail too, and one that hangs must not meet many writers before it is known.
@@ -109,6 +111,10 @@ pub async fn run(config: &Config, mut shutdown: Shutdown, on_ready: impl FnOnce(
         FILE_CALLS_MAX,
         settings.max_transfer_threads,
     );
+    let progress = Arc::new(StartProgress::default());
+    let front = Front::new("DataNode", &progress);
+    let (http, of_http) = serve_http(&settings, HostNames::of(config), shares.http, &front)?;
+    progress.begin("loading the replicas");
     let store = open_store(&settings, shares.replicas).await?;
     let metrics = Arc::new(Metrics::default());
     let plane = Arc::new(DataPlane {
@@ -120,10 +126,10 @@ pub async fn run(config: &Config, mut shutdown: Shutdown, on_ready: impl FnOnce(
         balance_pace: Pace::new(settings.balance_bandwidth),
         drop_behind: settings.drop_behind,
     });
-    let [data, grpc, http] = bind(&settings)?;
+    let [data, grpc] = bind(&settings)?;
     let data_service = DataService::start(data, Arc::clone(&plane), shares.transfers)
         .map_err(|error| DfsError::io("start the data service", error))?;
-    let (of_grpc, of_http) = (listen::address_of(&grpc)?, listen::address_of(&http)?);
+    let of_grpc = listen::address_of(&grpc)?;
     let addresses = ReadyInfo { data: data_service.address(), grpc: of_grpc, http: of_http };
     let data_service = Arc::new(data_service);
 
@@ -149,8 +155,7 @@ pub async fn run(config: &Config, mut shutdown: Shutdown, on_ready: impl FnOnce(
         metrics,
         links: link_status,
     };
-    let http = listen::http::serve("dn-accept-http", http, shares.http, Protocol::Http, http::router(state))
-        .map_err(|error| DfsError::io("start the HTTP service", error))?;
+    front.serve(http::router(state));
     on_ready(addresses);
 
     let result = tokio::select! {
@@ -205,12 +210,21 @@ async fn open_store(settings: &Settings, open_max: usize) -> Result<Arc<ReplicaS
     Ok(Arc::new(store))
 }
 
-/// The listeners for data, gRPC and HTTP.
-fn bind(settings: &Settings) -> Result<[TcpListener; 3]> {
+/// Begins to answer over HTTP: that it starts, at first.
+fn serve_http(settings: &Settings, names: HostNames, places: usize, front: &Front) -> Result<(Acceptor, SocketAddr)> {
+    let listener = listen::bind("dfs.datanode.http.address", &settings.http_address)?;
+    let address = listen::address_of(&listener)?;
+    let protocol = Protocol::Http(Arc::new(names));
+    let acceptor = listen::http::serve("dn-accept-http", listener, places, protocol, front.router())
+        .map_err(|error| DfsError::io("start the HTTP service", error))?;
+    Ok((acceptor, address))
+}
+
+/// The listeners for data and gRPC. Only now: until then nobody is kept waiting on them.
+fn bind(settings: &Settings) -> Result<[TcpListener; 2]> {
     Ok([
         listen::bind("dfs.datanode.address", &settings.data_address)?,
         listen::bind("dfs.datanode.ipc.address", &settings.grpc_address)?,
-        listen::bind("dfs.datanode.http.address", &settings.http_address)?,
     ])
 }
 

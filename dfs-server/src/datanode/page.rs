@@ -94,6 +94,17 @@ fn judge(facts: &Facts) -> Health {
             "New replicas go elsewhere; when it stays so, it is taken out like one that failed.",
         );
     }
+    let full = paths(facts, |volume| {
+        let space = volume.report.space;
+        !volume.report.failed && space.capacity > 0 && space.remaining == 0
+    });
+    if !full.is_empty() {
+        health.add(
+            Level::Watch,
+            format!("No room for blocks: {}", full.join(", ")),
+            "New ones go to other volumes and nodes. Remove files, add DataNodes, or have it evened out: dfs balancer.",
+        );
+    }
     let away = facts.links.iter().filter(|link| !link.is_in_touch);
     let away: Vec<String> = away.map(|link| shown(link.address.as_bytes())).collect();
     if !away.is_empty() {
@@ -190,6 +201,14 @@ mod pages_tests {
         let text = page(volumes, vec![link(Some(Duration::from_secs(1)))]);
         assert!(text.contains("1 volume failed: /a&#60;b&#62;"), "{text}");
         assert!(text.contains("does not answer: /slow"), "{text}");
+    }
+
+    #[test]
+    fn page_names_volumes_that_are_full() {
+        let mut full = volume("/full", false, false);
+        full.report.space.capacity = 100;
+        let text = page(vec![full, volume("/unknown", false, false)], vec![link(Some(Duration::ZERO))]);
+        assert!(text.contains("No room for blocks: /full<"), "{text}");
     }
 
     #[test]

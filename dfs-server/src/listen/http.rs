@@ -31,15 +31,19 @@ use tonic::transport::server::TcpConnectInfo;
 use tracing::debug;
 
 use super::acceptor::Acceptor;
+use super::browsers::{seal, turn_away};
 use super::budget::{Budgets, Charge, GRACE, LEAST_RATE, MessageMeter};
 use super::connection::ClientConnection;
 use super::door::{Busy, CallPatience, Door, Limits, Pass};
+use super::host_names::HostNames;
 
 /// Connections without a request are strangers: our clients connect when they have one.
 const FIRST_REQUEST: Duration = Duration::from_secs(30);
 /// Mounts and DataNodes speak every few seconds; a client that comes back after this connects again.
 const GRPC_IDLE: Duration = Duration::from_secs(900);
-const HTTP_IDLE: Duration = Duration::from_secs(60);
+/// Who asks over HTTP comes now and then, and connects again. hyper counts the time for a request's head from the end of the
+/// answer before, or from the connection's beginning, whether or not anything of it comes.
+const HTTP_IDLE: Duration = HEAD_PATIENCE;
 /// A call that moves nothing, the reading of its answer included: it loses its place when places are short, and in any case
 /// after a time that no call of ours takes.
 const CALL_PATIENCE: CallPatience =
@@ -61,12 +65,12 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 const BODY_PATIENCE: Duration = GRACE;
 
 /// What is spoken on a listener.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Protocol {
     /// HTTP/2 with these windows, in bytes: of a call, of a connection.
     Grpc { call_window: u32, connection_window: u32 },
-    /// HTTP/1.
-    Http,
+    /// HTTP/1, to whoever asks by one of these names.
+    Http(Arc<HostNames>),
 }
 
 /// Serves `router` to at most `total` connections, three quarters of them from one address, until the acceptor is dropped.
@@ -81,11 +85,11 @@ pub(crate) fn serve(
     protocol: Protocol,
     router: Router,
 ) -> io::Result<Acceptor> {
-    let idle = match protocol {
-        Protocol::Grpc { .. } => GRPC_IDLE,
-        Protocol::Http => HTTP_IDLE,
+    let (first_request, idle) = match &protocol {
+        Protocol::Grpc { .. } => (FIRST_REQUEST, GRPC_IDLE),
+        Protocol::Http(_) => (HEAD_PATIENCE, HTTP_IDLE),
     };
-    let door = Door::new(Limits::of(total, FIRST_REQUEST, idle, CALL_PATIENCE), None);
+    let door = Door::new(Limits::of(total, first_request, idle, CALL_PATIENCE), None);
     // Without state, the router need not be prepared for every call.
     let server = Arc::new(Server { protocol, router: router.with_state(()), budgets: Arc::default() });
     let runtime = Handle::current();
@@ -121,6 +125,10 @@ impl Server {
             peer: peer.ip(),
             info: TcpConnectInfo { local_addr: socket.local_addr().ok(), remote_addr: Some(peer) },
             budgets: Arc::clone(&self.budgets),
+            names: match &self.protocol {
+                Protocol::Grpc { .. } => None,
+                Protocol::Http(names) => Some(Arc::clone(names)),
+            },
         };
         let ended = match self.protocol {
             Protocol::Grpc { call_window, connection_window } => {
@@ -136,7 +144,7 @@ impl Server {
                 let connection = http2.serve_connection(TokioIo::new(ClientConnection(socket)), calls);
                 drive(connection, |connection| connection.graceful_shutdown(), leave, &pass).await
             }
-            Protocol::Http => {
+            Protocol::Http(_) => {
                 let mut http1 = hyper::server::conn::http1::Builder::new();
                 http1
                     .timer(TokioTimer::new())
@@ -181,6 +189,8 @@ struct Calls {
     peer: IpAddr,
     info: TcpConnectInfo,
     budgets: Arc<Budgets>,
+    /// By which browsers may ask; none where they cannot.
+    names: Option<Arc<HostNames>>,
 }
 
 impl Service<Request<Incoming>> for Calls {
@@ -191,16 +201,24 @@ impl Service<Request<Incoming>> for Calls {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let charge = Charge::new(&self.budgets, self.peer);
         let call = Arc::new(Call { busy: self.pass.busy(), charge });
+        if let Some(mut refused) = self.names.as_deref().and_then(|names| turn_away(names, &request)) {
+            seal(refused.headers_mut());
+            return Box::pin(async move { Ok(refused.map(|body| Answer { body, call })) });
+        }
+        let is_sealed = self.names.is_some();
         let of_question = Arc::clone(&call);
         let meter = MessageMeter::default();
         let mut request = request.map(|body| Question { body, call: of_question, meter, waiting: None });
         request.extensions_mut().insert(self.info.clone());
         let answered = self.router.clone().call(request);
         Box::pin(async move {
-            let answer = match answered.await {
+            let mut answer = match answered.await {
                 Ok(answer) => answer,
                 Err(never) => match never {},
             };
+            if is_sealed {
+                seal(answer.headers_mut());
+            }
             Ok(answer.map(|body| Answer { body, call }))
         })
     }
@@ -324,7 +342,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let router = Router::new().route("/", get(|| async { "here" }));
-        (address, serve("test-http", listener, total, Protocol::Http, router).unwrap())
+        (address, serve("test-http", listener, total, Protocol::Http(Arc::default()), router).unwrap())
     }
 
     fn ask(address: SocketAddr, request: &str) -> String {
@@ -364,7 +382,7 @@ mod tests {
     async fn serve_full_of_strangers_answers_whoever_asks() {
         let (address, _acceptor) = listen(4);
         let held: Vec<_> = (0..20).map(|_| TcpStream::connect(address).unwrap()).collect();
-        let answer = ask(address, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        let answer = ask(address, "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("here"), "{answer}");
         drop(held);
     }
@@ -376,6 +394,49 @@ mod tests {
         let many = format!("GET / HTTP/1.1\r\n{}\r\n", "x: y\r\n".repeat(HEAD_LINES_MAX + 1));
         for request in [long, many] {
             assert!(ask(address, &request).starts_with("HTTP/1.1 4"), "{request}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn serve_gives_every_answer_the_headers_of_pages() {
+        let (address, _acceptor) = listen(8);
+        for (request, status) in [
+            ("GET / HTTP/1.1\r\nHost: localhost", 200),
+            ("GET /nothing HTTP/1.1\r\nHost: localhost", 404),
+            ("DELETE / HTTP/1.1\r\nHost: localhost", 405),
+            ("GET / HTTP/1.1\r\nHost: evil.example", 421),
+            ("POST / HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example", 403),
+            ("GET / HTTP/1.0", 200),
+        ] {
+            let answer = ask(address, &format!("{request}\r\nConnection: close\r\n\r\n"));
+            assert_eq!(answer.split(' ').nth(1), Some(status.to_string().as_str()), "{request}: {answer}");
+            for header in [
+                "content-security-policy: default-src 'none';",
+                "x-content-type-options: nosniff",
+                "x-frame-options: DENY",
+                "cross-origin-resource-policy: same-origin",
+                "referrer-policy: no-referrer",
+                "cache-control: no-store",
+            ] {
+                assert!(answer.contains(header), "{request} has no {header}: {answer}");
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn serve_ends_an_idle_connection_after_the_time_that_operations_says() {
+        let (address, _acceptor) = listen(4);
+        let begun = std::time::Instant::now();
+        let answer = ask(address, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(begun.elapsed() >= HTTP_IDLE, "it is kept so long");
+        let operations = include_str!("../../../docs/operations.md");
+        let words = operations.split_whitespace().collect::<Vec<_>>().join(" ");
+        for said in [
+            format!("after {} s (HTTP: {} s)", FIRST_REQUEST.as_secs(), HEAD_PATIENCE.as_secs()),
+            format!("{} minutes (gRPC), 120 s (data) or {} s (HTTP)", GRPC_IDLE.as_secs() / 60, HTTP_IDLE.as_secs()),
+        ] {
+            assert!(words.contains(&said), "docs/operations.md does not say: {said}");
         }
     }
 }

@@ -10,13 +10,16 @@
 //!   (`descriptors`);
 //! - connections that ask for nothing are ended after a while, and at once when their place is wanted (`door`);
 //! - a newcomer that waits for a place keeps nobody else waiting;
+//! - browsers cannot be made to ask for what their users did not want, on any HTTP port (`browsers`);
 //! - an accept that fails, for want of descriptors or memory too, is tried again; a listener ends only with its daemon.
 
 mod acceptor;
+mod browsers;
 mod budget;
 pub(crate) mod connection;
 pub(crate) mod descriptors;
 pub(crate) mod door;
+mod host_names;
 pub(crate) mod http;
 
 use std::io;
@@ -25,6 +28,7 @@ use std::net::{SocketAddr, TcpListener};
 use dfs_common::error::{DfsError, Result};
 
 pub(crate) use acceptor::Acceptor;
+pub(crate) use host_names::HostNames;
 
 /// Listens at the address of a configuration key.
 ///

@@ -1,7 +1,8 @@
 //! Puts a NameNode together and runs it: directory, image, journal, services, monitors.
 //!
-//! Order of a start: listeners are bound (a port in use ends it before anything is touched), the directory is locked, the
-//! image is loaded, the journal replays what follows, the block manager is told of every block, then calls are answered.
+//! Order of a start: listeners are bound (a port in use ends it before anything is touched), HTTP answers that it starts and how
+//! far it is, the directory is locked, the image is loaded, the block manager is told of every block, the journal replays what
+//! follows, then calls are answered.
 
 use std::fmt;
 use std::net::{SocketAddr, TcpListener};
@@ -37,9 +38,12 @@ use super::service::client_service::ClientService;
 use super::service::datanode_service::DatanodeService;
 use super::service::namenode_service::NamenodeService;
 use super::storage_dir::{FormatOptions, NameDir, image_path};
+use crate::blocking::blocking;
 use crate::listen::descriptors::{self, NameNodeShares};
 use crate::listen::http::Protocol;
-use crate::listen::{self, Acceptor};
+use crate::listen::{self, Acceptor, HostNames};
+use crate::pages::starting::Front;
+use crate::start_progress::StartProgress;
 
 /// How often the block manager looks at liveness and repairs.
 const BLOCKS_TICK: Duration = Duration::from_secs(1);
@@ -77,10 +81,17 @@ pub async fn run(config: &Config, mut stop: Shutdown, on_ready: impl FnOnce(&Add
     let bind = |key: &str| listen::bind(key, &config.text(key));
     let (rpc, http) = (bind("dfs.namenode.rpc-address")?, bind("dfs.namenode.http-address")?);
     let addresses = Addresses { rpc: listen::address_of(&rpc)?, http: listen::address_of(&http)? };
-    let namesystem = start(config).await?;
+    let shares = NameNodeShares::of(descriptors::available()?, small(config, "ipc.server.max.connections") as usize);
+    let progress = Arc::new(StartProgress::default());
+    let front = Front::new("NameNode", &progress);
+    let names = Protocol::Http(Arc::new(HostNames::of(config)));
+    let http =
+        listen::http::serve("nn-accept-http", http, shares.http, names, front.router()).map_err(cannot_accept)?;
+    let namesystem = start_telling(config, &progress).await?;
     let node_files = Arc::new(NodeFiles::new(config));
     namesystem.blocks().set_host_rules(node_files.read()?);
-    let acceptors = serve(config, rpc, http, &namesystem, node_files)?;
+    let acceptors = [http, serve_grpc(rpc, shares.grpc, &namesystem, node_files)?];
+    front.serve(super::http::router(Arc::clone(&namesystem)));
     on_ready(&addresses);
     // One that ends takes the others with it.
     let result = tokio::select! {
@@ -90,6 +101,7 @@ pub async fn run(config: &Config, mut stop: Shutdown, on_ready: impl FnOnce(&Add
         result = watch_recoveries(&namesystem) => result,
         result = watch_leftovers(&namesystem) => result,
         result = watch_checkpoints(&namesystem, config) => result,
+        () = namesystem.watch_room() => Ok(()),
         () = stop.wait() => Ok(()),
     };
     drop(acceptors);
@@ -131,26 +143,26 @@ pub fn format(config: &Config, cluster_id: Option<String>) -> Result<String> {
 /// # Errors
 /// As `run`.
 pub async fn start(config: &Config) -> Result<Arc<Namesystem>> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let storage = NameDir::open(&name_dir(config)?)?;
+    start_telling(config, &Arc::default()).await
+}
+
+/// As `start`, and tells how far it is. What takes long is not done on the runtime's threads: they tell others meanwhile.
+async fn start_telling(config: &Config, progress: &Arc<StartProgress>) -> Result<Arc<Namesystem>> {
+    let limits = file_limits(config)?;
     let started = Instant::now();
-    let loaded = storage.load_newest(records::load)?;
-    let (header, namespace) = loaded.ok_or_else(|| {
-        DfsError::new(
-            ErrorKind::Corrupt,
-            format!("{} has no image; restore one from the SecondaryNameNode", storage.current().display()),
-        )
-    })?;
-    let blocks = Arc::new(BlockManager::new(config, Arc::clone(&clock), rand::random()));
-    // Before there is a lock: nobody waits yet, and what is shown of its holds are those that somebody may wait for.
-    tell_blocks(&namespace, &blocks);
+    let (of_load, telling) = (config.clone(), Arc::clone(progress));
+    let loaded = blocking("load the namespace", move || load(&of_load, &telling)).await?;
+    let Loaded { storage, header, namespace, blocks, clock } = loaded;
     let namespace = Arc::new(NamespaceLock::new(namespace));
     let info = namespace_info(&storage);
     let machine = Arc::new(Machine { namespace: Arc::clone(&namespace), blocks: Arc::clone(&blocks) });
     let retained = small(config, "dfs.namenode.num.checkpoints.retained") as usize;
-    let options = JournalOptions::new(config.text("dfs.namenode.rpc-address"), retained, Arc::new(NamespaceFolder));
+    let folder = Arc::new(NamespaceFolder);
+    let mut options = JournalOptions::new(config.text("dfs.namenode.rpc-address"), retained, folder);
+    options.progress = Arc::clone(progress);
     let storage = Arc::new(storage);
     let journal = Journal::start(Arc::clone(&storage), machine, Some(header), options).await?;
+    progress.begin("taking up service");
     journal.wait_ready().await?;
     let (files, directories, block_count) = namespace.read().counts();
     let TxId(txid) = namespace.read().counters().last_txid;
@@ -160,6 +172,40 @@ pub async fn start(config: &Config) -> Result<Arc<Namesystem>> {
         blocks.on_restored();
     }
     blocks.set_active(true);
+    let namesystem = Namesystem::new(namespace, blocks, journal, storage, limits, info, clock);
+    if config.is_set("dfs.namenode.checkpoint.dir") {
+        namesystem.checkpoints().expect_secondary();
+    }
+    Ok(Arc::new(namesystem))
+}
+
+/// The state as of the newest image, and what it is kept in.
+struct Loaded {
+    storage: NameDir,
+    header: ImageHeader,
+    namespace: Namespace,
+    blocks: Arc<BlockManager>,
+    clock: Arc<dyn Clock>,
+}
+
+fn load(config: &Config, progress: &StartProgress) -> Result<Loaded> {
+    let storage = NameDir::open(&name_dir(config)?)?;
+    let loaded = storage.load_newest(|path| records::load_telling(path, progress))?;
+    let (header, namespace) = loaded.ok_or_else(|| {
+        DfsError::new(
+            ErrorKind::Corrupt,
+            format!("{} has no image; restore one from the SecondaryNameNode", storage.current().display()),
+        )
+    })?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let blocks = Arc::new(BlockManager::new(config, Arc::clone(&clock), rand::random()));
+    // Before there is a lock: nobody waits yet, and what is shown of its holds are those that somebody may wait for.
+    progress.begin("preparing the blocks");
+    tell_blocks(&namespace, &blocks);
+    Ok(Loaded { storage, header, namespace, blocks, clock })
+}
+
+fn file_limits(config: &Config) -> Result<FileLimits> {
     let limits = FileLimits {
         default_block_size: config.bytes("dfs.blocksize"),
         min_block_size: config.bytes("dfs.namenode.fs-limits.min-block-size"),
@@ -173,7 +219,7 @@ pub async fn start(config: &Config) -> Result<Arc<Namesystem>> {
             "dfs.blocksize must be a multiple of 512, not below dfs.namenode.fs-limits.min-block-size",
         ));
     }
-    Ok(Arc::new(Namesystem::new(namespace, blocks, journal, storage, limits, info, clock)))
+    Ok(limits)
 }
 
 fn small(config: &Config, key: &str) -> u32 {
@@ -210,22 +256,6 @@ fn tell_blocks(namespace: &Namespace, blocks: &BlockManager) {
     blocks.on_events(batch);
     blocks.set_allocated_limit(namespace.counters().next_block);
     blocks.set_lost(namespace.lost_ids());
-}
-
-/// Begins to answer, over gRPC and HTTP, until the acceptors are dropped.
-fn serve(
-    config: &Config,
-    rpc: TcpListener,
-    http: TcpListener,
-    namesystem: &Arc<Namesystem>,
-    node_files: Arc<NodeFiles>,
-) -> Result<[Acceptor; 2]> {
-    let wanted = small(config, "ipc.server.max.connections") as usize;
-    let shares = NameNodeShares::of(descriptors::available()?, wanted);
-    let rpc = serve_grpc(rpc, shares.grpc, namesystem, node_files)?;
-    let pages = super::http::router(Arc::clone(namesystem));
-    let http = listen::http::serve("nn-accept-http", http, shares.http, Protocol::Http, pages);
-    Ok([rpc, http.map_err(cannot_accept)?])
 }
 
 /// Begins to answer over gRPC, on at most so many connections.
@@ -340,7 +370,7 @@ async fn watch_checkpoints(namesystem: &Namesystem, config: &Config) -> Result<(
             continue;
         }
         last = Instant::now();
-        match namesystem.journal().checkpoint().await {
+        match namesystem.checkpoint().await {
             Ok(TxId(txid)) => tracing::info!(txid, elapsed = ?last.elapsed(), "checkpoint written"),
             Err(error) => tracing::error!("checkpoint: {}; the edits are kept", error.chain()),
         }

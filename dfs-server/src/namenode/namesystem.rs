@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 
 use super::apply::CallKey;
 use super::blocks::BlockManager;
+use super::checkpoints::Checkpoints;
 use super::delegations::{Delegations, Holder, grown_directory};
 use super::journal::{Journal, Token};
 use super::listening::ListeningTime;
@@ -57,6 +58,7 @@ pub struct Namesystem {
     info: v1::NamespaceInfo,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) recovery: LeaseRecovery,
+    checkpoints: Checkpoints,
     delegations: Arc<Delegations>,
     /// Told when something was removed or has ended of which parts may be left.
     pub(super) leftovers: Notify,
@@ -88,6 +90,7 @@ impl Namesystem {
             delegations: Arc::new(Delegations::new(Arc::clone(&clock), rand::random())),
             clock,
             recovery: LeaseRecovery::default(),
+            checkpoints: Checkpoints::default(),
             leftovers: Notify::new(),
             tree_checks: Arc::default(),
             tree_removals: TreeRemovals::default(),
@@ -113,6 +116,19 @@ impl Namesystem {
     /// The directory of images and edits.
     pub fn name_dir(&self) -> &Arc<NameDir> {
         &self.name_dir
+    }
+
+    /// How checkpoints go.
+    pub fn checkpoints(&self) -> &Checkpoints {
+        &self.checkpoints
+    }
+
+    /// Every DataNode that has registered, with the volumes that it has: one that was replaced, or taken out of its configuration, is
+    /// none any more, though what lay on it is remembered.
+    pub(super) fn datanode_reports(&self) -> Vec<v1::DatanodeReport> {
+        let mut reports = self.blocks.datanode_report();
+        reports.iter_mut().for_each(|report| report.volumes.retain(|volume| !volume.path.is_empty()));
+        reports
     }
 
     /// Limits and defaults of files.

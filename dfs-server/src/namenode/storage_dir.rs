@@ -10,8 +10,8 @@
 //!     edits/                           the edit log (journal/)
 //! ```
 //!
-//! `format` makes such a directory, once; `open` locks it for a daemon. Files that end in `.tmp` were never finished and
-//! are removed at open. The SecondaryNameNode's directory is laid out the same, but for its type. Images are immutable; the
+//! `format` makes such a directory, once, under another name until it is whole; `open` locks it for a daemon. What ends in `.tmp`
+//! was never finished: files are removed at open, a directory by the next one of its kind (`format`, `import`). The SecondaryNameNode's directory is laid out the same, but for its type. Images are immutable; the
 //! newest few are kept (`dfs.namenode.num.checkpoints.retained`), and with them all edits that the oldest of them needs, so
 //! that a damaged image costs time and nothing else.
 //!
@@ -21,22 +21,24 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use dfs_common::disk;
 use dfs_common::durable::{self, TEMPORARY_SUFFIX};
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::TxId;
-use dfs_common::storage_info::{NAMENODE_LAYOUT, StorageInfo, StorageType};
+use dfs_common::storage_info::{StorageInfo, StorageType};
 use tracing::{info, warn};
 
 use super::image::format::{ImageHeader, ImageReader};
+use super::new_identity::{check_cluster_id, new_storage_info};
 
 pub(crate) const CURRENT: &str = "current";
 pub(crate) const VERSION: &str = "VERSION";
 pub(super) const RESTORED: &str = "RESTORED";
 /// What an import that did not come to its end leaves behind.
 pub(super) const IMPORTING: &str = "import.tmp";
+/// What a format that did not come to its end leaves behind.
+const FORMATTING: &str = "format.tmp";
 const LOCK: &str = "in_use.lock";
 pub(crate) const EDITS: &str = "edits";
 /// In a SecondaryNameNode's directory: the NameNode's image that its next checkpoint begins with.
@@ -48,9 +50,6 @@ const DAMAGED_SUFFIX: &str = ".damaged";
 pub const NUMBER_DIGITS: usize = 19;
 /// mkfs puts it into the root of a fresh ext file system, which is where a dedicated device's directory begins.
 const LOST_AND_FOUND: &str = "lost+found";
-/// Longest host name used in a block pool id.
-const HOST_NAME_MAX: usize = 64;
-
 /// What `format` is asked for.
 #[derive(Clone, Debug, Default)]
 pub struct FormatOptions {
@@ -95,16 +94,19 @@ impl NameDir {
             check_cluster_id(cluster_id)?;
         }
         let _lock = lock_empty(root, options.force)?;
-        let current = root.join(CURRENT);
+        let (current, formatting) = (root.join(CURRENT), root.join(FORMATTING));
+        if formatting.exists() {
+            disk::remove_dir_all(&formatting).map_err(context)?;
+        }
+        durable::create_dir_all(&formatting.join(EDITS)).map_err(context)?;
+        let info = new_storage_info(options.cluster_id.clone());
+        fill(&formatting, &info)?;
+        info.store(&formatting.join(VERSION))?;
         if current.exists() {
             warn!(directory = %current.display(), "formatting: the namespace in it is thrown away");
             disk::remove_dir_all(&current).map_err(context)?;
         }
-        durable::create_dir_all(&current.join(EDITS)).map_err(context)?;
-        let info = new_storage_info(options.cluster_id.clone());
-        fill(&current, &info)?;
-        // Last, because a directory with a VERSION file is a formatted one.
-        info.store(&current.join(VERSION))?;
+        durable::rename(&formatting, &current).map_err(context)?;
         info!(directory = %root.display(), cluster = info.cluster_id, pool = info.block_pool_id, "formatted");
         Ok(info)
     }
@@ -117,10 +119,11 @@ impl NameDir {
     pub fn open(root: &Path) -> Result<Self> {
         let version = root.join(CURRENT).join(VERSION);
         let not_formatted = || {
-            DfsError::new(
-                ErrorKind::NotFound,
-                format!("{} is not a NameNode directory; run `dfs-server format` first", root.display()),
-            )
+            let why = match root.join(CURRENT).exists() {
+                true => without_version(root),
+                false => format!("{} is not a NameNode directory; run `dfs-server format` first", root.display()),
+            };
+            DfsError::new(ErrorKind::NotFound, why)
         };
         if !root.is_dir() {
             return Err(not_formatted());
@@ -277,7 +280,8 @@ impl NameDir {
     pub fn retire_images(&self, retained: usize) -> Result<Option<ImageFile>> {
         let mut images = self.images()?;
         let retired = images.split_off(retained.max(1).min(images.len()));
-        for image in &retired {
+        // The oldest first: should it end in between, those that are left need the fewest edits.
+        for image in retired.iter().rev() {
             disk::remove_file(&image.path)
                 .map_err(|error| DfsError::io(format!("retire {}", image.path.display()), error))?;
             info!(image = %image.path.display(), "retired");
@@ -424,17 +428,21 @@ fn refuse_unless_empty(root: &Path, force: bool) -> Result<()> {
     let context = |error| DfsError::io(format!("list {}", root.display()), error);
     for entry in fs::read_dir(root).map_err(context)? {
         let name = entry.map_err(context)?.file_name();
-        if name == LOCK || name == LOST_AND_FOUND || name == IMPORTING {
+        if name == LOCK || name == LOST_AND_FOUND || name == IMPORTING || name == FORMATTING {
             continue;
         }
         if name == CURRENT {
             if force {
                 continue;
             }
-            return Err(DfsError::new(
-                ErrorKind::AlreadyExists,
-                format!("{} holds a namespace already; give an empty directory, or move that one away", root.display()),
-            ));
+            let why = match root.join(CURRENT).join(VERSION).exists() {
+                true => format!(
+                    "{} holds a namespace already; give an empty directory, or move that one away",
+                    root.display()
+                ),
+                false => without_version(root),
+            };
+            return Err(DfsError::new(ErrorKind::AlreadyExists, why));
         }
         return Err(DfsError::new(
             ErrorKind::AlreadyExists,
@@ -444,37 +452,13 @@ fn refuse_unless_empty(root: &Path, force: bool) -> Result<()> {
     Ok(())
 }
 
-/// VERSION is a file of lines, and the id appears in every handshake.
-fn check_cluster_id(cluster_id: &str) -> Result<()> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    if !cluster_id.is_empty() && cluster_id.len() <= 128 && cluster_id.bytes().all(plain) {
-        return Ok(());
-    }
-    Err(DfsError::new(
-        ErrorKind::InvalidArgument,
-        format!("cluster id {cluster_id:?}: use 1 to 128 letters, digits, '-', '_' and '.'"),
-    ))
-}
-
-fn new_storage_info(cluster_id: Option<String>) -> StorageInfo {
-    let now_ms = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_millis());
-    StorageInfo {
-        storage_type: StorageType::NameNode,
-        cluster_id: cluster_id.unwrap_or_else(|| format!("CID-{}", uuid::Uuid::new_v4())),
-        namespace_id: rand::random_range(1..=i32::MAX.unsigned_abs()),
-        block_pool_id: format!("BP-{}-{}-{now_ms}", rand::random_range(1..=i32::MAX), host_name()),
-        layout_version: NAMENODE_LAYOUT,
-        storage_uuid: None,
-        datanode_uuid: None,
-    }
-}
-
-/// The host's name, for people who read ids; the random number beside it is what makes the id unique.
-fn host_name() -> String {
-    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let plain: String =
-        name.trim().chars().filter(|c| c.is_ascii_alphanumeric() || *c == '.').take(HOST_NAME_MAX).collect();
-    if plain.is_empty() { "localhost".into() } else { plain }
+/// An older program's format leaves such a directory when it is interrupted, but so does whoever removes the file from a namespace.
+fn without_version(root: &Path) -> String {
+    format!(
+        "{} has no {VERSION}: its format was interrupted, or somebody has removed that file. If nothing was ever stored in it, remove \
+         {CURRENT} and format it again; else bring the file back from a copy",
+        root.join(CURRENT).display()
+    )
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Formatting, locking, images and their retirement.
 
+use dfs_common::storage_info::NAMENODE_LAYOUT;
+
 use super::*;
 use crate::namenode::image::format::{ImageWriter, Section};
 
@@ -42,6 +44,41 @@ fn format_refuses_a_formatted_directory_unless_forced() {
     assert!(error.message().contains("holds a namespace already"));
     let options = FormatOptions { force: true, ..FormatOptions::default() };
     assert_ne!(NameDir::format(dir.path(), &options, |_, _| Ok(())).unwrap().cluster_id, info.cluster_id);
+}
+
+#[test]
+fn format_that_was_interrupted_is_done_again_and_never_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let interrupted = |force| {
+        let options = FormatOptions { force, ..FormatOptions::default() };
+        let fill = |current: &Path, _: &StorageInfo| {
+            fs::write(current.join("fsimage_0000000000000000000"), "half of it").unwrap();
+            Err(DfsError::new(ErrorKind::NoSpace, "full"))
+        };
+        NameDir::format(dir.path(), &options, fill).unwrap_err()
+    };
+    assert_eq!(interrupted(false).kind(), ErrorKind::NoSpace);
+    let error = NameDir::open(dir.path()).unwrap_err();
+    assert!(error.message().contains("run `dfs-server format` first"), "{}", error.message());
+    let info = NameDir::format(dir.path(), &FormatOptions::default(), |_, _| Ok(())).unwrap();
+    let opened = NameDir::open(dir.path()).unwrap();
+    assert_eq!((opened.info(), opened.images().unwrap()), (&info, vec![]), "nothing of the first one is left");
+    drop(opened);
+    // What is there stays until the new one is whole.
+    assert_eq!(interrupted(true).kind(), ErrorKind::NoSpace);
+    assert_eq!(NameDir::open(dir.path()).unwrap().info(), &info);
+}
+
+#[test]
+fn directory_without_version_is_neither_formatted_nor_opened() {
+    let (dir, _) = formatted();
+    fs::remove_file(dir.path().join(CURRENT).join(VERSION)).unwrap();
+    let formatted = NameDir::format(dir.path(), &FormatOptions::default(), |_, _| Ok(())).unwrap_err();
+    let opened = NameDir::open(dir.path()).unwrap_err();
+    assert_eq!((formatted.kind(), opened.kind()), (ErrorKind::AlreadyExists, ErrorKind::NotFound));
+    for error in [formatted, opened] {
+        assert!(error.message().contains("has no VERSION: its format was interrupted"), "{}", error.message());
+    }
 }
 
 #[test]
@@ -107,6 +144,19 @@ fn images_are_listed_newest_first_and_the_oldest_retired() {
     assert_eq!(dir.retire_images(3).unwrap().unwrap().txid, TxId(5));
     assert_eq!(dir.retire_images(0).unwrap().unwrap().txid, TxId(100));
     assert_eq!(listed(&dir), [100]);
+}
+
+#[test]
+fn retiring_that_ends_in_between_leaves_the_newer_images() {
+    let (dir, _) = formatted();
+    let dir = NameDir::open(dir.path()).unwrap();
+    // It cannot be removed as a file is.
+    fs::create_dir(dir.image_path(TxId(5))).unwrap();
+    for txid in [9, 100] {
+        add_image(&dir, txid);
+    }
+    dir.retire_images(1).unwrap_err();
+    assert_eq!(dir.images().unwrap().len(), 3, "the oldest goes first");
 }
 
 #[test]

@@ -1,45 +1,34 @@
 //! Pages for people: what the HTTP port of each daemon shows in a browser.
 //!
 //! A page is a template of `templates/`, compiled in, with its style in it. It needs no script and fetches nothing. Each daemon
-//! fills its own templates (`namenode::http`, `datanode::page`, `secondary::page`); what they share is here.
+//! fills its own templates (`namenode::http`, `datanode::page`, `secondary::page`); what they share is here, and what they show until they
+//! serve (`starting`).
 //!
 //! What it promises:
 //! - everything that others chose (names, addresses, errors) is escaped by the templates, and bytes that are no text are shown
 //!   in its place and linked as they are (`text`);
 //! - a browser that meets something it should not still runs no script of it, loads nothing and frames nothing
-//!   ([`HEADERS`]);
+//!   (`listen/browsers.rs`, for every answer);
 //! - nothing here changes any state: pages are asked for by GET.
 
 pub(crate) mod health;
+pub(crate) mod starting;
 pub(crate) mod text;
 
 use askama::Template;
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 
 /// The style of all pages, put into each of them.
 pub(crate) const STYLE: &str = include_str!("../../templates/style.css");
 
-/// What every answer carries. Widths of bars are attributes, so style is allowed inline; a form may ask this daemon only.
-const HEADERS: [(HeaderName, &str); 4] = [
-    (
-        header::CONTENT_SECURITY_POLICY,
-        "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    ),
-    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    // Paths are not told to the DataNodes that a page links to.
-    (header::REFERRER_POLICY, "no-referrer"),
-    // What it shows is true now, and paths are nobody's to keep.
-    (header::CACHE_CONTROL, "no-store"),
-];
-
 /// A page, as an answer.
 pub(crate) fn answer(status: StatusCode, page: &impl Template) -> Response {
     match page.render() {
-        Ok(text) => with_headers((status, Html(text)).into_response()),
+        Ok(text) => (status, Html(text)).into_response(),
         Err(error) => {
             tracing::error!(%error, "a page could not be filled");
-            with_headers(StatusCode::INTERNAL_SERVER_ERROR.into_response())
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }
 }
@@ -47,16 +36,9 @@ pub(crate) fn answer(status: StatusCode, page: &impl Template) -> Response {
 /// Sends the browser to another address of this daemon.
 pub(crate) fn redirect(to: &str) -> Response {
     match HeaderValue::from_str(to) {
-        Ok(to) => with_headers((StatusCode::SEE_OTHER, [(header::LOCATION, to)]).into_response()),
-        Err(_) => with_headers(StatusCode::BAD_REQUEST.into_response()),
+        Ok(to) => (StatusCode::SEE_OTHER, [(header::LOCATION, to)]).into_response(),
+        Err(_) => StatusCode::BAD_REQUEST.into_response(),
     }
-}
-
-fn with_headers(mut answer: Response) -> Response {
-    for (name, value) in HEADERS {
-        answer.headers_mut().insert(name, HeaderValue::from_static(value));
-    }
-    answer
 }
 
 /// A share that is drawn as a bar.
@@ -99,11 +81,8 @@ mod tests {
     }
 
     #[test]
-    fn answer_escapes_and_carries_the_headers() {
+    fn answer_escapes() {
         let answer = answer(StatusCode::OK, &Page { name: "<script>'\"&" });
-        let policy = answer.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap();
-        assert!(policy.starts_with("default-src 'none'; style-src 'unsafe-inline'"), "{policy}");
-        assert_eq!(answer.headers()[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
         assert_eq!(answer.headers()[header::CONTENT_TYPE], "text/html; charset=utf-8");
         let text = Page { name: "<script>'\"&" }.render().unwrap();
         assert!(!text.contains("<script>") && !text.contains('"') && !text.contains('\''), "{text}");

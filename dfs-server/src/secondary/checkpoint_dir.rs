@@ -51,8 +51,8 @@ pub(super) struct CheckpointDir {
 pub(super) struct LastCheckpoint {
     /// Its last transaction.
     pub txid: TxId,
-    /// How long ago it was made.
-    pub age: Duration,
+    /// How long ago it was made. None by a clock that was set back.
+    pub age: Option<Duration>,
 }
 
 /// What image and edits came to.
@@ -143,9 +143,7 @@ impl CheckpointDir {
         let Some(image) = list_images(&self.current)?.into_iter().next() else { return Ok(None) };
         let made =
             fs::metadata(&image.path).and_then(|metadata| metadata.modified()).map_err(io("look at", &image.path))?;
-        // Of the future, by a clock that was set back: old enough.
-        let age = made.elapsed().unwrap_or(Duration::MAX);
-        Ok(Some(LastCheckpoint { txid: image.txid, age }))
+        Ok(Some(LastCheckpoint { txid: image.txid, age: made.elapsed().ok() }))
     }
 
     /// Where the NameNode's image is, when it is here already: as the last checkpoint, which it mostly is, or fetched by a try

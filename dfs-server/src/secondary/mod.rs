@@ -49,7 +49,7 @@ use self::transfer::Client;
 use crate::blocking::blocking;
 use crate::listen::descriptors::{self, NameNodeShares};
 use crate::listen::http::Protocol;
-use crate::listen::{self, Acceptor};
+use crate::listen::{self, Acceptor, HostNames};
 
 /// How often it is asked whether a checkpoint is due.
 const TICK: Duration = Duration::from_secs(5);
@@ -73,16 +73,15 @@ pub async fn run(config: &Config, mut stop: Shutdown, on_ready: impl FnOnce(Sock
     let http = listen::bind(key, &config.text(key))?;
     let address = listen::address_of(&http)?;
     let secondary = Secondary::open(config)?;
-    let _acceptor = serve_page(http, &secondary)?;
+    let _acceptor = serve_page(http, &secondary, HostNames::of(config))?;
     on_ready(address);
     let mut failures = 0;
     loop {
         let outcome = tokio::select! {
-            outcome = secondary.checkpoint_if_due() => outcome,
+            outcome = secondary.try_checkpoint() => outcome,
             // A checkpoint may be dropped at any step.
             () = stop.wait() => return Ok(()),
         };
-        secondary.progress.on_tried(outcome.as_ref().err().map(DfsError::chain));
         let wait = match outcome {
             Ok(()) => {
                 failures = 0;
@@ -102,7 +101,7 @@ pub async fn run(config: &Config, mut stop: Shutdown, on_ready: impl FnOnce(Sock
     }
 }
 
-fn serve_page(http: TcpListener, secondary: &Secondary) -> Result<Acceptor> {
+fn serve_page(http: TcpListener, secondary: &Secondary, names: HostNames) -> Result<Acceptor> {
     let shape = Shape {
         namenode: secondary.namenode.clone(),
         dir: secondary.dir.root().display().to_string(),
@@ -110,7 +109,7 @@ fn serve_page(http: TcpListener, secondary: &Secondary) -> Result<Acceptor> {
     };
     let router = page::router(Arc::clone(&secondary.progress), shape);
     let places = NameNodeShares::of(descriptors::available()?, 0).http;
-    listen::http::serve("snn-accept-http", http, places, Protocol::Http, router)
+    listen::http::serve("snn-accept-http", http, places, Protocol::Http(Arc::new(names)), router)
         .map_err(|error| DfsError::io("start the HTTP service", error))
 }
 
@@ -153,9 +152,17 @@ impl Secondary {
         })
     }
 
+    /// Makes a checkpoint if it is time, and remembers what came of it: page and NameNode are told.
+    async fn try_checkpoint(&self) -> Result<()> {
+        let outcome = self.checkpoint_if_due().await;
+        self.progress.on_tried(outcome.as_ref().err().map(DfsError::chain));
+        outcome
+    }
+
     async fn checkpoint_if_due(&self) -> Result<()> {
         let mut client = self.client.clone();
-        let version = answer(client.version_request(NamenodeVersionRequest {})).await?;
+        let last = Some(self.progress.known().report(self.period));
+        let version = answer(client.version_request(NamenodeVersionRequest { last })).await?;
         let namespace = required(version.namespace, "namespace")?;
         let storage_type = StorageType::SecondaryNameNode;
         if namespace.layout_version != storage_type.layout() {
@@ -210,7 +217,9 @@ impl Secondary {
                 ),
             ));
         };
-        Ok(since > 0 && (since >= self.txns || last.age >= self.period))
+        // One of the future is old enough.
+        let is_old = |age: Option<Duration>| age.is_none_or(|age| age >= self.period);
+        Ok(since > 0 && (since >= self.txns || is_old(last.age)))
     }
 
     /// The five steps; gives the transaction that the checkpoint ends with.

@@ -162,3 +162,21 @@ async fn an_image_that_was_only_fetched_is_no_checkpoint_and_does_not_stay() {
     assert_eq!((pair.images(), pair.fetched()), (vec![own], vec![]));
     pair.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_namenode_is_told_what_the_last_try_came_to() {
+    let pair = Pair::start(1).await;
+    let told = || pair.namesystem.checkpoints().known().secondary.unwrap().told;
+    pair.secondary.try_checkpoint().await.unwrap();
+    assert!(told().last.is_none() && told().failure.is_none(), "it has only just looked");
+    let txid = pair.change().await;
+    pair.secondary.try_checkpoint().await.unwrap_err();
+    assert!(pair.namesystem.checkpoints().known().secondary.unwrap().is_at_work);
+    pair.secondary.try_checkpoint().await.unwrap();
+    assert!(told().failure.is_some_and(|(_, why)| why.contains("it is of another state")));
+    pair.secondary.try_checkpoint().await.unwrap();
+    assert!(told().failure.is_none());
+    assert_eq!(told().last.unwrap().txid, txid);
+    assert_eq!(pair.namesystem.checkpoints().known().secondary.unwrap().lag(txid), None);
+    pair.stop().await;
+}

@@ -1,7 +1,9 @@
-//! What a browser gets from the daemons' HTTP ports: the pages of a real cluster, also of one that has lost a DataNode.
+//! What a browser gets from the daemons' HTTP ports: the pages of a real cluster, also of one that has lost a DataNode; what it is
+//! refused; and what is answered while a NameNode starts.
 
 mod browser;
 mod served;
+mod trouble;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -11,7 +13,7 @@ use std::time::Duration;
 use dfs_tests::suite::{self, Case, Nothing};
 
 fn main() -> ExitCode {
-    let groups: [&[Case<Nothing>]; 2] = [&served::CASES, &browser::CASES];
+    let groups: [&[Case<Nothing>]; 3] = [&served::CASES, &trouble::CASES, &browser::CASES];
     suite::run(groups.concat())
 }
 
@@ -35,10 +37,16 @@ impl Answer {
 /// Asks a daemon, and takes no silence for an answer.
 #[track_caller]
 fn ask(method: &str, host: &str, port: u16, path: &str) -> Answer {
+    ask_as(method, host, port, path, &[("Host", host)])
+}
+
+/// As `ask`, with these headers only.
+#[track_caller]
+fn ask_as(method: &str, host: &str, port: u16, path: &str, headers: &[(&str, &str)]) -> Answer {
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let mut stream = TcpStream::connect((host, port)).expect("connect");
     stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set the timeout");
-    write!(stream, "{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-        .expect("ask");
+    write!(stream, "{method} {path} HTTP/1.1\r\n{headers}Content-Length: 0\r\nConnection: close\r\n\r\n").expect("ask");
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).expect("read the answer");
     let text = String::from_utf8(bytes).expect("pages are UTF-8");

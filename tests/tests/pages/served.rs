@@ -12,10 +12,11 @@ use dfs_tests::secondary::Secondary;
 use dfs_tests::suite::{Case, Nothing};
 use dfs_tests::wait::{REPAIR, wait_for, wait_until};
 
-use super::{Answer, ask, page};
+use super::{Answer, ask, ask_as, page};
 
-pub(super) const CASES: [Case<Nothing>; 4] = cases![
+pub(super) const CASES: [Case<Nothing>; 5] = cases![
     every_daemon_answers_with_a_page,
+    no_browser_asks_for_what_its_user_does_not_want,
     the_tree_is_browsed_as_others_see_it,
     a_large_directory_is_shown_in_pages,
     a_dead_datanode_is_seen_at_one_glance,
@@ -41,23 +42,33 @@ fn links(body: &str) -> Vec<&str> {
 }
 
 /// What a page says is the matter, but for the room on the disks of this machine.
-fn findings(body: &str) -> Vec<&str> {
+pub(super) fn findings(body: &str) -> Vec<&str> {
     let (health, _) = body.split_once("</section>").expect("health comes first");
     let findings = health.split("<li class=\"").skip(1);
     findings.filter(|words| !words.contains("The cluster is full") && !words.contains("The cluster fills up")).collect()
 }
 
-fn wait_well(what: &str, host: &str, port: u16) -> Answer {
+pub(super) fn wait_well(what: &str, host: &str, port: u16) -> Answer {
     wait_for(REPAIR, format!("{what} to say that all is well"), || {
         Some(page(host, port, "/")).filter(|page| findings(&page.body).is_empty())
     })
 }
 
+/// What every answer has, whatever it is.
 #[track_caller]
-fn check_headers(answer: &Answer) {
+fn check_seal(answer: &Answer) {
     let policy = answer.header("content-security-policy").unwrap_or_default();
     assert!(policy.starts_with("default-src 'none'; style-src 'unsafe-inline'"), "{}", answer.head);
-    assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+    for (header, value) in
+        [("x-content-type-options", "nosniff"), ("x-frame-options", "DENY"), ("cache-control", "no-store")]
+    {
+        assert_eq!(answer.header(header), Some(value), "{}", answer.head);
+    }
+}
+
+#[track_caller]
+fn check_headers(answer: &Answer) {
+    check_seal(answer);
     assert_eq!(answer.header("content-type"), Some("text/html; charset=utf-8"));
     assert!(!answer.body.contains("<script"), "{}", answer.body);
 }
@@ -101,6 +112,44 @@ fn every_daemon_answers_with_a_page(_: &Nothing) {
     // What programs read is as it was.
     assert!(serde_json::from_str::<serde_json::Value>(&namenode_page(&cluster, "/status").body).is_ok());
     assert_eq!(namenode_page(&cluster, "/health").body, "ok\n");
+}
+
+fn no_browser_asks_for_what_its_user_does_not_want(_: &Nothing) {
+    let cluster = Cluster::builder().datanodes(1).replication(1).set("dfs.http.server-names=proxy.example").start();
+    let mut secondary = Secondary::new(&cluster);
+    secondary.daemon.start();
+    let (host, node) = (&cluster.namenode.host, &cluster.datanodes[0]);
+    wait_well("the SecondaryNameNode", host, secondary.http_port);
+    let own = fs::read_to_string("/proc/sys/kernel/hostname").expect("the machine has a name");
+    for port in [cluster.namenode.http_port, node.http_port, secondary.http_port] {
+        for (name, status) in
+            [("evil.example", 421), ("localhost", 200), ("127.0.0.1:1", 200), (own.trim(), 200), ("proxy.example", 200)]
+        {
+            let answer = ask_as("GET", host, port, "/", &[("Host", name)]);
+            assert_eq!(answer.status, status, "{name}: {}", answer.body);
+            check_seal(&answer);
+        }
+        let refused = ask_as("GET", host, port, "/", &[("Host", "evil.example")]).body;
+        assert!(refused.contains("\"evil.example\"") && refused.contains("dfs.http.server-names"), "{refused}");
+        for (method, path) in [("GET", "/nothing"), ("DELETE", "/"), ("GET", "/health"), ("GET", "/metrics")] {
+            check_seal(&ask(method, host, port, path));
+        }
+    }
+    let name = format!("{host}:{}", node.http_port);
+    let own = format!("http://{name}");
+    for (said, status) in [
+        (&[][..], 202),
+        (&[("Origin", own.as_str())], 202),
+        (&[("Sec-Fetch-Site", "same-origin")], 202),
+        (&[("Origin", "http://evil.example")], 403),
+        (&[("Origin", "null")], 403),
+        (&[("Sec-Fetch-Site", "cross-site")], 403),
+    ] {
+        let headers = [&[("Host", name.as_str())], said].concat();
+        let answer = ask_as("POST", host, node.http_port, "/scan", &headers);
+        assert_eq!(answer.status, status, "{said:?}: {}", answer.body);
+        check_seal(&answer);
+    }
 }
 
 fn the_tree_is_browsed_as_others_see_it(_: &Nothing) {

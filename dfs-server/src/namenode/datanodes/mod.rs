@@ -18,7 +18,7 @@ mod topology;
 mod verifications;
 mod waiting;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -346,6 +346,7 @@ impl Datanodes {
         // Its volumes count again: as they were, until the next line says how they are.
         self.count_space(index);
         let gone = self.take_storage_reports(index, &request.storages)?.gone;
+        self.forget_places(index, &request.storages);
         let became_multi_rack = racks_before < 2 && self.topology.live_rack_count() >= 2;
         Ok(Registered { node: index, gone, displaced, became_multi_rack })
     }
@@ -390,6 +391,18 @@ impl Datanodes {
             }
         }
         Ok(changes)
+    }
+
+    /// Volumes that a registration does not name are nowhere any more: somebody has replaced them, or taken them out of the node's
+    /// configuration. A device that failed is named.
+    fn forget_places(&mut self, node: NodeIndex, reports: &[v1::StorageReport]) {
+        let named: BTreeSet<&str> = reports.iter().map(|report| report.storage_uuid.as_str()).collect();
+        for index in self.node(node).storages.clone() {
+            let storage = self.storage_mut(index);
+            if !named.contains(storage.uuid.as_str()) {
+                storage.path.clear();
+            }
+        }
     }
 
     /// A volume has been chosen for a block: the next one of its node has its turn.

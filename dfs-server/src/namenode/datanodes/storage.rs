@@ -33,7 +33,7 @@ pub(crate) struct Invalidation {
 pub(crate) struct Storage {
     pub uuid: String,
     pub node: NodeIndex,
-    /// Directory on its node, for people.
+    /// Directory on its node, for people. Empty when the node has not named it since it registered.
     pub path: String,
     /// Bytes, as last reported.
     pub capacity: u64,

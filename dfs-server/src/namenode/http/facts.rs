@@ -5,9 +5,11 @@ use std::time::Duration;
 use dfs_proto::v1::{self, DatanodeReport};
 
 use crate::namenode::blocks::FsStats;
+use crate::namenode::checkpoints::Known;
 use crate::namenode::namesystem::Namesystem;
 
 /// What the page is made of.
+#[derive(Clone)]
 pub(super) struct Facts {
     pub(super) info: v1::NamespaceInfo,
     pub(super) up: Duration,
@@ -20,6 +22,7 @@ pub(super) struct Facts {
     pub(super) safe_mode: v1::SetSafeModeResponse,
     pub(super) unknown_replicas: usize,
     pub(super) nodes: Vec<DatanodeReport>,
+    pub(super) checkpoints: Known,
 }
 
 impl Facts {
@@ -35,7 +38,8 @@ impl Facts {
             repair: blocks.repair_report(),
             safe_mode: blocks.safe_mode_report(),
             unknown_replicas: blocks.unknown_replicas(),
-            nodes: blocks.datanode_report(),
+            nodes: namesystem.datanode_reports(),
+            checkpoints: namesystem.checkpoints().known(),
         }
     }
 }

@@ -9,6 +9,7 @@ mod pages;
 mod pages_tests;
 mod tree_path;
 mod verdict;
+mod verdict_on_checkpoints;
 
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use self::apart::apart;
+use super::checkpoints::Known;
 use super::lock_times::LockHistogram;
 use super::namesystem::Namesystem;
 
@@ -38,7 +40,16 @@ fn status(namesystem: &Namesystem) -> serde_json::Value {
     let stats = namesystem.blocks().fs_stats();
     let repair = namesystem.blocks().repair_report();
     let (safe_mode, safe_mode_status) = namesystem.blocks().safe_mode_status();
+    let checkpoints = namesystem.checkpoints().known();
+    let secondary = checkpoints.secondary.as_ref().map(|secondary| {
+        serde_json::json!({
+            "silent_seconds": secondary.heard.elapsed().as_secs(),
+            "checkpoint_txid": secondary.told.last.map(|last| last.txid.0),
+            "failure": secondary.told.failure.as_ref().map(|(_, why)| why),
+        })
+    });
     serde_json::json!({
+        "state": "serving",
         "cluster_id": namesystem.info().cluster_id,
         "block_pool_id": namesystem.info().block_pool_id,
         "last_txid": namesystem.txid().0,
@@ -59,6 +70,10 @@ fn status(namesystem: &Namesystem) -> serde_json::Value {
         "unknown_replicas": namesystem.blocks().unknown_replicas(),
         "safe_mode": safe_mode,
         "safe_mode_status": safe_mode_status,
+        "checkpoint_txid": namesystem.journal().newest_image().0,
+        "checkpoint_failure": checkpoints.own_failure.map(|(_, why)| why),
+        "name_dir_free_bytes": checkpoints.room.and_then(|room| room.ok()).map(|room| room.free),
+        "secondary_namenode": secondary,
     })
 }
 
@@ -102,6 +117,7 @@ fn metrics(namesystem: &Namesystem) -> String {
     );
     let unknown = namesystem.blocks().unknown_replicas();
     gauge("unknown_replicas", "Replicas that no file explains, and that are kept", None, unknown as u64);
+    add_checkpoints(namesystem, &mut gauge);
     let (namespace, blocks) = (namesystem.namespace(), namesystem.blocks());
     for (name, help, times) in [
         ("namespace_lock_reads_held", "Time for which readers held the namespace's lock", namespace.read_times()),
@@ -116,4 +132,25 @@ fn metrics(namesystem: &Namesystem) -> String {
     // Writing to a String cannot fail.
     let _ = encode(&mut text, &registry);
     text
+}
+
+fn add_checkpoints(namesystem: &Namesystem, gauge: &mut impl FnMut(&str, &str, Option<Unit>, u64)) {
+    let Known { own_failure, room, secondary, .. } = namesystem.checkpoints().known();
+    let newest = namesystem.journal().newest_image().0;
+    gauge("checkpoint_txid", "Last transaction of the newest image", None, newest);
+    gauge("checkpoint_failed", "The NameNode's last try of a checkpoint failed", None, own_failure.is_some().into());
+    if let Some(Ok(room)) = room {
+        gauge("name_dir_free", "Bytes free on the NameNode's device", Some(Unit::Bytes), room.free);
+    }
+    let Some(secondary) = secondary else { return };
+    let failed = secondary.told.failure.is_some();
+    gauge(
+        "secondary_checkpoint_failed",
+        "The SecondaryNameNode's last try of a checkpoint failed",
+        None,
+        failed.into(),
+    );
+    if let Some(last) = secondary.told.last {
+        gauge("secondary_checkpoint_txid", "Last transaction of the SecondaryNameNode's checkpoint", None, last.txid.0);
+    }
 }

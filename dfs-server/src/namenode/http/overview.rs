@@ -6,7 +6,7 @@ use askama::Template;
 use dfs_proto::v1::{self, AdminState, DatanodeReport, DatanodeState, VolumeReport};
 
 use super::facts::Facts;
-use super::verdict::{judge, name_of};
+use super::verdict::{judge, may_be_away, name_of};
 use crate::pages::Bar;
 use crate::pages::health::Health;
 use crate::pages::text::{counted, shown, span};
@@ -60,6 +60,7 @@ impl Overview {
         let (stats, repair) = (facts.stats, &facts.repair);
         let (files, directories, blocks) = facts.counts;
         let (applied, saved) = facts.txids;
+        let secondary = secondary_in_words(&facts);
         let nodes_in_words = node_counts(&facts.nodes);
         let mut nodes = facts.nodes;
         nodes.sort_by_cached_key(|node| (std::cmp::Reverse(concern(node)), name_of(node)));
@@ -74,6 +75,7 @@ impl Overview {
                 ("Blocks", blocks.to_string()),
                 ("Last transaction", applied.to_string()),
                 ("Last checkpoint", format!("{} ago", counted(applied.saturating_sub(saved), "change"))),
+                ("SecondaryNameNode's", secondary),
                 ("Up for", span(facts.up)),
             ],
             repair: vec![
@@ -99,10 +101,20 @@ impl Overview {
     }
 }
 
+/// The SecondaryNameNode's checkpoint.
+fn secondary_in_words(facts: &Facts) -> String {
+    let Some(secondary) = &facts.checkpoints.secondary else { return "not heard of".to_owned() };
+    let Some(last) = secondary.told.last else { return "not told yet".to_owned() };
+    let behind = counted(facts.txids.0.saturating_sub(last.txid.0), "change");
+    let made = last.age().map_or(String::new(), |age| format!(", {} old", span(age)));
+    format!("{behind} ago{made}")
+}
+
 /// How much a DataNode needs somebody's look.
 fn concern(node: &DatanodeReport) -> u8 {
     let is_failed = node.volumes.iter().any(|volume| volume.failed);
     match node.state() {
+        _ if may_be_away(node) => 1,
         DatanodeState::DatanodeDead => 3,
         DatanodeState::DatanodeStale => 2,
         DatanodeState::DatanodeLive if is_failed => 2,
@@ -134,8 +146,8 @@ impl NodeRow {
     fn new(node: &DatanodeReport, room: &mut usize) -> Self {
         let (state, class) = match node.state() {
             DatanodeState::DatanodeLive => ("live", "well"),
-            DatanodeState::DatanodeStale => ("stale", "watch"),
-            DatanodeState::DatanodeDead => ("dead", "act"),
+            DatanodeState::DatanodeStale => ("stale", if may_be_away(node) { "note" } else { "watch" }),
+            DatanodeState::DatanodeDead => ("dead", if may_be_away(node) { "note" } else { "act" }),
         };
         let sum = |value: fn(&VolumeReport) -> u64| node.volumes.iter().map(value).fold(0, u64::saturating_add);
         let volumes = if node.volumes.len() <= *room { &node.volumes[..] } else { &[] };

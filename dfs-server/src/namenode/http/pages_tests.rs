@@ -6,7 +6,8 @@ use askama::Template;
 use axum::http::{StatusCode, header};
 use axum::response::Response;
 use dfs_common::attr::{FileAttr, FileKind};
-use dfs_common::ids::{InodeId, ROOT_INODE};
+use dfs_common::error::{DfsError, ErrorKind};
+use dfs_common::ids::{InodeId, ROOT_INODE, TxId};
 use dfs_common::name::Name;
 use dfs_proto::v1;
 
@@ -15,7 +16,9 @@ use super::facts::Facts;
 use super::overview::{Overview, datanode_page};
 use super::tree_path::TreePath;
 use crate::namenode::blocks::FsStats;
+use crate::namenode::checkpoints::{Checkpoints, Known};
 use crate::namenode::namespace::read::ListedEntry;
+use crate::namenode::room::{ROOM_FOR_EDITS_BYTES, Room};
 use crate::namenode::trees::tests::Place;
 use crate::pages::text::encoded;
 
@@ -68,6 +71,7 @@ fn facts(nodes: Vec<v1::DatanodeReport>) -> Facts {
         safe_mode: v1::SetSafeModeResponse { status: "Safe mode is off.".into(), ..v1::SetSafeModeResponse::default() },
         unknown_replicas: 0,
         nodes,
+        checkpoints: Known::default(),
     }
 }
 
@@ -127,17 +131,124 @@ fn overview_names_lost_blocks_failed_volumes_and_a_full_cluster() {
     facts.nodes[0].volumes[0].failed = true;
     facts.stats.missing_blocks = 2;
     facts.stats.under_replicated_blocks = 5;
-    facts.stats.remaining = GIB;
+    facts.repair.one_left = 2;
+    facts.stats.corrupt_blocks = 4;
+    let mut full = node("dn2", v1::DatanodeState::DatanodeLive);
+    full.volumes[0].remaining = GIB;
+    facts.nodes.push(full);
     let text = overview(facts);
     for words in [
         "2 blocks without a good replica",
         "1 volume failed: /disk1/data of dn1:9866",
-        "5 blocks with too few replicas",
+        "5 blocks with too few replicas, 2 of them with a single one left",
+        "4 blocks with a bad replica",
         "The cluster is full: 1 %",
         "dfs fsck --list-corrupt /",
     ] {
         assert!(text.contains(words), "{words} is missing in {text}");
     }
+}
+
+#[test]
+fn overview_judges_the_room_of_those_that_take_blocks() {
+    let at = |host: &str, remaining| {
+        let mut node = node(host, v1::DatanodeState::DatanodeLive);
+        node.volumes[0].remaining = remaining;
+        node
+    };
+    // All that is free is on a node that takes nothing more.
+    let mut leaving = at("leaving", 90 * GIB);
+    leaving.admin_state = v1::AdminState::Decommissioning.into();
+    let text = overview(facts(vec![at("small", 5 * GIB), leaving.clone()]));
+    assert!(text.contains("The cluster fills up: 5 %"), "{text}");
+    let text = overview(facts(vec![leaving]));
+    assert!(text.contains("No DataNode takes blocks") && text.contains("Somebody must act"), "{text}");
+    let text = overview(facts(vec![at("full", GIB), at("empty", 90 * GIB)]));
+    assert!(text.contains("1 DataNode full: full:9866") && text.contains("All is well"), "{text}");
+}
+
+#[test]
+fn overview_does_not_miss_a_node_that_may_be_away() {
+    for admin_state in [v1::AdminState::Decommissioned, v1::AdminState::InMaintenance] {
+        for state in [v1::DatanodeState::DatanodeStale, v1::DatanodeState::DatanodeDead] {
+            let mut away = node("aa-away", state);
+            away.admin_state = admin_state.into();
+            away.volumes[0].failed = true;
+            let text = overview(facts(vec![node("here", v1::DatanodeState::DatanodeLive), away]));
+            assert!(text.contains("All is well"), "{admin_state:?} {state:?}: {text}");
+        }
+    }
+}
+
+#[test]
+fn overview_asks_for_somebody_when_safe_mode_does_not_end() {
+    let mut facts = facts(vec![node("dn1", v1::DatanodeState::DatanodeLive)]);
+    facts.safe_mode.is_on = true;
+    facts.safe_mode.status = "Safe mode is on: 0 of 2.".into();
+    facts.up = Duration::from_secs(60);
+    let (begins, lasts) = (overview(facts.clone()), overview(Facts { up: Duration::from_secs(1_800), ..facts }));
+    assert!(begins.contains("It serves, and there is something to look at"), "{begins}");
+    assert!(lasts.contains("Somebody must act") && lasts.contains("has not ended for 30 min"), "{lasts}");
+}
+
+/// The page of a cluster that is well but for its checkpoints; 120 transactions are applied.
+fn overview_of(checkpoints: Known) -> String {
+    overview(Facts { checkpoints, ..facts(vec![node("dn1", v1::DatanodeState::DatanodeLive)]) })
+}
+
+#[test]
+fn overview_tells_of_checkpoints_that_fail_and_of_room() {
+    let checkpoints = Checkpoints::default();
+    checkpoints.on_own(Some(&DfsError::new(ErrorKind::NoSpace, "write <image>: no space")));
+    let failed = overview_of(checkpoints.known());
+    assert!(
+        failed.contains("The NameNode&#39;s last checkpoint failed") && failed.contains("&#60;image&#62;"),
+        "{failed}"
+    );
+    for (free, words) in [
+        (ROOM_FOR_EDITS_BYTES - 1, "device is full"),
+        (ROOM_FOR_EDITS_BYTES + 5, "No room for the next checkpoint"),
+        (ROOM_FOR_EDITS_BYTES + 10, "All is well"),
+    ] {
+        let text = overview_of(Known { room: Some(Ok(Room { free, image: 10 })), ..Known::default() });
+        assert!(text.contains(words), "{free}: {words} is missing in {text}");
+    }
+    let unknown = overview_of(Known { room: Some(Err("it does not answer".into())), ..Known::default() });
+    assert!(unknown.contains("it does not answer"), "{unknown}");
+}
+
+#[test]
+fn overview_tells_of_a_secondary_that_fails_is_late_or_never_came() {
+    let told = |report: v1::CheckpointReport| {
+        let checkpoints = Checkpoints::default();
+        checkpoints.on_look(Some(&report), TxId(120));
+        overview_of(checkpoints.known())
+    };
+    let report = v1::CheckpointReport {
+        period_ms: 60_000,
+        checkpoint_txid: Some(110),
+        checkpoint_age_ms: Some(30_000),
+        ..v1::CheckpointReport::default()
+    };
+    let well = told(report.clone());
+    assert!(well.contains("All is well") && well.contains("10 changes ago, 30 s old"), "{well}");
+    let failed = told(v1::CheckpointReport { failure: "its <device> is full".into(), ..report.clone() });
+    assert!(
+        failed.contains("SecondaryNameNode&#39;s last checkpoint failed") && failed.contains("&#60;device&#62;"),
+        "{failed}"
+    );
+    let late = told(v1::CheckpointReport { checkpoint_age_ms: Some(3_600_000), ..report.clone() });
+    assert!(late.contains("Somebody must act") && late.contains("10 changes behind, for 60 min"), "{late}");
+    let rested =
+        told(v1::CheckpointReport { checkpoint_txid: Some(120), checkpoint_age_ms: Some(3_600_000), ..report });
+    assert!(rested.contains("All is well"), "{rested}");
+
+    let expected = Known { expects_secondary: true, ..Known::default() };
+    assert!(overview_of(expected.clone()).contains("No SecondaryNameNode has asked"));
+    let nodes = vec![node("dn1", v1::DatanodeState::DatanodeLive)];
+    let begins = overview(Facts { checkpoints: expected, up: Duration::from_secs(60), ..facts(nodes) });
+    assert!(begins.contains("All is well"), "{begins}");
+    assert!(overview_of(Known::default()).contains("All is well"), "nobody said that there is to be one");
 }
 
 #[test]
@@ -300,4 +411,44 @@ async fn browse_shows_what_others_may_see() {
         assert_eq!(answer.status(), StatusCode::SEE_OTHER, "{other}");
         assert_eq!(answer.headers()[header::LOCATION], own);
     }
+}
+
+#[tokio::test]
+async fn volumes_that_their_node_names_no_more_are_not_shown() {
+    let place = Place::new().await;
+    let blocks = place.namesystem.blocks();
+    let register = |volumes: &[(&str, &str, bool)]| {
+        let storages = volumes.iter().map(|&(uuid, path, failed)| v1::StorageReport {
+            storage_uuid: uuid.into(),
+            path: path.into(),
+            failed,
+            ..v1::StorageReport::default()
+        });
+        let id = v1::DatanodeId { uuid: "dn".into(), host: "dn1".into(), data_port: 9866, ..v1::DatanodeId::default() };
+        let request = v1::RegisterDatanodeRequest {
+            id: Some(id),
+            storages: storages.collect(),
+            ..v1::RegisterDatanodeRequest::default()
+        };
+        blocks.register_datanode(&request, "10.0.0.1").unwrap();
+        let report = place.namesystem.datanode_reports().remove(0);
+        report.volumes.into_iter().map(|volume| (volume.path, volume.failed)).collect::<Vec<_>>()
+    };
+    let shown = |path: &str, failed| (path.to_owned(), failed);
+    assert_eq!(
+        register(&[("a", "/disk1", false), ("b", "/disk2", true)]),
+        [shown("/disk1", false), shown("/disk2", true)],
+        "a device that failed is named"
+    );
+    assert_eq!(
+        register(&[("a", "/disk1", false), ("c", "/disk2", false)]),
+        [shown("/disk1", false), shown("/disk2", false)],
+        "it was replaced"
+    );
+    assert_eq!(register(&[("c", "/disk2", false)]), [shown("/disk2", false)], "it was taken out");
+    assert_eq!(
+        register(&[("b", "/disk3", false), ("c", "/disk2", false)]),
+        [shown("/disk3", false), shown("/disk2", false)],
+        "it is back"
+    );
 }

@@ -26,6 +26,7 @@ use crate::namenode::namespace::inode::{BlockList, Content, FileBlock, Inode, XA
 use crate::namenode::namespace::lost_ids::LostIds;
 use crate::namenode::namespace::state_digest::StateDigest;
 use crate::namenode::namespace::{Counters, Lease, Namespace};
+use crate::start_progress::StartProgress;
 
 /// Writes the whole namespace to a new image file, durably. The header's digest is the namespace's.
 ///
@@ -70,7 +71,16 @@ pub fn save(namespace: &Namespace, path: &Path, header: &ImageHeader) -> Result<
 /// # Errors
 /// `Corrupt` naming the file and what is wrong in it; `Unsupported` when it has what only a newer version understands.
 pub fn load(path: &Path) -> Result<(ImageHeader, Namespace)> {
+    load_telling(path, &StartProgress::default())
+}
+
+/// As [`load`], and tells how far it is.
+///
+/// # Errors
+/// As of `load`.
+pub fn load_telling(path: &Path, progress: &StartProgress) -> Result<(ImageHeader, Namespace)> {
     let mut image = ImageReader::open(path)?;
+    progress.begin_counted("loading the image", "bytes", image.progress().0);
     let header = image.header().clone();
     let bad = |error: DfsError| {
         let kind = if error.kind() == ErrorKind::Unsupported { error.kind() } else { ErrorKind::Corrupt };
@@ -79,7 +89,9 @@ pub fn load(path: &Path) -> Result<(ImageHeader, Namespace)> {
     let mut namespace = Namespace::new(HashKey(0, 0), 0);
     while let Some((section, bytes)) = image.next_record()? {
         load_record(&mut namespace, section, &bytes).map_err(bad)?;
+        progress.advance_to(image.progress().1);
     }
+    progress.begin("checking the image");
     namespace.counters.digest = StateDigest(header.state_digest);
     namespace.find_leftovers();
     verify(&namespace, &header).map_err(bad)?;

@@ -6,6 +6,7 @@ use tracing::error;
 
 use super::contract::Folder;
 use super::log_store::OnFatal;
+use crate::start_progress::StartProgress;
 
 /// How a journal is to run.
 #[derive(Clone)]
@@ -18,6 +19,8 @@ pub struct JournalOptions {
     pub folder: Arc<dyn Folder>,
     /// What to do when the log can no longer be written or applied. In a serving NameNode it does not return.
     pub on_fatal: OnFatal,
+    /// Told how far the replay is.
+    pub progress: Arc<StartProgress>,
 }
 
 impl JournalOptions {
@@ -31,6 +34,7 @@ impl JournalOptions {
                 error!(error = fatal.chain(), "the NameNode stops: it can no longer keep its promises");
                 std::process::exit(1);
             }),
+            progress: Arc::default(),
         }
     }
 }

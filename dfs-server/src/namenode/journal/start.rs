@@ -24,6 +24,7 @@ use super::state_machine::{AppliedTo, CurrentImage, MachineState, StateMachine};
 use crate::namenode::image::format::ImageHeader;
 use crate::namenode::namespace::state_digest::StateDigest;
 use crate::namenode::storage_dir::{NameDir, raise_layout};
+use crate::start_progress::StartProgress;
 
 /// Timers matter only between members; openraft's default of 50 ms would wake an idle NameNode for nothing.
 const HEARTBEAT_MS: u64 = 500;
@@ -110,6 +111,7 @@ pub(super) async fn start<M: Machine>(
             }
         };
         runtime.block_on(async {
+            options.progress.begin("reading the edit log");
             let opened = LogFiles::open(&edits, namespace_id)
                 .and_then(|files| log_store::open(files, state.applied_end.clone(), options.on_fatal.clone()));
             let (store, io, io_thread) = match opened {
@@ -160,7 +162,7 @@ async fn run_openraft<M: Machine>(
     state: Arc<MachineState<M>>,
     options: &JournalOptions,
 ) -> Result<Raft> {
-    replay(&store, &state)?;
+    replay(&store, &state, &options.progress)?;
     // All was read and understood. What is written from here on is of this program's layout.
     raise_layout(current)?;
     let config = Config {
@@ -197,7 +199,7 @@ async fn run_openraft<M: Machine>(
 
 /// Applies what the image does not have. In a group of one all that is durable is committed; the log of a larger group may
 /// hold entries that never were, so it is refused until this program can ask the others.
-fn replay<M: Machine>(store: &LogStore, state: &MachineState<M>) -> Result<()> {
+fn replay<M: Machine>(store: &LogStore, state: &MachineState<M>, progress: &StartProgress) -> Result<()> {
     let log = store.index().lock().clone();
     let image = state.applied.lock().clone();
     let start = image.log_id.map_or(0, |log_id| log_id.index + 1);
@@ -217,9 +219,11 @@ fn replay<M: Machine>(store: &LogStore, state: &MachineState<M>) -> Result<()> {
     }
     let begin = std::time::Instant::now();
     let term = image.log_id.map_or(0, |log_id| log_id.leader_id.term);
+    progress.begin_counted("replaying the edit log", "entries", log.next_index - start);
     let mut entries = log.entries(start, log.next_index).after_term(term);
     while let Some(entry) = entries.next_entry()? {
         state.apply(&entry)?;
+        progress.advance_to(entry.log_id.index + 1 - start);
         if matches!(entry.payload, Payload::Membership(_)) {
             check_members(&state.applied.lock())?;
         }

@@ -46,10 +46,11 @@ pub(super) fn suspect_replicas(namesystem: &Namesystem, request: &ReportBadBlock
 ///
 /// # Errors
 /// `Internal` after a bug.
-pub(super) async fn datanode_report(namesystem: &Namesystem) -> Result<GetDatanodeReportResponse> {
-    let blocks = Arc::clone(namesystem.blocks());
+pub(super) async fn datanode_report(namesystem: &Arc<Namesystem>) -> Result<GetDatanodeReportResponse> {
+    let telling = Arc::clone(namesystem);
     // Of many DataNodes there is much to tell: not on the thread that hears them.
-    let told = tokio::task::spawn_blocking(move || (blocks.datanode_report(), blocks.repair_report())).await;
+    let told =
+        tokio::task::spawn_blocking(move || (telling.datanode_reports(), telling.blocks().repair_report())).await;
     let failed = |error| DfsError::new(ErrorKind::Internal, "report on the DataNodes").with_source(error);
     told.map_err(failed).map(|(datanodes, repair)| GetDatanodeReportResponse {
         datanodes,
@@ -91,7 +92,7 @@ pub(super) async fn save_namespace(
     require_root(request.header.as_ref())?;
     let saving = Arc::clone(namesystem);
     // To its end, also when the caller goes away: else an image would be there that is never published.
-    let saved = tokio::spawn(async move { saving.journal().checkpoint().await });
+    let saved = tokio::spawn(async move { saving.checkpoint().await });
     let failed = |error| DfsError::new(ErrorKind::Internal, "save the namespace").with_source(error);
     let TxId(checkpoint_txid) = saved.await.map_err(failed)??;
     Ok(SaveNamespaceResponse { checkpoint_txid, txid: namesystem.txid().0 })

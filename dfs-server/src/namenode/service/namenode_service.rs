@@ -19,13 +19,12 @@ use crate::blocking::blocking;
 use crate::namenode::image::format::{ImageReader, LogPosition};
 use crate::namenode::journal::EditFile;
 use crate::namenode::namesystem::Namesystem;
+use crate::namenode::room;
 use crate::namenode::storage_dir::NameDir;
 use crate::pieces::{self, Incoming, Outgoing, PIECES_AHEAD};
 
 /// Where an image is received before it is looked at; the suffix marks it as unfinished.
 const RECEIVED_IMAGE: &str = "fsimage_received.tmp";
-/// Left free on the file system, for the edit log: its largest segment.
-const ROOM_FOR_EDITS_BYTES: u64 = 64 << 20;
 
 type Reply<T> = Result<Response<T>, Status>;
 
@@ -60,11 +59,10 @@ impl Upload {
     /// An image must not take the room that the edit log needs: without it the NameNode stops. The log grows meanwhile, so this
     /// is asked before each piece.
     fn check_room(&self) -> Result<()> {
-        let status = rustix::fs::fstatvfs(self.file.file())
-            .map_err(|error| DfsError::io(format!("ask for room at {}", self.path.display()), error.into()))?;
-        let room = status.f_bavail.saturating_mul(status.f_frsize);
+        let room = room::free_beside(self.file.file())
+            .map_err(|error| DfsError::io(format!("ask for room at {}", self.path.display()), error))?;
         let to_come = self.length - self.received;
-        if to_come.saturating_add(ROOM_FOR_EDITS_BYTES) <= room {
+        if room::fits(to_come, room) {
             return Ok(());
         }
         Err(DfsError::new(
@@ -160,15 +158,18 @@ impl NamenodeService {
 
 #[tonic::async_trait]
 impl Namenode for NamenodeService {
-    async fn version_request(&self, _: Request<NamenodeVersionRequest>) -> Reply<NamenodeVersionResponse> {
+    async fn version_request(&self, request: Request<NamenodeVersionRequest>) -> Reply<NamenodeVersionResponse> {
+        let applied = self.namesystem.txid();
+        self.namesystem.checkpoints().on_look(request.into_inner().last.as_ref(), applied);
         reply(Ok(NamenodeVersionResponse {
             namespace: Some(self.namesystem.info().clone()),
-            last_applied_txid: self.namesystem.txid().0,
+            last_applied_txid: applied.0,
             checkpoint_txid: self.namesystem.journal().newest_image().0,
         }))
     }
 
     async fn roll_edit_log(&self, _: Request<RollEditLogRequest>) -> Reply<RollEditLogResponse> {
+        self.namesystem.checkpoints().on_work();
         reply(self.namesystem.journal().roll().await.map(|TxId(last_txid)| RollEditLogResponse { last_txid }))
     }
 
@@ -184,6 +185,7 @@ impl Namenode for NamenodeService {
 
     async fn fetch_file(&self, request: Request<FetchFileRequest>) -> Reply<Self::FetchFileStream> {
         let name = request.into_inner().name;
+        self.namesystem.checkpoints().on_work();
         let found = self.files().await.and_then(|(image, edits)| {
             image.into_iter().chain(edits).find(|file| file_name(&file.path) == name).ok_or_else(|| {
                 DfsError::new(
@@ -213,6 +215,7 @@ impl Namenode for NamenodeService {
     }
 
     async fn put_image(&self, request: Request<Streaming<FilePiece>>) -> Reply<PutImageResponse> {
+        self.namesystem.checkpoints().on_work();
         let put = async {
             let upload = self.receive(request.into_inner()).await?;
             let namesystem = Arc::clone(&self.namesystem);
@@ -220,6 +223,9 @@ impl Namenode for NamenodeService {
             let adopted = tokio::spawn(async move {
                 let adopted = namesystem.journal().adopt_image(&upload.path).await;
                 drop(upload);
+                if adopted.is_ok() {
+                    namesystem.checkpoints().on_adopted();
+                }
                 adopted
             });
             let TxId(checkpoint_txid) = adopted
@@ -291,7 +297,7 @@ mod tests {
         let namesystem = daemon::start(&config).await.unwrap();
         let recorder = Recorder::new(dir.path());
         let service = NamenodeService::new(Arc::clone(&namesystem));
-        service.version_request(Request::new(NamenodeVersionRequest {})).await.unwrap();
+        service.version_request(Request::new(NamenodeVersionRequest::default())).await.unwrap();
         service.roll_edit_log(Request::new(RollEditLogRequest {})).await.unwrap();
         let manifest = service.get_manifest(Request::new(GetManifestRequest {})).await.unwrap().into_inner();
         let image = manifest.image.unwrap();

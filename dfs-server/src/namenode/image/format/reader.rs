@@ -74,6 +74,11 @@ impl ImageReader {
         &self.header
     }
 
+    /// Bytes of the file, and those that were read.
+    pub fn progress(&self) -> (u64, u64) {
+        (self.file_length, self.offset)
+    }
+
     /// The next record; `None` once the whole image has been read and found whole.
     ///
     /// # Errors
