@@ -9,7 +9,8 @@
 //! destination, local_destination,        where copies go and how they are made: whole or not at all
 //! new_file, local_file, make_dir,
 //! temporary, leftovers, just_created,
-//! copied, kept_mode, identity
+//! copied, kept_mode
+//! identity, same_cluster                 what is one file, or one cluster, under two names
 //! content, crew, each, local_tree, aside bytes, files and changes on their way, several at once
 //! output, json, format, mode, owner,     how results look
 //! xattr_value, progress, log_lines
@@ -78,6 +79,7 @@ mod put;
 mod remote_file;
 mod rm;
 mod rmdir;
+mod same_cluster;
 mod setfattr;
 mod setrep;
 mod stat;
