@@ -9,7 +9,7 @@
 //! destination, local_destination,        where copies go and how they are made: whole or not at all
 //! new_file, local_file, make_dir,
 //! temporary, leftovers, just_created,
-//! copied, kept_mode
+//! copied, kept_mode, preserved
 //! identity, same_cluster                 what is one file, or one cluster, under two names
 //! content, crew, each, local_tree, aside bytes, files and changes on their way, several at once
 //! output, json, format, mode, owner,     how results look
@@ -42,6 +42,7 @@ mod df;
 mod du;
 mod each;
 mod ending;
+mod expunge;
 mod failure;
 mod find;
 mod format;
@@ -74,6 +75,7 @@ mod new_file;
 mod output;
 mod owner;
 mod path;
+mod preserved;
 mod progress;
 mod put;
 mod remote_file;
