@@ -10,8 +10,9 @@ use serde_json::Value;
 
 use super::Shell;
 
-pub(super) const CASES: [Case<Shell>; 5] = cases![
+pub(super) const CASES: [Case<Shell>; 6] = cases![
     preserve_keeps_times_and_owners_of_symbolic_links,
+    cp_keeps_what_its_letters_name,
     touch_sets_the_times_that_are_asked_for,
     rmdir_removes_empty_directories_only,
     chgrp_changes_the_group_alone,
@@ -50,6 +51,46 @@ fn preserve_keeps_times_and_owners_of_symbolic_links(shell: &Shell) {
     assert_eq!((back.mtime(), back.uid(), back.gid()), (seconds, 12, 34));
     let file = fs::metadata(local.path().join("back/file")).unwrap();
     assert!(file.mtime() > seconds && file.uid() == 0, "what it points to has its own");
+}
+
+fn cp_keeps_what_its_letters_name(shell: &Shell) {
+    shell.dfs("mkdir /letters");
+    shell.dfs("mkdir /letters/tree");
+    shell.write("/letters/tree/file", "text");
+    for path in ["/letters/tree/file", "/letters/tree"] {
+        shell.dfs(&format!("setfattr -n user.origin -v here {path}"));
+        shell.dfs(&format!("chown 12:34 {path}"));
+        shell.dfs(&format!("chmod 2740 {path}"));
+    }
+    shell.dfs("touch -m -t 20010203:040506 /letters/tree/file");
+    let fields = |path: &str| {
+        let status = status(shell, path);
+        ["permissions", "uid", "gid", "modification_time_ms"].map(|field| status[field].clone())
+    };
+    let source = fields("/letters/tree/file");
+    for (option, keeps_times, keeps_owner, keeps_mode, keeps_xattrs) in [
+        ("-p", true, true, true, false),
+        ("-ptopax", true, true, true, true),
+        ("-pt", true, false, false, false),
+        ("-po", false, true, false, false),
+        ("-px", false, false, false, true),
+        ("-f", false, false, false, false),
+    ] {
+        shell.dfs(&format!("dfs -cp {option} /letters/tree /letters/copy"));
+        let copy = fields("/letters/copy/file");
+        assert_eq!(copy[3] == source[3], keeps_times, "{option}: {copy:?}");
+        assert_eq!(copy[1..3] == source[1..3], keeps_owner, "{option}: {copy:?}");
+        assert_eq!(copy[0] == source[0], keeps_mode, "{option}: {copy:?}");
+        for path in ["/letters/copy", "/letters/copy/file"] {
+            let xattrs = shell.dfs(&format!("getfattr -d {path}"));
+            assert_eq!(xattrs.contains("user.origin=\"here\""), keeps_xattrs, "{option} {path}: {xattrs}");
+        }
+        shell.dfs("rm -r /letters/copy");
+    }
+    // A set-group-id bit without the group that it was given for.
+    shell.dfs("cp -pp /letters/tree/file /letters/copy");
+    assert_eq!(status(shell, "/letters/copy")["permissions"], "0740");
+    assert_eq!(shell.run("cp --preserve=z /letters/tree /letters/z", "").status.code(), Some(2));
 }
 
 fn touch_sets_the_times_that_are_asked_for(shell: &Shell) {

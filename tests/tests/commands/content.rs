@@ -6,8 +6,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use dfs_tests::cases;
+use dfs_tests::relay::Relay;
 use dfs_tests::suite::Case;
-use dfs_tests::wait::wait_until;
+use dfs_tests::wait::{poll, wait_until};
 
 use super::Shell;
 
@@ -15,8 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes of a file whose copy takes so long that something can be done meanwhile.
 const LARGE: u64 = 256 << 20;
 
-pub(super) const CASES: [Case<Shell>; 10] = cases![
+pub(super) const CASES: [Case<Shell>; 11] = cases![
     append_to_file_makes_a_file_and_adds_to_it,
+    a_file_of_a_mount_is_not_appended_to_itself,
     getmerge_puts_files_in_order_of_name,
     getmerge_writes_to_what_a_link_leads_to,
     move_from_local_removes_what_it_copied,
@@ -44,6 +46,33 @@ fn append_to_file_makes_a_file_and_adds_to_it(shell: &Shell) {
     let said = shell.refused(&format!("appendToFile - {dir}/a /append/file"));
     assert!(said.contains("standard input must be the only source"), "{said}");
     assert_eq!(shell.dfs("cat /append/file"), "one two three", "a refusal appends nothing");
+}
+
+fn a_file_of_a_mount_is_not_appended_to_itself(shell: &Shell) {
+    let mount = shell.cluster.mount("append-itself");
+    shell.dfs("mkdir /append-itself");
+    shell.write("/append-itself/file", "text");
+    let file = mount.path().join("append-itself/file");
+    // Also where the command knows the NameNode by an address that the mount does not know.
+    let relay = Relay::start(shell.cluster.namenodes());
+    for namenodes in [shell.cluster.namenodes(), relay.address()] {
+        for source in [file.to_str().unwrap(), "-"] {
+            let mut command = shell.cluster.dfs_command(&["appendToFile", source, "/append-itself/file"]);
+            command.env("DFS_NAMENODES", &namenodes).stdin(fs::File::open(&file).unwrap()).stderr(Stdio::piped());
+            let mut child = command.spawn().expect("start dfs");
+            if poll(PATIENCE, || child.try_wait().unwrap()).is_none() {
+                child.kill().unwrap();
+            }
+            let output = child.wait_with_output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.code() == Some(1) && said.contains("/append-itself/file is the same file"), "{said}");
+        }
+    }
+    assert_eq!(shell.dfs("cat /append-itself/file"), "text");
+    // What is only called the same is another file.
+    shell.write("/append-itself/other", "more");
+    shell.dfs(&format!("appendToFile {} /append-itself/file", mount.path().join("append-itself/other").display()));
+    assert_eq!(shell.dfs("cat /append-itself/file"), "textmore");
 }
 
 fn getmerge_puts_files_in_order_of_name(shell: &Shell) {

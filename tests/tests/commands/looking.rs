@@ -4,15 +4,17 @@ use std::io::Write;
 
 use dfs_tests::cases;
 use dfs_tests::suite::Case;
+use serde_json::Value;
 
 use super::Shell;
 
-pub(super) const CASES: [Case<Shell>; 6] = cases![
+pub(super) const CASES: [Case<Shell>; 7] = cases![
     test_answers_by_its_exit_status,
     ls_sorts_and_shows_as_hdfs_does,
     stat_without_a_format_prints_the_time,
     find_matches_names_below_paths,
     du_and_count_take_a_file_with_several_names_once,
+    fsck_takes_a_file_with_several_names_once,
     fsck_names_files_that_are_being_written,
 ];
 
@@ -96,6 +98,26 @@ fn du_and_count_take_a_file_with_several_names_once(shell: &Shell) {
         words("count -u -v -h /names")[..5],
         ["QUOTA", "REM_QUOTA", "SPACE_QUOTA", "REM_SPACE_QUOTA", "PATHNAME"]
     );
+}
+
+fn fsck_takes_a_file_with_several_names_once(shell: &Shell) {
+    let mount = shell.cluster.mount("fsck-names");
+    shell.dfs("mkdir -p /fsck-names/deep");
+    shell.write("/fsck-names/file", "12345");
+    shell.write("/fsck-names/other", "1");
+    let dir = mount.path().join("fsck-names");
+    std::fs::hard_link(dir.join("file"), dir.join("deep/again")).unwrap();
+    std::fs::hard_link(dir.join("file"), dir.join("deep/and-again")).unwrap();
+    let totals = |paths: &str| {
+        let document: Value = serde_json::from_str(&shell.dfs(&format!("--json fsck {paths}"))).expect("JSON");
+        ["directories", "files", "bytes", "blocks"].map(|field| document[field].as_u64().unwrap())
+    };
+    assert_eq!(totals("/fsck-names"), [2, 2, 6, 2]);
+    // Nor does anything count twice that is named twice.
+    assert_eq!(totals("/fsck-names/deep /fsck-names /fsck-names/other /fsck-names"), [2, 2, 6, 2]);
+    let said = shell.dfs("fsck /fsck-names -files");
+    let others = said.lines().filter(|line| line.ends_with("5 bytes, another name of a file that is counted already"));
+    assert_eq!(others.count(), 2, "{said}");
 }
 
 fn fsck_names_files_that_are_being_written(shell: &Shell) {

@@ -5,6 +5,7 @@ mod attributes;
 mod content;
 mod looking;
 mod paths;
+mod signals;
 
 use std::io::Write;
 use std::process::{ExitCode, Output, Stdio};
@@ -76,6 +77,7 @@ impl Shell {
 }
 
 fn main() -> ExitCode {
-    let groups: [&[Case<Shell>]; 4] = [&paths::CASES, &content::CASES, &attributes::CASES, &looking::CASES];
+    let groups: [&[Case<Shell>]; 5] =
+        [&paths::CASES, &content::CASES, &attributes::CASES, &looking::CASES, &signals::CASES];
     suite::run(groups.concat())
 }

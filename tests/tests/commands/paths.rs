@@ -1,14 +1,21 @@
 //! How paths and command lines may be written.
 
 use std::fs;
+use std::os::unix::fs::chown;
+use std::process::{Command, Stdio};
 
 use dfs_tests::cases;
+use dfs_tests::relay::Relay;
 use dfs_tests::suite::Case;
 
 use super::Shell;
 
-pub(super) const CASES: [Case<Shell>; 4] = cases![
+pub(super) const CASES: [Case<Shell>; 8] = cases![
     uris_of_this_cluster_are_paths_and_others_are_refused,
+    another_name_of_the_namenode_is_the_same_cluster,
+    a_pattern_as_destination_is_what_it_matches,
+    a_lone_source_goes_where_the_user_is,
+    links_stand_for_their_targets_where_files_are_made,
     relative_paths_start_in_the_home_directory,
     hadoop_s_spelling_of_commands_and_options_works,
     local_files_may_be_uris,
@@ -28,6 +35,128 @@ fn uris_of_this_cluster_are_paths_and_others_are_refused(shell: &Shell) {
     }
     assert_eq!(shell.dfs("find /uris"), "/uris\n/uris/a\n/uris/moved\n");
     assert!(!shell.answers("test -e /hdfs:") && !shell.answers("test -e /user/root/hdfs:"));
+}
+
+fn another_name_of_the_namenode_is_the_same_cluster(shell: &Shell) {
+    let namenode = shell.cluster.namenodes();
+    let (host, port) = namenode.rsplit_once(':').expect("an address");
+    assert_eq!(host, "127.0.0.1", "the case needs another name for it");
+    // By name, and where no name has anything in common with what the command was given.
+    let relay = Relay::start(namenode.clone());
+    for authority in [format!("localhost:{port}"), "localhost".to_owned(), relay.address()] {
+        shell.dfs(&format!("mkdir hdfs://{authority}/alias"));
+        shell.dfs(&format!("touchz hdfs://{authority}/alias/file"));
+        assert_eq!(shell.dfs(&format!("ls -C hdfs://{authority}/alias")), "/alias/file\n");
+        let said = shell.refused(&format!("mv hdfs://{authority}/alias hdfs://{namenode}/alias/below"));
+        assert!(said.contains("cannot be put into itself"), "{said}");
+        let said = shell.refused(&format!("cp -f hdfs://{authority}/alias/file /alias/file"));
+        assert!(said.contains("/alias/file is the same file"), "{said}");
+        shell.dfs("rm -r /alias");
+    }
+    let said = shell.refused("ls hdfs://127.0.0.1:1/");
+    assert!(said.contains("127.0.0.1:1 is not the cluster that is addressed"), "{said}");
+}
+
+fn a_pattern_as_destination_is_what_it_matches(shell: &Shell) {
+    let local = tempfile::tempdir().unwrap();
+    let dir = local.path().display();
+    fs::write(local.path().join("local"), "text").unwrap();
+    shell.dfs("mkdir -p /glob/x1");
+    for name in ["a", "b", "c"] {
+        shell.write(&format!("/glob/{name}"), name);
+    }
+    shell.dfs("cp /glob/a /glob/x*");
+    shell.dfs("mv /glob/b /glob/{x1,nothing}");
+    shell.dfs(&format!("put {dir}/local /glob/x?"));
+    shell.dfs(&format!("appendToFile {dir}/local /glob/[c-d]"));
+    assert_eq!(shell.dfs("ls -C /glob/x1"), "/glob/x1/a\n/glob/x1/b\n/glob/x1/local\n");
+    assert_eq!(shell.dfs("cat /glob/c"), "ctext");
+    shell.dfs("mkdir /glob/x2");
+    let before = shell.dfs("find /glob");
+    for command in ["cp /glob/a".to_owned(), "mv /glob/a".to_owned(), format!("put {dir}/local")] {
+        let said = shell.refused(&format!("{command} /glob/x*"));
+        assert!(said.contains("/glob/x*: too many matches: 2 paths"), "{command}: {said}");
+        let said = shell.refused(&format!("{command} /glob/y*"));
+        assert!(said.contains("/glob/y*: no such file or directory; nothing matches"), "{command}: {said}");
+    }
+    for command in ["mkdir", "mkdir -p", "touchz", "touch", &format!("appendToFile {dir}/local")] {
+        let said = shell.refused(&format!("{command} /glob/y*"));
+        assert!(said.contains("/glob/y*: no such file or directory; nothing matches"), "{command}: {said}");
+    }
+    assert_eq!(shell.dfs("find /glob"), before);
+    // A name with such characters in it can be had all the same, and is then found as it is.
+    shell.dfs("touchz /glob/y\\*");
+    assert_eq!(shell.dfs("ls -C /glob/y*"), "/glob/y*\n");
+    assert!(shell.run("put -f - /glob/y*", "text").status.success());
+    assert_eq!(shell.dfs("cat /glob/y*"), "text");
+}
+
+fn a_lone_source_goes_where_the_user_is(shell: &Shell) {
+    // Somebody whose home directory no other case uses, and who may read what he needs.
+    const USER: &str = "54321";
+    let local = tempfile::tempdir().unwrap();
+    fs::write(local.path().join("lone"), "text").unwrap();
+    fs::copy(shell.cluster.dfs_command(&[]).get_program(), local.path().join("dfs")).unwrap();
+    chown(local.path(), Some(USER.parse().unwrap()), None).unwrap();
+    let here = |words: &[&str]| {
+        Command::new("setpriv")
+            .args(["--reuid", USER, "--regid", USER, "--clear-groups", "--", "./dfs"])
+            .args(words)
+            .env("DFS_NAMENODES", shell.cluster.namenodes())
+            .stdin(Stdio::null())
+            .current_dir(local.path())
+            .output()
+            .expect("run setpriv")
+    };
+    let home = format!("/user/{USER}");
+    // A file in the place of the home directory would be worse than none.
+    shell.dfs("mkdir -p /user");
+    let output = here(&["put", "lone"]);
+    assert!(output.status.code() == Some(1) && !shell.answers(&format!("test -e {home}")), "{output:?}");
+    shell.dfs(&format!("mkdir {home}"));
+    shell.dfs(&format!("chown {USER} {home}"));
+    for words in [&["put", "-l", "-d", "-q", "8", "lone"][..], &["mv", "lone", "there"], &["get", "-crc", "there"]] {
+        let output = here(words);
+        assert!(output.status.success(), "{words:?}: {output:?}");
+    }
+    assert_eq!(fs::read_to_string(local.path().join("there")).unwrap(), "text");
+    fs::rename(local.path().join("there"), local.path().join("moved")).unwrap();
+    let output = here(&["moveFromLocal", "moved"]);
+    assert!(output.status.success() && !local.path().join("moved").exists(), "{output:?}");
+    assert_eq!(shell.dfs(&format!("cat {home}/moved")), "text");
+    shell.dfs(&format!("rm -r {home}"));
+}
+
+fn links_stand_for_their_targets_where_files_are_made(shell: &Shell) {
+    let local = tempfile::tempdir().unwrap();
+    let tree = local.path().join("links");
+    fs::create_dir(&tree).unwrap();
+    fs::write(tree.join("empty"), "").unwrap();
+    fs::write(tree.join("full"), "text").unwrap();
+    for target in ["empty", "full", "new-1", "new-2", "new-3"] {
+        std::os::unix::fs::symlink(target, tree.join(format!("to-{target}"))).unwrap();
+    }
+    fs::write(local.path().join("more"), " more").unwrap();
+    let kind = |name: &str| shell.dfs(&format!("stat -c %F /links-made/{name}"));
+    shell.dfs(&format!("put {} /links-made", tree.display()));
+    let link = kind("to-empty");
+    shell.dfs("touchz /links-made/to-empty /links-made/to-new-1");
+    let said = shell.refused("touchz /links-made/to-full");
+    assert!(said.contains("not a file of zero length"), "{said}");
+    shell.dfs("touch -m -t 20010203:040506 /links-made/to-full /links-made/to-new-2");
+    let more = local.path().join("more");
+    for name in ["to-full", "to-new-3"] {
+        shell.dfs(&format!("appendToFile {} /links-made/{name}", more.display()));
+    }
+    for target in ["empty", "full", "new-1", "new-2", "new-3"] {
+        assert_eq!((kind(&format!("to-{target}")), kind(target) == link), (link.clone(), false), "{target}");
+    }
+    assert_eq!(shell.dfs("cat /links-made/full /links-made/new-3"), "text more more");
+    let changed = |name: &str| shell.dfs(&format!("stat -c %Y /links-made/{name}"));
+    // 2001-02-03, in whatever zone.
+    assert!(changed("new-2").starts_with("9811"), "{}", changed("new-2"));
+    assert!(!changed("to-new-2").starts_with("9811"), "the link has its own time");
+    shell.dfs("rm -r /links-made");
 }
 
 fn relative_paths_start_in_the_home_directory(shell: &Shell) {

@@ -1,7 +1,8 @@
 //! `dfs appendToFile`: local files to the end of one in the cluster.
 
-use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::ffi::OsString;
+use std::fs::{File, Metadata};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,20 +11,23 @@ use dfs_client::FileWriter;
 use futures::StreamExt;
 use serde::Serialize;
 
+use crate::aside::aside;
 use crate::content;
 use crate::context::Context;
 use crate::destination::{self, Target};
 use crate::failure::{Failure, Outcome};
+use crate::identity::{self, ClusterMounts};
 use crate::json::PathJson;
 use crate::location;
 use crate::path::DfsPath;
 use crate::remote_file;
 use crate::touchz;
-use crate::tree::{self, Links};
+use crate::tree::{self, Links, Node};
 
 /// Appends local files to a file in the cluster, one after the other.
 ///
-/// The file is made when it is not there. When a source cannot be opened, nothing is appended.
+/// The file is made when it is not there; a symbolic link stands for its target. When a source cannot be opened, nothing is
+/// appended.
 #[derive(Debug, Args)]
 pub(crate) struct AppendToFileArgs {
     /// Local sources (`-` alone is standard input), then the file
@@ -48,17 +52,14 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: AppendToFileArgs) -> Outcome {
         return Err(Failure::refused("-", "standard input must be the only source"));
     }
     let mut files = Vec::new();
-    for source in sources.iter().filter(|_| !is_stdin) {
-        files.push(open_local(source).await?);
+    for source in sources {
+        files.push(aside(move || open_local(source)).await?);
     }
-    let path = ctx.path(&destination)?;
-    let writer = open_for_append(ctx, &path).await?;
+    let path = tree::place(ctx, &destination).await?;
+    let writer = open_for_append(ctx, &path, &files).await?;
     let mut bytes = 0;
     let appended = async {
-        if is_stdin {
-            bytes += append(ctx, &path, &writer, std::io::stdin(), "-".into()).await?;
-        }
-        for (file, source) in files {
+        for (file, source, _) in files {
             bytes += append(ctx, &path, &writer, file, source).await?;
         }
         Ok(())
@@ -76,26 +77,46 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: AppendToFileArgs) -> Outcome {
     if ctx.json() { ctx.output.json(&AppendedJson { path: (&path).into(), bytes, length }) } else { Ok(()) }
 }
 
-async fn open_local(source: &OsStr) -> Outcome<(File, PathBuf)> {
+/// A source that is open: the file, how it was named, and what it is.
+type Opened = (File, PathBuf, Metadata);
+
+fn open_local(source: OsString) -> Outcome<Opened> {
     let path = PathBuf::from(source);
     let failed = |error| Failure::local(&path, error);
-    let file = tokio::fs::File::open(&path).await.map_err(failed)?.into_std().await;
+    // Nothing of standard input is in a buffer: nobody has read from it.
+    let file = if path.as_os_str() == "-" {
+        File::from(std::io::stdin().as_fd().try_clone_to_owned().map_err(failed)?)
+    } else {
+        File::open(&path).map_err(failed)?
+    };
     let metadata = file.metadata().map_err(failed)?;
     if metadata.is_dir() {
         return Err(Failure::refused(path.display(), "is a directory"));
     }
-    Ok((file, path))
+    Ok((file, path, metadata))
 }
 
-async fn open_for_append(ctx: &Context, path: &DfsPath) -> Outcome<Arc<FileWriter>> {
+/// Refuses a source that is, on a mount of the cluster, the file itself: it would never come to its end.
+async fn refuse_itself(ctx: &Context, node: &Node, sources: &[Opened]) -> Outcome {
+    let mounts = ClusterMounts::find(ctx).await;
+    match sources.iter().find(|(_, _, is)| mounts.inode_of(is) == Some(node.attr.inode)) {
+        Some((_, source, _)) => Err(identity::same_file(source.display(), &node.path)),
+        None => Ok(()),
+    }
+}
+
+async fn open_for_append(ctx: &Context, path: &DfsPath, sources: &[Opened]) -> Outcome<Arc<FileWriter>> {
     let failed = |error| Failure::dfs(path, error);
     let inode = match tree::found(tree::resolve(ctx, path.clone(), Links::Follow).await)? {
         Some(node) => match remote_file::not_a_file(&node, "name the file to append to") {
             Some(failure) => return Err(failure),
-            None => node.attr.inode,
+            None => {
+                refuse_itself(ctx, &node, sources).await?;
+                node.attr.inode
+            }
         },
         None => {
-            let made = touchz::create(ctx, &Target::look_up(ctx, path.clone()).await?, true).await?;
+            let made = touchz::create(ctx, &Target::look_up_followed(ctx, path.clone()).await?, true).await?;
             if let Some(writer) = made.writer {
                 return Ok(writer);
             }

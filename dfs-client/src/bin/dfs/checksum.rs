@@ -48,6 +48,9 @@ pub(crate) struct ChecksumArgs {
     /// CRC32C of the content, whatever the blocks
     #[arg(long)]
     composite: bool,
+    /// Also the size of the file's blocks
+    #[arg(short = 'v')]
+    verbose: bool,
     /// Files, which may be patterns
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<OsString>,
@@ -76,7 +79,11 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: ChecksumArgs) -> Outcome {
         if ctx.json() {
             checksums.push(ChecksumJson { path: (&node.path).into(), algorithm, checksum });
         } else {
-            ctx.output.line([node.path.as_bytes(), format!("\t{algorithm}\t{checksum}").as_bytes()].concat())?;
+            let mut line = format!("\t{algorithm}\t{checksum}");
+            if args.verbose {
+                line.push_str(&format!("\tBlockSize={}", node.attr.block_size));
+            }
+            ctx.output.line([node.path.as_bytes(), line.as_bytes()].concat())?;
         }
     }
     ctx.progress.finish();

@@ -8,9 +8,9 @@ use clap::{ArgAction, Parser, Subcommand};
 use crate::context::Context;
 use crate::failure::Outcome;
 use crate::{
-    admin, append_to_file, balancer, cat, checksum, chgrp, chmod, chown, count, cp, df, du, find, fsck, get, getfattr,
-    getmerge, head, ls, mkdir, move_from_local, mv, put, rm, rmdir, setfattr, setrep, stat, tail, test, text, touch,
-    touchz, truncate,
+    admin, append_to_file, balancer, cat, checksum, chgrp, chmod, chown, count, cp, df, du, expunge, find, fsck, get,
+    getfattr, getmerge, head, ls, mkdir, move_from_local, mv, put, rm, rmdir, setfattr, setrep, stat, tail, test, text,
+    touch, touchz, truncate,
 };
 
 /// Works with the files of a DFS cluster, as `hdfs dfs` does.
@@ -92,6 +92,7 @@ commands! {
     mv Mv MvArgs "mv",
     rm Rm RmArgs "rm",
     rmdir Rmdir RmdirArgs "rmdir",
+    expunge Expunge ExpungeArgs "expunge",
     mkdir Mkdir MkdirArgs "mkdir",
     stat Stat StatArgs "stat",
     du Du DuArgs "du",
@@ -147,6 +148,22 @@ mod tests {
             "get /a -",
             "get -f -p /a /b .",
             "cp -f /a /b",
+            "cp -ptopax /a /b",
+            "cp -p /a /b",
+            "cp -fp -d -t 2 -q 1024 /a /b",
+            "cp -pf /a /b",
+            "put a",
+            "put -l -d -q 8 -t 2 a b /d",
+            "get /a",
+            "get -crc -ignoreCrc /a b",
+            "get -ignorecrc -p /a",
+            "moveFromLocal -p a",
+            "expunge",
+            "expunge -immediate -fs hdfs:///",
+            "checksum -v /a",
+            "rm -r -safely /a",
+            "ls -q /a",
+            "fsck / -includeSnapshots -showprogress",
             "mv /a /b",
             "rm -r -f /a",
             "rm -rf /a",
@@ -213,9 +230,11 @@ mod tests {
         for line in [
             "",
             "nonsense",
-            "put a",
+            "put",
             "put -t 0 a /a",
-            "get /a",
+            "cp /a",
+            "cp --preserve=z /a /b",
+            "get",
             "mv /a",
             "rm",
             "setrep 0 /a",

@@ -143,8 +143,16 @@ impl Write for Stdout {
 /// # Errors
 /// Those of close(2).
 pub(crate) async fn close(file: impl IntoRawFd + Send + 'static) -> io::Result<()> {
-    let closed = tokio::task::spawn_blocking(move || nix::unistd::close(file).map_err(io::Error::from)).await;
+    let closed = tokio::task::spawn_blocking(move || close_now(file)).await;
     closed.unwrap_or_else(|error| Err(io::Error::other(error)))
+}
+
+/// As [`close`], by this thread.
+///
+/// # Errors
+/// The same.
+pub(crate) fn close_now(file: impl IntoRawFd) -> io::Result<()> {
+    Ok(nix::unistd::close(file)?)
 }
 
 #[cfg(test)]

@@ -6,15 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use dfs_client::{Caller, DfsClient};
-use dfs_common::DfsError;
 
 use crate::failure::{Failure, Outcome};
 use crate::leftovers::Leftovers;
 use crate::location::Locations;
 use crate::output::Output;
 use crate::owner::Owners;
-use crate::path::DfsPath;
 use crate::progress::Progress;
+use crate::same_cluster;
 
 /// What new files ask for; 0 leaves it to the cluster.
 #[derive(Clone, Copy, Debug, Default)]
@@ -86,17 +85,10 @@ impl Context {
     ///
     /// # Errors
     /// When it names another cluster or file system.
-    pub(crate) fn absolute(&self, arg: &OsStr) -> Outcome<Vec<u8>> {
-        self.locations.absolute(arg.as_bytes()).map_err(|words| Failure::refused(arg.display(), words))
-    }
-
-    /// The path that an argument names.
-    ///
-    /// # Errors
-    /// When it is no path, or names another cluster or file system.
-    pub(crate) fn path(&self, arg: &OsStr) -> Outcome<DfsPath> {
-        let refused = |error: DfsError| Failure::refused(arg.display(), error.message().to_owned());
-        DfsPath::parse(&self.absolute(arg)?).map_err(refused)
+    pub(crate) async fn absolute(&self, arg: &OsStr) -> Outcome<Vec<u8>> {
+        let ask = async |address: &str| same_cluster::ask(&self.client, &[address.to_owned()]).await;
+        let path = self.locations.absolute(arg.as_bytes(), ask).await;
+        path.map_err(|words| Failure::refused(arg.display(), words))
     }
 
     /// Tells the user about a failure, and remembers that there was one.

@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use std::sync::Arc;
 
 use clap::Args;
-use dfs_client::{SetAttr, TimeSet};
-use dfs_common::attr::{FileAttr, FileKind};
+use dfs_client::SetAttr;
+use dfs_common::attr::FileKind;
 use dfs_common::ids::InodeId;
 
 use crate::content;
@@ -16,10 +16,10 @@ use crate::destination::{self, Destination, Target};
 use crate::failure::{Failure, Outcome};
 use crate::identity::{self, Apart};
 use crate::just_created::JustCreated;
-use crate::kept_mode::kept_mode;
 use crate::make_dir;
 use crate::new_file::{self, NewFile};
 use crate::path::DfsPath;
+use crate::preserved::{Kept, LETTERS_DEFAULT, Preserved};
 use crate::remote_file;
 use crate::temporary::{self, RemoteTemporary};
 use crate::tree::{self, Links, Node, Walk};
@@ -32,6 +32,20 @@ use crate::tree::{self, Links, Node, Walk};
 pub(crate) struct CpArgs {
     #[command(flatten)]
     copying: Copying,
+    /// Keep times, ownership and permissions (top), or what the letters behind it name: -pto, also a for ACLs, of which
+    /// there are none, and x for extended attributes
+    #[arg(
+        short = 'p',
+        long,
+        value_name = "topax",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = LETTERS_DEFAULT
+    )]
+    preserve: Option<Preserved>,
+    /// Accepted as in HDFS: a file appears when it is whole all the same
+    #[arg(short = 'd')]
+    _direct: bool,
     /// Sources, which may be patterns, then the destination
     #[arg(required = true, num_args = 2.., value_names = ["SOURCE", "DESTINATION"])]
     paths: Vec<OsString>,
@@ -48,7 +62,7 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: CpArgs) -> Outcome {
     let mut cp = Cp {
         ctx: Arc::clone(ctx),
         force: args.copying.force,
-        preserve: args.copying.preserve,
+        preserve: args.preserve.unwrap_or_default(),
         crew: Crew::new(ctx, args.copying.threads),
         directories: HashMap::new(),
         unfinished: Vec::new(),
@@ -66,12 +80,12 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: CpArgs) -> Outcome {
 struct Cp {
     ctx: Arc<Context>,
     force: bool,
-    preserve: bool,
+    preserve: Preserved,
     crew: Crew,
     /// Copies of directories by their source: which, where, and whether new.
     directories: HashMap<DfsPath, (InodeId, DfsPath, bool)>,
     /// Directories that get their attributes once everything is in them.
-    unfinished: Vec<(DfsPath, InodeId, SetAttr)>,
+    unfinished: Vec<(DfsPath, InodeId, Kept)>,
     /// The directories of the tree being copied and of its copy.
     apart: Apart,
     just_created: JustCreated<InodeId>,
@@ -137,32 +151,38 @@ impl Cp {
         if !made.is_new {
             self.apart.write(&self.ctx, made.inode, &target.path).await?;
         }
-        let mut attributes = if self.preserve { attributes_of(&node.attr) } else { SetAttr::default() };
-        if made.is_new && attributes.mode.is_none() && mode | 0o700 != mode {
-            attributes.mode = Some(mode | made.inherited);
+        let mut kept = self.kept(node).await?;
+        if made.is_new && kept.attributes.mode.is_none() && mode | 0o700 != mode {
+            kept.attributes.mode = Some(mode | made.inherited);
         }
-        if attributes != SetAttr::default() {
-            self.unfinished.push((target.path.clone(), made.inode, attributes));
+        if !kept.is_nothing() {
+            self.unfinished.push((target.path.clone(), made.inode, kept));
         }
         self.directories.insert(node.path.clone(), (made.inode, target.path, made.is_new));
         Ok(())
+    }
+
+    async fn kept(&self, node: &Node) -> Outcome<Kept> {
+        let xattrs = self.preserve.xattrs_of(&self.ctx, node).await?;
+        Ok(Kept { attributes: self.preserve.attributes_of(&node.attr), xattrs })
     }
 
     async fn file(&mut self, node: &Node, target: Target, is_surely_new: bool) -> Outcome {
         let place = (target.parent, target.name.as_slice());
         identity::refuse_same(&self.ctx, (node.attr.inode, &node.path), place, &target.path).await?;
         self.just_created.take(&node.path, target.parent, &target.name, &target.path)?;
-        let new = NewFile {
+        let mut new = NewFile {
             target,
             mode: node.attr.permissions & 0o777 & !self.ctx.settings.umask,
-            attributes: if self.preserve { attributes_of(&node.attr) } else { SetAttr::default() },
+            kept: Kept { attributes: self.preserve.attributes_of(&node.attr), xattrs: Vec::new() },
             replace: self.force,
             is_surely_new,
         };
         self.ctx.progress.expect(node.attr.length);
-        let (ctx, node) = (Arc::clone(&self.ctx), node.clone());
+        let (ctx, node, preserve) = (Arc::clone(&self.ctx), node.clone(), self.preserve);
         self.crew
             .start(async move {
+                new.kept.xattrs = preserve.xattrs_of(&ctx, &node).await?;
                 let reader = remote_file::open(&ctx, &node).await?;
                 let content = content::of_remote(&node.path, &reader, 0..reader.length());
                 new_file::store(&ctx, &new, content).await
@@ -176,9 +196,7 @@ impl Cp {
         let points_to = ctx.client.get_link_target(&ctx.caller, node.attr.inode).await;
         let points_to = points_to.map_err(|error| Failure::dfs(&node.path, error))?;
         let inode = make_link(ctx, target, &points_to, self.force).await?;
-        if self.preserve {
-            preserve_link(ctx, target, inode, attributes_of(&node.attr)).await?;
-        }
+        preserve_link(ctx, target, inode, self.preserve.attributes_of(&node.attr)).await?;
         self.crew.count_link();
         Ok(())
     }
@@ -186,9 +204,8 @@ impl Cp {
     /// Deepest first: giving a directory its time must come after whatever changes it.
     async fn finish_directories(&mut self) -> Outcome {
         let ctx = &self.ctx;
-        while let Some((path, inode, attributes)) = self.unfinished.pop() {
-            let set = ctx.client.set_attr(&ctx.caller, inode, attributes).await;
-            ctx.tolerate(set.map_err(|error| Failure::dfs(&path, error)))?;
+        while let Some((path, inode, kept)) = self.unfinished.pop() {
+            ctx.tolerate(kept.apply(ctx, inode, &path).await)?;
         }
         self.directories.clear();
         Ok(())
@@ -222,20 +239,6 @@ pub(crate) async fn make_link(ctx: &Context, target: &Target, points_to: &[u8], 
 /// # Errors
 /// Those of setattr.
 pub(crate) async fn preserve_link(ctx: &Context, target: &Target, link: InodeId, attributes: SetAttr) -> Outcome {
-    let set = ctx.client.set_attr(&ctx.caller, link, SetAttr { mode: None, ..attributes }).await;
-    set.map(|_| ()).map_err(|error| Failure::dfs(&target.path, error))
-}
-
-/// What `-p` keeps. Only the superuser can give files away, so nobody else tries.
-fn attributes_of(attr: &FileAttr) -> SetAttr {
-    let is_superuser = rustix::process::geteuid().is_root();
-    SetAttr {
-        mode: Some(kept_mode(attr.permissions, attr.uid, attr.gid)),
-        uid: is_superuser.then_some(attr.uid),
-        gid: is_superuser.then_some(attr.gid),
-        atime: Some(TimeSet::At(attr.atime_ns)),
-        mtime: Some(TimeSet::At(attr.mtime_ns)),
-        kill_privileges: false,
-        kill_capabilities: false,
-    }
+    let kept = Kept { attributes: SetAttr { mode: None, ..attributes }, xattrs: Vec::new() };
+    kept.apply(ctx, link, &target.path).await
 }

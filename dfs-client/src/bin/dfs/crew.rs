@@ -24,12 +24,12 @@ pub(crate) struct Copying {
     /// Replace files that are there
     #[arg(short = 'f', long)]
     pub(crate) force: bool,
-    /// Keep times and mode, and as superuser the owner
-    #[arg(short = 'p', long)]
-    pub(crate) preserve: bool,
     /// Files copied at once
     #[arg(short = 't', long, value_name = "N", default_value_t = TRANSFERS_DEFAULT, value_parser = parse_limit)]
     pub(crate) threads: usize,
+    /// Accepted as in HDFS: files wait in a queue of fitting length
+    #[arg(short = 'q', value_name = "N")]
+    _queue: Option<u32>,
 }
 
 /// What a command has moved: the document of `put`, `get` and `cp`.

@@ -46,7 +46,7 @@ impl Destination {
     /// # Errors
     /// `NotFound` for a missing parent or directory, `NotADirectory`.
     pub(crate) async fn look_up(ctx: &Context, arg: &OsStr, several: bool, links: Links) -> Outcome<Self> {
-        let path = ctx.path(arg)?;
+        let path = tree::place(ctx, arg).await?;
         let must_be_directory = several || path::names_directory(arg);
         match tree::found(tree::resolve(ctx, path.clone(), Links::Follow).await)? {
             Some(node) if node.attr.kind == FileKind::Directory => Ok(Self::Into { inode: node.attr.inode, path }),
@@ -92,7 +92,7 @@ impl Target {
     ///
     /// # Errors
     /// As [`Target::look_up`]; `TooManySymlinks`.
-    async fn look_up_followed(ctx: &Context, path: DfsPath) -> Outcome<Self> {
+    pub(crate) async fn look_up_followed(ctx: &Context, path: DfsPath) -> Outcome<Self> {
         let failed = |error| Failure::dfs(&path, error);
         let mut target = Self::look_up(ctx, path.clone()).await?;
         let mut text = path.as_bytes().to_vec();
@@ -132,9 +132,29 @@ pub(crate) fn split_arguments(mut args: Vec<OsString>) -> Outcome<(Vec<OsString>
     }
 }
 
+/// As [`split_arguments`], of a command that copies a lone source to where the user is: the home directory in the cluster,
+/// the current directory here. Both are spelled like this, and must be there.
+///
+/// # Errors
+/// When there are none.
+pub(crate) fn split_or_here(mut args: Vec<OsString>) -> Outcome<(Vec<OsString>, OsString)> {
+    if args.len() == 1 {
+        args.push("./".into());
+    }
+    split_arguments(args)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn split_or_here_puts_a_lone_source_where_the_user_is() {
+        let split = |args: &[&str]| split_or_here(args.iter().map(OsString::from).collect());
+        assert_eq!(split(&["a"]).unwrap(), (vec!["a".into()], "./".into()));
+        assert_eq!(split(&["a", "b"]).unwrap(), (vec!["a".into()], "b".into()));
+        assert!(split(&[]).is_err());
+    }
 
     #[test]
     fn beside_starts_where_the_link_is() {

@@ -1,17 +1,18 @@
 //! `dfs fsck`: the health of everything below paths. Asks for the blocks of a few hundred files at a time, so that neither
 //! the NameNode's locks nor an answer grow with the tree.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::sync::Arc;
 
 use clap::Args;
 use dfs_client::BlockHealth;
-use dfs_common::attr::FileKind;
+use dfs_common::attr::{FileAttr, FileKind};
 use dfs_common::ids::InodeId;
 
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
-use crate::fsck_report::{Report, describe_block, file_line, location_line};
+use crate::fsck_report::{Report, describe_block, file_line, location_line, second_name_line};
 use crate::path::DfsPath;
 use crate::tree::{self, Links, Node, Walk};
 
@@ -22,6 +23,7 @@ const FILES_AT_ONCE: usize = 512;
 ///
 /// The status is HEALTHY, and the exit status 0, when every byte below the paths can be read: blocks with too few replicas are
 /// shown, and the cluster repairs them by itself. It is INCOMPLETE when a path does not exist, or something may not be looked at.
+/// A file with several names counts once.
 #[derive(Debug, Args)]
 pub(crate) struct FsckArgs {
     /// Every file, not only those with problems; as the others, also with one dash
@@ -39,6 +41,12 @@ pub(crate) struct FsckArgs {
     /// Files that are being written, too
     #[arg(long)]
     openforwrite: bool,
+    /// Accepted as in HDFS: there are no snapshots
+    #[arg(long = "includeSnapshots")]
+    _include_snapshots: bool,
+    /// Accepted as in HDFS, which shows it anyway
+    #[arg(long = "showprogress")]
+    _show_progress: bool,
     /// Paths, which may be patterns
     #[arg(default_value = "/", value_name = "PATH")]
     paths: Vec<OsString>,
@@ -52,14 +60,22 @@ struct Open {
 
 /// Runs the command.
 pub(crate) async fn run(ctx: &Arc<Context>, args: FsckArgs) -> Outcome {
-    let mut check = Check { ctx, args: &args, report: Report::default(), waiting: Vec::new() };
+    let mut check = Check {
+        ctx,
+        args: &args,
+        report: Report::default(),
+        waiting: Vec::new(),
+        with_other_names: SeenOnce::default(),
+    };
     let tops = tree::operands(ctx, &args.paths, Links::Follow).await?;
     if tops.is_empty() && !ctx.json() {
         // Nothing was looked at, and why has been told: totals would look like an answer.
         return Ok(());
     }
-    for top in tops {
+    for top in &tops {
         check.report.add_path(&top.path);
+    }
+    for top in apart(tops) {
         let mut walk = Walk::new(ctx, top).passing_over_gone();
         while let Some(node) = walk.next().await? {
             check.take(node).await?;
@@ -83,21 +99,54 @@ struct Check<'a> {
     args: &'a FsckArgs,
     report: Report,
     waiting: Vec<Open>,
+    /// The files with several names, of which one has been met.
+    with_other_names: SeenOnce,
+}
+
+/// Files by what they are, whatever they are called.
+#[derive(Debug, Default)]
+struct SeenOnce(HashSet<InodeId>);
+
+impl SeenOnce {
+    /// Whether a node is met for the first time. Nothing is kept of one that has no other name, as no directory has.
+    fn is_first(&mut self, attr: &FileAttr) -> bool {
+        attr.kind == FileKind::Directory || attr.nlink <= 1 || self.0.insert(attr.inode)
+    }
+}
+
+/// The tops without those that are named twice, or lie below another one: each is walked once.
+fn apart(tops: Vec<Node>) -> Vec<Node> {
+    let directories: HashSet<DfsPath> =
+        tops.iter().filter(|top| top.is_directory()).map(|top| top.path.clone()).collect();
+    let mut met = HashSet::new();
+    let lies_below = |node: &Node| {
+        std::iter::successors(node.path.parent(), DfsPath::parent).any(|above| directories.contains(&above))
+    };
+    tops.into_iter().filter(|top| met.insert(top.attr.inode) && !lies_below(top)).collect()
 }
 
 impl Check<'_> {
     async fn take(&mut self, node: Node) -> Outcome {
+        let is_first = self.with_other_names.is_first(&node.attr);
         match node.attr.kind {
             FileKind::Directory => self.report.directories += 1,
-            FileKind::File => {
+            FileKind::File if is_first => {
                 self.waiting.push(Open { path: node.path, inode: node.attr.inode });
                 if self.waiting.len() >= FILES_AT_ONCE {
                     self.ask().await?;
                 }
             }
-            _ => self.report.others += 1,
+            FileKind::File => self.show_second_name(&node)?,
+            _ => self.report.others += u64::from(is_first),
         }
         Ok(())
+    }
+
+    fn show_second_name(&self, node: &Node) -> Outcome {
+        if !self.shows_all() || self.ctx.json() {
+            return Ok(());
+        }
+        self.ctx.output.line(second_name_line(&node.path, node.attr.length))
     }
 
     /// Asks about the files that wait.
@@ -166,5 +215,56 @@ impl Check<'_> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(path: &str, inode: u64, kind: FileKind, nlink: u32) -> Node {
+        let attr = FileAttr {
+            inode: InodeId(inode),
+            kind,
+            permissions: 0o644,
+            uid: 0,
+            gid: 0,
+            nlink,
+            length: 5,
+            atime_ns: 0,
+            mtime_ns: 0,
+            ctime_ns: 0,
+            rdev: 0,
+            replication: 1,
+            block_size: 1,
+            under_construction: false,
+            block_count: 1,
+        };
+        Node { path: DfsPath::parse(path.as_bytes()).unwrap(), attr }
+    }
+
+    #[test]
+    fn is_first_is_true_once_for_a_file_of_several_names() {
+        let mut seen = SeenOnce::default();
+        let (two, same, one) =
+            (node("/a", 7, FileKind::File, 2), node("/b", 7, FileKind::File, 2), node("/c", 8, FileKind::File, 1));
+        assert!(seen.is_first(&two.attr) && !seen.is_first(&same.attr));
+        let directory = node("/d", 9, FileKind::Directory, 2);
+        assert!([&one, &one, &directory, &directory].iter().all(|node| seen.is_first(&node.attr)));
+        assert_eq!(seen.0.len(), 1);
+    }
+
+    #[test]
+    fn apart_leaves_out_what_is_walked_anyway() {
+        let tops = [
+            node("/a/b", 3, FileKind::File, 1),
+            node("/a", 2, FileKind::Directory, 2),
+            node("/ab", 4, FileKind::Directory, 2),
+            node("/a", 2, FileKind::Directory, 2),
+            node("/link-to-ab", 4, FileKind::Directory, 2),
+            node("/file/x", 5, FileKind::File, 1),
+        ];
+        let left: Vec<_> = apart(tops.to_vec()).iter().map(|top| top.path.to_string()).collect();
+        assert_eq!(left, ["/a", "/ab", "/file/x"]);
     }
 }

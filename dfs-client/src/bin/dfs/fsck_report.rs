@@ -325,6 +325,11 @@ pub(crate) fn file_line(path: &DfsPath, file: &FileHealth) -> Vec<u8> {
     [path.as_bytes(), format!(" {} bytes{open}", file.length).as_bytes()].concat()
 }
 
+/// A further name of a file that was counted by another.
+pub(crate) fn second_name_line(path: &DfsPath, length: u64) -> Vec<u8> {
+    [path.as_bytes(), format!(" {length} bytes, another name of a file that is counted already").as_bytes()].concat()
+}
+
 /// A block in one line, with what is wrong.
 pub(crate) fn describe_block(health: &BlockHealth) -> String {
     let mut words = format!("{} repl={} of {}", health.block, health.live, health.wanted);

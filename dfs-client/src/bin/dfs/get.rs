@@ -31,20 +31,29 @@ use crate::tree::{self, Links, Node, Walk};
 /// Copies files and directories of the cluster to this machine.
 ///
 /// A file is written under a temporary name, NAME.*._COPYING_, and renamed once it is whole. Every byte is checked against
-/// its checksum.
+/// its checksum. Without a destination, a lone source goes into the current directory.
 #[derive(Debug, Args)]
 #[command(visible_alias = "copyToLocal")]
 pub(crate) struct GetArgs {
     #[command(flatten)]
     copying: Copying,
+    /// Keep times and mode, and as superuser the owner
+    #[arg(short = 'p', long)]
+    preserve: bool,
+    /// Accepted as in HDFS; every byte is checked all the same
+    #[arg(long = "ignoreCrc", alias = "ignorecrc")]
+    _ignore_crc: bool,
+    /// Accepted as in HDFS; no checksum files are made beside the copies
+    #[arg(long = "crc")]
+    _crc: bool,
     /// Sources, which may be patterns, then the local destination (`-` is standard output)
-    #[arg(required = true, num_args = 2.., value_names = ["SOURCE", "DESTINATION"])]
+    #[arg(required = true, num_args = 1.., value_names = ["SOURCE", "DESTINATION"])]
     paths: Vec<OsString>,
 }
 
 /// Runs the command.
 pub(crate) async fn run(ctx: &Arc<Context>, args: GetArgs) -> Outcome {
-    let (sources, destination) = destination::split_arguments(args.paths)?;
+    let (sources, destination) = destination::split_or_here(args.paths)?;
     let nodes = tree::operands(ctx, &sources, Links::Follow).await?;
     let destination = location::local(destination);
     if destination == "-" {
@@ -58,7 +67,7 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: GetArgs) -> Outcome {
     let mut get = Get {
         ctx: Arc::clone(ctx),
         force: args.copying.force,
-        preserve: args.copying.preserve,
+        preserve: args.preserve,
         crew,
         unfinished: Vec::new(),
         mounts: ClusterMounts::find(ctx).await,

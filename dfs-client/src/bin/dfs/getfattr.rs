@@ -35,7 +35,7 @@ pub(crate) struct GetfattrArgs {
 }
 
 /// Attributes of one path: names and values.
-type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
+pub(crate) type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
 
 #[derive(Serialize)]
 struct FilesJson {
@@ -93,12 +93,18 @@ async fn show(ctx: &Context, node: &Node, args: &GetfattrArgs) -> Outcome<Option
 }
 
 async fn read(ctx: &Context, node: &Node, args: &GetfattrArgs) -> Outcome<Attributes> {
+    let Some(name) = &args.name else { return all(ctx, node).await };
+    let value = ctx.client.get_xattr(&ctx.caller, node.attr.inode, name.as_bytes()).await;
+    Ok(vec![(name.as_bytes().to_vec(), value.map_err(|error| Failure::dfs(&node.path, error))?)])
+}
+
+/// All attributes of a node that the caller may see.
+///
+/// # Errors
+/// The NameNode's.
+pub(crate) async fn all(ctx: &Context, node: &Node) -> Outcome<Attributes> {
     let failed = |error| Failure::dfs(&node.path, error);
     let inode = node.attr.inode;
-    if let Some(name) = &args.name {
-        let value = ctx.client.get_xattr(&ctx.caller, inode, name.as_bytes()).await.map_err(failed)?;
-        return Ok(vec![(name.as_bytes().to_vec(), value)]);
-    }
     let mut attributes = Vec::new();
     for name in ctx.client.list_xattrs(&ctx.caller, inode).await.map_err(failed)? {
         match ctx.client.get_xattr(&ctx.caller, inode, &name).await {

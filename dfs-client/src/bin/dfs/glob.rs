@@ -110,6 +110,33 @@ fn choices_with_slash(text: &[u8]) -> Option<(std::ops::Range<usize>, Vec<&[u8]>
     None
 }
 
+/// What a path stands for as the name of something new: its text without the backslashes that take the next character as it
+/// is. None when there is something to be matched in it.
+pub(crate) fn literal(text: &[u8]) -> Option<Vec<u8>> {
+    // Choices with slashes are spread over several components.
+    if choices_with_slash(text).is_some() {
+        return None;
+    }
+    let components = text.split(|byte| *byte == b'/').map(literal_component).collect::<Option<Vec<_>>>()?;
+    Some(components.join(&b'/'))
+}
+
+fn literal_component(component: &[u8]) -> Option<Vec<u8>> {
+    if NamePattern::new(component).is_none() {
+        return Some(component.to_vec());
+    }
+    let mut name = Vec::with_capacity(component.len());
+    let mut bytes = component.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\\' => name.extend(bytes.next()),
+            b'*' | b'?' | b'[' | b'{' => return None,
+            byte => name.push(*byte),
+        }
+    }
+    Some(name)
+}
+
 /// Splits a path at its first pattern: the directory above it, and the components from there on.
 pub(crate) fn split_at_pattern(path: &DfsPath) -> Option<(DfsPath, Vec<Vec<u8>>)> {
     let components: Vec<&[u8]> = path.components().collect();
@@ -172,6 +199,23 @@ mod tests {
         assert_eq!(spell("/\\{a/b,c}"), ["/\\{a/b,c}"]);
         assert_eq!(spell("/{a/b"), ["/{a/b"]);
         assert_eq!(spell("/a}{b/c}"), ["/a}b/c"]);
+    }
+
+    #[test]
+    fn literal_takes_backslashes_off_and_no_pattern() {
+        for (text, expected) in [
+            ("/a/b", Some("/a/b")),
+            ("/a\\*/b\\[1\\]", Some("/a*/b[1]")),
+            ("/a[", Some("/a[")),
+            ("/a\\\\b", Some("/a\\b")),
+            ("/a*", None),
+            ("/a/b?/c", None),
+            ("/{a,b}", None),
+            ("/{a/b,c}", None),
+            ("/[ab]", None),
+        ] {
+            assert_eq!(literal(text.as_bytes()).as_deref(), expected.map(str::as_bytes), "{text}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! They are translated before clap sees them: the word `dfs` goes, a command loses its dash, and an option of several letters
 //! with one dash gets the second. Only names that the command itself knows are touched, so that `-rf` stays `-r -f`.
+//! The letters of `cp -ptopax` become the value of an option, for one that need not have a value cannot have it attached.
 
 use std::ffi::{OsStr, OsString};
 
@@ -23,6 +24,7 @@ pub(crate) fn translate(mut args: Vec<OsString>) -> Vec<OsString> {
         Some("dfs" | "fs") => {
             args.remove(at);
             at = command_position(&args, at);
+            at = name_namenode(&mut args, at);
         }
         Some("dfsadmin") => args[at] = "admin".into(),
         _ => {}
@@ -36,11 +38,17 @@ pub(crate) fn translate(mut args: Vec<OsString>) -> Vec<OsString> {
         command = next;
         at += 1;
     }
-    if command.get_name() == program.get_name() && args.get(at).is_some_and(|word| word == "-help") {
+    if command.get_name() == program.get_name() && args.get(at).is_some_and(|word| word == "-help" || word == "-usage")
+    {
         args[at] = "help".into();
     }
+    let is_cp = command.get_name() == "cp";
     let knows = |name: &str| [&program, command].into_iter().any(|command| has_option(command, name));
     for arg in args.iter_mut().skip(at).take_while(|arg| *arg != "--") {
+        if let Some(letters) = arg.to_str().and_then(preserved_letters).filter(|_| is_cp) {
+            *arg = format!("--preserve={letters}").into();
+            continue;
+        }
         let name = arg.to_str().and_then(|text| text.strip_prefix('-')).filter(|name| name.len() > 1);
         if name.is_some_and(|name| knows(name.split('=').next().unwrap_or(name))) {
             let mut long = OsString::from("-");
@@ -49,6 +57,25 @@ pub(crate) fn translate(mut args: Vec<OsString>) -> Vec<OsString> {
         }
     }
     args
+}
+
+/// Translates `-fs hdfs://HOST:PORT` before the command, and says where the command is then.
+fn name_namenode(args: &mut [OsString], at: usize) -> usize {
+    let [option, uri] = match args.get_mut(at..at + 2) {
+        Some([option, uri]) => [option, uri],
+        _ => return at,
+    };
+    let authority = uri.to_str().filter(|_| *option == "-fs").and_then(|uri| uri.strip_prefix("hdfs://"));
+    let Some(authority) = authority.map(|authority| authority.trim_end_matches('/').to_owned()) else { return at };
+    *option = "--namenode".into();
+    *uri = authority.into();
+    command_position(args, at)
+}
+
+/// The letters in `-ptopax`, which say what `cp` keeps.
+fn preserved_letters(arg: &str) -> Option<&str> {
+    let letters = arg.strip_prefix("-p").filter(|letters| !letters.is_empty())?;
+    letters.chars().all(|letter| "topax".contains(letter.to_ascii_lowercase())).then_some(letters)
 }
 
 /// Where the command is, from `at` on: behind the options that stand before it.
@@ -106,6 +133,12 @@ mod tests {
             ("hdfs dfsadmin -refreshNodes", "hdfs admin refresh-nodes"),
             ("hdfs dfsadmin -report -live", "hdfs admin report --live"),
             ("hdfs dfs -help", "hdfs help"),
+            ("hadoop fs -fs hdfs://h:1/ -ls /a", "hadoop --namenode h:1 ls /a"),
+            ("hdfs dfs -usage cp", "hdfs help cp"),
+            ("hdfs dfs -cp -ptopAX /a /b", "hdfs cp --preserve=topAX /a /b"),
+            ("hdfs dfs -cp -f -p /a /b", "hdfs cp -f -p /a /b"),
+            ("hdfs dfs -get -ignoreCrc -crc /a", "hdfs get --ignoreCrc --crc /a"),
+            ("hdfs dfs -expunge -immediate", "hdfs expunge --immediate"),
             ("hadoop fs -lsr /a", "hadoop ls -R /a"),
             ("hdfs dfs -rmr -skipTrash /a", "hdfs rm -r --skipTrash /a"),
             ("dfs -rm -rf -help", "dfs rm -rf --help"),
@@ -120,6 +153,9 @@ mod tests {
             "dfs",
             "dfs --json ls /",
             "dfs chmod -R -x /a",
+            "dfs put -pt 8 /a /b",
+            "dfs cp -pf /a /b",
+            "dfs cp -- -pt /b",
             "dfs rm -- -skipTrash",
             "dfs nonsense -files",
             "dfs du -sh dfs",

@@ -2,7 +2,7 @@
 //! mounts and `..`. What is on this machine is known by device and inode number (`local_id`), what is in the cluster by its
 //! inode id. On a mount of the cluster both are known: its inode numbers are the cluster's inode ids.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
 use std::fs::{self, Metadata};
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -14,6 +14,7 @@ use dfs_common::{DfsError, ErrorKind};
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
 use crate::path::DfsPath;
+use crate::same_cluster::{self, Answer};
 
 /// Directories stand in each other less deep than this; the way up is longer only while somebody moves them about.
 const STEPS_UP_MAX: usize = 10_000;
@@ -115,7 +116,7 @@ pub(crate) struct ClusterMounts {
 
 impl ClusterMounts {
     /// Looks through this process's mounts for those of the cluster. One whose NameNodes are named by addresses that have
-    /// nothing in common with ours is not recognised.
+    /// nothing in common with ours, and do not answer, is not recognised.
     pub(crate) async fn find(ctx: &Context) -> Self {
         let ours = ctx.client.config().namenodes.clone();
         // Names of machines are looked up only where something may be mounted, and never on a thread of the runtime.
@@ -123,10 +124,19 @@ impl ClusterMounts {
             let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
             let mounts = mounts_in(&table);
             let ours = if mounts.is_empty() { Addresses::default() } else { Addresses::of(ours.iter()) };
-            let is_ours = |source: &str| Addresses::of(source.split(',')).meet(&ours);
-            mounts.into_iter().filter(|(_, source)| is_ours(source)).map(|(device, _)| device).collect()
+            let judge = |(source, devices): (&str, HashSet<u64>)| {
+                let is_ours = Addresses::of(source.split(',')).meet(&ours);
+                (source.to_owned(), devices, is_ours)
+            };
+            mounts.into_iter().map(judge).collect::<Vec<_>>()
         };
-        Self { devices: tokio::task::spawn_blocking(find).await.unwrap_or_default() }
+        let mounts = tokio::task::spawn_blocking(find).await.unwrap_or_default();
+        let devices = mounts.into_iter().map(async |(source, devices, is_ours)| {
+            let addresses: Vec<String> = source.split(',').map(|address| address.trim().to_owned()).collect();
+            let is_ours = is_ours || same_cluster::ask(&ctx.client, &addresses).await == Answer::Same;
+            if is_ours { devices } else { HashSet::new() }
+        });
+        Self { devices: futures::future::join_all(devices).await.into_iter().flatten().collect() }
     }
 
     /// Whether there are any.
@@ -140,9 +150,14 @@ impl ClusterMounts {
     }
 }
 
-/// Device and source of each of our mounts in a `/proc/PID/mountinfo`; proc(5) has the format.
-fn mounts_in(table: &str) -> Vec<(u64, &str)> {
-    table.lines().filter_map(mount_in).collect()
+/// Sources of mounts like ours in a `/proc/PID/mountinfo`, each with the devices that it is mounted as; proc(5) has the
+/// format.
+fn mounts_in(table: &str) -> HashMap<&str, HashSet<u64>> {
+    let mut mounts: HashMap<&str, HashSet<u64>> = HashMap::new();
+    for (device, source) in table.lines().filter_map(mount_in) {
+        mounts.entry(source).or_default().insert(device);
+    }
+    mounts
 }
 
 fn mount_in(line: &str) -> Option<(u64, &str)> {
@@ -239,9 +254,10 @@ mod tests {
         let table = "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
                      40 22 0:51 / /mnt/dfs rw,nosuid shared:7 - fuse.dfs h1:9820,h2:9820 rw,user_id=0\n\
                      41 22 0:51 /a /bound rw - fuse.dfs h1:9820,h2:9820 rw\n\
-                     42 22 0:52 / /mnt/s rw - fuse.sshfs h1:9820 rw\nnonsense\n";
-        let device = rustix::fs::makedev(0, 51);
-        assert_eq!(mounts_in(table), [(device, "h1:9820,h2:9820"), (device, "h1:9820,h2:9820")]);
+                     42 22 0:52 / /mnt/s rw - fuse.sshfs h1:9820 rw\n\
+                     43 22 0:53 / /mnt/again rw - fuse.dfs h1:9820,h2:9820 rw\nnonsense\n";
+        let devices = HashSet::from([51, 53].map(|minor| rustix::fs::makedev(0, minor)));
+        assert_eq!(mounts_in(table), HashMap::from([("h1:9820,h2:9820", devices)]));
     }
 
     #[test]

@@ -15,10 +15,19 @@ pub(crate) fn kept_mode(permissions: u32, source_uid: u32, source_gid: u32) -> u
     kept_for(caller, permissions, source_uid, source_gid)
 }
 
-fn kept_for((uid, gid): (u32, u32), permissions: u32, source_uid: u32, source_gid: u32) -> u32 {
+/// As [`kept_mode`], of a copy that stays the caller's own, whoever he is.
+pub(crate) fn kept_mode_of_own(permissions: u32, source_uid: u32, source_gid: u32) -> u32 {
+    let caller = (geteuid().as_raw(), getegid().as_raw());
+    kept_of_own(caller, permissions, source_uid, source_gid)
+}
+
+fn kept_for(caller: (u32, u32), permissions: u32, source_uid: u32, source_gid: u32) -> u32 {
     // The superuser's copies get the owner and group of the source.
-    let is_same_owner = uid == 0 || (uid, gid) == (source_uid, source_gid);
-    if is_same_owner { permissions } else { permissions & !SET_ID_BITS }
+    if caller.0 == 0 { permissions } else { kept_of_own(caller, permissions, source_uid, source_gid) }
+}
+
+fn kept_of_own(caller: (u32, u32), permissions: u32, source_uid: u32, source_gid: u32) -> u32 {
+    if caller == (source_uid, source_gid) { permissions } else { permissions & !SET_ID_BITS }
 }
 
 #[cfg(test)]
@@ -38,5 +47,11 @@ mod tests {
         ] {
             assert_eq!(kept_for(caller, permissions, source.0, source.1), expected, "{caller:?} {source:?}");
         }
+    }
+
+    #[test]
+    fn kept_of_own_knows_no_superuser() {
+        assert_eq!(kept_of_own((0, 0), 0o4755, 1, 1), 0o755);
+        assert_eq!(kept_of_own((0, 0), 0o4755, 0, 0), 0o4755);
     }
 }

@@ -1,21 +1,31 @@
 //! Half-written files, to be removed when a transfer fails or is interrupted.
 //!
-//! Whoever makes a temporary file notes it here and takes the note out once the file has its final name. `main` removes
-//! what is left when the command ends, however it ends short of being killed. From then on nothing more is made: a
-//! transfer that is still running on another thread gets a refusal. A file that is just being made in the cluster is
-//! waited for, because its name would appear after we had looked for it.
+//! Whoever makes a temporary file notes it here and takes the note out once the file has its final name. What is left is
+//! removed when the command ends, however it ends short of being killed. From then on nothing more is made: a transfer
+//! that is still running on another thread gets a refusal. A file that is just being made is waited for, because its name
+//! would appear after we had looked for it.
 //!
-//! Only our own files are removed: the name must still lead to the inode that we made.
+//! ```text
+//! expect -> Making -> Made -> forget                              it has its final name, or was not made
+//!                       \--> Removing -> forget                   by `discard` and `discard_all`
+//! ```
+//!
+//! - Only our own files are removed: the name must still lead to the inode that we made.
+//! - The lock is never held while a file is made or removed: a disk that hangs keeps nobody from removing the others.
 
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use dfs_client::{Caller, DfsClient};
 use dfs_common::ids::InodeId;
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tracing::debug;
+
+use crate::aside::aside;
+use crate::failure::Failure;
 
 use crate::local_id::LocalId;
 
@@ -40,6 +50,24 @@ pub(crate) enum Leftover {
     },
 }
 
+/// Where a temporary file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In the cluster.
+    Cluster,
+    /// On this machine.
+    Here,
+}
+
+impl Leftover {
+    fn place(&self) -> Place {
+        match self {
+            Self::Remote { .. } => Place::Cluster,
+            Self::Local { .. } => Place::Here,
+        }
+    }
+}
+
 /// The temporary files of a command.
 #[derive(Default)]
 pub(crate) struct Leftovers {
@@ -51,22 +79,27 @@ pub(crate) struct Leftovers {
 #[derive(Default)]
 struct Table {
     next: u64,
-    /// None while it is being made.
-    files: HashMap<u64, Option<Leftover>>,
+    files: HashMap<u64, (Place, State)>,
     /// The command has ended: nothing is made any more.
     is_closed: bool,
 }
 
-impl Table {
-    fn insert(&mut self, leftover: Option<Leftover>) -> LeftoverId {
-        self.next += 1;
-        self.files.insert(self.next, leftover);
-        LeftoverId(self.next)
-    }
+enum State {
+    Making,
+    Made(Leftover),
+    Removing,
+}
 
-    /// Any file that is there, with its number.
-    fn made(&self) -> Option<(u64, Leftover)> {
-        self.files.iter().find_map(|(id, leftover)| Some((*id, leftover.clone()?)))
+impl Table {
+    /// Takes one of the files that are there, or the one of that number, to be removed.
+    fn take(&mut self, wanted: impl Fn(u64, Place) -> bool) -> Option<(LeftoverId, Leftover)> {
+        let is_there = |state: &State| matches!(state, State::Made(_));
+        let (id, (_, state)) =
+            self.files.iter_mut().find(|(id, (place, state))| is_there(state) && wanted(**id, *place))?;
+        match std::mem::replace(state, State::Removing) {
+            State::Made(leftover) => Some((LeftoverId(*id), leftover)),
+            State::Making | State::Removing => None,
+        }
     }
 }
 
@@ -79,7 +112,7 @@ impl Leftovers {
         self.table.lock().expect("no holder panics")
     }
 
-    /// Makes a file on this machine and notes it, in one step as far as the end of the command is concerned.
+    /// Makes a file on this machine and notes it.
     ///
     /// # Errors
     /// Those of `make`; `Interrupted` once the command has ended.
@@ -87,24 +120,35 @@ impl Leftovers {
         &self,
         make: impl FnOnce() -> io::Result<(T, Leftover)>,
     ) -> io::Result<(T, LeftoverId)> {
-        let mut table = self.table();
-        if table.is_closed {
-            return Err(io::ErrorKind::Interrupted.into());
+        let Some(id) = self.expect(Place::Here) else { return Err(io::ErrorKind::Interrupted.into()) };
+        match make() {
+            Ok((made, leftover)) => {
+                self.made(id, leftover);
+                Ok((made, id))
+            }
+            Err(error) => {
+                self.forget(id);
+                Err(error)
+            }
         }
-        let (made, leftover) = make()?;
-        Ok((made, table.insert(Some(leftover))))
     }
 
     /// Notes that a file is going to be made. Ends with [`Leftovers::made`] or [`Leftovers::forget`]. None once the
     /// command has ended.
-    pub(crate) fn expect(&self) -> Option<LeftoverId> {
+    pub(crate) fn expect(&self, place: Place) -> Option<LeftoverId> {
         let mut table = self.table();
-        if table.is_closed { None } else { Some(table.insert(None)) }
+        if table.is_closed {
+            return None;
+        }
+        table.next += 1;
+        let id = table.next;
+        table.files.insert(id, (place, State::Making));
+        Some(LeftoverId(id))
     }
 
     /// The expected file is there.
     pub(crate) fn made(&self, id: LeftoverId, leftover: Leftover) {
-        self.table().files.insert(id.0, Some(leftover));
+        self.table().files.insert(id.0, (leftover.place(), State::Made(leftover)));
         self.settled.notify_waiters();
     }
 
@@ -115,34 +159,65 @@ impl Leftovers {
     }
 
     /// Removes one file, as far as that works.
-    pub(crate) async fn discard(&self, client: &DfsClient, caller: &Caller, id: LeftoverId) {
-        let leftover = self.table().files.get(&id.0).cloned().flatten();
-        if let Some(leftover) = leftover {
-            remove(client, caller, &leftover).await;
+    pub(crate) async fn discard(self: &Arc<Self>, client: &DfsClient, caller: &Caller, id: LeftoverId) {
+        let taken = self.table().take(|number, _| number == id.0);
+        if let Some((id, leftover)) = taken {
+            // It panics only when a removal does, which has been told.
+            let _ = self.spawn_removal(client, caller, id, leftover).await;
         }
-        self.forget(id);
     }
 
-    /// Lets nothing more be made, waits for what is being made, and removes all files, as far as that works.
-    pub(crate) async fn discard_all(&self, client: &DfsClient, caller: &Caller) {
+    /// Removes a file that was taken for it. A task of its own: whoever waits for it may be ended meanwhile, and nobody else
+    /// would take the file.
+    fn spawn_removal(
+        self: &Arc<Self>,
+        client: &DfsClient,
+        caller: &Caller,
+        id: LeftoverId,
+        leftover: Leftover,
+    ) -> JoinHandle<()> {
+        let (leftovers, client, caller) = (Arc::clone(self), client.clone(), caller.clone());
+        tokio::spawn(async move {
+            remove(&client, &caller, &leftover).await;
+            leftovers.forget(id);
+        })
+    }
+
+    /// Lets nothing more be made, waits for what is being made at a place, and removes all files there, as far as that
+    /// works.
+    pub(crate) async fn discard_all(self: &Arc<Self>, client: &DfsClient, caller: &Caller, place: Place) {
         self.table().is_closed = true;
         loop {
             let settled = self.settled.notified();
-            let next = self.table().made();
-            match next {
-                Some((id, leftover)) => {
-                    remove(client, caller, &leftover).await;
-                    self.forget(LeftoverId(id));
-                }
-                None if self.is_empty() => return,
-                None => settled.await,
+            // One that cannot be removed keeps none of the others waiting.
+            while let Some((id, leftover)) = self.take_made(place) {
+                self.spawn_removal(client, caller, id, leftover);
             }
+            if !self.are_left(place) {
+                return;
+            }
+            settled.await;
         }
     }
 
-    /// Whether nothing is left.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.table().files.is_empty()
+    /// Returns once none are left at a place.
+    pub(crate) async fn gone(&self, place: Place) {
+        loop {
+            let settled = self.settled.notified();
+            if !self.are_left(place) {
+                return;
+            }
+            settled.await;
+        }
+    }
+
+    fn take_made(&self, place: Place) -> Option<(LeftoverId, Leftover)> {
+        self.table().take(|_, of| of == place)
+    }
+
+    /// Whether any are left at a place, those included that are being made or removed.
+    pub(crate) fn are_left(&self, place: Place) -> bool {
+        self.table().files.values().any(|(of, _)| *of == place)
     }
 }
 
@@ -150,8 +225,10 @@ impl Leftovers {
 async fn remove(client: &DfsClient, caller: &Caller, leftover: &Leftover) {
     match leftover {
         Leftover::Local { path, id } => {
-            if let Err(error) = remove_local(path, *id) {
-                debug!(path = %path.display(), %error, "temporary file not removed");
+            let (path, id) = (path.clone(), *id);
+            let removed = aside(move || remove_local(&path, id).map_err(|error| Failure::local(&path, error))).await;
+            if let Err(failure) = removed {
+                debug!(%failure, "temporary file not removed");
             }
         }
         Leftover::Remote { parent, name, inode } => {
@@ -183,12 +260,30 @@ mod tests {
     #[test]
     fn forget_leaves_the_others() {
         let leftovers = Leftovers::default();
-        let first = leftovers.expect().unwrap();
-        let second = leftovers.expect().unwrap();
+        let first = leftovers.expect(Place::Cluster).unwrap();
+        let second = leftovers.expect(Place::Cluster).unwrap();
         leftovers.forget(first);
-        assert!(!leftovers.is_empty());
+        assert!(leftovers.are_left(Place::Cluster) && !leftovers.are_left(Place::Here));
         leftovers.forget(second);
-        assert!(leftovers.is_empty());
+        assert!(!leftovers.are_left(Place::Cluster));
+    }
+
+    #[test]
+    fn a_file_that_is_long_in_the_making_keeps_nobody_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t");
+        std::fs::write(&path, "ours").unwrap();
+        let leftovers = Leftovers::default();
+        // In the midst of the making of one file, all is done with another.
+        let outer = leftovers.make_local(|| {
+            let (_, inner) = leftovers.make_local(|| Ok(((), local(&path))))?;
+            let (taken, _) = leftovers.take_made(Place::Here).expect("the inner one is there");
+            assert_eq!(taken.0, inner.0);
+            assert!(leftovers.take_made(Place::Here).is_none(), "nobody else removes it");
+            leftovers.forget(taken);
+            Err::<((), Leftover), _>(io::Error::other("disk gone"))
+        });
+        assert!(outer.is_err() && !leftovers.are_left(Place::Here));
     }
 
     #[test]
@@ -210,7 +305,7 @@ mod tests {
     fn nothing_is_made_once_the_command_has_ended() {
         let leftovers = Leftovers::default();
         leftovers.table().is_closed = true;
-        assert!(leftovers.expect().is_none());
+        assert!(leftovers.expect(Place::Cluster).is_none());
         let made = leftovers.make_local::<()>(|| unreachable!());
         assert_eq!(made.unwrap_err().kind(), io::ErrorKind::Interrupted);
     }

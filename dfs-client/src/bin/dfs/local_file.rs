@@ -5,6 +5,7 @@ use std::fs::{File, FileTimes, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -12,10 +13,12 @@ use dfs_common::attr::FileAttr;
 use futures::stream::Stream;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 
+use crate::aside::aside;
 use crate::content;
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
 use crate::kept_mode::kept_mode;
+use crate::leftovers::Leftovers;
 use crate::temporary::{self, LocalTemporary};
 
 const NS_PER_S: i64 = 1_000_000_000;
@@ -45,20 +48,15 @@ pub(crate) async fn store(
     length: u64,
     content: impl Stream<Item = Outcome<Bytes>>,
 ) -> Outcome<u64> {
-    if new.may_be_stream && is_stream(&new.path) {
-        return write_into(&new.path, length, content).await;
-    }
-    temporary::check_local_place(&new.path, new.replace)?;
-    let failed = |error| Failure::local(&new.path, error);
-    let made = LocalTemporary::make(&ctx.leftovers, &new.path, |path| create(path, new.attr.permissions));
-    let (file, temporary) = made.map_err(failed)?;
+    let (leftovers, begun) = (Arc::clone(&ctx.leftovers), new.clone());
+    let begun = aside(move || begin(&leftovers, &begun)).await?;
+    let Begun::New(file, temporary) = begun else { return write_into(&new.path, length, content).await };
     let outcome = async {
-        let (file, written) = content::into_local(content, file, failed).await?;
+        let (file, written) = content::into_local(content, file, |error| Failure::local(&new.path, error)).await?;
         check_length(&new.path, written, length)?;
-        finish(&file, new, ctx.settings.umask).map_err(failed)?;
-        // Before it has its final name: what is lost here must not take the place of what was there.
-        content::close(file).await.map_err(failed)?;
-        temporary.publish(&ctx.leftovers, &new.path, new.replace)?;
+        let (leftovers, new, temporary) = (Arc::clone(&ctx.leftovers), new.clone(), temporary.clone());
+        let umask = ctx.settings.umask;
+        aside(move || end(&leftovers, file, &new, &temporary, umask)).await?;
         Ok(written)
     }
     .await;
@@ -66,6 +64,30 @@ pub(crate) async fn store(
         temporary.discard(ctx).await;
     }
     outcome
+}
+
+/// What the bytes go into.
+enum Begun {
+    /// Something that was there and stays.
+    Stream,
+    New(File, LocalTemporary),
+}
+
+fn begin(leftovers: &Leftovers, new: &LocalFile) -> Outcome<Begun> {
+    if new.may_be_stream && is_stream(&new.path) {
+        return Ok(Begun::Stream);
+    }
+    temporary::check_local_place(&new.path, new.replace)?;
+    let made = LocalTemporary::make(leftovers, &new.path, |path| create(path, new.attr.permissions));
+    made.map(|(file, temporary)| Begun::New(file, temporary)).map_err(|error| Failure::local(&new.path, error))
+}
+
+/// Gives a file that is whole its attributes and its name.
+fn end(leftovers: &Leftovers, file: File, new: &LocalFile, temporary: &LocalTemporary, umask: u32) -> Outcome {
+    // Closed before it has its final name: what is lost here must not take the place of what was there.
+    let closed = finish(&file, new, umask).and_then(|()| content::close_now(file));
+    closed.map_err(|error| Failure::local(&new.path, error))?;
+    temporary.publish(leftovers, &new.path, new.replace)
 }
 
 /// Makes a symbolic link, with `replace` in place of a file or link that has the name.

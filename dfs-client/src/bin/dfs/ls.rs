@@ -1,5 +1,6 @@
 //! `dfs ls`: directories and what is in them, in HDFS's long lines.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::ffi::OsString;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use crate::context::Context;
 use crate::failure::Outcome;
 use crate::format;
 use crate::json::StatusJson;
+use crate::output;
 use crate::tree::{self, Links, Node};
 
 /// Lists directories and files.
@@ -46,6 +48,9 @@ pub(crate) struct LsArgs {
     /// The time of the last access, in lines and for -t
     #[arg(short = 'u')]
     access_time: bool,
+    /// Question marks in place of control characters in names
+    #[arg(short = 'q')]
+    printable: bool,
     /// Paths, which may be patterns; the home directory when there are none
     #[arg(value_name = "PATH")]
     paths: Vec<OsString>,
@@ -57,6 +62,11 @@ struct EntriesJson {
 }
 
 impl LsArgs {
+    /// A path as it is to be printed.
+    fn shown<'a>(&self, path: &'a [u8]) -> Cow<'a, [u8]> {
+        if self.printable { output::printable(path).into() } else { path.into() }
+    }
+
     /// The time that is asked for.
     fn time_of(&self, attr: &FileAttr) -> i64 {
         if self.access_time { attr.atime_ns } else { attr.mtime_ns }
@@ -149,7 +159,9 @@ impl Listing<'_> {
             return Ok(());
         }
         if self.args.paths_only {
-            return entries.iter().try_for_each(|entry| self.ctx.output.line(entry.node.path.as_bytes()));
+            return entries
+                .iter()
+                .try_for_each(|entry| self.ctx.output.line(self.args.shown(entry.node.path.as_bytes())));
         }
         let rows: Vec<Row> = entries.iter().map(|entry| Row::new(entry, self.ctx, self.args)).collect();
         let widths = Widths::of(&rows);
@@ -192,7 +204,7 @@ impl Row {
             group: ctx.owners.group(attr.gid),
             length: if entry.node.is_directory() { "0".to_owned() } else { format::size(attr.length, args.human) },
             time: format::minute(args.time_of(attr)),
-            path,
+            path: args.shown(&path).into_owned(),
         }
     }
 

@@ -2,25 +2,28 @@
 //!
 //! ```text
 //! hdfs_spelling, cli                     the command line, as Hadoop's scripts write it and as it is
+//! ending                                 which thread does what, and what ends them all
 //! <command>.rs                           one file per command: its arguments and how it is done
 //! context    what every command uses     failure       errors and their words
 //! location, path, glob, tree             arguments, paths, patterns, listings and walks
 //! destination, local_destination,        where copies go and how they are made: whole or not at all
 //! new_file, local_file, make_dir,
-//! temporary, leftovers, identity,
-//! just_created, copied, kept_mode
-//! content, crew, each, local_tree        bytes, files and changes on their way, several at once
+//! temporary, leftovers, just_created,
+//! copied, kept_mode, preserved
+//! identity, same_cluster                 what is one file, or one cluster, under two names
+//! content, crew, each, local_tree, aside bytes, files and changes on their way, several at once
 //! output, json, format, mode, owner,     how results look
-//! xattr_value, progress
+//! xattr_value, progress, log_lines
 //! ```
 //!
 //! Exit status: 0 when everything asked for was done, 1 when something failed (it has been told), 2 for a command line that
-//! makes no sense, 130 and 141 when interrupted or when the reader of the output has gone, as a shell expects.
+//! makes no sense, 141 when the reader of the output has gone, and 128 and its number after a signal, as a shell expects.
 
 mod admin;
 mod admin_recover_lease;
 mod admin_report;
 mod append_to_file;
+mod aside;
 mod balancer;
 mod cat;
 mod checksum;
@@ -38,6 +41,8 @@ mod destination;
 mod df;
 mod du;
 mod each;
+mod ending;
+mod expunge;
 mod failure;
 mod find;
 mod format;
@@ -59,6 +64,7 @@ mod local_file;
 mod local_id;
 mod local_tree;
 mod location;
+mod log_lines;
 mod ls;
 mod make_dir;
 mod mkdir;
@@ -69,11 +75,13 @@ mod new_file;
 mod output;
 mod owner;
 mod path;
+mod preserved;
 mod progress;
 mod put;
 mod remote_file;
 mod rm;
 mod rmdir;
+mod same_cluster;
 mod setfattr;
 mod setrep;
 mod stat;
@@ -87,47 +95,47 @@ mod tree;
 mod truncate;
 mod xattr_value;
 
-use std::io;
-use std::process::ExitCode;
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::Parser;
 use dfs_client::{Caller, ClientConfig, DfsClient};
 use dfs_common::config_file::Config;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Builder;
 
-use cli::{Cli, Command};
+use cli::Cli;
 use context::{Context, FileDefaults, Settings};
+use ending::Begun;
 use failure::{Failure, Outcome};
+use log_lines::LogLines;
 
 const EXIT_FAILED: u8 = 1;
-/// 128 + SIGINT, what a shell expects of an interrupted command.
-const EXIT_INTERRUPTED: u8 = 130;
 /// 128 + SIGPIPE.
 const EXIT_BROKEN_PIPE: u8 = 141;
-/// How long removing temporary files and ending the session may take at the end: whoever interrupts a command because
-/// the cluster is away must not wait for it again.
-const CLEANUP_PATIENCE: Duration = Duration::from_secs(5);
 
-fn main() -> ExitCode {
-    dfs_common::logging::init(Some(std::env::var("DFS_LOG").as_deref().unwrap_or("warn")));
-    let cli = Cli::parse_from(hdfs_spelling::translate(std::env::args_os().collect()));
+fn main() {
     let umask = current_umask();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            output::tell(&format!("dfs: cannot start: {error}"));
-            return ExitCode::from(EXIT_FAILED);
-        }
-    };
-    let status = runtime.block_on(run(cli, umask));
-    // A thread may still wait for standard input; there is nothing it could do for us.
-    runtime.shutdown_background();
-    ExitCode::from(status)
+    let log = LogLines::start(std::env::var("DFS_LOG").as_deref().unwrap_or("warn"));
+    let cli = Cli::parse_from(hdfs_spelling::translate(std::env::args_os().collect()));
+    let status = supervise(cli, umask).unwrap_or_else(|error| {
+        output::tell(&format!("dfs: cannot start: {error}"));
+        EXIT_FAILED
+    });
+    if let Ok(log) = log {
+        log.finish();
+    }
+    std::process::exit(status.into());
 }
 
-async fn run(cli: Cli, umask: u32) -> u8 {
+/// Has the command done by the threads of a runtime, watched over by this one.
+fn supervise(cli: Cli, umask: u32) -> std::io::Result<u8> {
+    let watch = Builder::new_current_thread().enable_all().build()?;
+    // Until the process ends: dropping it would wait for its threads, which may wait for standard input.
+    let workers = ManuallyDrop::new(Builder::new_multi_thread().enable_all().build()?);
+    watch.block_on(ending::supervise(workers.handle(), move |begun| run(cli, umask, begun)))
+}
+
+async fn run(cli: Cli, umask: u32, begun: Begun) -> u8 {
     let command = cli.command.name();
     let ctx = match start(&cli, umask).await {
         Ok(ctx) => ctx,
@@ -136,72 +144,19 @@ async fn run(cli: Cli, umask: u32) -> u8 {
             return EXIT_FAILED;
         }
     };
-    let (outcome, interrupted) = execute(&ctx, cli.command).await;
-    // What was printed before a signal came.
-    let outcome = outcome.and_then(|()| ctx.output.flush());
+    let ctx = begun.get_or_init(|| ctx);
+    let outcome = cli.command.run(ctx).await;
+    let outcome = outcome.and(ctx.output.close().await);
     ctx.progress.finish();
-    let broken_pipe = outcome.as_ref().err().is_some_and(Failure::is_broken_pipe);
     if let Err(failure) = &outcome {
         ctx.report(failure);
     }
-    let cleanup = async {
-        ctx.leftovers.discard_all(&ctx.client, &ctx.caller).await;
-        ctx.client.clone().close().await;
-    };
-    if tokio::time::timeout(CLEANUP_PATIENCE, cleanup).await.is_err() && !ctx.leftovers.is_empty() {
-        output::tell(&format!("dfs: {command}: temporary files (*._COPYING_) are left behind; remove them later"));
+    ending::clean_up(ctx).await;
+    match (&outcome, ctx.has_failed()) {
+        (Err(failure), _) if failure.is_broken_pipe() => EXIT_BROKEN_PIPE,
+        (Err(_), _) | (Ok(()), true) => EXIT_FAILED,
+        (Ok(()), false) => 0,
     }
-    match (interrupted, broken_pipe, ctx.has_failed()) {
-        (true, ..) => EXIT_INTERRUPTED,
-        (_, true, _) => EXIT_BROKEN_PIPE,
-        (_, _, true) => EXIT_FAILED,
-        (false, false, false) => 0,
-    }
-}
-
-/// Runs the command until it ends or a signal comes, and says whether one did.
-async fn execute(ctx: &Arc<Context>, command: Command) -> (Outcome, bool) {
-    let complete = async {
-        let outcome = command.run(ctx).await;
-        outcome.and(ctx.output.close().await)
-    };
-    tokio::select! {
-        outcome = complete => (outcome, false),
-        signal = end_asked_for() => interrupted(signal),
-    }
-}
-
-fn interrupted(signal: io::Result<()>) -> (Outcome, bool) {
-    match signal {
-        Ok(()) => (Ok(()), true),
-        Err(error) => (Err(Failure::refused("signal handlers", error.to_string())), false),
-    }
-}
-
-/// Returns when somebody wants the command to end: by SIGINT or SIGTERM, or because the terminal has gone. A signal that
-/// was ignored when we were started stays so: by nohup, or by a shell that has put us into the background.
-async fn end_asked_for() -> io::Result<()> {
-    // Read before the first handler is there.
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let arrival = async |kind: SignalKind| {
-        if is_ignored(&status, kind.as_raw_value()) {
-            return std::future::pending().await;
-        }
-        signal(kind)?.recv().await;
-        Ok(())
-    };
-    tokio::select! {
-        signal = arrival(SignalKind::interrupt()) => signal,
-        signal = arrival(SignalKind::terminate()) => signal,
-        signal = arrival(SignalKind::hangup()) => signal,
-    }
-}
-
-/// Whether a process ignores a signal, by its `/proc/PID/status`.
-fn is_ignored(status: &str, signal: i32) -> bool {
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
 /// Reads the settings and connects.
@@ -251,13 +206,6 @@ fn current_umask() -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn is_ignored_reads_the_mask() {
-        let status = "Name:\tdfs\nSigBlk:\t0000000000000001\nSigIgn:\t0000000000001001\nSigCgt:\t0000000000000000\n";
-        assert!(is_ignored(status, libc::SIGHUP) && is_ignored(status, libc::SIGPIPE));
-        assert!(!is_ignored(status, libc::SIGINT) && !is_ignored("", libc::SIGHUP));
-    }
 
     #[test]
     fn split_addresses_drops_blanks() {

@@ -1,6 +1,6 @@
 //! `dfs mkdir`: makes directories.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::sync::Arc;
 
 use clap::Args;
@@ -14,6 +14,7 @@ use crate::failure::{Failure, Outcome};
 use crate::json::PathJson;
 use crate::make_dir;
 use crate::path::DfsPath;
+use crate::tree;
 
 /// Mode of a new directory, before the umask.
 const DIRECTORY_MODE: u32 = 0o777;
@@ -38,8 +39,10 @@ struct CreatedJson {
 pub(crate) async fn run(ctx: &Arc<Context>, args: MkdirArgs) -> Outcome {
     let mut created = Vec::new();
     for arg in &args.paths {
-        let made = make(ctx, arg, args.parents).await;
-        created.extend(ctx.tolerate(made)?.unwrap_or_default());
+        for path in ctx.tolerate(tree::places(ctx, arg).await)?.unwrap_or_default() {
+            let made = make(ctx, path, args.parents).await;
+            created.extend(ctx.tolerate(made)?.unwrap_or_default());
+        }
     }
     if ctx.json() {
         ctx.output.json(&CreatedJson { created: created.iter().map(PathJson::from).collect() })
@@ -48,9 +51,8 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: MkdirArgs) -> Outcome {
     }
 }
 
-/// Makes one argument's directories, and says which were not there before.
-async fn make(ctx: &Context, arg: &OsStr, parents: bool) -> Outcome<Vec<DfsPath>> {
-    let path = ctx.path(arg)?;
+/// Makes a directory, with its parents if they are wanted, and says which were not there before.
+async fn make(ctx: &Context, path: DfsPath, parents: bool) -> Outcome<Vec<DfsPath>> {
     let mode = DIRECTORY_MODE & !ctx.settings.umask;
     if !parents {
         if path.is_root() {

@@ -12,7 +12,7 @@ use crate::copied::Copied;
 use crate::crew::Copying;
 use crate::failure::{Failure, Outcome};
 use crate::location;
-use crate::put::{self, PutArgs};
+use crate::put::{self, PutArgs, Storing};
 
 /// Copies local files and directories into the cluster and removes them here.
 ///
@@ -22,22 +22,24 @@ use crate::put::{self, PutArgs};
 pub(crate) struct MoveFromLocalArgs {
     #[command(flatten)]
     copying: Copying,
-    /// Local sources, then the destination
-    #[arg(required = true, num_args = 2.., value_names = ["SOURCE", "DESTINATION"])]
+    #[command(flatten)]
+    storing: Storing,
+    /// Local sources, then the destination; without one, a lone source goes into the home directory
+    #[arg(required = true, num_args = 1.., value_names = ["SOURCE", "DESTINATION"])]
     paths: Vec<OsString>,
 }
 
 /// Runs the command.
 pub(crate) async fn run(ctx: &Arc<Context>, args: MoveFromLocalArgs) -> Outcome {
-    let MoveFromLocalArgs { copying, paths } = args;
-    for source in paths.iter().take(paths.len().saturating_sub(1)).cloned().map(location::local) {
+    let MoveFromLocalArgs { copying, storing, paths } = args;
+    for source in paths.iter().take(paths.len().saturating_sub(1).max(1)).cloned().map(location::local) {
         ctx.tolerate(check(source))?;
     }
     if ctx.has_failed() {
         return Ok(());
     }
     let copied = Arc::new(Copied::default());
-    put::copy(ctx, PutArgs { copying, paths }, Some(Arc::clone(&copied))).await?;
+    put::copy(ctx, PutArgs { copying, storing, paths }, Some(Arc::clone(&copied))).await?;
     if ctx.has_failed() {
         ctx.progress.say("dfs: moveFromLocal: not everything was copied: nothing is removed here");
         return Ok(());

@@ -4,13 +4,14 @@
 //! ours alone (`temporary.rs`): of several transfers to one place each publishes its own whole file.
 
 use bytes::Bytes;
-use dfs_client::{CreateOptions, CreatedFile, FileWriter, SetAttr};
+use dfs_client::{CreateOptions, CreatedFile, FileWriter};
 use dfs_common::{DfsError, ErrorKind};
 use futures::stream::{Stream, StreamExt};
 
 use crate::context::Context;
 use crate::destination::Target;
 use crate::failure::{Failure, Outcome};
+use crate::preserved::Kept;
 use crate::temporary::{self, RemoteTemporary};
 
 /// A file to be made.
@@ -21,7 +22,7 @@ pub(crate) struct NewFile {
     /// Permission bits.
     pub(crate) mode: u32,
     /// What else it gets before it appears.
-    pub(crate) attributes: SetAttr,
+    pub(crate) kept: Kept,
     /// A file of that name is replaced.
     pub(crate) replace: bool,
     /// The directory is new and ours: no file of that name can be there.
@@ -84,9 +85,7 @@ async fn fill(
             return Err(failure);
         }
     };
-    if new.attributes != SetAttr::default() {
-        ctx.client.set_attr(&ctx.caller, file.attr.inode, new.attributes).await.map_err(failed)?;
-    }
+    new.kept.apply(ctx, file.attr.inode, &new.target.path).await?;
     Ok(written)
 }
 

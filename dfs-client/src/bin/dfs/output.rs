@@ -1,10 +1,12 @@
 //! Standard output: buffered, bytes as they are, and a reader that goes away is no error worth a word. Standard error: lines,
 //! whether anybody reads them or not.
 //!
-//! Text goes out from wherever it is made: a command that prints has nothing better to do than wait for its reader. The
-//! bytes of files take another way, through a thread of their own (`content`). Both end with [`Output::close`].
+//! Text goes out from wherever it is made: a command that prints has nothing better to do than wait for its reader, and has
+//! a thread of its own for it (`ending`). The bytes of files take another way, through threads of theirs (`content`). Both
+//! end with [`Output::close`], and neither leaves anything in the buffer of the standard library: that one is written out
+//! when the process ends, whoever waits for the end.
 
-use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::sync::Mutex;
 
@@ -16,16 +18,15 @@ use crate::failure::{Failure, Outcome};
 
 /// Where results go.
 pub(crate) struct Output {
-    stdout: Mutex<BufWriter<Stdout>>,
+    stdout: Mutex<BufWriter<content::Stdout>>,
     is_terminal: bool,
 }
 
 impl Output {
     /// This process's standard output.
     pub(crate) fn new() -> Self {
-        let stdout = io::stdout();
-        let is_terminal = stdout.is_terminal();
-        Self { stdout: Mutex::new(BufWriter::with_capacity(64 << 10, stdout)), is_terminal }
+        let stdout = BufWriter::with_capacity(64 << 10, content::Stdout);
+        Self { stdout: Mutex::new(stdout), is_terminal: io::stdout().is_terminal() }
     }
 
     /// A line of text.
@@ -101,7 +102,7 @@ fn told(line: &str, is_terminal: bool) -> Vec<u8> {
 
 /// Names may hold control characters, with which a file could move the reader's cursor or worse: on a terminal they
 /// are shown as question marks.
-fn printable(text: &[u8]) -> Vec<u8> {
+pub(crate) fn printable(text: &[u8]) -> Vec<u8> {
     text.iter().map(|byte| if byte.is_ascii_control() && *byte != b'\t' { b'?' } else { *byte }).collect()
 }
 

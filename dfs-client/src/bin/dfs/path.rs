@@ -104,9 +104,9 @@ impl fmt::Debug for DfsPath {
     }
 }
 
-/// Whether an argument ends in a slash: it then names a directory, never a file to be made.
+/// Whether an argument ends in a slash or in dots: it then names a directory, never a file to be made.
 pub(crate) fn names_directory(arg: &OsStr) -> bool {
-    arg.as_bytes().ends_with(b"/")
+    matches!(arg.as_bytes().rsplit(|byte| *byte == b'/').next(), Some(b"" | b"." | b".."))
 }
 
 #[cfg(test)]
@@ -133,6 +133,22 @@ mod tests {
             ("/...", "/..."),
         ] {
             assert_eq!(parse(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn names_directory_knows_slashes_and_dots() {
+        for (arg, expected) in [
+            ("a/", true),
+            ("/", true),
+            (".", true),
+            ("a/..", true),
+            ("./", true),
+            ("a", false),
+            ("a.", false),
+            ("/.a", false),
+        ] {
+            assert_eq!(names_directory(OsStr::new(arg)), expected, "{arg}");
         }
     }
 

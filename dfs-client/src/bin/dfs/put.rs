@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::{FileType, Metadata};
-use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -14,6 +13,7 @@ use dfs_client::{SetAttr, TimeSet};
 use dfs_common::attr::PERMISSION_MASK;
 use dfs_common::ids::InodeId;
 
+use crate::aside::aside;
 use crate::content;
 use crate::context::Context;
 use crate::copied::Copied;
@@ -28,6 +28,7 @@ use crate::local_tree::{self, LocalEntry};
 use crate::location;
 use crate::make_dir;
 use crate::new_file::{self, NewFile};
+use crate::preserved::Kept;
 use crate::tree::Links;
 
 /// Mode of a file that comes from standard input, before the umask.
@@ -37,15 +38,31 @@ const NS_PER_S: i64 = 1_000_000_000;
 /// Copies local files and directories into the cluster.
 ///
 /// A file is written under a temporary name, NAME.*._COPYING_, and renamed once it is whole. Links inside a directory are
-/// copied as links.
+/// copied as links. Without a destination, a lone source goes into the home directory.
 #[derive(Debug, Args)]
 #[command(visible_alias = "copyFromLocal")]
 pub(crate) struct PutArgs {
     #[command(flatten)]
     pub(crate) copying: Copying,
+    #[command(flatten)]
+    pub(crate) storing: Storing,
     /// Local sources (`-` is standard input), then the destination
-    #[arg(required = true, num_args = 2.., value_names = ["SOURCE", "DESTINATION"])]
+    #[arg(required = true, num_args = 1.., value_names = ["SOURCE", "DESTINATION"])]
     pub(crate) paths: Vec<OsString>,
+}
+
+/// How local files are stored: what `put` and `moveFromLocal` take.
+#[derive(Debug, Args)]
+pub(crate) struct Storing {
+    /// Keep times and mode, and as superuser the owner
+    #[arg(short = 'p', long)]
+    preserve: bool,
+    /// Accepted as in HDFS: files are always sent to disks, with all their replicas
+    #[arg(short = 'l')]
+    _lazy: bool,
+    /// Accepted as in HDFS: a file appears when it is whole all the same
+    #[arg(short = 'd')]
+    _direct: bool,
 }
 
 /// Runs the command.
@@ -58,13 +75,13 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: PutArgs) -> Outcome {
 /// # Errors
 /// A failure that would meet every source; others are reported.
 pub(crate) async fn copy(ctx: &Arc<Context>, args: PutArgs, copied: Option<Arc<Copied>>) -> Outcome {
-    let (sources, destination) = destination::split_arguments(args.paths)?;
+    let (sources, destination) = destination::split_or_here(args.paths)?;
     let sources = location::locals(sources);
     let destination = Destination::look_up(ctx, &destination, sources.len() > 1, Links::Follow).await?;
     let mut put = Put {
         ctx: Arc::clone(ctx),
         force: args.copying.force,
-        preserve: args.copying.preserve,
+        preserve: args.storing.preserve,
         crew: Crew::new(ctx, args.copying.threads),
         directories: HashMap::new(),
         unfinished: Vec::new(),
@@ -236,7 +253,10 @@ impl Put {
         let new = NewFile {
             target,
             mode: entry.metadata.mode() & 0o777 & !self.ctx.settings.umask,
-            attributes: if self.preserve { attributes_of(&entry.metadata) } else { SetAttr::default() },
+            kept: Kept {
+                attributes: if self.preserve { attributes_of(&entry.metadata) } else { SetAttr::default() },
+                xattrs: Vec::new(),
+            },
             replace: self.force,
             is_surely_new,
         };
@@ -253,7 +273,7 @@ impl Put {
         let new = NewFile {
             target: target.clone(),
             mode: STDIN_MODE & !self.ctx.settings.umask,
-            attributes: SetAttr::default(),
+            kept: Kept::default(),
             replace: self.force,
             is_surely_new: false,
         };
@@ -278,8 +298,7 @@ impl Put {
 /// Copies one file. It is noted as it was before its first byte was read: what is written to it later shows.
 async fn store_local(ctx: &Context, new: &NewFile, entry: LocalEntry, noted: Option<Arc<Copied>>) -> Outcome<u64> {
     let path = entry.path.clone();
-    let opened = tokio::task::spawn_blocking(move || entry.open()).await;
-    let (file, was) = opened.unwrap_or_else(|error| Err(Failure::local(&path, io::Error::other(error))))?;
+    let (file, was) = aside(move || entry.open()).await?;
     let written = new_file::store(ctx, new, content::of_local(file, path.clone())).await?;
     if let Some(noted) = noted {
         noted.note(&path, was);

@@ -1,17 +1,23 @@
 //! `dfs rm`: removes files and trees; there is no trash.
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::sync::Arc;
 
 use clap::Args;
 use dfs_common::ErrorKind;
 use serde::Serialize;
 
+use crate::aside::aside;
 use crate::context::Context;
 use crate::destination::Target;
+use crate::du;
 use crate::failure::{Failure, Outcome};
 use crate::json::PathJson;
 use crate::tree::{self, Links, Node};
+
+/// Files and directories that -safely removes without a question, HDFS's number.
+const UNASKED_MAX: u64 = 100;
 
 /// Removes files, and with -r directories with everything in them.
 ///
@@ -27,6 +33,9 @@ pub(crate) struct RmArgs {
     /// Accepted as in HDFS: there is no trash
     #[arg(long = "skipTrash")]
     _skip_trash: bool,
+    /// Ask before a directory with more than 100 files and directories in it is removed
+    #[arg(long = "safely")]
+    safely: bool,
     /// Paths, which may be patterns
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<OsString>,
@@ -57,12 +66,40 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: RmArgs) -> Outcome {
     if ctx.json() { ctx.output.json(&RemovedJson { removed }) } else { Ok(()) }
 }
 
+/// Asks whoever sits at standard input whether a large directory is to go.
+///
+/// # Errors
+/// When it is to stay, or nobody says that it is not.
+async fn ask(ctx: &Context, node: &Node) -> Outcome {
+    let summary = du::summary_of(ctx, node).await?;
+    // Itself is one of its directories.
+    let count = (summary.file_count + summary.directory_count).saturating_sub(1);
+    if count <= UNASKED_MAX {
+        return Ok(());
+    }
+    let question = format!("{}: {count} files and directories are in it; remove them? (y or n)", node.path);
+    ctx.progress.say(&format!("dfs: rm: {question}"));
+    let failed = |error| Failure::local(Path::new("standard input"), error);
+    let read = move || {
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer).map_err(failed)?;
+        Ok(answer)
+    };
+    match aside(read).await?.trim().to_ascii_lowercase().as_str() {
+        "y" | "yes" => Ok(()),
+        _ => Err(Failure::refused(&node.path, "not removed: it was not answered with y")),
+    }
+}
+
 async fn remove(ctx: &Context, node: &Node, args: &RmArgs) -> Outcome {
     if node.path.is_root() {
         return Err(Failure::refused(&node.path, "the root cannot be removed"));
     }
     if node.is_directory() && !args.recursive {
         return Err(Failure::kind(&node.path, ErrorKind::IsADirectory).with_hint("use -r to remove it with all in it"));
+    }
+    if args.safely && node.is_directory() {
+        ask(ctx, node).await?;
     }
     let target = Target::look_up(ctx, node.path.clone()).await?;
     let removed = if node.is_directory() {

@@ -22,7 +22,7 @@ use rustix::io::Errno;
 use crate::context::Context;
 use crate::destination::Target;
 use crate::failure::{Failure, Outcome};
-use crate::leftovers::{Leftover, LeftoverId, Leftovers};
+use crate::leftovers::{Leftover, LeftoverId, Leftovers, Place};
 use crate::local_id::LocalId;
 
 /// What is behind the name of a file that is not whole yet; HDFS's.
@@ -49,7 +49,7 @@ fn name_with(name: &[u8], random: u64) -> Vec<u8> {
 }
 
 /// Something of ours on this machine that has no final name yet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct LocalTemporary {
     path: PathBuf,
     id: LocalId,
@@ -193,7 +193,9 @@ impl RemoteTemporary {
         name: Vec<u8>,
         making: impl Future<Output = dfs_common::Result<(InodeId, T)>> + Send + 'static,
     ) -> dfs_common::Result<(T, Self)> {
-        let Some(leftover) = leftovers.expect() else { return Err(DfsError::new(ErrorKind::Cancelled, "")) };
+        let Some(leftover) = leftovers.expect(Place::Cluster) else {
+            return Err(DfsError::new(ErrorKind::Cancelled, ""));
+        };
         let leftovers = Arc::clone(leftovers);
         // A task of its own: the transfer may be ended while the NameNode makes the file, and then nobody would know of it.
         let made = tokio::spawn(async move {
@@ -303,7 +305,7 @@ mod tests {
         one.publish(&leftovers, &path, false).unwrap();
         assert!(other.publish(&leftovers, &path, false).unwrap_err().to_string().contains("file exists"));
         other.publish(&leftovers, &path, true).unwrap();
-        assert!(leftovers.is_empty());
+        assert!(!leftovers.are_left(Place::Here));
         assert_eq!(fs::read(&theirs).unwrap(), b"theirs");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }

@@ -1,6 +1,6 @@
 //! `dfs touch`: times of files, which are made when they are not there.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::sync::Arc;
 
 use chrono::{Local, NaiveDateTime};
@@ -19,7 +19,7 @@ use crate::tree::{self, Links};
 /// HDFS's form of a time.
 const TIMESTAMP_FORMAT: &str = "%Y%m%d:%H%M%S";
 
-/// Gives files the time of now, or another; makes those that are not there.
+/// Gives files the time of now, or another; makes those that are not there. A symbolic link stands for its target.
 #[derive(Debug, Args)]
 pub(crate) struct TouchArgs {
     /// Only the time of the last access
@@ -43,19 +43,20 @@ pub(crate) struct TouchArgs {
 pub(crate) async fn run(ctx: &Arc<Context>, args: TouchArgs) -> Outcome {
     let mut touched = Vec::new();
     for arg in &args.paths {
-        touched.extend(ctx.tolerate(touch(ctx, arg, &args).await)?.flatten().as_ref().map(PathJson::from));
+        for path in ctx.tolerate(tree::places(ctx, arg).await)?.unwrap_or_default() {
+            touched.extend(ctx.tolerate(touch(ctx, path, &args).await)?.flatten().as_ref().map(PathJson::from));
+        }
     }
     if ctx.json() { ctx.output.json(&TouchedJson { touched }) } else { Ok(()) }
 }
 
-async fn touch(ctx: &Context, arg: &OsStr, args: &TouchArgs) -> Outcome<Option<DfsPath>> {
-    let path = ctx.path(arg)?;
+async fn touch(ctx: &Context, path: DfsPath, args: &TouchArgs) -> Outcome<Option<DfsPath>> {
     let attr = match tree::found(tree::resolve(ctx, path.clone(), Links::Follow).await)? {
         Some(node) if node.is_directory() => return Err(Failure::kind(&path, ErrorKind::IsADirectory)),
         Some(node) => node.attr,
         None if args.no_create => return Ok(None),
         None => {
-            let made = touchz::create(ctx, &Target::look_up(ctx, path.clone()).await?, false).await?;
+            let made = touchz::create(ctx, &Target::look_up_followed(ctx, path.clone()).await?, false).await?;
             if made.is_new && args.timestamp.is_none() {
                 return Ok(Some(path));
             }

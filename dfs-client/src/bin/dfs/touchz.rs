@@ -1,6 +1,6 @@
 //! `dfs touchz`: empty files.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::sync::Arc;
 
 use clap::Args;
@@ -14,11 +14,12 @@ use crate::destination::Target;
 use crate::failure::{Failure, Outcome};
 use crate::json::PathJson;
 use crate::path::DfsPath;
+use crate::tree;
 
 /// Mode of a new file, before the umask.
 const FILE_MODE: u32 = 0o666;
 
-/// Makes empty files; an empty one that is there gets the time of now.
+/// Makes empty files; an empty one that is there gets the time of now. A symbolic link stands for its target.
 #[derive(Debug, Args)]
 pub(crate) struct TouchzArgs {
     /// Files to make
@@ -37,17 +38,18 @@ pub(crate) struct TouchedJson {
 pub(crate) async fn run(ctx: &Arc<Context>, args: TouchzArgs) -> Outcome {
     let mut touched = Vec::new();
     for arg in &args.paths {
-        touched.extend(ctx.tolerate(touch(ctx, arg).await)?.as_ref().map(PathJson::from));
+        for path in ctx.tolerate(tree::places(ctx, arg).await)?.unwrap_or_default() {
+            touched.extend(ctx.tolerate(touch(ctx, path).await)?.as_ref().map(PathJson::from));
+        }
     }
     if ctx.json() { ctx.output.json(&TouchedJson { touched }) } else { Ok(()) }
 }
 
-async fn touch(ctx: &Context, arg: &OsStr) -> Outcome<DfsPath> {
-    let path = ctx.path(arg)?;
+async fn touch(ctx: &Context, path: DfsPath) -> Outcome<DfsPath> {
     if path.is_root() {
         return Err(Failure::kind(&path, ErrorKind::IsADirectory));
     }
-    let target = Target::look_up(ctx, path).await?;
+    let target = Target::look_up_followed(ctx, path).await?;
     let failed = |error| Failure::dfs(&target.path, error);
     let CreatedFile { attr, is_new, .. } = create(ctx, &target, false).await?;
     if is_new {

@@ -56,23 +56,76 @@ pub(crate) async fn operands(ctx: &Context, args: &[OsString], links: Links) -> 
 /// # Errors
 /// `NotFound` when there is nothing of that name or pattern.
 pub(crate) async fn expand(ctx: &Context, arg: &OsStr, links: Links) -> Outcome<Vec<Node>> {
-    let bad = |error| Failure::refused(arg.display(), DfsError::message(&error).to_owned());
-    let text = ctx.absolute(arg)?;
-    let whole = DfsPath::parse(&text).map_err(bad)?;
+    let text = ctx.absolute(arg).await?;
+    let whole = DfsPath::parse(&text).map_err(|error| not_a_path(arg, &error))?;
     if !glob::is_pattern(&text) {
         return Ok(vec![resolve(ctx, whole, links).await?]);
     }
+    let mut nodes = matches(ctx, arg, &text, links).await?;
+    if nodes.is_empty() {
+        // Spelled like a pattern, but perhaps meant as it stands.
+        nodes.push(resolve(ctx, whole, links).await?);
+    }
+    Ok(nodes)
+}
+
+/// The paths that an operand stands for which may be the name of something new: at least one. A pattern stands for what it
+/// matches, as in HDFS, and never for a new name: that has a backslash before each character that could be a pattern's.
+///
+/// # Errors
+/// `NotFound` when nothing matches a pattern.
+pub(crate) async fn places(ctx: &Context, arg: &OsStr) -> Outcome<Vec<DfsPath>> {
+    let text = ctx.absolute(arg).await?;
+    let bad = |error| not_a_path(arg, &error);
+    let whole = DfsPath::parse(&text).map_err(bad)?;
+    if !glob::is_pattern(&text) {
+        return Ok(vec![whole]);
+    }
+    let nodes = matches(ctx, arg, &text, Links::Keep).await?;
+    if !nodes.is_empty() {
+        return Ok(nodes.into_iter().map(|node| node.path).collect());
+    }
+    if found(resolve(ctx, whole.clone(), Links::Keep).await)?.is_some() {
+        return Ok(vec![whole]);
+    }
+    match glob::literal(&text) {
+        Some(name) => Ok(vec![DfsPath::parse(&name).map_err(bad)?]),
+        None => {
+            let hint = "nothing matches the pattern; write \\ before a character that is meant as it is";
+            Err(Failure::kind(&whole, ErrorKind::NotFound).with_hint(hint))
+        }
+    }
+}
+
+/// As [`places`], of an operand that must stand for one.
+///
+/// # Errors
+/// When a pattern matches several; `NotFound` when it matches nothing.
+pub(crate) async fn place(ctx: &Context, arg: &OsStr) -> Outcome<DfsPath> {
+    let mut places = places(ctx, arg).await?;
+    match places.pop() {
+        Some(place) if places.is_empty() => Ok(place),
+        _ => {
+            let words = format!("too many matches: {} paths, and the destination must be one", places.len() + 1);
+            Err(Failure::refused(arg.display(), words))
+        }
+    }
+}
+
+fn not_a_path(arg: &OsStr, error: &DfsError) -> Failure {
+    Failure::refused(arg.display(), error.message().to_owned())
+}
+
+/// Everything that matches a pattern, spelled out; nothing when that is nothing.
+async fn matches(ctx: &Context, arg: &OsStr, text: &[u8], links: Links) -> Outcome<Vec<Node>> {
+    let bad = |error| not_a_path(arg, &error);
     let mut nodes = Vec::new();
-    for text in glob::spell_out(&text).map_err(bad)? {
+    for text in glob::spell_out(text).map_err(bad)? {
         let path = DfsPath::parse(&text).map_err(bad)?;
         match glob::split_at_pattern(&path) {
             Some((above, components)) => nodes.extend(matching(ctx, above, &components, links).await?),
             None => nodes.extend(found(resolve(ctx, path, links).await)?),
         }
-    }
-    if nodes.is_empty() {
-        // Spelled like a pattern, but perhaps meant as it stands.
-        nodes.push(resolve(ctx, whole, links).await?);
     }
     Ok(nodes)
 }

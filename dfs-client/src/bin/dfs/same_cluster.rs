@@ -1,0 +1,84 @@
+//! Whether NameNodes under other names are those of the cluster that is addressed. Names do not tell: one machine has
+//! several, and several machines may have one after the other. So whoever answers there is asked which cluster it is.
+
+use std::time::Duration;
+
+use dfs_client::{ClientConfig, DfsClient, ServerDefaults};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// How long an answer is waited for: it is one small call, and the one that a copy is for may not be up at all.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What there is to be said of NameNodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// They are the addressed cluster's.
+    Same,
+    /// They are another cluster's, or of another name space of it.
+    Other,
+    /// Nobody answers, or there are no such machines.
+    None,
+}
+
+/// Asks the NameNodes at these addresses, any of which speaks for all.
+pub(crate) async fn ask(ours: &DfsClient, namenodes: &[String]) -> Answer {
+    // First whether anybody is there: a client would try again and again, and warn of it.
+    let mut there = Vec::new();
+    for address in namenodes {
+        if let Ok(Ok(_)) = timeout(PATIENCE, TcpStream::connect(address)).await {
+            there.push(address.clone());
+        }
+    }
+    if there.is_empty() {
+        return Answer::None;
+    }
+    let config = ClientConfig {
+        namenodes: there,
+        connect_timeout: PATIENCE,
+        metadata_deadline: PATIENCE,
+        ..ClientConfig::new(Vec::new())
+    };
+    match DfsClient::connect(config).await {
+        Ok(theirs) if is_same(ours.defaults(), theirs.defaults()) => Answer::Same,
+        Ok(_) => Answer::Other,
+        Err(error) => {
+            tracing::debug!(error = %error.chain(), "not told which cluster it is");
+            Answer::None
+        }
+    }
+}
+
+/// One cluster may have several name spaces, each with a block pool.
+fn is_same(ours: &ServerDefaults, theirs: &ServerDefaults) -> bool {
+    (&ours.cluster_id, &ours.block_pool_id) == (&theirs.cluster_id, &theirs.block_pool_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(cluster: &str, pool: &str) -> ServerDefaults {
+        ServerDefaults {
+            block_size: 1,
+            replication: 1,
+            bytes_per_checksum: 512,
+            packet_size: 1,
+            min_block_size: 1,
+            max_blocks_per_file: 1,
+            cluster_id: cluster.to_owned(),
+            block_pool_id: pool.to_owned(),
+            software_version: String::new(),
+        }
+    }
+
+    #[test]
+    fn is_same_asks_for_cluster_and_name_space() {
+        let ours = of("CID-1", "BP-1");
+        for (theirs, expected) in
+            [(of("CID-1", "BP-1"), true), (of("CID-1", "BP-2"), false), (of("CID-2", "BP-1"), false)]
+        {
+            assert_eq!(is_same(&ours, &theirs), expected, "{theirs:?}");
+        }
+    }
+}
