@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use crate::context::Context;
 use crate::failure::Outcome;
-use crate::glob::NamePattern;
 use crate::json::PathJson;
+use crate::name_pattern::NamePattern;
 use crate::tree::{self, Links, Node, Walk};
 
 /// Prints the paths of everything below paths whose name matches.
@@ -43,11 +43,11 @@ struct FoundJson {
 }
 
 fn parse_pattern(text: &str) -> Result<NamePattern, String> {
-    NamePattern::of_name(text, false)
+    NamePattern::new(text, false)
 }
 
 fn parse_pattern_of_any_case(text: &str) -> Result<NamePattern, String> {
-    NamePattern::of_name(text, true)
+    NamePattern::new(text, true)
 }
 
 /// Runs the command.
@@ -91,7 +91,7 @@ mod tests {
             ("A*", true, "abc", true),
             ("a?c", true, "ABC", true),
         ] {
-            let pattern = NamePattern::of_name(pattern, any_case).unwrap();
+            let pattern = NamePattern::new(pattern, any_case).unwrap();
             assert_eq!(pattern.matches(name.as_bytes()), expected, "{pattern:?} {name}");
         }
         assert!(parse_pattern("[").is_err());

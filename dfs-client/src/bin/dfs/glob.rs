@@ -1,15 +1,14 @@
 //! Patterns in paths, matched by us as HDFS does: the shell sees only the local file system, so patterns are quoted.
 //!
-//! `*` any bytes but a slash, `?` one byte, `[a-c]` and `[^a-c]` classes, `{a,b}` choices (which may hold slashes), `\`
-//! takes the next character as it is. Names that begin with a dot match like any other, as in HDFS.
+//! What stands in a component is [`NamePattern`]'s; choices (`{a,b}`) may also hold slashes. Names that begin with a dot match
+//! like any other, as in HDFS.
 //!
 //! A pattern that matches nothing stands for the path spelled like it, if that exists: so `rm 'a[1]'` removes the file
 //! of that name. A pattern that is no text in UTF-8, or is malformed, is always a plain name.
 
-use globset::{GlobBuilder, GlobMatcher};
-
 use dfs_common::{DfsError, ErrorKind, Result};
 
+use crate::name_pattern::NamePattern;
 use crate::path::DfsPath;
 
 /// Most paths that the choices of one argument may spell out: `{a,b}` repeated doubles them each time.
@@ -20,36 +19,10 @@ pub(crate) fn is_pattern(text: &[u8]) -> bool {
     text.iter().any(|byte| b"*?[{\\".contains(byte))
 }
 
-/// A pattern for one component of a path.
-#[derive(Clone, Debug)]
-pub(crate) struct NamePattern(GlobMatcher);
-
-impl NamePattern {
-    /// The pattern in `component`; `None` when it is a plain name.
-    pub(crate) fn new(component: &[u8]) -> Option<Self> {
-        if !is_pattern(component) {
-            return None;
-        }
-        let text = std::str::from_utf8(component).ok()?;
-        let glob = GlobBuilder::new(text).literal_separator(true).backslash_escape(true).build().ok()?;
-        Some(Self(glob.compile_matcher()))
-    }
-
-    /// A pattern that a name must match as a whole; a plain one matches itself.
-    ///
-    /// # Errors
-    /// A sentence that says what is wrong with it.
-    pub(crate) fn of_name(text: &str, any_case: bool) -> std::result::Result<Self, String> {
-        let mut builder = GlobBuilder::new(text);
-        builder.literal_separator(true).backslash_escape(true).case_insensitive(any_case);
-        builder.build().map(|glob| Self(glob.compile_matcher())).map_err(|error| error.to_string())
-    }
-
-    /// Whether a name, as a listing gives it, matches.
-    pub(crate) fn matches(&self, name: &[u8]) -> bool {
-        use std::os::unix::ffi::OsStrExt;
-        self.0.is_match(std::ffi::OsStr::from_bytes(name))
-    }
+/// The pattern in a component of a path; `None` when it is a plain name.
+pub(crate) fn pattern_in(component: &[u8]) -> Option<NamePattern> {
+    let text = std::str::from_utf8(component).ok().filter(|_| is_pattern(component))?;
+    NamePattern::new(text, false).ok()
 }
 
 /// Spells out the choices that hold slashes, which no pattern of a single component can: `/{a/b,c}/d` becomes `/a/b/d`
@@ -140,7 +113,7 @@ fn literal_component(component: &[u8]) -> Option<Vec<u8>> {
 /// Splits a path at its first pattern: the directory above it, and the components from there on.
 pub(crate) fn split_at_pattern(path: &DfsPath) -> Option<(DfsPath, Vec<Vec<u8>>)> {
     let components: Vec<&[u8]> = path.components().collect();
-    let first = components.iter().position(|component| NamePattern::new(component).is_some())?;
+    let first = components.iter().position(|component| pattern_in(component).is_some())?;
     let above = components[..first].iter().fold(DfsPath::root(), |path, name| path.join(name));
     Some((above, components[first..].iter().map(|component| component.to_vec()).collect()))
 }
@@ -150,40 +123,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn matches_follows_the_table() {
-        for (pattern, yes, no) in [
-            ("*", &["a", ".hidden", "a b"][..], &[][..]),
-            ("*.txt", &["a.txt", ".txt"], &["a.txt.gz", "txt"]),
-            ("a?c", &["abc", "a.c"], &["ac", "abbc"]),
-            ("[a-c]x", &["ax", "cx"], &["dx", "x"]),
-            ("[^a]x", &["bx"], &["ax"]),
-            ("[!a]x", &["bx"], &["ax"]),
-            ("{one,two}.log", &["one.log", "two.log"], &["three.log"]),
-            ("part-{0,1}*", &["part-00", "part-1"], &["part-2"]),
-            ("\\*", &["*"], &["a"]),
-            ("**", &["abc"], &[]),
-        ] {
-            let glob = NamePattern::new(pattern.as_bytes()).unwrap();
-            for name in yes {
-                assert!(glob.matches(name.as_bytes()), "{pattern} {name}");
-            }
-            for name in no {
-                assert!(!glob.matches(name.as_bytes()), "{pattern} {name}");
-            }
-        }
-    }
-
-    #[test]
-    fn matches_takes_names_that_are_no_text() {
-        assert!(NamePattern::new(b"a*").unwrap().matches(b"a\xff\xfe"));
-        assert!(NamePattern::new(b"?").unwrap().matches(b"\xff"));
-    }
-
-    #[test]
-    fn new_leaves_plain_and_malformed_names_alone() {
+    fn pattern_in_leaves_plain_and_malformed_names_alone() {
         for plain in [&b"abc"[..], b"a.b-c", b"a[", b"{a", b"\xff*"] {
-            assert!(NamePattern::new(plain).is_none(), "{plain:?}");
+            assert!(pattern_in(plain).is_none(), "{plain:?}");
         }
+        assert!(pattern_in(b"a\\*").unwrap().matches(b"a*"));
     }
 
     #[test]
@@ -235,7 +179,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn any_pattern_and_name_never_panic(pattern: Vec<u8>, name: Vec<u8>) {
-            if let Some(pattern) = NamePattern::new(&pattern) {
+            if let Some(pattern) = pattern_in(&pattern) {
                 let _ = pattern.matches(&name);
             }
             let _ = spell_out(&pattern);

@@ -5,7 +5,8 @@
 //! ending                                 which thread does what, and what ends them all
 //! <command>.rs                           one file per command: its arguments and how it is done
 //! context    what every command uses     failure       errors and their words
-//! location, path, glob, tree             arguments, paths, patterns, listings and walks
+//! location, path, glob, name_pattern,    arguments, paths, patterns, listings and walks
+//! tree
 //! destination, local_destination,        where copies go and how they are made: whole or not at all
 //! new_file, local_file, make_dir,
 //! temporary, leftovers, just_created,
@@ -71,6 +72,7 @@ mod mkdir;
 mod mode;
 mod move_from_local;
 mod mv;
+mod name_pattern;
 mod new_file;
 mod output;
 mod owner;

@@ -8,7 +8,7 @@ use dfs_common::{DfsError, ErrorKind};
 
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
-use crate::glob::{self, NamePattern};
+use crate::glob;
 use crate::path::DfsPath;
 
 /// Entries asked for at once: the most that a page of the NameNode holds.
@@ -162,7 +162,7 @@ async fn matching(ctx: &Context, above: DfsPath, components: &[Vec<u8>], links: 
         let mut next = Vec::new();
         for node in nodes {
             let Some(directory) = as_directory(ctx, node).await? else { continue };
-            match NamePattern::new(component) {
+            match glob::pattern_in(component) {
                 Some(pattern) => {
                     let children = list(ctx, &directory).await?;
                     next.extend(
