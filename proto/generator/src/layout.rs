@@ -9,7 +9,7 @@ const STORED: &str = include_str!(concat!(env!("OUT_DIR"), "/stored_fields.txt")
 /// Layouts that were released, and the checksum of their lists: what was written to disks does not change any more.
 const RELEASED: [(u32, u32); 1] = [(1, 0x5c54_e0b8)];
 /// Fields and choices of each layout, as `build.rs` writes them.
-const LAYOUTS: [(u32, &str); 2] = [(1, include_str!("../layouts/1.txt")), (2, include_str!("../layouts/2.txt"))];
+const LAYOUTS: [(u32, &str); 2] = [(1, include_str!("../../layouts/1.txt")), (2, include_str!("../../layouts/2.txt"))];
 
 fn lines(text: &str) -> BTreeSet<&str> {
     text.lines().filter(|line| !line.is_empty()).collect()

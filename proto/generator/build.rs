@@ -1,5 +1,5 @@
 //! Compiles every .proto file with protox, in pure Rust: no protoc is needed. Beside the code it writes down what the edit log
-//! and images are made of, a line a field, for the test of their layout (`tests/layout.rs`).
+//! and images are made of, a line a field, for the test of their layout (`layout.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -12,8 +12,8 @@ use protox::prost_reflect::prost_types::{
 const STORED: [&str; 2] = ["journal.proto", "image.proto"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let include = Path::new("proto");
-    println!("cargo::rerun-if-changed=proto");
+    let include = Path::new("../proto");
+    println!("cargo::rerun-if-changed=../proto");
     let mut files: Vec<PathBuf> =
         std::fs::read_dir(include)?.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>()?;
     files.retain(|path| path.extension().is_some_and(|ext| ext == "proto"));
