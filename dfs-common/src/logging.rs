@@ -6,8 +6,8 @@
 use std::io::IsTerminal;
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::prelude::*;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::prelude::*;
 
 /// What is logged unless told otherwise: our own story, and trouble of the libraries.
 const DEFAULT_FILTER: &str = "info,openraft=warn,h2=warn,hyper=warn,tonic=warn,fuser=warn";
@@ -22,7 +22,9 @@ pub fn init(filter: Option<&str>) {
 pub fn init_to(writer: impl for<'a> MakeWriter<'a> + Send + Sync + 'static, filter: Option<&str>) {
     let (targets, senseless) = parse(filter.unwrap_or(DEFAULT_FILTER));
     for part in senseless {
-        eprintln!("ignoring {part:?} in the log filter: write LEVEL or MODULE=LEVEL, with error, warn, info, debug or trace");
+        eprintln!(
+            "ignoring {part:?} in the log filter: write LEVEL or MODULE=LEVEL, with error, warn, info, debug or trace"
+        );
     }
     let ansi = std::io::stderr().is_terminal();
     let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(ansi);

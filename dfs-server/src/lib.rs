@@ -16,3 +16,9 @@ mod power_cut;
 #[cfg(feature = "namenode")]
 pub mod secondary;
 pub mod start_progress;
+
+/// A daemon at work, until it ends. Boxed: otherwise it would be compiled anew in the program that waits for it.
+pub type Running<'a> = futures::future::BoxFuture<'a, dfs_common::Result<()>>;
+
+/// Told once where a daemon listens.
+pub type OnReady<'a, A> = Box<dyn FnOnce(A) + Send + 'a>;

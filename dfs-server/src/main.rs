@@ -1,5 +1,6 @@
 //! `dfs-server <role>`: one binary, one role a process. In the foreground, logs to stderr, SIGTERM stops it cleanly.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use dfs_common::config_file::Config;
 use dfs_common::shutdown::{self, Shutdown};
 use dfs_common::sys::{self, notify_ready};
 use dfs_common::{DfsError, logging};
+use dfs_server::Running;
 
 /// Returns memory to the system and fragments little under millions of small inodes.
 #[global_allocator]
@@ -110,24 +112,20 @@ fn run(role: Role) -> anyhow::Result<()> {
         #[cfg(feature = "namenode")]
         Role::Namenode(settings) => {
             let config = settings.load().map_err(describe)?;
-            serve(|stop| async move {
-                dfs_server::namenode::run(&config, stop, |addresses| ready("NameNode", &addresses.to_string())).await
-            })
+            let on_ready = |addresses: dfs_server::namenode::Addresses| ready("NameNode", &addresses.to_string());
+            serve(|stop| dfs_server::namenode::run(&config, stop, Box::new(on_ready)))
         }
         #[cfg(feature = "datanode")]
         Role::Datanode(settings) => {
             let config = settings.load().map_err(describe)?;
-            serve(|stop| async move {
-                dfs_server::datanode::run(&config, stop, |addresses| ready("DataNode", &addresses.to_string())).await
-            })
+            let on_ready = |addresses: dfs_server::datanode::ReadyInfo| ready("DataNode", &addresses.to_string());
+            serve(|stop| dfs_server::datanode::run(&config, stop, Box::new(on_ready)))
         }
         #[cfg(feature = "namenode")]
         Role::SecondaryNamenode(settings) => {
             let config = settings.load().map_err(describe)?;
-            serve(|stop| async move {
-                let on_ready = |http| ready("SecondaryNameNode", &format!("(HTTP {http})"));
-                dfs_server::secondary::run(&config, stop, on_ready).await
-            })
+            let on_ready = |http: SocketAddr| ready("SecondaryNameNode", &format!("(HTTP {http})"));
+            serve(|stop| dfs_server::secondary::run(&config, stop, Box::new(on_ready)))
         }
         #[cfg(feature = "namenode")]
         Role::BenchNamenode(args) => dfs_server::namenode::bench::run(&args).map_err(describe),
@@ -136,17 +134,12 @@ fn run(role: Role) -> anyhow::Result<()> {
 
 /// Runs a daemon until it ends by itself or a signal asks for it. One thread: the daemons' calls are short, and wake-ups
 /// between threads cost more than they do; blocking work has threads of its own.
-fn serve<F, D>(daemon: F) -> anyhow::Result<()>
-where
-    F: FnOnce(Shutdown) -> D,
-    D: Future<Output = dfs_common::Result<()>>,
-{
+fn serve<'a>(daemon: impl FnOnce(Shutdown) -> Running<'a>) -> anyhow::Result<()> {
     raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     let outcome = runtime.block_on(async {
         let (trigger, stop) = shutdown::channel();
-        let daemon = daemon(stop);
-        tokio::pin!(daemon);
+        let mut daemon = daemon(stop);
         tokio::select! {
             result = &mut daemon => return result.map_err(describe),
             signal = shutdown::termination_signal() => signal.context("listen for signals")?,

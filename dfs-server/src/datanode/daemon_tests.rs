@@ -234,7 +234,8 @@ impl Daemon {
         let config = config(&[dir.to_owned()], &address);
         let (trigger, stop) = shutdown::channel();
         let (ready, is_ready) = tokio::sync::oneshot::channel();
-        let task = tokio::spawn(async move { super::run(&config, stop, |info| ready.send(info).unwrap()).await });
+        let task =
+            tokio::spawn(async move { super::run(&config, stop, Box::new(|info| ready.send(info).unwrap())).await });
         Self { info: is_ready.await.unwrap(), trigger, task, namenode, server }
     }
 
@@ -368,7 +369,7 @@ async fn missing_directory_is_a_failed_volume_and_the_rest_serves() {
     let (address, server) = namenode.serve().await;
     let config = config(&[dir.path().to_owned(), dir.path().join("absent")], &address);
     let (trigger, stop) = shutdown::channel();
-    let task = tokio::spawn(async move { super::run(&config, stop, |_| {}).await });
+    let task = tokio::spawn(async move { super::run(&config, stop, Box::new(|_| {})).await });
     let heard = namenode.wait_for("a registration", |heard| matches!(heard, Heard::Registered(_))).await;
     let Heard::Registered(request) = heard else { unreachable!() };
     assert_eq!(request.storages.iter().map(|storage| storage.failed).collect::<Vec<_>>(), [false, true]);
@@ -378,7 +379,7 @@ async fn missing_directory_is_a_failed_volume_and_the_rest_serves() {
 
     let config = self::config(&[dir.path().join("absent")], &address);
     let (_trigger, stop) = shutdown::channel();
-    let error = super::run(&config, stop, |_| {}).await.unwrap_err();
+    let error = super::run(&config, stop, Box::new(|_| {})).await.unwrap_err();
     assert!(error.message().contains("dfs.datanode.data.dir"), "{error}");
 }
 

@@ -69,6 +69,7 @@ use crate::listen::http::Protocol;
 use crate::listen::{self, Acceptor, HostNames};
 use crate::pages::starting::Front;
 use crate::start_progress::StartProgress;
+use crate::{OnReady, Running};
 
 /// Time between rounds of housekeeping when nothing is suspected. In each all volumes are probed: a device that is not used
 /// can fail too, and one that hangs must not meet many writers before it is known.
@@ -103,7 +104,11 @@ impl fmt::Display for ReadyInfo {
 /// # Errors
 /// When the configuration, the volumes or the ports cannot be used, the volumes belong to another cluster, or the last
 /// volume fails.
-pub async fn run(config: &Config, mut shutdown: Shutdown, on_ready: impl FnOnce(ReadyInfo)) -> Result<()> {
+pub fn run<'a>(config: &'a Config, shutdown: Shutdown, on_ready: OnReady<'a, ReadyInfo>) -> Running<'a> {
+    Box::pin(run_until_told(config, shutdown, on_ready))
+}
+
+async fn run_until_told(config: &Config, mut shutdown: Shutdown, on_ready: OnReady<'_, ReadyInfo>) -> Result<()> {
     let settings = Settings::load(config)?;
     let shares = DataNodeShares::of(
         descriptors::available()?,

@@ -44,6 +44,7 @@ use crate::listen::http::Protocol;
 use crate::listen::{self, Acceptor, HostNames};
 use crate::pages::starting::Front;
 use crate::start_progress::StartProgress;
+use crate::{OnReady, Running};
 
 /// How often the block manager looks at liveness and repairs.
 const BLOCKS_TICK: Duration = Duration::from_secs(1);
@@ -77,7 +78,11 @@ impl fmt::Display for Addresses {
 ///
 /// # Errors
 /// With what to do about it: port in use, directory not formatted, damaged or in use, log not writable.
-pub async fn run(config: &Config, mut stop: Shutdown, on_ready: impl FnOnce(&Addresses)) -> Result<()> {
+pub fn run<'a>(config: &'a Config, stop: Shutdown, on_ready: OnReady<'a, Addresses>) -> Running<'a> {
+    Box::pin(run_until_told(config, stop, on_ready))
+}
+
+async fn run_until_told(config: &Config, mut stop: Shutdown, on_ready: OnReady<'_, Addresses>) -> Result<()> {
     let bind = |key: &str| listen::bind(key, &config.text(key));
     let (rpc, http) = (bind("dfs.namenode.rpc-address")?, bind("dfs.namenode.http-address")?);
     let addresses = Addresses { rpc: listen::address_of(&rpc)?, http: listen::address_of(&http)? };
@@ -92,7 +97,7 @@ pub async fn run(config: &Config, mut stop: Shutdown, on_ready: impl FnOnce(&Add
     namesystem.blocks().set_host_rules(node_files.read()?);
     let acceptors = [http, serve_grpc(rpc, shares.grpc, &namesystem, node_files)?];
     front.serve(super::http::router(Arc::clone(&namesystem)));
-    on_ready(&addresses);
+    on_ready(addresses);
     // One that ends takes the others with it.
     let result = tokio::select! {
         result = watch_blocks(&namesystem) => result,

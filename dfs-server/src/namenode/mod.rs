@@ -48,5 +48,5 @@ pub mod storage_dir;
 mod tree_checks;
 mod trees;
 
-pub use daemon::{format, run};
+pub use daemon::{Addresses, format, run};
 pub use import::import_checkpoint;

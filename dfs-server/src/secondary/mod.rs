@@ -50,6 +50,7 @@ use crate::blocking::blocking;
 use crate::listen::descriptors::{self, NameNodeShares};
 use crate::listen::http::Protocol;
 use crate::listen::{self, Acceptor, HostNames};
+use crate::{OnReady, Running};
 
 /// How often it is asked whether a checkpoint is due.
 const TICK: Duration = Duration::from_secs(5);
@@ -68,7 +69,11 @@ const BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), max: Duration:
 ///
 /// # Errors
 /// When the port is taken, or the directory cannot be used or belongs to another cluster. A NameNode that is away is waited for.
-pub async fn run(config: &Config, mut stop: Shutdown, on_ready: impl FnOnce(SocketAddr)) -> Result<()> {
+pub fn run<'a>(config: &'a Config, stop: Shutdown, on_ready: OnReady<'a, SocketAddr>) -> Running<'a> {
+    Box::pin(run_until_told(config, stop, on_ready))
+}
+
+async fn run_until_told(config: &Config, mut stop: Shutdown, on_ready: OnReady<'_, SocketAddr>) -> Result<()> {
     let key = "dfs.namenode.secondary.http-address";
     let http = listen::bind(key, &config.text(key))?;
     let address = listen::address_of(&http)?;
