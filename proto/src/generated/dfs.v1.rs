@@ -979,8 +979,6 @@ pub struct SetXAttrRequest {
     pub value: ::prost::bytes::Bytes,
     #[prost(enumeration = "XAttrSetFlag", tag = "5")]
     pub flag: i32,
-    #[prost(uint32, tag = "6")]
-    pub patience_ms: u32,
 }
 /// Makes a regular file and, with `open_for_write`, gives its lease to the caller.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1030,8 +1028,7 @@ pub struct CreateResponse {
     #[prost(uint64, tag = "15")]
     pub txid: u64,
 }
-/// Takes the lease of an existing file. With `truncate` its content goes in the same step. `patience_ms`, here and elsewhere: how
-/// long the call may be held when another session has the file, which gives it back in a moment if it has just been closed.
+/// Takes the lease of an existing file. With `truncate` its content goes in the same step. Busy when somebody has it: AwaitFile.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AppendRequest {
     #[prost(message, optional, tag = "1")]
@@ -1040,8 +1037,6 @@ pub struct AppendRequest {
     pub inode: u64,
     #[prost(bool, tag = "3")]
     pub truncate: bool,
-    #[prost(uint32, tag = "4")]
-    pub patience_ms: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AppendResponse {
@@ -1204,11 +1199,52 @@ pub struct RecoverLeaseRequest {
     /// With `own`: the call that took the lease.
     #[prost(uint64, tag = "4")]
     pub call_id: u64,
+    /// How long to wait for the file to be recovered.
+    #[prost(uint32, tag = "5")]
+    pub patience_ms: u32,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+/// `lease`: the one that was taken from its writer, while its file waits for recovery. Its end is awaited by AwaitFile: who asks
+/// for another recovery may meet whoever writes the file next.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RecoverLeaseResponse {
     #[prost(bool, tag = "1")]
     pub closed: bool,
+    #[prost(message, optional, tag = "2")]
+    pub lease: ::core::option::Option<LeaseName>,
+    #[prost(uint64, tag = "15")]
+    pub txid: u64,
+}
+/// Names a lease: by the call that took it, of that session.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeaseName {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub client_id: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "2")]
+    pub incarnation: u64,
+    #[prost(uint64, tag = "3")]
+    pub call_id: u64,
+}
+/// Returns when nobody but the asker's session has the file, or after `patience_ms`. Whose call was refused with Busy asks this, and
+/// then makes the call anew, as another one: it takes nothing, and keeps no call of the session unanswered.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AwaitFileRequest {
+    #[prost(uint64, tag = "1")]
+    pub inode: u64,
+    /// Who asks; nobody waits for a lease of his own.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub client_id: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "3")]
+    pub incarnation: u64,
+    /// Only the end of this lease is awaited, whoever has the file then.
+    #[prost(message, optional, tag = "4")]
+    pub lease: ::core::option::Option<LeaseName>,
+    #[prost(uint32, tag = "5")]
+    pub patience_ms: u32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AwaitFileResponse {
+    #[prost(enumeration = "FileHolder", tag = "1")]
+    pub holder: i32,
     #[prost(uint64, tag = "15")]
     pub txid: u64,
 }
@@ -1301,9 +1337,8 @@ pub struct SetAttrRequest {
     /// What any write takes: file capabilities.
     #[prost(bool, tag = "11")]
     pub kill_capabilities: bool,
-    #[prost(uint32, tag = "12")]
-    pub patience_ms: u32,
 }
+/// `patience_ms`: how long to wait for the replicas to be cut.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TruncateRequest {
     #[prost(message, optional, tag = "1")]
@@ -1623,6 +1658,36 @@ impl XAttrSetFlag {
             "XATTR_ANY" => Some(Self::XattrAny),
             "XATTR_CREATE" => Some(Self::XattrCreate),
             "XATTR_REPLACE" => Some(Self::XattrReplace),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum FileHolder {
+    /// Still another one.
+    Other = 0,
+    None = 1,
+    Asker = 2,
+}
+impl FileHolder {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Other => "FILE_HOLDER_OTHER",
+            Self::None => "FILE_HOLDER_NONE",
+            Self::Asker => "FILE_HOLDER_ASKER",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "FILE_HOLDER_OTHER" => Some(Self::Other),
+            "FILE_HOLDER_NONE" => Some(Self::None),
+            "FILE_HOLDER_ASKER" => Some(Self::Asker),
             _ => None,
         }
     }
@@ -2397,6 +2462,31 @@ pub mod client_namenode_client {
                 .insert(GrpcMethod::new("dfs.v1.ClientNamenode", "RecoverLease"));
             self.inner.unary(req, path, codec).await
         }
+        /// Waits for a file that another session has.
+        pub async fn await_file(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AwaitFileRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AwaitFileResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/dfs.v1.ClientNamenode/AwaitFile",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("dfs.v1.ClientNamenode", "AwaitFile"));
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn mkdir(
             &mut self,
             request: impl tonic::IntoRequest<super::MkdirRequest>,
@@ -3037,6 +3127,14 @@ pub mod client_namenode_server {
             request: tonic::Request<super::RecoverLeaseRequest>,
         ) -> std::result::Result<
             tonic::Response<super::RecoverLeaseResponse>,
+            tonic::Status,
+        >;
+        /// Waits for a file that another session has.
+        async fn await_file(
+            &self,
+            request: tonic::Request<super::AwaitFileRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AwaitFileResponse>,
             tonic::Status,
         >;
         async fn mkdir(
@@ -4304,6 +4402,51 @@ pub mod client_namenode_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RecoverLeaseSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/dfs.v1.ClientNamenode/AwaitFile" => {
+                    #[allow(non_camel_case_types)]
+                    struct AwaitFileSvc<T: ClientNamenode>(pub Arc<T>);
+                    impl<
+                        T: ClientNamenode,
+                    > tonic::server::UnaryService<super::AwaitFileRequest>
+                    for AwaitFileSvc<T> {
+                        type Response = super::AwaitFileResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AwaitFileRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ClientNamenode>::await_file(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AwaitFileSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -7611,8 +7754,26 @@ impl RemoveKind {
         }
     }
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct NamenodeVersionRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NamenodeVersionRequest {
+    #[prost(message, optional, tag = "1")]
+    pub last: ::core::option::Option<CheckpointReport>,
+}
+/// How it goes with the asker's checkpoints, for those who look at the NameNode. `failure`: why its last try failed, empty after one that
+/// did not. Nothing is said of a checkpoint that it does not know of yet.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CheckpointReport {
+    #[prost(uint64, tag = "1")]
+    pub period_ms: u64,
+    #[prost(uint64, optional, tag = "2")]
+    pub checkpoint_txid: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "3")]
+    pub checkpoint_age_ms: ::core::option::Option<u64>,
+    #[prost(string, tag = "4")]
+    pub failure: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "5")]
+    pub failed_ms_ago: u64,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct NamenodeVersionResponse {
     #[prost(message, optional, tag = "1")]

@@ -95,7 +95,7 @@ pub(crate) fn literal(text: &[u8]) -> Option<Vec<u8>> {
 }
 
 fn literal_component(component: &[u8]) -> Option<Vec<u8>> {
-    if NamePattern::new(component).is_none() {
+    if pattern_in(component).is_none() {
         return Some(component.to_vec());
     }
     let mut name = Vec::with_capacity(component.len());
