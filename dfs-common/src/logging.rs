@@ -23,7 +23,7 @@ pub fn init_to(writer: impl for<'a> MakeWriter<'a> + Send + Sync + 'static, filt
     let (targets, senseless) = parse(filter.unwrap_or(DEFAULT_FILTER));
     for part in senseless {
         eprintln!(
-            "ignoring {part:?} in the log filter: write LEVEL or MODULE=LEVEL, with error, warn, info, debug or trace"
+            "ignoring {part:?} in the log filter: write LEVEL or MODULE=LEVEL, with off, error, warn, info or debug"
         );
     }
     let ansi = std::io::stderr().is_terminal();
