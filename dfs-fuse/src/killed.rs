@@ -21,6 +21,10 @@
 //!   others wait (the change was taken back in 6.6, because a program that was just written could not be executed yet).
 //! - Who waits in the kernel for somebody else's call, such as for the lock of a directory, cannot be seen from here.
 
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
 const fn bit(signal: libc::c_int) -> u64 {
     1 << (signal - 1)
 }
@@ -35,8 +39,37 @@ const HARMLESS: u64 = bit(libc::SIGCHLD)
     | bit(libc::SIGTTIN)
     | bit(libc::SIGTTOU);
 
+/// How long somebody waits for a look. What takes longer is in the way of nobody.
+const LOOK_MAX: Duration = Duration::from_millis(100);
+
+/// Looks at one thread, away from the threads that requests run on. While a program begins to be executed, the kernel lets nobody
+/// read some of it before the files are closed that go with the old one: what waits here may be just that.
+pub(crate) struct Look {
+    thread: u32,
+    under_way: Option<JoinHandle<bool>>,
+}
+
+impl Look {
+    pub(crate) fn at(thread: u32) -> Self {
+        Self { thread, under_way: None }
+    }
+
+    /// Whether the thread waits only to die, as far as can be seen by now.
+    pub(crate) async fn is_being_killed(&mut self) -> bool {
+        let thread = self.thread;
+        let look = self.under_way.get_or_insert_with(|| tokio::task::spawn_blocking(move || is_being_killed(thread)));
+        match tokio::time::timeout(LOOK_MAX, look).await {
+            Ok(seen) => {
+                self.under_way = None;
+                seen.unwrap_or(false)
+            }
+            Err(_) => false,
+        }
+    }
+}
+
 /// Whether a thread waits only to die. Of one that cannot be seen from here (0: in another pid namespace) nothing is known.
-pub(crate) fn is_being_killed(thread: u32) -> bool {
+fn is_being_killed(thread: u32) -> bool {
     if thread == 0 {
         return false;
     }

@@ -25,7 +25,7 @@ use tracing::{debug, warn};
 
 use crate::driver::Driver;
 use crate::errno::{FsError, FsResult};
-use crate::killed::is_being_killed;
+use crate::killed::Look;
 
 /// What kind of waiting a request may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,7 +153,8 @@ impl Dispatcher {
                 (Err(failure), reply) => {
                     log(operation, &failure);
                     if reply.is_some() {
-                        refuse_with(reply, tell(failure, asked));
+                        let errno = tell(failure, asked).await;
+                        refuse_with(reply, errno);
                     }
                 }
             }
@@ -178,7 +179,7 @@ async fn wait<R: Refuse, T>(
     reply: &mut Option<R>,
 ) -> Waited<T> {
     let Asked { class, operation, thread } = asked;
-    let (mut left, mut until_look) = (deadline, FIRST_LOOK);
+    let (mut left, mut until_look, mut look) = (deadline, FIRST_LOOK, Look::at(thread));
     loop {
         let wait = if reply.is_some() { left.min(until_look) } else { left };
         if let Ok(outcome) = tokio::time::timeout(wait, work.as_mut()).await {
@@ -188,7 +189,7 @@ async fn wait<R: Refuse, T>(
         if left.is_zero() {
             return Waited::Late;
         }
-        if is_being_killed(thread) {
+        if look.is_being_killed().await {
             debug!(operation, thread, "who waits for it is being killed");
             refuse_with(reply.take(), Errno::EINTR);
             if class.ends_with_asker() {
@@ -207,8 +208,12 @@ fn refuse_with(reply: Option<impl Refuse>, errno: Errno) {
 
 /// The errno of a failure that is about to be answered. Of bytes that were lost nobody is told by an answer to who is being
 /// killed.
-fn tell(failure: FsError, asked: Asked) -> Errno {
-    if failure.tells_loss() && is_being_killed(asked.thread) { failure.errno() } else { failure.tell() }
+async fn tell(failure: FsError, asked: Asked) -> Errno {
+    if failure.tells_loss() && Look::at(asked.thread).is_being_killed().await {
+        failure.errno()
+    } else {
+        failure.tell()
+    }
 }
 
 /// Refusals are the programs' business; what is wrong with the cluster is the log's, except that each write behind a failed

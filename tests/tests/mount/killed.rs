@@ -14,8 +14,11 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::{Case, Mounts, cases};
 
-pub(super) const CASES: [Case<Mounts>; 2] =
-    cases![killed_programs_end_while_no_namenode_answers, killed_writers_end_while_their_files_cannot_be_closed];
+pub(super) const CASES: [Case<Mounts>; 3] = cases![
+    killed_programs_end_while_no_namenode_answers,
+    killed_writers_end_while_their_files_cannot_be_closed,
+    program_that_begins_while_files_of_the_one_before_are_closed_begins,
+];
 
 /// Within this time a killed program has ended.
 const BOUND: Duration = Duration::from_secs(2);
@@ -136,4 +139,26 @@ fn killed_writers_end_while_their_files_cannot_be_closed(_: &Mounts) {
             assert_eq!(fs::read(other.join(name)).expect("read"), b"bytes");
         }
     }
+}
+
+/// Meanwhile the kernel lets nobody look at the process, and waits for the mount.
+fn program_that_begins_while_files_of_the_one_before_are_closed_begins(_: &Mounts) {
+    let cluster = Cluster::builder().start();
+    let mount = cluster.mount("mount");
+    // Perl's files are closed by exec.
+    let script = r#"open(F, ">>", "file") or die; syswrite(F, "x") or die; <STDIN>; exec "true""#;
+    let mut program = Command::new("perl");
+    program.args(["-e", script]).current_dir(mount.path()).stdin(Stdio::piped());
+    let mut program = program.spawn().expect("start perl");
+    wait_until(PATIENCE, "the file is written", || fs::metadata(mount.join("file")).is_ok_and(|file| file.len() == 1));
+    cluster.namenode.daemon.pause();
+    program.stdin.take().expect("piped").write_all(b"\n").expect("tell it to go on");
+    // Who looked into /proc at it would wait as well.
+    // The mount has looked at it some times by then.
+    let looked = Stopwatch::start();
+    wait_until(PATIENCE, "a while has passed", || looked.elapsed() > Duration::from_secs(1));
+    assert!(program.try_wait().expect("wait").is_none(), "its files are not closed yet");
+    cluster.namenode.daemon.resume();
+    wait_until(PATIENCE, "the next program has begun", || program.try_wait().expect("wait").is_some());
+    wait_until_writable(&mount.join("file"));
 }

@@ -50,6 +50,8 @@ pub(super) fn findings(body: &str) -> Vec<&str> {
 
 pub(super) fn wait_well(what: &str, host: &str, port: u16) -> Answer {
     wait_for(REPAIR, format!("{what} to say that all is well"), || {
+        // One that begins only now does not listen yet.
+        std::net::TcpStream::connect((host, port)).ok()?;
         Some(page(host, port, "/")).filter(|page| findings(&page.body).is_empty())
     })
 }
