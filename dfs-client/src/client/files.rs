@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use dfs_common::attr::FileAttr;
-use dfs_common::error::{ErrorKind, Result};
+use dfs_common::error::Result;
 use dfs_common::ids::InodeId;
 use dfs_proto::v1;
 
-use super::{DfsClient, SetAttr, Turn};
+use super::{DfsClient, SetAttr};
 use crate::caller::Caller;
 use crate::client_core::attr_of;
 use crate::datanode::Located;
@@ -22,13 +22,7 @@ impl DfsClient {
     /// # Errors
     /// `Busy` while another client writes it, or this one, for whom nobody waits.
     pub async fn append(&self, caller: &Caller, inode: InodeId, truncate: bool) -> Result<Arc<FileWriter>> {
-        let mut turn = self.turn_of_call(inode);
-        loop {
-            match self.open_writer(caller, inode, truncate).await {
-                Err(error) if error.kind() == ErrorKind::Busy && Box::pin(turn.comes()).await == Turn::Now => {}
-                outcome => return outcome,
-            }
-        }
+        self.in_turn(inode, || self.open_writer(caller, inode, truncate)).await
     }
 
     async fn open_writer(&self, caller: &Caller, inode: InodeId, truncate: bool) -> Result<Arc<FileWriter>> {

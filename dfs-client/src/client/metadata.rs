@@ -15,7 +15,7 @@ use dfs_proto::v1;
 use super::DfsClient;
 use super::replies::{ContentSummary, CreatedFile, DirEntry, FsStats, Listing};
 use super::requests::{CreateOptions, RenameFlag, SetAttr, TimeSet, XAttrSetFlag};
-use super::turn::{Turn, await_end_of_lease};
+use super::turn::await_end_of_lease;
 use crate::caller::Caller;
 use crate::client_core::{Adding, attr_of};
 use crate::datanode::Located;
@@ -299,13 +299,8 @@ impl DfsClient {
             kill_privileges: change.kill_privileges,
             kill_capabilities: change.kill_capabilities,
         };
-        let mut turn = self.turn_of_call(inode);
-        loop {
-            match self.core.mutate(caller, build, rpc!(set_attr)).await {
-                Err(error) if error.kind() == ErrorKind::Busy && Box::pin(turn.comes()).await == Turn::Now => {}
-                answer => return self.changed_inode(answer?),
-            }
-        }
+        let answer = self.in_turn(inode, || self.core.mutate(caller, build, rpc!(set_attr))).await?;
+        self.changed_inode(answer)
     }
 
     /// Cuts a file that nobody writes to `length`, and returns when its replicas are cut too.
@@ -314,13 +309,7 @@ impl DfsClient {
     /// `Busy` while somebody writes it, `Unsupported` when `length` is above the file's, `TimedOut` when the DataNodes have
     /// not done their part for a minute: the file has its new length then, and can be written when they have.
     pub async fn truncate(&self, caller: &Caller, inode: InodeId, length: u64) -> Result<FileAttr> {
-        let mut turn = self.turn_of_call(inode);
-        let (attr, lease) = loop {
-            match self.cut(caller, inode, length).await {
-                Err(error) if error.kind() == ErrorKind::Busy && Box::pin(turn.comes()).await == Turn::Now => {}
-                outcome => break outcome?,
-            }
-        };
+        let (attr, lease) = self.in_turn(inode, || self.cut(caller, inode, length)).await?;
         if !attr.under_construction {
             return Ok(attr);
         }
@@ -379,13 +368,8 @@ impl DfsClient {
             value: value.clone(),
             flag: v1::XAttrSetFlag::from(flag).into(),
         };
-        let mut turn = self.turn_of_call(inode);
-        loop {
-            match self.core.mutate(caller, build, rpc!(set_x_attr)).await {
-                Err(error) if error.kind() == ErrorKind::Busy && Box::pin(turn.comes()).await == Turn::Now => {}
-                answer => return answer.map(|answer| self.changed(&answer)),
-            }
-        }
+        let answer = self.in_turn(inode, || self.core.mutate(caller, build, rpc!(set_x_attr))).await;
+        answer.map(|answer| self.changed(&answer))
     }
 
     /// Removes an extended attribute.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dfs_common::error::{DfsError, Result};
+use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::InodeId;
 use dfs_proto::v1::{self, FileHolder};
 use tracing::debug;
@@ -47,10 +47,22 @@ impl DfsClient {
         FileTurn { core: Arc::clone(&self.core), inode, until: Instant::now() + HANDOVER, tries: TRIES_MAX }
     }
 
-    /// The turn of a call of this client itself: it waits for nobody if the client does not.
-    pub(super) fn turn_of_call(&self, inode: InodeId) -> FileTurn {
-        let turn = self.turn(inode);
-        if self.waits_for_files { turn } else { FileTurn { until: Instant::now(), ..turn } }
+    /// Makes a call of this client, again and again until no other one has the file or the patience is over. A client that waits
+    /// for nobody makes it once.
+    pub(super) async fn in_turn<T, F>(&self, inode: InodeId, mut call: impl FnMut() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let mut turn = self.turn(inode);
+        loop {
+            match call().await {
+                Err(error)
+                    if self.waits_for_files
+                        && error.kind() == ErrorKind::Busy
+                        && Box::pin(turn.comes()).await == Turn::Now => {}
+                outcome => return outcome,
+            }
+        }
     }
 }
 

@@ -164,10 +164,11 @@ impl Locations {
         inode: InodeId,
         shown: Option<Shown>,
     ) -> Result<(FileAttr, Self)> {
-        let locations = Self::new(core, caller, inode, shown);
         let begun = Instant::now();
         let mut round = 0;
         loop {
+            // Each round begins anew: nothing was read yet that what the file is by now would have to agree with.
+            let locations = Self::new(core, caller, inode, shown);
             let (attr, untold) = locations.begin().await?;
             match untold {
                 Some(error) if shown.is_none() && begun.elapsed() >= core.config.absence_timeout => return Err(error),
