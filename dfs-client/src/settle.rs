@@ -82,14 +82,8 @@ async fn give_back(core: &Arc<ClientCore>, session: &Arc<Session>, claim: Claim)
     let (who, patience) = (Caller::root(), one_round(core));
     let outcome = match claim {
         Claim::Lease { inode, call } => {
-            let patience_ms = core.recovery_patience_ms();
-            let build = |header| v1::RecoverLeaseRequest {
-                header: Some(header),
-                inode: inode.0,
-                own: true,
-                call_id: call.0,
-                patience_ms,
-            };
+            let build =
+                |header| v1::RecoverLeaseRequest { header: Some(header), inode: inode.0, own: true, call_id: call.0 };
             core.mutate_within(patience, session, &who, &build, &rpc!(recover_lease)).await.map(|_| ())
         }
         Claim::Hold { inode, call } => {

@@ -326,8 +326,7 @@ impl DfsClient {
 
     /// Makes the cut, which the replicas may still have before them; with the name of the lease by which they are recovered then.
     async fn cut(&self, caller: &Caller, inode: InodeId, length: u64) -> Result<(FileAttr, v1::LeaseName)> {
-        let patience_ms = self.core.recovery_patience_ms();
-        let build = |header| v1::TruncateRequest { header: Some(header), inode: inode.0, length, patience_ms };
+        let build = |header| v1::TruncateRequest { header: Some(header), inode: inode.0, length };
         let mut cut = self.core.claim(caller, &build, &rpc!(truncate)).await;
         if let Err(error) = &cut
             && Box::pin(self.core.gave_way(inode, error)).await
@@ -394,14 +393,7 @@ impl DfsClient {
     /// `NotPermitted` for others than the owner and root, `Busy` while the writer is alive, for others than root.
     pub async fn recover_lease(&self, caller: &Caller, inode: InodeId, patience: Duration) -> Result<bool> {
         let begun = Instant::now();
-        let patience_ms = self.core.recovery_patience_ms();
-        let build = |header| v1::RecoverLeaseRequest {
-            header: Some(header),
-            inode: inode.0,
-            own: false,
-            call_id: 0,
-            patience_ms,
-        };
+        let build = |header| v1::RecoverLeaseRequest { header: Some(header), inode: inode.0, own: false, call_id: 0 };
         let answer = self.core.mutate(caller, build, rpc!(recover_lease)).await?;
         let Some(lease) = answer.lease else { return Ok(answer.closed) };
         // It is asked for once: who has the file after that has it rightly.

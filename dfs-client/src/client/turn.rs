@@ -26,7 +26,8 @@ const TRIES_MAX: u32 = 256;
 pub struct FileTurn {
     core: Arc<ClientCore>,
     inode: InodeId,
-    until: Instant,
+    /// None before the first refusal.
+    until: Option<Instant>,
     tries: u32,
 }
 
@@ -44,7 +45,7 @@ pub enum Turn {
 impl DfsClient {
     /// The turn of somebody who wants a file now.
     pub fn turn(&self, inode: InodeId) -> FileTurn {
-        FileTurn { core: Arc::clone(&self.core), inode, until: Instant::now() + HANDOVER, tries: TRIES_MAX }
+        FileTurn { core: Arc::clone(&self.core), inode, until: None, tries: TRIES_MAX }
     }
 
     /// Makes a call of this client, again and again until no other one has the file or the patience is over. A client that waits
@@ -69,7 +70,8 @@ impl DfsClient {
 impl FileTurn {
     /// Waits until nobody else has the file, or the patience is over.
     pub async fn comes(&mut self) -> Turn {
-        let left = self.until.saturating_duration_since(Instant::now());
+        let now = Instant::now();
+        let left = self.until.get_or_insert(now + HANDOVER).saturating_duration_since(now);
         if left.is_zero() || self.tries == 0 {
             return Turn::Never;
         }
@@ -80,10 +82,9 @@ impl FileTurn {
             client_id: session.client_id.0.to_vec().into(),
             incarnation: session.incarnation.0,
             lease: None,
-            patience_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX),
+            patience_ms: millis(left),
         };
-        let total = left + self.core.config.metadata_deadline;
-        match self.core.namenode.call(Patience { per_try: total, total }, request, rpc!(await_file)).await {
+        match self.core.namenode.call(patience_for(&self.core, left), request, rpc!(await_file)).await {
             Ok(answer) => match answer.holder() {
                 FileHolder::None => Turn::Now,
                 FileHolder::Asker => Turn::Own,
@@ -108,10 +109,20 @@ pub(super) async fn await_end_of_lease(
     let request = v1::AwaitFileRequest {
         inode: inode.0,
         lease: Some(lease),
-        patience_ms: u32::try_from(patience.as_millis()).unwrap_or(u32::MAX),
+        patience_ms: millis(patience),
         ..v1::AwaitFileRequest::default()
     };
-    let total = patience + core.config.metadata_deadline;
-    let answer = core.namenode.call(Patience { per_try: total, total }, request, rpc!(await_file)).await?;
+    let answer = core.namenode.call(patience_for(core, patience), request, rpc!(await_file)).await?;
     Ok(answer.holder() == FileHolder::None)
+}
+
+/// For a question whose answer the NameNode may take so long for: as patient as with any other while it does not answer at all.
+fn patience_for(core: &ClientCore, answer: Duration) -> Patience {
+    let usual = core.patience();
+    let per_try = answer + usual.per_try;
+    Patience { per_try, total: usual.total.max(per_try) }
+}
+
+fn millis(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }

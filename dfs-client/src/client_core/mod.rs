@@ -62,11 +62,6 @@ impl ClientCore {
         Patience { per_try: self.config.metadata_deadline, total: self.config.retry_timeout }
     }
 
-    /// How long the NameNode may wait for a file's recovery before it answers, milliseconds: in time for the call's deadline.
-    pub(crate) fn recovery_patience_ms(&self) -> u32 {
-        u32::try_from((self.config.metadata_deadline / 2).as_millis()).unwrap_or(u32::MAX)
-    }
-
     /// A call that changes nothing.
     pub(crate) async fn query<Req, Resp, Call, Fut>(&self, request: Req, call: Call) -> Result<Resp>
     where
@@ -195,7 +190,10 @@ impl ClientCore {
         match self.namenode.call_anew(patience, request, call).await {
             Ok(answer) => Ok((answer, pending)),
             Err(Failed::Refused { error, was_repeated }) => {
-                pending.answered();
+                // A try that went unanswered may be made yet: then the call is settled, and what it takes is given back.
+                if !was_repeated {
+                    pending.answered();
+                }
                 Err(Box::pin(self.refused(session, error, was_repeated)).await)
             }
             Err(Failed::Unanswered(error)) => {

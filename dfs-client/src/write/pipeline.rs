@@ -27,7 +27,7 @@ use tracing::warn;
 
 use super::packet::{Packet, PacketKind};
 use super::pipeline_state::{AckOutcome, PipelineState};
-use crate::datanode::{DataConnection, Datanodes, Replica, closed_error};
+use crate::datanode::{DataConnection, Datanodes, Node, Replica, closed_error};
 
 /// For what a node said before it hung up: it is here already, or never.
 const PARTING_PATIENCE: Duration = Duration::from_secs(1);
@@ -377,11 +377,7 @@ impl Pipeline {
 
     /// Which node is meant by an address or uuid in a response.
     fn place_of(&self, name: &str) -> Option<usize> {
-        let is_meant = |replica: &Replica| {
-            let node = &replica.node;
-            !name.is_empty() && (node.data_address == name || node.uuid == name || name.ends_with(&node.data_address))
-        };
-        self.target.replicas.iter().position(is_meant)
+        place_among(self.target.replicas.iter().map(|replica| &*replica.node), name)
     }
 
     /// Sleeps until the connection can do something.
@@ -418,5 +414,39 @@ impl Pipeline {
         self.state.rewind();
         self.last_heard = Instant::now();
         Ok(())
+    }
+}
+
+/// Which of the nodes an address or uuid in a response names; HDFS writes the host's name and a slash before the address.
+fn place_among<'a>(nodes: impl Iterator<Item = &'a Node> + Clone, name: &str) -> Option<usize> {
+    let is_named = |node: &Node| node.data_address == name || node.uuid == name;
+    let ends_so = |node: &Node| name.strip_suffix(&node.data_address).is_some_and(|before| before.ends_with('/'));
+    nodes.clone().position(is_named).or_else(|| nodes.clone().position(ends_so))
+}
+
+#[cfg(test)]
+mod tests {
+    use dfs_proto::v1::DatanodeId;
+
+    use super::*;
+
+    #[test]
+    fn a_name_means_the_node_that_has_it_and_no_other_whose_address_it_ends_with() {
+        let node = |uuid: &str, host: &str| {
+            let id = DatanodeId {
+                uuid: uuid.into(),
+                host: host.into(),
+                data_port: 9866,
+                grpc_port: 1,
+                ..Default::default()
+            };
+            Node::try_from(id).unwrap()
+        };
+        let nodes = [node("a", "dn1"), node("b", "mydn1")];
+        let place = |name: &str| place_among(nodes.iter(), name);
+        assert_eq!((place("dn1:9866"), place("mydn1:9866")), (Some(0), Some(1)));
+        assert_eq!((place("a"), place("b")), (Some(0), Some(1)));
+        assert_eq!((place("host/dn1:9866"), place("host/mydn1:9866")), (Some(0), Some(1)));
+        assert_eq!((place(""), place("otherdn1:9866"), place("dn2:9866")), (None, None, None));
     }
 }

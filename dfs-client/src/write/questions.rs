@@ -116,7 +116,6 @@ impl Questions {
             inode: self.inode.0,
             own: true,
             call_id: self.lease.0,
-            patience_ms: self.core.recovery_patience_ms(),
         };
         let answer = self.core.mutate_in(&self.session, &Caller::root(), &build, &rpc!(recover_lease)).await?;
         Ok(answer.closed)

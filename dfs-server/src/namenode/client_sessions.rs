@@ -35,9 +35,8 @@ impl Namesystem {
         let op = v1::OpenSessionOp { client_id: client.0.to_vec().into(), name, opener, opening, awaited };
         match self.mutate_internally(Op::OpenSession(op)).await? {
             Outcome::Session(incarnation) => {
-                // The files of the life before are recovered at once.
-                self.wake_recovery();
-                self.recovery.queues.some_freed();
+                // The files of the life before may be taken at once.
+                self.leases.some_freed();
                 self.leftovers.notify_one();
                 Ok(incarnation)
             }
@@ -79,10 +78,7 @@ impl Namesystem {
         };
         let op = Op::SettleCalls(op);
         self.namespace().read().check(&self.edit_op(None, None, op.clone()))?;
-        self.mutate_internally(op).await?;
-        self.wake_recovery();
-        self.recovery.queues.some_freed();
-        Ok(())
+        self.mutate_internally(op).await.map(drop)
     }
 
     pub(super) fn touch(&self, client: ClientId) {
@@ -152,8 +148,7 @@ impl Namesystem {
     pub async fn end_session(&self, client: ClientId, incarnation: Incarnation) -> Result<()> {
         let op = EndSessionOp { client_id: client.0.to_vec().into(), incarnation: incarnation.0 };
         self.mutate_internally(Op::EndSession(op)).await?;
-        self.wake_recovery();
-        self.recovery.queues.some_freed();
+        self.leases.some_freed();
         self.leftovers.notify_one();
         Ok(())
     }

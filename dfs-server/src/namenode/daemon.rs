@@ -160,13 +160,14 @@ async fn start_telling(config: &Config, progress: &Arc<StartProgress>) -> Result
     let Loaded { storage, header, namespace, blocks, clock } = loaded;
     let namespace = Arc::new(NamespaceLock::new(namespace));
     let info = namespace_info(&storage);
-    let machine = Arc::new(Machine { namespace: Arc::clone(&namespace), blocks: Arc::clone(&blocks) });
+    let machine =
+        Arc::new(Machine { namespace: Arc::clone(&namespace), blocks: Arc::clone(&blocks), leases: Arc::default() });
     let retained = small(config, "dfs.namenode.num.checkpoints.retained") as usize;
     let folder = Arc::new(NamespaceFolder);
     let mut options = JournalOptions::new(config.text("dfs.namenode.rpc-address"), retained, folder);
     options.progress = Arc::clone(progress);
     let storage = Arc::new(storage);
-    let journal = Journal::start(Arc::clone(&storage), machine, Some(header), options).await?;
+    let journal = Journal::start(Arc::clone(&storage), Arc::clone(&machine), Some(header), options).await?;
     progress.begin("taking up service");
     journal.wait_ready().await?;
     let (files, directories, block_count) = namespace.read().counts();
@@ -177,7 +178,7 @@ async fn start_telling(config: &Config, progress: &Arc<StartProgress>) -> Result
         blocks.on_restored();
     }
     blocks.set_active(true);
-    let namesystem = Namesystem::new(namespace, blocks, journal, storage, limits, info, clock);
+    let namesystem = Namesystem::new(&machine, journal, storage, limits, info, clock);
     if config.is_set("dfs.namenode.checkpoint.dir") {
         namesystem.checkpoints().expect_secondary();
     }

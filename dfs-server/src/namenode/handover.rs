@@ -12,8 +12,9 @@
 //!                                +---- the asker's own, or the patience is over: Busy it is
 //! ```
 //!
-//! The wait is a question and takes nothing. A call that waited itself would keep all later calls of its session on record, and
-//! its refusal would be what its repetition is answered with. Whoever comes first when a file is free gets it; the others ask again.
+//! The wait is a question: it takes nothing for who asks, and ends only what anybody who wants the file may end. No call that
+//! changes something waits: it would keep all later calls of its session on record, and its refusal would be what its repetition is
+//! answered with. Whoever comes first when a file is free gets it; the others ask again.
 //! Waiting is soft state; who waits at a NameNode that stops asks the next one.
 
 use std::time::Duration;
@@ -21,13 +22,12 @@ use std::time::Duration;
 use dfs_common::error::Result;
 use dfs_common::ids::{CallId, ClientId, Incarnation, InodeId};
 use dfs_proto::v1::edit_op::Op;
-use dfs_proto::v1::{CompleteOp, FileHolder, OpenForAppendOp, RequestHeader, RevokeLeaseOp, TruncateOp};
+use dfs_proto::v1::{FileHolder, RequestHeader, RevokeLeaseOp};
 use tracing::debug;
 
-use super::file_queues::Waiter;
+use super::lease_watch::Waiter;
 use super::namespace::Lease;
 use super::namesystem::Namesystem;
-use super::outcome::Outcome;
 
 /// A writer not heard of for this long may lose its lease to another one (design D12).
 pub(super) const LEASE_SOFT_LIMIT: Duration = Duration::from_secs(30);
@@ -43,130 +43,99 @@ pub(super) fn name_of(lease: &Lease) -> LeaseName {
 }
 
 /// How long a call that is so patient waits.
-pub(super) fn patience(patience_ms: u32) -> Duration {
+fn patience(patience_ms: u32) -> Duration {
     Duration::from_millis(patience_ms.into()).min(WAIT_MAX)
 }
 
 impl Namesystem {
     /// Waits until no other session than `asker` has the file; tells who has it then.
     pub async fn await_file(&self, asker: (ClientId, Incarnation), id: InodeId, patience_ms: u32) -> FileHolder {
-        let waiter = self.recovery.queues.join(id);
+        let waiter = self.leases.join(id);
         match tokio::time::timeout(patience(patience_ms), self.make_way(&waiter, asker)).await {
             Ok(Ok(holder)) => holder,
             Ok(Err(error)) => {
                 debug!(inode = %id, "no way to a file that somebody has: {}", error.chain());
                 FileHolder::Other
             }
-            Err(_) => FileHolder::Other,
+            // A last look.
+            Err(_) => holder_for(self.namespace().read().lease(id), asker),
         }
     }
 
     /// Waits until this lease of the file is over; tells whether it is.
     pub async fn await_end_of_lease(&self, lease: LeaseName, id: InodeId, patience_ms: u32) -> FileHolder {
-        let is_over =
-            self.wait_until(id, patience(patience_ms), |now| now.is_none_or(|now| name_of(now) != lease)).await;
-        if is_over { FileHolder::None } else { FileHolder::Other }
+        let is_over = || self.namespace().read().lease(id).is_none_or(|now| name_of(now) != lease);
+        let waiter = self.leases.join(id);
+        let wait = async {
+            loop {
+                let freed = waiter.queue.freed.notified();
+                if is_over() {
+                    return;
+                }
+                freed.await;
+            }
+        };
+        // With a last look.
+        let in_time = tokio::time::timeout(patience(patience_ms), wait).await.is_ok();
+        if in_time || is_over() { FileHolder::None } else { FileHolder::Other }
     }
 
     /// Returns when nobody has the file, or only the asker. Ends what may be ended: the lease of a holder past the soft limit.
     async fn make_way(&self, waiter: &Waiter<'_>, asker: (ClientId, Incarnation)) -> Result<FileHolder> {
         loop {
             let freed = waiter.queue.freed.notified();
-            let holder = {
+            let (lease, is_alive, may_end) = {
                 let namespace = self.namespace().read();
-                let is_alive = |life| namespace.is_alive(life);
-                namespace.lease(waiter.id).map(|lease| (lease.clone(), is_alive((lease.client, lease.incarnation))))
+                let holder = namespace.lease(waiter.id);
+                let Some(lease) = holder.filter(|_| holder_for(holder, asker) == FileHolder::Other) else {
+                    return Ok(holder_for(holder, asker));
+                };
+                // By order of a client that could open the file itself.
+                let may_end = !lease.needs_recovery && namespace.is_alive(asker) && self.check_writable().is_ok();
+                (lease.clone(), namespace.is_alive((lease.client, lease.incarnation)), may_end)
             };
-            let Some((lease, is_alive)) = holder else { return Ok(FileHolder::None) };
-            if lease.is_of(asker) && !lease.needs_recovery {
-                return Ok(FileHolder::Asker);
-            }
             let silent = self.silent_for(lease.client);
             // Leases of a session that has ended go step by step. This one goes at once, so that nobody waits for it.
-            if !lease.needs_recovery && (!is_alive || silent > LEASE_SOFT_LIMIT) {
-                self.revoke_lease(None, waiter.id, &lease).await?;
-                continue;
+            if may_end && (!is_alive || silent > LEASE_SOFT_LIMIT) {
+                self.revoke_lease(None, waiter.id, name_of(&lease)).await?;
+            } else if may_end {
+                // One that falls silent gives nothing back.
+                let limit = LEASE_SOFT_LIMIT.saturating_sub(silent) + Duration::from_millis(1);
+                let _ = tokio::time::timeout(limit, freed).await;
+            } else {
+                freed.await;
             }
-            self.wake_recovery();
-            // One that falls silent gives nothing back.
-            let limit = LEASE_SOFT_LIMIT.saturating_sub(silent) + Duration::from_millis(1);
-            let _ = tokio::time::timeout(limit, freed).await;
         }
     }
 
-    /// Takes a lease from its writer. `header`: of the call that asks for just that; none if the lease only stands in the way
-    /// of another call.
-    pub(super) async fn revoke_lease(&self, header: Option<RequestHeader>, id: InodeId, lease: &Lease) -> Result<()> {
-        // Only this one: it may have ended since, and somebody else may write.
+    /// Takes a lease from its writer, if the file still has this one. `header`: of the call that asks for just that; none if the
+    /// lease only stands in the way of another call.
+    pub(super) async fn revoke_lease(
+        &self,
+        header: Option<RequestHeader>,
+        id: InodeId,
+        (client, incarnation, call): LeaseName,
+    ) -> Result<()> {
         let op = RevokeLeaseOp {
             inode: id.0,
-            client_id: lease.client.0.to_vec().into(),
-            incarnation: lease.incarnation.0,
-            call_id: lease.call.0,
+            client_id: client.0.to_vec().into(),
+            incarnation: incarnation.0,
+            call_id: call.0,
         };
         match header {
             Some(header) => self.mutate(Some(header), Op::RevokeLease(op)).await?,
             None => self.mutate_internally(Op::RevokeLease(op)).await?,
         };
-        self.wake_recovery();
-        self.recovery.queues.freed(id);
         Ok(())
     }
+}
 
-    /// Waits for a file's recovery to end; true when it is not waiting (any more).
-    pub(super) async fn wait_recovered(&self, id: InodeId, patience: Duration) -> bool {
-        self.wait_until(id, patience, |lease| lease.is_none_or(|lease| !lease.needs_recovery)).await
-    }
-
-    /// Waits until the file's lease is as asked for; whether it is.
-    async fn wait_until(&self, id: InodeId, patience: Duration, test: impl Fn(Option<&Lease>) -> bool) -> bool {
-        let is_so = || test(self.namespace().read().lease(id));
-        if is_so() {
-            return true;
-        }
-        self.wake_recovery();
-        let waiter = self.recovery.queues.join(id);
-        let wait = async {
-            loop {
-                let freed = waiter.queue.freed.notified();
-                if is_so() {
-                    return;
-                }
-                freed.await;
-            }
-        };
-        tokio::time::timeout(patience, wait).await.is_ok()
-    }
-
-    /// Takes the lease of an existing file.
-    ///
-    /// # Errors
-    /// `Busy` while another client writes.
-    pub async fn append(&self, header: Option<RequestHeader>, op: OpenForAppendOp) -> Result<Outcome> {
-        self.mutate(header, Op::OpenForAppend(op)).await
-    }
-
-    /// Closes a file that was written: who waits for it goes on.
-    ///
-    /// # Errors
-    /// As `mutate`; `LeaseLost`.
-    pub async fn complete(&self, header: Option<RequestHeader>, op: CompleteOp) -> Result<Outcome> {
-        let id = InodeId(op.inode);
-        let outcome = self.mutate(header, Op::Complete(op)).await;
-        self.recovery.queues.freed(id);
-        outcome
-    }
-
-    /// Cuts a file. When the new end lies inside a block, its replicas are cut before this returns, or it says that the
-    /// file is still under construction.
-    ///
-    /// # Errors
-    /// As `mutate`; `Busy` while somebody writes, `Unsupported` for a longer file.
-    pub async fn truncate(&self, header: Option<RequestHeader>, op: TruncateOp, patience_ms: u32) -> Result<InodeId> {
-        let id = InodeId(op.inode);
-        self.mutate(header, Op::Truncate(op)).await?;
-        self.wait_recovered(id, patience(patience_ms)).await;
-        Ok(id)
+/// Who has a file, for somebody who wants it.
+fn holder_for(lease: Option<&Lease>, asker: (ClientId, Incarnation)) -> FileHolder {
+    match lease {
+        None => FileHolder::None,
+        Some(lease) if lease.is_of(asker) && !lease.needs_recovery => FileHolder::Asker,
+        Some(_) => FileHolder::Other,
     }
 }
 

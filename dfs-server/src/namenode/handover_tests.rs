@@ -2,9 +2,10 @@ use std::time::Instant;
 
 use dfs_common::error::ErrorKind;
 use dfs_common::ids::{Incarnation, ROOT_INODE};
-use dfs_proto::v1::{Caller, OpenSessionRequest, RemoveOp, RetryId};
+use dfs_proto::v1::{Caller, CompleteOp, OpenForAppendOp, OpenSessionRequest, RemoveOp, RetryId};
 
 use super::*;
+use crate::namenode::outcome::Outcome;
 use crate::namenode::trees::tests::Place;
 
 /// More than anybody is kept waiting.
@@ -36,7 +37,8 @@ impl Client {
     }
 
     async fn append(&self, place: &Place, id: InodeId) -> Result<Outcome> {
-        place.namesystem.append(self.header(), OpenForAppendOp { inode: id.0, truncate: false }).await
+        let op = OpenForAppendOp { inode: id.0, truncate: false };
+        place.namesystem.mutate(self.header(), Op::OpenForAppend(op)).await
     }
 
     async fn wait(&self, place: &Place, id: InodeId, patience_ms: u32) -> FileHolder {
@@ -45,13 +47,13 @@ impl Client {
 
     async fn complete(&self, place: &Place, id: InodeId) {
         let op = CompleteOp { inode: id.0, ..CompleteOp::default() };
-        place.namesystem.complete(self.header(), op).await.unwrap();
+        place.namesystem.mutate(self.header(), Op::Complete(op)).await.unwrap();
     }
 }
 
 async fn until_somebody_waits(place: &Place, count: usize) {
     let begun = Instant::now();
-    let waiting = || place.namesystem.recovery.queues.by_file.lock().values().map(|(count, _)| *count).sum::<usize>();
+    let waiting = || place.namesystem.leases.by_file.lock().values().map(|(count, _)| *count).sum::<usize>();
     while waiting() < count {
         assert!(begun.elapsed() < WAIT_MAX, "nobody waits");
         tokio::task::yield_now().await;
@@ -78,7 +80,7 @@ async fn all_who_wait_get_a_file_that_is_given_back_one_after_the_other() {
     let begun = Instant::now();
     futures::join!(take(&second), take(&third), give_back);
     assert!(begun.elapsed() < WAIT_MAX, "waited for {:?}", begun.elapsed());
-    assert!(place.namesystem.recovery.queues.by_file.lock().is_empty(), "nobody waits any more");
+    assert!(place.namesystem.leases.by_file.lock().is_empty(), "nobody waits any more");
     assert!(place.namesystem.namespace().read().lease(id).is_none());
 }
 
@@ -93,11 +95,8 @@ async fn nobody_waits_for_the_own_session_even_when_it_comes_to_the_file_meanwhi
     assert_eq!(writer.wait(&place, id, LONG).await, FileHolder::Asker);
     let pass_on = async {
         until_somebody_waits(&place, 1).await;
-        let freed = place.namesystem.recovery.queues.join(id);
         writer.complete(&place, id).await;
         other.append(&place, id).await.unwrap();
-        place.namesystem.recovery.queues.freed(id);
-        drop(freed);
     };
     let (holder, ()) = futures::join!(other.wait(&place, id, LONG), pass_on);
     assert_ne!(holder, FileHolder::Other);
@@ -114,7 +113,7 @@ async fn who_waits_for_a_file_that_stays_with_its_writer_is_told_so_in_the_end()
     let begun = Instant::now();
     assert_eq!(other.wait(&place, id, 300).await, FileHolder::Other);
     assert!((Duration::from_millis(300)..WAIT_MAX).contains(&begun.elapsed()), "{:?}", begun.elapsed());
-    assert!(place.namesystem.recovery.queues.by_file.lock().is_empty());
+    assert!(place.namesystem.leases.by_file.lock().is_empty());
 }
 
 #[tokio::test]
@@ -149,4 +148,52 @@ async fn end_of_a_lease_is_told_though_another_has_the_file() {
     writer.complete(&place, id).await;
     other.append(&place, id).await.unwrap();
     assert_eq!(place.namesystem.await_end_of_lease(lease, id, 10).await, FileHolder::None);
+}
+
+/// The answer to who asked for a recovery is lost, and somebody else opens the file before he asks again.
+#[tokio::test]
+async fn recovery_that_is_asked_for_again_takes_no_lease_of_a_later_writer() {
+    let place = Place::new().await;
+    let id = place.make(0, ROOT_INODE, "f", 0o100_644).await;
+    let [root, writer] = [Client::new(&place, 1).await, Client::new(&place, 2).await];
+    let who = Caller { uid: 0, ..Caller::default() };
+    let header = root.header().map(|header| RequestHeader { caller: Some(who), ..header });
+    // Nothing to recover, then: also that is an answer which must not change.
+    assert_eq!(place.namesystem.recover_lease(header.clone(), id).await.unwrap(), None);
+    writer.append(&place, id).await.unwrap();
+    assert_eq!(place.namesystem.recover_lease(header, id).await.unwrap(), None);
+    assert!(place.namesystem.namespace().read().lease(id).is_some_and(|lease| !lease.needs_recovery));
+    writer.complete(&place, id).await;
+}
+
+#[tokio::test]
+async fn who_waits_is_told_though_nobody_waits_for_the_call_that_gives_the_file_back() {
+    let place = Place::new().await;
+    let id = place.make(0, ROOT_INODE, "f", 0o100_644).await;
+    let [writer, other] = [Client::new(&place, 1).await, Client::new(&place, 2).await];
+    writer.append(&place, id).await.unwrap();
+    let begun = Instant::now();
+    let give_back = async {
+        until_somebody_waits(&place, 1).await;
+        // Its client has hung up.
+        let mut complete = Box::pin(writer.complete(&place, id));
+        assert!(futures::poll!(&mut complete).is_pending());
+        drop(complete);
+    };
+    let (holder, ()) = futures::join!(other.wait(&place, id, LONG), give_back);
+    assert_eq!(holder, FileHolder::None);
+    assert!(begun.elapsed() < WAIT_MAX, "told after {:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn lease_of_a_session_that_is_over_is_taken_for_clients_alone() {
+    let place = Place::new().await;
+    let id = place.make(0, ROOT_INODE, "f", 0o100_644).await;
+    let other = Client::new(&place, 2).await;
+    let lease = Lease::taken_by(ClientId([7; 16]), Incarnation(1), CallId(1));
+    place.namesystem.namespace().write().leases.insert(id, lease);
+    let stranger = (ClientId([9; 16]), Incarnation(1));
+    assert_eq!(place.namesystem.await_file(stranger, id, 100).await, FileHolder::Other);
+    assert!(place.namesystem.namespace().read().lease(id).is_some());
+    assert_eq!(other.wait(&place, id, LONG).await, FileHolder::None);
 }

@@ -11,8 +11,6 @@
 //! new id. There is one thing that the NameNode decides alone: it drops a block of which nobody has a replica and no byte was
 //! promised, once the DataNodes of its pipeline are dead for long: bytes that were written and never synced come back with them.
 
-use std::sync::atomic::Ordering;
-
 use dfs_common::block::Block;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{ClientId, GenerationStamp, InodeId};
@@ -20,6 +18,7 @@ use dfs_proto::v1::edit_op::Op;
 use dfs_proto::v1::{self, CloseRecoveredOp, ReclaimBlockOp, StartRecoveryOp};
 
 use super::blocks::Holders;
+use super::datanodes::RegistrationId;
 use super::namesystem::{Namesystem, unexpected};
 use super::outcome::Outcome;
 use super::recovery_steps::{Attempt, Pass, Step, Waiting, choose_step};
@@ -55,7 +54,7 @@ impl Namesystem {
             started += self.recover_page(&page, is_starting).await?;
             if started >= STARTED_PER_ROUND {
                 *self.recovery.pass.lock() = Pass { last, seen };
-                self.recovery.wanted.notify_one();
+                self.leases.recovery_wanted.notify_one();
                 return Ok(());
             }
             tokio::task::yield_now().await;
@@ -90,7 +89,8 @@ impl Namesystem {
 
     /// After a restore from an older image: blocks that had grown since are recovered as DataNodes have them.
     async fn reclaim_blocks(&self) -> Result<()> {
-        for (inode, block) in self.blocks().take_outgrown() {
+        let mut outgrown = self.blocks().take_outgrown().into_iter();
+        while let Some((inode, block)) = outgrown.next() {
             let op = ReclaimBlockOp { inode: inode.0, last: Some(block.into()) };
             match self.mutate_internally(Op::ReclaimBlock(op)).await {
                 Ok(_) => {
@@ -101,7 +101,10 @@ impl Namesystem {
                 {
                     tracing::warn!(%inode, %block, "a block is newer than the checkpoint: {}", error.chain());
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    self.blocks().put_outgrown_back(outgrown.map(|(_, block)| block.id).chain([block.id]));
+                    return Err(error);
+                }
             }
         }
         Ok(())
@@ -115,10 +118,15 @@ impl Namesystem {
         page.into_iter().filter_map(|(_, inode)| Waiting::of(&namespace, inode)).collect()
     }
 
-    fn note_attempt(&self, inode: InodeId, primary: Option<String>) {
+    fn note_attempt(&self, inode: InodeId, primary: Option<(String, Option<RegistrationId>)>) {
         let mut attempts = self.recovery.attempts.lock();
-        let earlier = attempts.get(&inode).map_or(0, |last| last.earlier.saturating_add(1));
-        attempts.insert(inode, Attempt { primary, since: self.clock.instant(), earlier });
+        let alike = attempts.get(&inode).filter(|last| last.primary.is_some() == primary.is_some());
+        let earlier = alike.map_or(0, |last| last.earlier.saturating_add(1));
+        let (primary, registration) = primary.unzip();
+        attempts.insert(
+            inode,
+            Attempt { primary, registration: registration.flatten(), since: self.clock.instant(), earlier },
+        );
     }
 
     /// Logs that a recovery begins. Gives its id and the file as it is now: since it was looked at, it may have been recovered,
@@ -167,7 +175,8 @@ impl Namesystem {
         let primary = holders.live[primary].uuid.clone();
         tracing::info!(inode = %file.inode, block = %file.block, recovery = %stamp, primary, "block recovery begins");
         self.blocks().order_recovery(&primary, order);
-        self.note_attempt(file.inode, Some(primary));
+        let registration = holders.registration_of(&primary);
+        self.note_attempt(file.inode, Some((primary, registration)));
         Ok(())
     }
 
@@ -213,22 +222,12 @@ impl Namesystem {
         let inode = InodeId(op.inode);
         self.mutate_internally(Op::CloseRecovered(op)).await?;
         self.recovery.attempts.lock().remove(&inode);
-        self.recovery.queues.freed(inode);
         Ok(())
-    }
-
-    /// To be called after an op that may have made a file wait. It wakes recovery only if one did begin to wait, because
-    /// recovery looks at every file each time.
-    pub(super) fn wake_recovery(&self) {
-        let begun = self.namespace().read().waits_begun();
-        if self.recovery.told.swap(begun, Ordering::Relaxed) != begun {
-            self.recovery.wanted.notify_one();
-        }
     }
 
     /// Returns when a file has begun to wait.
     pub async fn recovery_wanted(&self) {
-        self.recovery.wanted.notified().await;
+        self.leases.recovery_wanted.notified().await;
     }
 }
 

@@ -39,15 +39,21 @@ async fn a_round_goes_on_where_the_one_before_has_stopped() {
 #[tokio::test]
 async fn recovery_is_woken_by_files_that_begin_to_wait_alone() {
     let place = Place::new().await;
-    let id = place.make(0, ROOT_INODE, "f", 0o100_644).await;
+    let [first, second] =
+        [place.make(0, ROOT_INODE, "f", 0o100_644).await, place.make(0, ROOT_INODE, "g", 0o100_644).await];
     let is_woken = || futures::FutureExt::now_or_never(place.namesystem.recovery_wanted()).is_some();
-    place.namesystem.wake_recovery();
+    let mutate = async |op| place.namesystem.mutate(place.header(0), op).await.unwrap();
+    let revoke = |inode| Op::RevokeLease(v1::RevokeLeaseOp { inode, ..v1::RevokeLeaseOp::default() });
+    let open = |inode| Op::OpenForAppend(v1::OpenForAppendOp { inode, truncate: false });
+    mutate(open(first.0)).await;
+    mutate(revoke(first.0)).await;
+    assert!(!is_woken(), "it had no open block");
+    mutate(open(second.0)).await;
+    mutate(Op::AddBlock(v1::AddBlockOp { inode: second.0, ..v1::AddBlockOp::default() })).await;
     assert!(!is_woken());
-    let lease = Lease::taken_by(ClientId([5; 16]), Incarnation(1), CallId(1));
-    place.namesystem.namespace().write().leases.insert(id, Lease { needs_recovery: true, ..lease });
-    place.namesystem.wake_recovery();
+    mutate(revoke(second.0)).await;
     assert!(is_woken());
-    place.namesystem.wake_recovery();
+    mutate(revoke(second.0)).await;
     assert!(!is_woken());
 }
 

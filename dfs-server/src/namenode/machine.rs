@@ -8,6 +8,7 @@ use dfs_proto::v1::EditOp;
 
 use super::blocks::BlockManager;
 use super::journal::{self, Applied};
+use super::lease_watch::LeaseWatch;
 use super::namespace::lock::NamespaceLock;
 use super::namespace::state_digest::StateDigest;
 use super::outcome::Outcome;
@@ -21,6 +22,8 @@ pub struct Machine {
     pub namespace: Arc<NamespaceLock>,
     /// Soft state, told of every change of blocks in order.
     pub blocks: Arc<BlockManager>,
+    /// Who waits for files, told of every change of leases.
+    pub leases: Arc<LeaseWatch>,
 }
 
 impl journal::Machine for Machine {
@@ -49,7 +52,10 @@ impl journal::Machine for Machine {
         }
         // Still under the namespace's lock: nobody may see a block that the block manager does not know.
         self.blocks.on_events(events);
-        Ok(Applied { outcomes, state_digest: namespace.counters().digest })
+        let (changes, state_digest) = (namespace.take_lease_changes(), namespace.counters().digest);
+        drop(namespace);
+        self.leases.tell(&changes);
+        Ok(Applied { outcomes, state_digest })
     }
 
     fn last_applied_txid(&self) -> TxId {

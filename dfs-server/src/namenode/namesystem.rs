@@ -21,6 +21,7 @@ use super::blocks::BlockManager;
 use super::checkpoints::Checkpoints;
 use super::delegations::{Delegations, Holder, grown_directory};
 use super::journal::{Journal, Token};
+use super::lease_watch::LeaseWatch;
 use super::listening::ListeningTime;
 use super::machine::Machine;
 use super::namespace::lock::NamespaceLock;
@@ -57,6 +58,7 @@ pub struct Namesystem {
     limits: FileLimits,
     info: v1::NamespaceInfo,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) leases: Arc<LeaseWatch>,
     pub(super) recovery: LeaseRecovery,
     checkpoints: Checkpoints,
     delegations: Arc<Delegations>,
@@ -70,10 +72,9 @@ pub struct Namesystem {
 }
 
 impl Namesystem {
-    /// Puts the parts together; the journal has replayed the log.
+    /// Puts the parts together; the journal has replayed the log into the machine.
     pub fn new(
-        namespace: Arc<NamespaceLock>,
-        blocks: Arc<BlockManager>,
+        machine: &Machine,
         journal: Journal<Machine>,
         name_dir: Arc<NameDir>,
         limits: FileLimits,
@@ -81,8 +82,9 @@ impl Namesystem {
         clock: Arc<dyn Clock>,
     ) -> Self {
         Self {
-            namespace,
-            blocks,
+            namespace: Arc::clone(&machine.namespace),
+            blocks: Arc::clone(&machine.blocks),
+            leases: Arc::clone(&machine.leases),
             journal,
             name_dir,
             limits,
@@ -194,13 +196,7 @@ impl Namesystem {
             Some(directory) => Some(Box::new((self.delegations.enter(directory, key.holder()).await, held))),
             None => held,
         };
-        // A file may go with its last name, and its lease with it.
-        let may_end_leases = matches!(op.op, Some(Op::Remove(_) | Op::Rename(_) | Op::ReleaseHold(_)));
-        let outcome = self.journal.submit_holding(op, held).await;
-        if may_end_leases {
-            self.recovery.queues.some_freed();
-        }
-        outcome
+        self.journal.submit_holding(op, held).await
     }
 
     /// What a client that has added a name to a directory, and perhaps `made` one, may rely on.

@@ -3,16 +3,14 @@
 //! `choose_step` is pure. What is remembered is soft: a new leader, or a NameNode started again, begins anew with a new id.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use dfs_common::block::Block;
 use dfs_common::ids::{ClientId, InodeId};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
 
 use super::blocks::Holders;
-use super::file_queues::Queues;
+use super::datanodes::RegistrationId;
 use super::namespace::Namespace;
 
 /// Time for the first primary to commit; a block of 128 MiB is verified by then on any disk worth having.
@@ -25,12 +23,6 @@ const PATIENCE_MAX: Duration = Duration::from_secs(60);
 pub(super) struct LeaseRecovery {
     pub(super) attempts: Mutex<BTreeMap<InodeId, Attempt>>,
     pub(super) pass: Mutex<Pass>,
-    /// How many of the waits begun `wanted` has been told of.
-    pub(super) told: AtomicU64,
-    /// A file has begun to wait.
-    pub(super) wanted: Notify,
-    /// Calls that wait for files, those under recovery among them.
-    pub(super) queues: Queues,
 }
 
 /// How far the present pass over all files that wait is. One pass may take many rounds.
@@ -46,8 +38,10 @@ pub(super) struct Pass {
 pub(super) struct Attempt {
     /// Uuid of the DataNode that was asked; none if there was none to ask.
     pub(super) primary: Option<String>,
+    /// Its registration then.
+    pub(super) registration: Option<RegistrationId>,
     pub(super) since: Instant,
-    /// Tries before this one.
+    /// Tries of its kind before this one: with somebody to ask, or without.
     pub(super) earlier: u32,
 }
 
@@ -107,14 +101,21 @@ pub(super) fn choose_step(
     }
     if let Some(last) = last {
         let is_over = now.saturating_duration_since(last.since) >= patience(last.earlier);
-        // A primary that died will not commit: no need to wait out its time.
-        let is_asked = last.primary.as_ref().is_some_and(|uuid| holders.live.iter().any(|node| node.uuid == *uuid));
-        if !is_over && (is_asked || last.primary.is_none()) {
+        let may_change = match &last.primary {
+            // One that died, or has registered anew, will not commit: no need to wait out its time.
+            Some(uuid) => {
+                let is_live = holders.live.iter().any(|node| node.uuid == *uuid);
+                is_live && holders.registration_of(uuid) == last.registration
+            }
+            None => holders.live.is_empty(),
+        };
+        if !is_over && may_change {
             return Step::Wait;
         }
     }
     if !holders.live.is_empty() {
-        let tries = last.map_or(0, |last| last.earlier as usize + 1);
+        let asked = last.filter(|last| last.primary.is_some());
+        let tries = asked.map_or(0, |last| last.earlier as usize + 1);
         return Step::Start(tries % holders.live.len());
     }
     match (holders.others_are_away, waiting.block.length, waiting.is_truncating) {

@@ -10,7 +10,11 @@ fn waiting(length: u64, is_truncating: bool) -> Waiting {
 
 fn holders(live: &[&str], others_are_away: bool) -> Holders {
     let node = |uuid: &&str| v1::DatanodeId { uuid: (*uuid).to_owned(), ..Default::default() };
-    Holders { live: live.iter().map(node).collect(), others_are_away, dead_may_return: false }
+    Holders { live: live.iter().map(node).collect(), others_are_away, ..Holders::default() }
+}
+
+fn asked(primary: &str, since: Instant) -> Attempt {
+    Attempt { primary: Some(primary.to_owned()), registration: None, since, earlier: 0 }
 }
 
 #[test]
@@ -29,7 +33,7 @@ fn choose_step_without_a_holder_drops_only_what_nobody_was_promised() {
 fn choose_step_asks_one_holder_after_the_other_with_growing_patience() {
     let start = Instant::now();
     let all = holders(&["a", "b"], true);
-    let attempt = |primary: &str, earlier| Attempt { primary: Some(primary.to_owned()), since: start, earlier };
+    let attempt = |primary: &str, earlier| Attempt { earlier, ..asked(primary, start) };
     assert_eq!(choose_step(&waiting(5, false), &all, None, false, start), Step::Start(0));
     let first = attempt("a", 0);
     assert_eq!(choose_step(&waiting(5, false), &all, Some(&first), false, start + PATIENCE_FIRST / 2), Step::Wait);
@@ -43,7 +47,7 @@ fn choose_step_asks_one_holder_after_the_other_with_growing_patience() {
 #[test]
 fn choose_step_does_not_wait_for_a_dead_primary() {
     let now = Instant::now();
-    let attempt = Attempt { primary: Some("dead".to_owned()), since: now, earlier: 0 };
+    let attempt = asked("dead", now);
     assert_eq!(choose_step(&waiting(5, false), &holders(&["b"], false), Some(&attempt), false, now), Step::Start(0));
     let stuck = Attempt { primary: None, ..attempt };
     assert_eq!(
@@ -51,6 +55,21 @@ fn choose_step_does_not_wait_for_a_dead_primary() {
         Step::Wait,
         "said once a while"
     );
+    let back = holders(&["b", "c"], false);
+    let long_stuck = Attempt { earlier: 3, ..stuck };
+    assert_eq!(choose_step(&waiting(5, false), &back, Some(&long_stuck), false, now), Step::Start(0), "it came back");
+}
+
+#[test]
+fn choose_step_does_not_wait_for_a_primary_that_has_registered_anew() {
+    let now = Instant::now();
+    let of = |registration| Holders {
+        registrations: vec![Some(RegistrationId(registration)), None],
+        ..holders(&["a", "b"], false)
+    };
+    let attempt = Attempt { registration: Some(RegistrationId(1)), ..asked("a", now) };
+    assert_eq!(choose_step(&waiting(5, false), &of(1), Some(&attempt), false, now), Step::Wait);
+    assert_eq!(choose_step(&waiting(5, false), &of(2), Some(&attempt), false, now), Step::Start(1));
 }
 
 #[test]

@@ -154,8 +154,6 @@ impl Namesystem {
         while self.blocks().is_active() && !self.blocks().is_read_only() && self.namespace().read().has_leftovers() {
             self.mutate_internally(Op::Forget(ForgetOp {})).await?;
         }
-        // Files of a life that is over may have begun to wait.
-        self.wake_recovery();
         Ok(())
     }
 

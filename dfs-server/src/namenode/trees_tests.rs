@@ -14,7 +14,7 @@ use crate::namenode::tree_checks::CHECK_PATIENCE;
 use crate::namenode::{daemon, format};
 
 const CLIENT: [u8; 16] = [3; 16];
-const ALICE: u32 = 1000;
+pub(in crate::namenode) const ALICE: u32 = 1000;
 
 /// A NameNode and a client of it.
 pub(in crate::namenode) struct Place {
@@ -46,7 +46,7 @@ impl Place {
         Self { _dir: dir, config, namesystem, session, calls: std::cell::Cell::new(0) }
     }
 
-    fn header(&self, uid: u32) -> Option<RequestHeader> {
+    pub(in crate::namenode) fn header(&self, uid: u32) -> Option<RequestHeader> {
         self.calls.set(self.calls.get() + 1);
         let retry = RetryId {
             client_id: CLIENT.to_vec().into(),

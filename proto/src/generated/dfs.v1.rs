@@ -1199,12 +1199,9 @@ pub struct RecoverLeaseRequest {
     /// With `own`: the call that took the lease.
     #[prost(uint64, tag = "4")]
     pub call_id: u64,
-    /// How long to wait for the file to be recovered.
-    #[prost(uint32, tag = "5")]
-    pub patience_ms: u32,
 }
-/// `lease`: the one that was taken from its writer, while its file waits for recovery. Its end is awaited by AwaitFile: who asks
-/// for another recovery may meet whoever writes the file next.
+/// `lease`: the one that waits for the recovery of its file now. Its end is awaited by AwaitFile: who asks for another recovery
+/// may meet whoever writes the file next.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RecoverLeaseResponse {
     #[prost(bool, tag = "1")]
@@ -1338,7 +1335,7 @@ pub struct SetAttrRequest {
     #[prost(bool, tag = "11")]
     pub kill_capabilities: bool,
 }
-/// `patience_ms`: how long to wait for the replicas to be cut.
+/// Where the new end lies inside a block, the file waits for its replicas to be cut, by the lease that has this call's name.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TruncateRequest {
     #[prost(message, optional, tag = "1")]
@@ -1347,8 +1344,6 @@ pub struct TruncateRequest {
     pub inode: u64,
     #[prost(uint64, tag = "3")]
     pub length: u64,
-    #[prost(uint32, tag = "4")]
-    pub patience_ms: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SetReplicationRequest {

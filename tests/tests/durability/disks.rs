@@ -7,17 +7,21 @@ use dfs_common::units::ByteCount;
 use dfs_tests::bench::drop_caches;
 use dfs_tests::cases;
 use dfs_tests::checkers::replicas::check_identical;
-use dfs_tests::cluster::{Cluster, Devices};
+use dfs_tests::cluster::{Cluster, Devices, http_get, http_status};
 use dfs_tests::faulty_disk::Behaviour;
 use dfs_tests::mount::Mount;
 use dfs_tests::suite::{Case, Nothing};
-use dfs_tests::wait::{REPAIR, wait_until};
+use dfs_tests::wait::{REPAIR, STARTUP, wait_until};
 use dfs_tests::workload::{Pattern, TreeFile, check_tree, make_tree, source_tree};
+use rustix::process::Signal;
 
-pub(super) const CASES: [Case<Nothing>; 3] = cases![
+use super::replicas::is_volume_failed;
+
+pub(super) const CASES: [Case<Nothing>; 4] = cases![
     reads_that_a_disk_fails_are_answered_by_others,
     reads_that_a_disk_never_answers_are_answered_by_others,
     slow_disk_costs_no_member_of_a_pipeline,
+    node_with_a_disk_that_hangs_is_heard_and_stops_when_told,
 ];
 
 const LENGTH: u64 = 3_000_001;
@@ -91,4 +95,31 @@ fn slow_disk_costs_no_member_of_a_pipeline(_: &Nothing) {
     cluster.wait_fully_replicated();
     wait_until(REPAIR, "three identical replicas", || check_identical(&cluster, 3).is_ok());
     Pattern::new(76).check_file(&mount.join("while-2"), LENGTH);
+}
+
+fn node_with_a_disk_that_hangs_is_heard_and_stops_when_told(_: &Nothing) {
+    let (mut cluster, _mount, tree) = cluster_with_tree(77);
+    let log = |cluster: &Cluster| cluster.datanodes[1].daemon.log_text();
+    cluster.datanodes[1].devices[0].disk().behave(Behaviour::ReadsHang);
+    // Its threads wait for the disk now.
+    read_all(&cluster, "fresh", &tree, 77);
+    let (host, port) = (cluster.datanodes[1].host.clone(), cluster.datanodes[1].http_port);
+    let mut is_last = false;
+    // Until the volume is given up, and once more.
+    wait_until(REPAIR, "the volume to be given up", || {
+        let was_last = is_last;
+        is_last = is_volume_failed(&cluster, 1);
+        for path in ["/health", "/metrics", "/status", "/"] {
+            assert!(http_get(&host, port, path).is_some(), "{path} waits for the disk:\n{}", log(&cluster));
+        }
+        assert_eq!(cluster.live_datanodes(), Some(4), "{}", log(&cluster));
+        was_last
+    });
+    cluster.datanodes[1].daemon.signal(Signal::TERM);
+    wait_until(STARTUP, "the daemon to close its ports", || http_status(&host, port, "/health").is_none());
+    wait_until(REPAIR, "the NameNode to hear that it goes, or miss it", || cluster.live_datanodes() == Some(3));
+    // What the kernel does not end with the process ends with the disk.
+    cluster.datanodes[1].devices[0].disk().behave(Behaviour::Good);
+    let status = cluster.datanodes[1].daemon.wait_exit(STARTUP);
+    assert!(status.success(), "{status}\n{}", log(&cluster));
 }

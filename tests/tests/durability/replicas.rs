@@ -35,7 +35,7 @@ pub(super) const CASES: [Case<Nothing>; 9] = cases![
 const LENGTH: u64 = 3_000_001;
 
 /// Whether the NameNode does without a volume of this DataNode.
-fn is_volume_failed(cluster: &Cluster, datanode: usize) -> bool {
+pub(super) fn is_volume_failed(cluster: &Cluster, datanode: usize) -> bool {
     let node = node_report(cluster, datanode);
     node["volumes"].as_array().is_some_and(|volumes| volumes.iter().any(|volume| volume["failed"] == true))
 }

@@ -22,6 +22,7 @@ mod faults;
 mod layout;
 mod look;
 mod meta_file;
+mod open_state;
 mod pool;
 mod pool_dirs;
 mod reader;

@@ -126,8 +126,8 @@ impl ReplicaReader {
         let volume = Arc::clone(&replica.volume);
         let files = replica.hold_files();
         let (visible, on_disk, crc) = {
-            let state = replica.state.lock();
-            (replica.visible(&state), state.on_disk, state.tail_crc)
+            let state = replica.state();
+            (replica.visible(&state), state.on_disk(), state.tail().crc)
         };
         let block = Block { id: replica.id, generation_stamp: files.generation_stamp, length: visible };
         let opened =

@@ -27,7 +27,7 @@ use dfs_common::ids::GenerationStamp;
 use dfs_proto::data_transfer::DataChecksum;
 use dfs_proto::data_transfer::meta_file::META_HEADER_LEN;
 
-use super::replica::Place;
+use super::open_state::Place;
 
 /// A checksum file, by what its name and size say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,9 +13,8 @@
 //!
 //! A finalized replica takes 24 bytes in the map; the others are few, and shared with whoever writes or reads them.
 //!
-//! Positions of an open replica, each a promise: `synced <= promised <= on_disk`, `acked <= on_disk`. Bytes below `acked` are
-//! visible to readers: every node behind this one has them. Bytes below `synced` survive a loss of power; those below
-//! `promised` must not lose that while a sync of them is under way.
+//! What changes of an open one, and the steps by which it does, are `open_state`'s. An [`OpenReplica`] owns the rest: the names of
+//! both files, the room they take on the volume, and who may write.
 //!
 //! **A sync that failed is not forgotten.** The kernel tells of it once, and then takes the lost pages for clean. So an open
 //! replica is doubted from then on: its writer, and any that would go on with it, are refused, and a block recovery counts
@@ -27,8 +26,8 @@
 //!
 //! Locks, in this order: `OpenReplica::writing` (held while files grow, move or are taken over), `OpenReplica::files` (held
 //! while files are opened by name, moved or removed), `OpenReplica::syncing` (held over syncs, so that nobody begins one before
-//! a failure of the one before is known), the pool's map, `OpenReplica::state`. The last two are held for moments and never
-//! over a call that a hung device would not answer: heartbeats, reports and the other volumes need them.
+//! a failure of the one before is known), the pool's map, the state ([`OpenReplica::change`]). The last two are held for moments
+//! and never over a call that a hung device would not answer: heartbeats, reports and the other volumes need them.
 
 use std::io;
 use std::net::{Shutdown, TcpStream};
@@ -38,13 +37,14 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use dfs_common::block::Block;
-use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{BlockId, GenerationStamp};
+use dfs_common::units::ByteCount;
 use dfs_proto::data_transfer::DataChecksum;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::faults::is_shortage;
 use super::layout;
+use super::open_state::{OpenState, Place, Step};
 use super::pool_dirs::PoolDirs;
 use super::volume::{Volume, VolumeIndex};
 
@@ -103,14 +103,6 @@ pub(super) struct Deletion {
     pub(super) volume: VolumeIndex,
 }
 
-/// The directory that holds a replica's files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    Tmp,
-    Rbw,
-    Finalized,
-}
-
 /// A replica that is not finalized.
 #[derive(Debug)]
 pub(crate) struct OpenReplica {
@@ -125,7 +117,7 @@ pub(crate) struct OpenReplica {
     files: Mutex<()>,
     /// Held while they are synced.
     syncing: Mutex<()>,
-    pub(super) state: Mutex<OpenState>,
+    state: Mutex<OpenState>,
     grown: Condvar,
     /// Number of the writer whose turn it is; changes only under `writing`.
     turn: AtomicU64,
@@ -140,53 +132,6 @@ pub(super) struct HeldFiles<'a> {
     pub(super) place: Place,
     pub(super) generation_stamp: GenerationStamp,
     _held: MutexGuard<'a, ()>,
-}
-
-/// What changes while a replica is open.
-#[derive(Clone, Debug)]
-pub(super) struct OpenState {
-    pub(super) generation_stamp: GenerationStamp,
-    /// Bytes that data file and checksums have: also the bytes received, since each packet is written before the next
-    /// one is looked at.
-    pub(super) on_disk: u64,
-    /// Bytes that this node and all behind it have.
-    pub(super) acked: u64,
-    /// Bytes that were promised to survive a loss of power, or are about to be: a sync of them is under way.
-    pub(super) promised: u64,
-    /// Bytes that a sync has brought to the device.
-    pub(super) synced: u64,
-    /// A sync has failed, perhaps before a restart; no more than so many bytes were read from the device since, by the recovery
-    /// that has the replica.
-    pub(super) doubted: Option<u64>,
-    /// CRC of the last chunk's bytes when `on_disk` ends inside it.
-    pub(super) tail_crc: u32,
-    /// Changes only under the replica's `files` lock, like the generation stamp.
-    pub(super) place: Place,
-    /// Its deletion was ordered: its writer must stop.
-    pub(super) doomed: bool,
-    /// The block recovery that has taken the replica from its writer. Not known any more after a restart.
-    pub(super) recovery: Option<GenerationStamp>,
-}
-
-impl OpenState {
-    /// Fails when whoever wrote the replica must not change it any more.
-    pub(super) fn check_writable(&self) -> Result<()> {
-        self.check_trusted()?;
-        match (self.doomed, self.recovery) {
-            (false, None) => Ok(()),
-            (true, _) => Err(DfsError::new(ErrorKind::Cancelled, "the deletion of this block was ordered")),
-            (false, Some(id)) => {
-                Err(DfsError::new(ErrorKind::Cancelled, format!("block recovery {id} has taken the replica over")))
-            }
-        }
-    }
-
-    fn check_trusted(&self) -> Result<()> {
-        match self.doubted {
-            None => Ok(()),
-            Some(_) => Err(DfsError::new(ErrorKind::Io, "a sync of this replica has failed")),
-        }
-    }
 }
 
 impl OpenReplica {
@@ -216,16 +161,44 @@ impl OpenReplica {
 
     /// The block as it is now, with the bytes on disk as its length.
     pub(super) fn block(&self) -> Block {
-        let state = self.state.lock();
-        Block { id: self.id, generation_stamp: state.generation_stamp, length: state.on_disk }
+        self.block_of(&self.state())
+    }
+
+    /// The block as it was when it was looked at.
+    pub(super) fn block_of(&self, state: &OpenState) -> Block {
+        Block { id: self.id, generation_stamp: state.generation_stamp(), length: state.on_disk() }
+    }
+
+    /// What it is like at this moment.
+    pub(super) fn state(&self) -> OpenState {
+        *self.state.lock()
+    }
+
+    /// Takes a step.
+    pub(super) fn step(&self, step: Step) {
+        self.change(|state| state.step(step));
+    }
+
+    /// Looks at the state and takes the steps that follow from it, before anybody else sees or changes it. The bytes that the
+    /// files have gained or lost are counted, and who waits for more of them looks again.
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut OpenState) -> T) -> T {
+        let mut state = self.state.lock();
+        let before = state.on_disk();
+        let result = change(&mut state);
+        let after = state.on_disk();
+        drop(state);
+        self.volume.space.add(ByteCount(after.saturating_sub(before)));
+        self.volume.space.subtract(ByteCount(before.saturating_sub(after)));
+        self.grown.notify_all();
+        result
     }
 
     /// Bytes that may be read. A replica that waits for recovery shows all it could verify: nobody is left to say what
     /// of it was acknowledged, and all that was is among it.
     pub(super) fn visible(&self, state: &OpenState) -> u64 {
         match self.kind {
-            OpenKind::Rbw => state.acked,
-            OpenKind::Waiting => state.on_disk,
+            OpenKind::Rbw => state.acked(),
+            OpenKind::Waiting => state.on_disk(),
             OpenKind::Temporary => 0,
         }
     }
@@ -235,8 +208,8 @@ impl OpenReplica {
         let deadline = Instant::now() + patience;
         let mut state = self.state.lock();
         while self.kind == OpenKind::Rbw
-            && state.acked < length
-            && (state.place == Place::Rbw || state.on_disk == 0)
+            && state.acked() < length
+            && (state.place() == Place::Rbw || state.on_disk() == 0)
             && state.check_writable().is_ok()
         {
             if self.grown.wait_until(&mut state, deadline).timed_out() {
@@ -267,18 +240,11 @@ impl OpenReplica {
         Some(writing)
     }
 
-    /// Tells those who wait for more bytes.
-    pub(super) fn notify(&self) {
-        self.grown.notify_all();
-    }
-
     /// Keeps the files where they are; waits for whoever moves them.
     pub(super) fn hold_files(&self) -> HeldFiles<'_> {
         let held = self.files.lock();
-        let (place, generation_stamp) = {
-            let state = self.state.lock();
-            (state.place, state.generation_stamp)
-        };
+        let state = self.state();
+        let (place, generation_stamp) = (state.place(), state.generation_stamp());
         HeldFiles {
             data: self.data_path(place),
             meta: self.meta_path(place, generation_stamp),
@@ -292,11 +258,11 @@ impl OpenReplica {
     pub(super) fn sync_with(&self, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let _syncing = self.syncing.lock();
         // Of a kind that blames no device.
-        let trusted = self.state.lock().check_trusted();
+        let trusted = self.state().check_trusted();
         trusted.map_err(|error| io::Error::new(io::ErrorKind::NotFound, error))?;
         let synced = sync();
         if synced.as_ref().is_err_and(|error| !is_shortage(error)) {
-            self.state.lock().doubted = Some(0);
+            self.step(Step::SyncFailed);
             self.dirs.note_doubt(&self.volume, self.id);
         }
         synced
@@ -312,11 +278,12 @@ impl OpenReplica {
     pub(super) fn sync_promised(&self, promised: u64, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let turn = self.turn();
         self.sync_with(sync)?;
-        let mut state = self.state.lock();
-        // Another writer may have cut it and gone on with other bytes.
-        if self.turn() == turn {
-            state.synced = state.synced.max(promised.min(state.on_disk));
-        }
+        self.change(|state| {
+            // Another writer may have cut it and gone on with other bytes.
+            if self.turn() == turn {
+                state.step(Step::Synced(promised));
+            }
+        });
         Ok(())
     }
 

@@ -15,14 +15,16 @@ use dfs_common::units::ByteCount;
 use dfs_proto::data_transfer::DataChecksum;
 use tracing::{info, warn};
 
+use super::append_plan::Tail;
 use super::aside::set_aside;
 use super::disk::{self, DiskFile};
 use super::faults::{is_damage, is_full, is_shortage};
 use super::layout::{self, FileName, PoolPaths, SUBDIRS};
 use super::meta_file::MetaFile;
+use super::open_state::{OpenState, Place, Step};
 use super::pool_dirs::{Doubts, PoolDirs};
 use super::recovery::{Found, FoundMeta, Leftover, Verdict, decide, verified_prefix};
-use super::replica::{Condition, Entry, Finalized, OpenKind, OpenReplica, OpenState, Place};
+use super::replica::{Condition, Entry, Finalized, OpenKind, OpenReplica};
 use super::volume::Volume;
 
 /// Bytes at a replica's end that are verified before it waits for recovery. Older ones are most likely on the device, since the
@@ -124,18 +126,11 @@ impl Scan<'_> {
             Ok(cut) => {
                 info!(block = %id, %stamp, length = cut.length, "replica waits for recovery");
                 self.volume.space.add(ByteCount(cut.length));
-                let state = OpenState {
-                    generation_stamp: stamp,
-                    on_disk: cut.length,
-                    acked: cut.length,
-                    promised: cut.length,
-                    synced: cut.length,
-                    doubted: self.doubts.take(id).then_some(0),
-                    tail_crc: cut.tail_crc,
-                    place: Place::Rbw,
-                    doomed: false,
-                    recovery: None,
-                };
+                let tail = Tail { length: cut.length, crc: cut.tail_crc };
+                let mut state = OpenState::reopened(Place::Rbw, stamp, tail, true);
+                if self.doubts.take(id) {
+                    state.step(Step::SyncFailed);
+                }
                 let home = (Arc::clone(self.volume), Arc::clone(self.dirs));
                 let replica = OpenReplica::new(id, OpenKind::Waiting, cut.checksum, home, state);
                 self.entries.push((id, Entry::Open(Arc::new(replica))));

@@ -22,7 +22,8 @@ use dfs_common::units::ByteCount;
 use super::append_plan::{AppendPlan, Refusal, Tail, plan_append};
 use super::disk::{self, DiskFile};
 use super::meta_file::MetaFile;
-use super::replica::{Finalized, HeldFiles, OpenReplica, Place};
+use super::open_state::{Place, Step};
+use super::replica::{Finalized, HeldFiles, OpenReplica};
 use super::writeback::DirtyRange;
 
 /// Dirty bytes after which the kernel is asked to start writing: large enough for long device writes, small enough that
@@ -67,12 +68,10 @@ impl ReplicaWriter {
         let meta = MetaFile::create(&files.meta, replica.checksum, &whole.checksums)?;
         let data = DiskFile::create(&files.data)?;
         data.write_all_at(whole.data, 0)?;
-        replica.volume.space.add(ByteCount(whole.tail.length));
-        {
-            let mut state = replica.state.lock();
-            (state.on_disk, state.acked, state.tail_crc) = (whole.tail.length, whole.tail.length, whole.tail.crc);
-        }
-        replica.notify();
+        replica.change(|state| {
+            state.step(Step::Grown(whole.tail));
+            state.step(Step::Acked(whole.tail.length));
+        });
         Ok(Self::new(replica, 0, false, data, meta))
     }
 
@@ -145,7 +144,7 @@ impl ReplicaWriter {
 
     /// Whether no byte of the replica was acknowledged.
     pub(crate) fn has_no_acks(&self) -> bool {
-        self.replica.state.lock().acked == 0
+        self.replica.state().acked() == 0
     }
 
     /// Whether not a single byte came.
@@ -175,9 +174,9 @@ impl ReplicaWriter {
         let _writing = replica.writing.lock();
         self.check_turn()?;
         let (tail, promised) = {
-            let state = replica.state.lock();
+            let state = replica.state();
             state.check_writable()?;
-            (Tail { length: state.on_disk, crc: state.tail_crc }, state.promised)
+            (state.tail(), state.promised())
         };
         let plan = plan_append(tail, replica.checksum, offset, data, checksums).map_err(|refusal| {
             let kind =
@@ -198,11 +197,7 @@ impl ReplicaWriter {
             let _ = self.take_back(tail, chunk_start, promised);
         }
         replica.volume.check(written, || format!("write {}", replica.block()))?;
-        replica.volume.space.add(ByteCount(plan.data.len() as u64));
-        let mut state = replica.state.lock();
-        state.on_disk = plan.tail.length;
-        state.tail_crc = plan.tail.crc;
-        drop(state);
+        replica.step(Step::Grown(plan.tail));
         self.start_writeback(plan.tail.length);
         Ok(())
     }
@@ -280,9 +275,10 @@ impl ReplicaWriter {
 
     /// Takes note that what is written now is being promised; returns how much that is, and where the files are.
     fn promise(&self) -> (u64, Place) {
-        let mut state = self.replica.state.lock();
-        state.promised = state.on_disk;
-        (state.promised, state.place)
+        self.replica.change(|state| {
+            state.step(Step::Promised);
+            (state.promised(), state.place())
+        })
     }
 
     fn sync_files(&self) -> io::Result<()> {
@@ -297,18 +293,15 @@ impl ReplicaWriter {
         if !self.is_current() {
             return;
         }
-        let mut state = self.replica.state.lock();
-        state.acked = state.acked.max(length.min(state.on_disk));
-        drop(state);
-        self.replica.notify();
+        self.replica.step(Step::Acked(length));
     }
 
     /// Moves the files into the finalized directory, unless they were made there, durably when `sync` asks for it or bytes of
     /// the replica were promised before. The caller then changes the map.
     pub(super) fn move_to_finalized(&mut self, sync: bool) -> Result<()> {
         let (place, durable) = {
-            let state = self.replica.state.lock();
-            (state.place, sync || state.promised > 0)
+            let state = self.replica.state();
+            (state.place(), sync || state.promised() > 0)
         };
         let replica = &self.replica;
         let moved = replica.dirs.make_finalized_dir(replica.id).and_then(|dir| {
@@ -328,23 +321,22 @@ impl ReplicaWriter {
             }
             Ok(())
         });
-        replica.volume.check(moved, || format!("finalize {}", replica.block()))?;
-        replica.notify();
-        Ok(())
+        replica.volume.check(moved, || format!("finalize {}", replica.block()))
     }
 
     fn rename_to_finalized(&self) -> io::Result<()> {
         let replica = &self.replica;
         let files = replica.hold_files();
         // Of a kind that blames no device.
-        replica.state.lock().check_writable().map_err(|error| io::Error::new(io::ErrorKind::NotFound, error))?;
+        replica.state().check_writable().map_err(|error| io::Error::new(io::ErrorKind::NotFound, error))?;
         // Checksums first: a replica cut in two by a crash then has its data still in rbw or tmp, where recovery knows
         // what to make of it.
         disk::rename(&files.meta, &replica.meta_path(Place::Finalized, files.generation_stamp))?;
         disk::rename(&files.data, &replica.data_path(Place::Finalized))?;
-        let mut state = replica.state.lock();
-        state.place = Place::Finalized;
-        state.acked = state.on_disk;
+        replica.change(|state| {
+            state.step(Step::Moved(Place::Finalized, files.generation_stamp));
+            state.step(Step::Acked(state.on_disk()));
+        });
         Ok(())
     }
 }

@@ -58,6 +58,11 @@ impl BlockManager {
         self.lock().take_outgrown()
     }
 
+    /// Those of which it could not be logged that they are recovered.
+    pub fn put_outgrown_back(&self, blocks: impl IntoIterator<Item = BlockId>) {
+        self.lock().outgrown.extend(blocks);
+    }
+
     /// Replicas that no block of the namespace explains, and that are kept.
     pub fn unknown_replicas(&self) -> usize {
         self.lock().set_aside.len()

@@ -10,7 +10,7 @@ use dfs_proto::v1::{self, ReplicaState};
 use super::block_map::BlockState;
 use super::disposition::ReportedReplica;
 use super::state::SoftState;
-use crate::namenode::datanodes::{NodeIndex, StorageIndex};
+use crate::namenode::datanodes::{NodeIndex, RegistrationId, StorageIndex};
 use crate::namenode::namespace::lost_ids::is_lost_stamp;
 
 /// Recoveries ordered with one heartbeat: each keeps a DataNode busy for as long as a replica takes to be verified.
@@ -28,10 +28,20 @@ const RETURNS_WITHIN: Duration = Duration::from_secs(3600);
 pub struct Holders {
     /// DataNodes that live and have a replica that counts, or were told to hold one; silent ones last, those that know most first.
     pub live: Vec<v1::DatanodeId>,
+    /// Of each of them, since when it has been there: one that registers anew has forgotten its orders.
+    pub(crate) registrations: Vec<Option<RegistrationId>>,
     /// More DataNodes may have one: they are silent and not given up yet, or have not told since they registered.
     pub others_are_away: bool,
     /// DataNodes that may have one are dead, but for less than an hour.
     pub dead_may_return: bool,
+}
+
+impl Holders {
+    /// The present registration of one that lives.
+    pub(crate) fn registration_of(&self, uuid: &str) -> Option<RegistrationId> {
+        let at = self.live.iter().position(|node| node.uuid == uuid)?;
+        self.registrations.get(at).copied().flatten()
+    }
 }
 
 impl SoftState {
@@ -66,8 +76,9 @@ impl SoftState {
                 ranked.insert((is_stale, rank(replica.map(|replica| replica.state)), index));
             }
         }
-        let live = ranked.into_iter().map(|(_, _, index)| self.nodes.node(index).id.clone()).collect();
-        Holders { live, others_are_away, dead_may_return }
+        let nodes = ranked.into_iter().map(|(_, _, index)| self.nodes.node(index));
+        let (live, registrations) = nodes.map(|node| (node.id.clone(), node.registration)).unzip();
+        Holders { live, registrations, others_are_away, dead_may_return }
     }
 
     /// Complete blocks that have replicas of a newer generation which was lost with an earlier NameNode. Replicas that are

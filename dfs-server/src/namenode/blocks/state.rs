@@ -355,7 +355,9 @@ impl SoftState {
             let mut awaited = SmallVec::new();
             for storage in open.targets {
                 let is_there = there.contains(&self.nodes.storage(storage).node);
-                if !is_there && self.nodes.is_usable(storage) {
+                // It has told already, and of something else.
+                let is_bad = self.bad.get(&id).is_some_and(|bad| bad.iter().any(|bad| bad.storage == storage));
+                if !is_there && !is_bad && self.nodes.is_usable(storage) {
                     awaited.push(storage);
                 } else {
                     self.release_unit(storage);

@@ -276,13 +276,12 @@ impl LogFiles {
         Ok(())
     }
 
-    /// Takes a current segment without frames away before another one begins where it begins, and durably: a start that found
-    /// both could not tell which of them is the log.
+    /// Takes a current segment without frames away before another one begins where it begins. A start that finds both, because power
+    /// was lost, goes on with the one that has frames.
     fn remove_if_empty(&mut self) -> Result<()> {
         let is_empty = |current: &mut CurrentSegment| current.offset == SEGMENT_HEADER_BYTES as u64;
         let Some(empty) = self.current.take_if(is_empty) else { return Ok(()) };
         disk::remove_file(&empty.path)
-            .and_then(|()| durable::sync_dir(&self.directory))
             .map_err(|error| DfsError::io(format!("remove empty log segment {}", empty.path.display()), error))?;
         self.index.lock().remove_last_segment();
         Ok(())

@@ -10,6 +10,9 @@ use dfs_common::ids::{BlockId, CallId, ClientId, GenerationStamp, Incarnation, I
 /// One life of a client.
 pub type Life = (ClientId, Incarnation);
 
+/// Changes of leases that are told one by one: more than a batch of ops makes.
+const CHANGES_MAX: usize = 4096;
+
 const FIRST: InodeId = InodeId(0);
 const LAST: InodeId = InodeId(u64::MAX);
 
@@ -63,8 +66,28 @@ pub struct Leases {
     by_life: BTreeSet<(Life, InodeId)>,
     /// Of those whose file waits for recovery.
     waiting: BTreeSet<(ClientId, InodeId)>,
-    /// How often a file has begun to wait since the start.
-    waits_begun: u64,
+    changes: LeaseChanges,
+}
+
+/// What has become of leases since somebody asked last.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct LeaseChanges {
+    /// Files whose lease has ended or has lost its writer.
+    pub files: Vec<InodeId>,
+    /// There were more of them: whoever only applies ops never asks.
+    pub are_more: bool,
+    /// A file has begun to wait for recovery.
+    pub waits_begun: bool,
+}
+
+impl LeaseChanges {
+    fn note(&mut self, id: InodeId) {
+        if self.files.len() < CHANGES_MAX {
+            self.files.push(id);
+        } else {
+            self.are_more = true;
+        }
+    }
 }
 
 impl Leases {
@@ -97,7 +120,8 @@ impl Leases {
     pub fn wait_for_recovery(&mut self, id: InodeId) {
         let Some(lease) = self.by_file.get_mut(&id).filter(|lease| !lease.needs_recovery) else { return };
         lease.needs_recovery = true;
-        self.waits_begun += 1;
+        self.changes.note(id);
+        self.changes.waits_begun = true;
         self.by_life.remove(&((lease.client, lease.incarnation), id));
         self.waiting.insert((lease.client, id));
     }
@@ -106,7 +130,7 @@ impl Leases {
     pub fn insert(&mut self, id: InodeId, lease: Lease) {
         self.remove(id);
         if lease.needs_recovery {
-            self.waits_begun += 1;
+            self.changes.waits_begun = true;
             self.waiting.insert((lease.client, id));
         } else {
             self.by_life.insert(((lease.client, lease.incarnation), id));
@@ -117,6 +141,7 @@ impl Leases {
     /// Takes a lease away.
     pub fn remove(&mut self, id: InodeId) -> Option<Lease> {
         let lease = self.by_file.remove(&id)?;
+        self.changes.note(id);
         if lease.needs_recovery {
             self.waiting.remove(&(lease.client, id));
         } else {
@@ -147,9 +172,9 @@ impl Leases {
             || self.waiting.range((client, FIRST)..=(client, LAST)).next().is_some()
     }
 
-    /// A number that rises when a file begins to wait for recovery.
-    pub fn waits_begun(&self) -> u64 {
-        self.waits_begun
+    /// What has changed since this was asked last.
+    pub fn take_changes(&mut self) -> LeaseChanges {
+        std::mem::take(&mut self.changes)
     }
 
     /// Files that wait for recovery, those after `after` in an order of their own.
@@ -260,6 +285,28 @@ mod tests {
         assert!(leases.has_any(CLIENT));
         leases.remove(InodeId(20));
         assert!(!leases.has_any(CLIENT) && leases.waiting_after(None).next().is_none());
+    }
+
+    #[test]
+    fn changes_are_told_once_and_are_bounded() {
+        let life = (CLIENT, Incarnation(1));
+        let lease = Lease::taken_by(life.0, life.1, CallId(1));
+        let mut leases = Leases::default();
+        leases.insert(InodeId(20), lease.clone());
+        assert_eq!(leases.take_changes(), LeaseChanges::default());
+        leases.wait_for_recovery(InodeId(20));
+        leases.wait_for_recovery(InodeId(20));
+        let told = LeaseChanges { files: vec![InodeId(20)], are_more: false, waits_begun: true };
+        assert_eq!(leases.take_changes(), told);
+        leases.remove(InodeId(20));
+        let told = LeaseChanges { files: vec![InodeId(20)], ..LeaseChanges::default() };
+        assert_eq!((leases.take_changes(), leases.take_changes()), (told, LeaseChanges::default()));
+        for id in 0..CHANGES_MAX as u64 + 1 {
+            leases.insert(InodeId(id), lease.clone());
+            leases.remove(InodeId(id));
+        }
+        let told = leases.take_changes();
+        assert_eq!((told.files.len(), told.are_more), (CHANGES_MAX, true));
     }
 
     #[test]

@@ -40,7 +40,7 @@ use dfs_common::ids::{
     ROOT_INODE, TxId,
 };
 
-use self::claims::{Holds, Leases, Life};
+use self::claims::{Holds, LeaseChanges, Leases, Life};
 use self::directory::{Directory, HashKey};
 use self::inode::{Content, Inode};
 use self::lost_ids::LostIds;
@@ -190,9 +190,9 @@ impl Namespace {
         self.leases.waiting_after(after)
     }
 
-    /// A number that rises when a file begins to wait for recovery.
-    pub fn waits_begun(&self) -> u64 {
-        self.leases.waits_begun()
+    /// What has become of leases since this was asked last.
+    pub fn take_lease_changes(&mut self) -> LeaseChanges {
+        self.leases.take_changes()
     }
 
     /// All sessions, for monitors.

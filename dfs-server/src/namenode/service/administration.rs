@@ -158,3 +158,35 @@ pub(super) fn move_replicas(namesystem: &Namesystem, request: &MoveReplicasReque
         txid: namesystem.txid().0,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use dfs_common::ids::ROOT_INODE;
+    use dfs_proto::v1::edit_op::Op;
+
+    use super::*;
+    use crate::namenode::outcome::Outcome;
+    use crate::namenode::trees::tests::{ALICE, Place};
+
+    #[tokio::test]
+    async fn replicas_are_verified_for_those_who_may_read_the_file_and_for_nobody_else() {
+        let place = Place::new().await;
+        let inode = place.make(0, ROOT_INODE, "private", 0o100_600).await.0;
+        let mutate = async |op| place.namesystem.mutate(place.header(0), op).await.unwrap();
+        mutate(Op::OpenForAppend(OpenForAppendOp { inode, truncate: false })).await;
+        let Outcome::Block(block) = mutate(Op::AddBlock(AddBlockOp { inode, ..AddBlockOp::default() })).await else {
+            panic!("not a block");
+        };
+        let suspect = |uid, block: Block| {
+            let replica = BadReplica { block: Some(block.into()), datanode_uuid: "dn".into(), ..BadReplica::default() };
+            let request = ReportBadBlocksRequest { header: place.header(uid), replicas: vec![replica] };
+            suspect_replicas(&place.namesystem, &request).err().map(|error| error.kind())
+        };
+        assert_eq!(suspect(ALICE, block), Some(ErrorKind::PermissionDenied));
+        assert_eq!(suspect(0, block), None);
+        // A block of no file is nobody's secret: a file may be removed while it is read.
+        assert_eq!(suspect(ALICE, Block { id: dfs_common::ids::BlockId(77), ..block }), None);
+        mutate(Op::SetAttr(SetAttrOp { inode, mode: Some(0o644), ..SetAttrOp::default() })).await;
+        assert_eq!(suspect(ALICE, block), None);
+    }
+}

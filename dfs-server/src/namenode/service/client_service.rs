@@ -298,11 +298,10 @@ impl ClientNamenode for ClientService {
     async fn recover_lease(&self, request: Request<RecoverLeaseRequest>) -> Reply<RecoverLeaseResponse> {
         let request = request.into_inner();
         let inode = InodeId(request.inode);
-        let (header, patience_ms) = (request.header, request.patience_ms);
         let left = if request.own {
-            self.namesystem.give_up_lease(header, inode, CallId(request.call_id), patience_ms).await
+            self.namesystem.give_up_lease(request.header, inode, CallId(request.call_id)).await
         } else {
-            self.namesystem.recover_lease(header, inode, patience_ms).await
+            self.namesystem.recover_lease(request.header, inode).await
         };
         reply(left.map(|left| {
             let lease = left.map(|(client, Incarnation(incarnation), CallId(call_id))| LeaseName {
@@ -433,8 +432,7 @@ impl ClientNamenode for ClientService {
     async fn truncate(&self, request: Request<TruncateRequest>) -> Reply<AttrResponse> {
         let request = request.into_inner();
         let op = TruncateOp { inode: request.inode, length: request.length };
-        let cut = self.namesystem.truncate(request.header, op, request.patience_ms).await;
-        reply(cut.and_then(|id| attr_response(&self.namesystem, id)))
+        self.change_inode(request.header, Op::Truncate(op)).await
     }
 
     async fn set_replication(&self, request: Request<SetReplicationRequest>) -> Reply<AttrResponse> {

@@ -3,6 +3,7 @@
 use dfs_common::block::Block;
 use dfs_common::error::{ErrorKind, Result};
 use dfs_common::ids::InodeId;
+use dfs_proto::v1::edit_op::Op;
 use dfs_proto::v1::{
     AppendRequest, AppendResponse, CompleteOp, CompleteRequest, CompleteResponse, CreateOp, CreateRequest,
     CreateResponse, OpenForAppendOp,
@@ -58,14 +59,14 @@ pub(super) async fn create(
 /// Opens a file to be written at its end.
 ///
 /// # Errors
-/// As [`Namesystem::append`].
+/// As [`Namesystem::mutate`]; `Busy` while another client writes.
 pub(super) async fn append(
     namesystem: &Namesystem,
     request: AppendRequest,
     reader: Option<&str>,
 ) -> Result<AppendResponse> {
     let op = OpenForAppendOp { inode: request.inode, truncate: request.truncate };
-    let outcome = namesystem.append(request.header, op).await;
+    let outcome = namesystem.mutate(request.header, Op::OpenForAppend(op)).await;
     outcome.and_then(|outcome| {
         let Outcome::Appended { inode, last } = outcome else { return Err(unexpected(&outcome)) };
         let answer = attr_response(namesystem, inode)?;
@@ -86,7 +87,7 @@ pub(super) async fn append(
 /// Closes a file that was written.
 ///
 /// # Errors
-/// As [`Namesystem::complete`].
+/// As [`Namesystem::mutate`]; `LeaseLost`.
 pub(super) async fn complete(namesystem: &Namesystem, request: CompleteRequest) -> Result<CompleteResponse> {
     let op = CompleteOp {
         inode: request.inode,
@@ -94,7 +95,7 @@ pub(super) async fn complete(namesystem: &Namesystem, request: CompleteRequest) 
         keep_open: request.keep_open,
         modified_ns: request.modified_ns,
     };
-    let outcome = namesystem.complete(request.header, op).await;
+    let outcome = namesystem.mutate(request.header, Op::Complete(op)).await;
     outcome.and_then(|outcome| {
         // A file without names is gone with its lease: there are no attributes to give.
         let attr = match namesystem.attr(inode_of(&outcome)?) {

@@ -23,6 +23,8 @@ use parking_lot::{Condvar, Mutex};
 
 /// Longest wait for a call that a test knows to come.
 const CALL_MAX: Duration = Duration::from_secs(60);
+/// Longest time that a call hangs: more than any test needs.
+const HANG_MAX: Duration = Duration::from_secs(120);
 
 /// Kinds of calls that can be made to fail or hang.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -320,8 +322,12 @@ impl Watch {
                 Fate::Hang => {
                     state.hanging += 1;
                     self.changed.notify_all();
-                    self.changed.wait(&mut state);
+                    // A test that has failed while a call hangs ends all the same.
+                    let late = self.changed.wait_for(&mut state, HANG_MAX);
                     state.hanging -= 1;
+                    if late.timed_out() {
+                        return Err(io::Error::from_raw_os_error(libc::EIO));
+                    }
                 }
             }
         }

@@ -14,11 +14,13 @@ use dfs_common::ids::{BlockId, GenerationStamp};
 use dfs_proto::data_transfer::DataChecksum;
 use tracing::warn;
 
+use super::super::append_plan::Tail;
 use super::super::disk::{self, DiskFile};
 use super::super::meta_file::MetaFile;
-use super::super::replica::{Entry, Finalized, OpenKind, OpenReplica, OpenState, Place};
+use super::super::open_state::{OpenState, Place, Step};
+use super::super::replica::{Entry, Finalized, OpenKind, OpenReplica};
 use super::super::writer::ReplicaWriter;
-use super::{Pool, checksums_len, describe, is_same, not_found, pair};
+use super::{Pool, describe, not_found, pair};
 
 impl Pool {
     /// See `ReplicaStore::append`.
@@ -31,23 +33,11 @@ impl Pool {
         let tail = volume.check(tail, || format!("read the last chunk of {block}"));
         let (checksum, tail_crc) =
             self.expect_sound(block, tail.and_then(|tail| tail.ok_or_else(|| corrupt_tail(block))))?;
-        let state = OpenState {
-            generation_stamp: old.generation_stamp,
-            on_disk: old.length,
-            acked: old.length,
-            promised: if old.maybe_synced { old.length } else { 0 },
-            synced: if old.maybe_synced { old.length } else { 0 },
-            doubted: None,
-            tail_crc,
-            place: Place::Finalized,
-            doomed: false,
-            recovery: None,
-        };
+        let tail = Tail { length: old.length, crc: tail_crc };
+        let state = OpenState::reopened(Place::Finalized, old.generation_stamp, tail, old.maybe_synced);
         let home = (Arc::clone(&volume), dirs);
         let replica = Arc::new(OpenReplica::new(block.id, OpenKind::Rbw, checksum, home, state));
-        self.replace_finalized(block.id, &old, Entry::Open(Arc::clone(&replica)))?;
-        // Counted again, at its new length, when the replica is finalized.
-        volume.space.subtract(checksums_len(&old));
+        self.reopen(&old, &replica)?;
         let reopened = relocate(&replica, Place::Rbw, new_stamp)
             .and_then(|()| keep_promise(&replica))
             .and_then(|is_synced| ReplicaWriter::open(Arc::clone(&replica), 0, is_synced));
@@ -93,17 +83,7 @@ impl Pool {
             warn!(block = %replica.block(), %error, "replica stays open after a failed append");
             return;
         }
-        let mut replicas = self.replicas.lock();
-        let mut state = replica.state.lock();
-        if let Some(entry) = replicas.get_mut(&replica.id)
-            && is_same(entry, replica)
-            && (state.recovery, state.on_disk) == (recovery, old.length)
-        {
-            *entry = Entry::Finalized(self.record(replica, &state, old.condition));
-            // Whoever still holds it must leave the files alone.
-            state.doomed = true;
-            replica.volume.space.add(checksums_len(&old));
-        }
+        self.put_back(replica, |state| (state.recovery(), state.on_disk()) == (recovery, old.length), old.condition);
     }
 }
 
@@ -118,16 +98,14 @@ pub(super) fn relocate(replica: &OpenReplica, to: Place, new_stamp: GenerationSt
         return Ok(());
     }
     // Of a kind that blames no device.
-    replica.state.lock().check_writable().map_err(|error| io::Error::new(io::ErrorKind::NotFound, error))?;
+    replica.state().check_writable().map_err(|error| io::Error::new(io::ErrorKind::NotFound, error))?;
     let new_meta = replica.meta_path(to, new_stamp);
     disk::rename(&files.meta, &new_meta)?;
     if let Err(error) = disk::rename(&files.data, &replica.data_path(to)) {
         let _ = disk::rename(&new_meta, &files.meta);
         return Err(error);
     }
-    let mut state = replica.state.lock();
-    state.place = to;
-    state.generation_stamp = new_stamp;
+    replica.step(Step::Moved(to, new_stamp));
     Ok(())
 }
 
@@ -135,12 +113,10 @@ pub(super) fn relocate(replica: &OpenReplica, to: Place, new_stamp: GenerationSt
 /// logs a new generation stamp once all nodes have it: after a loss of power, replicas of an older one would be of no use
 /// to it, and what was synced in them lost.
 pub(super) fn keep_promise(replica: &OpenReplica) -> io::Result<bool> {
-    let (place, has_promised) = {
-        let state = replica.state.lock();
-        (state.place, state.promised > 0)
-    };
+    let state = replica.state();
+    let has_promised = state.promised() > 0;
     if has_promised {
-        disk::sync_dir(&replica.dir(place))?;
+        disk::sync_dir(&replica.dir(state.place()))?;
     }
     Ok(has_promised)
 }

@@ -27,8 +27,9 @@ use tracing::{info, warn};
 
 use super::super::events::EventKind;
 use super::super::layout::{self, SUBDIRS};
+use super::super::open_state::Place;
 use super::super::recovery::{Found, FoundMeta, Verdict, decide};
-use super::super::replica::{Condition, Entry, Finalized, Place};
+use super::super::replica::{Condition, Entry, Finalized};
 use super::super::scan::list_dir;
 use super::super::volume::VolumeIndex;
 use super::{Home, Pool, add_suspect, used};

@@ -35,9 +35,10 @@ use super::disk::DiskFile;
 use super::events::{Event, EventHub, EventKind};
 use super::faults::is_shortage;
 use super::layout;
+use super::open_state::{OpenState, Place, Step};
 use super::pool_dirs::PoolDirs;
 use super::reader::ReplicaReader;
-use super::replica::{Condition, Entry, Finalized, OpenKind, OpenReplica, OpenState, Place};
+use super::replica::{Condition, Entry, Finalized, OpenKind, OpenReplica};
 use super::report::{Cursor, PAGE_MAX, ReportPage, page_item};
 use super::scan::{Scanned, scan_volume};
 use super::suspects::Suspects;
@@ -179,7 +180,7 @@ impl Pool {
         let place = if kind == OpenKind::Temporary { Place::Tmp } else { Place::Rbw };
         self.begin(block, (kind, place), checksum, choose, |replica| {
             let files = replica.hold_files();
-            replica.state.lock().check_writable()?;
+            replica.state().check_writable()?;
             let volume = &replica.volume;
             let created = ReplicaWriter::create(Arc::clone(replica), &files);
             volume.check(created, || format!("create the files of {block} on {}", volume.root().display()))
@@ -198,18 +199,7 @@ impl Pool {
     ) -> Result<ReplicaWriter> {
         let volume = choose(&|index| self.home(index).is_some())?;
         let (volume, dirs) = self.home(volume.index()).expect("chosen among those that have the pool");
-        let state = OpenState {
-            generation_stamp: block.generation_stamp,
-            on_disk: 0,
-            acked: 0,
-            promised: 0,
-            synced: 0,
-            doubted: None,
-            tail_crc: 0,
-            place,
-            doomed: false,
-            recovery: None,
-        };
+        let state = OpenState::new(place, block.generation_stamp);
         let replica = Arc::new(OpenReplica::new(block.id, kind, checksum, (volume, dirs), state));
         let _writing = replica.writing.lock();
         let replaced = self.insert_new(&replica, block)?;
@@ -250,7 +240,7 @@ impl Pool {
             }
         };
         if let Some(waiting) = &waiting {
-            waiting.state.lock().doomed = true;
+            waiting.step(Step::Doomed);
         }
         replicas.insert(block.id, Entry::Open(Arc::clone(replica)));
         Ok(waiting)
@@ -264,6 +254,63 @@ impl Pool {
         }
         replicas.insert(id, new);
         Ok(())
+    }
+
+    /// Shows a finalized replica as one that is open, which takes what it has with it. Its checksums are counted again when it is
+    /// finalized, at the length that it then has.
+    fn reopen(&self, old: &Finalized, replica: &Arc<OpenReplica>) -> Result<()> {
+        self.replace_finalized(replica.id, old, Entry::Open(Arc::clone(replica)))?;
+        replica.volume.space.subtract(checksums_len(old));
+        Ok(())
+    }
+
+    /// Shows an open replica whose files are where finalized ones belong as finalized; `before` is what was known of them. To be
+    /// done with the map locked: a promise or a failed sync that comes later finds the record.
+    fn close(&self, entry: &mut Entry, replica: &OpenReplica, state: &OpenState, before: Condition) {
+        let volume = replica.volume.index();
+        if state.doubted().is_some() {
+            self.suspects.add(volume, &self.name, replica.id);
+        }
+        let record = Finalized {
+            generation_stamp: state.generation_stamp(),
+            length: state.on_disk(),
+            volume,
+            maybe_synced: state.promised() > 0,
+            condition: if state.doubted().is_some() { Condition::Suspect } else { before },
+        };
+        replica.volume.space.add(checksums_len(&record));
+        *entry = Entry::Finalized(record);
+    }
+
+    /// Shows a replica as finalized, and has the NameNodes told of it.
+    fn close_and_tell(&self, replica: &Arc<OpenReplica>) -> Result<Block> {
+        let mut replicas = self.replicas.lock();
+        match replicas.get_mut(&replica.id) {
+            Some(entry) if is_same(entry, replica) => {
+                let state = replica.state();
+                self.close(entry, replica, &state, Condition::Sound);
+                let block = replica.block_of(&state);
+                self.publish(EventKind::Received, block, &replica.volume);
+                Ok(block)
+            }
+            _ => {
+                let words = format!("{} was deleted while it was being finalized", replica.block());
+                Err(DfsError::new(ErrorKind::Cancelled, words))
+            }
+        }
+    }
+
+    /// Shows a replica as finalized again that was reopened in vain, if it still is as is asked.
+    fn put_back(&self, replica: &Arc<OpenReplica>, is_as_before: impl FnOnce(&OpenState) -> bool, before: Condition) {
+        let mut replicas = self.replicas.lock();
+        let Some(entry) = replicas.get_mut(&replica.id).filter(|entry| is_same(entry, replica)) else { return };
+        replica.change(|state| {
+            if is_as_before(state) {
+                self.close(entry, replica, state, before);
+                // Whoever still holds it must leave the files alone.
+                state.step(Step::Doomed);
+            }
+        });
     }
 
     /// See `ReplicaStore::announce`.
@@ -287,36 +334,8 @@ impl Pool {
 
     /// With the replica's `writing` lock held.
     fn finalize_held(&self, writer: &mut ReplicaWriter, sync: bool) -> Result<Block> {
-        let replica = Arc::clone(writer.replica());
         writer.move_to_finalized(sync)?;
-        let block = replica.block();
-        let mut replicas = self.replicas.lock();
-        match replicas.get_mut(&block.id) {
-            Some(entry) if is_same(entry, &replica) => {
-                *entry = Entry::Finalized(self.record(&replica, &replica.state.lock(), Condition::Sound));
-                let header = MetaHeader { checksum: replica.checksum };
-                replica.volume.space.add(ByteCount(header.meta_len(block.length)));
-                self.publish(EventKind::Received, block, &replica.volume);
-                Ok(block)
-            }
-            _ => Err(DfsError::new(ErrorKind::Cancelled, format!("{block} was deleted while it was being finalized"))),
-        }
-    }
-
-    /// The record of a replica that is open no more; `before` is what was known of its files. To be made with the map locked:
-    /// a promise or a failed sync that comes later finds the record.
-    fn record(&self, replica: &OpenReplica, state: &OpenState, before: Condition) -> Finalized {
-        let volume = replica.volume.index();
-        if state.doubted.is_some() {
-            self.suspects.add(volume, &self.name, replica.id);
-        }
-        Finalized {
-            generation_stamp: state.generation_stamp,
-            length: state.on_disk,
-            volume,
-            maybe_synced: state.promised > 0,
-            condition: if state.doubted.is_some() { Condition::Suspect } else { before },
-        }
+        self.close_and_tell(writer.replica())
     }
 
     /// See `ReplicaStore::open_reader`.
@@ -374,13 +393,17 @@ impl Pool {
         let (block, volume) = (replica.block(), &replica.volume);
         let mut replicas = self.replicas.lock();
         let is_here = replicas.get(&block.id).is_some_and(|entry| is_same(entry, replica));
-        let mut state = replica.state.lock();
-        let is_as_seen = (state.recovery, state.generation_stamp) == (seen.recovery, seen.generation_stamp);
-        if !is_here || !is_as_seen || state.place != seen.place {
+        let what = |state: &OpenState| (state.recovery(), state.generation_stamp(), state.place());
+        let is_gone = replica.change(|state| {
+            let is_gone = is_here && what(state) == what(seen);
+            if is_gone {
+                state.step(Step::Doomed);
+            }
+            is_gone
+        });
+        if !is_gone {
             return false;
         }
-        state.doomed = true;
-        drop(state);
         replicas.remove(&block.id);
         volume.space.subtract(ByteCount(block.length));
         self.publish(EventKind::Deleted, block, volume);
@@ -394,7 +417,7 @@ impl Pool {
         let entry = self.replicas.lock().get(&block.id).cloned().ok_or_else(|| not_found(block))?;
         let stamp = match &entry {
             Entry::Finalized(finalized) => finalized.generation_stamp,
-            Entry::Open(replica) if replica.kind != OpenKind::Temporary => replica.state.lock().generation_stamp,
+            Entry::Open(replica) if replica.kind != OpenKind::Temporary => replica.state().generation_stamp(),
             Entry::Open(_) | Entry::Deleting(_) => return Err(not_found(block)),
         };
         if stamp < block.generation_stamp {
@@ -410,7 +433,7 @@ impl Pool {
     pub(super) fn visible_length(&self, block: Block) -> Result<u64> {
         Ok(match self.lookup(block)? {
             Entry::Finalized(finalized) => finalized.length,
-            Entry::Open(replica) => replica.visible(&replica.state.lock()),
+            Entry::Open(replica) => replica.visible(&replica.state()),
             Entry::Deleting(_) => 0,
         })
     }

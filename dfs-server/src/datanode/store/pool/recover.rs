@@ -21,22 +21,22 @@ use dfs_common::block::Block;
 use dfs_common::checksum::crc32c;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::GenerationStamp;
-use dfs_common::units::ByteCount;
-use dfs_proto::data_transfer::{DataChecksum, MetaHeader};
+use dfs_proto::data_transfer::DataChecksum;
 use dfs_proto::v1::ReplicaState;
 use tracing::warn;
 
+use super::super::append_plan::Tail;
 use super::super::aside::{save_rest, set_pair_aside};
 use super::super::disk::{self, DiskFile};
-use super::super::events::EventKind;
 use super::super::meta_file::MetaFile;
+use super::super::open_state::{OpenState, Place, Step};
 use super::super::recovery::verified_prefix;
-use super::super::replica::{Condition, Entry, Finalized, HeldFiles, OpenKind, OpenReplica, OpenState, Place};
+use super::super::replica::{Condition, Entry, Finalized, HeldFiles, OpenKind, OpenReplica};
 use super::append::{corrupt_tail, read_proven_tail};
 use super::proof::proven_length;
 use super::sync::Synced;
 use super::verify::is_version;
-use super::{Home, Pool, checksums_len, describe, is_same, not_found, pair, used};
+use super::{Home, Pool, describe, not_found, pair};
 
 /// What a replica under recovery has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,48 +75,51 @@ impl Pool {
             // Not in the middle of a packet.
             let _writing = replica.writing.lock();
             let files = replica.hold_files();
-            let mut state = replica.state.lock();
-            if state.doomed {
-                return Ok(None);
-            }
-            let block = Block { id: replica.id, generation_stamp: state.generation_stamp, length: state.on_disk };
-            check_older(block, state.generation_stamp, recovery_id)?;
-            if state.recovery.is_some_and(|newer| newer > recovery_id) {
-                return Err(overtaken(block, recovery_id));
-            }
-            state.recovery = Some(recovery_id);
-            ((files.data, files.meta), state.clone())
+            let taken = replica.change(|state| {
+                if state.is_doomed() {
+                    return Ok(None);
+                }
+                let block = replica.block_of(state);
+                check_older(block, state.generation_stamp(), recovery_id)?;
+                if state.recovery().is_some_and(|newer| newer > recovery_id) {
+                    return Err(overtaken(block, recovery_id));
+                }
+                state.step(Step::TakenOver(recovery_id));
+                Ok(Some(*state))
+            });
+            let Some(state) = taken? else { return Ok(None) };
+            ((files.data, files.meta), state)
         };
-        replica.notify();
-        let block = Block { id: replica.id, generation_stamp: state.generation_stamp, length: state.on_disk };
+        let block = replica.block_of(&state);
         // A restart has verified the end only, and not every sync that failed before it need have been noted.
         let is_waiting = replica.kind == OpenKind::Waiting;
-        let proven = if is_waiting || state.doubted.is_some() {
-            proven_length(&replica.volume, &paths, DiskFile::open_device, 0, state.on_disk)
+        let proven = if is_waiting || state.doubted().is_some() {
+            proven_length(&replica.volume, &paths, DiskFile::open_device, 0, state.on_disk())
         } else {
-            proven_length(&replica.volume, &paths, DiskFile::open, state.synced, state.on_disk)
+            proven_length(&replica.volume, &paths, DiskFile::open, state.synced(), state.on_disk())
         };
         let proven = match replica.volume.check(proven, || format!("verify {block}"))? {
             Some(proven) => proven,
             // They are not made yet, perhaps.
-            None if state.on_disk == 0 => 0,
+            None if state.on_disk() == 0 => 0,
             None => {
                 // Or they were moved by another recovery, which has just ended.
                 let is_forgotten = self.forget_missing_open(replica, &state);
                 return Err(if is_forgotten { not_found(block) } else { overtaken(block, recovery_id) });
             }
         };
-        if state.doubted.is_some() {
-            let mut now = replica.state.lock();
-            if now.recovery == Some(recovery_id) {
-                now.doubted = Some(proven);
-            }
+        if state.doubted().is_some() {
+            replica.change(|now| {
+                if now.recovery() == Some(recovery_id) {
+                    now.step(Step::Proven(proven));
+                }
+            });
         }
         Ok(Some(UnderRecovery {
             block: Block { length: proven, ..block },
-            state: if is_waiting || proven < state.acked { ReplicaState::Rwr } else { ReplicaState::Rbw },
+            state: if is_waiting || proven < state.acked() { ReplicaState::Rwr } else { ReplicaState::Rbw },
             // What its writer was told to be on disk was acknowledged first. More may have been on its way there, here alone.
-            synced: state.synced.min(state.acked).min(proven),
+            synced: state.synced().min(state.acked()).min(proven),
         }))
     }
 
@@ -208,9 +211,7 @@ impl Pool {
         let tail = volume.check(read_proven_tail(&dir, block.id, old), || format!("read the last chunk of {block}"));
         let tail = self.expect_sound(block, tail.and_then(|tail| tail.ok_or_else(|| corrupt_tail(block))))?;
         let replica = Arc::new(in_recovery(block, old, stamp, tail, home));
-        self.replace_finalized(block.id, old, Entry::Open(Arc::clone(&replica)))?;
-        // Counted again when it is finalized.
-        volume.space.subtract(checksums_len(old));
+        self.reopen(old, &replica)?;
         let restamped = self.finalize_recovered(&replica, stamp);
         if restamped.is_err() {
             self.undo_append(&replica, *old, Some(stamp));
@@ -243,7 +244,7 @@ impl Pool {
         let replica = Arc::new(in_recovery(block, old, stamp, (made.checksum, 0), home));
         // Whoever wants to read the replica waits for the moves.
         let files = replica.hold_files();
-        if let Err(error) = self.replace_finalized(block.id, old, Entry::Open(Arc::clone(&replica))) {
+        if let Err(error) = self.reopen(old, &replica) {
             remove_pair(&copy);
             return Err(error);
         }
@@ -263,33 +264,16 @@ impl Pool {
             warn!(%block, %error, "the replica stays as it was");
             remove_pair(&copy);
             remove_pair(&waiting);
-            self.put_back(&replica, *old);
+            self.put_back(&replica, |_| true, old.condition);
             return volume.check(replaced, doing).map(|()| volume.storage_uuid());
         }
-        {
-            let mut state = replica.state.lock();
-            (state.place, state.generation_stamp) = (Place::Rbw, stamp);
-            (state.on_disk, state.acked, state.tail_crc) = (length, length, made.tail_crc);
-            (state.promised, state.synced) = (length, length);
-        }
-        volume.space.subtract(used(old));
-        volume.space.add(ByteCount(length));
+        replica.change(|state| {
+            state.step(Step::Moved(Place::Rbw, stamp));
+            state.step(Step::Recovered(Tail { length, crc: made.tail_crc }));
+        });
         volume.check(replaced, doing)?;
         drop(files);
         self.finalize_recovered(&replica, stamp)
-    }
-
-    /// Brings back a finalized replica that recovery could not replace; its files are where they were.
-    fn put_back(&self, replica: &Arc<OpenReplica>, old: Finalized) {
-        let mut replicas = self.replicas.lock();
-        if let Some(entry) = replicas.get_mut(&replica.id)
-            && is_same(entry, replica)
-        {
-            let mut state = replica.state.lock();
-            *entry = Entry::Finalized(self.record(replica, &state, old.condition));
-            // Whoever still holds it must leave the files alone.
-            state.doomed = true;
-        }
     }
 
     /// Finalizes an open replica that has the length agreed on.
@@ -297,36 +281,20 @@ impl Pool {
         let volume = &replica.volume;
         let doing = || format!("finalize {} after recovery {stamp}", replica.block());
         let dir = volume.check(replica.dirs.make_finalized_dir(replica.id), doing)?;
-        let block = {
+        {
             let files = replica.hold_files();
-            let before = replica.state.lock().clone();
-            if before.doomed || before.recovery != Some(stamp) {
+            let before = replica.state();
+            if before.is_doomed() || before.recovery() != Some(stamp) {
                 return Err(overtaken(replica.block(), stamp));
             }
             // Checksums first, as `writer` does and restart recovery expects.
             let moved = disk::rename(&files.meta, &replica.meta_path(Place::Finalized, stamp))
                 .and_then(|()| disk::rename(&files.data, &replica.data_path(Place::Finalized)));
             volume.check(moved, doing)?;
-            let mut state = replica.state.lock();
-            (state.place, state.generation_stamp) = (Place::Finalized, stamp);
-            Block { id: replica.id, generation_stamp: stamp, length: state.on_disk }
-        };
-        volume.check(disk::sync_dir(&dir), doing)?;
-        replica.notify();
-        {
-            let mut replicas = self.replicas.lock();
-            match replicas.get_mut(&replica.id) {
-                Some(entry) if is_same(entry, replica) => {
-                    *entry = Entry::Finalized(self.record(replica, &replica.state.lock(), Condition::Sound));
-                    volume.space.add(ByteCount(MetaHeader { checksum: replica.checksum }.meta_len(block.length)));
-                    self.publish(EventKind::Received, block, volume);
-                }
-                _ => {
-                    let words = format!("{block} was deleted while it was recovered");
-                    return Err(DfsError::new(ErrorKind::Cancelled, words));
-                }
-            }
+            replica.step(Step::Moved(Place::Finalized, stamp));
         }
+        volume.check(disk::sync_dir(&dir), doing)?;
+        self.close_and_tell(replica)?;
         // All that it has was read from the device or is synced.
         self.take_note_back(replica.id, &(Arc::clone(volume), Arc::clone(&replica.dirs)));
         Ok(volume.storage_uuid())
@@ -341,18 +309,9 @@ fn in_recovery(
     (checksum, tail_crc): (DataChecksum, u32),
     home: Home,
 ) -> OpenReplica {
-    let state = OpenState {
-        generation_stamp: old.generation_stamp,
-        on_disk: old.length,
-        acked: old.length,
-        promised: old.length,
-        synced: old.length,
-        doubted: None,
-        tail_crc,
-        place: Place::Finalized,
-        doomed: false,
-        recovery: Some(stamp),
-    };
+    let tail = Tail { length: old.length, crc: tail_crc };
+    let mut state = OpenState::reopened(Place::Finalized, old.generation_stamp, tail, true);
+    state.step(Step::TakenOver(stamp));
     OpenReplica::new(block.id, OpenKind::Waiting, checksum, home, state)
 }
 
@@ -377,41 +336,36 @@ fn remove_pair(pair: &(PathBuf, PathBuf)) {
 fn cut_open(replica: &OpenReplica, old: Block, recovery_id: GenerationStamp, length: u64) -> Result<()> {
     let _writing = replica.writing.lock();
     let files = replica.hold_files();
-    let before = {
-        let mut state = replica.state.lock();
-        let is_ours = state.recovery == Some(recovery_id) && !state.doomed;
-        if !is_ours || state.generation_stamp != old.generation_stamp || state.on_disk < length {
+    let before = replica.change(|state| {
+        let is_ours = state.recovery() == Some(recovery_id) && !state.is_doomed();
+        if !is_ours || state.generation_stamp() != old.generation_stamp || state.on_disk() < length {
             return Err(DfsError::new(
                 ErrorKind::StaleGeneration,
                 format!("{old} is not (any more) in recovery {recovery_id} here"),
             ));
         }
-        if state.doubted.is_some_and(|on_device| on_device < length) {
+        if state.doubted().is_some_and(|on_device| on_device < length) {
             let words = format!("{length} bytes of {old} are not known to be on the device");
             return Err(DfsError::new(ErrorKind::Io, words));
         }
-        let before = state.clone();
+        let before = *state;
         // What is to stay was read from the device; from here on its syncs count.
-        state.doubted = None;
-        before
-    };
+        state.step(Step::Trusted);
+        Ok(before)
+    })?;
     // Acknowledged bytes that could not be proven: behind a bad sector, and here alone perhaps.
-    let is_unproven = old.length < before.acked;
+    let is_unproven = old.length < before.acked();
     let saved = if is_unproven {
-        save_rest(&replica.dirs.paths, &files.data, &files.meta, length, before.on_disk)
+        save_rest(&replica.dirs.paths, &files.data, &files.meta, length, before.on_disk())
     } else {
         Ok(())
     };
-    let cut = saved.and_then(|()| cut_files(replica, &files, before.on_disk, length));
-    if cut.is_err() {
-        let mut state = replica.state.lock();
-        state.doubted = state.doubted.or(before.doubted);
+    let cut = saved.and_then(|()| cut_files(replica, &files, before.on_disk(), length));
+    if let (Err(_), Some(on_device)) = (&cut, before.doubted()) {
+        replica.step(Step::Doubted(on_device));
     }
-    let tail_crc = replica.volume.check(cut, || format!("cut {old} to {length} bytes"))?;
-    replica.volume.space.subtract(ByteCount(before.on_disk - length));
-    let mut state = replica.state.lock();
-    (state.on_disk, state.acked, state.tail_crc) = (length, length, tail_crc);
-    (state.promised, state.synced) = (length, length);
+    let crc = replica.volume.check(cut, || format!("cut {old} to {length} bytes"))?;
+    replica.step(Step::Recovered(Tail { length, crc }));
     Ok(())
 }
 

@@ -11,6 +11,7 @@ use tracing::warn;
 
 use super::super::disk;
 use super::super::events::EventKind;
+use super::super::open_state::Step;
 use super::super::replica::{Condition, Deletion, Entry, Finalized, OpenKind, OpenReplica};
 use super::super::volume::VolumeIndex;
 use super::super::writer::ReplicaWriter;
@@ -45,13 +46,16 @@ impl Pool {
         if !self.replicas.lock().get(&replica.id).is_some_and(|entry| is_same(entry, replica)) {
             return;
         }
-        {
-            let mut state = replica.state.lock();
-            if state.recovery.is_some() {
-                // Its files are another's now.
-                return;
+        let is_ours = replica.change(|state| {
+            // Its files may be another's now.
+            let is_ours = state.recovery().is_none();
+            if is_ours {
+                state.step(Step::Doomed);
             }
-            state.doomed = true;
+            is_ours
+        });
+        if !is_ours {
+            return;
         }
         if let Err(error) = self.unlink_open(replica) {
             warn!(block = %replica.block(), "could not remove an unfinished replica: {}", error.chain());
@@ -81,7 +85,7 @@ impl Pool {
             }
             Some(Entry::Deleting(_)) => return Ok(()),
             Some(Entry::Finalized(finalized)) => (finalized.generation_stamp, finalized.volume),
-            Some(Entry::Open(replica)) => (replica.state.lock().generation_stamp, replica.volume.index()),
+            Some(Entry::Open(replica)) => (replica.state().generation_stamp(), replica.volume.index()),
         };
         if stamp != block.generation_stamp {
             if let Some(entry) = &entry {
@@ -93,8 +97,7 @@ impl Pool {
             ));
         }
         if let Some(Entry::Open(replica)) = &entry {
-            replica.state.lock().doomed = true;
-            replica.notify();
+            replica.step(Step::Doomed);
         }
         let deletion = Deletion { number: self.deletions.fetch_add(1, Ordering::Relaxed), volume: index };
         replicas.insert(block.id, Entry::Deleting(deletion));
@@ -180,8 +183,7 @@ impl Pool {
                         Some(Block { id, generation_stamp: finalized.generation_stamp, length: finalized.length })
                     }
                     Some(Entry::Open(replica)) => {
-                        replica.state.lock().doomed = true;
-                        replica.notify();
+                        replica.step(Step::Doomed);
                         // A sync of it has failed, or may fail yet.
                         self.untrusted.lock().insert((index, id));
                         self.left.lock().push(Arc::downgrade(replica));

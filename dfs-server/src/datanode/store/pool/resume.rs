@@ -24,12 +24,13 @@ use dfs_common::block::Block;
 use dfs_common::checksum::crc32c;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::GenerationStamp;
-use dfs_common::units::ByteCount;
 
+use super::super::append_plan::Tail;
 use super::super::disk::{self, DiskFile};
 use super::super::events::EventKind;
 use super::super::meta_file::MetaFile;
-use super::super::replica::{Entry, Finalized, OpenKind, OpenReplica, OpenState, Place};
+use super::super::open_state::{OpenState, Place, Step};
+use super::super::replica::{Entry, Finalized, OpenKind, OpenReplica};
 use super::super::writer::ReplicaWriter;
 use super::append::{keep_promise, relocate};
 use super::{OPEN_TRIES, Pool, describe, is_same};
@@ -110,10 +111,8 @@ impl Pool {
         let stamp = copy.block().generation_stamp;
         let moved = relocate(&copy, Place::Rbw, stamp);
         copy.volume.check(moved, || format!("move the copy of blk_{}", copy.id))?;
-        let state = {
-            let state = copy.state.lock();
-            OpenState { acked: state.on_disk, ..state.clone() }
-        };
+        let mut state = copy.state();
+        state.step(Step::Acked(state.on_disk()));
         let home = (Arc::clone(&copy.volume), Arc::clone(&copy.dirs));
         let replica = Arc::new(OpenReplica::new(copy.id, OpenKind::Rbw, copy.checksum, home, state));
         let mut replicas = self.replicas.lock();
@@ -159,14 +158,14 @@ fn resume_open(
     // Until the state is settled: whoever opens them finds lengths, checksums and state that fit each other, and a recovery
     // that finalizes them has ended or not begun.
     let files = replica.hold_files();
-    let state = replica.state.lock().clone();
+    let state = replica.state();
     state.check_writable()?;
-    if state.place != Place::Rbw {
+    if state.place() != Place::Rbw {
         let words = format!("{block} is being moved");
         return Err(DfsError::new(ErrorKind::Cancelled, words));
     }
-    check_length(block, state.acked, bytes)?;
-    check_length(block, state.on_disk, bytes)?;
+    check_length(block, state.acked(), bytes)?;
+    check_length(block, state.on_disk(), bytes)?;
     let cut = match cut_to_acked(replica, &state) {
         Ok(Some(tail_crc)) => tail_crc,
         Ok(None) => {
@@ -175,20 +174,12 @@ fn resume_open(
         }
         Err(error) => return Ok(Err(error)),
     };
-    replica.volume.space.subtract(ByteCount(state.on_disk - state.acked));
-    {
-        let mut now = replica.state.lock();
-        // The writer before may have raised it after its turn had ended.
-        now.acked = state.acked;
-        now.on_disk = state.acked;
-        now.promised = state.promised.min(state.acked);
-        now.synced = state.synced.min(state.acked);
-        now.tail_crc = cut;
-    }
+    // Also of what the writer before has been told to be acknowledged after its turn had ended.
+    replica.step(Step::Cut(Tail { length: state.acked(), crc: cut }));
     if let Err(error) = disk::rename(&files.meta, &replica.meta_path(Place::Rbw, new_stamp)) {
         return Ok(Err(error));
     }
-    replica.state.lock().generation_stamp = new_stamp;
+    replica.step(Step::Moved(Place::Rbw, new_stamp));
     drop(files);
     Ok(keep_promise(replica).and_then(|is_synced| ReplicaWriter::open(Arc::clone(replica), replica.turn(), is_synced)))
 }
@@ -196,19 +187,19 @@ fn resume_open(
 /// Cuts both files to the acknowledged bytes; returns the CRC of the last chunk then, or `None` when its bytes are not
 /// what was received.
 fn cut_to_acked(replica: &OpenReplica, state: &OpenState) -> io::Result<Option<u32>> {
-    let (on_disk, acked) = (state.on_disk, state.acked);
+    let (on_disk, acked) = (state.on_disk(), state.acked());
     if on_disk == acked {
-        return Ok(Some(state.tail_crc));
+        return Ok(Some(state.tail().crc));
     }
     let data = DiskFile::open_writable(&replica.data_path(Place::Rbw))?;
-    let meta = MetaFile::open(&replica.meta_path(Place::Rbw, state.generation_stamp), DiskFile::open_writable)?;
+    let meta = MetaFile::open(&replica.meta_path(Place::Rbw, state.generation_stamp()), DiskFile::open_writable)?;
     let chunk = replica.checksum.bytes_per_checksum() as u64;
     let start = acked - acked % chunk;
     let mut tail_crc = 0;
     if start < acked {
         let Some(crc) = proven_crc(&data, &meta, state, start, chunk)? else { return Ok(None) };
         meta.write_checksums(start, &crc.to_be_bytes())?;
-        if state.promised > start {
+        if state.promised() > start {
             // Before the data is shorter: a checksum of bytes that are gone would prove nothing of what was promised.
             replica.sync_with(|| meta.file().sync_data())?;
         }
@@ -221,10 +212,10 @@ fn cut_to_acked(replica: &OpenReplica, state: &OpenState) -> io::Result<Option<u
 
 /// CRC of the acknowledged part of the chunk at `start`, when the chunk as received is what its checksum says.
 fn proven_crc(data: &DiskFile, meta: &MetaFile, state: &OpenState, start: u64, chunk: u64) -> io::Result<Option<u32>> {
-    let end = (start + chunk).min(state.on_disk);
+    let end = (start + chunk).min(state.on_disk());
     let mut bytes = vec![0; (end - start) as usize];
     data.read_exact_at(&mut bytes, start)?;
-    let is_tail = end == state.on_disk && !end.is_multiple_of(chunk);
-    let expected = if is_tail { state.tail_crc } else { meta.read_crc(start)? };
-    Ok((crc32c(&bytes) == expected).then(|| crc32c(&bytes[..(state.acked - start) as usize])))
+    let is_tail = end == state.on_disk() && !end.is_multiple_of(chunk);
+    let expected = if is_tail { state.tail().crc } else { meta.read_crc(start)? };
+    Ok((crc32c(&bytes) == expected).then(|| crc32c(&bytes[..(state.acked() - start) as usize])))
 }

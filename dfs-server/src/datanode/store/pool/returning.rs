@@ -15,8 +15,9 @@ use tracing::{info, warn};
 use super::super::aside::set_aside;
 use super::super::disk;
 use super::super::layout;
+use super::super::open_state::{Place, Step};
 use super::super::pool_dirs::PoolDirs;
-use super::super::replica::{Condition, Entry, Place};
+use super::super::replica::{Condition, Entry};
 use super::super::scan::{Scanned, place_dir, scan_volume};
 use super::super::volume::Volume;
 use super::{Pool, WALK_STEP, add_suspect};
@@ -65,7 +66,7 @@ impl Pool {
 fn distrust_found(entry: &mut Entry) {
     match entry {
         Entry::Finalized(finalized) => finalized.condition = Condition::Suspect,
-        Entry::Open(replica) => replica.state.lock().doubted = Some(0),
+        Entry::Open(replica) => replica.step(Step::SyncFailed),
         Entry::Deleting(_) => {}
     }
 }

@@ -13,6 +13,7 @@ use dfs_common::ids::{BlockId, GenerationStamp};
 
 use super::super::disk::{self, DiskFile};
 use super::super::faults::is_shortage;
+use super::super::open_state::Step;
 use super::super::replica::{Entry, Finalized, OpenReplica};
 use super::{OPEN_TRIES, Pool, is_same, not_found, pair};
 
@@ -76,13 +77,14 @@ impl Pool {
             if !replicas.get(&block.id).is_some_and(|entry| is_same(entry, replica)) {
                 return Ok(Synced::Moved);
             }
-            let mut state = replica.state.lock();
-            check_length(block, state.on_disk)?;
-            state.promised = state.on_disk;
-            state.promised
+            replica.change(|state| {
+                check_length(block, state.on_disk())?;
+                state.step(Step::Promised);
+                Ok(state.promised())
+            })?
         };
         let synced = sync_open_files(replica, promised);
-        if synced.is_err() && replica.state.lock().doubted.is_some() {
+        if synced.is_err() && replica.state().doubted().is_some() {
             // Finalized meanwhile, perhaps.
             self.distrust(block.id, &replica.volume, &replica.dirs);
         }

@@ -27,6 +27,7 @@ use tracing::warn;
 use super::super::disk::DiskFile;
 use super::super::events::EventKind;
 use super::super::faults::is_damage;
+use super::super::open_state::Step;
 use super::super::pool_dirs::PoolDirs;
 use super::super::reader::ReplicaReader;
 use super::super::replica::{Condition, Entry, Finalized};
@@ -48,7 +49,7 @@ impl Pool {
                 }
                 // Reopened meanwhile.
                 Some(Entry::Open(replica)) if replica.volume.index() == index => {
-                    replica.state.lock().doubted.get_or_insert(0);
+                    replica.step(Step::Doubted(0));
                 }
                 None if volume.is_failed() => {
                     self.untrusted.lock().insert((index, id));
@@ -147,7 +148,7 @@ impl Pool {
         dirs.clear_doubt(id);
         let is_doubted = match self.replicas.lock().get(&id) {
             Some(Entry::Finalized(now)) => now.condition != Condition::Sound,
-            Some(Entry::Open(replica)) => replica.state.lock().doubted.is_some(),
+            Some(Entry::Open(replica)) => replica.state().doubted().is_some(),
             Some(Entry::Deleting(_)) | None => false,
         };
         if is_doubted {

@@ -13,7 +13,8 @@ use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_proto::data_transfer::DataChecksum;
 
 use super::super::append_plan::{Tail, plan_append};
-use super::super::replica::{OpenKind, OpenReplica, Place};
+use super::super::open_state::Place;
+use super::super::replica::{OpenKind, OpenReplica};
 use super::super::volume::{Volume, VolumeIndex};
 use super::super::writer::ReplicaWriter;
 use super::Pool;
@@ -48,7 +49,7 @@ impl Pool {
         let created = {
             let files = replica.hold_files();
             // Whoever deletes it may have come first: it removes only what is there.
-            replica.state.lock().check_writable()?;
+            replica.state().check_writable()?;
             ReplicaWriter::create_whole(Arc::clone(replica), &files, &plan)
         };
         let mut writer = volume.check(created, words)?;

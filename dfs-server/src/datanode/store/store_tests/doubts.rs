@@ -4,6 +4,7 @@
 use std::os::unix::fs::FileExt;
 
 use super::super::disk::watch::{Call, Watch};
+use super::super::open_state::Step;
 use super::*;
 use crate::datanode::metrics::Metrics;
 use crate::datanode::scanner::verify_suspects;
@@ -612,7 +613,7 @@ fn sync_of_a_replica_that_is_open_no_more_promises_nothing() {
     let pool = store.pool(POOL).unwrap();
     // As a sync that has waited for the writer.
     pool.sync_open(&replica, block(2, 1001).block).unwrap();
-    assert_eq!(replica.state.lock().promised, 0);
+    assert_eq!(replica.state().promised(), 0);
     store.sync(&block(2, 1001)).unwrap();
     let found = store.init_recovery(&block(2, 1001), GenerationStamp(2000), false).unwrap().unwrap();
     assert_eq!(found.synced, 700);
@@ -630,7 +631,7 @@ fn replica_finalized_while_a_sync_of_it_fails_is_verified() {
         let finalize = scope.spawn(|| store.finalize(POOL, &mut writer, true));
         watch.wait_hanging(1);
         // As by a client's sync, the files being where they belong already.
-        replica.state.lock().doubted = Some(0);
+        replica.step(Step::SyncFailed);
         watch.heal();
         finalize.join().unwrap().unwrap();
     });

@@ -27,7 +27,7 @@ fn small_log(dir: &Path) -> (PathBuf, Vec<u64>) {
 }
 
 /// As `small_log`, but the last entry is several sectors long, and some of them have nothing in them but zeros.
-pub(super) fn log_with_zeros(dir: &Path) -> (PathBuf, Vec<u64>) {
+fn log_with_zeros(dir: &Path) -> (PathBuf, Vec<u64>) {
     let value = vec![0; 3 * SECTOR_BYTES].into();
     let op =
         EditOp { op: Some(Op::SetXattr(SetXAttrOp { inode: 1, value, ..SetXAttrOp::default() })), ..EditOp::default() };
@@ -38,7 +38,8 @@ pub(super) fn log_with_zeros(dir: &Path) -> (PathBuf, Vec<u64>) {
     log_of(dir, (0..FRAMES - 1).map(|index| entry(1, index, [index])).chain([last]))
 }
 
-fn log_of(dir: &Path, entries: impl IntoIterator<Item = Entry>) -> (PathBuf, Vec<u64>) {
+/// A log of four entries.
+pub(super) fn log_of(dir: &Path, entries: impl IntoIterator<Item = Entry>) -> (PathBuf, Vec<u64>) {
     let mut files = LogFiles::open(dir, NAMESPACE).unwrap();
     let mut starts = Vec::new();
     starts.push(SEGMENT_HEADER_BYTES as u64);

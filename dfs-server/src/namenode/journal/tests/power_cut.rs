@@ -104,11 +104,13 @@ fn log_scenario() -> Scenario {
     Scenario::new("log", recorder, check)
 }
 
-/// A torn frame is cut, and a shorter one is written in its place; a longer one behind that may be torn as well, over whatever is
-/// there.
+/// A torn frame is cut, and a shorter one is written in its place, whatever the device's sectors are; a longer one behind that may be
+/// torn as well, over whatever is there.
 fn torn_scenario() -> Scenario {
     let dir = tempfile::tempdir().unwrap();
-    let (path, starts) = super::damage::log_with_zeros(dir.path());
+    let long = entry(1, 3, (1..2_000).map(|number| number << 33));
+    let entries = (0..3).map(|index| entry(1, index, [index])).chain([long]);
+    let (path, starts) = super::damage::log_of(dir.path(), entries);
     let mut torn = std::fs::read(&path).unwrap();
     torn[starts[3] as usize..][..512].fill(0);
     std::fs::write(&path, torn).unwrap();
@@ -276,6 +278,16 @@ fn every_sync_is_missed_by_some_scenario() {
     for (site, by) in &caught {
         println!("without the sync at {}:{}: {}", site.file(), site.line(), by.as_deref().unwrap_or("nothing is lost"));
     }
-    let useless: Vec<_> = caught.iter().filter(|(_, by)| by.is_none()).map(|(site, _)| site.to_string()).collect();
+    // A segment is as long as it will be before a frame is written (`spares`), and the record takes lengths for durable.
+    let is_for_length = |site: &Site| site.file().ends_with("spares.rs") && line_of(site).contains("file.sync_all()");
+    let useless = caught.iter().filter(|(site, by)| by.is_none() && !is_for_length(site));
+    let useless: Vec<_> = useless.map(|(site, _)| site.to_string()).collect();
     assert!(useless.is_empty(), "nothing is lost without these syncs: {useless:#?}");
+}
+
+/// The line of the product that a site is.
+fn line_of(site: &Site) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let text = std::fs::read_to_string(root.join(site.file())).unwrap();
+    text.lines().nth(site.line() as usize - 1).unwrap_or_default().to_owned()
 }
