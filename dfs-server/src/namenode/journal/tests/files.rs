@@ -115,6 +115,7 @@ fn two_segments_with_frames_for_one_place_are_refused_with_both_names_and_kept()
     let before = std::fs::read(&last).unwrap();
     let error = LogFiles::open(dir.path(), NAMESPACE).err().expect("which of them is the log?");
     assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.message().contains("both begin with frame"), "{}", error.message());
     for path in [&last, &twin] {
         assert!(error.message().contains(&path.display().to_string()), "{}", error.message());
         assert!(std::fs::read(path).unwrap() == before);
