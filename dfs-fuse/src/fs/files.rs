@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use dfs_client::{Caller, CreateOptions, Turn};
-use dfs_common::attr::FileKind;
 use dfs_common::error::{DfsError, ErrorKind};
 use dfs_common::ids::InodeId;
 use fuser::{Errno, OpenFlags};
@@ -182,8 +181,12 @@ impl FileSystem {
         Ok(self.opened(slot, FileHandle::new(open, None, Some((epoch, reader))), keep_pages))
     }
 
-    /// Makes a file and opens it. One that is there already is opened as it is, unless the program wanted to be the one
-    /// who makes it.
+    /// Makes a file and opens it.
+    ///
+    /// # Errors
+    /// `ESTALE` when somebody else has made the name since the kernel looked, unless the program wanted to be the one who makes
+    /// it. The kernel asks for a creation without checking any right to the file. So it must look again: it finds the file then,
+    /// and opens it with its own check.
     pub(crate) async fn create(
         self: &Arc<Self>,
         caller: &Caller,
@@ -205,17 +208,10 @@ impl FileSystem {
         let outcome = self.client.create(caller, options).await;
         self.changed(&[new.parent]);
         let file = outcome?;
-        let attr = file.attr.clone();
         if !file.is_new {
-            if attr.kind != FileKind::File {
-                // Made by someone else since the kernel looked: ESTALE lets it look again.
-                return Err(Errno::ESTALE.into());
-            }
-            drop(slot);
-            let opened = Box::pin(self.open(caller, attr.inode, flags)).await?;
-            let entry = Box::pin(self.getattr(caller, attr.inode)).await?;
-            return Ok(Created { entry, opened });
+            return Err(Errno::ESTALE.into());
         }
+        let attr = file.attr;
         let open = self.inodes.open(attr.inode);
         let writer = match file.writer {
             Some(writer) => {
