@@ -101,6 +101,7 @@ impl FileSystem {
         let Write { offset, data, appends, keeps_set_id, by, .. } = write;
         let request = WriteRequest { offset, data, appends, sync, keeps_set_id, by };
         let losses = writer.privileges().losses();
+        let _changing = self.changing([handle.inode.id]);
         // Between two writes it may have been given back, and another mount may have it.
         let outcome = self.in_turn(handle.inode.id, || writer.write(&request)).await;
         if writer.privileges().losses() != losses {
@@ -108,7 +109,6 @@ impl FileSystem {
             self.kernel.drop_attributes(handle.inode.id);
         }
         let done = handle.heard(outcome.map_err(FsError::on_handle))?;
-        self.changed(&[handle.inode.id]);
         let end = done.at + write.data.len() as u64;
         self.grown_by_write(&handle.inode, end).await;
         writer.answered(end);
@@ -126,10 +126,8 @@ impl FileSystem {
     pub(crate) async fn flush(&self, handle: HandleId) -> FsResult<()> {
         let handle = self.handles.file(handle)?;
         let Some(writer) = &handle.writer else { return Ok(()) };
-        let outcome = writer.flush().await.map_err(FsError::on_handle);
-        self.changed(&[handle.inode.id]);
-        outcome?;
-        Ok(())
+        let _changing = self.changing([handle.inode.id]);
+        writer.flush().await.map_err(FsError::on_handle)
     }
 
     /// Makes the file durable, whoever wrote it, and tells of bytes that were lost.
@@ -137,9 +135,8 @@ impl FileSystem {
         let handle = self.handles.file(handle)?;
         handle.heard(handle.check())?;
         handle.tell_losses()?;
-        let outcome = self.sync(&handle).await.map_err(FsError::on_handle);
-        self.changed(&[handle.inode.id]);
-        handle.heard(outcome)?;
+        let _changing = self.changing([handle.inode.id]);
+        handle.heard(self.sync(&handle).await.map_err(FsError::on_handle))?;
         // While it lasted, others may have lost some.
         handle.tell_losses()
     }

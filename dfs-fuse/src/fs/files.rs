@@ -64,21 +64,52 @@ impl Drop for NewHandle {
     }
 }
 
-/// A file's content is being thrown away. It may be gone however that ends, also when it fails or is given up: readers look
-/// again.
-struct Emptied<'a> {
+/// Bytes of a file are being thrown away. They may be gone however that ends, also when it fails or is given up: readers look
+/// again, and so does the kernel, unless it learns by the answer.
+pub(super) struct Cutting<'a> {
     fs: &'a FileSystem,
     open: &'a OpenInode,
+    end: CutEnd,
 }
 
-impl Drop for Emptied<'_> {
+/// How it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CutEnd {
+    /// Nobody knows, or it has failed.
+    Unknown,
+    /// No byte went.
+    Nothing,
+    /// The answer tells the kernel how long the file is.
+    Told,
+    /// It was done by an open: the kernel takes the file for empty. What else of it changed it does not know: it may have been a
+    /// program.
+    Emptied,
+}
+
+impl<'a> Cutting<'a> {
+    pub(super) fn new(fs: &'a FileSystem, open: &'a OpenInode) -> Self {
+        Self { fs, open, end: CutEnd::Unknown }
+    }
+
+    pub(super) fn ends(mut self, end: CutEnd) {
+        self.end = end;
+    }
+}
+
+impl Drop for Cutting<'_> {
     fn drop(&mut self) {
-        let Self { fs, open } = self;
-        fs.changed(&[open.id]);
+        let Self { fs, open, end } = self;
+        if *end == CutEnd::Nothing {
+            return;
+        }
+        fs.changes.note(&[open.id]);
         open.content_dropped();
-        fs.seen.emptied(open.id);
-        // It may have been a program.
-        fs.kernel.drop_attributes(open.id);
+        if *end == CutEnd::Emptied {
+            fs.seen.emptied(open.id);
+        }
+        if *end != CutEnd::Told {
+            fs.kernel.drop_attributes(open.id);
+        }
     }
 }
 
@@ -104,7 +135,7 @@ impl FileSystem {
             return self.open_for_writing(caller, open, access, slot).await;
         }
         if access.truncates {
-            let writer = self.take_emptied(caller, &open).await?;
+            let writer = self.take_writer(caller, &open, true).await?;
             // In a task, which goes on to its end when this request is given up: the lease must not stay.
             let fs = Arc::clone(self);
             let giving_up = tokio::spawn(async move {
@@ -125,24 +156,12 @@ impl FileSystem {
         access: Access,
         slot: Slot<'_>,
     ) -> FsResult<Opened> {
-        let writer = if access.truncates {
-            self.take_emptied(caller, &open).await?
-        } else {
-            let writer = self.take_writer(caller, &open, false).await;
-            self.changed(&[open.id]);
-            let writer = writer?;
-            if self.seen.told_length(open.id) != Some(writer.length()) {
-                self.kernel.drop_attributes(open.id);
-            }
-            writer
-        };
+        let _changing = self.changing([open.id]);
+        let writer = self.take_writer(caller, &open, access.truncates).await?;
+        if !access.truncates && self.seen.told_length(open.id) != Some(writer.length()) {
+            self.kernel.drop_attributes(open.id);
+        }
         Ok(self.opened(slot, FileHandle::new(open, Some(writer), None), false))
-    }
-
-    /// As [`take_writer`](Self::take_writer), with the content thrown away.
-    async fn take_emptied(self: &Arc<Self>, caller: &Caller, open: &OpenRef) -> FsResult<Arc<SharedWriter>> {
-        let _emptied = Emptied { fs: self, open };
-        self.take_writer(caller, open, true).await
     }
 
     /// Empties a file that this mount writes.
@@ -150,8 +169,10 @@ impl FileSystem {
         let (fs, open) = (Arc::clone(self), self.inodes.open(open.id));
         let (caller, writer) = (caller.clone(), Arc::clone(writer));
         to_its_end(async move {
-            let _emptied = Emptied { fs: &fs, open: &open };
-            writer.empty_at_open(&caller).await
+            let cutting = Cutting::new(&fs, &open);
+            writer.empty_at_open(&caller).await?;
+            cutting.ends(CutEnd::Emptied);
+            Ok(())
         })
         .await
     }
@@ -205,9 +226,8 @@ impl FileSystem {
             open_for_write: access.writes,
             exclusive: access.exclusive,
         };
-        let outcome = self.client.create(caller, options).await;
-        self.changed(&[new.parent]);
-        let file = outcome?;
+        let _changing = self.changing([new.parent]);
+        let file = self.client.create(caller, options).await?;
         if !file.is_new {
             return Err(Errno::ESTALE.into());
         }
@@ -227,7 +247,7 @@ impl FileSystem {
     }
 
     /// The writer of an inode with one handle more: the one this mount has, or a new one with the lease. Another mount that has
-    /// just closed the file is waited for.
+    /// just closed the file is waited for. With `truncates`, the content is thrown away.
     async fn take_writer(
         self: &Arc<Self>,
         caller: &Caller,
@@ -272,7 +292,12 @@ impl FileSystem {
             // Its handles keep its error, which is in the log; the file is free for a new start.
             let _ = failed.finish().await;
         }
+        let cutting = truncates.then(|| Cutting::new(self, open));
         let writer = self.client.append(caller, open.id, truncates).await?;
+        // Before anybody can write through it.
+        if let Some(cutting) = cutting {
+            cutting.ends(CutEnd::Emptied);
+        }
         let writer = SharedWriter::new(self.client.clone(), open, writer);
         open.set_writer(Some(Arc::clone(&writer)));
         Ok(writer)
@@ -297,17 +322,16 @@ impl FileSystem {
     }
 
     async fn give_up_writer(&self, open: &OpenRef, writer: &Arc<SharedWriter>) {
+        let _changing = self.changing([open.id]);
         let _writing = open.writing.lock().await;
         if !writer.leave() {
             return;
         }
-        match writer.finish().await {
-            Ok(()) => self.seen.wrote(open.id, writer.length()),
+        if let Err(failure) = writer.finish().await {
             // Nobody waits for a release: whoever syncs the file next hears of it.
-            Err(failure) => warn!(inode = %open.id, ?failure, "file not completed at its last release"),
+            warn!(inode = %open.id, ?failure, "file not completed at its last release");
         }
         open.forget_writer(writer);
-        self.changed(&[open.id]);
     }
 
     /// The last descriptor of a handle is gone; completes the file if it was the last one writing.

@@ -9,7 +9,7 @@ use fuser::{Errno, OpenFlags};
 use futures::poll;
 
 use super::call_tests::{mounted, who, write_file};
-use super::{FileSystem, NewInode, Write};
+use super::{AttrChange, FileSystem, NewInode, Write};
 use crate::caller::Asker;
 use crate::fake_cluster::FakeCluster;
 use crate::handles::HandleId;
@@ -115,7 +115,58 @@ async fn open_that_gives_up_emptying_does_not_end_the_writing_of_others() {
         assert!(poll!(opening).is_pending());
     }
     assert!(fs.inodes.writer(inode).is_some(), "the writer has not failed");
-    until(|| cluster.calls("append") > 0 && open.content_epoch() >= before + 2).await;
+    until(|| cluster.calls("append") > 0 && open.content_epoch() > before).await;
     assert!(fs.inodes.writer(inode).is_some(), "it goes on with a file that is empty");
     assert_eq!(open.writer().unwrap().length(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_that_fails_to_empty_a_file_forgets_nothing_that_the_kernel_was_told() {
+    let cluster = FakeCluster::start(1).await;
+    let inode = write_file(&cluster, &[7; 3000]).await;
+    let fs = mounted(&cluster).await;
+    fs.getattr(&who(), inode).await.unwrap();
+    assert_eq!(fs.seen.told_length(inode), Some(3000));
+    cluster.world.lock().files.get_mut(&inode.0).unwrap().is_open = true;
+    let flags = OpenFlags(libc::O_WRONLY | libc::O_TRUNC);
+    let refused = fs.open(&who(), inode, flags).await.err().expect("another one writes it");
+    assert_eq!(refused.errno(), Errno::EBUSY);
+    assert_eq!(fs.seen.told_length(inode), Some(3000));
+    cluster.world.lock().files.get_mut(&inode.0).unwrap().is_open = false;
+    let _opened = fs.open(&who(), inode, flags).await.unwrap();
+    assert_eq!(fs.seen.told_length(inode), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn truncation_that_is_given_up_has_readers_look_again() {
+    let cluster = FakeCluster::start(1).await;
+    let inode = write_file(&cluster, &[7; 3000]).await;
+    let fs = mounted(&cluster).await;
+    let caller = who();
+    let change = AttrChange { length: Some(5), ..AttrChange::default() };
+    let mut truncation = Box::pin(fs.setattr(&caller, inode, None, change));
+    assert!(poll!(&mut truncation).is_pending());
+    let open = fs.inodes.find(inode).expect("whoever opens the file meets it");
+    let before = open.content_epoch();
+    drop(truncation);
+    assert!(open.content_epoch() > before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_that_fail_or_are_given_up_are_noted() {
+    let cluster = FakeCluster::start(1).await;
+    let inode = write_file(&cluster, &[7; 3000]).await;
+    let fs = mounted(&cluster).await;
+    let before = fs.changes.now();
+    let change = AttrChange { length: Some(5), ..AttrChange::default() };
+    fs.setattr(&who(), inode, None, change).await.expect_err("this cluster cuts nothing");
+    let failed = fs.changes.now();
+    assert!(failed > before);
+    cluster.world.lock().held_back.insert("unlink");
+    let caller = who();
+    tokio::select! {
+        _ = fs.unlink(&caller, ROOT_INODE, NAME) => panic!("there is no answer"),
+        () = until(|| cluster.calls("unlink") > 0) => {}
+    }
+    assert!(fs.changes.now() > failed);
 }
