@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use tracing::{debug, warn};
 
 use super::{Entry, FileSystem, NewInode};
-use crate::errno::FsResult;
+use crate::errno::{FsError, FsResult};
 use crate::flags::{Access, new_permissions};
 use crate::handles::{FileHandle, HandleId, Slot};
 use crate::inodes::{OpenInode, OpenRef};
@@ -130,7 +130,10 @@ impl FileSystem {
     pub(crate) async fn open(self: &Arc<Self>, caller: &Caller, inode: InodeId, flags: OpenFlags) -> FsResult<Opened> {
         let access = Access::new(flags);
         let slot = self.handles.reserve()?;
-        let mut open = self.inodes.open(inode);
+        let (mut open, names_are_going) = self.inodes.open_by_program(inode);
+        if names_are_going {
+            open.hold(&self.client).await.map_err(FsError::on_handle)?;
+        }
         if access.writes {
             return self.open_for_writing(caller, open, access, slot).await;
         }

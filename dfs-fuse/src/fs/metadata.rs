@@ -16,6 +16,7 @@ use crate::cache::Floor;
 use crate::errno::FsResult;
 use crate::flags::new_permissions;
 use crate::handles::HandleId;
+use crate::inodes::{NameGoing, OpenRef};
 
 /// How often attributes are asked for again when this mount's writer opened or completed the file meanwhile.
 const ATTR_TRIES: u32 = 3;
@@ -185,7 +186,7 @@ impl FileSystem {
 
     /// Removes a name that is not a directory's.
     pub(crate) async fn unlink(&self, caller: &Caller, parent: InodeId, name: &[u8]) -> FsResult<()> {
-        let _held = self.hold_if_open(parent, name).await?;
+        let _going = self.name_goes(parent, name).await?;
         let _taking = self.taking_names([parent]);
         Ok(self.client.unlink(caller, parent, name).await?)
     }
@@ -204,33 +205,35 @@ impl FileSystem {
         to: (InodeId, &[u8]),
         flag: RenameFlag,
     ) -> FsResult<()> {
-        let _held = match flag {
-            RenameFlag::Replace => self.hold_if_open(to.0, to.1).await?,
+        let _going = match flag {
+            RenameFlag::Replace => Some(self.name_goes(to.0, to.1).await?),
             RenameFlag::NoReplace | RenameFlag::Exchange => None,
         };
         let _taking = self.taking_names([from.0, to.0]);
         Ok(self.client.rename(caller, from, to, flag).await?)
     }
 
-    /// A name is about to go. If it is that of a file open on this mount, the file stays until it is closed. Costs nothing
-    /// while no file is open; the entry stays in the table at least as long as the result.
-    async fn hold_if_open(&self, parent: InodeId, name: &[u8]) -> FsResult<Option<crate::inodes::OpenRef>> {
-        if self.inodes.is_empty() {
-            return Ok(None);
+    /// A name is about to go, until the result is dropped. If it is that of a file open on this mount, the file stays until it is
+    /// closed. Costs nothing while no file is open.
+    async fn name_goes(&self, parent: InodeId, name: &[u8]) -> FsResult<(NameGoing, Option<OpenRef>)> {
+        let (going, may_be_open) = self.inodes.name_goes();
+        if !may_be_open {
+            return Ok((going, None));
         }
         let attr = match self.client.lookup(&Caller::root(), parent, name).await {
             Ok(attr) => attr,
             // A name that is refused cannot be removed either: the call that follows says why.
-            Err(error) if error.kind().retry_class() == RetryClass::Never => return Ok(None),
+            Err(error) if error.kind().retry_class() == RetryClass::Never => return Ok((going, None)),
             // Without knowing whose name it is, the call that follows could take an open file away.
             Err(error) => return Err(error.into()),
         };
-        if attr.kind != FileKind::File || attr.nlink > 1 {
-            return Ok(None);
+        if attr.kind != FileKind::File {
+            return Ok((going, None));
         }
-        let Some(open) = self.inodes.find(attr.inode) else { return Ok(None) };
+        // Also one that has other names: they may be going as well.
+        let Some(open) = self.inodes.find(attr.inode) else { return Ok((going, None)) };
         open.hold(&self.client).await?;
-        Ok(Some(open))
+        Ok((going, Some(open)))
     }
 
     /// Changes attributes; the length first, because the times of a call that sets both are meant to last.
