@@ -56,7 +56,7 @@ impl Drop for NewHandle {
             return;
         }
         let (fs, id) = (Arc::clone(&self.fs), self.id);
-        // Without a runtime the mount has ended, and its files were completed before.
+        // Without a runtime this process is at its end, and with it the session: the NameNode takes back what that leaves open.
         if let Ok(runtime) = Handle::try_current() {
             debug!(handle = id.0, "opened for nobody");
             runtime.spawn(async move { fs.release(id).await });
@@ -257,23 +257,8 @@ impl FileSystem {
         open: &OpenRef,
         truncates: bool,
     ) -> FsResult<Arc<SharedWriter>> {
-        let mut turn = self.client.turn(open.id);
-        let mut tries = LEASE_TRIES;
-        loop {
-            let refusal = match self.try_take_writer(caller, open, truncates).await {
-                Err(error) if error.kind() == Some(ErrorKind::Busy) => error,
-                outcome => return outcome,
-            };
-            match Box::pin(turn.comes()).await {
-                Turn::Now => {}
-                // A create of this mount that has not entered its writer yet.
-                Turn::Own if tries > 1 => {
-                    tries -= 1;
-                    tokio::task::yield_now().await;
-                }
-                Turn::Own | Turn::Never => return Err(refusal),
-            }
-        }
+        let take = || self.try_take_writer(caller, open, truncates);
+        self.in_turn_after(open.id, LEASE_TRIES - 1, take).await
     }
 
     async fn try_take_writer(
@@ -308,18 +293,36 @@ impl FileSystem {
 
     /// Makes a change of a file that other mounts must not be writing, again and again until none does or the patience is over.
     /// Nothing is held while it waits.
-    pub(super) async fn in_turn<T, F>(&self, inode: InodeId, mut change: impl FnMut() -> F) -> FsResult<T>
+    pub(super) async fn in_turn<T, F>(&self, inode: InodeId, change: impl FnMut() -> F) -> FsResult<T>
+    where
+        F: Future<Output = FsResult<T>>,
+    {
+        self.in_turn_after(inode, 0, change).await
+    }
+
+    /// The same, with so many tries more while this mount itself has the file: a create may not have entered its writer yet.
+    async fn in_turn_after<T, F>(
+        &self,
+        inode: InodeId,
+        mut own_tries: u32,
+        mut change: impl FnMut() -> F,
+    ) -> FsResult<T>
     where
         F: Future<Output = FsResult<T>>,
     {
         let mut turn = self.client.turn(inode);
         loop {
-            match change().await {
-                Err(error) if error.kind() == Some(ErrorKind::Busy) => match Box::pin(turn.comes()).await {
-                    Turn::Now => {}
-                    Turn::Own | Turn::Never => return Err(error),
-                },
+            let refusal = match change().await {
+                Err(error) if error.kind() == Some(ErrorKind::Busy) => error,
                 outcome => return outcome,
+            };
+            match Box::pin(turn.comes()).await {
+                Turn::Now => {}
+                Turn::Own if own_tries > 0 => {
+                    own_tries -= 1;
+                    tokio::task::yield_now().await;
+                }
+                Turn::Own | Turn::Never => return Err(refusal),
             }
         }
     }

@@ -9,10 +9,11 @@ use fuser::{Errno, OpenFlags};
 use futures::poll;
 
 use super::call_tests::{mounted, who, write_file};
-use super::{AttrChange, FileSystem, NewInode, Write};
+use super::{AttrChange, FileSystem, NewInode};
 use crate::caller::Asker;
 use crate::fake_cluster::FakeCluster;
 use crate::handles::HandleId;
+use crate::writer::Write;
 
 const NAME: &[u8] = b"file";
 
@@ -37,7 +38,7 @@ fn create(fs: &Arc<FileSystem>, flags: i32) -> impl Future<Output = crate::errno
 }
 
 async fn append(fs: &FileSystem, handle: HandleId, offset: u64, data: &[u8]) {
-    let by = Asker { uid: 0, gid: 0, pid: 0 };
+    let by = Asker::new(0, 0, 0);
     let write = Write { offset, data, appends: false, syncs: false, keeps_set_id: true, by };
     fs.write(handle, write).await.unwrap();
 }
@@ -118,6 +119,31 @@ async fn open_that_gives_up_emptying_does_not_end_the_writing_of_others() {
     until(|| cluster.calls("append") > 0 && open.content_epoch() > before).await;
     assert!(fs.inodes.writer(inode).is_some(), "it goes on with a file that is empty");
     assert_eq!(open.writer().unwrap().length(), 0);
+}
+
+/// It goes on when its program is killed, and the file is another's by then.
+#[tokio::test(flavor = "multi_thread")]
+async fn late_end_of_a_write_does_not_undo_a_truncation() {
+    let cluster = FakeCluster::start(1).await;
+    let fs = mounted(&cluster).await;
+    let (inode, _handle) = being_written(&fs).await;
+    let writer = fs.inodes.writer(inode).unwrap();
+    let write = |offset| Write {
+        offset,
+        data: b"late",
+        appends: false,
+        syncs: false,
+        keeps_set_id: true,
+        by: Asker::new(0, 0, 0),
+    };
+    let late = writer.write(&write(4), fs.options.sync).await.unwrap();
+    writer.set_length(0, &who()).await.unwrap();
+    writer.answered(&late, || panic!("the kernel takes the file for empty"));
+    assert_eq!(writer.view().open_length, Some(0));
+    let in_time = writer.write(&write(0), fs.options.sync).await.unwrap();
+    let mut is_told = false;
+    writer.answered(&in_time, || is_told = true);
+    assert!(is_told && writer.view().open_length == Some(4));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -41,7 +41,7 @@ use crate::handles::Handles;
 use crate::inodes::Inodes;
 use crate::kernel::KernelCaches;
 
-pub(crate) use data::{Read, Write};
+pub(crate) use data::Read;
 pub(crate) use directories::Listed;
 pub(crate) use files::Opened;
 pub(crate) use metadata::{AttrChange, NewInode};
