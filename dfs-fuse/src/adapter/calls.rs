@@ -440,8 +440,8 @@ impl Filesystem for Adapter {
         _mode: i32,
         reply: ReplyEmpty,
     ) {
-        // Not ENOSYS, which would be for ever: holes come later.
-        reply.error(Errno::EOPNOTSUPP);
+        // The kernel makes EOPNOTSUPP of it, and asks this mount no more. It would also change attributes before each call.
+        reply.error(Errno::ENOSYS);
     }
 
     fn lseek(

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Calls left to the kernel, by not being implemented or by ENOSYS: POSIX and flock locks (local to the host), access
-//! (`default_permissions`), SEEK_DATA and SEEK_HOLE (all data), copy_file_range (read and write), poll.
+//! (`default_permissions`), SEEK_DATA and SEEK_HOLE (all data), copy_file_range (read and write), fallocate (refused), poll.
 
 mod answers;
 mod calls;

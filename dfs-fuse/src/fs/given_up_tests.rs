@@ -146,6 +146,19 @@ async fn late_end_of_a_write_does_not_undo_a_truncation() {
     assert!(is_told && writer.view().open_length == Some(4));
 }
 
+/// The kernel hears of lengths by answers, and a release has none.
+#[tokio::test(flavor = "multi_thread")]
+async fn release_tells_the_kernel_no_length() {
+    let cluster = FakeCluster::start(1).await;
+    let fs = mounted(&cluster).await;
+    let (inode, handle) = being_written(&fs).await;
+    fs.flush(handle).await.unwrap();
+    // Another mount empties the file, and the kernel is told.
+    fs.seen.emptied(inode);
+    fs.release(handle).await;
+    assert_eq!(fs.seen.told_length(inode), Some(0));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn open_that_fails_to_empty_a_file_forgets_nothing_that_the_kernel_was_told() {
     let cluster = FakeCluster::start(1).await;
