@@ -202,3 +202,16 @@ async fn listing_that_was_under_way_when_its_directory_changed_is_not_kept() {
     list_buffer(&fs, handle, offset).await.unwrap();
     assert_eq!(cluster.take_calls(), [("get_listing", 1)]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn listing_fetched_ahead_goes_though_its_handle_stays_open() {
+    let cluster = FakeCluster::start(0).await;
+    cluster.world.lock().directories.insert(HERE.0, 250);
+    let fs = mounted(&cluster).await;
+    let handle = fs.opendir(who(), HERE).unwrap();
+    list_buffer(&fs, handle, 0).await.unwrap();
+    let dir = fs.handles.dir(handle).unwrap();
+    while dir.pages.lock().has_page() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
