@@ -399,7 +399,7 @@ mod tests {
             let (losses, told) = (Arc::clone(&losses), Arc::clone(told));
             let answer = ask_for(thread, &dispatcher, Class::Write, async move {
                 tokio::time::sleep(takes).await;
-                losses.tell(&told).map(|()| 0)
+                losses.check(&told).map(|()| 0)
             });
             driver.drive_until(driver.drained());
             answer.try_recv().unwrap()

@@ -27,7 +27,8 @@ impl FileSystem {
         let shown = || self.seen.shown_growing(handle.inode.id);
         let reader = handle.reader(&self.client, shown).await.map_err(FsError::on_handle)?;
         let end = offset.saturating_add(u64::from(size));
-        // Of what is read past the page cache no page is left, but for private mappings of writing descriptors.
+        // Direct reads leave no page in the kernel's cache, except faults of a private mapping through a writing descriptor, which ask
+        // for whole pages. So only those, and all buffered reads, can leave a last page that goes stale.
         let page = rustix::param::page_size() as u64;
         let fills_pages = handle.writer.is_none() || offset.is_multiple_of(page) && end.is_multiple_of(page);
         if fills_pages && end > reader.length() {
@@ -103,7 +104,7 @@ impl FileSystem {
             self.kernel.drop_attributes(handle.inode.id);
         }
         if write.syncs {
-            handle.tell_losses()?;
+            handle.check_losses()?;
         }
         Ok(u32::try_from(write.data.len()).unwrap_or(u32::MAX))
     }
@@ -120,11 +121,11 @@ impl FileSystem {
     pub(crate) async fn fsync(&self, handle: HandleId) -> FsResult<()> {
         let handle = self.handles.file(handle)?;
         handle.heard(handle.check())?;
-        handle.tell_losses()?;
+        handle.check_losses()?;
         let _changing = self.changing([handle.inode.id]);
         handle.heard(self.sync(&handle).await.map_err(FsError::on_handle))?;
         // While it lasted, others may have lost some.
-        handle.tell_losses()
+        handle.check_losses()
     }
 
     async fn sync(&self, handle: &FileHandle) -> FsResult<()> {

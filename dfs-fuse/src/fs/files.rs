@@ -258,7 +258,7 @@ impl FileSystem {
         truncates: bool,
     ) -> FsResult<Arc<SharedWriter>> {
         let take = || self.try_take_writer(caller, open, truncates);
-        self.in_turn_after(open.id, LEASE_TRIES - 1, take).await
+        self.in_turn_with(open.id, LEASE_TRIES - 1, take).await
     }
 
     async fn try_take_writer(
@@ -297,16 +297,11 @@ impl FileSystem {
     where
         F: Future<Output = FsResult<T>>,
     {
-        self.in_turn_after(inode, 0, change).await
+        self.in_turn_with(inode, 0, change).await
     }
 
     /// The same, with so many tries more while this mount itself has the file: a create may not have entered its writer yet.
-    async fn in_turn_after<T, F>(
-        &self,
-        inode: InodeId,
-        mut own_tries: u32,
-        mut change: impl FnMut() -> F,
-    ) -> FsResult<T>
+    async fn in_turn_with<T, F>(&self, inode: InodeId, mut own_tries: u32, mut change: impl FnMut() -> F) -> FsResult<T>
     where
         F: Future<Output = FsResult<T>>,
     {

@@ -68,8 +68,8 @@ pub(crate) struct FsOptions {
 #[derive(Clone, Debug)]
 struct Dated {
     attr: FileAttr,
-    /// The modification time that the file had when it had this length for sure: an earlier one than in `attr` when nobody
-    /// tells the length of a file that another mount writes, `None` when nobody ever has.
+    /// The modification time at which `attr.length` was last known for certain. It is that of `attr` if the length was just confirmed,
+    /// an older one if it is remembered from an earlier answer, and `None` if it never was certain.
     length_mtime_ns: Option<i64>,
 }
 
