@@ -133,7 +133,7 @@ impl KernelView {
         }
     }
 
-    /// A program here has written a file up to `length`: the kernel knows without having been told.
+    /// A write that ended at `length` is about to be answered: the kernel takes the file for that long then.
     pub(crate) fn wrote(&self, inode: InodeId, length: u64) {
         self.stored(inode, length, None);
     }
@@ -150,7 +150,7 @@ impl KernelView {
         }
     }
 
-    /// The file was emptied by an open, which the kernel knows.
+    /// The file was emptied by an open that succeeds: the kernel takes it for empty then.
     pub(crate) fn emptied(&self, inode: InodeId) {
         let Caches { files, growing } = &mut *self.caches.lock();
         growing.pop(&inode);

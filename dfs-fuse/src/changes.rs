@@ -5,8 +5,8 @@
 //! directory. Who fetches something takes the [`Moment`] before he asks: a change that comes while the answer is on its way
 //! counts as later.
 //!
-//! An unlink or rename does not say whose name it takes. That matters only for inodes that have other names, in directories that
-//! were not changed: all of those count as changed together.
+//! An unlink or rename does not tell which inode loses a name. If that inode is also listed in another directory (by a hard link),
+//! its number of links there is out of date. So any unlink makes all entries with more than one link doubtful.
 
 use std::num::NonZeroUsize;
 

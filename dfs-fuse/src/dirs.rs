@@ -10,6 +10,8 @@
 //! this mount since the fetch began ([`changes`](crate::changes)): what a program here has just changed must never be told to
 //! the kernel in its old state. The end of a listing stays its end, so that removing what was listed costs no second one;
 //! who wants to see what has come since begins anew.
+//!
+//! What is too old to be used is given up, also of handles that nobody reads any more: a page takes a quarter of a megabyte.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -83,11 +85,13 @@ pub(crate) struct DirPages {
     directory: InodeId,
     page: Option<Page>,
     fetch: u32,
+    /// Somebody sees to it that the page does not stay for ever.
+    is_watched: bool,
 }
 
 impl DirPages {
     pub(crate) fn new(directory: InodeId) -> Self {
-        Self { directory, page: None, fetch: FETCH_MIN }
+        Self { directory, page: None, fetch: FETCH_MIN, is_watched: false }
     }
 
     /// Entries after `cookie` from the page at hand, if it may be used after these changes.
@@ -110,7 +114,28 @@ impl DirPages {
         if !covers || cookie == 0 || (rest.is_empty() && !page.at_end) {
             return None;
         }
-        Some(Entries { all: Arc::clone(&page.entries), start, parent: page.parent, age })
+        let (all, parent) = (Arc::clone(&page.entries), page.parent);
+        if is_end {
+            self.page = Some(Page { after: cookie, entries: Arc::default(), ..self.page.take()? });
+        }
+        Some(Entries { all, start, parent, age })
+    }
+
+    /// Gives up a page that is too old to be used. True when nothing is left that will be too old.
+    pub(crate) fn give_up_old(&mut self, now: Instant) -> bool {
+        self.page.take_if(|page| now.duration_since(page.fetched_at) >= PAGE_AGE_MAX);
+        self.is_watched = self.page.is_some();
+        !self.is_watched
+    }
+
+    /// Whether nobody calls [`give_up_old`](Self::give_up_old) yet: then the caller must, until it returns true.
+    pub(crate) fn is_to_be_watched(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_watched, true)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn has_page(&self) -> bool {
+        self.page.is_some()
     }
 
     /// How many entries to ask for next.
@@ -209,6 +234,30 @@ mod tests {
             changes.note_names_taken(&[DIRECTORY, InodeId(3), InodeId(4)]);
             assert_eq!(pages.take(4, true, &changes).map(|entries| entries.iter().count()), expected);
         }
+    }
+
+    #[test]
+    fn take_keeps_no_entries_behind_the_end() {
+        let (changes, mut pages) = (Changes::new(), DirPages::new(DIRECTORY));
+        pages.put(0, listing(&[3, 4], 0, 10), true, changes.now());
+        assert_eq!(pages.take(3, true, &changes).unwrap().iter().count(), 1);
+        assert_eq!(pages.page.as_ref().unwrap().entries.len(), 2);
+        for _ in 0..2 {
+            assert_eq!(pages.take(4, true, &changes).unwrap().iter().count(), 0);
+            assert_eq!(pages.page.as_ref().unwrap().entries.len(), 0);
+        }
+        assert!(pages.take(3, true, &changes).is_none(), "who goes back asks anew");
+    }
+
+    #[test]
+    fn give_up_old_leaves_what_may_be_used() {
+        let (changes, mut pages) = (Changes::new(), DirPages::new(DIRECTORY));
+        assert!(pages.is_to_be_watched() && !pages.is_to_be_watched());
+        pages.put(0, listing(&[3, 4], 0, 10), true, changes.now());
+        let fetched_at = pages.page.as_ref().unwrap().fetched_at;
+        assert!(!pages.give_up_old(fetched_at) && pages.page.is_some() && !pages.is_to_be_watched());
+        assert!(pages.give_up_old(fetched_at + PAGE_AGE_MAX) && pages.page.is_none());
+        assert!(pages.is_to_be_watched(), "for the next page");
     }
 
     #[test]

@@ -6,10 +6,9 @@ use fuser::{Errno, InitFlags, OpenAccMode, OpenFlags, RenameFlags};
 
 use crate::errno::FsResult;
 
-/// What a program may do with a handle, and what its open asked for.
+/// What an open asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Access {
-    pub(crate) reads: bool,
     pub(crate) writes: bool,
     pub(crate) truncates: bool,
     pub(crate) exclusive: bool,
@@ -17,12 +16,8 @@ pub(crate) struct Access {
 
 impl Access {
     pub(crate) fn new(flags: OpenFlags) -> Self {
-        let (reads, writes) = match flags.acc_mode() {
-            OpenAccMode::O_RDONLY => (true, false),
-            OpenAccMode::O_WRONLY => (false, true),
-            OpenAccMode::O_RDWR => (true, true),
-        };
-        Self { reads, writes, truncates: flags.0 & libc::O_TRUNC != 0, exclusive: flags.0 & libc::O_EXCL != 0 }
+        let writes = flags.acc_mode() != OpenAccMode::O_RDONLY;
+        Self { writes, truncates: flags.0 & libc::O_TRUNC != 0, exclusive: flags.0 & libc::O_EXCL != 0 }
     }
 }
 
@@ -99,9 +94,9 @@ mod tests {
     #[test]
     fn access_follows_the_open_flags() {
         let access = Access::new(OpenFlags(libc::O_RDWR | libc::O_TRUNC));
-        assert_eq!(access, Access { reads: true, writes: true, truncates: true, exclusive: false });
+        assert_eq!(access, Access { writes: true, truncates: true, exclusive: false });
         let access = Access::new(OpenFlags(libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL));
-        assert_eq!(access, Access { reads: false, writes: true, truncates: false, exclusive: true });
+        assert_eq!(access, Access { writes: true, truncates: false, exclusive: true });
         assert!(!Access::new(OpenFlags(libc::O_RDONLY | libc::O_APPEND)).writes);
     }
 

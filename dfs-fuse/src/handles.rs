@@ -73,8 +73,8 @@ impl FileHandle {
     ///
     /// # Errors
     /// Why they were.
-    pub(crate) fn tell_losses(&self) -> FsResult<()> {
-        self.inode.losses().tell(&self.told)
+    pub(crate) fn check_losses(&self) -> FsResult<()> {
+        self.inode.losses().check(&self.told)
     }
 
     /// An outcome that a program looks at: if it tells of lost bytes, this handle is told by it.

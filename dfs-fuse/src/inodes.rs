@@ -3,8 +3,17 @@
 //! The kernel's lookup counts are not kept: an inode's number means the same at the NameNode for ever, so there is nothing
 //! to free when the kernel forgets one.
 //!
-//! An entry is made before the cluster is asked to open the file, so that an unlink that overtakes the open finds it; it goes
-//! with its last [`OpenRef`]. What outlives it is only the record of lost writes that nobody was told of.
+//! An entry goes with its last [`OpenRef`]. What outlives it is only the record of lost writes that nobody was told of.
+//!
+//! A file that a program has opened outlives its last name. For that either the unlink (or rename over the name) or the open
+//! holds the inode at the NameNode:
+//!
+//! ```text
+//!   unlink   says that a name is going | asks whose it is | holds the inode, if it has an entry | removes the name
+//!   open     makes the entry | holds the inode, if a name is going | asks the cluster to open the file
+//! ```
+//!
+//! The first step of each is done under the table's lock. So an open that comes first is found, and one that comes second knows.
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -207,58 +216,89 @@ impl Drop for OpenRef {
     }
 }
 
+/// A name is going, perhaps the last one of its file.
+pub(crate) struct NameGoing {
+    table: Arc<Inodes>,
+}
+
+impl Drop for NameGoing {
+    fn drop(&mut self) {
+        self.table.open.lock().names_going -= 1;
+    }
+}
+
+#[derive(Default)]
+struct Open {
+    inodes: HashMap<InodeId, Arc<OpenInode>>,
+    names_going: usize,
+}
+
 /// The table.
 pub(crate) struct Inodes {
     /// Never held across an await.
-    open: Mutex<HashMap<InodeId, Arc<OpenInode>>>,
+    open: Mutex<Open>,
     /// Of inodes that are not open. Locked inside `open`.
     untold: Mutex<LruCache<InodeId, Arc<LostWrites>>>,
 }
 
 impl Inodes {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { open: Mutex::new(HashMap::new()), untold: Mutex::new(LruCache::new(UNTOLD_MAX)) })
+        Arc::new(Self { open: Mutex::default(), untold: Mutex::new(LruCache::new(UNTOLD_MAX)) })
     }
 
     /// Enters an inode, or counts one more user of it.
     pub(crate) fn open(self: &Arc<Self>, id: InodeId) -> OpenRef {
+        self.open_by_program(id).0
+    }
+
+    /// The same for a program that opens the file. True when names are going: before it is opened, the inode must be
+    /// [held](OpenInode::hold).
+    pub(crate) fn open_by_program(self: &Arc<Self>, id: InodeId) -> (OpenRef, bool) {
         let mut open = self.open.lock();
-        let inode = Arc::clone(open.entry(id).or_insert_with(|| {
+        let inode = Arc::clone(open.inodes.entry(id).or_insert_with(|| {
             let losses = self.untold.lock().pop(&id).unwrap_or_default();
             Arc::new(OpenInode::new(id, losses))
         }));
         inode.count.fetch_add(1, Ordering::AcqRel);
-        OpenRef { inode, table: Arc::clone(self) }
+        (OpenRef { inode, table: Arc::clone(self) }, open.names_going > 0)
+    }
+
+    /// A name is going until the result is dropped. True when inodes are open: the name may be one of theirs.
+    pub(crate) fn name_goes(self: &Arc<Self>) -> (NameGoing, bool) {
+        let mut open = self.open.lock();
+        open.names_going += 1;
+        (NameGoing { table: Arc::clone(self) }, !open.inodes.is_empty())
     }
 
     /// Counts one more user of an inode that is open.
     pub(crate) fn find(self: &Arc<Self>, id: InodeId) -> Option<OpenRef> {
         let open = self.open.lock();
-        let inode = Arc::clone(open.get(&id)?);
+        let inode = Arc::clone(open.inodes.get(&id)?);
         inode.count.fetch_add(1, Ordering::AcqRel);
         Some(OpenRef { inode, table: Arc::clone(self) })
     }
 
     /// The writer of an inode, if this mount has one.
     pub(crate) fn writer(&self, id: InodeId) -> Option<Arc<SharedWriter>> {
-        self.open.lock().get(&id)?.writer()
+        self.open.lock().inodes.get(&id)?.writer()
     }
 
-    /// Whether nothing is open: then no name that goes can be an open file's.
+    /// Whether nothing is open.
+    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
-        self.open.lock().is_empty()
+        self.open.lock().inodes.is_empty()
     }
 
     /// Every writer there is.
     pub(crate) fn writers(&self) -> Vec<Arc<SharedWriter>> {
-        self.open.lock().values().filter_map(|inode| inode.writer()).collect()
+        self.open.lock().inodes.values().filter_map(|inode| inode.writer()).collect()
     }
 
     /// With its last user goes the entry, and with that its hold.
     fn close(&self, inode: &Arc<OpenInode>) {
         let mut open = self.open.lock();
         if inode.count.fetch_sub(1, Ordering::AcqRel) == 1 {
-            open.remove(&inode.id);
+            open.inodes.remove(&inode.id);
             if inode.losses().is_untold() {
                 self.untold.lock().put(inode.id, Arc::clone(&inode.losses));
             }

@@ -42,8 +42,8 @@ const HARMLESS: u64 = bit(libc::SIGCHLD)
 /// How long somebody waits for a look. What takes longer is in the way of nobody.
 const LOOK_MAX: Duration = Duration::from_millis(100);
 
-/// Looks at one thread, away from the threads that requests run on. While a program begins to be executed, the kernel lets nobody
-/// read some of it before the files are closed that go with the old one: what waits here may be just that.
+/// Looks at one thread, away from the threads that requests run on. During execve the kernel locks parts of /proc/PID until the old
+/// program's close-on-exec files are closed. The request we look for may be that close: waiting for the look would be a deadlock.
 pub(crate) struct Look {
     thread: u32,
     under_way: Option<JoinHandle<bool>>,

@@ -8,7 +8,8 @@
 //! record of a file lives as long as a handle is open or somebody is to be told (see [`Inodes`](crate::inodes::Inodes)).
 //! A close that fails tells nobody: the kernel closes the descriptors of a killed program, too, and nobody hears that.
 //!
-//! Told is who gets the answer. Until it is made, the error carries a [`Telling`]; dropped, it has told nobody.
+//! A descriptor counts as told only once the answer is sent to a living program. Until then the error carries a [`Telling`]; if that
+//! is dropped, nobody was told.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -58,11 +59,11 @@ impl LostWrites {
         Telling { losses: Arc::clone(self), told: Arc::clone(told), count: self.state.lock().count }
     }
 
-    /// What a sync has to say of losses.
+    /// Whether a sync of this descriptor has losses to tell of.
     ///
     /// # Errors
     /// The last loss, if the descriptor has not been told.
-    pub(crate) fn tell(self: &Arc<Self>, told: &Arc<Told>) -> FsResult<()> {
+    pub(crate) fn check(self: &Arc<Self>, told: &Arc<Told>) -> FsResult<()> {
         let last = {
             let state = self.state.lock();
             if told.0.load(Ordering::Acquire) >= state.count {
@@ -110,7 +111,7 @@ mod tests {
 
     /// A sync whose answer arrives.
     fn sync(losses: &Arc<LostWrites>, told: &Arc<Told>) -> bool {
-        let outcome = losses.tell(told);
+        let outcome = losses.check(told);
         assert!(outcome.as_ref().err().is_none_or(FsError::tells_loss));
         outcome.map_err(FsError::tell).is_ok()
     }
@@ -157,7 +158,7 @@ mod tests {
         let losses = Arc::new(LostWrites::default());
         let open = losses.on_open();
         losses.add(&lost("one"));
-        drop(losses.tell(&open).unwrap_err());
+        drop(losses.check(&open).unwrap_err());
         drop(losses.telling(&open));
         assert!(losses.is_untold());
         assert!(!sync(&losses, &losses.on_open()), "opened later");
@@ -169,7 +170,7 @@ mod tests {
         let losses = Arc::new(LostWrites::default());
         let open = losses.on_open();
         losses.add(&lost("one"));
-        let answer = losses.tell(&open).unwrap_err();
+        let answer = losses.check(&open).unwrap_err();
         losses.add(&lost("two"));
         answer.tell();
         assert!(losses.is_untold());

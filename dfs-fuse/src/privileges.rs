@@ -27,7 +27,7 @@ struct Known {
 
 /// What was known when a question was asked whose answer tells what the file has.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Asked(u64);
+pub(crate) struct KnownThen(u64);
 
 /// What a write has to take away first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,12 +51,12 @@ impl FilePrivileges {
     }
 
     /// To be called before a question is asked.
-    pub(crate) fn ask(&self) -> Asked {
-        Asked(self.0.lock().additions)
+    pub(crate) fn ask(&self) -> KnownThen {
+        KnownThen(self.0.lock().additions)
     }
 
     /// The answer says that it has these.
-    pub(crate) fn learn(&self, asked: Asked, has: Privileges) {
+    pub(crate) fn learn(&self, asked: KnownThen, has: Privileges) {
         let mut known = self.0.lock();
         known.left_by = None;
         if known.additions == asked.0 {
@@ -66,7 +66,7 @@ impl FilePrivileges {
     }
 
     /// The answer to taking things away, for a write of `by`.
-    pub(crate) fn lost(&self, asked: Asked, loss: Loss, by: &Caller, attr: &FileAttr) {
+    pub(crate) fn lost(&self, asked: KnownThen, loss: Loss, by: &Caller, attr: &FileAttr) {
         let mut known = self.0.lock();
         known.losses += 1;
         if known.additions != asked.0 {

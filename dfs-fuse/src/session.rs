@@ -8,8 +8,10 @@
 //!                          requests drained -> open files completed -> session closed -> end
 //! ```
 //!
-//! Root mounts by mount(2) itself and hands fuser the descriptor, because fuser 0.18 unmounts by path at its end, whatever is
-//! mounted there by then. Others mount through fusermount3.
+//! Root mounts by mount(2) itself and hands fuser the descriptor. Others mount through fusermount3.
+//!
+//! A mount can be unmounted by its path only, which takes away what is on top there. So we unmount only while the path shows our own
+//! device. If something else was mounted over it, our mount stays below until somebody unmounts both; it dies with this process.
 
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
@@ -25,6 +27,7 @@ use dfs_client::{ClientConfig, DfsClient};
 use dfs_common::ids::ClientId;
 use dfs_common::shutdown::termination_signal;
 use fuser::{Config, MountOption, Session, SessionACL};
+use rustix::fs::{AtFlags, StatxFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -79,6 +82,7 @@ pub(crate) fn run(command: &Command, ready: impl FnOnce()) -> anyhow::Result<()>
     let negotiation = Negotiation { max_background: options.max_background };
     let adapter = Adapter::new(Arc::clone(&fs), Arc::clone(&driver), deadlines, negotiation);
     let session = open_session(adapter, &mountpoint, command)?;
+    let mount = Mounted::at(&mountpoint);
     fs.kernel().connect(session.notifier());
     let (ended, end) = oneshot::channel();
     std::thread::Builder::new()
@@ -86,12 +90,12 @@ pub(crate) fn run(command: &Command, ready: impl FnOnce()) -> anyhow::Result<()>
         .spawn(move || _ = ended.send(session.run()))
         .context("start the session's thread")?;
     if let Err(error) = announce(&driver, &mountpoint, options.read_ahead_kb) {
-        unmount_lazily(&mountpoint);
+        mount.unmount();
         return Err(error);
     }
     info!(mountpoint = %mountpoint.display(), namenodes = ?command.namenodes, "mounted");
     ready();
-    let outcome = serve(&driver, &mountpoint, end);
+    let outcome = serve(&driver, &mount, end);
     finish(&driver, &fs);
     identity.retire();
     outcome
@@ -224,7 +228,7 @@ fn announce(driver: &Driver, mountpoint: &Path, wanted: Option<u32>) -> anyhow::
     }
 }
 
-fn serve(driver: &Driver, mountpoint: &Path, end: oneshot::Receiver<io::Result<()>>) -> anyhow::Result<()> {
+fn serve(driver: &Driver, mount: &Mounted, end: oneshot::Receiver<io::Result<()>>) -> anyhow::Result<()> {
     let end = driver.drive_until(async {
         tokio::select! {
             outcome = end => End::Unmounted(outcome.unwrap_or_else(|_| Err(io::Error::other("the session's thread died")))),
@@ -239,12 +243,12 @@ fn serve(driver: &Driver, mountpoint: &Path, end: oneshot::Receiver<io::Result<(
             Ok(())
         }
         End::Unmounted(Err(error)) => {
-            unmount_while_serving(driver, mountpoint);
+            unmount_while_serving(driver, mount);
             bail!("serving the mount ended: {error}");
         }
         End::Signal => {
             info!("told to stop: unmounting, completing open files");
-            unmount_while_serving(driver, mountpoint);
+            unmount_while_serving(driver, mount);
             Ok(())
         }
     }
@@ -264,12 +268,49 @@ fn finish(driver: &Driver, fs: &FileSystem) {
 }
 
 /// By another thread: requests under way may need this one until they are answered.
-fn unmount_while_serving(driver: &Driver, mountpoint: &Path) {
-    let mountpoint = mountpoint.to_owned();
-    let unmounting = driver.handle().spawn_blocking(move || unmount_lazily(&mountpoint));
+fn unmount_while_serving(driver: &Driver, mount: &Mounted) {
+    let mount = mount.clone();
+    let unmounting = driver.handle().spawn_blocking(move || mount.unmount());
     if let Err(error) = driver.drive_until(unmounting) {
         warn!(%error, "not unmounted");
     }
+}
+
+/// Our mount, while it is there.
+#[derive(Clone, Debug)]
+struct Mounted {
+    path: PathBuf,
+    /// `None` when the path does not tell.
+    device: Option<u64>,
+}
+
+impl Mounted {
+    /// What was just mounted there.
+    fn at(path: &Path) -> Self {
+        let device = device_at(path);
+        if let Err(error) = &device {
+            warn!(%error, mountpoint = %path.display(), "its device is not known: it has to be unmounted by hand");
+        }
+        Self { path: path.to_owned(), device: device.ok() }
+    }
+
+    /// Takes it out of the tree, unless the path shows something else.
+    fn unmount(&self) {
+        match device_at(&self.path) {
+            Ok(device) if Some(device) == self.device => unmount_lazily(&self.path),
+            Ok(_) => warn!(
+                mountpoint = %self.path.display(),
+                "not unmounted: something else is there. If it is mounted over this mount, unmount both"
+            ),
+            Err(error) => warn!(%error, mountpoint = %self.path.display(), "not unmounted"),
+        }
+    }
+}
+
+/// The device of the files at a path. Asks nobody who serves them: they may be ours, or those of a mount that hangs.
+fn device_at(path: &Path) -> rustix::io::Result<u64> {
+    let shown = rustix::fs::statx(rustix::fs::CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::empty())?;
+    Ok(rustix::fs::makedev(shown.stx_dev_major, shown.stx_dev_minor))
 }
 
 /// Takes the mount out of the tree at once; it goes for good when its last file is closed or this process ends.

@@ -34,15 +34,15 @@ use crate::privileges::{FilePrivileges, Loss};
 use crate::write_phase::{FlushAction, WritePhase};
 use crate::writer_view::{View, WriterView};
 
-/// A write as the kernel asks for it.
-pub(crate) struct WriteRequest<'a> {
+/// A write as the kernel sends it.
+pub(crate) struct Write<'a> {
     pub(crate) offset: u64,
     pub(crate) data: &'a [u8],
     /// Goes to the end, whatever offset the kernel's idea of the size gave it.
     pub(crate) appends: bool,
-    /// To be as durable as this before it is answered.
-    pub(crate) sync: Option<SyncLevel>,
-    /// Its maker may keep set-id bits.
+    /// O_SYNC or O_DSYNC is set: to be durable before it is answered.
+    pub(crate) syncs: bool,
+    /// Its maker may keep set-id bits (CAP_FSETID).
     pub(crate) keeps_set_id: bool,
     pub(crate) by: Asker,
 }
@@ -158,27 +158,37 @@ impl SharedWriter {
         self.view.lock().now()
     }
 
-    /// A write that ended at `end` is about to be answered.
-    pub(crate) fn answered(&self, end: u64) {
+    /// A write is about to be answered: calls `tell`, and counts its bytes as known to the kernel. Not if the file has been cut,
+    /// completed or opened anew since they were accepted. A write goes on when its program is killed, and the kernel lets others
+    /// change the file then: what they made of it counts.
+    pub(crate) fn answered(&self, done: &WriteDone, tell: impl FnOnce()) {
         let mut view = self.view.lock();
-        view.answered = view.answered.max(end);
+        if view.changes == done.changes {
+            view.answered = view.answered.max(done.end);
+            tell();
+        }
     }
 
-    /// Writes at the end, once it has its turn.
+    /// Whether a write will look at who makes it. The answer may change only while the lease is not held.
+    pub(crate) fn looks_at_maker(&self, write: &Write<'_>) -> bool {
+        self.privileges.due(write.keeps_set_id).is_some() || self.view.lock().open.is_none()
+    }
+
+    /// Writes at the end, once it has its turn; with O_SYNC, as durable as `level` says.
     ///
     /// # Errors
     /// `EOPNOTSUPP` anywhere else, nothing changed.
-    pub(crate) async fn write(&self, request: &WriteRequest<'_>) -> FsResult<WriteDone> {
+    pub(crate) async fn write(&self, write: &Write<'_>, level: SyncLevel) -> FsResult<WriteDone> {
         let mut state = self.turn().await?;
         if state.phase.is_closed() {
-            Box::pin(self.reopen_for(&mut state, request)).await?;
+            Box::pin(self.reopen_for(&mut state, write)).await?;
         }
-        let end = self.length();
-        if !request.appends && request.offset != end {
-            return Err(self.refuse(request, end));
+        let at = self.length();
+        if !write.appends && write.offset != at {
+            return Err(self.refuse(write, at));
         }
-        if let Some(loss) = self.privileges.due(request.keeps_set_id) {
-            let by = request.by.caller();
+        if let Some(loss) = self.privileges.due(write.keeps_set_id) {
+            let by = write.by.caller();
             if !self.privileges.are_left_by(&by) {
                 Box::pin(self.drop_privileges(loss, &by, None)).await?;
             }
@@ -186,24 +196,23 @@ impl SharedWriter {
         let writer = Arc::clone(&state.writer);
         state.phase.written();
         self.is_laden.store(true, Ordering::Release);
-        match request.sync {
-            Some(level) => {
-                self.guarded(writer.write_through(request.data, level)).await?;
-                self.saw(writer.position());
-            }
-            None => self.guarded(writer.write(request.data)).await?,
+        if write.syncs {
+            self.guarded(writer.write_through(write.data, level)).await?;
+            self.saw(writer.position());
+        } else {
+            self.guarded(writer.write(write.data)).await?;
         }
-        Ok(WriteDone { at: end })
+        Ok(WriteDone { at, end: at + write.data.len() as u64, changes: self.view.lock().changes })
     }
 
     /// Takes the lease again for a write that may go to the end. Where that is only the NameNode knows: another mount may have
     /// written meanwhile.
-    async fn reopen_for(&self, state: &mut State, request: &WriteRequest<'_>) -> FsResult<()> {
-        if !request.appends {
+    async fn reopen_for(&self, state: &mut State, write: &Write<'_>) -> FsResult<()> {
+        if !write.appends {
             let attr = self.client.get_file_info(&Caller::root(), self.inode).await?;
             // While somebody else writes, it is the lease that is refused.
-            if !attr.under_construction && request.offset != attr.length {
-                return Err(self.refuse(request, attr.length));
+            if !attr.under_construction && write.offset != attr.length {
+                return Err(self.refuse(write, attr.length));
             }
         }
         self.reopen(state, None).await
@@ -413,10 +422,10 @@ impl SharedWriter {
         if is_loss { FsError::of_loss(failure) } else { FsError::from(failure.duplicate()).on_handle() }
     }
 
-    fn refuse(&self, request: &WriteRequest<'_>, end: u64) -> FsError {
+    fn refuse(&self, write: &Write<'_>, end: u64) -> FsError {
         if !self.has_warned.swap(true, Ordering::Relaxed) {
             warn!(
-                inode = %self.inode, offset = request.offset, bytes = request.data.len(), end,
+                inode = %self.inode, offset = write.offset, bytes = write.data.len(), end,
                 "write refused: files grow at their end only (said once per open file)"
             );
         }
@@ -435,6 +444,10 @@ pub(crate) async fn to_its_end(step: impl Future<Output = FsResult<()>> + Send +
 pub(crate) struct WriteDone {
     /// Where its first byte went.
     pub(crate) at: u64,
+    /// Behind its last one.
+    pub(crate) end: u64,
+    /// Of the [view](View) when the bytes were accepted.
+    changes: u64,
 }
 
 /// Ends the writer when dropped lit: the step it guards was given up half-way.

@@ -133,6 +133,31 @@ async fn open_waits_for_a_length_that_no_replica_tells() {
     assert_eq!(seen.length, 0, "who only wants to know does not wait");
 }
 
+/// One node that hangs must not hold up each of many questions.
+#[tokio::test(flavor = "multi_thread")]
+async fn node_that_was_slow_to_tell_a_length_is_asked_last() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client().await;
+    let (attr, writer) = create(&client).await;
+    writer.write(&bytes(5000)).await.unwrap();
+    writer.hflush().await.unwrap();
+    cluster.set_fault(0, Fault::Silent);
+    let who = caller();
+    let look = async || {
+        cluster.take_calls();
+        let shown = client.visible_length(&who, attr.inode, None).await.unwrap();
+        assert_eq!(shown.length, 5000);
+        cluster.calls("get_replica_visible_length")
+    };
+    assert!(look().await >= 2);
+    // On a busy machine others may be slow, too.
+    let mut was_asked_alone = false;
+    for _ in 0..10 {
+        was_asked_alone |= look().await == 1;
+    }
+    assert!(was_asked_alone);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn block_that_was_not_begun_has_no_bytes() {
     let cluster = FakeCluster::start(3).await;

@@ -35,6 +35,8 @@ const NODES_MAX: usize = 16_384;
 const VISIBLE_LENGTH_DEADLINE: Duration = Duration::from_secs(3);
 /// How long a node that failed is asked last. HDFS remembers per stream; a client that opens many files wants it shared.
 const SUSPECT_FOR: Duration = Duration::from_secs(60);
+/// The same for one that has only been slow to answer: it may have been the machine here.
+const SLOW_FOR: Duration = Duration::from_secs(10);
 
 /// A data connection on loan; given back with [`Datanodes::give_back`] when it is between two operations.
 pub(crate) struct DataConnection {
@@ -49,6 +51,7 @@ pub(crate) struct Datanodes {
     pool: Mutex<pool::Pool>,
     nodes: Mutex<HashMap<String, Arc<Node>>>,
     channels: Mutex<HashMap<String, DatanodeClient>>,
+    /// Until when.
     suspects: Mutex<HashMap<String, Instant>>,
 }
 
@@ -152,19 +155,29 @@ impl Datanodes {
 
     /// Notes that `node` failed: it is asked last for a while.
     pub(crate) fn suspect(&self, node: &Node) {
+        self.suspect_for(node, SUSPECT_FOR);
+    }
+
+    /// Notes that `node` was slow to answer: it is asked last for a shorter while.
+    pub(crate) fn note_slow(&self, node: &Node) {
+        self.suspect_for(node, SLOW_FOR);
+    }
+
+    fn suspect_for(&self, node: &Node, time: Duration) {
+        let until = Instant::now() + time;
         let mut suspects = self.suspects.lock();
         if suspects.len() >= NODES_MAX {
             suspects.clear();
         }
-        suspects.insert(node.uuid.clone(), Instant::now());
+        suspects.entry(node.uuid.clone()).and_modify(|known| *known = until.max(*known)).or_insert(until);
     }
 
-    /// Whether `node` failed lately.
+    /// Whether `node` failed or was slow lately.
     pub(crate) fn is_suspect(&self, node: &Node) -> bool {
         let mut suspects = self.suspects.lock();
-        let failed_at = suspects.get(&node.uuid);
-        let is_recent = failed_at.is_some_and(|at| at.elapsed() < SUSPECT_FOR);
-        if failed_at.is_some() && !is_recent {
+        let until = suspects.get(&node.uuid);
+        let is_recent = until.is_some_and(|until| *until > Instant::now());
+        if until.is_some() && !is_recent {
             suspects.remove(&node.uuid);
         }
         is_recent
@@ -242,5 +255,15 @@ mod tests {
         datanodes.suspect(&node("a", 1));
         assert!(datanodes.is_suspect(&node("a", 2)));
         assert!(!datanodes.is_suspect(&node("b", 1)));
+        datanodes.note_slow(&node("b", 1));
+        assert!(datanodes.is_suspect(&node("b", 1)));
+    }
+
+    #[test]
+    fn note_slow_does_not_shorten_the_memory_of_a_failure() {
+        let datanodes = Datanodes::new(Duration::from_secs(1));
+        datanodes.suspect(&node("a", 1));
+        datanodes.note_slow(&node("a", 1));
+        assert!(datanodes.suspects.lock()["a"] > Instant::now() + SLOW_FOR);
     }
 }

@@ -32,7 +32,11 @@ impl ClientDatanode for FakeDatanode {
         request: Request<v1::GetReplicaVisibleLengthRequest>,
     ) -> Result<Response<v1::GetReplicaVisibleLengthResponse>, Status> {
         let block = request.into_inner().block.unwrap();
-        let world = self.call("get_replica_visible_length");
+        drop(self.call("get_replica_visible_length"));
+        if self.world.lock().faults.get(&self.index) == Some(&Fault::Silent) {
+            std::future::pending::<()>().await;
+        }
+        let world = self.world.lock();
         if world.faults.get(&self.index) == Some(&Fault::HangsUp) {
             return Err(to_status(&DfsError::new(ErrorKind::Unavailable, "hung up")));
         }

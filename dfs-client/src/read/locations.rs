@@ -19,9 +19,10 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use parking_lot::Mutex;
 use tracing::debug;
 
+use super::replica_choice::choose_order;
 use crate::caller::Caller;
 use crate::client_core::{ClientCore, attr_of};
-use crate::datanode::{Located, Node};
+use crate::datanode::{Located, Node, Replica};
 use crate::rpc::rpc;
 
 /// Blocks asked for at once, HDFS's number: one call serves a gigabyte.
@@ -322,39 +323,56 @@ impl Locations {
         Err(silence.into_error(last))
     }
 
-    /// The first answer. Another replica is asked when one fails or takes long.
+    /// The first answer. Another replica is asked when one fails or takes long; nodes that did so lately come last.
     async fn first_visible_length(&self, last: &Located, silence: &mut Silence) -> Option<u64> {
-        let mut unasked = last.replicas.iter();
+        let datanodes = &self.core.datanodes;
+        let mut unasked = choose_order(&last.replicas, |node| datanodes.is_suspect(node)).into_iter();
         let mut asked = FuturesUnordered::new();
         loop {
-            let next = unasked.next();
-            let is_last = next.is_none();
-            asked.extend(next.map(|replica| self.core.datanodes.visible_length(&replica.node, &last.block)));
+            let next = unasked.next().map(|index| &last.replicas[index].node);
+            asked.extend(next.map(|node| datanodes.visible_length(node, &last.block)));
             tokio::select! {
                 answer = asked.next() => match answer {
                     Some(Ok(length)) => return Some(length),
                     Some(Err(error)) => silence.note(&error),
                     None => return None,
                 },
-                () = tokio::time::sleep(VISIBLE_LENGTH_PATIENCE), if !is_last => {}
+                () = tokio::time::sleep(VISIBLE_LENGTH_PATIENCE), if next.is_some() => {
+                    next.into_iter().for_each(|node| datanodes.note_slow(node));
+                }
             }
         }
     }
 
-    /// The greatest answer of all replicas. One that hangs is waited for only until another one has answered.
+    /// The greatest answer of all replicas. Nodes that hang are waited for only until another one has answered, and those that
+    /// did so lately not at all then.
     async fn longest_visible_length(&self, last: &Located, silence: &mut Silence) -> Option<u64> {
-        let asked = last.replicas.iter().map(|replica| self.core.datanodes.visible_length(&replica.node, &last.block));
-        let mut asked: FuturesUnordered<_> = asked.collect();
+        let datanodes = &self.core.datanodes;
+        let ask = |replica: &Replica| {
+            let node = Arc::clone(&replica.node);
+            async move { (datanodes.visible_length(&node, &last.block).await, node) }
+        };
+        let mut asked: FuturesUnordered<_> = last.replicas.iter().map(ask).collect();
+        let mut silent: Vec<Arc<Node>> = last.replicas.iter().map(|replica| Arc::clone(&replica.node)).collect();
         let mut longest = None;
         let mut patience = pin!(tokio::time::sleep(VISIBLE_LENGTH_PATIENCE));
         loop {
+            if longest.is_some() && silent.iter().all(|node| datanodes.is_suspect(node)) {
+                return longest;
+            }
             tokio::select! {
-                answer = asked.next() => match answer {
-                    Some(Ok(length)) => longest = longest.max(Some(length)),
-                    Some(Err(error)) => silence.note(&error),
-                    None => return longest,
-                },
-                () = &mut patience, if longest.is_some() => return longest,
+                answer = asked.next() => {
+                    let Some((answer, node)) = answer else { return longest };
+                    silent.retain(|other| !Arc::ptr_eq(other, &node));
+                    match answer {
+                        Ok(length) => longest = longest.max(Some(length)),
+                        Err(error) => silence.note(&error),
+                    }
+                }
+                () = &mut patience, if longest.is_some() => {
+                    silent.iter().for_each(|node| datanodes.note_slow(node));
+                    return longest;
+                }
             }
         }
     }

@@ -19,19 +19,37 @@ use super::answers::GENERATION;
 use super::convert::{handle, inode, time_set, to_attr, to_handle};
 use super::dispatch::{Asked, Class};
 use super::{Adapter, answers, negotiation};
-use crate::caller::{Asker, caller_of};
+use crate::caller::Asker;
 use crate::errno::FsResult;
 use crate::flags;
-use crate::fs::{AttrChange, Entry, FileSystem, NewInode, Opened, Read, Write};
+use crate::fs::{AttrChange, Entry, FileSystem, NewInode, Opened, Read};
+use crate::writer::Write;
 
 impl Adapter {
+    /// The thread that waits for the answer, if /proc tells of it.
+    fn thread(&self, request: &Request) -> u32 {
+        if self.sees_processes { request.pid() } else { 0 }
+    }
+
+    fn asked(&self, request: &Request, class: Class, operation: &'static str) -> Asked {
+        Asked { class, operation, thread: self.thread(request) }
+    }
+
+    fn asker(&self, request: &Request) -> Asker {
+        Asker::new(request.uid(), request.gid(), self.thread(request))
+    }
+
+    fn caller(&self, request: &Request) -> Caller {
+        self.asker(request).seen()
+    }
+
     fn entry<W, F>(&self, request: &Request, operation: &'static str, reply: ReplyEntry, work: W)
     where
         W: FnOnce(Arc<FileSystem>) -> F,
         F: Future<Output = FsResult<Entry>> + Send + 'static,
     {
         let work = work(Arc::clone(&self.fs));
-        self.dispatcher.run(asked(request, Class::Metadata, operation), reply, work, |reply, entry: Entry| {
+        self.dispatcher.run(self.asked(request, Class::Metadata, operation), reply, work, |reply, entry: Entry| {
             reply.entry_with_ttls(&entry.attr_ttl, &entry.entry_ttl, &to_attr(&entry.attr), GENERATION);
         });
     }
@@ -42,7 +60,7 @@ impl Adapter {
         F: Future<Output = FsResult<()>> + Send + 'static,
     {
         let work = work(Arc::clone(&self.fs));
-        self.dispatcher.run(asked(request, class, operation), reply, work, |reply, ()| reply.ok());
+        self.dispatcher.run(self.asked(request, class, operation), reply, work, |reply, ()| reply.ok());
     }
 
     /// Answers a value or a list of names: a size of 0 asks for the size, one too small is ERANGE.
@@ -52,24 +70,21 @@ impl Adapter {
         F: Future<Output = FsResult<Vec<u8>>> + Send + 'static,
     {
         let work = work(Arc::clone(&self.fs));
-        self.dispatcher.run(asked(request, Class::Metadata, operation), reply, work, move |reply, value: Vec<u8>| {
-            if size == 0 {
-                reply.size(u32::try_from(value.len()).unwrap_or(u32::MAX));
-            } else if value.len() > size as usize {
-                reply.error(Errno::ERANGE);
-            } else {
-                reply.data(&value);
-            }
-        });
+        self.dispatcher.run(
+            self.asked(request, Class::Metadata, operation),
+            reply,
+            work,
+            move |reply, value: Vec<u8>| {
+                if size == 0 {
+                    reply.size(u32::try_from(value.len()).unwrap_or(u32::MAX));
+                } else if value.len() > size as usize {
+                    reply.error(Errno::ERANGE);
+                } else {
+                    reply.data(&value);
+                }
+            },
+        );
     }
-}
-
-fn asked(request: &Request, class: Class, operation: &'static str) -> Asked {
-    Asked { class, operation, thread: request.pid() }
-}
-
-fn caller(request: &Request) -> Caller {
-    caller_of(request.uid(), request.gid(), request.pid())
 }
 
 fn bytes(name: &OsStr) -> Vec<u8> {
@@ -90,14 +105,14 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let (caller, parent, name) = (caller(request), inode(parent), bytes(name));
+        let (caller, parent, name) = (self.caller(request), inode(parent), bytes(name));
         self.entry(request, "lookup", reply, |fs| async move { fs.lookup(&caller, parent, &name).await });
     }
 
     fn getattr(&self, request: &Request, number: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
-        let (fs, caller, number) = (Arc::clone(&self.fs), caller(request), inode(number));
+        let (fs, caller, number) = (Arc::clone(&self.fs), self.caller(request), inode(number));
         let work = async move { fs.getattr(&caller, number).await };
-        self.dispatcher.run(asked(request, Class::Metadata, "getattr"), reply, work, |reply, entry: Entry| {
+        self.dispatcher.run(self.asked(request, Class::Metadata, "getattr"), reply, work, |reply, entry: Entry| {
             reply.attr(&entry.attr_ttl, &to_attr(&entry.attr));
         });
     }
@@ -120,20 +135,20 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let (fs, caller, number, file) = (Arc::clone(&self.fs), caller(request), inode(number), file.map(handle));
+        let (fs, caller, number, file) = (Arc::clone(&self.fs), self.caller(request), inode(number), file.map(handle));
         let (atime, mtime) = (atime.map(time_set), mtime.map(time_set));
         let change = AttrChange { mode, uid, gid, length: size, atime, mtime };
         let work = async move { fs.setattr(&caller, number, file, change).await };
         // A change of length or time may have to complete a file first: as patient as data.
-        self.dispatcher.run(asked(request, Class::Write, "setattr"), reply, work, |reply, entry: Entry| {
+        self.dispatcher.run(self.asked(request, Class::Write, "setattr"), reply, work, |reply, entry: Entry| {
             reply.attr(&entry.attr_ttl, &to_attr(&entry.attr));
         });
     }
 
     fn readlink(&self, request: &Request, number: INodeNo, reply: ReplyData) {
-        let (fs, caller, number) = (Arc::clone(&self.fs), caller(request), inode(number));
+        let (fs, caller, number) = (Arc::clone(&self.fs), self.caller(request), inode(number));
         let work = async move { fs.readlink(&caller, number).await };
-        self.dispatcher.run(asked(request, Class::Metadata, "readlink"), reply, work, |reply, target: Vec<u8>| {
+        self.dispatcher.run(self.asked(request, Class::Metadata, "readlink"), reply, work, |reply, target: Vec<u8>| {
             reply.data(&target)
         });
     }
@@ -148,21 +163,21 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let (caller, parent, name) = (caller(request), inode(parent), bytes(name));
+        let (caller, parent, name) = (self.caller(request), inode(parent), bytes(name));
         self.entry(request, "mknod", reply, |fs| async move {
             fs.mknod(&caller, NewInode { parent, name: &name, mode, umask }, rdev).await
         });
     }
 
     fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        let (caller, parent, name) = (caller(request), inode(parent), bytes(name));
+        let (caller, parent, name) = (self.caller(request), inode(parent), bytes(name));
         self.entry(request, "mkdir", reply, |fs| async move {
             fs.mkdir(&caller, NewInode { parent, name: &name, mode, umask }).await
         });
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (caller, parent, name) = (caller(request), inode(parent), bytes(name));
+        let (caller, parent, name) = (self.caller(request), inode(parent), bytes(name));
         self.empty(
             request,
             Class::Metadata,
@@ -173,7 +188,7 @@ impl Filesystem for Adapter {
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (caller, parent, name) = (caller(request), inode(parent), bytes(name));
+        let (caller, parent, name) = (self.caller(request), inode(parent), bytes(name));
         self.empty(
             request,
             Class::Metadata,
@@ -184,7 +199,8 @@ impl Filesystem for Adapter {
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        let (caller, parent, name, target) = (caller(request), inode(parent), bytes(name), bytes(target.as_os_str()));
+        let (caller, parent, name, target) =
+            (self.caller(request), inode(parent), bytes(name), bytes(target.as_os_str()));
         self.entry(request, "symlink", reply, |fs| async move { fs.symlink(&caller, parent, &name, &target).await });
     }
 
@@ -198,7 +214,7 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let caller = caller(request);
+        let caller = self.caller(request);
         let (from, to) = ((inode(parent), bytes(name)), (inode(new_parent), bytes(new_name)));
         self.empty(request, Class::Metadata, "rename", reply, |fs| async move {
             let flag = flags::rename_flag(flags)?;
@@ -207,14 +223,14 @@ impl Filesystem for Adapter {
     }
 
     fn link(&self, request: &Request, number: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let (caller, number, parent, name) = (caller(request), inode(number), inode(parent), bytes(name));
+        let (caller, number, parent, name) = (self.caller(request), inode(number), inode(parent), bytes(name));
         self.entry(request, "link", reply, |fs| async move { fs.link(&caller, number, parent, &name).await });
     }
 
     fn open(&self, request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let (fs, caller, number) = (Arc::clone(&self.fs), caller(request), inode(number));
+        let (fs, caller, number) = (Arc::clone(&self.fs), self.caller(request), inode(number));
         let work = async move { fs.open(&caller, number, flags).await };
-        self.dispatcher.run(asked(request, Class::Metadata, "open"), reply, work, |reply, opened: Opened| {
+        self.dispatcher.run(self.asked(request, Class::Metadata, "open"), reply, work, |reply, opened: Opened| {
             let flags = open_flags(&opened);
             reply.opened(to_handle(opened.hand_over()), flags);
         });
@@ -230,10 +246,10 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let (fs, caller, parent, name) = (Arc::clone(&self.fs), caller(request), inode(parent), bytes(name));
+        let (fs, caller, parent, name) = (Arc::clone(&self.fs), self.caller(request), inode(parent), bytes(name));
         let work =
             async move { fs.create(&caller, NewInode { parent, name: &name, mode, umask }, OpenFlags(flags)).await };
-        self.dispatcher.run(asked(request, Class::Metadata, "create"), reply, work, |reply, created| {
+        self.dispatcher.run(self.asked(request, Class::Metadata, "create"), reply, work, |reply, created| {
             // fuser has one time-to-live here; the shorter one is right for both.
             let ttl = created.entry.attr_ttl.min(created.entry.entry_ttl);
             let flags = open_flags(&created.opened);
@@ -255,7 +271,7 @@ impl Filesystem for Adapter {
     ) {
         let (fs, driver) = (Arc::clone(&self.fs), Arc::clone(&self.driver));
         let work = async move { fs.read(handle(file), offset, size).await };
-        self.dispatcher.run(asked(request, Class::Read, "read"), reply, work, move |reply, read: Read| {
+        self.dispatcher.run(self.asked(request, Class::Read, "read"), reply, work, move |reply, read: Read| {
             reply.data(&read.bytes);
             if read.fetches_ahead {
                 driver.on_fetch_ahead();
@@ -276,7 +292,7 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         let (fs, data) = (Arc::clone(&self.fs), data.to_vec());
-        let by = Asker { uid: request.uid(), gid: request.gid(), pid: request.pid() };
+        let by = self.asker(request);
         let work = async move {
             let write = Write {
                 offset,
@@ -289,7 +305,7 @@ impl Filesystem for Adapter {
             fs.write(handle(file), write).await
         };
         self.dispatcher
-            .run(asked(request, Class::Write, "write"), reply, work, |reply, written| reply.written(written));
+            .run(self.asked(request, Class::Write, "write"), reply, work, |reply, written| reply.written(written));
     }
 
     fn flush(&self, request: &Request, _number: INodeNo, file: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
@@ -317,7 +333,7 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, request: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.fs.opendir(caller(request), inode(number)) {
+        match self.fs.opendir(self.caller(request), inode(number)) {
             Ok(id) => reply.opened(to_handle(id), FopenFlags::empty()),
             Err(failure) => reply.error(failure.errno()),
         }
@@ -326,7 +342,7 @@ impl Filesystem for Adapter {
     fn readdir(&self, request: &Request, _number: INodeNo, dir: FileHandle, offset: u64, reply: ReplyDirectory) {
         let fs = Arc::clone(&self.fs);
         let work = async move { fs.readdir(handle(dir), offset, false).await };
-        self.dispatcher.run(asked(request, Class::Metadata, "readdir"), reply, work, |reply, listed| {
+        self.dispatcher.run(self.asked(request, Class::Metadata, "readdir"), reply, work, |reply, listed| {
             answers::listing(reply, &listed)
         });
     }
@@ -344,7 +360,7 @@ impl Filesystem for Adapter {
             let listed = fs.readdir(handle(dir), offset, true).await?;
             Ok((fs, listed))
         };
-        self.dispatcher.run(asked(request, Class::Metadata, "readdirplus"), reply, work, |reply, (fs, listed)| {
+        self.dispatcher.run(self.asked(request, Class::Metadata, "readdirplus"), reply, work, |reply, (fs, listed)| {
             answers::listing_with_attrs(reply, &listed, &fs);
         });
     }
@@ -362,8 +378,9 @@ impl Filesystem for Adapter {
     fn statfs(&self, request: &Request, _number: INodeNo, reply: ReplyStatfs) {
         let fs = Arc::clone(&self.fs);
         let work = async move { Ok(fs.statfs().await) };
-        self.dispatcher
-            .run(asked(request, Class::Metadata, "statfs"), reply, work, |reply, stats| answers::totals(reply, &stats));
+        self.dispatcher.run(self.asked(request, Class::Metadata, "statfs"), reply, work, |reply, stats| {
+            answers::totals(reply, &stats)
+        });
     }
 
     fn setxattr(
@@ -376,24 +393,24 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let (caller, number, name, value) = (caller(request), inode(number), bytes(name), value.to_vec());
+        let (caller, number, name, value) = (self.caller(request), inode(number), bytes(name), value.to_vec());
         self.empty(request, Class::Metadata, "setxattr", reply, |fs| async move {
             fs.setxattr(&caller, number, &name, &value, flags).await
         });
     }
 
     fn getxattr(&self, request: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let (caller, number, name) = (caller(request), inode(number), bytes(name));
+        let (caller, number, name) = (self.caller(request), inode(number), bytes(name));
         self.sized(request, "getxattr", size, reply, |fs| async move { fs.getxattr(&caller, number, &name).await });
     }
 
     fn listxattr(&self, request: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
-        let (caller, number) = (caller(request), inode(number));
+        let (caller, number) = (self.caller(request), inode(number));
         self.sized(request, "listxattr", size, reply, |fs| async move { fs.listxattr(&caller, number).await });
     }
 
     fn removexattr(&self, request: &Request, number: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (caller, number, name) = (caller(request), inode(number), bytes(name));
+        let (caller, number, name) = (self.caller(request), inode(number), bytes(name));
         self.empty(request, Class::Metadata, "removexattr", reply, |fs| async move {
             fs.removexattr(&caller, number, &name).await
         });
@@ -423,8 +440,8 @@ impl Filesystem for Adapter {
         _mode: i32,
         reply: ReplyEmpty,
     ) {
-        // Not ENOSYS, which would be for ever: holes come later.
-        reply.error(Errno::EOPNOTSUPP);
+        // The kernel makes EOPNOTSUPP of it, and asks this mount no more. It would also change attributes before each call.
+        reply.error(Errno::ENOSYS);
     }
 
     fn lseek(

@@ -21,6 +21,7 @@ use fuser::{
     Errno, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen,
     ReplyStatfs, ReplyWrite, ReplyXattr,
 };
+use tokio::time::{Instant, timeout_at};
 use tracing::{debug, warn};
 
 use crate::driver::Driver;
@@ -179,17 +180,23 @@ async fn wait<R: Refuse, T>(
     reply: &mut Option<R>,
 ) -> Waited<T> {
     let Asked { class, operation, thread } = asked;
-    let (mut left, mut until_look, mut look) = (deadline, FIRST_LOOK, Look::at(thread));
+    let end = Instant::now() + deadline;
+    let (mut until_look, mut look) = (FIRST_LOOK, Look::at(thread));
     loop {
-        let wait = if reply.is_some() { left.min(until_look) } else { left };
-        if let Ok(outcome) = tokio::time::timeout(wait, work.as_mut()).await {
+        let look_at = Instant::now() + until_look;
+        let wait_until = if reply.is_some() { end.min(look_at) } else { end };
+        if let Ok(outcome) = timeout_at(wait_until, work.as_mut()).await {
             return Waited::Ended(outcome);
         }
-        left -= wait;
-        if left.is_zero() {
+        if wait_until == end {
             return Waited::Late;
         }
-        if look.is_being_killed().await {
+        let is_being_killed = tokio::select! {
+            biased;
+            outcome = work.as_mut() => return Waited::Ended(outcome),
+            is_being_killed = look.is_being_killed() => is_being_killed,
+        };
+        if is_being_killed {
             debug!(operation, thread, "who waits for it is being killed");
             refuse_with(reply.take(), Errno::EINTR);
             if class.ends_with_asker() {
@@ -392,7 +399,7 @@ mod tests {
             let (losses, told) = (Arc::clone(&losses), Arc::clone(told));
             let answer = ask_for(thread, &dispatcher, Class::Write, async move {
                 tokio::time::sleep(takes).await;
-                losses.tell(&told).map(|()| 0)
+                losses.check(&told).map(|()| 0)
             });
             driver.drive_until(driver.drained());
             answer.try_recv().unwrap()

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Calls left to the kernel, by not being implemented or by ENOSYS: POSIX and flock locks (local to the host), access
-//! (`default_permissions`), SEEK_DATA and SEEK_HOLE (all data), copy_file_range (read and write), poll.
+//! (`default_permissions`), SEEK_DATA and SEEK_HOLE (all data), copy_file_range (read and write), fallocate (refused), poll.
 
 mod answers;
 mod calls;
@@ -18,7 +18,10 @@ mod negotiation;
 
 use std::sync::Arc;
 
+use tracing::warn;
+
 use self::dispatch::Dispatcher;
+use crate::caller::sees_processes;
 use crate::driver::Driver;
 use crate::fs::FileSystem;
 
@@ -31,6 +34,8 @@ pub(crate) struct Adapter {
     driver: Arc<Driver>,
     dispatcher: Dispatcher,
     negotiation: Negotiation,
+    /// What /proc tells is about those who ask.
+    sees_processes: bool,
 }
 
 impl Adapter {
@@ -40,6 +45,13 @@ impl Adapter {
         deadlines: Deadlines,
         negotiation: Negotiation,
     ) -> Self {
-        Self { fs, dispatcher: Dispatcher::new(Arc::clone(&driver), deadlines), driver, negotiation }
+        let sees_processes = sees_processes();
+        if !sees_processes {
+            warn!(
+                "/proc is not of this pid namespace: no program has supplementary groups here, or ends before it is answered"
+            );
+        }
+        let dispatcher = Dispatcher::new(Arc::clone(&driver), deadlines);
+        Self { fs, dispatcher, driver, negotiation, sees_processes }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dfs_client::{Caller, SyncLevel};
-use dfs_common::ids::InodeId;
+use dfs_common::ids::{InodeId, ROOT_INODE};
 use fuser::{Errno, OpenFlags};
 
 use super::{FileSystem, FsOptions};
@@ -69,6 +69,37 @@ async fn open_of_a_file_that_is_gone_costs_one_call() {
     let fs = mounted(&cluster).await;
     let refused = fs.open(&who(), InodeId(12_345), OpenFlags(libc::O_RDONLY)).await.err().unwrap();
     assert_eq!(refused.errno(), Errno::ESTALE);
+    assert_eq!(cluster.take_calls(), [("get_block_locations", 1)]);
+}
+
+/// The unlink may have looked before the open began, and the name gone before it ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn open_costs_a_hold_while_a_name_is_going() {
+    let cluster = FakeCluster::start(1).await;
+    let inode = write_file(&cluster, &[7; 3000]).await;
+    let fs = mounted(&cluster).await;
+    cluster.world.lock().held_back.insert("unlink");
+    let unlinking = {
+        let fs = Arc::clone(&fs);
+        tokio::spawn(async move { fs.unlink(&who(), ROOT_INODE, b"another").await })
+    };
+    while cluster.calls("unlink") == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    for flags in [libc::O_RDONLY, libc::O_WRONLY, libc::O_RDONLY | libc::O_TRUNC] {
+        cluster.take_calls();
+        let opened = fs.open(&who(), inode, OpenFlags(flags)).await.unwrap();
+        assert!(cluster.world.lock().holds.contains_key(&inode.0), "{flags:x}");
+        assert_eq!(cluster.calls("hold"), 1);
+        drop(opened);
+        while !fs.inodes.is_empty() || !cluster.world.lock().holds.is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    cluster.world.lock().held_back.clear();
+    unlinking.await.unwrap().unwrap();
+    cluster.take_calls();
+    let _opened = fs.open(&who(), inode, OpenFlags(libc::O_RDONLY)).await.unwrap();
     assert_eq!(cluster.take_calls(), [("get_block_locations", 1)]);
 }
 
@@ -170,4 +201,17 @@ async fn listing_that_was_under_way_when_its_directory_changed_is_not_kept() {
     cluster.take_calls();
     list_buffer(&fs, handle, offset).await.unwrap();
     assert_eq!(cluster.take_calls(), [("get_listing", 1)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn listing_fetched_ahead_goes_though_its_handle_stays_open() {
+    let cluster = FakeCluster::start(0).await;
+    cluster.world.lock().directories.insert(HERE.0, 250);
+    let fs = mounted(&cluster).await;
+    let handle = fs.opendir(who(), HERE).unwrap();
+    list_buffer(&fs, handle, 0).await.unwrap();
+    let dir = fs.handles.dir(handle).unwrap();
+    while dir.pages.lock().has_page() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }

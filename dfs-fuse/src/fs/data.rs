@@ -8,28 +8,15 @@ use dfs_common::error::{DfsError, ErrorKind};
 use fuser::Errno;
 
 use super::FileSystem;
-use crate::caller::Asker;
 use crate::errno::{FsError, FsResult};
 use crate::handles::{FileHandle, HandleId};
-use crate::writer::WriteRequest;
+use crate::writer::Write;
 
 /// What a read gives.
 pub(crate) struct Read {
     pub(crate) bytes: Bytes,
     /// More that it fetches ahead is on its way.
     pub(crate) fetches_ahead: bool,
-}
-
-/// A write as the kernel sends it.
-pub(crate) struct Write<'a> {
-    pub(crate) offset: u64,
-    pub(crate) data: &'a [u8],
-    pub(crate) appends: bool,
-    /// O_SYNC or O_DSYNC is set.
-    pub(crate) syncs: bool,
-    /// Its maker may keep set-id bits (CAP_FSETID).
-    pub(crate) keeps_set_id: bool,
-    pub(crate) by: Asker,
 }
 
 impl FileSystem {
@@ -40,7 +27,8 @@ impl FileSystem {
         let shown = || self.seen.shown_growing(handle.inode.id);
         let reader = handle.reader(&self.client, shown).await.map_err(FsError::on_handle)?;
         let end = offset.saturating_add(u64::from(size));
-        // Of what is read past the page cache no page is left, but for private mappings of writing descriptors.
+        // Direct reads leave no page in the kernel's cache, except faults of a private mapping through a writing descriptor, which ask
+        // for whole pages. So only those, and all buffered reads, can leave a last page that goes stale.
         let page = rustix::param::page_size() as u64;
         let fills_pages = handle.writer.is_none() || offset.is_multiple_of(page) && end.is_multiple_of(page);
         if fills_pages && end > reader.length() {
@@ -97,27 +85,26 @@ impl FileSystem {
         let handle = self.handles.file(handle)?;
         let writer = handle.writer.as_ref().ok_or(Errno::EBADF)?;
         self.check_not_stopping()?;
-        let sync = write.syncs.then_some(self.options.sync);
-        let Write { offset, data, appends, keeps_set_id, by, .. } = write;
-        let request = WriteRequest { offset, data, appends, sync, keeps_set_id, by };
+        if writer.looks_at_maker(&write) {
+            write.by.look();
+        }
         let losses = writer.privileges().losses();
+        let _changing = self.changing([handle.inode.id]);
         // Between two writes it may have been given back, and another mount may have it.
-        let outcome = self.in_turn(handle.inode.id, || writer.write(&request)).await;
+        let outcome = self.in_turn(handle.inode.id, || writer.write(&write, self.options.sync)).await;
         if writer.privileges().losses() != losses {
             // The kernel would go on to execute it with the rights that it had.
             self.kernel.drop_attributes(handle.inode.id);
         }
         let done = handle.heard(outcome.map_err(FsError::on_handle))?;
-        self.changed(&[handle.inode.id]);
-        let end = done.at + write.data.len() as u64;
-        self.grown_by_write(&handle.inode, end).await;
-        writer.answered(end);
+        self.drop_tail_before_growth(&handle.inode).await;
+        writer.answered(&done, || self.seen.wrote(handle.inode.id, done.end));
         if done.at != write.offset {
             // The kernel computes the new size from its own offset.
             self.kernel.drop_attributes(handle.inode.id);
         }
         if write.syncs {
-            handle.tell_losses()?;
+            handle.check_losses()?;
         }
         Ok(u32::try_from(write.data.len()).unwrap_or(u32::MAX))
     }
@@ -126,22 +113,19 @@ impl FileSystem {
     pub(crate) async fn flush(&self, handle: HandleId) -> FsResult<()> {
         let handle = self.handles.file(handle)?;
         let Some(writer) = &handle.writer else { return Ok(()) };
-        let outcome = writer.flush().await.map_err(FsError::on_handle);
-        self.changed(&[handle.inode.id]);
-        outcome?;
-        Ok(())
+        let _changing = self.changing([handle.inode.id]);
+        writer.flush().await.map_err(FsError::on_handle)
     }
 
     /// Makes the file durable, whoever wrote it, and tells of bytes that were lost.
     pub(crate) async fn fsync(&self, handle: HandleId) -> FsResult<()> {
         let handle = self.handles.file(handle)?;
         handle.heard(handle.check())?;
-        handle.tell_losses()?;
-        let outcome = self.sync(&handle).await.map_err(FsError::on_handle);
-        self.changed(&[handle.inode.id]);
-        handle.heard(outcome)?;
+        handle.check_losses()?;
+        let _changing = self.changing([handle.inode.id]);
+        handle.heard(self.sync(&handle).await.map_err(FsError::on_handle))?;
         // While it lasted, others may have lost some.
-        handle.tell_losses()
+        handle.check_losses()
     }
 
     async fn sync(&self, handle: &FileHandle) -> FsResult<()> {

@@ -1,21 +1,27 @@
 //! Reading directories.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use dfs_client::{Caller, DirEntry};
+use dfs_client::{Caller, DirEntry, Listing};
 use dfs_common::attr::{FileAttr, FileKind};
+use dfs_common::error::{DfsError, ErrorKind};
 use dfs_common::ids::InodeId;
 use futures::stream::{self, StreamExt};
+use tokio::time::timeout;
+use tracing::debug;
 
 use super::{Dated, Entry, FileSystem};
 use crate::cache::Floor;
-use crate::dirs::{DirPages, Entries, Position};
+use crate::dirs::{DirPages, Entries, PAGE_AGE_MAX, Position};
 use crate::errno::FsResult;
 use crate::handles::{DirHandle, HandleId};
 
 /// Files of one page whose attributes are asked for at a time.
 const ASKED_AT_ONCE: usize = 8;
+/// How long a page waits for them, whatever their number: DataNodes may hang.
+const NEWS_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What answers one buffer of a listing; as much of it as fits.
 pub(crate) struct Listed {
@@ -65,7 +71,12 @@ impl FileSystem {
                 let fetch = dir.pages.lock().next_fetch();
                 let listing =
                     self.client.get_listing(&dir.caller, dir.inode, position.cookie, fetch, with_attrs).await?;
-                dir.pages.lock().put(position.cookie, listing, with_attrs, asked_at)
+                if with_attrs {
+                    check_attributes(&listing)?;
+                }
+                let entries = dir.pages.lock().put(position.cookie, listing, with_attrs, asked_at);
+                watch(&dir);
+                entries
             }
         };
         let news = if with_attrs { self.news(&dir.caller, &entries).await } else { HashMap::new() };
@@ -80,23 +91,35 @@ impl FileSystem {
             attr.kind == FileKind::File
                 && (is_old(attr) && self.seen.floor(attr) == Floor::Doubtful || self.grown(attr).is_some())
         };
-        let doubtful: Vec<FileAttr> =
-            entries.iter().filter_map(|entry| entry.attr.as_ref()).filter(is_doubtful).cloned().collect();
-        let ask = |listed: FileAttr| async move {
+        let doubtful = entries.iter().filter_map(|entry| entry.attr.as_ref()).filter(is_doubtful);
+        // Without an answer the kernel keeps what it has, and asks again before it tells anybody.
+        let as_told = |listed: &FileAttr| {
             let told = self.seen.told_length(listed.inode).unwrap_or(0);
-            // Without an answer the kernel keeps what it has, and asks again before it tells anybody.
-            let old = FileAttr { length: told.max(listed.length), under_construction: true, ..listed };
-            let old = Dated { attr: old, length_mtime_ns: None };
-            let mut news = self.attributes(caller, listed.inode).await.unwrap_or(old);
-            // That it was told is noted when it is.
-            drop(self.announce(&mut news).await);
-            (listed.inode, news)
+            let attr = FileAttr { length: told.max(listed.length), under_construction: true, ..listed.clone() };
+            (listed.inode, Dated { attr, length_mtime_ns: None })
         };
-        stream::iter(doubtful).map(ask).buffer_unordered(ASKED_AT_ONCE).collect().await
+        let mut news: HashMap<InodeId, Dated> = doubtful.map(as_told).collect();
+        let ask = |inode| async move {
+            let mut now = self.attributes(caller, inode).await.ok()?;
+            // That it was told is noted when it is.
+            drop(self.announce(&mut now).await);
+            Some((inode, now))
+        };
+        let inodes: Vec<InodeId> = news.keys().copied().collect();
+        let mut answers = stream::iter(inodes).map(ask).buffer_unordered(ASKED_AT_ONCE);
+        let collecting = async {
+            while let Some(answer) = answers.next().await {
+                news.extend(answer);
+            }
+        };
+        if timeout(NEWS_PATIENCE, collecting).await.is_err() {
+            debug!(directory = %entries.parent, "a listing is answered without waiting for all lengths");
+        }
+        news
     }
 
-    /// An entry with attributes as an answer to the kernel: what it was told counts, for the time that is left. `None` when
-    /// the NameNode gave no attributes.
+    /// An entry with attributes as an answer to the kernel: what it was told counts, for the time that is left. `None` in a listing
+    /// without attributes.
     pub(crate) fn listed_entry(&self, listed: &Listed, entry: &DirEntry) -> Option<Entry> {
         let listed_attr = entry.attr.as_ref()?;
         let mut told = match listed.news.get(&entry.inode) {
@@ -107,5 +130,54 @@ impl FileSystem {
         told.attr_ttl = told.attr_ttl.saturating_sub(age);
         told.entry_ttl = told.entry_ttl.saturating_sub(age);
         Some(told)
+    }
+}
+
+/// The kernel would take an entry without attributes for an empty file of root's.
+fn check_attributes(listing: &Listing) -> Result<(), DfsError> {
+    match listing.entries.iter().find(|entry| entry.attr.is_none()) {
+        Some(entry) => {
+            let words = format!("the entry of inode {} was listed without its attributes", entry.inode);
+            Err(DfsError::new(ErrorKind::Protocol, words))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Sees to it that what was fetched ahead does not stay until the handle is closed.
+fn watch(dir: &Arc<DirHandle>) {
+    if !dir.pages.lock().is_to_be_watched() {
+        return;
+    }
+    let dir = Arc::downgrade(dir);
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(PAGE_AGE_MAX).await;
+            let Some(dir) = dir.upgrade() else { return };
+            if dir.pages.lock().give_up_old(Instant::now()) {
+                return;
+            }
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::tests::attr;
+
+    #[test]
+    fn check_attributes_refuses_what_lacks_one() {
+        let entry = |attr: Option<FileAttr>| DirEntry {
+            name: b"name".to_vec(),
+            inode: InodeId(7),
+            cookie: 3,
+            kind: FileKind::File,
+            attr,
+        };
+        let check = |entries| check_attributes(&Listing { entries, at_end: true, parent: InodeId(1) });
+        let whole = entry(Some(attr(7, 10, 1)));
+        assert!(check(vec![whole.clone()]).is_ok());
+        assert_eq!(check(vec![whole, entry(None)]).unwrap_err().kind(), ErrorKind::Protocol);
     }
 }

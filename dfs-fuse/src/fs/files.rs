@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use dfs_client::{Caller, CreateOptions, Turn};
-use dfs_common::attr::FileKind;
 use dfs_common::error::{DfsError, ErrorKind};
 use dfs_common::ids::InodeId;
 use fuser::{Errno, OpenFlags};
@@ -11,7 +10,7 @@ use tokio::runtime::Handle;
 use tracing::{debug, warn};
 
 use super::{Entry, FileSystem, NewInode};
-use crate::errno::FsResult;
+use crate::errno::{FsError, FsResult};
 use crate::flags::{Access, new_permissions};
 use crate::handles::{FileHandle, HandleId, Slot};
 use crate::inodes::{OpenInode, OpenRef};
@@ -57,7 +56,7 @@ impl Drop for NewHandle {
             return;
         }
         let (fs, id) = (Arc::clone(&self.fs), self.id);
-        // Without a runtime the mount has ended, and its files were completed before.
+        // Without a runtime this process is at its end, and with it the session: the NameNode takes back what that leaves open.
         if let Ok(runtime) = Handle::try_current() {
             debug!(handle = id.0, "opened for nobody");
             runtime.spawn(async move { fs.release(id).await });
@@ -65,21 +64,52 @@ impl Drop for NewHandle {
     }
 }
 
-/// A file's content is being thrown away. It may be gone however that ends, also when it fails or is given up: readers look
-/// again.
-struct Emptied<'a> {
+/// Bytes of a file are being thrown away. They may be gone however that ends, also when it fails or is given up: readers look
+/// again, and so does the kernel, unless it learns by the answer.
+pub(super) struct Cutting<'a> {
     fs: &'a FileSystem,
     open: &'a OpenInode,
+    end: CutEnd,
 }
 
-impl Drop for Emptied<'_> {
+/// How it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CutEnd {
+    /// Nobody knows, or it has failed.
+    Unknown,
+    /// No byte went.
+    Nothing,
+    /// The answer tells the kernel how long the file is.
+    Told,
+    /// It was done by an open: the kernel takes the file for empty. What else of it changed it does not know: it may have been a
+    /// program.
+    Emptied,
+}
+
+impl<'a> Cutting<'a> {
+    pub(super) fn new(fs: &'a FileSystem, open: &'a OpenInode) -> Self {
+        Self { fs, open, end: CutEnd::Unknown }
+    }
+
+    pub(super) fn ends(mut self, end: CutEnd) {
+        self.end = end;
+    }
+}
+
+impl Drop for Cutting<'_> {
     fn drop(&mut self) {
-        let Self { fs, open } = self;
-        fs.changed(&[open.id]);
+        let Self { fs, open, end } = self;
+        if *end == CutEnd::Nothing {
+            return;
+        }
+        fs.changes.note(&[open.id]);
         open.content_dropped();
-        fs.seen.emptied(open.id);
-        // It may have been a program.
-        fs.kernel.drop_attributes(open.id);
+        if *end == CutEnd::Emptied {
+            fs.seen.emptied(open.id);
+        }
+        if *end != CutEnd::Told {
+            fs.kernel.drop_attributes(open.id);
+        }
     }
 }
 
@@ -100,12 +130,15 @@ impl FileSystem {
     pub(crate) async fn open(self: &Arc<Self>, caller: &Caller, inode: InodeId, flags: OpenFlags) -> FsResult<Opened> {
         let access = Access::new(flags);
         let slot = self.handles.reserve()?;
-        let mut open = self.inodes.open(inode);
+        let (mut open, names_are_going) = self.inodes.open_by_program(inode);
+        if names_are_going {
+            open.hold(&self.client).await.map_err(FsError::on_handle)?;
+        }
         if access.writes {
             return self.open_for_writing(caller, open, access, slot).await;
         }
         if access.truncates {
-            let writer = self.take_emptied(caller, &open).await?;
+            let writer = self.take_writer(caller, &open, true).await?;
             // In a task, which goes on to its end when this request is given up: the lease must not stay.
             let fs = Arc::clone(self);
             let giving_up = tokio::spawn(async move {
@@ -126,24 +159,12 @@ impl FileSystem {
         access: Access,
         slot: Slot<'_>,
     ) -> FsResult<Opened> {
-        let writer = if access.truncates {
-            self.take_emptied(caller, &open).await?
-        } else {
-            let writer = self.take_writer(caller, &open, false).await;
-            self.changed(&[open.id]);
-            let writer = writer?;
-            if self.seen.told_length(open.id) != Some(writer.length()) {
-                self.kernel.drop_attributes(open.id);
-            }
-            writer
-        };
+        let _changing = self.changing([open.id]);
+        let writer = self.take_writer(caller, &open, access.truncates).await?;
+        if !access.truncates && self.seen.told_length(open.id) != Some(writer.length()) {
+            self.kernel.drop_attributes(open.id);
+        }
         Ok(self.opened(slot, FileHandle::new(open, Some(writer), None), false))
-    }
-
-    /// As [`take_writer`](Self::take_writer), with the content thrown away.
-    async fn take_emptied(self: &Arc<Self>, caller: &Caller, open: &OpenRef) -> FsResult<Arc<SharedWriter>> {
-        let _emptied = Emptied { fs: self, open };
-        self.take_writer(caller, open, true).await
     }
 
     /// Empties a file that this mount writes.
@@ -151,8 +172,10 @@ impl FileSystem {
         let (fs, open) = (Arc::clone(self), self.inodes.open(open.id));
         let (caller, writer) = (caller.clone(), Arc::clone(writer));
         to_its_end(async move {
-            let _emptied = Emptied { fs: &fs, open: &open };
-            writer.empty_at_open(&caller).await
+            let cutting = Cutting::new(&fs, &open);
+            writer.empty_at_open(&caller).await?;
+            cutting.ends(CutEnd::Emptied);
+            Ok(())
         })
         .await
     }
@@ -182,8 +205,12 @@ impl FileSystem {
         Ok(self.opened(slot, FileHandle::new(open, None, Some((epoch, reader))), keep_pages))
     }
 
-    /// Makes a file and opens it. One that is there already is opened as it is, unless the program wanted to be the one
-    /// who makes it.
+    /// Makes a file and opens it.
+    ///
+    /// # Errors
+    /// `ESTALE` when somebody else has made the name since the kernel looked, unless the program wanted to be the one who makes
+    /// it. The kernel asks for a creation without checking any right to the file. So it must look again: it finds the file then,
+    /// and opens it with its own check.
     pub(crate) async fn create(
         self: &Arc<Self>,
         caller: &Caller,
@@ -202,20 +229,12 @@ impl FileSystem {
             open_for_write: access.writes,
             exclusive: access.exclusive,
         };
-        let outcome = self.client.create(caller, options).await;
-        self.changed(&[new.parent]);
-        let file = outcome?;
-        let attr = file.attr.clone();
+        let _changing = self.changing([new.parent]);
+        let file = self.client.create(caller, options).await?;
         if !file.is_new {
-            if attr.kind != FileKind::File {
-                // Made by someone else since the kernel looked: ESTALE lets it look again.
-                return Err(Errno::ESTALE.into());
-            }
-            drop(slot);
-            let opened = Box::pin(self.open(caller, attr.inode, flags)).await?;
-            let entry = Box::pin(self.getattr(caller, attr.inode)).await?;
-            return Ok(Created { entry, opened });
+            return Err(Errno::ESTALE.into());
         }
+        let attr = file.attr;
         let open = self.inodes.open(attr.inode);
         let writer = match file.writer {
             Some(writer) => {
@@ -231,30 +250,15 @@ impl FileSystem {
     }
 
     /// The writer of an inode with one handle more: the one this mount has, or a new one with the lease. Another mount that has
-    /// just closed the file is waited for.
+    /// just closed the file is waited for. With `truncates`, the content is thrown away.
     async fn take_writer(
         self: &Arc<Self>,
         caller: &Caller,
         open: &OpenRef,
         truncates: bool,
     ) -> FsResult<Arc<SharedWriter>> {
-        let mut turn = self.client.turn(open.id);
-        let mut tries = LEASE_TRIES;
-        loop {
-            let refusal = match self.try_take_writer(caller, open, truncates).await {
-                Err(error) if error.kind() == Some(ErrorKind::Busy) => error,
-                outcome => return outcome,
-            };
-            match Box::pin(turn.comes()).await {
-                Turn::Now => {}
-                // A create of this mount that has not entered its writer yet.
-                Turn::Own if tries > 1 => {
-                    tries -= 1;
-                    tokio::task::yield_now().await;
-                }
-                Turn::Own | Turn::Never => return Err(refusal),
-            }
-        }
+        let take = || self.try_take_writer(caller, open, truncates);
+        self.in_turn_with(open.id, LEASE_TRIES - 1, take).await
     }
 
     async fn try_take_writer(
@@ -276,7 +280,12 @@ impl FileSystem {
             // Its handles keep its error, which is in the log; the file is free for a new start.
             let _ = failed.finish().await;
         }
+        let cutting = truncates.then(|| Cutting::new(self, open));
         let writer = self.client.append(caller, open.id, truncates).await?;
+        // Before anybody can write through it.
+        if let Some(cutting) = cutting {
+            cutting.ends(CutEnd::Emptied);
+        }
         let writer = SharedWriter::new(self.client.clone(), open, writer);
         open.set_writer(Some(Arc::clone(&writer)));
         Ok(writer)
@@ -284,34 +293,46 @@ impl FileSystem {
 
     /// Makes a change of a file that other mounts must not be writing, again and again until none does or the patience is over.
     /// Nothing is held while it waits.
-    pub(super) async fn in_turn<T, F>(&self, inode: InodeId, mut change: impl FnMut() -> F) -> FsResult<T>
+    pub(super) async fn in_turn<T, F>(&self, inode: InodeId, change: impl FnMut() -> F) -> FsResult<T>
+    where
+        F: Future<Output = FsResult<T>>,
+    {
+        self.in_turn_with(inode, 0, change).await
+    }
+
+    /// The same, with so many tries more while this mount itself has the file: a create may not have entered its writer yet.
+    async fn in_turn_with<T, F>(&self, inode: InodeId, mut own_tries: u32, mut change: impl FnMut() -> F) -> FsResult<T>
     where
         F: Future<Output = FsResult<T>>,
     {
         let mut turn = self.client.turn(inode);
         loop {
-            match change().await {
-                Err(error) if error.kind() == Some(ErrorKind::Busy) => match Box::pin(turn.comes()).await {
-                    Turn::Now => {}
-                    Turn::Own | Turn::Never => return Err(error),
-                },
+            let refusal = match change().await {
+                Err(error) if error.kind() == Some(ErrorKind::Busy) => error,
                 outcome => return outcome,
+            };
+            match Box::pin(turn.comes()).await {
+                Turn::Now => {}
+                Turn::Own if own_tries > 0 => {
+                    own_tries -= 1;
+                    tokio::task::yield_now().await;
+                }
+                Turn::Own | Turn::Never => return Err(refusal),
             }
         }
     }
 
     async fn give_up_writer(&self, open: &OpenRef, writer: &Arc<SharedWriter>) {
+        let _changing = self.changing([open.id]);
         let _writing = open.writing.lock().await;
         if !writer.leave() {
             return;
         }
-        match writer.finish().await {
-            Ok(()) => self.seen.wrote(open.id, writer.length()),
+        if let Err(failure) = writer.finish().await {
             // Nobody waits for a release: whoever syncs the file next hears of it.
-            Err(failure) => warn!(inode = %open.id, ?failure, "file not completed at its last release"),
+            warn!(inode = %open.id, ?failure, "file not completed at its last release");
         }
         open.forget_writer(writer);
-        self.changed(&[open.id]);
     }
 
     /// The last descriptor of a handle is gone; completes the file if it was the last one writing.

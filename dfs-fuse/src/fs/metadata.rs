@@ -10,11 +10,13 @@ use fuser::Errno;
 use tokio::time::timeout;
 use tracing::debug;
 
+use super::files::{CutEnd, Cutting};
 use super::{Dated, Entry, FileSystem, STATS_PATIENCE};
 use crate::cache::Floor;
-use crate::errno::{FsError, FsResult};
+use crate::errno::FsResult;
 use crate::flags::new_permissions;
 use crate::handles::HandleId;
+use crate::inodes::{NameGoing, OpenRef};
 
 /// How often attributes are asked for again when this mount's writer opened or completed the file meanwhile.
 const ATTR_TRIES: u32 = 3;
@@ -132,14 +134,14 @@ impl FileSystem {
     /// Makes a directory.
     pub(crate) async fn mkdir(&self, caller: &Caller, new: NewInode<'_>) -> FsResult<Entry> {
         let mode = new_permissions(new.mode, new.umask);
-        let made = self.client.mkdir(caller, new.parent, new.name, mode).await;
-        self.changed(&[new.parent]);
-        Ok(self.entry(made?))
+        let _changing = self.changing([new.parent]);
+        Ok(self.entry(self.client.mkdir(caller, new.parent, new.name, mode).await?))
     }
 
     /// Makes a regular file, fifo, socket or device node.
     pub(crate) async fn mknod(&self, caller: &Caller, new: NewInode<'_>, rdev: u32) -> FsResult<Entry> {
         let mode = new_permissions(new.mode, new.umask);
+        let _changing = self.changing([new.parent]);
         let made = match FileKind::from_mode(new.mode) {
             // mknod(2): no type bits mean a regular file.
             None if new.mode & !PERMISSION_MASK == 0 => self.make_file(caller, new, mode).await,
@@ -147,7 +149,6 @@ impl FileSystem {
             None | Some(FileKind::Directory | FileKind::Symlink) => return Err(Errno::EINVAL.into()),
             Some(kind) => self.client.mknod(caller, new.parent, new.name, kind as u32 | mode, rdev).await,
         };
-        self.changed(&[new.parent]);
         Ok(self.entry(made?))
     }
 
@@ -172,31 +173,28 @@ impl FileSystem {
         name: &[u8],
         target: &[u8],
     ) -> FsResult<Entry> {
-        let made = self.client.create_symlink(caller, parent, name, target).await;
-        self.changed(&[parent]);
-        Ok(self.entry(made?))
+        let _changing = self.changing([parent]);
+        Ok(self.entry(self.client.create_symlink(caller, parent, name, target).await?))
     }
 
     /// Gives an inode another name.
     pub(crate) async fn link(&self, caller: &Caller, inode: InodeId, parent: InodeId, name: &[u8]) -> FsResult<Entry> {
-        let linked = self.client.link(caller, inode, parent, name).await;
-        self.changed(&[inode, parent]);
-        self.answer(caller, linked?).await
+        let _changing = self.changing([inode, parent]);
+        let linked = self.client.link(caller, inode, parent, name).await?;
+        self.answer(caller, linked).await
     }
 
     /// Removes a name that is not a directory's.
     pub(crate) async fn unlink(&self, caller: &Caller, parent: InodeId, name: &[u8]) -> FsResult<()> {
-        let _held = self.hold_if_open(parent, name).await?;
-        let outcome = self.client.unlink(caller, parent, name).await;
-        self.names_taken(&[parent]);
-        Ok(outcome?)
+        let _going = self.name_goes(parent, name).await?;
+        let _taking = self.taking_names([parent]);
+        Ok(self.client.unlink(caller, parent, name).await?)
     }
 
     /// Removes an empty directory.
     pub(crate) async fn rmdir(&self, caller: &Caller, parent: InodeId, name: &[u8]) -> FsResult<()> {
-        let outcome = self.client.rmdir(caller, parent, name).await;
-        self.changed(&[parent]);
-        Ok(outcome?)
+        let _changing = self.changing([parent]);
+        Ok(self.client.rmdir(caller, parent, name).await?)
     }
 
     /// Moves an entry.
@@ -207,34 +205,35 @@ impl FileSystem {
         to: (InodeId, &[u8]),
         flag: RenameFlag,
     ) -> FsResult<()> {
-        let _held = match flag {
-            RenameFlag::Replace => self.hold_if_open(to.0, to.1).await?,
+        let _going = match flag {
+            RenameFlag::Replace => Some(self.name_goes(to.0, to.1).await?),
             RenameFlag::NoReplace | RenameFlag::Exchange => None,
         };
-        let outcome = self.client.rename(caller, from, to, flag).await;
-        self.names_taken(&[from.0, to.0]);
-        Ok(outcome?)
+        let _taking = self.taking_names([from.0, to.0]);
+        Ok(self.client.rename(caller, from, to, flag).await?)
     }
 
-    /// A name is about to go. If it is that of a file open on this mount, the file stays until it is closed. Costs nothing
-    /// while no file is open; the entry stays in the table at least as long as the result.
-    async fn hold_if_open(&self, parent: InodeId, name: &[u8]) -> FsResult<Option<crate::inodes::OpenRef>> {
-        if self.inodes.is_empty() {
-            return Ok(None);
+    /// A name is about to go, until the result is dropped. If it is that of a file open on this mount, the file stays until it is
+    /// closed. Costs nothing while no file is open.
+    async fn name_goes(&self, parent: InodeId, name: &[u8]) -> FsResult<(NameGoing, Option<OpenRef>)> {
+        let (going, may_be_open) = self.inodes.name_goes();
+        if !may_be_open {
+            return Ok((going, None));
         }
         let attr = match self.client.lookup(&Caller::root(), parent, name).await {
             Ok(attr) => attr,
             // A name that is refused cannot be removed either: the call that follows says why.
-            Err(error) if error.kind().retry_class() == RetryClass::Never => return Ok(None),
+            Err(error) if error.kind().retry_class() == RetryClass::Never => return Ok((going, None)),
             // Without knowing whose name it is, the call that follows could take an open file away.
             Err(error) => return Err(error.into()),
         };
-        if attr.kind != FileKind::File || attr.nlink > 1 {
-            return Ok(None);
+        if attr.kind != FileKind::File {
+            return Ok((going, None));
         }
-        let Some(open) = self.inodes.find(attr.inode) else { return Ok(None) };
+        // Also one that has other names: they may be going as well.
+        let Some(open) = self.inodes.find(attr.inode) else { return Ok((going, None)) };
         open.hold(&self.client).await?;
-        Ok(Some(open))
+        Ok((going, Some(open)))
     }
 
     /// Changes attributes; the length first, because the times of a call that sets both are meant to last.
@@ -245,6 +244,7 @@ impl FileSystem {
         handle: Option<HandleId>,
         change: AttrChange,
     ) -> FsResult<Entry> {
+        let _changing = self.changing([inode]);
         self.in_turn(inode, || self.try_setattr(caller, inode, handle, change)).await
     }
 
@@ -274,7 +274,6 @@ impl FileSystem {
         };
         // The kernel asks for nothing at all when a program says chown(-1, -1).
         if rest == SetAttr::default() && change.length.is_some() {
-            self.changed(&[inode]);
             return self.getattr(caller, inode).await;
         }
         let change = self.client.set_attr(caller, inode, rest);
@@ -284,7 +283,6 @@ impl FileSystem {
         } else {
             change.await
         };
-        self.changed(&[inode]);
         let attr = changed?;
         let dated = if self.grows_elsewhere(&attr) { self.with_visible_length(attr).await } else { attr.into() };
         Ok(self.announced_entry(dated).await)
@@ -316,29 +314,25 @@ impl FileSystem {
         if let Some(handle) = &handle {
             handle.heard(handle.check())?;
         }
-        let Some(open) = self.inodes.find(inode) else {
-            self.client.truncate(caller, inode, length).await?;
-            return Ok(());
-        };
-        let writing = open.writing.lock().await;
-        let dropped = match open.writer() {
+        // Also of a file that is not open: whoever opens it meanwhile may be told what it was before.
+        let open = self.inodes.open(inode);
+        let _writing = open.writing.lock().await;
+        let cutting = Cutting::new(self, &open);
+        let may_have_lost_bytes = match open.writer() {
             Some(writer) => {
                 let outcome = writer.set_length(length, caller).await;
                 match &handle {
-                    Some(handle) => handle.heard(outcome),
-                    None => outcome,
+                    Some(handle) => handle.heard(outcome)?,
+                    None => outcome?,
                 }
             }
             None => {
                 let who = if handle.is_some() { caller.authorised() } else { caller.clone() };
-                self.client.truncate(&who, inode, length).await.map(|_| true).map_err(FsError::from)
+                self.client.truncate(&who, inode, length).await?;
+                true
             }
         };
-        drop(writing);
-        // One that failed may have been made all the same: readers look again.
-        if dropped.as_ref().map_or(true, |is_dropped| *is_dropped) {
-            open.content_dropped();
-        }
-        dropped.map(drop)
+        cutting.ends(if may_have_lost_bytes { CutEnd::Told } else { CutEnd::Nothing });
+        Ok(())
     }
 }

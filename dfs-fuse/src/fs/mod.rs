@@ -41,7 +41,7 @@ use crate::handles::Handles;
 use crate::inodes::Inodes;
 use crate::kernel::KernelCaches;
 
-pub(crate) use data::{Read, Write};
+pub(crate) use data::Read;
 pub(crate) use directories::Listed;
 pub(crate) use files::Opened;
 pub(crate) use metadata::{AttrChange, NewInode};
@@ -68,8 +68,8 @@ pub(crate) struct FsOptions {
 #[derive(Clone, Debug)]
 struct Dated {
     attr: FileAttr,
-    /// The modification time that the file had when it had this length for sure: an earlier one than in `attr` when nobody
-    /// tells the length of a file that another mount writes, `None` when nobody ever has.
+    /// The modification time at which `attr.length` was last known for certain. It is that of `attr` if the length was just confirmed,
+    /// an older one if it is remembered from an earlier answer, and `None` if it never was certain.
     length_mtime_ns: Option<i64>,
 }
 
@@ -99,6 +99,24 @@ pub(crate) struct Entry {
     length_mtime_ns: Option<i64>,
     pub(crate) attr_ttl: Duration,
     pub(crate) entry_ttl: Duration,
+}
+
+/// Notes a change when its call ends, which is before it is answered. Also when it has failed or is given up: it may have been made
+/// all the same.
+struct Changing<'a, const N: usize> {
+    changes: &'a Changes,
+    inodes: [InodeId; N],
+    takes_names: bool,
+}
+
+impl<const N: usize> Drop for Changing<'_, N> {
+    fn drop(&mut self) {
+        if self.takes_names {
+            self.changes.note_names_taken(&self.inodes);
+        } else {
+            self.changes.note(&self.inodes);
+        }
+    }
 }
 
 /// The mounted file system.
@@ -180,15 +198,14 @@ impl FileSystem {
         Ok(())
     }
 
-    /// A call that changes these inodes, or names in these directories, has ended. To be said before it is answered, also
-    /// when it has failed: it may have been made all the same.
-    fn changed(&self, inodes: &[InodeId]) {
-        self.changes.note(inodes);
+    /// To be kept by a call that changes these inodes, or names in these directories, until it ends.
+    fn changing<const N: usize>(&self, inodes: [InodeId; N]) -> Changing<'_, N> {
+        Changing { changes: &self.changes, inodes, takes_names: false }
     }
 
     /// The same for one that takes names out of these directories.
-    fn names_taken(&self, directories: &[InodeId]) {
-        self.changes.note_names_taken(directories);
+    fn taking_names<const N: usize>(&self, directories: [InodeId; N]) -> Changing<'_, N> {
+        Changing { takes_names: true, ..self.changing(directories) }
     }
 
     /// Attributes as an answer, with what this mount knows better, and noted as told.

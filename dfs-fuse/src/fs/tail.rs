@@ -7,7 +7,7 @@
 //!
 //! ```text
 //!   a read may reach the end      its page is noted as one to drop                OpenInode::note_tail
-//!   a write here was taken in     drop, then answer                               grown_by_write
+//!   a write here was taken in     drop, then answer                               drop_tail_before_growth
 //!   attributes tell more bytes    drop, store the last byte, then answer          announce
 //! ```
 //!
@@ -46,20 +46,20 @@ impl Drop for Announced {
 }
 
 impl FileSystem {
-    /// Bytes up to `end` were written here, and the kernel is about to hear of them.
-    pub(super) async fn grown_by_write(&self, open: &OpenInode, end: u64) {
-        if open.tail().offset.is_some() {
-            let dropped = async {
-                if let Some(turn) = open.growth_turn().await {
-                    self.drop_tail(open, turn).await;
-                }
-            };
-            if timeout(PATIENCE, Box::pin(dropped)).await.is_err() {
-                open.growth_hangs();
-                debug!(inode = %open.id, "a write is answered before a read of its page has ended");
-            }
+    /// Bytes were written here, and the kernel is about to hear of them.
+    pub(super) async fn drop_tail_before_growth(&self, open: &OpenInode) {
+        if open.tail().offset.is_none() {
+            return;
         }
-        self.seen.wrote(open.id, end);
+        let dropped = async {
+            if let Some(turn) = open.growth_turn().await {
+                self.drop_tail(open, turn).await;
+            }
+        };
+        if timeout(PATIENCE, Box::pin(dropped)).await.is_err() {
+            open.growth_hangs();
+            debug!(inode = %open.id, "a write is answered before a read of its page has ended");
+        }
     }
 
     async fn drop_tail(&self, open: &OpenInode, turn: GrowthTurn) -> Option<GrowthTurn> {

@@ -66,16 +66,15 @@ impl FileSystem {
     ) -> FsResult<()> {
         check_name(name)?;
         let flag = xattr_flag(flags)?;
+        let _changing = self.changing([inode]);
         let set = || self.client.set_xattr(caller, inode, name, value, flag);
-        let outcome = if name == CAPABILITIES {
+        if name == CAPABILITIES {
             let added = Privileges { capabilities: true, ..Privileges::default() };
             let add = || async { Ok(self.adding_privileges(inode, added, set()).await?) };
             self.in_turn(inode, add).await
         } else {
             set().await.map_err(FsError::from)
-        };
-        self.changed(&[inode]);
-        outcome
+        }
     }
 
     /// Removes an attribute.
@@ -84,9 +83,8 @@ impl FileSystem {
         // When a file is cut or changes hands the kernel sends this for whoever does that. A program's own call it passes on only if
         // the program may set capabilities.
         let who = if name == CAPABILITIES { Caller::root() } else { caller.clone() };
-        let outcome = self.client.remove_xattr(&who, inode, name).await;
-        self.changed(&[inode]);
-        match outcome {
+        let _changing = self.changing([inode]);
+        match self.client.remove_xattr(&who, inode, name).await {
             // Another mount was first: what the kernel does it for, a cut or a change of hands, must not fail.
             Err(error) if name == CAPABILITIES && error.kind() == ErrorKind::NoAttribute => Ok(()),
             outcome => Ok(outcome?),

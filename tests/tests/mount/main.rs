@@ -16,6 +16,7 @@ mod sync;
 mod tools;
 mod truncate;
 mod unlink;
+mod unmount;
 mod write;
 mod xattr;
 
@@ -77,7 +78,7 @@ fn shell(dir: &Path, script: &str) -> String {
 }
 
 fn main() -> ExitCode {
-    let groups: [&[Case<Mounts>]; 16] = [
+    let groups: [&[Case<Mounts>]; 17] = [
         &open::CASES,
         &write::CASES,
         &append::CASES,
@@ -85,6 +86,7 @@ fn main() -> ExitCode {
         &truncate::CASES,
         &rename::CASES,
         &unlink::CASES,
+        &unmount::CASES,
         &links::CASES,
         &directory::CASES,
         &xattr::CASES,

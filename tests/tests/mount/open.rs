@@ -3,15 +3,20 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt, symlink};
+use std::sync::Barrier;
+use std::thread;
 
+use dfs_tests::mount::Mount;
 use dfs_tests::workload::Pattern;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::{Case, Mounts, assert_errno, cases, shell};
 
-pub(super) const CASES: [Case<Mounts>; 11] = cases![
+pub(super) const CASES: [Case<Mounts>; 12] = cases![
     open_creates_a_file_that_is_visible_at_once,
     open_excl_of_an_existing_file_is_eexist,
+    open_creat_of_one_name_from_two_mounts_at_once_succeeds_for_both,
     open_of_what_is_not_there_is_enoent,
     open_of_a_directory_for_writing_is_eisdir,
     open_below_a_file_is_enotdir,
@@ -39,6 +44,38 @@ fn open_excl_of_an_existing_file_is_eexist(mounts: &Mounts) {
     assert_errno(File::create_new(dir.join("file")), Errno::EXIST);
     assert_eq!(fs::read(dir.join("file")).unwrap(), b"old");
     assert_errno(File::create_new(mounts.other.join("open-excl/file")), Errno::EXIST);
+}
+
+/// Whoever is second finds a file where his kernel saw none. It must look again, and must not tell the program.
+fn open_creat_of_one_name_from_two_mounts_at_once_succeeds_for_both(mounts: &Mounts) {
+    const ROUNDS: usize = 300;
+    mounts.mount.new_dir("open-race");
+    for how in [OFlags::RDONLY, OFlags::WRONLY | OFlags::APPEND] {
+        let starts = Barrier::new(2);
+        let makes = |mount: &Mount, exclusive: OFlags| {
+            let mut made = Vec::new();
+            for round in 0..ROUNDS {
+                let path = mount.join(format!("open-race/{how:?}-{exclusive:?}-{round}"));
+                starts.wait();
+                made.push(rustix::fs::open(&path, OFlags::CREATE | how | exclusive, Mode::RWXU).map(drop));
+            }
+            made
+        };
+        for exclusive in [OFlags::empty(), OFlags::EXCL] {
+            let [here, there] = thread::scope(|scope| {
+                let [here, there] =
+                    [&mounts.mount, &mounts.other].map(|mount| scope.spawn(move || makes(mount, exclusive)));
+                [here.join().unwrap(), there.join().unwrap()]
+            });
+            for round in here.into_iter().zip(there) {
+                match round {
+                    (Ok(()), Ok(())) if exclusive.is_empty() => {}
+                    (Ok(()), Err(Errno::EXIST)) | (Err(Errno::EXIST), Ok(())) if !exclusive.is_empty() => {}
+                    other => panic!("{how:?} {exclusive:?}: {other:?}"),
+                }
+            }
+        }
+    }
 }
 
 fn open_of_what_is_not_there_is_enoent(mounts: &Mounts) {

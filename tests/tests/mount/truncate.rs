@@ -1,8 +1,9 @@
 //! truncate and ftruncate: to any shorter length; longer ones need holes.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, UNIX_EPOCH};
 
 use dfs_tests::workload::Pattern;
@@ -10,7 +11,7 @@ use rustix::io::Errno;
 
 use super::{BLOCK_SIZE, Case, Mounts, assert_errno, cases, shell};
 
-pub(super) const CASES: [Case<Mounts>; 8] = cases![
+pub(super) const CASES: [Case<Mounts>; 9] = cases![
     truncate_to_nothing_empties_a_file,
     truncate_to_the_same_length_changes_the_times_only,
     truncate_to_more_is_eopnotsupp_and_changes_nothing,
@@ -19,6 +20,7 @@ pub(super) const CASES: [Case<Mounts>; 8] = cases![
     ftruncate_on_the_handle_that_writes_cuts_what_it_wrote,
     ftruncate_to_nothing_on_an_open_handle_starts_over,
     truncate_of_an_empty_file_changes_its_times,
+    truncate_by_name_leaves_readers_nothing_old,
 ];
 
 fn truncate_to_nothing_empties_a_file(mounts: &Mounts) {
@@ -64,6 +66,31 @@ fn truncate_of_an_empty_file_changes_its_times(mounts: &Mounts) {
         truncate().unwrap();
         assert!(!is_aged(&path));
     }
+}
+
+/// Also those who open the file while it is being cut. The nodes still have the old bytes for a while.
+fn truncate_by_name_leaves_readers_nothing_old(mounts: &Mounts) {
+    const ROUNDS: u64 = 200;
+    let dir = mounts.mount.new_dir("truncate-race");
+    // Perl has truncate(2); it cuts the file for each line that it gets.
+    let script = r#"$| = 1; while (<STDIN>) { truncate("file", 0) or die $!; print "done\n" }"#;
+    let mut perl = Command::new("perl");
+    perl.args(["-e", script]).current_dir(&dir).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut perl = perl.spawn().expect("start perl");
+    let mut orders = perl.stdin.take().unwrap();
+    let mut done = BufReader::new(perl.stdout.take().unwrap()).lines();
+    for round in 0..ROUNDS {
+        let path = dir.join("file");
+        Pattern::new(2 * round).make_file(&path, 5_000);
+        orders.write_all(b"\n").unwrap();
+        let file = File::open(&path).unwrap();
+        done.next().expect("it is cut").unwrap();
+        let new = Pattern::new(2 * round + 1);
+        new.write(OpenOptions::new().append(true).open(&path).unwrap(), 0, 5_000).unwrap();
+        assert_eq!(new.check(0, &file).unwrap(), 5_000, "round {round}");
+    }
+    drop(orders);
+    assert!(perl.wait().unwrap().success());
 }
 
 fn truncate_to_more_is_eopnotsupp_and_changes_nothing(mounts: &Mounts) {

@@ -1,18 +1,21 @@
 //! unlink and rmdir; files that live on because someone has them open.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::Barrier;
+use std::thread;
 
 use dfs_tests::workload::Pattern;
 use rustix::io::Errno;
 
 use super::{Case, Mounts, assert_errno, cases};
 
-pub(super) const CASES: [Case<Mounts>; 7] = cases![
+pub(super) const CASES: [Case<Mounts>; 8] = cases![
     unlink_of_an_open_file_leaves_it_readable,
     unlink_of_a_file_being_written_leaves_it_writable,
     rename_over_an_open_file_leaves_it_readable,
+    file_that_is_opened_while_its_name_goes_stays_readable,
     unlink_of_a_directory_is_eisdir_and_rmdir_of_a_file_enotdir,
     rmdir_of_a_full_directory_is_enotempty,
     unlink_makes_room_for_the_name_at_once,
@@ -61,6 +64,36 @@ fn rename_over_an_open_file_leaves_it_readable(mounts: &Mounts) {
     file.read_to_string(&mut text).unwrap();
     assert_eq!(text, "old content");
     assert_eq!(fs::read(dir.join("old")).unwrap(), b"new content");
+}
+
+/// Whether the open or the loss of the name comes first: a file that was opened can be read.
+fn file_that_is_opened_while_its_name_goes_stays_readable(mounts: &Mounts) {
+    const ROUNDS: u64 = 300;
+    let dir = mounts.mount.new_dir("unlink-race");
+    let (path, new, pattern) = (dir.join("name"), dir.join("new"), Pattern::new(5));
+    let unlink = || fs::remove_file(&path);
+    let replace = || fs::rename(&new, &path);
+    for lose_name in [&unlink as &(dyn Fn() -> io::Result<()> + Sync), &replace] {
+        for _ in 0..ROUNDS {
+            pattern.make_file(&path, 3000);
+            pattern.make_file(&new, 3000);
+            let starts = Barrier::new(2);
+            let opened = thread::scope(|scope| {
+                let losing = scope.spawn(|| {
+                    starts.wait();
+                    lose_name().unwrap();
+                });
+                starts.wait();
+                let opened = File::open(&path);
+                losing.join().unwrap();
+                opened
+            });
+            match opened {
+                Ok(file) => assert_eq!(pattern.check(0, &file).unwrap(), 3000),
+                Err(error) => assert_eq!(error.raw_os_error(), Some(libc::ENOENT), "{error}"),
+            }
+        }
+    }
 }
 
 fn unlink_of_a_directory_is_eisdir_and_rmdir_of_a_file_enotdir(mounts: &Mounts) {
