@@ -15,12 +15,12 @@ use crate::crew::{Copying, Crew};
 use crate::destination::{self, Destination, Target};
 use crate::failure::{Failure, Outcome};
 use crate::identity::{self, Apart};
-use crate::just_created::JustCreated;
 use crate::make_dir;
 use crate::new_file::{self, NewFile};
 use crate::path::DfsPath;
 use crate::preserved::{Kept, LETTERS_DEFAULT, Preserved};
 use crate::remote_file;
+use crate::taken::Taken;
 use crate::temporary::{self, RemoteTemporary};
 use crate::tree::{self, Links, Node, Walk};
 
@@ -67,7 +67,7 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: CpArgs) -> Outcome {
         directories: HashMap::new(),
         unfinished: Vec::new(),
         apart: Apart::default(),
-        just_created: JustCreated::new(nodes.len() > 1),
+        taken: Taken::new(nodes.len() > 1),
     };
     for node in nodes {
         if ctx.tolerate(cp.tree(node, &destination).await)?.is_none() {
@@ -88,7 +88,7 @@ struct Cp {
     unfinished: Vec<(DfsPath, InodeId, Kept)>,
     /// The directories of the tree being copied and of its copy.
     apart: Apart,
-    just_created: JustCreated<InodeId>,
+    taken: Taken<InodeId>,
 }
 
 impl Cp {
@@ -99,6 +99,7 @@ impl Cp {
         let target = destination.target(name);
         let is_single = !top.is_directory();
         self.apart = Apart::default();
+        self.taken.begin_source();
         if !is_single {
             self.apart.write(&self.ctx, target.parent, &target.path).await?;
         }
@@ -148,6 +149,7 @@ impl Cp {
         if made.is_new {
             self.crew.count_directory();
         }
+        self.taken.enter(&node.path, made.inode, &target.path)?;
         if !made.is_new {
             self.apart.write(&self.ctx, made.inode, &target.path).await?;
         }
@@ -170,7 +172,7 @@ impl Cp {
     async fn file(&mut self, node: &Node, target: Target, is_surely_new: bool) -> Outcome {
         let place = (target.parent, target.name.as_slice());
         identity::refuse_same(&self.ctx, (node.attr.inode, &node.path), place, &target.path).await?;
-        self.just_created.take(&node.path, target.parent, &target.name, &target.path)?;
+        self.taken.take(&node.path, target.parent, &target.name, &target.path)?;
         let mut new = NewFile {
             target,
             mode: node.attr.permissions & 0o777 & !self.ctx.settings.umask,
@@ -191,7 +193,7 @@ impl Cp {
     }
 
     async fn link(&mut self, node: &Node, target: &Target) -> Outcome {
-        self.just_created.take(&node.path, target.parent, &target.name, &target.path)?;
+        self.taken.take(&node.path, target.parent, &target.name, &target.path)?;
         let ctx = &self.ctx;
         let points_to = ctx.client.get_link_target(&ctx.caller, node.attr.inode).await;
         let points_to = points_to.map_err(|error| Failure::dfs(&node.path, error))?;

@@ -19,13 +19,13 @@ use crate::crew::{Copying, Crew};
 use crate::destination;
 use crate::failure::{Failure, Outcome};
 use crate::identity::{self, Apart, ClusterMounts};
-use crate::just_created::JustCreated;
 use crate::kept_mode::{SET_ID_BITS, kept_mode};
 use crate::local_destination::LocalDestination;
 use crate::local_file::{self, LocalFile};
 use crate::local_id::LocalId;
 use crate::location;
 use crate::remote_file;
+use crate::taken::Taken;
 use crate::tree::{self, Links, Node, Walk};
 
 /// Copies files and directories of the cluster to this machine.
@@ -71,7 +71,7 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: GetArgs) -> Outcome {
         crew,
         unfinished: Vec::new(),
         mounts: ClusterMounts::find(ctx).await,
-        just_created: JustCreated::new(nodes.len() > 1),
+        taken: Taken::new(nodes.len() > 1),
     };
     for node in nodes {
         let path = destination.path_for(&node);
@@ -91,7 +91,7 @@ struct Get {
     unfinished: Vec<(PathBuf, FileAttr, bool)>,
     /// Where copies may come to lie in the cluster itself.
     mounts: ClusterMounts,
-    just_created: JustCreated<LocalId>,
+    taken: Taken<LocalId>,
 }
 
 impl Get {
@@ -100,6 +100,7 @@ impl Get {
         let is_single = !top.is_directory();
         let ctx = Arc::clone(&self.ctx);
         let mut apart = Apart::default();
+        self.taken.begin_source();
         if !is_single {
             // What a new directory is made in.
             self.check_place(&mut apart, above(&path)).await?;
@@ -149,7 +150,7 @@ impl Get {
         // What is wrong with it is met again when the place is used.
         let Ok(directory) = std::fs::metadata(above(local)) else { return Ok(()) };
         let name = local.file_name().unwrap_or_default().as_bytes();
-        self.just_created.take(&node.path, LocalId::of(&directory), name, local.display())
+        self.taken.take(&node.path, LocalId::of(&directory), name, local.display())
     }
 
     async fn directory(&mut self, node: &Node, local: PathBuf, apart: &mut Apart) -> Outcome {
@@ -165,6 +166,8 @@ impl Get {
         } else {
             self.check_place(apart, &local).await?;
         }
+        let made = std::fs::metadata(&local).map_err(|error| Failure::local(&local, error))?;
+        self.taken.enter(&node.path, LocalId::of(&made), local.display())?;
         if is_new || self.preserve {
             self.unfinished.push((local, node.attr.clone(), is_new));
         }

@@ -13,7 +13,7 @@ use crate::context::Context;
 use crate::destination::{self, Destination, Target};
 use crate::failure::{Failure, Outcome};
 use crate::identity::{self, Apart};
-use crate::just_created::JustCreated;
+use crate::taken::Taken;
 use crate::tree::{self, Links, Node};
 
 /// Moves files and directories within the cluster.
@@ -49,10 +49,10 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: MvArgs) -> Outcome {
     }
     let destination = Destination::look_up(ctx, &destination, nodes.len() > 1, Links::Keep).await?;
     let flag = if args.force { RenameFlag::Replace } else { RenameFlag::NoReplace };
-    let mut just_created = JustCreated::new(nodes.len() > 1);
+    let mut taken = Taken::new(nodes.len() > 1);
     let mut moved = Vec::new();
     for node in nodes {
-        if let Some(target) = ctx.tolerate(rename(ctx, &node, &destination, flag, &mut just_created).await)? {
+        if let Some(target) = ctx.tolerate(rename(ctx, &node, &destination, flag, &mut taken).await)? {
             moved.push(MoveJson { from: node.path.to_string(), to: target.path.to_string() });
         }
     }
@@ -64,7 +64,7 @@ async fn rename(
     node: &Node,
     destination: &Destination,
     flag: RenameFlag,
-    just_created: &mut JustCreated<InodeId>,
+    taken: &mut Taken<InodeId>,
 ) -> Outcome<Target> {
     let Some(name) = node.path.file_name() else {
         return Err(Failure::refused(&node.path, "the root cannot be moved"));
@@ -73,11 +73,20 @@ async fn rename(
     let place = (target.parent, target.name.as_slice());
     // rename(2) would do nothing and call it done.
     identity::refuse_same(ctx, (node.attr.inode, &node.path), place, &target.path).await?;
-    just_created.take(&node.path, target.parent, &target.name, &target.path)?;
+    taken.take(&node.path, target.parent, &target.name, &target.path)?;
+    let moved = rename_to(ctx, node, &target, flag).await;
+    if moved.is_err() {
+        // Nothing of ours came there.
+        taken.give_back(target.parent, &target.name);
+    }
+    moved.map(|()| target)
+}
+
+async fn rename_to(ctx: &Context, node: &Node, target: &Target, flag: RenameFlag) -> Outcome {
     let source = Target::look_up(ctx, node.path.clone()).await?;
-    let from = (source.parent, source.name.as_slice());
-    match ctx.client.rename(&ctx.caller, from, place, flag).await {
-        Ok(()) => Ok(target),
+    let (from, to) = ((source.parent, source.name.as_slice()), (target.parent, target.name.as_slice()));
+    match ctx.client.rename(&ctx.caller, from, to, flag).await {
+        Ok(()) => Ok(()),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             Err(Failure::dfs(&target.path, error).with_hint("use -f to replace it"))
         }

@@ -22,13 +22,13 @@ use crate::crew::{Copying, Crew};
 use crate::destination::{self, Destination, Target};
 use crate::failure::{Failure, Outcome};
 use crate::identity::{self, Apart, ClusterMounts};
-use crate::just_created::JustCreated;
 use crate::kept_mode::kept_mode;
 use crate::local_tree::{self, LocalEntry};
 use crate::location;
 use crate::make_dir;
 use crate::new_file::{self, NewFile};
 use crate::preserved::Kept;
+use crate::taken::Taken;
 use crate::tree::Links;
 
 /// Mode of a file that comes from standard input, before the umask.
@@ -87,7 +87,7 @@ pub(crate) async fn copy(ctx: &Arc<Context>, args: PutArgs, copied: Option<Arc<C
         unfinished: Vec::new(),
         mounts: ClusterMounts::find(ctx).await,
         apart: Apart::default(),
-        just_created: JustCreated::new(sources.len() > 1),
+        taken: Taken::new(sources.len() > 1),
         copied,
         noted: None,
     };
@@ -113,7 +113,7 @@ struct Put {
     mounts: ClusterMounts,
     /// The directories of the tree being copied, as far as they are of the cluster, and of its copy.
     apart: Apart,
-    just_created: JustCreated<InodeId>,
+    taken: Taken<InodeId>,
     /// Where what is copied is noted, if somebody wants to remove it.
     copied: Option<Arc<Copied>>,
     /// The same, for what is in the source being copied.
@@ -134,6 +134,7 @@ impl Put {
             return self.standard_input(destination).await;
         }
         self.apart = Apart::default();
+        self.taken.begin_source();
         self.note_top(source)?;
         let target = destination.target(name_of(source)?.as_bytes());
         let mut entries = local_tree::walk(source.to_owned());
@@ -212,6 +213,7 @@ impl Put {
         if made.is_new {
             self.crew.count_directory();
         }
+        self.taken.enter(entry.path.display(), made.inode, &target.path)?;
         if self.mounts.are_there() && !made.is_new {
             self.apart.write(&self.ctx, made.inode, &target.path).await?;
         }
@@ -231,7 +233,7 @@ impl Put {
     }
 
     async fn link(&mut self, entry: &LocalEntry, target: &Target) -> Outcome {
-        self.just_created.take(entry.path.display(), target.parent, &target.name, &target.path)?;
+        self.taken.take(entry.path.display(), target.parent, &target.name, &target.path)?;
         let points_to = std::fs::read_link(&entry.path).map_err(|error| Failure::local(&entry.path, error))?;
         let inode = cp::make_link(&self.ctx, target, points_to.as_os_str().as_bytes(), self.force).await?;
         if self.preserve {
@@ -249,7 +251,7 @@ impl Put {
             let place = (target.parent, target.name.as_slice());
             identity::refuse_same(&self.ctx, (inode, &entry.path.display()), place, &target.path).await?;
         }
-        self.just_created.take(entry.path.display(), target.parent, &target.name, &target.path)?;
+        self.taken.take(entry.path.display(), target.parent, &target.name, &target.path)?;
         let new = NewFile {
             target,
             mode: entry.metadata.mode() & 0o777 & !self.ctx.settings.umask,
