@@ -230,8 +230,8 @@ pub(crate) async fn make_link(ctx: &Context, target: &Target, points_to: &[u8], 
     })
     .await?;
     let published = temporary.publish(ctx, target, force).await;
-    if published.is_err() {
-        temporary.discard(ctx).await;
+    if let Err(failure) = &published {
+        temporary.discard(ctx, failure).await;
     }
     published.map(|()| link)
 }

@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::context::Context;
-use crate::leftovers::Place;
+use crate::leftovers::{CLEANUP_PATIENCE, Place};
 use crate::output;
 
 /// What a shell adds to the number of the signal that ended a command.
@@ -142,11 +142,10 @@ async fn wind_up(workers: &Handle, ctx: &Arc<Context>) {
         removing.await;
         closing.close().await;
     });
-    if timeout(LAST_WORDS_PATIENCE, async { tokio::join!(clear, print, here, there) }).await.is_ok() {
-        return;
+    if timeout(LAST_WORDS_PATIENCE, async { tokio::join!(clear, print, here, there) }).await.is_err() {
+        // Whether they have gone shows in what is left.
+        let _ = timeout(REMOVAL_PATIENCE, ctx.leftovers.gone(Place::Cluster)).await;
     }
-    // Whether they have gone shows in what is left.
-    let _ = timeout(REMOVAL_PATIENCE, ctx.leftovers.gone(Place::Cluster)).await;
     if let Some(complaint) = complaint(ctx) {
         // Whoever does not read it cannot be told that either.
         let _ = timeout(COMPLAINT_PATIENCE, workers.spawn_blocking(move || output::tell(&complaint))).await;
@@ -158,19 +157,15 @@ fn discard(ctx: &Arc<Context>, place: Place) -> impl Future<Output = ()> + Send 
     async move { ctx.leftovers.discard_all(&ctx.client, &ctx.caller, place).await }
 }
 
-/// How long removing temporary files and ending the session may take when the command has ended by itself: it may have
-/// ended because the cluster is away.
-const CLEANUP_PATIENCE: Duration = Duration::from_secs(5);
-
 /// Removes what a command that has ended by itself has left half done, and ends its session.
 pub(crate) async fn clean_up(ctx: &Arc<Context>) {
     let cleanup = async {
         tokio::join!(discard(ctx, Place::Cluster), discard(ctx, Place::Here));
         ctx.client.clone().close().await;
     };
-    if timeout(CLEANUP_PATIENCE, cleanup).await.is_err()
-        && let Some(complaint) = complaint(ctx)
-    {
+    // What could not be removed in time shows in what is left.
+    let _ = timeout(CLEANUP_PATIENCE, cleanup).await;
+    if let Some(complaint) = complaint(ctx) {
         output::tell(&complaint);
     }
 }
@@ -178,8 +173,9 @@ pub(crate) async fn clean_up(ctx: &Arc<Context>) {
 /// What is to be said of temporary files that are still there.
 fn complaint(ctx: &Context) -> Option<String> {
     let command = ctx.settings.command;
-    let are_left = [Place::Cluster, Place::Here].into_iter().any(|place| ctx.leftovers.are_left(place));
-    are_left.then(|| format!("dfs: {command}: temporary files (*._COPYING_) are left behind; remove them later"))
+    ctx.leftovers
+        .are_left()
+        .then(|| format!("dfs: {command}: temporary files (*._COPYING_) are left behind; remove them later"))
 }
 
 #[cfg(test)]

@@ -60,8 +60,8 @@ pub(crate) async fn store(
         Ok(written)
     }
     .await;
-    if outcome.is_err() {
-        temporary.discard(ctx).await;
+    if let Err(failure) = &outcome {
+        temporary.discard(ctx, failure).await;
     }
     outcome
 }
@@ -99,8 +99,8 @@ pub(crate) async fn link(ctx: &Context, path: &Path, points_to: &OsStr, replace:
     let made = LocalTemporary::make(&ctx.leftovers, path, |path| std::os::unix::fs::symlink(points_to, path));
     let ((), temporary) = made.map_err(|error| Failure::local(path, error))?;
     let published = temporary.publish(&ctx.leftovers, path, replace);
-    if published.is_err() {
-        temporary.discard(ctx).await;
+    if let Err(failure) = &published {
+        temporary.discard(ctx, failure).await;
     }
     published
 }

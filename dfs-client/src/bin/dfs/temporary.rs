@@ -70,13 +70,8 @@ impl LocalTemporary {
         let mut tries = 1;
         loop {
             let path = path.with_file_name(OsStr::from_bytes(&temporary_name(name)));
-            let made = leftovers.make_local(|| {
-                let made = make(&path)?;
-                let id = LocalId::of(&fs::symlink_metadata(&path)?);
-                Ok(((made, id), Leftover::Local { path: path.clone(), id }))
-            });
-            match made {
-                Ok(((made, id), leftover)) => return Ok((made, Self { path, id, leftover })),
+            match leftovers.make_local(&path, || make(&path)) {
+                Ok((made, id, leftover)) => return Ok((made, Self { path, id, leftover })),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists && tries < TRIES => tries += 1,
                 Err(error) => return Err(error),
             }
@@ -94,30 +89,37 @@ impl LocalTemporary {
             return Err(Failure::refused(path.display(), words));
         }
         check_local_place(path, replace)?;
-        let renamed = if replace { fs::rename(&self.path, path) } else { rename_to_free(&self.path, path) };
+        let renamed =
+            if replace { fs::rename(&self.path, path).map(|()| true) } else { rename_to_free(&self.path, path) };
         match renamed {
-            Ok(()) => leftovers.forget(self.leftover),
+            Ok(true) => leftovers.forget(self.leftover),
+            // It has its name. The other one is tried again at the end, and told if it stays.
+            Ok(false) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(local_exists(path)),
             Err(error) => return Err(failed(error)),
         }
         Ok(())
     }
 
-    /// Removes it.
-    pub(crate) async fn discard(self, ctx: &Context) {
-        ctx.leftovers.discard(&ctx.client, &ctx.caller, self.leftover).await;
+    /// Removes it, because of a failure.
+    pub(crate) async fn discard(self, ctx: &Context, because: &Failure) {
+        ctx.leftovers.discard(&ctx.client, &ctx.caller, self.leftover, because).await;
     }
 }
 
-/// Renames only if nothing has the new name, also where the file system cannot do that in one call.
-fn rename_to_free(from: &Path, to: &Path) -> io::Result<()> {
+/// Renames only if nothing has the new name, also where the file system cannot do that in one call. Says whether the old name
+/// is gone.
+fn rename_to_free(from: &Path, to: &Path) -> io::Result<bool> {
     match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-            fs::hard_link(from, to)?;
-            fs::remove_file(from)
-        }
-        renamed => Ok(renamed?),
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => link_to_free(from, to, |from| fs::remove_file(from)),
+        renamed => Ok(renamed.map(|()| true)?),
     }
+}
+
+/// The same in two calls. Once the first is done, the file has its new name, whatever becomes of the old one.
+fn link_to_free(from: &Path, to: &Path, remove: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<bool> {
+    fs::hard_link(from, to)?;
+    Ok(remove(from).is_ok())
 }
 
 /// Refuses a place in which a copy may not be put: one that is taken, unless by a file or link that may be replaced.
@@ -226,6 +228,10 @@ impl RemoteTemporary {
             }
         }
         let flag = if replace { RenameFlag::Replace } else { RenameFlag::NoReplace };
+        if replace {
+            // The NameNode would put a file into the place of anything but a directory.
+            check_remote_place(ctx, target, replace).await?;
+        }
         let (from, to) = ((self.parent, self.name.as_slice()), (target.parent, target.name.as_slice()));
         match ctx.client.rename(&ctx.caller, from, to, flag).await {
             Ok(()) => ctx.leftovers.forget(self.leftover),
@@ -235,9 +241,9 @@ impl RemoteTemporary {
         Ok(())
     }
 
-    /// Removes it.
-    pub(crate) async fn discard(self, ctx: &Context) {
-        ctx.leftovers.discard(&ctx.client, &ctx.caller, self.leftover).await;
+    /// Removes it, because of a failure.
+    pub(crate) async fn discard(self, ctx: &Context, because: &Failure) {
+        ctx.leftovers.discard(&ctx.client, &ctx.caller, self.leftover, because).await;
     }
 }
 
@@ -305,7 +311,7 @@ mod tests {
         one.publish(&leftovers, &path, false).unwrap();
         assert!(other.publish(&leftovers, &path, false).unwrap_err().to_string().contains("file exists"));
         other.publish(&leftovers, &path, true).unwrap();
-        assert!(!leftovers.are_left(Place::Here));
+        assert!(!leftovers.are_left());
         assert_eq!(fs::read(&theirs).unwrap(), b"theirs");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
@@ -358,7 +364,22 @@ mod tests {
         assert_eq!(rename_to_free(&from, &to).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(fs::read(&to).unwrap(), b"old");
         fs::remove_file(&to).unwrap();
-        rename_to_free(&from, &to).unwrap();
+        assert!(rename_to_free(&from, &to).unwrap());
         assert_eq!(fs::read(&to).unwrap(), b"new");
+    }
+
+    #[test]
+    fn link_to_free_is_done_once_the_new_name_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        fs::write(&from, "new").unwrap();
+        let stays = |_: &Path| Err(io::ErrorKind::PermissionDenied.into());
+        assert!(!link_to_free(&from, &to, stays).unwrap());
+        assert_eq!(fs::read(&to).unwrap(), b"new");
+        let is_taken = link_to_free(&from, &to, |_| unreachable!()).unwrap_err();
+        assert_eq!(is_taken.kind(), io::ErrorKind::AlreadyExists);
+        fs::remove_file(&to).unwrap();
+        assert!(link_to_free(&from, &to, |from| fs::remove_file(from)).unwrap());
+        assert!(!from.exists() && to.exists());
     }
 }
