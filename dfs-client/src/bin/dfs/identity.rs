@@ -43,8 +43,8 @@ impl Apart {
         Ok(())
     }
 
-    /// Something is going to be written into a directory that was there before. One that is made in such a directory
-    /// need not be told. `path` is for the complaint.
+    /// Something is going to be written into a directory. Call this for existing directories only. A directory we have just
+    /// made lies in one that was checked. `path` is for the complaint.
     ///
     /// # Errors
     /// When it, or a directory above it, is read; those of lookup.
