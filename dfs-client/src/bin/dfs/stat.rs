@@ -51,10 +51,7 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: StatArgs) -> Outcome {
     let links = if args.dereference { Links::Follow } else { Links::Keep };
     let mut files = Vec::new();
     for node in tree::operands(ctx, &paths, links).await? {
-        let target = match node.attr.kind {
-            FileKind::Symlink => ctx.client.get_link_target(&ctx.caller, node.attr.inode).await.ok(),
-            _ => None,
-        };
+        let target = ctx.tolerate(tree::link_target(ctx, &node).await)?.flatten();
         if ctx.json() {
             files.push(StatusJson::new(&node.path, &node.attr, &ctx.owners).with_link_target(target.as_deref()));
         } else if format.is_some() || !args.verbose {
