@@ -14,6 +14,7 @@ use crate::output::Output;
 use crate::owner::Owners;
 use crate::progress::Progress;
 use crate::same_cluster;
+use crate::unfinished::Unfinished;
 
 /// What new files ask for; 0 leaves it to the cluster.
 #[derive(Clone, Copy, Debug, Default)]
@@ -52,6 +53,8 @@ pub(crate) struct Context {
     pub(crate) progress: Progress,
     /// Half-written files to be removed if we do not finish.
     pub(crate) leftovers: Arc<Leftovers>,
+    /// Directories that get their attributes once everything is in them.
+    pub(crate) unfinished: Unfinished,
     /// What `main` knew.
     pub(crate) settings: Settings,
     failed: AtomicBool,
@@ -71,6 +74,7 @@ impl Context {
             owners,
             progress: Progress::new(!settings.json),
             leftovers: Arc::default(),
+            unfinished: Unfinished::default(),
             settings,
             failed: AtomicBool::new(false),
         })

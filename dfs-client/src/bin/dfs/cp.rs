@@ -23,6 +23,7 @@ use crate::remote_file;
 use crate::taken::Taken;
 use crate::temporary::{self, RemoteTemporary};
 use crate::tree::{self, Links, Node, Walk};
+use crate::unfinished;
 
 /// Copies files and directories within the cluster.
 ///
@@ -65,7 +66,6 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: CpArgs) -> Outcome {
         preserve: args.preserve.unwrap_or_default(),
         crew: Crew::new(ctx, args.copying.threads),
         directories: HashMap::new(),
-        unfinished: Vec::new(),
         apart: Apart::default(),
         taken: Taken::new(nodes.len() > 1),
     };
@@ -84,8 +84,6 @@ struct Cp {
     crew: Crew,
     /// Copies of directories by their source: which, where, and whether new.
     directories: HashMap<DfsPath, (InodeId, DfsPath, bool)>,
-    /// Directories that get their attributes once everything is in them.
-    unfinished: Vec<(DfsPath, InodeId, Kept)>,
     /// The directories of the tree being copied and of its copy.
     apart: Apart,
     taken: Taken<InodeId>,
@@ -121,7 +119,8 @@ impl Cp {
             }
         }
         self.crew.wait().await?;
-        self.finish_directories().await
+        self.directories.clear();
+        ctx.unfinished.finish(&ctx).await
     }
 
     fn place_of(&self, node: &Node) -> Option<(Target, bool)> {
@@ -158,7 +157,8 @@ impl Cp {
             kept.attributes.mode = Some(mode | made.inherited);
         }
         if !kept.is_nothing() {
-            self.unfinished.push((target.path.clone(), made.inode, kept));
+            let (path, inode) = (target.path.clone(), made.inode);
+            self.ctx.unfinished.note(unfinished::Directory::Remote { path, inode, kept });
         }
         self.directories.insert(node.path.clone(), (made.inode, target.path, made.is_new));
         Ok(())
@@ -200,16 +200,6 @@ impl Cp {
         let inode = make_link(ctx, target, &points_to, self.force).await?;
         preserve_link(ctx, target, inode, self.preserve.attributes_of(&node.attr)).await?;
         self.crew.count_link();
-        Ok(())
-    }
-
-    /// Deepest first: giving a directory its time must come after whatever changes it.
-    async fn finish_directories(&mut self) -> Outcome {
-        let ctx = &self.ctx;
-        while let Some((path, inode, kept)) = self.unfinished.pop() {
-            ctx.tolerate(kept.apply(ctx, inode, &path).await)?;
-        }
-        self.directories.clear();
         Ok(())
     }
 }

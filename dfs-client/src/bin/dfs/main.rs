@@ -10,7 +10,7 @@
 //! destination, local_destination,        where copies go and how they are made: whole or not at all
 //! new_file, local_file, make_dir,
 //! temporary, leftovers, taken, copied,
-//! kept_mode, preserved
+//! kept_mode, preserved, unfinished
 //! identity, same_cluster                 what is one file, or one cluster, under two names
 //! content, crew, each, local_tree, aside bytes, files and changes on their way, several at once
 //! output, json, format, mode, owner,     how results look
@@ -95,6 +95,7 @@ mod touch;
 mod touchz;
 mod tree;
 mod truncate;
+mod unfinished;
 mod xattr_value;
 
 use std::mem::ManuallyDrop;

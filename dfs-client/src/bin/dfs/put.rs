@@ -30,6 +30,7 @@ use crate::new_file::{self, NewFile};
 use crate::preserved::Kept;
 use crate::taken::Taken;
 use crate::tree::Links;
+use crate::unfinished;
 
 /// Mode of a file that comes from standard input, before the umask.
 const STDIN_MODE: u32 = 0o666;
@@ -84,7 +85,6 @@ pub(crate) async fn copy(ctx: &Arc<Context>, args: PutArgs, copied: Option<Arc<C
         preserve: args.storing.preserve,
         crew: Crew::new(ctx, args.copying.threads),
         directories: HashMap::new(),
-        unfinished: Vec::new(),
         mounts: ClusterMounts::find(ctx).await,
         apart: Apart::default(),
         taken: Taken::new(sources.len() > 1),
@@ -107,8 +107,6 @@ struct Put {
     crew: Crew,
     /// Directories of the tree being copied, by their path in it.
     directories: HashMap<PathBuf, Place>,
-    /// Directories that get their attributes once everything is in them.
-    unfinished: Vec<(Target, InodeId, SetAttr)>,
     /// Where sources may be of the cluster itself.
     mounts: ClusterMounts,
     /// The directories of the tree being copied, as far as they are of the cluster, and of its copy.
@@ -161,7 +159,8 @@ impl Put {
             }
         }
         self.crew.wait().await?;
-        self.finish_directories().await
+        self.directories.clear();
+        self.ctx.unfinished.finish(&self.ctx).await
     }
 
     /// Notes a link that was named. It is what is removed: what it leads to has another name.
@@ -222,7 +221,9 @@ impl Put {
             attributes.mode = Some(mode | made.inherited);
         }
         if attributes != SetAttr::default() {
-            self.unfinished.push((target.clone(), made.inode, attributes));
+            let kept = Kept { attributes, xattrs: Vec::new() };
+            let (path, inode) = (target.path.clone(), made.inode);
+            self.ctx.unfinished.note(unfinished::Directory::Remote { path, inode, kept });
         }
         if let Some(noted) = &self.noted {
             noted.note(&entry.path, entry.metadata.clone());
@@ -283,17 +284,6 @@ impl Put {
         self.crew
             .start(async move { new_file::store(&ctx, &new, content::of_local(std::io::stdin(), "-".into())).await })
             .await
-    }
-
-    /// Deepest first: giving a directory its time must come after whatever changes it.
-    async fn finish_directories(&mut self) -> Outcome {
-        let ctx = &self.ctx;
-        while let Some((target, inode, attributes)) = self.unfinished.pop() {
-            let set = ctx.client.set_attr(&ctx.caller, inode, attributes).await;
-            ctx.tolerate(set.map_err(|error| Failure::dfs(&target.path, error)))?;
-        }
-        self.directories.clear();
-        Ok(())
     }
 }
 
