@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use dfs_client::{Caller, DfsClient};
+use serde::Serialize;
 
 use crate::failure::{Failure, Outcome};
 use crate::leftovers::Leftovers;
@@ -90,7 +91,7 @@ impl Context {
     /// # Errors
     /// When it names another cluster or file system.
     pub(crate) async fn absolute(&self, arg: &OsStr) -> Outcome<Vec<u8>> {
-        let ask = async |address: &str| same_cluster::ask(&self.client, &[address.to_owned()]).await;
+        let ask = async |address: &str| same_cluster::ask(self.client.defaults(), &[address.to_owned()]).await;
         let path = self.locations.absolute(arg.as_bytes(), ask).await;
         path.map_err(|words| Failure::refused(arg.display(), words))
     }
@@ -111,6 +112,16 @@ impl Context {
     /// Whether anything failed so far.
     pub(crate) fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Ends a command that changes one thing after the other: prints the document about those that it has changed, if one is
+    /// wanted, also when a failure has then ended it.
+    ///
+    /// # Errors
+    /// The failure, or that of standard output.
+    pub(crate) fn conclude(&self, outcome: Outcome, changed: &impl Serialize) -> Outcome {
+        let told = if self.json() { self.output.json(changed) } else { Ok(()) };
+        outcome.and(told)
     }
 
     /// Reports a failure that leaves the other operands alone; passes on one that would meet them all.

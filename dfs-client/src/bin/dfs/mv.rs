@@ -13,6 +13,8 @@ use crate::context::Context;
 use crate::destination::{self, Destination, Target};
 use crate::failure::{Failure, Outcome};
 use crate::identity::{self, Apart};
+use crate::json;
+use crate::path::DfsPath;
 use crate::taken::Taken;
 use crate::tree::{self, Links, Node};
 
@@ -37,7 +39,18 @@ struct MovedJson {
 #[derive(Serialize)]
 struct MoveJson {
     from: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from_base64: Option<String>,
     to: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to_base64: Option<String>,
+}
+
+impl MoveJson {
+    fn new(from: &DfsPath, to: &DfsPath) -> Self {
+        let ((from, from_base64), (to, to_base64)) = (json::text_of(from.as_bytes()), json::text_of(to.as_bytes()));
+        Self { from, from_base64, to, to_base64 }
+    }
 }
 
 /// Runs the command.
@@ -51,12 +64,16 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: MvArgs) -> Outcome {
     let flag = if args.force { RenameFlag::Replace } else { RenameFlag::NoReplace };
     let mut taken = Taken::new(nodes.len() > 1);
     let mut moved = Vec::new();
-    for node in nodes {
-        if let Some(target) = ctx.tolerate(rename(ctx, &node, &destination, flag, &mut taken).await)? {
-            moved.push(MoveJson { from: node.path.to_string(), to: target.path.to_string() });
+    let outcome = async {
+        for node in nodes {
+            if let Some(target) = ctx.tolerate(rename(ctx, &node, &destination, flag, &mut taken).await)? {
+                moved.push(MoveJson::new(&node.path, &target.path));
+            }
         }
+        Ok(())
     }
-    if ctx.json() { ctx.output.json(&MovedJson { moved }) } else { Ok(()) }
+    .await;
+    ctx.conclude(outcome, &MovedJson { moved })
 }
 
 async fn rename(
@@ -102,5 +119,21 @@ async fn rename_to(ctx: &Context, node: &Node, target: &Target, flag: RenameFlag
             }
             Err(Failure::dfs(&target.path, error))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn names_that_are_no_text_keep_their_bytes() {
+        let at = |path: &[u8]| DfsPath::parse(path).unwrap();
+        let value = |from: &[u8], to: &[u8]| serde_json::to_value(MoveJson::new(&at(from), &at(to))).unwrap();
+        assert_eq!(value(b"/a", b"/b"), json!({ "from": "/a", "to": "/b" }));
+        let expected = json!({ "from": "/a", "to": "/a\u{fffd}", "to_base64": "L2H/" });
+        assert_eq!(value(b"/a", b"/a\xff"), expected);
     }
 }
