@@ -55,7 +55,7 @@ pub(crate) struct CpArgs {
 /// Runs the command.
 pub(crate) async fn run(ctx: &Arc<Context>, args: CpArgs) -> Outcome {
     let (sources, destination) = destination::split_arguments(args.paths)?;
-    let nodes = tree::operands(ctx, &sources, Links::Follow).await?;
+    let nodes = tree::sources(ctx, &sources, Links::Follow).await?;
     if nodes.is_empty() {
         return Ok(());
     }
@@ -103,7 +103,7 @@ impl Cp {
         }
         let mut top_target = Some(target);
         let ctx = Arc::clone(&self.ctx);
-        let mut walk = Walk::new(&ctx, top);
+        let mut walk = Walk::new(&ctx, top).passing_over_unfinished();
         while let Some(node) = walk.next().await? {
             let place = match top_target.take() {
                 Some(target) => Some((target, false)),

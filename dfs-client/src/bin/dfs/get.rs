@@ -54,7 +54,7 @@ pub(crate) struct GetArgs {
 /// Runs the command.
 pub(crate) async fn run(ctx: &Arc<Context>, args: GetArgs) -> Outcome {
     let (sources, destination) = destination::split_or_here(args.paths)?;
-    let nodes = tree::operands(ctx, &sources, Links::Follow).await?;
+    let nodes = tree::sources(ctx, &sources, Links::Follow).await?;
     let destination = location::local(destination);
     if destination == "-" {
         return cat::print_all(ctx, &nodes).await;
@@ -102,7 +102,7 @@ impl Get {
             // What a new directory is made in.
             self.check_place(&mut apart, above(&path)).await?;
         }
-        let mut walk = Walk::new(&ctx, top);
+        let mut walk = Walk::new(&ctx, top).passing_over_unfinished();
         while let Some(node) = walk.next().await? {
             let mut local = path.clone();
             local.extend(node.path.components().skip(prefix).map(OsStr::from_bytes));
@@ -188,7 +188,7 @@ impl Get {
                 let progress = &ctx.progress;
                 let content = content::of_remote(&node.path, &reader, 0..length);
                 let content = content.inspect_ok(|piece| progress.moved(piece.len() as u64));
-                local_file::store(&ctx, &new, length, content).await
+                local_file::store(&ctx, &new, Some(length), content).await
             })
             .await
     }

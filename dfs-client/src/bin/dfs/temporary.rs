@@ -24,9 +24,12 @@ use crate::destination::Target;
 use crate::failure::{Failure, Outcome};
 use crate::leftovers::{Leftover, LeftoverId, Leftovers, Place};
 use crate::local_id::LocalId;
+use crate::tree::Node;
 
 /// What is behind the name of a file that is not whole yet; HDFS's.
 pub(crate) const COPYING_SUFFIX: &[u8] = b"._COPYING_";
+/// Hexadecimal digits of the random part.
+const RANDOM_DIGITS: usize = 16;
 /// Names tried before giving up. A second one is needed about never: that so many are taken means something else.
 const TRIES: u32 = 8;
 
@@ -36,7 +39,7 @@ fn temporary_name(name: &[u8]) -> Vec<u8> {
 }
 
 fn name_with(name: &[u8], random: u64) -> Vec<u8> {
-    let tail = [format!(".{random:016x}").as_bytes(), COPYING_SUFFIX].concat();
+    let tail = [format!(".{random:0RANDOM_DIGITS$x}").as_bytes(), COPYING_SUFFIX].concat();
     let mut kept = name.len();
     if kept + tail.len() > NAME_MAX {
         kept = NAME_MAX - tail.len();
@@ -46,6 +49,22 @@ fn name_with(name: &[u8], random: u64) -> Vec<u8> {
         }
     }
     [&name[..kept], &tail].concat()
+}
+
+/// Whether it is a copy that somebody is making: half a file, which is to get another name. A file that is closed and only
+/// called like one is a file like others.
+pub(crate) fn is_unfinished_copy(node: &Node) -> bool {
+    node.attr.under_construction && node.path.file_name().is_some_and(is_temporary_name)
+}
+
+fn is_temporary_name(name: &[u8]) -> bool {
+    let random = name.strip_suffix(COPYING_SUFFIX).and_then(|rest| rest.rsplit(|byte| *byte == b'.').next());
+    // Nothing but the random part would be all of the name: there is a dot before it.
+    let is_behind_a_dot = |random: &[u8]| name.len() > random.len() + COPYING_SUFFIX.len();
+    random.is_some_and(|random| {
+        let is_digit = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        random.len() == RANDOM_DIGITS && random.iter().all(is_digit) && is_behind_a_dot(random)
+    })
 }
 
 /// Something of ours on this machine that has no final name yet.
@@ -286,6 +305,21 @@ mod tests {
     fn name_with_keeps_the_name_in_sight() {
         assert_eq!(name_with(b"a.txt", 0xabc), b"a.txt.0000000000000abc._COPYING_");
         assert_ne!(temporary_name(b"a"), temporary_name(b"a"));
+    }
+
+    #[test]
+    fn is_temporary_name_knows_our_own_only() {
+        for name in [&b"a"[..], b"a.txt", b"", &[b'x'; NAME_MAX]] {
+            assert!(is_temporary_name(&temporary_name(name)), "{name:?}");
+        }
+        for other in
+            ["a._COPYING_", "._COPYING_", "a.0123._COPYING_", "a.0123456789abcdef", "0123456789abcdef._COPYING_"]
+        {
+            assert!(!is_temporary_name(other.as_bytes()), "{other}");
+        }
+        assert!(
+            !is_temporary_name(b"a.0123456789ABCDEF._COPYING_") && !is_temporary_name(b"a_0123456789abcdef._COPYING_")
+        );
     }
 
     #[test]

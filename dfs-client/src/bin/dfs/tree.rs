@@ -1,6 +1,7 @@
 //! The namespace as commands walk it: operands with their patterns, listings in order of name, whole trees.
 
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 
 use dfs_client::Listing;
 use dfs_common::attr::{FileAttr, FileKind};
@@ -11,6 +12,7 @@ use crate::context::Context;
 use crate::failure::{Failure, Outcome};
 use crate::glob;
 use crate::path::DfsPath;
+use crate::temporary;
 
 /// Entries asked for at once: the most that a page of the NameNode holds.
 const LISTING_PAGE: u32 = 1000;
@@ -48,6 +50,26 @@ pub(crate) async fn operands(ctx: &Context, args: &[OsString], links: Links) -> 
     let mut nodes = Vec::new();
     for arg in args {
         nodes.extend(ctx.tolerate(expand(ctx, arg, links).await)?.unwrap_or_default());
+    }
+    Ok(nodes)
+}
+
+/// As [`operands`], for commands that copy what they find. A pattern leaves out copies that somebody is making. One that is
+/// named is taken.
+///
+/// # Errors
+/// The same.
+pub(crate) async fn sources(ctx: &Context, args: &[OsString], links: Links) -> Outcome<Vec<Node>> {
+    let mut nodes = Vec::new();
+    for arg in args {
+        let mut found = ctx.tolerate(expand(ctx, arg, links).await)?.unwrap_or_default();
+        if !found.is_empty() && glob::is_pattern(arg.as_bytes()) {
+            found.retain(|node| !temporary::is_unfinished_copy(node));
+            if found.is_empty() {
+                ctx.report(&Failure::refused(arg.display(), "nothing matches but copies that are being made"));
+            }
+        }
+        nodes.extend(found);
     }
     Ok(nodes)
 }
@@ -262,18 +284,25 @@ pub(crate) struct Walk<'a> {
     /// What is still to come, next one last.
     pending: Vec<Node>,
     passes_over_gone: bool,
+    passes_over_unfinished: bool,
 }
 
 impl<'a> Walk<'a> {
     /// Starts at `top`, which comes first.
     pub(crate) fn new(ctx: &'a Context, top: Node) -> Self {
-        Self { ctx, pending: vec![top], passes_over_gone: false }
+        Self { ctx, pending: vec![top], passes_over_gone: false, passes_over_unfinished: false }
     }
 
     /// Says nothing of directories that are removed while it walks: they are not there.
     #[must_use]
     pub(crate) fn passing_over_gone(self) -> Self {
         Self { passes_over_gone: true, ..self }
+    }
+
+    /// Leaves out copies that somebody is making in the tree.
+    #[must_use]
+    pub(crate) fn passing_over_unfinished(self) -> Self {
+        Self { passes_over_unfinished: true, ..self }
     }
 
     /// Leaves out what is below the directory that came last.
@@ -295,7 +324,11 @@ impl<'a> Walk<'a> {
             match list(self.ctx, &node).await {
                 Err(failure) if self.passes_over_gone && failure.error_kind() == Some(ErrorKind::Stale) => {}
                 listed => {
-                    self.pending.extend(self.ctx.tolerate(listed)?.unwrap_or_default().into_iter().rev());
+                    let mut children = self.ctx.tolerate(listed)?.unwrap_or_default();
+                    if self.passes_over_unfinished {
+                        children.retain(|child| !temporary::is_unfinished_copy(child));
+                    }
+                    self.pending.extend(children.into_iter().rev());
                     return Ok(Some(node));
                 }
             }
