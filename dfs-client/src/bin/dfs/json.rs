@@ -12,8 +12,6 @@ use crate::format;
 use crate::owner::Owners;
 use crate::path::DfsPath;
 
-const NS_PER_MS: i64 = 1_000_000;
-
 /// A path, and its bytes where text cannot hold them.
 #[derive(Debug, Serialize)]
 pub(crate) struct PathJson {
@@ -87,9 +85,9 @@ impl StatusJson {
             block_count: attr.block_count,
             inode: attr.inode.0,
             nlink: attr.nlink,
-            access_time_ms: attr.atime_ns.div_euclid(NS_PER_MS),
-            modification_time_ms: attr.mtime_ns.div_euclid(NS_PER_MS),
-            change_time_ms: attr.ctime_ns.div_euclid(NS_PER_MS),
+            access_time_ms: format::milliseconds(attr.atime_ns),
+            modification_time_ms: format::milliseconds(attr.mtime_ns),
+            change_time_ms: format::milliseconds(attr.ctime_ns),
             under_construction: attr.under_construction,
             link_target: None,
             link_target_base64: None,

@@ -21,7 +21,8 @@ use crate::kept_mode::kept_mode;
 use crate::leftovers::Leftovers;
 use crate::temporary::{self, LocalTemporary};
 
-const NS_PER_S: i64 = 1_000_000_000;
+/// Nanoseconds per second.
+pub(crate) const NS_PER_S: i64 = 1_000_000_000;
 
 /// A local file to be made.
 #[derive(Clone, Debug)]
