@@ -1,7 +1,7 @@
 //! Commands that move bytes.
 
 use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -16,8 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes of a file whose copy takes so long that something can be done meanwhile.
 const LARGE: u64 = 256 << 20;
 
-pub(super) const CASES: [Case<Shell>; 11] = cases![
+pub(super) const CASES: [Case<Shell>; 14] = cases![
     append_to_file_makes_a_file_and_adds_to_it,
+    append_to_file_tells_of_bytes_that_are_lost_while_it_waits,
     a_file_of_a_mount_is_not_appended_to_itself,
     getmerge_puts_files_in_order_of_name,
     getmerge_writes_to_what_a_link_leads_to,
@@ -25,6 +26,8 @@ pub(super) const CASES: [Case<Shell>; 11] = cases![
     move_from_local_leaves_what_changed_meanwhile,
     move_from_local_of_a_stream_is_refused,
     a_second_source_of_a_name_replaces_nothing,
+    directories_of_a_source_are_not_mixed_by_a_link,
+    mv_takes_a_place_only_with_what_it_has_moved,
     complaints_that_nobody_reads_stop_nothing,
     head_and_text_show_what_is_in_a_file,
     checksum_of_an_empty_file_is_hadoop_s,
@@ -46,6 +49,35 @@ fn append_to_file_makes_a_file_and_adds_to_it(shell: &Shell) {
     let said = shell.refused(&format!("appendToFile - {dir}/a /append/file"));
     assert!(said.contains("standard input must be the only source"), "{said}");
     assert_eq!(shell.dfs("cat /append/file"), "one two three", "a refusal appends nothing");
+}
+
+fn append_to_file_tells_of_bytes_that_are_lost_while_it_waits(shell: &Shell) {
+    let arrived = |bytes: &str| {
+        wait_until(PATIENCE, "the bytes to arrive", || shell.dfs("cat /append-lost/file") == bytes);
+    };
+    shell.dfs("mkdir /append-lost");
+    let mut command = shell.cluster.dfs_command(&["appendToFile", "-", "/append-lost/file"]);
+    command.stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("start dfs");
+    let mut input = child.stdin.take().expect("it is piped");
+    input.write_all(b"one").unwrap();
+    // Short pieces, too, leave by themselves.
+    wait_until(PATIENCE, "the file", || shell.answers("test -e /append-lost/file"));
+    arrived("one");
+    shell.dfs("admin recover-lease /append-lost/file");
+    input.write_all(b"two").unwrap();
+    let mut said = BufReader::new(child.stderr.take().expect("it is piped"));
+    let mut line = String::new();
+    while !line.contains("writer failed in the background") {
+        line.clear();
+        assert!(said.read_line(&mut line).unwrap() > 0, "the writer fails before the input ends");
+    }
+    drop(input);
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1), "{rest}");
+    assert!(rest.contains("dfs: appendToFile: /append-lost/file: "), "{rest}");
+    arrived("one");
 }
 
 fn a_file_of_a_mount_is_not_appended_to_itself(shell: &Shell) {
@@ -193,18 +225,63 @@ fn a_second_source_of_a_name_replaces_nothing(shell: &Shell) {
     ] {
         for (name, place) in [("tree/x", format!("{to}/x")), ("tree", format!("{to}/tree/x"))] {
             let said = shell.refused(&format!("{command} -f {from}/a/{name} {from}/b/{name} {to}"));
-            assert!(said.contains(&format!("b/tree/x: will not overwrite just-created {place}")), "{command}: {said}");
+            assert!(said.contains(&format!("b/tree/x: left out: another source goes to {place}")), "{command}: {said}");
             let kept =
                 if command == "get" { fs::read_to_string(&place).unwrap() } else { shell.dfs(&format!("cat {place}")) };
             assert_eq!(kept, "a", "{command}");
         }
     }
     let said = shell.refused(&format!("moveFromLocal -f {dir}/a/tree {dir}/b/tree /twice/put"));
-    assert!(said.contains("just-created") && said.contains("nothing is removed here"), "{said}");
+    assert!(said.contains("another source goes to") && said.contains("nothing is removed here"), "{said}");
     assert!(local.path().join("a/tree/x").exists() && local.path().join("b/tree/x").exists());
     let said = shell.refused("mv -f /twice/a/tree/x /twice/b/tree/x /twice");
-    assert!(said.contains("/twice/b/tree/x: will not overwrite just-created /twice/x"), "{said}");
+    assert!(said.contains("/twice/b/tree/x: left out: another source goes to /twice/x"), "{said}");
     assert_eq!(shell.dfs("cat /twice/x /twice/b/tree/x"), "ab");
+}
+
+fn directories_of_a_source_are_not_mixed_by_a_link(shell: &Shell) {
+    let local = tempfile::tempdir().unwrap();
+    let (source, to) = (local.path().join("s"), local.path().join("to"));
+    for name in ["a", "b"] {
+        fs::create_dir_all(source.join(name)).unwrap();
+        fs::write(source.join(name).join("x"), name).unwrap();
+    }
+    shell.dfs("mkdir /mixed");
+    shell.dfs(&format!("put {} /mixed", source.display()));
+    let (here, from) = (to.display(), source.display());
+    for command in [
+        format!("get -f /mixed/s {here}"),
+        format!("put -f {from} /mixed/to"),
+        "cp -f /mixed/s /mixed/to".to_owned(),
+        format!("moveFromLocal -f {from} /mixed/to"),
+    ] {
+        // The link leads to what is there, or to what is made just before the link is met.
+        for is_there in [true, false] {
+            let _ = fs::remove_dir_all(&to);
+            fs::create_dir_all(to.join("s")).unwrap();
+            std::os::unix::fs::symlink("a", to.join("s/b")).unwrap();
+            if is_there {
+                fs::create_dir(to.join("s/a")).unwrap();
+            }
+            shell.dfs("rm -r -f /mixed/to");
+            shell.dfs(&format!("put {here} /mixed/to"));
+            let said = shell.refused(&command);
+            assert!(said.contains("s/b: left out: ") && said.contains("another directory"), "{command}: {said}");
+            let kept = if command.starts_with("get") {
+                fs::read_to_string(to.join("s/a/x")).unwrap()
+            } else {
+                shell.dfs("cat /mixed/to/s/a/x")
+            };
+            assert_eq!(kept, "a", "{command}");
+        }
+    }
+    assert!(source.join("a/x").exists() && source.join("b/x").exists(), "nothing is removed");
+}
+
+fn mv_takes_a_place_only_with_what_it_has_moved(shell: &Shell) {
+    shell.dfs("mkdir -p /places/1/x /places/2/x /places/to/x/full");
+    let said = shell.refused("mv -f /places/1/x /places/2/x /places/to");
+    assert_eq!(said.matches("/places/to/x: directory not empty").count(), 2, "{said}");
 }
 
 fn complaints_that_nobody_reads_stop_nothing(shell: &Shell) {

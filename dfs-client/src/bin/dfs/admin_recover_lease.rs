@@ -40,17 +40,21 @@ struct FileJson {
 /// Runs the command.
 pub(crate) async fn run(ctx: &Arc<Context>, args: RecoverLeaseArgs) -> Outcome {
     let mut recovered = Vec::new();
-    for node in tree::operands(ctx, &args.paths, Links::Follow).await? {
-        let Some(length) = ctx.tolerate(recover(ctx, &node, Duration::from_secs(args.timeout)).await)? else {
-            continue;
-        };
-        if !ctx.json() {
-            let words = closed_words(node.attr.under_construction, length);
-            ctx.output.line([node.path.as_bytes(), words.as_bytes()].concat())?;
+    let outcome = async {
+        for node in tree::operands(ctx, &args.paths, Links::Follow).await? {
+            let Some(length) = ctx.tolerate(recover(ctx, &node, Duration::from_secs(args.timeout)).await)? else {
+                continue;
+            };
+            if !ctx.json() {
+                let words = closed_words(node.attr.under_construction, length);
+                ctx.output.line([node.path.as_bytes(), words.as_bytes()].concat())?;
+            }
+            recovered.push(FileJson { path: PathJson::from(&node.path), length });
         }
-        recovered.push(FileJson { path: PathJson::from(&node.path), length });
+        Ok(())
     }
-    if ctx.json() { ctx.output.json(&RecoveredJson { recovered }) } else { Ok(()) }
+    .await;
+    ctx.conclude(outcome, &RecoveredJson { recovered })
 }
 
 /// What follows the path of a closed file. `was_open`: when it was looked up.

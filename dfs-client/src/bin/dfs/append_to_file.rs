@@ -65,9 +65,10 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: AppendToFileArgs) -> Outcome {
         Ok(())
     }
     .await;
-    if writer.has_failed() {
+    // Bytes that were taken may be lost later, while a source keeps us waiting: then no call of ours has failed.
+    if let Some(failure) = writer.failure() {
         writer.abort().await;
-        return appended;
+        return appended.and(Err(Failure::dfs(&path, failure)));
     }
     // What has been appended stays, also when a source could not be read to its end.
     let closed = writer.complete().await.map_err(|error| Failure::dfs(&path, error));

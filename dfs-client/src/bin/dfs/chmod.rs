@@ -59,19 +59,23 @@ pub(crate) async fn change(
     change_of: impl Fn(&Node) -> Option<SetAttr>,
 ) -> Outcome {
     let mut changed = Vec::new();
-    for top in tree::operands(ctx, paths, Links::Follow).await? {
-        let set = async |node: Node| match change_of(&node) {
-            None => Ok(None),
-            Some(change) => match ctx.client.set_attr(&ctx.caller, node.attr.inode, change).await {
-                Ok(_) => Ok(Some(PathJson::from(&node.path))),
-                Err(error) => Err(Failure::dfs(&node.path, error)),
-            },
-        };
-        let done = |path: Option<PathJson>| {
-            changed.extend(path);
-            Ok(())
-        };
-        each(ctx, top, recursive, set, done).await?;
+    let outcome = async {
+        for top in tree::operands(ctx, paths, Links::Follow).await? {
+            let set = async |node: Node| match change_of(&node) {
+                None => Ok(None),
+                Some(change) => match ctx.client.set_attr(&ctx.caller, node.attr.inode, change).await {
+                    Ok(_) => Ok(Some(PathJson::from(&node.path))),
+                    Err(error) => Err(Failure::dfs(&node.path, error)),
+                },
+            };
+            let done = |path: Option<PathJson>| {
+                changed.extend(path);
+                Ok(())
+            };
+            each(ctx, top, recursive, set, done).await?;
+        }
+        Ok(())
     }
-    if ctx.json() { ctx.output.json(&ChangedJson { changed }) } else { Ok(()) }
+    .await;
+    ctx.conclude(outcome, &ChangedJson { changed })
 }

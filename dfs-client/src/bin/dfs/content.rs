@@ -9,7 +9,7 @@ use std::os::fd::IntoRawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use dfs_client::FileReader;
 use dfs_common::{DfsError, ErrorKind};
 use futures::stream::{self, Stream, StreamExt};
@@ -22,8 +22,10 @@ use crate::path::DfsPath;
 const REMOTE_PIECE: u64 = 4 << 20;
 /// Pieces of one file asked for at once.
 const REMOTE_PIECES: usize = 4;
-/// Bytes of a piece read from a local file.
-const LOCAL_PIECE: u64 = 1 << 20;
+/// Most bytes of a piece read from a local file.
+const LOCAL_PIECE: usize = 1 << 20;
+/// A buffer with less room than this is not read into any more: the pieces would get too small.
+const LOCAL_ROOM_MIN: usize = 64 << 10;
 /// Pieces that wait between a thread and a stream.
 const QUEUED_PIECES: usize = 4;
 
@@ -55,18 +57,23 @@ async fn read_piece(path: &DfsPath, reader: &FileReader, start: u64, length: u64
     Err(Failure::dfs(path, DfsError::new(ErrorKind::Io, what)))
 }
 
-/// What `source` yields until its end; `path` is for complaints.
+/// What `source` yields until its end, each piece as soon as it can be read: a pipe may have nothing more for hours. `path` is
+/// for complaints.
 pub(crate) fn of_local(
     mut source: impl Read + Send + 'static,
     path: PathBuf,
 ) -> impl Stream<Item = Outcome<Bytes>> + Send {
     let (sender, mut receiver) = mpsc::channel(QUEUED_PIECES);
     tokio::task::spawn_blocking(move || {
+        let mut room = BytesMut::new();
         loop {
-            let mut piece = Vec::new();
-            let outcome = match source.by_ref().take(LOCAL_PIECE).read_to_end(&mut piece) {
+            if room.len() < LOCAL_ROOM_MIN {
+                room = BytesMut::zeroed(LOCAL_PIECE);
+            }
+            let outcome = match source.read(&mut room) {
                 Ok(0) => return,
-                Ok(_) => Ok(Bytes::from(piece)),
+                Ok(length) => Ok(room.split_to(length).freeze()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => Err(Failure::local(&path, error)),
             };
             let failed = outcome.is_err();
@@ -122,8 +129,8 @@ pub(crate) async fn into_local<W: Write + Send + 'static>(
     }
 }
 
-/// Standard output without the line buffering that the standard library puts before it. It is closed at the end of the
-/// command (`output`), and only there: whoever closes a duplicate of it hears of bytes that were lost in place of `main`.
+/// Standard output without the line buffering that the standard library puts before it. Closed once, by `Output::close`. The
+/// file system reports lost bytes to whoever closes first; an earlier close would take that report away from the exit status.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stdout;
 
@@ -172,6 +179,19 @@ mod tests {
         let (sink, written) = into_local(content, Vec::new(), complain).await.unwrap();
         assert_eq!(written, bytes.len() as u64);
         assert!(sink == bytes);
+    }
+
+    #[tokio::test]
+    async fn local_bytes_pass_before_the_source_has_more() {
+        use std::io::Write;
+        let (source, mut end) = io::pipe().unwrap();
+        let mut content = std::pin::pin!(of_local(source, "source".into()));
+        for bytes in [&b"first"[..], b"second"] {
+            end.write_all(bytes).unwrap();
+            assert_eq!(content.next().await.unwrap().unwrap(), bytes);
+        }
+        drop(end);
+        assert!(content.next().await.is_none());
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use dfs_client::{Caller, DfsClient};
+use serde::Serialize;
 
 use crate::failure::{Failure, Outcome};
 use crate::leftovers::Leftovers;
@@ -14,6 +15,7 @@ use crate::output::Output;
 use crate::owner::Owners;
 use crate::progress::Progress;
 use crate::same_cluster;
+use crate::unfinished::Unfinished;
 
 /// What new files ask for; 0 leaves it to the cluster.
 #[derive(Clone, Copy, Debug, Default)]
@@ -52,6 +54,8 @@ pub(crate) struct Context {
     pub(crate) progress: Progress,
     /// Half-written files to be removed if we do not finish.
     pub(crate) leftovers: Arc<Leftovers>,
+    /// Directories that get their attributes once everything is in them.
+    pub(crate) unfinished: Unfinished,
     /// What `main` knew.
     pub(crate) settings: Settings,
     failed: AtomicBool,
@@ -71,6 +75,7 @@ impl Context {
             owners,
             progress: Progress::new(!settings.json),
             leftovers: Arc::default(),
+            unfinished: Unfinished::default(),
             settings,
             failed: AtomicBool::new(false),
         })
@@ -86,7 +91,7 @@ impl Context {
     /// # Errors
     /// When it names another cluster or file system.
     pub(crate) async fn absolute(&self, arg: &OsStr) -> Outcome<Vec<u8>> {
-        let ask = async |address: &str| same_cluster::ask(&self.client, &[address.to_owned()]).await;
+        let ask = async |address: &str| same_cluster::ask(self.client.defaults(), &[address.to_owned()]).await;
         let path = self.locations.absolute(arg.as_bytes(), ask).await;
         path.map_err(|words| Failure::refused(arg.display(), words))
     }
@@ -107,6 +112,16 @@ impl Context {
     /// Whether anything failed so far.
     pub(crate) fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Ends a command that changes one thing after the other: prints the document about those that it has changed, if one is
+    /// wanted, also when a failure has then ended it.
+    ///
+    /// # Errors
+    /// The failure, or that of standard output.
+    pub(crate) fn conclude(&self, outcome: Outcome, changed: &impl Serialize) -> Outcome {
+        let told = if self.json() { self.output.json(changed) } else { Ok(()) };
+        outcome.and(told)
     }
 
     /// Reports a failure that leaves the other operands alone; passes on one that would meet them all.

@@ -15,14 +15,15 @@ use crate::crew::{Copying, Crew};
 use crate::destination::{self, Destination, Target};
 use crate::failure::{Failure, Outcome};
 use crate::identity::{self, Apart};
-use crate::just_created::JustCreated;
 use crate::make_dir;
 use crate::new_file::{self, NewFile};
 use crate::path::DfsPath;
 use crate::preserved::{Kept, LETTERS_DEFAULT, Preserved};
 use crate::remote_file;
+use crate::taken::Taken;
 use crate::temporary::{self, RemoteTemporary};
 use crate::tree::{self, Links, Node, Walk};
+use crate::unfinished;
 
 /// Copies files and directories within the cluster.
 ///
@@ -54,7 +55,7 @@ pub(crate) struct CpArgs {
 /// Runs the command.
 pub(crate) async fn run(ctx: &Arc<Context>, args: CpArgs) -> Outcome {
     let (sources, destination) = destination::split_arguments(args.paths)?;
-    let nodes = tree::operands(ctx, &sources, Links::Follow).await?;
+    let nodes = tree::sources(ctx, &sources, Links::Follow).await?;
     if nodes.is_empty() {
         return Ok(());
     }
@@ -65,9 +66,8 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: CpArgs) -> Outcome {
         preserve: args.preserve.unwrap_or_default(),
         crew: Crew::new(ctx, args.copying.threads),
         directories: HashMap::new(),
-        unfinished: Vec::new(),
         apart: Apart::default(),
-        just_created: JustCreated::new(nodes.len() > 1),
+        taken: Taken::new(nodes.len() > 1),
     };
     for node in nodes {
         if ctx.tolerate(cp.tree(node, &destination).await)?.is_none() {
@@ -84,11 +84,9 @@ struct Cp {
     crew: Crew,
     /// Copies of directories by their source: which, where, and whether new.
     directories: HashMap<DfsPath, (InodeId, DfsPath, bool)>,
-    /// Directories that get their attributes once everything is in them.
-    unfinished: Vec<(DfsPath, InodeId, Kept)>,
     /// The directories of the tree being copied and of its copy.
     apart: Apart,
-    just_created: JustCreated<InodeId>,
+    taken: Taken<InodeId>,
 }
 
 impl Cp {
@@ -99,12 +97,13 @@ impl Cp {
         let target = destination.target(name);
         let is_single = !top.is_directory();
         self.apart = Apart::default();
+        self.taken.begin_source();
         if !is_single {
             self.apart.write(&self.ctx, target.parent, &target.path).await?;
         }
         let mut top_target = Some(target);
         let ctx = Arc::clone(&self.ctx);
-        let mut walk = Walk::new(&ctx, top);
+        let mut walk = Walk::new(&ctx, top).passing_over_unfinished();
         while let Some(node) = walk.next().await? {
             let place = match top_target.take() {
                 Some(target) => Some((target, false)),
@@ -120,7 +119,8 @@ impl Cp {
             }
         }
         self.crew.wait().await?;
-        self.finish_directories().await
+        self.directories.clear();
+        ctx.unfinished.finish(&ctx).await
     }
 
     fn place_of(&self, node: &Node) -> Option<(Target, bool)> {
@@ -148,6 +148,7 @@ impl Cp {
         if made.is_new {
             self.crew.count_directory();
         }
+        self.taken.enter(&node.path, made.inode, &target.path)?;
         if !made.is_new {
             self.apart.write(&self.ctx, made.inode, &target.path).await?;
         }
@@ -156,7 +157,8 @@ impl Cp {
             kept.attributes.mode = Some(mode | made.inherited);
         }
         if !kept.is_nothing() {
-            self.unfinished.push((target.path.clone(), made.inode, kept));
+            let (path, inode) = (target.path.clone(), made.inode);
+            self.ctx.unfinished.note(unfinished::Directory::Remote { path, inode, kept });
         }
         self.directories.insert(node.path.clone(), (made.inode, target.path, made.is_new));
         Ok(())
@@ -170,7 +172,7 @@ impl Cp {
     async fn file(&mut self, node: &Node, target: Target, is_surely_new: bool) -> Outcome {
         let place = (target.parent, target.name.as_slice());
         identity::refuse_same(&self.ctx, (node.attr.inode, &node.path), place, &target.path).await?;
-        self.just_created.take(&node.path, target.parent, &target.name, &target.path)?;
+        self.taken.take(&node.path, target.parent, &target.name, &target.path)?;
         let mut new = NewFile {
             target,
             mode: node.attr.permissions & 0o777 & !self.ctx.settings.umask,
@@ -191,23 +193,13 @@ impl Cp {
     }
 
     async fn link(&mut self, node: &Node, target: &Target) -> Outcome {
-        self.just_created.take(&node.path, target.parent, &target.name, &target.path)?;
+        self.taken.take(&node.path, target.parent, &target.name, &target.path)?;
         let ctx = &self.ctx;
         let points_to = ctx.client.get_link_target(&ctx.caller, node.attr.inode).await;
         let points_to = points_to.map_err(|error| Failure::dfs(&node.path, error))?;
         let inode = make_link(ctx, target, &points_to, self.force).await?;
         preserve_link(ctx, target, inode, self.preserve.attributes_of(&node.attr)).await?;
         self.crew.count_link();
-        Ok(())
-    }
-
-    /// Deepest first: giving a directory its time must come after whatever changes it.
-    async fn finish_directories(&mut self) -> Outcome {
-        let ctx = &self.ctx;
-        while let Some((path, inode, kept)) = self.unfinished.pop() {
-            ctx.tolerate(kept.apply(ctx, inode, &path).await)?;
-        }
-        self.directories.clear();
         Ok(())
     }
 }
@@ -228,8 +220,8 @@ pub(crate) async fn make_link(ctx: &Context, target: &Target, points_to: &[u8], 
     })
     .await?;
     let published = temporary.publish(ctx, target, force).await;
-    if published.is_err() {
-        temporary.discard(ctx).await;
+    if let Err(failure) = &published {
+        temporary.discard(ctx, failure).await;
     }
     published.map(|()| link)
 }

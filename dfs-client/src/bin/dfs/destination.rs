@@ -8,11 +8,8 @@ use dfs_common::ids::InodeId;
 
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
-use crate::path::{self, DfsPath};
+use crate::path::{self, DfsPath, SYMLINKS_MAX};
 use crate::tree::{self, Links};
-
-/// Links that are followed one after the other, as in Linux.
-const SYMLINKS_MAX: usize = 40;
 
 /// The last argument of `put`, `cp` and `mv`, looked up.
 #[derive(Debug)]

@@ -7,8 +7,8 @@
 //! beside it        reading, writing and naming local files (`aside`, `content`); may wait as long as disks and pipes let them
 //! ```
 //!
-//! After a signal, the main thread has the rest of the output written and the temporary files removed by the others, gives
-//! them a moment for it, and ends the process under all that still waits.
+//! After a signal, the main thread has the rest of the output written, the temporary files removed and the directories that
+//! were made given their modes by the others. It gives them a moment for it, and ends the process under all that still waits.
 
 use std::future::Future;
 use std::io;
@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::context::Context;
-use crate::leftovers::Place;
+use crate::leftovers::{CLEANUP_PATIENCE, Place};
 use crate::output;
 
 /// What a shell adds to the number of the signal that ended a command.
@@ -136,41 +136,32 @@ async fn wind_up(workers: &Handle, ctx: &Arc<Context>) {
     let clear = workers.spawn_blocking(move || clearing.progress.finish());
     // What was printed before the signal came. Whether anybody reads it makes no difference any more.
     let print = workers.spawn_blocking(move || printing.output.flush().is_ok());
-    let here = workers.spawn(discard(ctx, Place::Here));
-    let (removing, closing) = (discard(ctx, Place::Cluster), ctx.client.clone());
-    let there = workers.spawn(async move {
-        removing.await;
-        closing.close().await;
-    });
-    if timeout(LAST_WORDS_PATIENCE, async { tokio::join!(clear, print, here, there) }).await.is_ok() {
-        return;
+    let tidying = Arc::clone(ctx);
+    let tidy = workers.spawn(async move { tidy(&tidying).await });
+    if timeout(LAST_WORDS_PATIENCE, async { tokio::join!(clear, print, tidy) }).await.is_err() {
+        // Whether they have gone shows in what is left.
+        let _ = timeout(REMOVAL_PATIENCE, ctx.leftovers.gone(Place::Cluster)).await;
     }
-    // Whether they have gone shows in what is left.
-    let _ = timeout(REMOVAL_PATIENCE, ctx.leftovers.gone(Place::Cluster)).await;
     if let Some(complaint) = complaint(ctx) {
         // Whoever does not read it cannot be told that either.
         let _ = timeout(COMPLAINT_PATIENCE, workers.spawn_blocking(move || output::tell(&complaint))).await;
     }
 }
 
-fn discard(ctx: &Arc<Context>, place: Place) -> impl Future<Output = ()> + Send + use<> {
-    let ctx = Arc::clone(ctx);
-    async move { ctx.leftovers.discard_all(&ctx.client, &ctx.caller, place).await }
+/// Removes what is left half done, finishes the directories that are left, and ends the session.
+async fn tidy(ctx: &Context) {
+    let discard = |place| ctx.leftovers.discard_all(&ctx.client, &ctx.caller, place);
+    tokio::join!(discard(Place::Cluster), discard(Place::Here));
+    // What would meet all of them is what has ended the command, and has been told.
+    let _ = ctx.unfinished.finish(ctx).await;
+    ctx.client.clone().close().await;
 }
 
-/// How long removing temporary files and ending the session may take when the command has ended by itself: it may have
-/// ended because the cluster is away.
-const CLEANUP_PATIENCE: Duration = Duration::from_secs(5);
-
-/// Removes what a command that has ended by itself has left half done, and ends its session.
+/// Tidies up after a command that has ended by itself.
 pub(crate) async fn clean_up(ctx: &Arc<Context>) {
-    let cleanup = async {
-        tokio::join!(discard(ctx, Place::Cluster), discard(ctx, Place::Here));
-        ctx.client.clone().close().await;
-    };
-    if timeout(CLEANUP_PATIENCE, cleanup).await.is_err()
-        && let Some(complaint) = complaint(ctx)
-    {
+    // What could not be removed in time shows in what is left.
+    let _ = timeout(CLEANUP_PATIENCE, tidy(ctx)).await;
+    if let Some(complaint) = complaint(ctx) {
         output::tell(&complaint);
     }
 }
@@ -178,8 +169,9 @@ pub(crate) async fn clean_up(ctx: &Arc<Context>) {
 /// What is to be said of temporary files that are still there.
 fn complaint(ctx: &Context) -> Option<String> {
     let command = ctx.settings.command;
-    let are_left = [Place::Cluster, Place::Here].into_iter().any(|place| ctx.leftovers.are_left(place));
-    are_left.then(|| format!("dfs: {command}: temporary files (*._COPYING_) are left behind; remove them later"))
+    ctx.leftovers
+        .are_left()
+        .then(|| format!("dfs: {command}: temporary files (*._COPYING_) are left behind; remove them later"))
 }
 
 #[cfg(test)]

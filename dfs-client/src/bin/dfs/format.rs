@@ -25,6 +25,11 @@ pub(crate) fn size(bytes: u64, human: bool) -> String {
     if human { human_size(bytes) } else { bytes.to_string() }
 }
 
+/// A time as HDFS's programs take it: milliseconds since 1970.
+pub(crate) fn milliseconds(ns: i64) -> i64 {
+    ns.div_euclid(1_000_000)
+}
+
 /// The letter of a kind in a long listing.
 pub(crate) fn kind_letter(kind: FileKind) -> char {
     match kind {

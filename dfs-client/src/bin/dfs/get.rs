@@ -1,15 +1,15 @@
 //! `dfs get`: files and trees of the cluster to this machine.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{DirBuilder, File, Permissions};
+use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use dfs_common::attr::{FileAttr, FileKind};
+use dfs_common::attr::FileKind;
 use futures::TryStreamExt;
 
 use crate::cat;
@@ -19,14 +19,14 @@ use crate::crew::{Copying, Crew};
 use crate::destination;
 use crate::failure::{Failure, Outcome};
 use crate::identity::{self, Apart, ClusterMounts};
-use crate::just_created::JustCreated;
-use crate::kept_mode::{SET_ID_BITS, kept_mode};
 use crate::local_destination::LocalDestination;
 use crate::local_file::{self, LocalFile};
 use crate::local_id::LocalId;
 use crate::location;
 use crate::remote_file;
+use crate::taken::Taken;
 use crate::tree::{self, Links, Node, Walk};
+use crate::unfinished::Directory;
 
 /// Copies files and directories of the cluster to this machine.
 ///
@@ -54,7 +54,7 @@ pub(crate) struct GetArgs {
 /// Runs the command.
 pub(crate) async fn run(ctx: &Arc<Context>, args: GetArgs) -> Outcome {
     let (sources, destination) = destination::split_or_here(args.paths)?;
-    let nodes = tree::operands(ctx, &sources, Links::Follow).await?;
+    let nodes = tree::sources(ctx, &sources, Links::Follow).await?;
     let destination = location::local(destination);
     if destination == "-" {
         return cat::print_all(ctx, &nodes).await;
@@ -69,9 +69,8 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: GetArgs) -> Outcome {
         force: args.copying.force,
         preserve: args.preserve,
         crew,
-        unfinished: Vec::new(),
         mounts: ClusterMounts::find(ctx).await,
-        just_created: JustCreated::new(nodes.len() > 1),
+        taken: Taken::new(nodes.len() > 1),
     };
     for node in nodes {
         let path = destination.path_for(&node);
@@ -87,11 +86,9 @@ struct Get {
     force: bool,
     preserve: bool,
     crew: Crew,
-    /// Directories that get their attributes once everything is in them.
-    unfinished: Vec<(PathBuf, FileAttr, bool)>,
     /// Where copies may come to lie in the cluster itself.
     mounts: ClusterMounts,
-    just_created: JustCreated<LocalId>,
+    taken: Taken<LocalId>,
 }
 
 impl Get {
@@ -100,11 +97,12 @@ impl Get {
         let is_single = !top.is_directory();
         let ctx = Arc::clone(&self.ctx);
         let mut apart = Apart::default();
+        self.taken.begin_source();
         if !is_single {
             // What a new directory is made in.
             self.check_place(&mut apart, above(&path)).await?;
         }
-        let mut walk = Walk::new(&ctx, top);
+        let mut walk = Walk::new(&ctx, top).passing_over_unfinished();
         while let Some(node) = walk.next().await? {
             let mut local = path.clone();
             local.extend(node.path.components().skip(prefix).map(OsStr::from_bytes));
@@ -121,8 +119,7 @@ impl Get {
             }
         }
         self.crew.wait().await?;
-        self.finish_directories();
-        Ok(())
+        ctx.unfinished.finish(&ctx).await
     }
 
     /// Refuses a directory of this machine that belongs, on a mount of the cluster, to the tree being copied.
@@ -149,7 +146,7 @@ impl Get {
         // What is wrong with it is met again when the place is used.
         let Ok(directory) = std::fs::metadata(above(local)) else { return Ok(()) };
         let name = local.file_name().unwrap_or_default().as_bytes();
-        self.just_created.take(&node.path, LocalId::of(&directory), name, local.display())
+        self.taken.take(&node.path, LocalId::of(&directory), name, local.display())
     }
 
     async fn directory(&mut self, node: &Node, local: PathBuf, apart: &mut Apart) -> Outcome {
@@ -165,8 +162,11 @@ impl Get {
         } else {
             self.check_place(apart, &local).await?;
         }
+        let made = std::fs::metadata(&local).map_err(|error| Failure::local(&local, error))?;
+        self.taken.enter(&node.path, LocalId::of(&made), local.display())?;
         if is_new || self.preserve {
-            self.unfinished.push((local, node.attr.clone(), is_new));
+            let attr = node.attr.clone();
+            self.ctx.unfinished.note(Directory::Local { path: local, attr, preserve: self.preserve });
         }
         Ok(())
     }
@@ -188,7 +188,7 @@ impl Get {
                 let progress = &ctx.progress;
                 let content = content::of_remote(&node.path, &reader, 0..length);
                 let content = content.inspect_ok(|piece| progress.moved(piece.len() as u64));
-                local_file::store(&ctx, &new, length, content).await
+                local_file::store(&ctx, &new, Some(length), content).await
             })
             .await
     }
@@ -204,63 +204,9 @@ impl Get {
         self.crew.count_link();
         Ok(())
     }
-
-    /// Deepest first: giving a directory its time must come after whatever changes it.
-    fn finish_directories(&mut self) {
-        while let Some((path, attr, is_new)) = self.unfinished.pop() {
-            let finished = if self.preserve {
-                preserve_directory(&path, &attr)
-            } else if is_new {
-                open_up(&path, attr.permissions & 0o777 & !self.ctx.settings.umask)
-            } else {
-                Ok(())
-            };
-            if let Err(error) = finished {
-                self.ctx.report(&Failure::local(&path, error));
-            }
-        }
-    }
-}
-
-fn preserve_directory(path: &Path, attr: &FileAttr) -> io::Result<()> {
-    let directory = File::open(path)?;
-    if rustix::process::geteuid().is_root() {
-        std::os::unix::fs::fchown(&directory, Some(attr.uid), Some(attr.gid))?;
-    }
-    let mode = kept_mode(attr.permissions, attr.uid, attr.gid);
-    directory.set_permissions(Permissions::from_mode(mode))?;
-    directory.set_times(local_file::times_of(attr))
-}
-
-/// Gives a new directory its mode. The set-group-id bit that it has from the directory above stays, as with mkdir(2).
-fn open_up(path: &Path, mode: u32) -> io::Result<()> {
-    let directory = File::open(path)?;
-    let inherited = directory.metadata()?.permissions().mode() & SET_ID_BITS;
-    directory.set_permissions(Permissions::from_mode(mode | inherited))
 }
 
 /// The directory that a local path is in.
 fn above(path: &Path) -> &Path {
     path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn open_up_leaves_the_group_to_the_directory_above() {
-        let dir = tempfile::tempdir().unwrap();
-        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
-        let (plain, shared) = (dir.path().join("plain"), dir.path().join("shared"));
-        for (path, bits) in [(&plain, 0), (&shared, 0o2000)] {
-            std::fs::create_dir(path).unwrap();
-            std::fs::set_permissions(path, Permissions::from_mode(0o700 | bits)).unwrap();
-            let below = path.join("below");
-            DirBuilder::new().mode(0o700).create(&below).unwrap();
-            assert_eq!(mode(&below), 0o700 | bits);
-            open_up(&below, 0o550).unwrap();
-            assert_eq!(mode(&below), 0o550 | bits);
-        }
-    }
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
-use crate::json::{ContentJson, PathJson};
+use crate::json::{self, ContentJson, PathJson};
 use crate::tree::{self, Links, Node, Walk};
 use crate::xattr_value::{self, Encoding};
 
@@ -52,6 +52,8 @@ struct FileJson {
 #[derive(Serialize)]
 struct AttributeJson {
     name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name_base64: Option<String>,
     #[serde(flatten)]
     value: ContentJson,
 }
@@ -76,9 +78,9 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: GetfattrArgs) -> Outcome {
 async fn show(ctx: &Context, node: &Node, args: &GetfattrArgs) -> Outcome<Option<FileJson>> {
     let Some(attributes) = ctx.tolerate(read(ctx, node, args).await)? else { return Ok(None) };
     if ctx.json() {
-        let json = |(name, value): (Vec<u8>, Vec<u8>)| AttributeJson {
-            name: String::from_utf8_lossy(&name).into_owned(),
-            value: value.into(),
+        let json = |(name, value): (Vec<u8>, Vec<u8>)| {
+            let (name, name_base64) = json::text_of(&name);
+            AttributeJson { name, name_base64, value: value.into() }
         };
         return Ok(Some(FileJson {
             path: (&node.path).into(),

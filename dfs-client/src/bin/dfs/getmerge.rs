@@ -6,9 +6,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use clap::Args;
-use dfs_client::FileReader;
 use dfs_common::attr::{FileAttr, FileKind};
-use futures::stream::{self, Stream, StreamExt};
+use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 use serde::Serialize;
 
 use crate::content;
@@ -18,12 +17,15 @@ use crate::failure::{Failure, Outcome};
 use crate::local_destination::LocalDestination;
 use crate::local_file::{self, LocalFile};
 use crate::location;
-use crate::path::DfsPath;
 use crate::remote_file;
+use crate::temporary;
 use crate::tree::{self, Links, Node};
 
 /// Mode of the merged file, before the umask.
 const FILE_MODE: u32 = 0o666;
+
+/// Files that are opened at once: so many ahead that nobody waits for the opening of small ones.
+const FILES_AHEAD: usize = 4;
 
 /// Writes the files of directories, in order of name, into one local file.
 ///
@@ -48,16 +50,10 @@ struct MergedJson {
     bytes: u64,
 }
 
-/// A file to be merged.
-struct Part {
-    path: DfsPath,
-    reader: Arc<FileReader>,
-    has_newline: bool,
-}
-
 /// Runs the command.
 pub(crate) async fn run(ctx: &Arc<Context>, args: GetmergeArgs) -> Outcome {
-    let (sources, destination) = destination::split_arguments(args.paths)?;
+    let GetmergeArgs { newline, skip_empty_file, paths } = args;
+    let (sources, destination) = destination::split_arguments(paths)?;
     let destination = location::local(destination);
     let path = match destination.as_bytes() {
         b"-" => None,
@@ -67,21 +63,16 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: GetmergeArgs) -> Outcome {
         },
     };
     let Some((nodes, top)) = files_of(ctx, &sources).await? else { return Ok(()) };
-    let mut parts = Vec::new();
-    for node in &nodes {
-        let reader = remote_file::open(ctx, node).await?;
-        let has_newline = args.newline && (reader.length() > 0 || !args.skip_empty_file);
-        parts.push(Part { path: node.path.clone(), reader, has_newline });
-    }
-    let files = parts.len() as u64;
-    let length = parts.iter().map(|part| part.reader.length() + u64::from(part.has_newline)).sum();
+    let files = nodes.len() as u64;
+    ctx.progress.expect(nodes.iter().map(|node| node.attr.length).sum());
+    let has_newline = move |length: u64| newline && (length > 0 || !skip_empty_file);
+    let content = content_of(ctx, nodes, has_newline).inspect(|piece| count(ctx, piece));
     let Some(path) = path else {
-        return content::into_local(content_of(parts), content::Stdout, Failure::stdout).await.map(|_| ());
+        return content::into_local(content, content::Stdout, Failure::stdout).await.map(|_| ());
     };
     let attr = FileAttr { permissions: FILE_MODE, ..top };
     let new = LocalFile { path, attr, replace: true, preserve: false, may_be_stream: true };
-    ctx.progress.expect(length);
-    let bytes = local_file::store(ctx, &new, length, content_of(parts).inspect(|piece| count(ctx, piece))).await?;
+    let bytes = local_file::store(ctx, &new, None, content).await?;
     ctx.progress.finish();
     if ctx.json() { ctx.output.json(&MergedJson { files, bytes }) } else { Ok(()) }
 }
@@ -97,7 +88,7 @@ fn count(ctx: &Context, piece: &Outcome<Bytes>) {
 async fn files_of(ctx: &Context, sources: &[OsString]) -> Outcome<Option<(Vec<Node>, FileAttr)>> {
     let mut files = Vec::new();
     let mut first = None;
-    for node in tree::operands(ctx, sources, Links::Follow).await? {
+    for node in tree::sources(ctx, sources, Links::Follow).await? {
         first.get_or_insert_with(|| node.attr.clone());
         if node.is_directory() {
             for child in ctx.tolerate(tree::list(ctx, &node).await)?.unwrap_or_default() {
@@ -105,7 +96,8 @@ async fn files_of(ctx: &Context, sources: &[OsString]) -> Outcome<Option<(Vec<No
                     FileKind::Symlink => ctx.tolerate(tree::resolve(ctx, child.path, Links::Follow).await)?,
                     _ => Some(child),
                 };
-                files.extend(child.filter(|child| !child.is_directory()));
+                let is_part = |child: &Node| !child.is_directory() && !temporary::is_unfinished_copy(child);
+                files.extend(child.filter(is_part));
             }
         } else {
             files.push(node);
@@ -114,9 +106,22 @@ async fn files_of(ctx: &Context, sources: &[OsString]) -> Outcome<Option<(Vec<No
     Ok(first.filter(|_| !ctx.has_failed()).map(|attr| (files, attr)))
 }
 
-fn content_of(parts: Vec<Part>) -> impl Stream<Item = Outcome<Bytes>> + Send {
-    stream::iter(parts).flat_map(|part| {
-        let newline: Option<Outcome<Bytes>> = part.has_newline.then(|| Ok(Bytes::from_static(b"\n")));
-        content::of_remote(&part.path, &part.reader, 0..part.reader.length()).chain(stream::iter(newline))
-    })
+/// The files' bytes, in order. They are opened only a few ahead of those that are read: there may be very many.
+/// `has_newline` tells of a length whether a line's end follows a file that has it.
+fn content_of<F: Fn(u64) -> bool + Copy + Send + 'static>(
+    ctx: &Arc<Context>,
+    nodes: Vec<Node>,
+    has_newline: F,
+) -> impl Stream<Item = Outcome<Bytes>> + Send + use<F> {
+    let ctx = Arc::clone(ctx);
+    let open = move |node: Node| {
+        let ctx = Arc::clone(&ctx);
+        async move {
+            let reader = remote_file::open(&ctx, &node).await?;
+            let length = reader.length();
+            let newline: Option<Outcome<Bytes>> = has_newline(length).then(|| Ok(Bytes::from_static(b"\n")));
+            Ok(content::of_remote(&node.path, &reader, 0..length).chain(stream::iter(newline)))
+        }
+    };
+    stream::iter(nodes).map(open).buffered(FILES_AHEAD).try_flatten()
 }

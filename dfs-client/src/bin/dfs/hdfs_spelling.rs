@@ -2,7 +2,7 @@
 //!
 //! They are translated before clap sees them: the word `dfs` goes, a command loses its dash, and an option of several letters
 //! with one dash gets the second. Only names that the command itself knows are touched, so that `-rf` stays `-r -f`.
-//! The letters of `cp -ptopax` become the value of an option, for one that need not have a value cannot have it attached.
+//! `-ptopax` becomes `--preserve=topax`, because clap cannot parse an optional value attached to a short option.
 
 use std::ffi::{OsStr, OsString};
 

@@ -43,8 +43,8 @@ impl Apart {
         Ok(())
     }
 
-    /// Something is going to be written into a directory that was there before. One that is made in such a directory
-    /// need not be told. `path` is for the complaint.
+    /// Something is going to be written into a directory. Call this for existing directories only. A directory we have just
+    /// made lies in one that was checked. `path` is for the complaint.
     ///
     /// # Errors
     /// When it, or a directory above it, is read; those of lookup.
@@ -133,8 +133,20 @@ impl ClusterMounts {
         let mounts = tokio::task::spawn_blocking(find).await.unwrap_or_default();
         let devices = mounts.into_iter().map(async |(source, devices, is_ours)| {
             let addresses: Vec<String> = source.split(',').map(|address| address.trim().to_owned()).collect();
-            let is_ours = is_ours || same_cluster::ask(&ctx.client, &addresses).await == Answer::Same;
-            if is_ours { devices } else { HashSet::new() }
+            let answer =
+                if is_ours { Answer::Same } else { same_cluster::ask(ctx.client.defaults(), &addresses).await };
+            match answer {
+                Answer::Same => devices,
+                Answer::Other | Answer::None => HashSet::new(),
+                Answer::Untold(words) => {
+                    // Its numbers may be those of other files: it cannot be taken for ours to be on the safe side.
+                    let command = ctx.settings.command;
+                    let told = format!("dfs: {command}: cannot tell whether the mount of {source} is of this cluster");
+                    ctx.progress
+                        .say(&format!("{told} ({words}): a file in it is not recognised as one of the cluster"));
+                    HashSet::new()
+                }
+            }
         });
         Self { devices: futures::future::join_all(devices).await.into_iter().flatten().collect() }
     }

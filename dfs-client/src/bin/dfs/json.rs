@@ -1,7 +1,7 @@
 //! What `--json` prints: names of fields are stable, sizes are bytes, times are milliseconds since the epoch.
 //!
-//! Names are bytes and JSON is text: a path that is no UTF-8 is shown with replacement characters, and `path_base64` has
-//! the bytes.
+//! Names are bytes and JSON is text: what is no UTF-8 is shown with replacement characters, and a field of the same name with
+//! `_base64` behind it has the bytes.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -11,8 +11,6 @@ use serde::Serialize;
 use crate::format;
 use crate::owner::Owners;
 use crate::path::DfsPath;
-
-const NS_PER_MS: i64 = 1_000_000;
 
 /// A path, and its bytes where text cannot hold them.
 #[derive(Debug, Serialize)]
@@ -25,9 +23,15 @@ pub(crate) struct PathJson {
 impl PathJson {
     /// Any path of either side.
     pub(crate) fn of_bytes(path: &[u8]) -> Self {
-        let path_base64 = std::str::from_utf8(path).is_err().then(|| STANDARD.encode(path));
-        Self { path: String::from_utf8_lossy(path).into_owned(), path_base64 }
+        let (path, path_base64) = text_of(path);
+        Self { path, path_base64 }
     }
+}
+
+/// Bytes as text, with replacement characters for what is none, and in base64 if there is such.
+pub(crate) fn text_of(bytes: &[u8]) -> (String, Option<String>) {
+    let base64 = std::str::from_utf8(bytes).is_err().then(|| STANDARD.encode(bytes));
+    (String::from_utf8_lossy(bytes).into_owned(), base64)
 }
 
 impl From<&DfsPath> for PathJson {
@@ -60,6 +64,8 @@ pub(crate) struct StatusJson {
     under_construction: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     link_target: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    link_target_base64: Option<String>,
 }
 
 impl StatusJson {
@@ -79,18 +85,21 @@ impl StatusJson {
             block_count: attr.block_count,
             inode: attr.inode.0,
             nlink: attr.nlink,
-            access_time_ms: attr.atime_ns.div_euclid(NS_PER_MS),
-            modification_time_ms: attr.mtime_ns.div_euclid(NS_PER_MS),
-            change_time_ms: attr.ctime_ns.div_euclid(NS_PER_MS),
+            access_time_ms: format::milliseconds(attr.atime_ns),
+            modification_time_ms: format::milliseconds(attr.mtime_ns),
+            change_time_ms: format::milliseconds(attr.ctime_ns),
             under_construction: attr.under_construction,
             link_target: None,
+            link_target_base64: None,
         }
     }
 
     /// Adds where a symbolic link points.
     #[must_use]
     pub(crate) fn with_link_target(mut self, target: Option<&[u8]>) -> Self {
-        self.link_target = target.map(|target| String::from_utf8_lossy(target).into_owned());
+        if let Some((text, base64)) = target.map(text_of) {
+            (self.link_target, self.link_target_base64) = (Some(text), base64);
+        }
         self
     }
 }
@@ -159,6 +168,9 @@ mod tests {
         let path = DfsPath::parse(b"/a\xff").unwrap();
         let value = serde_json::to_value(PathJson::from(&path)).unwrap();
         assert_eq!(value, json!({ "path": "/a\u{fffd}", "path_base64": "L2H/" }));
+        let status = StatusJson::new(&path, &attr(), &Owners::default());
+        let value = serde_json::to_value(status.with_link_target(Some(b"a\xff"))).unwrap();
+        assert_eq!((&value["link_target"], &value["link_target_base64"]), (&json!("a\u{fffd}"), &json!("Yf8=")));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! ```text
 //! expect -> Making -> Made -> forget                              it has its final name, or was not made
 //!                       \--> Removing -> forget                   by `discard` and `discard_all`
+//!                                    \--> Left                    it could not be removed: the user is told
 //! ```
 //!
 //! - Only our own files are removed: the name must still lead to the inode that we made.
@@ -15,19 +16,25 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use dfs_client::{Caller, DfsClient};
+use dfs_common::ErrorKind;
 use dfs_common::ids::InodeId;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tracing::debug;
 
 use crate::aside::aside;
 use crate::failure::Failure;
-
 use crate::local_id::LocalId;
+
+/// How long the removal of temporary files is waited for: the cluster may be away, and a hung disk, too, may be why they are
+/// to be removed.
+pub(crate) const CLEANUP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A temporary file.
 #[derive(Clone, Debug)]
@@ -45,8 +52,8 @@ pub(crate) enum Leftover {
     Local {
         /// Where.
         path: PathBuf,
-        /// What we made.
-        id: LocalId,
+        /// What we made; none while nobody has looked. The name is random here, too.
+        id: Option<LocalId>,
     },
 }
 
@@ -88,6 +95,8 @@ enum State {
     Making,
     Made(Leftover),
     Removing,
+    /// Its removal has failed. It is not tried again: what kept it from working has been waited for.
+    Left,
 }
 
 impl Table {
@@ -98,7 +107,7 @@ impl Table {
             self.files.iter_mut().find(|(id, (place, state))| is_there(state) && wanted(**id, *place))?;
         match std::mem::replace(state, State::Removing) {
             State::Made(leftover) => Some((LeftoverId(*id), leftover)),
-            State::Making | State::Removing => None,
+            State::Making | State::Removing | State::Left => None,
         }
     }
 }
@@ -115,16 +124,19 @@ impl Leftovers {
     /// Makes a file on this machine and notes it.
     ///
     /// # Errors
-    /// Those of `make`; `Interrupted` once the command has ended.
+    /// Those of `make`; `Interrupted` once the command has ended; those of stat, after which the file stays noted.
     pub(crate) fn make_local<T>(
         &self,
-        make: impl FnOnce() -> io::Result<(T, Leftover)>,
-    ) -> io::Result<(T, LeftoverId)> {
+        path: &Path,
+        make: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<(T, LocalId, LeftoverId)> {
         let Some(id) = self.expect(Place::Here) else { return Err(io::ErrorKind::Interrupted.into()) };
+        let note = |is| self.made(id, Leftover::Local { path: path.to_owned(), id: is });
         match make() {
-            Ok((made, leftover)) => {
-                self.made(id, leftover);
-                Ok((made, id))
+            Ok(made) => {
+                let is = std::fs::symlink_metadata(path).map(|metadata| LocalId::of(&metadata));
+                note(is.as_ref().ok().copied());
+                Ok((made, is?, id))
             }
             Err(error) => {
                 self.forget(id);
@@ -158,17 +170,26 @@ impl Leftovers {
         self.settled.notify_waiters();
     }
 
-    /// Removes one file, as far as that works.
-    pub(crate) async fn discard(self: &Arc<Self>, client: &DfsClient, caller: &Caller, id: LeftoverId) {
+    /// Removes one file, as far as that works, because of a failure. One that ends the command is to be told first: then
+    /// nobody waits here for the removal, and `ending` does later.
+    pub(crate) async fn discard(
+        self: &Arc<Self>,
+        client: &DfsClient,
+        caller: &Caller,
+        id: LeftoverId,
+        because: &Failure,
+    ) {
         let taken = self.table().take(|number, _| number == id.0);
-        if let Some((id, leftover)) = taken {
-            // It panics only when a removal does, which has been told.
-            let _ = self.spawn_removal(client, caller, id, leftover).await;
+        let Some((id, leftover)) = taken else { return };
+        let removal = self.spawn_removal(client, caller, id, leftover);
+        if !because.is_fatal() {
+            // It goes on when the time is over. It panics only when a removal does, which has been told.
+            let _ = timeout(CLEANUP_PATIENCE, removal).await;
         }
     }
 
-    /// Removes a file that was taken for it. A task of its own: whoever waits for it may be ended meanwhile, and nobody else
-    /// would take the file.
+    /// Runs as its own task. The waiting task may be aborted, and the entry is already `Removing`, so nobody else would
+    /// remove the file.
     fn spawn_removal(
         self: &Arc<Self>,
         client: &DfsClient,
@@ -178,9 +199,20 @@ impl Leftovers {
     ) -> JoinHandle<()> {
         let (leftovers, client, caller) = (Arc::clone(self), client.clone(), caller.clone());
         tokio::spawn(async move {
-            remove(&client, &caller, &leftover).await;
-            leftovers.forget(id);
+            if remove(&client, &caller, &leftover).await {
+                leftovers.forget(id);
+            } else {
+                leftovers.leave(id);
+            }
         })
+    }
+
+    /// The file could not be removed.
+    fn leave(&self, id: LeftoverId) {
+        if let Some((_, state)) = self.table().files.get_mut(&id.0) {
+            *state = State::Left;
+        }
+        self.settled.notify_waiters();
     }
 
     /// Lets nothing more be made, waits for what is being made at a place, and removes all files there, as far as that
@@ -193,18 +225,18 @@ impl Leftovers {
             while let Some((id, leftover)) = self.take_made(place) {
                 self.spawn_removal(client, caller, id, leftover);
             }
-            if !self.are_left(place) {
+            if !self.are_to_go(place) {
                 return;
             }
             settled.await;
         }
     }
 
-    /// Returns once none are left at a place.
+    /// Returns once none at a place is being made or removed.
     pub(crate) async fn gone(&self, place: Place) {
         loop {
             let settled = self.settled.notified();
-            if !self.are_left(place) {
+            if !self.are_to_go(place) {
                 return;
             }
             settled.await;
@@ -215,46 +247,74 @@ impl Leftovers {
         self.table().take(|_, of| of == place)
     }
 
-    /// Whether any are left at a place, those included that are being made or removed.
-    pub(crate) fn are_left(&self, place: Place) -> bool {
-        self.table().files.values().any(|(of, _)| *of == place)
+    fn are_to_go(&self, place: Place) -> bool {
+        self.table().files.values().any(|(of, state)| *of == place && !matches!(state, State::Left))
+    }
+
+    /// Whether any are there, at either place, or are being made or removed.
+    pub(crate) fn are_left(&self) -> bool {
+        !self.table().files.is_empty()
     }
 }
 
-// The failure that brought us here has been told; one more about the cleaning would only hide it.
-async fn remove(client: &DfsClient, caller: &Caller, leftover: &Leftover) {
+/// Removes a file, and says whether nothing of ours has the name any more. Why not is not told: it would hide the failure
+/// that brought us here. That something is left is told at the end (`ending`).
+async fn remove(client: &DfsClient, caller: &Caller, leftover: &Leftover) -> bool {
     match leftover {
         Leftover::Local { path, id } => {
             let (path, id) = (path.clone(), *id);
             let removed = aside(move || remove_local(&path, id).map_err(|error| Failure::local(&path, error))).await;
-            if let Err(failure) = removed {
+            if let Err(failure) = &removed {
                 debug!(%failure, "temporary file not removed");
             }
+            removed.is_ok()
         }
         Leftover::Remote { parent, name, inode } => {
-            let removed = match client.lookup(caller, *parent, name).await {
-                Ok(attr) if inode.is_none_or(|inode| attr.inode == inode) => client.unlink(caller, *parent, name).await,
-                Ok(_) => Ok(()),
-                Err(error) => Err(error),
-            };
-            if let Err(error) = removed {
+            let removed = remove_remote(client, caller, (*parent, name), *inode).await;
+            if let Err(error) = &removed {
                 debug!(name = %String::from_utf8_lossy(name), error = %error.chain(), "temporary file not removed");
             }
+            removed.is_ok()
         }
     }
 }
 
-fn remove_local(path: &std::path::Path, id: LocalId) -> io::Result<()> {
-    if LocalId::of(&std::fs::symlink_metadata(path)?) == id { std::fs::remove_file(path) } else { Ok(()) }
+async fn remove_remote(
+    client: &DfsClient,
+    caller: &Caller,
+    (parent, name): (InodeId, &[u8]),
+    inode: Option<InodeId>,
+) -> dfs_common::Result<()> {
+    match client.lookup(caller, parent, name).await {
+        Ok(attr) if inode.is_none_or(|inode| attr.inode == inode) => {}
+        Ok(_) => return Ok(()),
+        // It went with its directory, or somebody has removed it.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Stale) => return Ok(()),
+        Err(error) => return Err(error),
+    }
+    match client.unlink(caller, parent, name).await {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+fn remove_local(path: &Path, id: Option<LocalId>) -> io::Result<()> {
+    let remove = || {
+        let is = LocalId::of(&std::fs::symlink_metadata(path)?);
+        if id.is_none_or(|id| is == id) { std::fs::remove_file(path) } else { Ok(()) }
+    };
+    match remove() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn local(path: &std::path::Path) -> Leftover {
-        let id = LocalId::of(&std::fs::symlink_metadata(path).unwrap());
-        Leftover::Local { path: path.to_owned(), id }
+    fn id_of(path: &Path) -> LocalId {
+        LocalId::of(&std::fs::symlink_metadata(path).unwrap())
     }
 
     #[test]
@@ -263,9 +323,40 @@ mod tests {
         let first = leftovers.expect(Place::Cluster).unwrap();
         let second = leftovers.expect(Place::Cluster).unwrap();
         leftovers.forget(first);
-        assert!(leftovers.are_left(Place::Cluster) && !leftovers.are_left(Place::Here));
+        assert!(leftovers.are_to_go(Place::Cluster) && !leftovers.are_to_go(Place::Here));
         leftovers.forget(second);
-        assert!(!leftovers.are_left(Place::Cluster));
+        assert!(!leftovers.are_left());
+    }
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_removed_is_left_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let leftovers = Leftovers::default();
+        let path = dir.path().join("t");
+        // remove_file removes no directory.
+        let (_, _, made) = leftovers.make_local(&path, || std::fs::create_dir(&path)).unwrap();
+        let (id, leftover) = leftovers.take_made(Place::Here).unwrap();
+        assert_eq!(id.0, made.0);
+        let Leftover::Local { path, id: is } = leftover else { unreachable!() };
+        assert!(remove_local(&path, is).is_err());
+        leftovers.leave(id);
+        assert!(leftovers.take_made(Place::Here).is_none(), "it is not tried again");
+        leftovers.gone(Place::Here).await;
+        assert!(leftovers.are_left());
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_looked_at_stays_noted() {
+        let dir = tempfile::tempdir().unwrap();
+        let (noted, elsewhere) = (dir.path().join("t"), dir.path().join("elsewhere"));
+        let leftovers = Leftovers::default();
+        // The name under which it will be found is there only later.
+        assert!(leftovers.make_local(&noted, || std::fs::write(&elsewhere, "ours")).is_err());
+        std::fs::rename(&elsewhere, &noted).unwrap();
+        let (_, leftover) = leftovers.take_made(Place::Here).expect("it is noted");
+        let Leftover::Local { path, id } = leftover else { unreachable!() };
+        remove_local(&path, id).unwrap();
+        assert!(!noted.exists());
     }
 
     #[test]
@@ -275,15 +366,15 @@ mod tests {
         std::fs::write(&path, "ours").unwrap();
         let leftovers = Leftovers::default();
         // In the midst of the making of one file, all is done with another.
-        let outer = leftovers.make_local(|| {
-            let (_, inner) = leftovers.make_local(|| Ok(((), local(&path))))?;
+        let outer = leftovers.make_local(&path, || {
+            let ((), _, inner) = leftovers.make_local(&path, || Ok(()))?;
             let (taken, _) = leftovers.take_made(Place::Here).expect("the inner one is there");
             assert_eq!(taken.0, inner.0);
             assert!(leftovers.take_made(Place::Here).is_none(), "nobody else removes it");
             leftovers.forget(taken);
-            Err::<((), Leftover), _>(io::Error::other("disk gone"))
+            Err::<(), _>(io::Error::other("disk gone"))
         });
-        assert!(outer.is_err() && !leftovers.are_left(Place::Here));
+        assert!(outer.is_err() && !leftovers.are_left());
     }
 
     #[test]
@@ -291,14 +382,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (path, other) = (dir.path().join("t"), dir.path().join("other"));
         std::fs::write(&path, "ours").unwrap();
-        let Leftover::Local { id, .. } = local(&path) else { unreachable!() };
+        let ours = id_of(&path);
         std::fs::write(&other, "theirs").unwrap();
         std::fs::rename(&other, &path).unwrap();
-        remove_local(&path, id).unwrap();
+        remove_local(&path, Some(ours)).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"theirs");
-        let Leftover::Local { id, .. } = local(&path) else { unreachable!() };
-        remove_local(&path, id).unwrap();
+        remove_local(&path, Some(id_of(&path))).unwrap();
         assert!(!path.exists());
+        remove_local(&path, Some(ours)).unwrap();
     }
 
     #[test]
@@ -306,7 +397,7 @@ mod tests {
         let leftovers = Leftovers::default();
         leftovers.table().is_closed = true;
         assert!(leftovers.expect(Place::Cluster).is_none());
-        let made = leftovers.make_local::<()>(|| unreachable!());
+        let made = leftovers.make_local::<()>(Path::new("t"), || unreachable!());
         assert_eq!(made.unwrap_err().kind(), io::ErrorKind::Interrupted);
     }
 }

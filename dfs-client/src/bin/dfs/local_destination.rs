@@ -8,11 +8,8 @@ use std::path::{Path, PathBuf};
 
 use crate::failure::{Failure, Outcome};
 use crate::local_id::LocalId;
-use crate::path;
+use crate::path::{self, SYMLINKS_MAX};
 use crate::tree::Node;
-
-/// Links that are followed one after the other, as in Linux.
-const SYMLINKS_MAX: usize = 40;
 
 /// The last argument of `get`, looked up.
 #[derive(Debug, PartialEq, Eq)]

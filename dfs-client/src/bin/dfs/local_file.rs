@@ -21,7 +21,8 @@ use crate::kept_mode::kept_mode;
 use crate::leftovers::Leftovers;
 use crate::temporary::{self, LocalTemporary};
 
-const NS_PER_S: i64 = 1_000_000_000;
+/// Nanoseconds per second.
+pub(crate) const NS_PER_S: i64 = 1_000_000_000;
 
 /// A local file to be made.
 #[derive(Clone, Debug)]
@@ -38,14 +39,14 @@ pub(crate) struct LocalFile {
     pub(crate) may_be_stream: bool,
 }
 
-/// Makes the file with this content, which must have `length` bytes; says how many those were.
+/// Makes the file with this content, which must have `length` bytes if that is known; says how many those were.
 ///
 /// # Errors
 /// When something is in the way; the content's failure; the file system's.
 pub(crate) async fn store(
     ctx: &Context,
     new: &LocalFile,
-    length: u64,
+    length: Option<u64>,
     content: impl Stream<Item = Outcome<Bytes>>,
 ) -> Outcome<u64> {
     let (leftovers, begun) = (Arc::clone(&ctx.leftovers), new.clone());
@@ -60,8 +61,8 @@ pub(crate) async fn store(
         Ok(written)
     }
     .await;
-    if outcome.is_err() {
-        temporary.discard(ctx).await;
+    if let Err(failure) = &outcome {
+        temporary.discard(ctx, failure).await;
     }
     outcome
 }
@@ -99,8 +100,8 @@ pub(crate) async fn link(ctx: &Context, path: &Path, points_to: &OsStr, replace:
     let made = LocalTemporary::make(&ctx.leftovers, path, |path| std::os::unix::fs::symlink(points_to, path));
     let ((), temporary) = made.map_err(|error| Failure::local(path, error))?;
     let published = temporary.publish(&ctx.leftovers, path, replace);
-    if published.is_err() {
-        temporary.discard(ctx).await;
+    if let Err(failure) = &published {
+        temporary.discard(ctx, failure).await;
     }
     published
 }
@@ -111,7 +112,7 @@ fn is_stream(path: &Path) -> bool {
 }
 
 /// Writes to what is there, as cp does. Its attributes are not ours to change.
-async fn write_into(path: &Path, length: u64, content: impl Stream<Item = Outcome<Bytes>>) -> Outcome<u64> {
+async fn write_into(path: &Path, length: Option<u64>, content: impl Stream<Item = Outcome<Bytes>>) -> Outcome<u64> {
     let failed = |error| Failure::local(path, error);
     let to_open = path.to_owned();
     // Opening a fifo waits for a reader; opening a terminal must not make it ours.
@@ -124,12 +125,14 @@ async fn write_into(path: &Path, length: u64, content: impl Stream<Item = Outcom
     Ok(written)
 }
 
-fn check_length(path: &Path, written: u64, length: u64) -> Outcome {
-    if written == length {
-        return Ok(());
+fn check_length(path: &Path, written: u64, length: Option<u64>) -> Outcome {
+    match length {
+        Some(length) if length != written => {
+            let words = format!("{written} bytes arrived, {length} were expected");
+            Err(Failure::refused(path.display(), words).with_hint("get it again"))
+        }
+        _ => Ok(()),
     }
-    let words = format!("{written} bytes arrived, {length} were expected");
-    Err(Failure::refused(path.display(), words).with_hint("get it again"))
 }
 
 /// Opens the temporary file anew. Nobody else reads or writes it before it has its final mode.
@@ -188,10 +191,10 @@ mod tests {
         assert!(is_stream(&fifo) && is_stream(Path::new("/dev/null")) && !is_stream(dir.path()));
         let to_read = fifo.clone();
         let reader = std::thread::spawn(move || std::fs::read(to_read).unwrap());
-        assert_eq!(write_into(&fifo, 5, content_of(b"bytes")).await.unwrap(), 5);
+        assert_eq!(write_into(&fifo, Some(5), content_of(b"bytes")).await.unwrap(), 5);
         assert_eq!(reader.join().unwrap(), b"bytes");
         assert!(is_stream(&fifo));
-        let short = write_into(Path::new("/dev/null"), 6, content_of(b"bytes")).await.unwrap_err();
+        let short = write_into(Path::new("/dev/null"), Some(6), content_of(b"bytes")).await.unwrap_err();
         assert!(short.to_string().contains("5 bytes arrived"), "{short}");
     }
 

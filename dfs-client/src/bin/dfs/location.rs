@@ -58,8 +58,9 @@ impl Locations {
         let authority = String::from_utf8_lossy(authority);
         let why_not = match self.addressed(&authority, ask).await {
             Answer::Same => None,
-            Answer::Other => Some(""),
-            Answer::None => Some(", as far as can be told: nothing answers there"),
+            Answer::Other => Some(String::new()),
+            Answer::None => Some(", as far as can be told: nothing answers there".to_owned()),
+            Answer::Untold(words) => Some(format!(", as far as can be told: asked which it is, it failed: {words}")),
         };
         if let Some(why_not) = why_not {
             let namenodes = self.namenodes.join(", ");
@@ -80,10 +81,10 @@ impl Locations {
             // Held while it is asked: of many paths there, one asks.
             let mut answers = self.answers.lock().await;
             let answer = match answers.get(&address) {
-                Some(answer) => *answer,
+                Some(answer) => answer.clone(),
                 None => {
                     let answer = ask(&address).await;
-                    answers.insert(address, answer);
+                    answers.insert(address, answer.clone());
                     answer
                 }
             };
@@ -147,6 +148,7 @@ mod tests {
         match address {
             "alias:9820" => Answer::Same,
             address if address.starts_with("away:") => Answer::None,
+            address if address.starts_with("odd:") => Answer::Untold("no answer in time".to_owned()),
             _ => Answer::Other,
         }
     }
@@ -198,6 +200,8 @@ mod tests {
         }
         let refused = absolute("hdfs://away/a").await.unwrap_err();
         assert!(refused.contains("nothing answers there"), "{refused}");
+        let refused = absolute("hdfs://odd/a").await.unwrap_err();
+        assert!(refused.contains("it failed: no answer in time; name its NameNode"), "{refused}");
         for arg in ["file:///a", "s3a://bucket/a", "webhdfs://nn1/a"] {
             assert!(absolute(arg).await.unwrap_err().contains("no file system of this cluster"), "{arg}");
         }

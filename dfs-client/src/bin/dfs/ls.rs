@@ -140,10 +140,7 @@ impl Listing<'_> {
     async fn read_links(&self, nodes: Vec<Node>) -> Outcome<Vec<Entry>> {
         let mut entries = Vec::with_capacity(nodes.len());
         for node in nodes {
-            let link_target = match node.attr.kind {
-                FileKind::Symlink => self.ctx.client.get_link_target(&self.ctx.caller, node.attr.inode).await.ok(),
-                _ => None,
-            };
+            let link_target = self.ctx.tolerate(tree::link_target(self.ctx, &node).await)?.flatten();
             entries.push(Entry { node, link_target });
         }
         Ok(entries)

@@ -9,8 +9,8 @@
 //! tree
 //! destination, local_destination,        where copies go and how they are made: whole or not at all
 //! new_file, local_file, make_dir,
-//! temporary, leftovers, just_created,
-//! copied, kept_mode, preserved
+//! temporary, leftovers, taken, copied,
+//! kept_mode, preserved, unfinished
 //! identity, same_cluster                 what is one file, or one cluster, under two names
 //! content, crew, each, local_tree, aside bytes, files and changes on their way, several at once
 //! output, json, format, mode, owner,     how results look
@@ -57,7 +57,6 @@ mod hdfs_spelling;
 mod head;
 mod identity;
 mod json;
-mod just_created;
 mod kept_mode;
 mod leftovers;
 mod local_destination;
@@ -88,6 +87,7 @@ mod setfattr;
 mod setrep;
 mod stat;
 mod tail;
+mod taken;
 mod temporary;
 mod test;
 mod text;
@@ -95,6 +95,7 @@ mod touch;
 mod touchz;
 mod tree;
 mod truncate;
+mod unfinished;
 mod xattr_value;
 
 use std::mem::ManuallyDrop;

@@ -37,8 +37,16 @@ pub(crate) async fn make(ctx: &Context, target: &Target, mode: u32) -> Outcome<M
     if !matches!(refused.kind(), ErrorKind::AlreadyExists | ErrorKind::PermissionDenied | ErrorKind::ReadOnly) {
         return Err(Failure::dfs(&target.path, refused));
     }
-    let there = tree::found(tree::resolve(ctx, target.path.clone(), Links::Follow).await)?;
-    match there.map(|there| there.attr) {
+    // Looked up in the directory itself, whose path may lead elsewhere by now.
+    let there = match ctx.client.lookup(&ctx.caller, target.parent, &target.name).await {
+        Ok(there) if there.kind == FileKind::Symlink => {
+            tree::found(tree::resolve(ctx, target.path.clone(), Links::Follow).await)?.map(|there| there.attr)
+        }
+        Ok(there) => Some(there),
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) => return Err(Failure::dfs(&target.path, error)),
+    };
+    match there {
         Some(attr) if attr.kind == FileKind::Directory => Ok(Made { inode: attr.inode, is_new: false, inherited: 0 }),
         Some(_) => Err(Failure::kind(&target.path, ErrorKind::NotADirectory)),
         None => Err(Failure::dfs(&target.path, refused)),

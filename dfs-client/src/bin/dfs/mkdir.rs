@@ -38,17 +38,17 @@ struct CreatedJson {
 /// Runs the command.
 pub(crate) async fn run(ctx: &Arc<Context>, args: MkdirArgs) -> Outcome {
     let mut created = Vec::new();
-    for arg in &args.paths {
-        for path in ctx.tolerate(tree::places(ctx, arg).await)?.unwrap_or_default() {
-            let made = make(ctx, path, args.parents).await;
-            created.extend(ctx.tolerate(made)?.unwrap_or_default());
+    let outcome = async {
+        for arg in &args.paths {
+            for path in ctx.tolerate(tree::places(ctx, arg).await)?.unwrap_or_default() {
+                let made = make(ctx, path, args.parents).await;
+                created.extend(ctx.tolerate(made)?.unwrap_or_default());
+            }
         }
-    }
-    if ctx.json() {
-        ctx.output.json(&CreatedJson { created: created.iter().map(PathJson::from).collect() })
-    } else {
         Ok(())
     }
+    .await;
+    ctx.conclude(outcome, &CreatedJson { created: created.iter().map(PathJson::from).collect() })
 }
 
 /// Makes a directory, with its parents if they are wanted, and says which were not there before.

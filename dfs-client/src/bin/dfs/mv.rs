@@ -13,7 +13,9 @@ use crate::context::Context;
 use crate::destination::{self, Destination, Target};
 use crate::failure::{Failure, Outcome};
 use crate::identity::{self, Apart};
-use crate::just_created::JustCreated;
+use crate::json;
+use crate::path::DfsPath;
+use crate::taken::Taken;
 use crate::tree::{self, Links, Node};
 
 /// Moves files and directories within the cluster.
@@ -37,7 +39,18 @@ struct MovedJson {
 #[derive(Serialize)]
 struct MoveJson {
     from: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from_base64: Option<String>,
     to: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to_base64: Option<String>,
+}
+
+impl MoveJson {
+    fn new(from: &DfsPath, to: &DfsPath) -> Self {
+        let ((from, from_base64), (to, to_base64)) = (json::text_of(from.as_bytes()), json::text_of(to.as_bytes()));
+        Self { from, from_base64, to, to_base64 }
+    }
 }
 
 /// Runs the command.
@@ -49,14 +62,18 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: MvArgs) -> Outcome {
     }
     let destination = Destination::look_up(ctx, &destination, nodes.len() > 1, Links::Keep).await?;
     let flag = if args.force { RenameFlag::Replace } else { RenameFlag::NoReplace };
-    let mut just_created = JustCreated::new(nodes.len() > 1);
+    let mut taken = Taken::new(nodes.len() > 1);
     let mut moved = Vec::new();
-    for node in nodes {
-        if let Some(target) = ctx.tolerate(rename(ctx, &node, &destination, flag, &mut just_created).await)? {
-            moved.push(MoveJson { from: node.path.to_string(), to: target.path.to_string() });
+    let outcome = async {
+        for node in nodes {
+            if let Some(target) = ctx.tolerate(rename(ctx, &node, &destination, flag, &mut taken).await)? {
+                moved.push(MoveJson::new(&node.path, &target.path));
+            }
         }
+        Ok(())
     }
-    if ctx.json() { ctx.output.json(&MovedJson { moved }) } else { Ok(()) }
+    .await;
+    ctx.conclude(outcome, &MovedJson { moved })
 }
 
 async fn rename(
@@ -64,7 +81,7 @@ async fn rename(
     node: &Node,
     destination: &Destination,
     flag: RenameFlag,
-    just_created: &mut JustCreated<InodeId>,
+    taken: &mut Taken<InodeId>,
 ) -> Outcome<Target> {
     let Some(name) = node.path.file_name() else {
         return Err(Failure::refused(&node.path, "the root cannot be moved"));
@@ -73,11 +90,20 @@ async fn rename(
     let place = (target.parent, target.name.as_slice());
     // rename(2) would do nothing and call it done.
     identity::refuse_same(ctx, (node.attr.inode, &node.path), place, &target.path).await?;
-    just_created.take(&node.path, target.parent, &target.name, &target.path)?;
+    taken.take(&node.path, target.parent, &target.name, &target.path)?;
+    let moved = rename_to(ctx, node, &target, flag).await;
+    if moved.is_err() {
+        // Nothing of ours came there.
+        taken.give_back(target.parent, &target.name);
+    }
+    moved.map(|()| target)
+}
+
+async fn rename_to(ctx: &Context, node: &Node, target: &Target, flag: RenameFlag) -> Outcome {
     let source = Target::look_up(ctx, node.path.clone()).await?;
-    let from = (source.parent, source.name.as_slice());
-    match ctx.client.rename(&ctx.caller, from, place, flag).await {
-        Ok(()) => Ok(target),
+    let (from, to) = ((source.parent, source.name.as_slice()), (target.parent, target.name.as_slice()));
+    match ctx.client.rename(&ctx.caller, from, to, flag).await {
+        Ok(()) => Ok(()),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             Err(Failure::dfs(&target.path, error).with_hint("use -f to replace it"))
         }
@@ -93,5 +119,21 @@ async fn rename(
             }
             Err(Failure::dfs(&target.path, error))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn names_that_are_no_text_keep_their_bytes() {
+        let at = |path: &[u8]| DfsPath::parse(path).unwrap();
+        let value = |from: &[u8], to: &[u8]| serde_json::to_value(MoveJson::new(&at(from), &at(to))).unwrap();
+        assert_eq!(value(b"/a", b"/b"), json!({ "from": "/a", "to": "/b" }));
+        let expected = json!({ "from": "/a", "to": "/a\u{fffd}", "to_base64": "L2H/" });
+        assert_eq!(value(b"/a", b"/a\xff"), expected);
     }
 }

@@ -1,54 +1,70 @@
 //! [`NamePattern`]: one component of a path with wildcards in it, as HDFS reads them.
 //!
 //! ```text
-//! *       any bytes but a slash        [a-c]   a byte of the class; `]` and `-` may stand first, `-` also last
-//! ?       one byte but a slash         [^a-c]  a byte that is not in it, also written [!a-c]
-//! {a,b}   one of the choices, which may be empty and may hold choices
-//! \       takes the next character as it is
+//! *       any characters but a slash        [a-c]   one of the class; `]` and `-` may stand first, `-` also last
+//! ?       one character but a slash         [^a-c]  one that is not in it, also written [!a-c]
+//! {a,b}   one of the choices, which may be empty and may hold choices; a } without its { is a character like others
+//! \       takes the next character as it is, also in a class
 //! ```
 //!
-//! A pattern becomes a list of steps. A name is read once, byte by byte, with all steps at hand where its matching could
-//! stand: the time is bounded by the product of both lengths, whatever the pattern.
+//! A character is one of UTF-8. Names need not be UTF-8: a byte that belongs to no character counts as one of its own, which
+//! `?`, `*` and `[^...]` match and nothing else does.
+//!
+//! A pattern becomes a list of steps. A name is read once, character by character, with all steps at hand where its matching
+//! could stand: the time is bounded by the product of both lengths, whatever the pattern.
 
-use std::str::Bytes;
+use std::str::Chars;
 
-/// Bytes, of which a name has one at some place.
-#[derive(Clone, Copy, Debug, Default)]
-struct ByteSet([u64; 4]);
+/// What a name consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unit {
+    Char(char),
+    /// A byte that belongs to no character.
+    Byte,
+}
 
-impl ByteSet {
+/// The units of a name.
+fn units(name: &[u8]) -> impl Iterator<Item = Unit> {
+    name.utf8_chunks()
+        .flat_map(|chunk| chunk.valid().chars().map(Unit::Char).chain(chunk.invalid().iter().map(|_| Unit::Byte)))
+}
+
+/// Characters, of which a name has one at some place.
+#[derive(Clone, Debug, Default)]
+struct CharSet {
+    /// The first and last of each range.
+    ranges: Vec<(char, char)>,
+    /// It is all the others.
+    is_negated: bool,
+    any_case: bool,
+}
+
+impl CharSet {
+    /// Anything but a slash.
     fn any() -> Self {
-        let mut set = Self([u64::MAX; 4]);
-        set.remove(b'/');
-        set
+        Self { ranges: vec![('/', '/')], is_negated: true, any_case: false }
     }
 
-    fn has(self, byte: u8) -> bool {
-        self.0[usize::from(byte / 64)] & (1 << (byte % 64)) != 0
-    }
-
-    fn add(&mut self, byte: u8) {
-        self.0[usize::from(byte / 64)] |= 1 << (byte % 64);
-    }
-
-    fn remove(&mut self, byte: u8) {
-        self.0[usize::from(byte / 64)] &= !(1 << (byte % 64));
-    }
-
-    fn add_other_case(&mut self) {
-        let before = *self;
-        for letter in (b'a'..=b'z').filter(|&letter| before.has(letter) || before.has(letter.to_ascii_uppercase())) {
-            self.add(letter);
-            self.add(letter.to_ascii_uppercase());
-        }
+    fn has(&self, unit: Unit) -> bool {
+        let Unit::Char(letter) = unit else { return self.is_negated };
+        let has = |letter: char| self.ranges.iter().any(|(first, last)| (*first..=*last).contains(&letter));
+        let is_listed = has(letter) || (self.any_case && other_cases(letter).any(has));
+        is_listed != self.is_negated
     }
 }
 
+/// A letter in lower and in upper case, as far as these are one character.
+fn other_cases(letter: char) -> impl Iterator<Item = char> {
+    let lower = Some(letter.to_lowercase()).filter(|letters| letters.len() == 1);
+    let upper = Some(letter.to_uppercase()).filter(|letters| letters.len() == 1);
+    lower.into_iter().flatten().chain(upper.into_iter().flatten())
+}
+
 /// What matching does at one place of the pattern. Places are indices into the list of steps.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Step {
-    /// Takes a byte of the name and goes on behind.
-    Take(ByteSet),
+    /// Takes a character of the name and goes on behind.
+    Take(CharSet),
     /// Goes on at both places.
     Fork(usize, usize),
     Jump(usize),
@@ -66,7 +82,7 @@ impl NamePattern {
     /// # Errors
     /// A sentence that says what is wrong with it.
     pub(crate) fn new(text: &str, any_case: bool) -> Result<Self, String> {
-        let mut parser = Parser { rest: text.bytes(), any_case, steps: Vec::new(), open: Vec::new() };
+        let mut parser = Parser { rest: text.chars(), any_case, steps: Vec::new(), open: Vec::new() };
         parser.parse()?;
         Ok(Self(parser.steps))
     }
@@ -74,14 +90,14 @@ impl NamePattern {
     /// Whether a name, as a listing gives it, matches.
     pub(crate) fn matches(&self, name: &[u8]) -> bool {
         let mut places = self.places_from([0]);
-        for &byte in name {
-            let taken = places.iter().filter(|&&at| matches!(self.0[at], Step::Take(set) if set.has(byte)));
+        for unit in units(name) {
+            let taken = places.iter().filter(|&&at| matches!(&self.0[at], Step::Take(set) if set.has(unit)));
             places = self.places_from(taken.map(|at| at + 1));
         }
         places.iter().any(|&at| matches!(self.0[at], Step::End))
     }
 
-    /// Where matching can stand, from these places on, without taking a byte.
+    /// Where matching can stand, from these places on, without taking a character.
     fn places_from(&self, starts: impl IntoIterator<Item = usize>) -> Vec<usize> {
         let (mut seen, mut places) = (vec![false; self.0.len()], Vec::new());
         let mut todo: Vec<usize> = starts.into_iter().collect();
@@ -107,8 +123,20 @@ struct Choices {
     jumps: Vec<usize>,
 }
 
+/// A character of a class. Behind a backslash it stands for itself.
+struct InClass {
+    letter: char,
+    is_escaped: bool,
+}
+
+impl InClass {
+    fn is(&self, letter: char) -> bool {
+        self.letter == letter && !self.is_escaped
+    }
+}
+
 struct Parser<'a> {
-    rest: Bytes<'a>,
+    rest: Chars<'a>,
     any_case: bool,
     steps: Vec<Step>,
     open: Vec<Choices>,
@@ -116,82 +144,81 @@ struct Parser<'a> {
 
 impl Parser<'_> {
     fn parse(&mut self) -> Result<(), String> {
-        while let Some(byte) = self.rest.next() {
-            match byte {
-                b'\\' => {
+        while let Some(letter) = self.rest.next() {
+            match letter {
+                '\\' => {
                     let next = self.rest.next().ok_or("nothing follows the \\ at its end")?;
-                    self.take_literal(next);
+                    self.take(vec![(next, next)], false);
                 }
-                b'?' => self.steps.push(Step::Take(ByteSet::any())),
-                b'*' => {
+                '?' => self.steps.push(Step::Take(CharSet::any())),
+                '*' => {
                     let at = self.steps.len();
-                    self.steps.extend([Step::Fork(at + 1, at + 3), Step::Take(ByteSet::any()), Step::Jump(at)]);
+                    self.steps.extend([Step::Fork(at + 1, at + 3), Step::Take(CharSet::any()), Step::Jump(at)]);
                 }
-                b'[' => self.take_class()?,
-                b'{' => {
+                '[' => self.take_class()?,
+                '{' => {
                     let fork = self.begin_choice();
                     self.open.push(Choices { fork, jumps: Vec::new() });
                 }
-                b',' if !self.open.is_empty() => self.next_choice(),
-                b'}' => self.end_choices()?,
-                literal => self.take_literal(literal),
+                ',' if !self.open.is_empty() => self.next_choice(),
+                '}' if !self.open.is_empty() => self.end_choices(),
+                literal => self.take(vec![(literal, literal)], false),
             }
         }
         self.steps.push(Step::End);
         if self.open.is_empty() { Ok(()) } else { Err("a { has no }".to_owned()) }
     }
 
-    fn take(&mut self, mut set: ByteSet) {
-        if self.any_case {
-            set.add_other_case();
-        }
-        self.steps.push(Step::Take(set));
-    }
-
-    fn take_literal(&mut self, byte: u8) {
-        let mut set = ByteSet::default();
-        set.add(byte);
-        self.take(set);
+    fn take(&mut self, ranges: Vec<(char, char)>, is_negated: bool) {
+        self.steps.push(Step::Take(CharSet { ranges, is_negated, any_case: self.any_case }));
     }
 
     /// What follows a `[`.
     fn take_class(&mut self) -> Result<(), String> {
-        let mut next = || self.rest.next().ok_or("a [ has no ]");
-        let mut byte = next()?;
-        let is_negated = matches!(byte, b'^' | b'!');
+        let is_negated = self.rest.as_str().starts_with(['^', '!']);
         if is_negated {
-            byte = next()?;
+            self.rest.next();
         }
-        let mut set = ByteSet::default();
+        let mut ranges = Vec::new();
+        // First, a `]` or `-` stands for itself.
+        let mut first = self.in_class()?.letter;
         loop {
-            // First, a `]` or `-` stands for itself.
-            let low = byte;
-            set.add(low);
-            byte = next()?;
-            if byte == b'-' {
-                byte = next()?;
-                if byte == b']' {
-                    set.add(b'-');
-                } else {
-                    if byte < low {
-                        return Err("a range in [] goes backwards".to_owned());
-                    }
-                    (low..=byte).for_each(|byte| set.add(byte));
-                    byte = next()?;
-                }
-            }
-            if byte == b']' {
+            let next = self.in_class()?;
+            if next.is(']') {
+                ranges.push((first, first));
                 break;
             }
+            if !next.is('-') {
+                ranges.push((first, first));
+                first = next.letter;
+                continue;
+            }
+            let last = self.in_class()?;
+            if last.is(']') {
+                ranges.extend([(first, first), ('-', '-')]);
+                break;
+            }
+            if last.letter < first {
+                return Err("a range in [] goes backwards".to_owned());
+            }
+            ranges.push((first, last.letter));
+            let next = self.in_class()?;
+            if next.is(']') {
+                break;
+            }
+            first = next.letter;
         }
-        if self.any_case {
-            set.add_other_case();
-        }
-        if is_negated {
-            set = ByteSet(set.0.map(|bits| !bits));
-        }
-        self.steps.push(Step::Take(set));
+        self.take(ranges, is_negated);
         Ok(())
+    }
+
+    /// The next character of a class.
+    fn in_class(&mut self) -> Result<InClass, String> {
+        let mut next = || self.rest.next().ok_or("a [ has no ]");
+        match next()? {
+            '\\' => Ok(InClass { letter: next()?, is_escaped: true }),
+            letter => Ok(InClass { letter, is_escaped: false }),
+        }
     }
 
     /// Makes room for the fork before a choice.
@@ -211,13 +238,11 @@ impl Parser<'_> {
         }
     }
 
-    fn end_choices(&mut self) -> Result<(), String> {
-        let choices = self.open.pop().ok_or("a } has no {")?;
+    fn end_choices(&mut self) {
         let end = self.steps.len();
-        for jump in choices.jumps {
+        for jump in self.open.pop().into_iter().flat_map(|choices| choices.jumps) {
             self.steps[jump] = Step::Jump(end);
         }
-        Ok(())
     }
 }
 
@@ -250,6 +275,17 @@ mod tests {
             ("{a{b,c},d}e", &["abe", "ace", "de"], &["ae", "bde"]),
             ("{a*,[bc]}x", &["ax", "aqx", "bx", "cx"], &["bqx"]),
             ("a,b", &["a,b"], &["a"]),
+            ("a}", &["a}"], &["a"]),
+            ("}{a,b}}", &["}a}", "}b}"], &["a"]),
+            ("[\\]]y", &["]y"], &["\\y", "]]y"]),
+            ("[a\\-c]", &["a", "-", "c"], &["b", "\\"]),
+            ("[\\^a]", &["^", "a"], &["b"]),
+            ("[A-\\]]", &["A", "Z", "]"], &["a"]),
+            ("[ä]x", &["äx"], &["ax", "x"]),
+            ("[^b]x", &["äx", "ax"], &["bx"]),
+            ("?x", &["äx", "ax"], &["aäx"]),
+            ("[à-ü]", &["é"], &["e"]),
+            ("日*", &["日本"], &["本"]),
             ("{a\\,b,c}", &["a,b", "c"], &["a"]),
             ("\\*", &["*"], &["a"]),
             ("**", &["abc"], &[]),
@@ -272,6 +308,8 @@ mod tests {
             ("[^a]", "A", false),
             ("[^a]", "b", true),
             ("a{B,c}", "Ab", true),
+            ("Ä?", "äx", true),
+            ("[ä-ö]", "Ö", true),
         ] {
             let matches = NamePattern::new(pattern, true).unwrap().matches(name.as_bytes());
             assert_eq!(matches, is_match, "{pattern} {name}");
@@ -283,7 +321,9 @@ mod tests {
         let matches = |pattern: &str, name: &[u8]| NamePattern::new(pattern, false).unwrap().matches(name);
         assert!(matches("a*", b"a\xff\xfe"));
         assert!(matches("?", b"\xff"));
-        assert!(!matches("?", "ä".as_bytes()), "two bytes");
+        assert!(matches("?", "ä".as_bytes()), "one character");
+        assert!(matches("[^a]", b"\xff") && !matches("[a-\u{10ffff}]", b"\xff"));
+        assert!(matches("a?b", b"a\xffb") && !matches("a?b", b"a\xff\xfeb"));
     }
 
     #[test]
@@ -295,7 +335,7 @@ mod tests {
             ("[c-a]", "a range in [] goes backwards"),
             ("{a", "a { has no }"),
             ("{a{b}", "a { has no }"),
-            ("a}", "a } has no {"),
+            ("[\\]", "a [ has no ]"),
             ("a\\", "nothing follows the \\ at its end"),
         ] {
             assert_eq!(NamePattern::new(pattern, false).unwrap_err(), why, "{pattern}");

@@ -44,8 +44,8 @@ pub(crate) async fn store(ctx: &Context, new: &NewFile, content: impl Stream<Ite
         Ok(written)
     }
     .await;
-    if outcome.is_err() {
-        temporary.discard(ctx).await;
+    if let Err(failure) = &outcome {
+        temporary.discard(ctx, failure).await;
     }
     outcome
 }

@@ -1,5 +1,5 @@
-//! Standard output: buffered, bytes as they are, and a reader that goes away is no error worth a word. Standard error: lines,
-//! whether anybody reads them or not.
+//! Standard output: buffered, bytes as they are, and a reader that goes away is no error worth a word. Standard error: lines;
+//! it is no matter if their reader has gone. One that is there and does not read is waited for.
 //!
 //! Text goes out from wherever it is made: a command that prints has nothing better to do than wait for its reader, and has
 //! a thread of its own for it (`ending`). The bytes of files take another way, through threads of theirs (`content`). Both

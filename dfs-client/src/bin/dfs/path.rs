@@ -12,6 +12,9 @@ use dfs_common::{DfsError, ErrorKind, Result};
 /// Longest path that is taken from a user, Linux's PATH_MAX.
 pub(crate) const PATH_MAX: usize = 4096;
 
+/// Symbolic links that are followed one after the other, as in Linux.
+pub(crate) const SYMLINKS_MAX: usize = 40;
+
 /// An absolute path; the root is `/`, no other path ends in a slash.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct DfsPath(Vec<u8>);

@@ -22,18 +22,20 @@ use crate::crew::{Copying, Crew};
 use crate::destination::{self, Destination, Target};
 use crate::failure::{Failure, Outcome};
 use crate::identity::{self, Apart, ClusterMounts};
-use crate::just_created::JustCreated;
 use crate::kept_mode::kept_mode;
+use crate::local_file::NS_PER_S;
 use crate::local_tree::{self, LocalEntry};
 use crate::location;
 use crate::make_dir;
 use crate::new_file::{self, NewFile};
+use crate::path::DfsPath;
 use crate::preserved::Kept;
+use crate::taken::Taken;
 use crate::tree::Links;
+use crate::unfinished;
 
 /// Mode of a file that comes from standard input, before the umask.
 const STDIN_MODE: u32 = 0o666;
-const NS_PER_S: i64 = 1_000_000_000;
 
 /// Copies local files and directories into the cluster.
 ///
@@ -84,12 +86,11 @@ pub(crate) async fn copy(ctx: &Arc<Context>, args: PutArgs, copied: Option<Arc<C
         preserve: args.storing.preserve,
         crew: Crew::new(ctx, args.copying.threads),
         directories: HashMap::new(),
-        unfinished: Vec::new(),
         mounts: ClusterMounts::find(ctx).await,
         apart: Apart::default(),
-        just_created: JustCreated::new(sources.len() > 1),
+        taken: Taken::new(sources.len() > 1),
         copied,
-        noted: None,
+        is_named_by_link: false,
     };
     for source in sources {
         let outcome = put.source(Path::new(&source), &destination).await;
@@ -106,25 +107,23 @@ struct Put {
     preserve: bool,
     crew: Crew,
     /// Directories of the tree being copied, by their path in it.
-    directories: HashMap<PathBuf, Place>,
-    /// Directories that get their attributes once everything is in them.
-    unfinished: Vec<(Target, InodeId, SetAttr)>,
+    directories: HashMap<PathBuf, Parent>,
     /// Where sources may be of the cluster itself.
     mounts: ClusterMounts,
     /// The directories of the tree being copied, as far as they are of the cluster, and of its copy.
     apart: Apart,
-    just_created: JustCreated<InodeId>,
+    taken: Taken<InodeId>,
     /// Where what is copied is noted, if somebody wants to remove it.
     copied: Option<Arc<Copied>>,
-    /// The same, for what is in the source being copied.
-    noted: Option<Arc<Copied>>,
+    /// The source being copied was named by a link. The link has been noted; what it leads to stays where it is.
+    is_named_by_link: bool,
 }
 
-/// A directory in the cluster.
+/// The copy of a directory, in which the copies of its entries are made.
 #[derive(Clone, Debug)]
-struct Place {
+struct Parent {
     inode: InodeId,
-    path: crate::path::DfsPath,
+    path: DfsPath,
     is_new: bool,
 }
 
@@ -134,6 +133,7 @@ impl Put {
             return self.standard_input(destination).await;
         }
         self.apart = Apart::default();
+        self.taken.begin_source();
         self.note_top(source)?;
         let target = destination.target(name_of(source)?.as_bytes());
         let mut entries = local_tree::walk(source.to_owned());
@@ -160,20 +160,26 @@ impl Put {
             }
         }
         self.crew.wait().await?;
-        self.finish_directories().await
+        self.directories.clear();
+        self.ctx.unfinished.finish(&self.ctx).await
     }
 
     /// Notes a link that was named. It is what is removed: what it leads to has another name.
     fn note_top(&mut self, source: &Path) -> Outcome {
-        self.noted = self.copied.clone();
+        self.is_named_by_link = false;
         if let Some(copied) = &self.copied {
             let own = std::fs::symlink_metadata(source).map_err(|error| Failure::local(source, error))?;
             if own.is_symlink() {
                 copied.note(source, own);
-                self.noted = None;
+                self.is_named_by_link = true;
             }
         }
         Ok(())
+    }
+
+    /// Where entries of the source being copied are noted.
+    fn notes(&self) -> Option<Arc<Copied>> {
+        self.copied.clone().filter(|_| !self.is_named_by_link)
     }
 
     /// Where an entry below the top goes, and whether its directory is new.
@@ -212,6 +218,7 @@ impl Put {
         if made.is_new {
             self.crew.count_directory();
         }
+        self.taken.enter(entry.path.display(), made.inode, &target.path)?;
         if self.mounts.are_there() && !made.is_new {
             self.apart.write(&self.ctx, made.inode, &target.path).await?;
         }
@@ -220,25 +227,27 @@ impl Put {
             attributes.mode = Some(mode | made.inherited);
         }
         if attributes != SetAttr::default() {
-            self.unfinished.push((target.clone(), made.inode, attributes));
+            let kept = Kept { attributes, xattrs: Vec::new() };
+            let (path, inode) = (target.path.clone(), made.inode);
+            self.ctx.unfinished.note(unfinished::Directory::Remote { path, inode, kept });
         }
-        if let Some(noted) = &self.noted {
-            noted.note(&entry.path, entry.metadata.clone());
+        if let Some(copied) = self.notes() {
+            copied.note(&entry.path, entry.metadata.clone());
         }
-        let place = Place { inode: made.inode, path: target.path, is_new: made.is_new };
-        self.directories.insert(entry.relative.clone(), place);
+        let parent = Parent { inode: made.inode, path: target.path, is_new: made.is_new };
+        self.directories.insert(entry.relative.clone(), parent);
         Ok(())
     }
 
     async fn link(&mut self, entry: &LocalEntry, target: &Target) -> Outcome {
-        self.just_created.take(entry.path.display(), target.parent, &target.name, &target.path)?;
+        self.taken.take(entry.path.display(), target.parent, &target.name, &target.path)?;
         let points_to = std::fs::read_link(&entry.path).map_err(|error| Failure::local(&entry.path, error))?;
         let inode = cp::make_link(&self.ctx, target, points_to.as_os_str().as_bytes(), self.force).await?;
         if self.preserve {
             cp::preserve_link(&self.ctx, target, inode, attributes_of(&entry.metadata)).await?;
         }
-        if let Some(noted) = &self.noted {
-            noted.note(&entry.path, entry.metadata.clone());
+        if let Some(copied) = self.notes() {
+            copied.note(&entry.path, entry.metadata.clone());
         }
         self.crew.count_link();
         Ok(())
@@ -249,7 +258,7 @@ impl Put {
             let place = (target.parent, target.name.as_slice());
             identity::refuse_same(&self.ctx, (inode, &entry.path.display()), place, &target.path).await?;
         }
-        self.just_created.take(entry.path.display(), target.parent, &target.name, &target.path)?;
+        self.taken.take(entry.path.display(), target.parent, &target.name, &target.path)?;
         let new = NewFile {
             target,
             mode: entry.metadata.mode() & 0o777 & !self.ctx.settings.umask,
@@ -261,8 +270,8 @@ impl Put {
             is_surely_new,
         };
         self.ctx.progress.expect(entry.metadata.len());
-        let (ctx, entry, noted) = (Arc::clone(&self.ctx), entry.clone(), self.noted.clone());
-        self.crew.start(async move { store_local(&ctx, &new, entry, noted).await }).await
+        let (ctx, entry, copied) = (Arc::clone(&self.ctx), entry.clone(), self.notes());
+        self.crew.start(async move { store_local(&ctx, &new, entry, copied).await }).await
     }
 
     async fn standard_input(&mut self, destination: &Destination) -> Outcome {
@@ -282,26 +291,15 @@ impl Put {
             .start(async move { new_file::store(&ctx, &new, content::of_local(std::io::stdin(), "-".into())).await })
             .await
     }
-
-    /// Deepest first: giving a directory its time must come after whatever changes it.
-    async fn finish_directories(&mut self) -> Outcome {
-        let ctx = &self.ctx;
-        while let Some((target, inode, attributes)) = self.unfinished.pop() {
-            let set = ctx.client.set_attr(&ctx.caller, inode, attributes).await;
-            ctx.tolerate(set.map_err(|error| Failure::dfs(&target.path, error)))?;
-        }
-        self.directories.clear();
-        Ok(())
-    }
 }
 
 /// Copies one file. It is noted as it was before its first byte was read: what is written to it later shows.
-async fn store_local(ctx: &Context, new: &NewFile, entry: LocalEntry, noted: Option<Arc<Copied>>) -> Outcome<u64> {
+async fn store_local(ctx: &Context, new: &NewFile, entry: LocalEntry, copied: Option<Arc<Copied>>) -> Outcome<u64> {
     let path = entry.path.clone();
     let (file, was) = aside(move || entry.open()).await?;
     let written = new_file::store(ctx, new, content::of_local(file, path.clone())).await?;
-    if let Some(noted) = noted {
-        noted.note(&path, was);
+    if let Some(copied) = copied {
+        copied.note(&path, was);
     }
     Ok(written)
 }

@@ -51,19 +51,23 @@ pub(crate) struct RemovedJson {
 /// Runs the command.
 pub(crate) async fn run(ctx: &Arc<Context>, args: RmArgs) -> Outcome {
     let mut removed = Vec::new();
-    for arg in &args.paths {
-        let nodes = tree::expand(ctx, arg, Links::Keep).await;
-        let nodes = if args.force { tree::found(nodes).map(Option::unwrap_or_default) } else { nodes };
-        for node in ctx.tolerate(nodes)?.unwrap_or_default() {
-            if ctx.tolerate(remove(ctx, &node, &args).await)?.is_some() {
-                if !ctx.json() {
-                    ctx.output.line([b"Deleted ", node.path.as_bytes()].concat())?;
+    let outcome = async {
+        for arg in &args.paths {
+            let nodes = tree::expand(ctx, arg, Links::Keep).await;
+            let nodes = if args.force { tree::found(nodes).map(Option::unwrap_or_default) } else { nodes };
+            for node in ctx.tolerate(nodes)?.unwrap_or_default() {
+                if ctx.tolerate(remove(ctx, &node, &args).await)?.is_some() {
+                    if !ctx.json() {
+                        ctx.output.line([b"Deleted ", node.path.as_bytes()].concat())?;
+                    }
+                    removed.push(PathJson::from(&node.path));
                 }
-                removed.push(PathJson::from(&node.path));
             }
         }
+        Ok(())
     }
-    if ctx.json() { ctx.output.json(&RemovedJson { removed }) } else { Ok(()) }
+    .await;
+    ctx.conclude(outcome, &RemovedJson { removed })
 }
 
 /// Asks whoever sits at standard input whether a large directory is to go.

@@ -27,14 +27,18 @@ pub(crate) struct RmdirArgs {
 /// Runs the command.
 pub(crate) async fn run(ctx: &Arc<Context>, args: RmdirArgs) -> Outcome {
     let mut removed = Vec::new();
-    for node in tree::operands(ctx, &args.paths, Links::Keep).await? {
-        match remove(ctx, &node).await {
-            Err(failure)
-                if args.ignore_fail_on_non_empty && failure.error_kind() == Some(ErrorKind::DirectoryNotEmpty) => {}
-            outcome => removed.extend(ctx.tolerate(outcome)?.map(|()| PathJson::from(&node.path))),
+    let outcome = async {
+        for node in tree::operands(ctx, &args.paths, Links::Keep).await? {
+            match remove(ctx, &node).await {
+                Err(failure)
+                    if args.ignore_fail_on_non_empty && failure.error_kind() == Some(ErrorKind::DirectoryNotEmpty) => {}
+                outcome => removed.extend(ctx.tolerate(outcome)?.map(|()| PathJson::from(&node.path))),
+            }
         }
+        Ok(())
     }
-    if ctx.json() { ctx.output.json(&RemovedJson { removed }) } else { Ok(()) }
+    .await;
+    ctx.conclude(outcome, &RemovedJson { removed })
 }
 
 async fn remove(ctx: &Context, node: &Node) -> Outcome {

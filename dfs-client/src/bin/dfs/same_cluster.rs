@@ -4,14 +4,17 @@
 use std::time::Duration;
 
 use dfs_client::{ClientConfig, DfsClient, ServerDefaults};
+use futures::future::join_all;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+use crate::failure::Failure;
 
 /// How long an answer is waited for: it is one small call, and the one that a copy is for may not be up at all.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What there is to be said of NameNodes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
     /// They are the addressed cluster's.
     Same,
@@ -19,17 +22,18 @@ pub(crate) enum Answer {
     Other,
     /// Nobody answers, or there are no such machines.
     None,
+    /// Somebody is there, and could not be asked. Why.
+    Untold(String),
 }
 
 /// Asks the NameNodes at these addresses, any of which speaks for all.
-pub(crate) async fn ask(ours: &DfsClient, namenodes: &[String]) -> Answer {
+pub(crate) async fn ask(ours: &ServerDefaults, namenodes: &[String]) -> Answer {
     // First whether anybody is there: a client would try again and again, and warn of it.
-    let mut there = Vec::new();
-    for address in namenodes {
-        if let Ok(Ok(_)) = timeout(PATIENCE, TcpStream::connect(address)).await {
-            there.push(address.clone());
-        }
-    }
+    let look = async |address: &String| {
+        let connected = timeout(PATIENCE, TcpStream::connect(address)).await;
+        matches!(connected, Ok(Ok(_))).then(|| address.clone())
+    };
+    let there: Vec<String> = join_all(namenodes.iter().map(look)).await.into_iter().flatten().collect();
     if there.is_empty() {
         return Answer::None;
     }
@@ -40,12 +44,9 @@ pub(crate) async fn ask(ours: &DfsClient, namenodes: &[String]) -> Answer {
         ..ClientConfig::new(Vec::new())
     };
     match DfsClient::connect(config).await {
-        Ok(theirs) if is_same(ours.defaults(), theirs.defaults()) => Answer::Same,
+        Ok(theirs) if is_same(ours, theirs.defaults()) => Answer::Same,
         Ok(_) => Answer::Other,
-        Err(error) => {
-            tracing::debug!(error = %error.chain(), "not told which cluster it is");
-            Answer::None
-        }
+        Err(error) => Answer::Untold(Failure::cluster(error).with_hint("").to_string()),
     }
 }
 
@@ -70,6 +71,23 @@ mod tests {
             block_pool_id: pool.to_owned(),
             software_version: String::new(),
         }
+    }
+
+    #[tokio::test]
+    async fn ask_tells_apart_who_cannot_be_asked_and_who_is_not_there() {
+        use tokio::io::AsyncWriteExt;
+        use tokio::net::TcpListener;
+        let ours = of("CID-1", "BP-1");
+        let (odd, away) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await);
+        let (here, there) = (odd.local_addr().unwrap().to_string(), away.unwrap().local_addr().unwrap().to_string());
+        tokio::spawn(async move {
+            while let Ok((mut caller, _)) = odd.accept().await {
+                let _ = caller.write_all(b"220 mail.example ready\r\n").await;
+            }
+        });
+        assert_eq!(ask(&ours, std::slice::from_ref(&there)).await, Answer::None);
+        let untold = ask(&ours, &[there, here]).await;
+        assert!(matches!(&untold, Answer::Untold(words) if !words.is_empty()), "{untold:?}");
     }
 
     #[test]

@@ -44,10 +44,14 @@ impl Value {
 /// Runs the command.
 pub(crate) async fn run(ctx: &Arc<Context>, args: SetfattrArgs) -> Outcome {
     let mut changed = Vec::new();
-    for node in tree::operands(ctx, &args.paths, Links::Follow).await? {
-        changed.extend(ctx.tolerate(change(ctx, &node, &args).await)?.map(|()| PathJson::from(&node.path)));
+    let outcome = async {
+        for node in tree::operands(ctx, &args.paths, Links::Follow).await? {
+            changed.extend(ctx.tolerate(change(ctx, &node, &args).await)?.map(|()| PathJson::from(&node.path)));
+        }
+        Ok(())
     }
-    if ctx.json() { ctx.output.json(&ChangedJson { changed }) } else { Ok(()) }
+    .await;
+    ctx.conclude(outcome, &ChangedJson { changed })
 }
 
 async fn change(ctx: &Context, node: &Node, args: &SetfattrArgs) -> Outcome {

@@ -45,39 +45,40 @@ struct ChangedJson {
 /// Runs the command.
 pub(crate) async fn run(ctx: &Arc<Context>, args: SetrepArgs) -> Outcome {
     let mut changed = Vec::new();
-    for node in tree::operands(ctx, &args.paths, Links::Follow).await? {
-        let set = async |node: Node| {
-            if node.attr.kind != FileKind::File {
-                return Ok(None);
-            }
-            match ctx.client.set_replication(&ctx.caller, node.attr.inode, args.replication).await {
-                Ok(_) => Ok(Some(node)),
-                Err(error) => Err(Failure::dfs(&node.path, error)),
-            }
-        };
-        let done = |node: Option<Node>| {
-            let Some(node) = node else { return Ok(()) };
-            if !ctx.json() {
-                let words = format!("Replication {} set: ", args.replication);
-                ctx.output.line([words.as_bytes(), node.path.as_bytes()].concat())?;
-            }
-            changed.push(node);
-            Ok(())
-        };
-        each(ctx, node, true, set, done).await?;
-    }
-    if args.wait {
-        ctx.output.flush()?;
-        warn_if_impossible(ctx, args.replication).await?;
-        for node in &changed {
-            ctx.tolerate(wait_for(ctx, node, args.replication).await)?;
+    let outcome = async {
+        for node in tree::operands(ctx, &args.paths, Links::Follow).await? {
+            let set = async |node: Node| {
+                if node.attr.kind != FileKind::File {
+                    return Ok(None);
+                }
+                match ctx.client.set_replication(&ctx.caller, node.attr.inode, args.replication).await {
+                    Ok(_) => Ok(Some(node)),
+                    Err(error) => Err(Failure::dfs(&node.path, error)),
+                }
+            };
+            let done = |node: Option<Node>| {
+                let Some(node) = node else { return Ok(()) };
+                if !ctx.json() {
+                    let words = format!("Replication {} set: ", args.replication);
+                    ctx.output.line([words.as_bytes(), node.path.as_bytes()].concat())?;
+                }
+                changed.push(node);
+                Ok(())
+            };
+            each(ctx, node, true, set, done).await?;
         }
+        if args.wait {
+            ctx.output.flush()?;
+            warn_if_impossible(ctx, args.replication).await?;
+            for node in &changed {
+                ctx.tolerate(wait_for(ctx, node, args.replication).await)?;
+            }
+        }
+        Ok(())
     }
-    if !ctx.json() {
-        return Ok(());
-    }
+    .await;
     let changed = changed.iter().map(|node| PathJson::from(&node.path)).collect();
-    ctx.output.json(&ChangedJson { replication: args.replication, changed })
+    ctx.conclude(outcome, &ChangedJson { replication: args.replication, changed })
 }
 
 /// A wait for more replicas than there are nodes ends only when nodes are added: say so rather than hang silently.

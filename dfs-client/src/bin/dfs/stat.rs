@@ -15,7 +15,6 @@ use crate::json::StatusJson;
 use crate::owner::Owners;
 use crate::tree::{self, Links, Node};
 
-const NS_PER_MS: i64 = 1_000_000;
 /// HDFS's.
 const DEFAULT_FORMAT: &str = "%y";
 
@@ -51,10 +50,7 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: StatArgs) -> Outcome {
     let links = if args.dereference { Links::Follow } else { Links::Keep };
     let mut files = Vec::new();
     for node in tree::operands(ctx, &paths, links).await? {
-        let target = match node.attr.kind {
-            FileKind::Symlink => ctx.client.get_link_target(&ctx.caller, node.attr.inode).await.ok(),
-            _ => None,
-        };
+        let target = ctx.tolerate(tree::link_target(ctx, &node).await)?.flatten();
         if ctx.json() {
             files.push(StatusJson::new(&node.path, &node.attr, &ctx.owners).with_link_target(target.as_deref()));
         } else if format.is_some() || !args.verbose {
@@ -105,9 +101,9 @@ fn formatted(format: &str, node: &Node, owners: &Owners) -> Vec<u8> {
             Some('r') => attr.replication.to_string(),
             Some('u') => owners.user(attr.uid),
             Some('x') => format::second_utc(attr.atime_ns),
-            Some('X') => attr.atime_ns.div_euclid(NS_PER_MS).to_string(),
+            Some('X') => format::milliseconds(attr.atime_ns).to_string(),
             Some('y') => format::second_utc(attr.mtime_ns),
-            Some('Y') => attr.mtime_ns.div_euclid(NS_PER_MS).to_string(),
+            Some('Y') => format::milliseconds(attr.mtime_ns).to_string(),
             Some('%') | None => "%".to_owned(),
             // As in HDFS, an unknown directive prints itself.
             Some(other) => other.to_string(),

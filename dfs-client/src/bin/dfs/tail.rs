@@ -21,6 +21,9 @@ use crate::tree::{self, Links, Node};
 /// Bytes shown, HDFS's.
 const TAIL_BYTES: u64 = 1024;
 
+/// Shortest time between looks: each is a call to a DataNode or to the NameNode.
+const INTERVAL_MIN: Duration = Duration::from_millis(100);
+
 /// Writes the last kilobyte of a file to standard output.
 #[derive(Debug, Args)]
 pub(crate) struct TailArgs {
@@ -28,7 +31,7 @@ pub(crate) struct TailArgs {
     #[arg(short = 'f', long)]
     follow: bool,
     /// Time between looks with -f
-    #[arg(short = 's', long, value_name = "TIME", default_value = "1s", value_parser = parse_duration)]
+    #[arg(short = 's', long, value_name = "TIME", default_value = "1s", value_parser = parse_interval)]
     interval: Duration,
     /// A file
     #[arg(value_name = "PATH")]
@@ -65,6 +68,15 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: TailArgs) -> Outcome {
     Ok(())
 }
 
+/// Parses the time between looks.
+///
+/// # Errors
+/// A sentence that says how to write it, or what the least is.
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    let interval = parse_duration(text)?;
+    if interval < INTERVAL_MIN { Err(format!("at least {} ms", INTERVAL_MIN.as_millis())) } else { Ok(interval) }
+}
+
 async fn copy<W: Write + Send + 'static>(
     node: &Node,
     reader: &Arc<FileReader>,
@@ -92,5 +104,19 @@ async fn follow<W: Write + Send + 'static>(
             sink = copy(node, reader, start..length, sink).await?;
         }
         shown = length;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parse_interval_leaves_a_pause_between_looks() {
+        assert_eq!(parse_interval("100ms"), Ok(INTERVAL_MIN));
+        assert_eq!(parse_interval("2"), Ok(Duration::from_secs(2)));
+        for bad in ["0", "99ms", "x"] {
+            assert!(parse_interval(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -24,9 +24,12 @@ use crate::destination::Target;
 use crate::failure::{Failure, Outcome};
 use crate::leftovers::{Leftover, LeftoverId, Leftovers, Place};
 use crate::local_id::LocalId;
+use crate::tree::Node;
 
 /// What is behind the name of a file that is not whole yet; HDFS's.
 pub(crate) const COPYING_SUFFIX: &[u8] = b"._COPYING_";
+/// Hexadecimal digits of the random part.
+const RANDOM_DIGITS: usize = 16;
 /// Names tried before giving up. A second one is needed about never: that so many are taken means something else.
 const TRIES: u32 = 8;
 
@@ -36,7 +39,7 @@ fn temporary_name(name: &[u8]) -> Vec<u8> {
 }
 
 fn name_with(name: &[u8], random: u64) -> Vec<u8> {
-    let tail = [format!(".{random:016x}").as_bytes(), COPYING_SUFFIX].concat();
+    let tail = [format!(".{random:0RANDOM_DIGITS$x}").as_bytes(), COPYING_SUFFIX].concat();
     let mut kept = name.len();
     if kept + tail.len() > NAME_MAX {
         kept = NAME_MAX - tail.len();
@@ -46,6 +49,22 @@ fn name_with(name: &[u8], random: u64) -> Vec<u8> {
         }
     }
     [&name[..kept], &tail].concat()
+}
+
+/// Whether it is a copy that somebody is making: half a file, which is to get another name. A file that is closed and only
+/// called like one is a file like others.
+pub(crate) fn is_unfinished_copy(node: &Node) -> bool {
+    node.attr.under_construction && node.path.file_name().is_some_and(is_temporary_name)
+}
+
+fn is_temporary_name(name: &[u8]) -> bool {
+    let random = name.strip_suffix(COPYING_SUFFIX).and_then(|rest| rest.rsplit(|byte| *byte == b'.').next());
+    // Nothing but the random part would be all of the name: there is a dot before it.
+    let is_behind_a_dot = |random: &[u8]| name.len() > random.len() + COPYING_SUFFIX.len();
+    random.is_some_and(|random| {
+        let is_digit = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        random.len() == RANDOM_DIGITS && random.iter().all(is_digit) && is_behind_a_dot(random)
+    })
 }
 
 /// Something of ours on this machine that has no final name yet.
@@ -70,13 +89,8 @@ impl LocalTemporary {
         let mut tries = 1;
         loop {
             let path = path.with_file_name(OsStr::from_bytes(&temporary_name(name)));
-            let made = leftovers.make_local(|| {
-                let made = make(&path)?;
-                let id = LocalId::of(&fs::symlink_metadata(&path)?);
-                Ok(((made, id), Leftover::Local { path: path.clone(), id }))
-            });
-            match made {
-                Ok(((made, id), leftover)) => return Ok((made, Self { path, id, leftover })),
+            match leftovers.make_local(&path, || make(&path)) {
+                Ok((made, id, leftover)) => return Ok((made, Self { path, id, leftover })),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists && tries < TRIES => tries += 1,
                 Err(error) => return Err(error),
             }
@@ -94,30 +108,37 @@ impl LocalTemporary {
             return Err(Failure::refused(path.display(), words));
         }
         check_local_place(path, replace)?;
-        let renamed = if replace { fs::rename(&self.path, path) } else { rename_to_free(&self.path, path) };
+        let renamed =
+            if replace { fs::rename(&self.path, path).map(|()| true) } else { rename_to_free(&self.path, path) };
         match renamed {
-            Ok(()) => leftovers.forget(self.leftover),
+            Ok(true) => leftovers.forget(self.leftover),
+            // It has its name. The other one is tried again at the end, and told if it stays.
+            Ok(false) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(local_exists(path)),
             Err(error) => return Err(failed(error)),
         }
         Ok(())
     }
 
-    /// Removes it.
-    pub(crate) async fn discard(self, ctx: &Context) {
-        ctx.leftovers.discard(&ctx.client, &ctx.caller, self.leftover).await;
+    /// Removes it, because of a failure.
+    pub(crate) async fn discard(self, ctx: &Context, because: &Failure) {
+        ctx.leftovers.discard(&ctx.client, &ctx.caller, self.leftover, because).await;
     }
 }
 
-/// Renames only if nothing has the new name, also where the file system cannot do that in one call.
-fn rename_to_free(from: &Path, to: &Path) -> io::Result<()> {
+/// Renames only if nothing has the new name, also where the file system cannot do that in one call. Says whether the old name
+/// is gone.
+fn rename_to_free(from: &Path, to: &Path) -> io::Result<bool> {
     match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-            fs::hard_link(from, to)?;
-            fs::remove_file(from)
-        }
-        renamed => Ok(renamed?),
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => link_to_free(from, to, |from| fs::remove_file(from)),
+        renamed => Ok(renamed.map(|()| true)?),
     }
+}
+
+/// The same in two calls. Once the first is done, the file has its new name, whatever becomes of the old one.
+fn link_to_free(from: &Path, to: &Path, remove: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<bool> {
+    fs::hard_link(from, to)?;
+    Ok(remove(from).is_ok())
 }
 
 /// Refuses a place in which a copy may not be put: one that is taken, unless by a file or link that may be replaced.
@@ -226,6 +247,10 @@ impl RemoteTemporary {
             }
         }
         let flag = if replace { RenameFlag::Replace } else { RenameFlag::NoReplace };
+        if replace {
+            // The NameNode would put a file into the place of anything but a directory.
+            check_remote_place(ctx, target, replace).await?;
+        }
         let (from, to) = ((self.parent, self.name.as_slice()), (target.parent, target.name.as_slice()));
         match ctx.client.rename(&ctx.caller, from, to, flag).await {
             Ok(()) => ctx.leftovers.forget(self.leftover),
@@ -235,9 +260,9 @@ impl RemoteTemporary {
         Ok(())
     }
 
-    /// Removes it.
-    pub(crate) async fn discard(self, ctx: &Context) {
-        ctx.leftovers.discard(&ctx.client, &ctx.caller, self.leftover).await;
+    /// Removes it, because of a failure.
+    pub(crate) async fn discard(self, ctx: &Context, because: &Failure) {
+        ctx.leftovers.discard(&ctx.client, &ctx.caller, self.leftover, because).await;
     }
 }
 
@@ -283,6 +308,21 @@ mod tests {
     }
 
     #[test]
+    fn is_temporary_name_knows_our_own_only() {
+        for name in [&b"a"[..], b"a.txt", b"", &[b'x'; NAME_MAX]] {
+            assert!(is_temporary_name(&temporary_name(name)), "{name:?}");
+        }
+        for other in
+            ["a._COPYING_", "._COPYING_", "a.0123._COPYING_", "a.0123456789abcdef", "0123456789abcdef._COPYING_"]
+        {
+            assert!(!is_temporary_name(other.as_bytes()), "{other}");
+        }
+        assert!(
+            !is_temporary_name(b"a.0123456789ABCDEF._COPYING_") && !is_temporary_name(b"a_0123456789abcdef._COPYING_")
+        );
+    }
+
+    #[test]
     fn name_with_of_any_name_is_a_name() {
         for length in 220..=NAME_MAX {
             assert!(name_with(&vec![b'x'; length], u64::MAX).len() <= NAME_MAX, "{length}");
@@ -305,7 +345,7 @@ mod tests {
         one.publish(&leftovers, &path, false).unwrap();
         assert!(other.publish(&leftovers, &path, false).unwrap_err().to_string().contains("file exists"));
         other.publish(&leftovers, &path, true).unwrap();
-        assert!(!leftovers.are_left(Place::Here));
+        assert!(!leftovers.are_left());
         assert_eq!(fs::read(&theirs).unwrap(), b"theirs");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
@@ -358,7 +398,22 @@ mod tests {
         assert_eq!(rename_to_free(&from, &to).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(fs::read(&to).unwrap(), b"old");
         fs::remove_file(&to).unwrap();
-        rename_to_free(&from, &to).unwrap();
+        assert!(rename_to_free(&from, &to).unwrap());
         assert_eq!(fs::read(&to).unwrap(), b"new");
+    }
+
+    #[test]
+    fn link_to_free_is_done_once_the_new_name_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        fs::write(&from, "new").unwrap();
+        let stays = |_: &Path| Err(io::ErrorKind::PermissionDenied.into());
+        assert!(!link_to_free(&from, &to, stays).unwrap());
+        assert_eq!(fs::read(&to).unwrap(), b"new");
+        let is_taken = link_to_free(&from, &to, |_| unreachable!()).unwrap_err();
+        assert_eq!(is_taken.kind(), io::ErrorKind::AlreadyExists);
+        fs::remove_file(&to).unwrap();
+        assert!(link_to_free(&from, &to, |from| fs::remove_file(from)).unwrap());
+        assert!(!from.exists() && to.exists());
     }
 }

@@ -42,12 +42,16 @@ pub(crate) struct TouchArgs {
 /// Runs the command.
 pub(crate) async fn run(ctx: &Arc<Context>, args: TouchArgs) -> Outcome {
     let mut touched = Vec::new();
-    for arg in &args.paths {
-        for path in ctx.tolerate(tree::places(ctx, arg).await)?.unwrap_or_default() {
-            touched.extend(ctx.tolerate(touch(ctx, path, &args).await)?.flatten().as_ref().map(PathJson::from));
+    let outcome = async {
+        for arg in &args.paths {
+            for path in ctx.tolerate(tree::places(ctx, arg).await)?.unwrap_or_default() {
+                touched.extend(ctx.tolerate(touch(ctx, path, &args).await)?.flatten().as_ref().map(PathJson::from));
+            }
         }
+        Ok(())
     }
-    if ctx.json() { ctx.output.json(&TouchedJson { touched }) } else { Ok(()) }
+    .await;
+    ctx.conclude(outcome, &TouchedJson { touched })
 }
 
 async fn touch(ctx: &Context, path: DfsPath, args: &TouchArgs) -> Outcome<Option<DfsPath>> {

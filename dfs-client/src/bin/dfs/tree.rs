@@ -1,7 +1,9 @@
 //! The namespace as commands walk it: operands with their patterns, listings in order of name, whole trees.
 
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 
+use dfs_client::Listing;
 use dfs_common::attr::{FileAttr, FileKind};
 use dfs_common::name::Name;
 use dfs_common::{DfsError, ErrorKind};
@@ -10,6 +12,7 @@ use crate::context::Context;
 use crate::failure::{Failure, Outcome};
 use crate::glob;
 use crate::path::DfsPath;
+use crate::temporary;
 
 /// Entries asked for at once: the most that a page of the NameNode holds.
 const LISTING_PAGE: u32 = 1000;
@@ -47,6 +50,26 @@ pub(crate) async fn operands(ctx: &Context, args: &[OsString], links: Links) -> 
     let mut nodes = Vec::new();
     for arg in args {
         nodes.extend(ctx.tolerate(expand(ctx, arg, links).await)?.unwrap_or_default());
+    }
+    Ok(nodes)
+}
+
+/// As [`operands`], for commands that copy what they find. A pattern leaves out copies that somebody is making. One that is
+/// named is taken.
+///
+/// # Errors
+/// The same.
+pub(crate) async fn sources(ctx: &Context, args: &[OsString], links: Links) -> Outcome<Vec<Node>> {
+    let mut nodes = Vec::new();
+    for arg in args {
+        let mut found = ctx.tolerate(expand(ctx, arg, links).await)?.unwrap_or_default();
+        if !found.is_empty() && glob::is_pattern(arg.as_bytes()) {
+            found.retain(|node| !temporary::is_unfinished_copy(node));
+            if found.is_empty() {
+                ctx.report(&Failure::refused(arg.display(), "nothing matches but copies that are being made"));
+            }
+        }
+        nodes.extend(found);
     }
     Ok(nodes)
 }
@@ -141,6 +164,25 @@ pub(crate) async fn resolve(ctx: &Context, path: DfsPath, links: Links) -> Outco
     }
 }
 
+/// Where a node points if it is a symbolic link. None for anything else, and for a link that is gone since it was found.
+///
+/// # Errors
+/// Any other failure.
+pub(crate) async fn link_target(ctx: &Context, node: &Node) -> Outcome<Option<Vec<u8>>> {
+    if node.attr.kind != FileKind::Symlink {
+        return Ok(None);
+    }
+    let target = ctx.client.get_link_target(&ctx.caller, node.attr.inode).await;
+    unless_gone(target).map_err(|error| Failure::dfs(&node.path, error))
+}
+
+fn unless_gone<T>(answer: dfs_common::Result<T>) -> dfs_common::Result<Option<T>> {
+    match answer {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Stale) => Ok(None),
+        answer => answer.map(Some),
+    }
+}
+
 /// `None` for what is not there.
 ///
 /// # Errors
@@ -215,13 +257,25 @@ pub(crate) async fn list(ctx: &Context, directory: &Node) -> Outcome<Vec<Node>> 
             })?;
             nodes.push(Node { path: directory.path.join(&entry.name), attr });
         }
-        match page.entries.last() {
-            Some(last) if !page.at_end && last.cookie > cookie => cookie = last.cookie,
-            _ => break,
+        match cookie_behind(&page, cookie).map_err(failed)? {
+            Some(next) => cookie = next,
+            None => break,
         }
     }
     nodes.sort_unstable_by(|a, b| a.path.cmp(&b.path));
     Ok(nodes)
+}
+
+/// Where the page behind this one begins, which itself began behind `cookie`. None when it is the last one.
+///
+/// # Errors
+/// `Protocol` when it is not the last one and does not lead on: part of a listing must not pass for all of it.
+fn cookie_behind(page: &Listing, cookie: u64) -> dfs_common::Result<Option<u64>> {
+    match page.entries.last() {
+        _ if page.at_end => Ok(None),
+        Some(last) if last.cookie > cookie => Ok(Some(last.cookie)),
+        _ => Err(DfsError::new(ErrorKind::Protocol, "the NameNode's listing goes on and does not lead on")),
+    }
 }
 
 /// A tree from the top down, each directory before its entries, entries in order of name. Links are not followed.
@@ -230,18 +284,25 @@ pub(crate) struct Walk<'a> {
     /// What is still to come, next one last.
     pending: Vec<Node>,
     passes_over_gone: bool,
+    passes_over_unfinished: bool,
 }
 
 impl<'a> Walk<'a> {
     /// Starts at `top`, which comes first.
     pub(crate) fn new(ctx: &'a Context, top: Node) -> Self {
-        Self { ctx, pending: vec![top], passes_over_gone: false }
+        Self { ctx, pending: vec![top], passes_over_gone: false, passes_over_unfinished: false }
     }
 
     /// Says nothing of directories that are removed while it walks: they are not there.
     #[must_use]
     pub(crate) fn passing_over_gone(self) -> Self {
         Self { passes_over_gone: true, ..self }
+    }
+
+    /// Leaves out copies that somebody is making in the tree.
+    #[must_use]
+    pub(crate) fn passing_over_unfinished(self) -> Self {
+        Self { passes_over_unfinished: true, ..self }
     }
 
     /// Leaves out what is below the directory that came last.
@@ -263,11 +324,53 @@ impl<'a> Walk<'a> {
             match list(self.ctx, &node).await {
                 Err(failure) if self.passes_over_gone && failure.error_kind() == Some(ErrorKind::Stale) => {}
                 listed => {
-                    self.pending.extend(self.ctx.tolerate(listed)?.unwrap_or_default().into_iter().rev());
+                    let mut children = self.ctx.tolerate(listed)?.unwrap_or_default();
+                    if self.passes_over_unfinished {
+                        children.retain(|child| !temporary::is_unfinished_copy(child));
+                    }
+                    self.pending.extend(children.into_iter().rev());
                     return Ok(Some(node));
                 }
             }
         }
         Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dfs_client::DirEntry;
+    use dfs_common::ids::InodeId;
+
+    use super::*;
+
+    #[test]
+    fn cookie_behind_takes_no_part_of_a_listing_for_all_of_it() {
+        let page = |cookies: &[u64], at_end| {
+            let entry = |&cookie| DirEntry {
+                name: b"a".to_vec(),
+                inode: InodeId(cookie),
+                cookie,
+                kind: FileKind::File,
+                attr: None,
+            };
+            Listing { entries: cookies.iter().map(entry).collect(), at_end, parent: InodeId(1) }
+        };
+        assert_eq!(cookie_behind(&page(&[], true), 0).unwrap(), None);
+        assert_eq!(cookie_behind(&page(&[4, 7], true), 3).unwrap(), None);
+        assert_eq!(cookie_behind(&page(&[4, 7], false), 3).unwrap(), Some(7));
+        for (cookies, from) in [(&[][..], 0), (&[4, 7], 7), (&[4, 7], 9)] {
+            let error = cookie_behind(&page(cookies, false), from).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Protocol, "{cookies:?} from {from}");
+        }
+    }
+
+    #[test]
+    fn unless_gone_hides_no_other_failure() {
+        for &kind in ErrorKind::ALL {
+            let gone = matches!(kind, ErrorKind::NotFound | ErrorKind::Stale);
+            assert_eq!(unless_gone::<()>(Err(DfsError::new(kind, ""))).is_ok(), gone, "{kind:?}");
+        }
+        assert_eq!(unless_gone(Ok(1)).unwrap(), Some(1));
     }
 }

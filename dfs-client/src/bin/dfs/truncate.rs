@@ -36,16 +36,20 @@ struct TruncatedJson {
 /// Runs the command.
 pub(crate) async fn run(ctx: &Arc<Context>, args: TruncateArgs) -> Outcome {
     let mut truncated = Vec::new();
-    for node in tree::operands(ctx, &args.paths, Links::Follow).await? {
-        if ctx.tolerate(truncate(ctx, &node, &args).await)?.is_some() {
-            if !ctx.json() {
-                let words = format!(" truncated to {}", args.length.0);
-                ctx.output.line([node.path.as_bytes(), words.as_bytes()].concat())?;
+    let outcome = async {
+        for node in tree::operands(ctx, &args.paths, Links::Follow).await? {
+            if ctx.tolerate(truncate(ctx, &node, &args).await)?.is_some() {
+                if !ctx.json() {
+                    let words = format!(" truncated to {}", args.length.0);
+                    ctx.output.line([node.path.as_bytes(), words.as_bytes()].concat())?;
+                }
+                truncated.push(PathJson::from(&node.path));
             }
-            truncated.push(PathJson::from(&node.path));
         }
+        Ok(())
     }
-    if ctx.json() { ctx.output.json(&TruncatedJson { length: args.length.0, truncated }) } else { Ok(()) }
+    .await;
+    ctx.conclude(outcome, &TruncatedJson { length: args.length.0, truncated })
 }
 
 async fn truncate(ctx: &Context, node: &Node, args: &TruncateArgs) -> Outcome {
