@@ -146,6 +146,17 @@ async fn late_end_of_a_write_does_not_undo_a_truncation() {
     assert!(is_told && writer.view().open_length == Some(4));
 }
 
+/// What a program has closed stays when its mount is killed before the release.
+#[tokio::test(flavor = "multi_thread")]
+async fn close_is_answered_when_the_file_is_completed() {
+    let cluster = FakeCluster::start(1).await;
+    let fs = mounted(&cluster).await;
+    let (_, handle) = being_written(&fs).await;
+    assert_eq!(cluster.calls("complete"), 0);
+    fs.flush(handle).await.unwrap();
+    assert_eq!(cluster.calls("complete"), 1);
+}
+
 /// The kernel hears of lengths by answers, and a release has none.
 #[tokio::test(flavor = "multi_thread")]
 async fn release_tells_the_kernel_no_length() {
