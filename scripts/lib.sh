@@ -5,7 +5,8 @@
 # A daemon is known by its pid file, "pid start-time boot-id": a pid alone may have been given to someone else since.
 # Everything of a cluster lies in one directory:
 #
-#   cluster.conf          shape and ports, written at the first start, sourced at the next ones
+#   cluster.mark          says that scripts/up has made this directory: what is not marked is never removed
+#   cluster.conf          shape and ports, written at the first start, read at the next ones
 #   cluster.env           what is running now, for people and programs
 #   conf/<daemon>.toml    configuration of each daemon
 #   run/<daemon>.pid      who runs        logs/<daemon>.log  what it said
@@ -56,19 +57,28 @@ start_time() {
   printf '%s' "${fields[19]}"
 }
 
-write_pid_file() { printf '%s %s %s\n' "$2" "$(start_time "$2")" "$BOOT_ID" >"$1"; }
+# write_pid_file FILE PID: whole or not at all.
+write_pid_file() {
+  local start
+  start=$(start_time "$2") || return 1
+  printf '%s %s %s\n' "$2" "$start" "$BOOT_ID" >"$1.new" && mv -- "$1.new" "$1"
+}
 
-# Pid in a pid file when that very process still runs.
+# is_alive PID START BOOT: whether that very process still runs.
+is_alive() { [[ $3 == "$BOOT_ID" && $(start_time "$1") == "$2" ]]; }
+
+# Pid in a pid file when its process still runs.
 live_pid() {
   local pid start boot
   [[ -r $1 ]] && read -r pid start boot <"$1" || return 1
-  [[ $boot == "$BOOT_ID" && $(start_time "$pid") == "$start" ]] || return 1
+  is_alive "$pid" "$start" "$boot" || return 1
   printf '%s' "$pid"
 }
 
 is_gone() { ! live_pid "$1" >/dev/null; }
 
-# stop_daemon PID_FILE SECONDS: asks with SIGTERM (and SIGCONT, it may be stopped), insists with SIGKILL.
+# stop_daemon PID_FILE SECONDS: asks with SIGTERM (and SIGCONT, it may be stopped), insists with SIGKILL. False when even that
+# does not end it: a device that hangs holds it, and it stays known.
 stop_daemon() {
   local pid
   if pid=$(live_pid "$1"); then
@@ -77,52 +87,128 @@ stop_daemon() {
     if ! wait_until "$2" is_gone "$1"; then
       warn "process $pid ($(basename "$1" .pid)) did not stop within $2 s: killed"
       kill -KILL "$pid" 2>/dev/null || true
-      wait_until 10 is_gone "$1" || warn "process $pid does not die"
+      wait_until 10 is_gone "$1" || {
+        warn "process $pid does not die"
+        return 1
+      }
     fi
   fi
   rm -f "$1"
 }
 
-# start_daemon DIR NAME COMMAND...: in a session of its own, with its log, and its pid stored.
+# start_daemon DIR NAME COMMAND...: in a session of its own, with its log. It notes its own pid before it becomes the daemon:
+# one whose pid file cannot be written does not run.
 start_daemon() {
   local dir=$1 name=$2 pid
   shift 2
+  local pid_file=$dir/run/$name.pid
+  rm -f -- "$pid_file" || die "cannot remove $pid_file"
   printf -- '---- started %s: %s\n' "$(date -Is)" "$*" >>"$dir/logs/$name.log"
-  setsid nohup "$@" >>"$dir/logs/$name.log" 2>&1 </dev/null 8>&- 9>&- &
+  # shellcheck disable=SC2016
+  setsid nohup bash -c 'set -euo pipefail; . "$0"; write_pid_file "$1" "$$"; shift; exec "$@"' \
+    "${BASH_SOURCE[0]}" "$pid_file" "$@" >>"$dir/logs/$name.log" 2>&1 </dev/null 8>&- 9>&- &
   pid=$!
-  write_pid_file "$dir/run/$name.pid" "$pid" 2>/dev/null || true
+  wait_until 60 is_noted_or_gone "$pid_file" "$pid" || {
+    kill -KILL "$pid" 2>/dev/null || true
+    die "$name was not started: $pid_file has not been written within 60 s"
+  }
+  [[ -e $pid_file ]] || die "$name was not started: $pid_file cannot be written"
 }
 
-# leftovers BASE: what tests below this directory have left behind, a line each: processes, mounts, loop devices. A process is
-# known by the DFS_TEST_BASE in its environment, whatever its command line says: a network namespace of a test has no name,
-# and lives as long as one process in it.
-leftovers() {
-  local base=$1 proc words
-  for proc in /proc/[0-9]*; do
-    [[ ${proc#/proc/} != "$$" ]] || continue
-    # Gone meanwhile, maybe.
-    { words=$(tr '\0' ' ' <"$proc/cmdline"); } 2>/dev/null || continue
-    if [[ $words == *"$base"* ]] || grep -qzFx "DFS_TEST_BASE=$base" "$proc/environ" 2>/dev/null; then
-      say "process ${proc#/proc/}: $words"
-    fi
+is_noted_or_gone() { [[ -e $1 ]] || ! start_time "$2" >/dev/null; }
+
+# --- runs of tests -----------------------------------------------------------------------------------------------
+#
+# All directories of a run's tests lie in its base. The base says who it is (device and inode) and whose (pid, start time, boot)
+# in .dfs-test-run. Nothing else is ever swept: an empty name, a directory that tests were only told to use, a copy of a base.
+
+# new_test_base [PID]: makes the base of a run, whose process is PID (or this shell), and prints its path, without symlinks.
+new_test_base() {
+  local base pid=${1:-$$}
+  base=$(mktemp -d "${TMPDIR:-/var/tmp}/dfs-test.XXXXXX") && base=$(realpath -- "$base") || return 1
+  # Tests of permissions go in as other users.
+  chmod 755 -- "$base"
+  printf '%s %s %s %s\n' "$(stat -c %d:%i -- "$base")" "$pid" "$(start_time "$pid")" "$BOOT_ID" >"$base/.dfs-test-run" || return 1
+  printf '%s' "$base"
+}
+
+# Whether new_test_base made this very directory, for this user.
+is_test_base() {
+  local identity _
+  [[ ${1:-} =~ ^/.+/dfs-test\.[A-Za-z0-9]{6}$ && -d $1 && ! -L $1 && -O $1 && $(realpath -- "$1") == "$1" ]] || return 1
+  [[ -f $1/.dfs-test-run && ! -L $1/.dfs-test-run ]] && read -r identity _ <"$1/.dfs-test-run" || return 1
+  [[ $identity == "$(stat -c %d:%i -- "$1")" ]] && ! is_mounted "$1"
+}
+
+# Processes with this base in their environment, whatever their command lines say: a network namespace of a test has no name, and
+# lives as long as one process in it.
+test_processes() {
+  local found file pid
+  local -a look=(env -u DFS_TEST_BASE timeout 10 grep -lszFx -- "DFS_TEST_BASE=$1")
+  # Reading of a process that hangs while it starts hangs, too: then one by one, without that one.
+  found=$("${look[@]}" /proc/[0-9]*/environ) || (($? != 124)) ||
+    found=$(look[4]=1 && for file in /proc/[0-9]*/environ; do "${look[@]}" "$file" || true; done)
+  for file in $found; do
+    pid=${file//[!0-9]/}
+    [[ $pid == "$$" ]] || say "$pid"
   done
-  mount_points "$base" | sed 's/^/mount /'
-  losetup -n -O NAME,BACK-FILE 2>/dev/null | grep -F "$base" || true
 }
 
-# sweep_tests BASE: ends and frees what tests that crashed or were killed left below this directory, and removes it.
-sweep_tests() {
-  local base=$1 kind number path left
+# True when none is left: one that dies may still hold a mount, or have started another.
+end_test_processes() {
+  local pids
+  pids=$(test_processes "$1")
+  # shellcheck disable=SC2086
+  [[ -z $pids ]] || { kill -KILL $pids 2>/dev/null; false; }
+}
+
+# Loop devices whose files lie below a directory.
+loops_below() {
+  losetup -n -l -O NAME,BACK-FILE 2>/dev/null | BELOW=$1/ awk '{
+    file = $0; sub(/^[^ ]+ +/, "", file)
+    if (index(file, ENVIRON["BELOW"]) == 1) print $1
+  }'
+}
+
+# leftovers BASE: what tests below this directory have left behind, a line each: processes, mounts, loop devices.
+leftovers() {
+  local pid
+  for pid in $(test_processes "$1"); do
+    say "process $pid: $(timeout 5 tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" || true)"
+  done 2>/dev/null
+  mounts_below "$1" | sed 's/^/mount /'
+  loops_below "$1" | sed 's/^/loop device /'
+}
+
+# sweep_tests BASE: ends and frees what tests that crashed or were killed left below a run's base, and removes it. In a shell of its
+# own, which nothing interrupts half-way.
+sweep_tests() (
+  trap '' INT TERM HUP
+  base=${1:-}
+  is_test_base "$base" || {
+    warn "$base is not the directory of a run of tests: it stays as it is"
+    exit 1
+  }
   # A frozen device would keep its users from ending.
-  while read -r path; do fsfreeze --unfreeze "$path" 2>/dev/null || true; done < <(mount_points "$base")
-  # The whole list first: who makes it is one of those named.
-  left=$(leftovers "$base")
-  while read -r kind number _; do
-    [[ $kind != process ]] || kill -KILL "${number%:}" 2>/dev/null || true
-  done <<<"$left"
-  while read -r path; do unmount "$path" || true; done < <(mount_points "$base" | sort -r)
-  while read -r path _; do losetup -d "$path" 2>/dev/null || true; done < <(losetup -n -O NAME,BACK-FILE 2>/dev/null | grep -F "$base")
-  rm -rf --one-file-system -- "$base"
+  while IFS= read -r path; do fsfreeze --unfreeze "$path" 2>/dev/null || true; done < <(mounts_below "$base")
+  wait_until 10 end_test_processes "$base" || warn "processes of a run of tests do not die: $(test_processes "$base" | xargs)"
+  while IFS= read -r path; do unmount "$path" || true; done < <(mounts_below "$base")
+  for path in $(loops_below "$base"); do losetup -d "$path" 2>/dev/null || true; done
+  cd -- "$base" && read -r identity _ <.dfs-test-run && [[ $identity == "$(stat -c %d:%i .)" ]] || exit 1
+  find . -xdev -mindepth 1 ! -path ./.dfs-test-run -delete || exit 1
+  # Last: what cannot be removed now is swept the next time.
+  rm -f .dfs-test-run
+  rmdir -- "$base"
+)
+
+# What runs that were killed have left.
+sweep_dead_runs() {
+  local base pid start boot _
+  for base in "$(realpath -- "${TMPDIR:-/var/tmp}")"/dfs-test.??????; do
+    is_test_base "$base" || continue
+    read -r _ pid start boot <"$base/.dfs-test-run" || continue
+    is_alive "$pid" "$start" "$boot" || sweep_tests "$base" || warn "cannot remove all that a run of tests left in $base"
+  done
 }
 
 # --- network -----------------------------------------------------------------------------------------------------
@@ -176,13 +262,34 @@ start_progress() { http_get "$1" /health | sed -n 's/^\(starting for .*\)$/\1/p'
 
 # --- mounts and devices ------------------------------------------------------------------------------------------
 
-# mount_points [WORDS]: where something is mounted, a line each, of those lines of the kernel's table that have WORDS. The
-# kernel writes space, tab and backslash as octal numbers; as they are there, its columns would shift.
-mount_points() {
-  { grep -F -- "${1:-}" /proc/self/mountinfo || true; } | awk '{ print $5 }' | sed 's/\\040/ /g; s/\\011/\t/g; s/\\134/\\/g'
+# What is mounted, a line each: type, source, and where. The kernel writes space, tab and backslash as octal numbers; as they
+# are there, its columns would shift.
+mount_table() {
+  awk '{
+    path = $5; gsub(/\\040/, " ", path); gsub(/\\011/, "\t", path); gsub(/\\134/, "\\\\", path)
+    for (i = 7; i < NF && $i != "-"; i++);
+    print $(i + 1), $(i + 2), path
+  }' /proc/self/mountinfo
 }
 
+mount_points() { mount_table | cut -d ' ' -f 3-; }
+
 is_mounted() { grep -qxF -- "$1" <(mount_points); }
+
+# Mount points below a directory, deepest first.
+mounts_below() {
+  local path
+  mount_points | while IFS= read -r path; do
+    [[ $path != "$1/"* ]] || printf '%s\n' "$path"
+  done | sort -r
+}
+
+# is_mount_of ADDRESS PATH: whether what is mounted at a path, on top, is the cluster of the NameNode at this address.
+is_mount_of() {
+  local type source path top=
+  while read -r type source path; do [[ $path != "$2" ]] || top="$type $source"; done < <(mount_table)
+  [[ -n $1 && $top == "fuse.dfs $1" ]]
+}
 
 # Ends with what to do when this machine cannot mount.
 require_fuse() {
@@ -196,15 +303,23 @@ require_fuse() {
 
 answers() { timeout 10 stat "$1" >/dev/null 2>&1; }
 
-# Unmounts whatever is there, lazily when it is busy or dead; several layers too.
-unmount() {
-  local _
+# unmount_while PATH TEST...: unmounts what is there, lazily when it is busy or dead, several layers too, as long as the test says
+# so.
+unmount_while() {
+  local path=$1 _
+  shift
   for _ in 1 2 3 4 5; do
-    is_mounted "$1" || return 0
-    timeout 20 umount "$1" 2>/dev/null || umount -l "$1" 2>/dev/null || true
+    "$@" || return 0
+    timeout 20 umount "$path" 2>/dev/null || umount -l "$path" 2>/dev/null || true
   done
-  ! is_mounted "$1"
+  ! "$@"
 }
+
+# Unmounts whatever is there.
+unmount() { unmount_while "$1" is_mounted "$1"; }
+
+# unmount_cluster ADDRESS PATH: unmounts the cluster of this NameNode there, and nothing else.
+unmount_cluster() { unmount_while "$2" is_mount_of "$1" "$2"; }
 
 # attach_device IMAGE MOUNT_DIR SIZE: makes the image when it is new, sets up the loop device, mounts it.
 attach_device() {
@@ -236,6 +351,59 @@ detach_image() {
   for loop in $(losetup -n -O NAME -j "$1" 2>/dev/null); do
     losetup -d "$loop" 2>/dev/null || warn "loop device $loop of $1 is busy"
   done
+}
+
+# --- a cluster's directory ---------------------------------------------------------------------------------------
+
+# Sets DIR to the directory meant. A symlink of somebody else may lead anywhere.
+find_cluster_dir() {
+  local given=${1%/}
+  [[ ! -L $given || $(stat -c %u -- "$given") == "$(id -u)" ]] ||
+    die "$given is a symlink of $(stat -c %U -- "$given"): choose another --dir"
+  DIR=$(realpath -m -- "$1")
+}
+
+# What the files in it say is done: nobody else may be able to write them.
+require_own_dir() {
+  [[ -O $DIR ]] || die "$DIR belongs to $(stat -c %U -- "$DIR"): run this as that user, or choose another --dir"
+  ! ((8#$(stat -c %a -- "$DIR") & 8#022)) ||
+    die "others may write in $DIR: run 'chmod go-w $(printf %q "$DIR")' if nobody has, or choose another --dir"
+}
+
+# The mark is the directory's inode: in a copy it does not fit. (The number of the device may change at a boot.)
+mark_dir() { stat -c %i -- "$DIR" >"$DIR/cluster.mark.new" && mv -- "$DIR/cluster.mark.new" "$DIR/cluster.mark"; }
+
+is_marked() { [[ -f $DIR/cluster.mark && $(cat "$DIR/cluster.mark") == "$(stat -c %i -- "$DIR")" ]]; }
+
+# lock_dir SECONDS: takes the directory's lock, on descriptor 9. Status 1: somebody else has it. 2: who had it has removed it.
+lock_dir() {
+  exec 9>>"$DIR/lock" || {
+    [[ ! -d $DIR ]] || die "cannot write $DIR/lock"
+    return 2
+  }
+  flock -w "$1" 9 || return 1
+  [[ $DIR/lock -ef /proc/self/fd/9 ]] || return 2
+}
+
+# The names of what is chosen once for each daemon, of those that are set.
+saved_names() { compgen -v | grep -E '^(NAMENODE|DATANODE)_[0-9]+_(RPC|HTTP|DATA_PORT|RACK)$' || true; }
+
+# Whoever has sourced a cluster.env may have exported it.
+# shellcheck disable=SC2046
+forget_shape() { unset FORMAT FORMATTED NAMENODES DATANODES REPLICATION DEVICES RACKS DEVICE_SIZE $(saved_names); }
+
+# Sets what cluster.conf says. It is read, not run: only these names, and values of their form.
+read_shape() {
+  local line name value
+  local ports='(NAMENODE|DATANODE)_[1-9][0-9]{0,2}_(RPC|HTTP|DATA_PORT)'
+  local number="^(FORMAT|FORMATTED|NAMENODES|DATANODES|REPLICATION|RACKS|$ports)=([1-9][0-9]{0,4})\$"
+  local word='^(DEVICES|DEVICE_SIZE|DATANODE_[1-9][0-9]{0,2}_RACK)=([A-Za-z0-9/_.-]+)$'
+  forget_shape
+  while IFS= read -r line || [[ -n $line ]]; do
+    [[ $line =~ $number || $line =~ $word ]] || continue
+    name=${line%%=*} value=${line#*=}
+    printf -v "$name" '%s' "$value"
+  done <"$DIR/cluster.conf"
 }
 
 # --- building ----------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@
 //!
 //! One file serves all roles, so every key of every role is in [`KEYS`], with unit, default and limits; docs/configuration.md
 //! is this table in prose. A key that is not there is an error that names the nearest one. Roles read their keys once, at
-//! start, through the typed getters, which check limits and name key and file in their errors.
+//! start, through typed getters. Limits are checked when a value is taken in, and the errors name key and file.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -438,6 +438,17 @@ fn scalar_text(value: &toml::Value) -> String {
 
 /// Why a value is none of its key.
 fn check(key: &Key, value: &toml::Value) -> std::result::Result<(), String> {
+    if let toml::Value::Array(items) = value {
+        if key.kind != ValueKind::List {
+            return Err(format!("{}: a list, where one value is wanted; allowed: {}", key.name, key.kind));
+        }
+        let is_item = |item: &toml::Value| item.as_str().is_some_and(|text| !text.trim().is_empty());
+        return if items.iter().all(is_item) {
+            Ok(())
+        } else {
+            Err(format!("{}: an item of the list is empty, or no text; allowed: {}", key.name, key.kind))
+        };
+    }
     let text = scalar_text(value);
     let within = |number: u64, low: u64, high: u64| {
         if (low..=high).contains(&number) { Ok(()) } else { Err(format!("{text:?} is not within the limits")) }

@@ -51,6 +51,11 @@ fn load_refuses_values_out_of_range_and_unquoted_keys() {
             "\"some\" is none of its words; allowed: false, mirrors, true",
         ),
         ("\"dfs.blocksize\" = 1000", "\"1000\" is no multiple of 512"),
+        ("\"dfs.replication\" = [3]", "dfs.replication: a list, where one value is wanted"),
+        ("\"dfs.namenode.rpc-address\" = [\"a:1\", \"b:2\"]", "a list, where one value is wanted"),
+        ("\"dfs.namenode.name.dir\" = [\"\"]", "an item of the list is empty"),
+        ("\"dfs.namenode.name.dir\" = [\"/a\", \" \"]", "an item of the list is empty"),
+        ("\"dfs.namenode.name.dir\" = [[\"/a\"]]", "or no text"),
         ("= 3", "TOML"),
     ] {
         std::fs::write(&path, text).unwrap();

@@ -1,5 +1,6 @@
 //! Stopping a daemon: one signal out to all tasks, and the two signals of the operating system that start it.
 
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 /// Held by every task that must stop; cloned freely.
@@ -31,17 +32,36 @@ impl Shutdown {
     }
 }
 
+/// SIGTERM and SIGINT, one after the other. From the first of these on, they no longer end the process by themselves.
+#[derive(Debug)]
+pub struct TerminationSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl TerminationSignals {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    /// When the handlers cannot be installed.
+    pub fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Returns when the next one arrives.
+    pub async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
 /// Returns when SIGTERM or SIGINT arrives.
 ///
 /// # Errors
 /// When the handlers cannot be installed.
 pub async fn termination_signal() -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    TerminationSignals::listen()?.next().await;
     Ok(())
 }

@@ -5,6 +5,7 @@
 mod blocking;
 #[cfg(feature = "datanode")]
 pub mod datanode;
+mod last_work;
 mod listen;
 #[cfg(feature = "namenode")]
 pub mod namenode;

@@ -1,4 +1,5 @@
-//! `dfs-server <role>`: one binary, one role a process. In the foreground, logs to stderr, SIGTERM stops it cleanly.
+//! `dfs-server <role>`: one binary, one role a process. In the foreground, logs to stderr. SIGTERM or SIGINT stops it,
+//! at any moment of its life; a second one ends it at once.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use dfs_common::config_file::Config;
-use dfs_common::shutdown::{self, Shutdown};
+use dfs_common::shutdown::{self, Shutdown, TerminationSignals};
 use dfs_common::sys::{self, notify_ready};
 use dfs_common::{DfsError, logging};
 use dfs_server::Running;
@@ -79,7 +80,9 @@ enum Role {
     BenchNamenode(dfs_server::namenode::bench::BenchArgs),
 }
 
-/// Time for work on files to end when a daemon stops.
+/// Time for a daemon to stop. Its parts have shorter ones of their own; this is for what they forget.
+const STOP_MAX: Duration = Duration::from_secs(15);
+/// Time for work on files to end after that.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
@@ -140,13 +143,23 @@ fn serve<'a>(daemon: impl FnOnce(Shutdown) -> Running<'a>) -> anyhow::Result<()>
     let outcome = runtime.block_on(async {
         let (trigger, stop) = shutdown::channel();
         let mut daemon = daemon(stop);
+        let mut signals = TerminationSignals::listen().context("listen for signals")?;
         tokio::select! {
             result = &mut daemon => return result.map_err(describe),
-            signal = shutdown::termination_signal() => signal.context("listen for signals")?,
+            () = signals.next() => {}
         }
         tracing::info!("stopping");
         trigger.trigger();
-        daemon.await.map_err(describe)
+        tokio::select! {
+            ended = tokio::time::timeout(STOP_MAX, daemon) => match ended {
+                Ok(result) => result.map_err(describe),
+                Err(_) => anyhow::bail!("the daemon has not stopped within {STOP_MAX:?}: it ends as if killed"),
+            },
+            () = signals.next() => {
+                tracing::warn!("told to stop a second time: it ends as if killed");
+                std::process::exit(1);
+            }
+        }
     });
     // Dropped, it would wait without end for work on files, and a device that hangs never ends that.
     runtime.shutdown_timeout(STOP_PATIENCE);

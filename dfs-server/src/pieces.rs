@@ -27,8 +27,8 @@ const RATE_MIN: u64 = 1 << 20;
 /// The pieces of one file as they come in.
 pub(crate) struct Incoming<S> {
     pieces: S,
-    /// By when the next one must have been asked for. What has come moves it on, not what is said to come. None when nobody
-    /// else waits.
+    /// Deadline for the next piece. Each byte received extends it; the announced length does not. None: no deadline on the
+    /// whole.
     due: Option<Instant>,
 }
 

@@ -399,8 +399,183 @@ fn leftovers_finds_processes_network_namespaces_mounts_and_loop_devices(_: &Noth
     wait_until(STARTUP, "nothing to be left", || leftovers(base).is_empty());
 }
 
+/// Runs lines of bash that have the library.
+fn library(lines: &str, arguments: &[&Path]) -> Output {
+    let mut command = Command::new("bash");
+    command.arg("-c").arg(format!(". \"$LIBRARY\"; {lines}")).arg("bash").args(arguments);
+    command.env("LIBRARY", scripts().join("lib.sh")).stdin(Stdio::null()).output().expect("run bash")
+}
+
+fn sweep_tests_sweeps_the_base_of_a_run_and_nothing_else(_: &Nothing) {
+    let dir = test_dir();
+    // With a symlink on the way: the kernel's tables have the other path.
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(dir.path(), &link).unwrap();
+    let made = library("TMPDIR=$1/ new_test_base \"$PPID\"", &[&link]);
+    assert!(made.status.success(), "{}", text(&made));
+    let base = PathBuf::from(String::from_utf8(made.stdout).unwrap());
+    assert_eq!(base.parent(), Some(dir.path().canonicalize().unwrap().as_path()));
+
+    let sleeper = |words: &[&str], base: Option<&Path>| {
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).env_remove("DFS_TEST_BASE").envs(base.map(|base| ("DFS_TEST_BASE", base)));
+        command.stdin(Stdio::null()).spawn().expect("start a process")
+    };
+    let name = base.display().to_string();
+    let mut named = sleeper(&["bash", "-c", "exec -a \"$0\" sleep 1000", &name], None);
+    let longer = base.with_extension(format!("{}x", base.extension().unwrap().to_str().unwrap()));
+    let mut ours = sleeper(&["sleep", "1000"], Some(&base));
+    let mut other = sleeper(&["sleep", "1000"], Some(&longer));
+    let [mount, foreign] = [base.join("a mount"), longer.join("mount")];
+    for path in [&mount, &foreign] {
+        fs::create_dir_all(path).unwrap();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "none"]).arg(path).status().expect("run mount");
+        assert!(mounted.success());
+    }
+    // A copy, a link, and one that tests were only told to use.
+    let [copied, linked, given] =
+        ["dfs-test.cOPied", "dfs-test.LINKed", "dfs-test.gIVen1"].map(|name| dir.path().join(name));
+    fs::create_dir(&copied).unwrap();
+    fs::copy(base.join(".dfs-test-run"), copied.join(".dfs-test-run")).unwrap();
+    std::os::unix::fs::symlink(&base, &linked).unwrap();
+    fs::create_dir(&given).unwrap();
+    for path in
+        [Path::new(""), Path::new("/"), Path::new("/var/tmp"), dir.path(), &copied, &linked, &given, &longer, &mount]
+    {
+        let swept = library("sweep_tests \"$1\"", &[path]);
+        assert_eq!(swept.status.code(), Some(1), "{}: {}", path.display(), text(&swept));
+    }
+    assert!(copied.exists() && given.exists() && is_mount_point(&mount) && ours.try_wait().unwrap().is_none());
+
+    // A run that is alive keeps its base; the other way round it is swept.
+    let swept = library("TMPDIR=$1 sweep_dead_runs", &[dir.path()]);
+    assert!(swept.status.success() && base.exists(), "{}", text(&swept));
+    let swept = library("sweep_tests \"$1\"", &[&base]);
+    assert!(swept.status.success() && !base.exists(), "{}", text(&swept));
+    ours.wait().expect("it was killed");
+    assert!(named.try_wait().unwrap().is_none() && other.try_wait().unwrap().is_none());
+    assert!(is_mount_point(&foreign));
+    for child in [&mut named, &mut other] {
+        child.kill().and_then(|()| child.wait()).expect("end it");
+    }
+    assert!(Command::new("umount").arg(&foreign).status().expect("run umount").success());
+    let swept = library(
+        "export TMPDIR=$1; base=$(bash -c '. \"$LIBRARY\"; new_test_base'); sweep_dead_runs; [[ ! -e $base ]]",
+        &[dir.path()],
+    );
+    assert!(swept.status.success(), "{}", text(&swept));
+    assert!(copied.exists() && given.exists());
+}
+
+fn down_removes_only_what_up_has_made(_: &Nothing) {
+    // A directory that looks like one.
+    let cluster = UpCluster::new();
+    let mine = cluster.cluster_dir().join("run/mine");
+    fs::create_dir_all(mine.parent().unwrap()).unwrap();
+    for path in [&mine, &cluster.cluster_dir().join("lock")] {
+        fs::write(path, b"x").unwrap();
+    }
+    let output = cluster.script("down", &["--purge"]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(text(&output).contains("is not marked"), "{}", text(&output));
+    assert_eq!(fs::read(&mine).unwrap(), b"x");
+    assert_eq!(fs::read(cluster.cluster_dir().join("lock")).unwrap(), b"x");
+
+    let cluster = UpCluster::new();
+    cluster.up(&["--datanodes", "1"]);
+    let dir = cluster.cluster_dir();
+    for name in ["datanode-notes", "names"] {
+        fs::write(dir.join(name), b"x").unwrap();
+    }
+    cluster.down(&[]);
+    // A purge that was interrupted is finished; nobody starts what is only half there.
+    fs::remove_file(dir.join("cluster.conf")).unwrap();
+    fs::remove_dir_all(dir.join("run")).unwrap();
+    let output = cluster.script("up", &[cluster.mount_point().to_str().unwrap()]);
+    check_refusal(&cluster, &output, &["interrupted", "--purge"]);
+    cluster.down(&["--purge"]);
+    let mut left: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["datanode-notes", "names"]);
+}
+
+fn up_and_down_leave_the_mounts_of_others(_: &Nothing) {
+    let cluster = UpCluster::new();
+    let env = cluster.up(&["--datanodes", "1"]);
+    let mount_point = cluster.mount_point();
+    kill_process(Pid::from_raw(env["FUSE_PID"].parse().unwrap()).unwrap(), Signal::KILL).unwrap();
+    let run = |program: &str, arguments: &[&str]| {
+        let status = Command::new(program).args(arguments).arg(&mount_point).status().expect("run it");
+        assert!(status.success(), "{program} {arguments:?}");
+    };
+    run("umount", &[]);
+    run("mount", &["-t", "tmpfs", "none"]);
+    fs::write(mount_point.join("mine"), b"x").unwrap();
+    let output = cluster.script("up", &[mount_point.to_str().unwrap()]);
+    assert!(!output.status.success() && text(&output).contains("something else is mounted"), "{}", text(&output));
+    for _ in 0..2 {
+        let output = cluster.script("down", &[]);
+        assert!(output.status.success(), "{}", text(&output));
+        assert_eq!(fs::read(mount_point.join("mine")).unwrap(), b"x");
+    }
+    wait_gone(&pids(&env));
+    run("umount", &[]);
+}
+
+fn up_follows_only_what_its_user_alone_may_write(_: &Nothing) {
+    let cluster = UpCluster::new();
+    let dir = cluster.cluster_dir();
+    let mount_point = cluster.mount_point();
+    let arguments = [mount_point.to_str().unwrap()];
+    let env = cluster.up(&["--datanodes", "1"]);
+    cluster.down(&[]);
+    for (mode, owner, words) in [(0o775, None, "others may write"), (0o755, Some(65534), "belongs to")] {
+        fs::set_permissions(&dir, fs::Permissions::from_mode(mode)).unwrap();
+        std::os::unix::fs::chown(&dir, owner.or(Some(0)), None).unwrap();
+        for output in [cluster.script("up", &arguments), cluster.script("down", &["--purge"])] {
+            check_refusal(&cluster, &output, &[words]);
+        }
+    }
+    std::os::unix::fs::chown(&dir, Some(0), None).unwrap();
+    // What the shape says is no command.
+    let [conf, made] = ["cluster.conf", "made"].map(|name| dir.join(name));
+    let shape = fs::read_to_string(&conf).unwrap();
+    fs::write(&conf, format!("touch {0}\nPATH=/nowhere\n{shape}RACKS=$(touch {0})\n", made.display())).unwrap();
+    assert_eq!(without_pids(&cluster.up(&[])), without_pids(&env));
+    assert!(!made.exists());
+}
+
+fn up_formats_once_and_starts_nothing_that_it_cannot_note(_: &Nothing) {
+    let cluster = UpCluster::new();
+    let dir = cluster.cluster_dir();
+    let env = cluster.up(&["--datanodes", "1"]);
+    cluster.down(&[]);
+    let mount_point = cluster.mount_point();
+    let (storage, aside) = (dir.join("namenode-1"), dir.join("aside"));
+    fs::rename(&storage, &aside).unwrap();
+    let output = cluster.script("up", &[mount_point.to_str().unwrap()]);
+    check_refusal(&cluster, &output, &["namenode-1/name is gone"]);
+    assert!(!storage.join("name/current").exists());
+    let _ = fs::remove_dir_all(&storage);
+    fs::rename(&aside, &storage).unwrap();
+    // No pid file can be written.
+    let in_the_way = dir.join("run/namenode-1.pid.new");
+    fs::create_dir(&in_the_way).unwrap();
+    let output = cluster.script("up", &[mount_point.to_str().unwrap()]);
+    assert!(text(&output).contains("namenode-1 was not started"), "{}", text(&output));
+    let http = format!("127.0.0.1:{}", env["HTTP_1"].rsplit(':').next().unwrap());
+    TcpListener::bind(http).expect("nobody has it");
+    fs::remove_dir(&in_the_way).unwrap();
+    assert_eq!(without_pids(&cluster.up(&[])), without_pids(&env));
+}
+
 fn main() -> ExitCode {
     suite::run(cases![
+        sweep_tests_sweeps_the_base_of_a_run_and_nothing_else,
+        down_removes_only_what_up_has_made,
+        up_and_down_leave_the_mounts_of_others,
+        up_follows_only_what_its_user_alone_may_write,
+        up_formats_once_and_starts_nothing_that_it_cannot_note,
         leftovers_finds_processes_network_namespaces_mounts_and_loop_devices,
         up_survives_kill_9_of_everything_and_keeps_identity_ports_and_data,
         down_works_after_any_crash,

@@ -67,20 +67,28 @@ fn facts(state: &HttpState) -> Facts {
     }
 }
 
-/// 200 while every volume works, 503 when one is out.
+/// 200 while every volume works, 503 when one is out or does not answer: as the page says it.
 async fn health(State(state): State<HttpState>) -> impl IntoResponse {
-    let reports = state.store.volumes().reports();
-    let failed: Vec<_> =
-        reports.iter().filter(|report| report.failed).map(|report| report.path.display().to_string()).collect();
-    let status = if failed.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let Facts { uuid, replicas, volumes, .. } = facts(&state);
+    let paths = |is_meant: fn(&VolumeFacts) -> bool| -> Vec<String> {
+        volumes
+            .iter()
+            .filter(|volume| is_meant(volume))
+            .map(|volume| volume.report.path.display().to_string())
+            .collect()
+    };
+    let failed = paths(|volume| volume.report.failed);
+    let silent = paths(|volume| volume.is_silent && !volume.report.failed);
+    let is_healthy = failed.is_empty() && silent.is_empty();
     let body = serde_json::json!({
-        "healthy": failed.is_empty(),
-        "datanode_uuid": state.store.volumes().datanode_uuid(),
-        "volumes": reports.len(),
+        "healthy": is_healthy,
+        "datanode_uuid": uuid,
+        "volumes": volumes.len(),
         "failed_volumes": failed,
-        "replicas": state.store.replica_count(),
+        "silent_volumes": silent,
+        "replicas": replicas,
     });
-    (status, Json(body))
+    (if is_healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(body))
 }
 
 async fn scanner(State(state): State<HttpState>) -> impl IntoResponse {

@@ -46,10 +46,10 @@ use dfs_proto::v1;
 use dfs_proto::v1::client_datanode_server::ClientDatanodeServer;
 use dfs_proto::v1::inter_datanode_server::InterDatanodeServer;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tonic::service::Routes;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use client_service::ClientService;
 use file_calls::FileCalls;
@@ -64,6 +64,7 @@ use store::{ReplicaStore, StoreSettings};
 use transfer::data_service::DataService;
 use transfer::{DataPlane, Pace, PeerPool, Pulse};
 
+use crate::last_work::ends_within;
 use crate::listen::descriptors::{self, DataNodeShares};
 use crate::listen::http::Protocol;
 use crate::listen::{self, Acceptor, HostNames};
@@ -120,7 +121,11 @@ async fn run_until_told(config: &Config, mut shutdown: Shutdown, on_ready: OnRea
     let front = Front::new("DataNode", &progress);
     let (http, of_http) = serve_http(&settings, HostNames::of(config), shares.http, &front)?;
     progress.begin("loading the replicas");
-    let store = open_store(&settings, shares.replicas).await?;
+    let store = tokio::select! {
+        opened = open_store(&settings, shares.replicas) => opened?,
+        // Nothing is promised yet: what goes on loading ends with the process.
+        () = shutdown.wait() => return Ok(()),
+    };
     let metrics = Arc::new(Metrics::default());
     let plane = Arc::new(DataPlane {
         store: Arc::clone(&store),
@@ -183,21 +188,6 @@ async fn run_until_told(config: &Config, mut shutdown: Shutdown, on_ready: OnRea
         warn!("stopping although a device does not answer");
     }
     result
-}
-
-/// Runs the last work in a thread of its own, since all of the runtime's may wait for a device, and so may it: false when it
-/// has not ended in time.
-async fn ends_within(patience: Duration, work: impl FnOnce() + Send + 'static) -> bool {
-    let (ended, end) = oneshot::channel::<()>();
-    let started = std::thread::Builder::new().name("dn-stop".into()).spawn(move || {
-        work();
-        drop(ended);
-    });
-    if let Err(error) = started {
-        error!(%error, "no thread to stop with");
-        return true;
-    }
-    tokio::time::timeout(patience, end).await.is_ok()
 }
 
 async fn open_store(settings: &Settings, open_max: usize) -> Result<Arc<ReplicaStore>> {
@@ -314,20 +304,4 @@ fn serve_grpc(listener: TcpListener, connections: usize, service: ClientService)
     let protocol = Protocol::Grpc { call_window: 1 << 20, connection_window: 1 << 20 };
     listen::http::serve("dn-accept-grpc", listener, connections, protocol, services)
         .map_err(|error| DfsError::io("start the gRPC service", error))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn ends_within_does_not_wait_for_a_device_that_hangs() {
-        let (device, answers) = std::sync::mpsc::channel::<()>();
-        let wait = move || {
-            let _ = answers.recv();
-        };
-        assert!(!ends_within(Duration::from_millis(50), wait).await);
-        drop(device);
-        assert!(ends_within(Duration::from_secs(20), || {}).await);
-    }
 }

@@ -4,7 +4,7 @@
 //! When all places are taken, a newcomer gets that of a connection nobody misses, in this order: those that never asked
 //! for anything, idle ones, stalled calls; among equals the one that has been quiet longest. Who has to go may say farewell
 //! first, and the newcomer asks again meanwhile: the door itself never waits, so nobody waits behind a newcomer that finds no
-//! place. Who comes from an address that has its part of the places gets one of that address's own. The newcomer is refused
+//! place. An address at its limit can only replace its own connections. The newcomer is refused
 //! when none of those that it could get has to go: all are at work. Strangers that hold places and say nothing keep nobody out for
 //! longer than it takes them to go.
 //!
@@ -204,7 +204,8 @@ impl Door {
         }
     }
 
-    /// A place for a connection from `address`, which is one of `newcomers` that want one: as many are told to go.
+    /// A place for a connection from `address`. When there is none, enough others are told to leave for all `newcomers` waiting
+    /// now.
     pub(crate) fn admit(self: &Arc<Self>, address: IpAddr, newcomers: usize) -> Admission {
         let neighbourhood = neighbourhood(address);
         let mut table = self.table.lock();
@@ -288,6 +289,17 @@ impl Pass {
         self.entry.is_used.store(true, Ordering::Relaxed);
         self.entry.on_progress();
         Busy(Arc::clone(&self.entry))
+    }
+
+    /// An answer is on its way to the peer, whatever made it.
+    pub(crate) fn writing(&self) -> Busy {
+        self.entry.calls.fetch_add(1, Ordering::Relaxed);
+        Busy(Arc::clone(&self.entry))
+    }
+
+    /// Something has moved.
+    pub(crate) fn on_progress(&self) {
+        self.entry.on_progress();
     }
 
     /// Whether it has asked for anything yet.

@@ -6,7 +6,7 @@
 //! heartbeats pass whoever sends large calls. A body that stops in the middle is given up after [`BODY_PATIENCE`], and one
 //! that trickles after a time that its messages' lengths give.
 //! An answer that its peer does not take is kept until its call is given up ([`CALL_PATIENCE`]): what bounds these is the
-//! number of calls and the length of one answer.
+//! number of calls and the length of one answer. One that is taken slowly is not broken off.
 
 use std::convert::Infallible;
 use std::io;
@@ -33,7 +33,7 @@ use tracing::debug;
 use super::acceptor::Acceptor;
 use super::browsers::{seal, turn_away};
 use super::budget::{Budgets, Charge, GRACE, LEAST_RATE, MessageMeter};
-use super::connection::ClientConnection;
+use super::connection::{AnsweredConnection, ClientConnection};
 use super::door::{Busy, CallPatience, Door, Limits, Pass};
 use super::host_names::HostNames;
 
@@ -41,8 +41,8 @@ use super::host_names::HostNames;
 const FIRST_REQUEST: Duration = Duration::from_secs(30);
 /// Mounts and DataNodes speak every few seconds; a client that comes back after this connects again.
 const GRPC_IDLE: Duration = Duration::from_secs(900);
-/// Who asks over HTTP comes now and then, and connects again. hyper counts the time for a request's head from the end of the
-/// answer before, or from the connection's beginning, whether or not anything of it comes.
+/// Who asks over HTTP comes now and then, and connects again. This is the time for a request's head, too: it counts from the end of
+/// the answer before, or from the connection's beginning, whether or not anything of the head comes.
 const HTTP_IDLE: Duration = HEAD_PATIENCE;
 /// A call that moves nothing, the reading of its answer included: it loses its place when places are short, and in any case
 /// after a time that no call of ours takes.
@@ -146,12 +146,10 @@ impl Server {
             }
             Protocol::Http(_) => {
                 let mut http1 = hyper::server::conn::http1::Builder::new();
-                http1
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(HEAD_PATIENCE)
-                    .max_headers(HEAD_LINES_MAX)
-                    .max_buf_size(HEAD_MAX);
-                let connection = http1.serve_connection(TokioIo::new(socket), calls);
+                // The door keeps the time for a head: hyper counts it from when the last answer is in its buffer, whoever takes it.
+                http1.header_read_timeout(None).max_headers(HEAD_LINES_MAX).max_buf_size(HEAD_MAX);
+                let connection =
+                    http1.serve_connection(TokioIo::new(AnsweredConnection::new(socket, Arc::clone(&pass))), calls);
                 drive(connection, |connection| connection.graceful_shutdown(), leave, &pass).await
             }
         };
@@ -420,6 +418,30 @@ mod tests {
             ] {
                 assert!(answer.contains(header), "{request} has no {header}: {answer}");
             }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn serve_lets_a_slow_reader_take_all() {
+        const LENGTH: usize = 64 << 20;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new().route("/", get(|| async { vec![7_u8; LENGTH] }));
+        let _acceptor = serve("test-http", listener, 4, Protocol::Http(Arc::default()), router).unwrap();
+        let mut socket = TcpStream::connect(address).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        socket.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        // Reads on, a little each second, for longer than a connection may be idle and two rounds of the door.
+        let (mut taken, mut piece) = (0, vec![0; 1 << 20]);
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < 2 * HTTP_IDLE {
+            taken += socket.read(&mut piece).unwrap();
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        while taken < LENGTH {
+            let more = socket.read(&mut piece).unwrap();
+            assert!(more > 0, "cut after {taken} bytes");
+            taken += more;
         }
     }
 

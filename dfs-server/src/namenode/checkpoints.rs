@@ -21,6 +21,9 @@ const WORDS_MAX: usize = 1_000;
 /// How often it is asked how much room the device has.
 const ROOM_TICK: Duration = Duration::from_secs(5);
 
+/// A device that has not answered for so long hangs.
+const ROOM_SILENCE: Duration = Duration::from_secs(30);
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Checkpoints {
@@ -33,8 +36,8 @@ pub struct Checkpoints {
 pub(crate) struct Known {
     /// When the NameNode's own last try failed and why; none after one that did not, its own or another's.
     pub(crate) own_failure: Option<(Instant, String)>,
-    /// Room on the device, or why that is not known.
-    pub(crate) room: Option<Result<Room, String>>,
+    /// Room on the device, or why that is not known, and when it was told: a device that hangs tells nothing.
+    pub(crate) room: Option<(Instant, Result<Room, String>)>,
     /// The configuration says that there is to be a SecondaryNameNode.
     pub(crate) expects_secondary: bool,
     /// The SecondaryNameNode, once it has been heard.
@@ -94,7 +97,7 @@ impl Checkpoints {
     }
 
     fn on_room(&self, room: Result<Room>) {
-        self.known.lock().room = Some(room.map_err(|error| error.chain()));
+        self.known.lock().room = Some((Instant::now(), room.map_err(|error| error.chain())));
     }
 
     /// The SecondaryNameNode is at work on a checkpoint.
@@ -121,6 +124,20 @@ impl Checkpoints {
     }
 }
 
+impl Known {
+    /// For how long the device has not said how much room there is, if that is too long.
+    pub(crate) fn room_silence(&self) -> Option<Duration> {
+        let (told, _) = self.room.as_ref()?;
+        Some(told.elapsed()).filter(|silence| *silence >= ROOM_SILENCE)
+    }
+
+    /// Bytes free on the device, unless nobody knows them now.
+    pub(crate) fn free_bytes(&self) -> Option<u64> {
+        let (_, room) = self.room.as_ref().filter(|_| self.room_silence().is_none())?;
+        room.as_ref().ok().map(|room| room.free)
+    }
+}
+
 impl Secondary {
     fn new() -> Self {
         Self { heard: Instant::now(), is_at_work: false, told: Told::default(), in_step: None }
@@ -129,10 +146,15 @@ impl Secondary {
     /// Changes that its checkpoint does not have, and for how long that has been so, as far as is known.
     pub(crate) fn lag(&self, applied: TxId) -> Option<(u64, Duration)> {
         let last = self.told.last?;
-        let behind = applied.0.checked_sub(last.txid.0).filter(|&behind| behind > 0)?;
-        let since = [last.age(), self.in_step.map(|at| at.elapsed())].into_iter().flatten().min()?;
-        Some((behind, since))
+        lag(applied.0.saturating_sub(last.txid.0), last.age(), self.in_step)
     }
+}
+
+/// How many changes a checkpoint does not have, and for how long that has been so, as far as is known: since it was made, or since it
+/// had last everything that there was.
+pub(crate) fn lag(behind: u64, age: Option<Duration>, in_step: Option<Instant>) -> Option<(u64, Duration)> {
+    let since = [age, in_step.map(|at| at.elapsed())].into_iter().flatten().min()?;
+    (behind > 0).then_some((behind, since))
 }
 
 impl Last {

@@ -56,6 +56,8 @@ const RECOVERIES_TICK: Duration = Duration::from_secs(1);
 const LEFTOVERS_TICK: Duration = Duration::from_secs(1);
 /// How often it is asked whether a checkpoint is due.
 const CHECKPOINT_TICK: Duration = Duration::from_secs(5);
+/// Time for the edit log to finish what is under way when the daemon stops: a device that hangs never does.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// Blocks of one file list handed to the block manager at once while loading.
 const LOAD_BATCH: usize = 10_000;
 
@@ -92,9 +94,11 @@ async fn run_until_told(config: &Config, mut stop: Shutdown, on_ready: OnReady<'
     let names = Protocol::Http(Arc::new(HostNames::of(config)));
     let http =
         listen::http::serve("nn-accept-http", http, shares.http, names, front.router()).map_err(cannot_accept)?;
-    let namesystem = start_telling(config, &progress).await?;
-    let node_files = Arc::new(NodeFiles::new(config));
-    namesystem.blocks().set_host_rules(node_files.read()?);
+    let (namesystem, node_files) = tokio::select! {
+        prepared = prepare(config, &progress) => prepared?,
+        // Nothing is promised yet: what goes on loading ends with the process.
+        () = stop.wait() => return Ok(()),
+    };
     let acceptors = [http, serve_grpc(rpc, shares.grpc, &namesystem, node_files)?];
     front.serve(super::http::router(Arc::clone(&namesystem)));
     on_ready(addresses);
@@ -110,7 +114,22 @@ async fn run_until_told(config: &Config, mut stop: Shutdown, on_ready: OnReady<'
         () = stop.wait() => Ok(()),
     };
     drop(acceptors);
-    result.and(namesystem.journal().shutdown().await)
+    let Ok(ended) = tokio::time::timeout(STOP_PATIENCE, namesystem.journal().shutdown()).await else {
+        tracing::warn!(
+            "stopping although the device of the edit log does not answer: what it has not taken was not acknowledged"
+        );
+        return result;
+    };
+    result.and(ended)
+}
+
+/// All that comes before the first call is answered.
+async fn prepare(config: &Config, progress: &Arc<StartProgress>) -> Result<(Arc<Namesystem>, Arc<NodeFiles>)> {
+    let namesystem = start_telling(config, progress).await?;
+    let node_files = Arc::new(NodeFiles::new(config));
+    let files = Arc::clone(&node_files);
+    namesystem.blocks().set_host_rules(blocking("read the operator's files", move || files.read()).await?);
+    Ok((namesystem, node_files))
 }
 
 pub(super) fn name_dir(config: &Config) -> Result<PathBuf> {
@@ -205,7 +224,7 @@ fn load(config: &Config, progress: &StartProgress) -> Result<Loaded> {
     })?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let blocks = Arc::new(BlockManager::new(config, Arc::clone(&clock), rand::random()));
-    // Before there is a lock: nobody waits yet, and what is shown of its holds are those that somebody may wait for.
+    // Done before the namespace is behind its lock: nobody can wait yet, so this long pass must not count in the lock's metrics.
     progress.begin("preparing the blocks");
     tell_blocks(&namespace, &blocks);
     Ok(Loaded { storage, header, namespace, blocks, clock })

@@ -24,10 +24,11 @@ mod transfer;
 #[cfg(test)]
 pub(crate) use transfer::tests::power_cut_scenario;
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::Router;
 use dfs_common::config_file::Config;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::TxId;
@@ -49,7 +50,9 @@ use self::transfer::Client;
 use crate::blocking::blocking;
 use crate::listen::descriptors::{self, NameNodeShares};
 use crate::listen::http::Protocol;
-use crate::listen::{self, Acceptor, HostNames};
+use crate::listen::{self, HostNames};
+use crate::pages::starting::Front;
+use crate::start_progress::StartProgress;
 use crate::{OnReady, Running};
 
 /// How often it is asked whether a checkpoint is due.
@@ -77,8 +80,17 @@ async fn run_until_told(config: &Config, mut stop: Shutdown, on_ready: OnReady<'
     let key = "dfs.namenode.secondary.http-address";
     let http = listen::bind(key, &config.text(key))?;
     let address = listen::address_of(&http)?;
-    let secondary = Secondary::open(config)?;
-    let _acceptor = serve_page(http, &secondary, HostNames::of(config))?;
+    let progress = Arc::new(StartProgress::default());
+    let front = Front::new("SecondaryNameNode", &progress);
+    let places = NameNodeShares::of(descriptors::available()?, 0).http;
+    let names = Protocol::Http(Arc::new(HostNames::of(config)));
+    let _acceptor = listen::http::serve("snn-accept-http", http, places, names, front.router())
+        .map_err(|error| DfsError::io("start the HTTP service", error))?;
+    let secondary = tokio::select! {
+        opened = Secondary::open(config) => opened?,
+        () = stop.wait() => return Ok(()),
+    };
+    front.serve(secondary.page());
     on_ready(address);
     let mut failures = 0;
     loop {
@@ -106,18 +118,6 @@ async fn run_until_told(config: &Config, mut stop: Shutdown, on_ready: OnReady<'
     }
 }
 
-fn serve_page(http: TcpListener, secondary: &Secondary, names: HostNames) -> Result<Acceptor> {
-    let shape = Shape {
-        namenode: secondary.namenode.clone(),
-        dir: secondary.dir.root().display().to_string(),
-        period: secondary.period,
-    };
-    let router = page::router(Arc::clone(&secondary.progress), shape);
-    let places = NameNodeShares::of(descriptors::available()?, 0).http;
-    listen::http::serve("snn-accept-http", http, places, Protocol::Http(Arc::new(names)), router)
-        .map_err(|error| DfsError::io("start the HTTP service", error))
-}
-
 struct Secondary {
     dir: Arc<CheckpointDir>,
     client: Client,
@@ -130,7 +130,7 @@ struct Secondary {
 }
 
 impl Secondary {
-    fn open(config: &Config) -> Result<Self> {
+    async fn open(config: &Config) -> Result<Self> {
         let namenodes = config.list("dfs.namenode.address");
         let Some(namenode) = namenodes.first() else {
             return Err(DfsError::new(
@@ -147,14 +147,22 @@ impl Secondary {
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .tcp_nodelay(true)
             .connect_lazy();
+        let dir = crate::namenode::import::checkpoint_dir(config)?;
+        let dir = blocking("open the directory", move || CheckpointDir::open(&dir)).await?;
         Ok(Self {
-            dir: Arc::new(CheckpointDir::open(&crate::namenode::import::checkpoint_dir(config)?)?),
+            dir: Arc::new(dir),
             client: NamenodeClient::new(channel).max_decoding_message_size(GRPC_MESSAGE_MAX),
             namenode: namenode.clone(),
             progress: Arc::default(),
             period: config.duration("dfs.namenode.checkpoint.period"),
             txns: config.count("dfs.namenode.checkpoint.txns"),
         })
+    }
+
+    fn page(&self) -> Router {
+        let shape =
+            Shape { namenode: self.namenode.clone(), dir: self.dir.root().display().to_string(), period: self.period };
+        page::router(Arc::clone(&self.progress), shape)
     }
 
     /// Makes a checkpoint if it is time, and remembers what came of it: page and NameNode are told.

@@ -13,6 +13,9 @@ use crate::pages::health::{Health, Level};
 use crate::pages::text::{counted, shown, span};
 use crate::pages::{answer, redirect};
 
+/// Silence of the NameNode that is worth a look: it is asked every few seconds, and within a minute after a failure.
+const SILENCE: Duration = Duration::from_secs(180);
+
 /// What does not change while it runs.
 #[derive(Clone, Debug)]
 pub(super) struct Shape {
@@ -80,7 +83,16 @@ fn judge(known: &Known, shape: &Shape) -> Health {
         );
     }
     let is_old = known.lag().is_some_and(|lag| lag > 2 * shape.period);
-    if known.answered.is_none() {
+    // While it is at work it does not ask.
+    let silence = known.answered.map(|(at, _)| at.elapsed()).filter(|silence| *silence > SILENCE && !known.is_at_work);
+    if let Some(silence) = silence {
+        health.add(
+            if silence > 2 * shape.period { Level::Act } else { Level::Watch },
+            format!("The NameNode has not answered for {}", span(silence)),
+            "It is asked again and again, and no checkpoint is made meanwhile. See that it runs, and that dfs.namenode.address is \
+             its address.",
+        );
+    } else if known.answered.is_none() {
         health.add(
             Level::Watch,
             "The NameNode has not answered since the start",
@@ -134,6 +146,24 @@ mod pages_tests {
         assert!(page(&known(7, old)).contains("All is well"), "nothing has changed since");
         let known = Known { in_step: Some(Instant::now()), ..known(9, old) };
         assert!(page(&known).contains("All is well"), "the first change after a long rest is not late");
+    }
+
+    #[test]
+    fn page_says_for_how_long_the_namenode_has_been_silent() {
+        let long_ago = |seconds| Instant::now().checked_sub(Duration::from_secs(seconds));
+        for (period, seconds, words) in [
+            (600, 100, "All is well"),
+            (600, 200, "It serves, and there is something to look at"),
+            (60, 200, "Somebody must act"),
+        ] {
+            let Some(at) = long_ago(seconds) else { return };
+            let shape = Shape { namenode: "nn".into(), dir: "/d".into(), period: Duration::from_secs(period) };
+            let silent = Known { answered: Some((at, TxId(7))), ..known(7, Duration::ZERO) };
+            let text = Page::new(&silent, &shape).render().unwrap();
+            assert!(text.contains(words), "{period} {seconds}: {text}");
+            let busy = Known { is_at_work: true, ..silent };
+            assert!(Page::new(&busy, &shape).render().unwrap().contains("All is well"));
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use dfs_proto::v1;
 use parking_lot::Mutex;
 
 use super::checkpoint_dir::LastCheckpoint;
+use crate::namenode::checkpoints::lag;
 
 /// Characters of a failure that the NameNode is told.
 const WORDS_MAX: usize = 1_000;
@@ -78,8 +79,7 @@ impl Known {
 
     /// How long there have been changes that the last checkpoint does not have, as far as is known.
     pub(super) fn lag(&self) -> Option<Duration> {
-        self.behind().filter(|&behind| behind > 0)?;
-        [self.age(), self.in_step.map(|at| at.elapsed())].into_iter().flatten().min()
+        lag(self.behind()?, self.age(), self.in_step).map(|(_, since)| since)
     }
 
     /// What the NameNode is told; one checkpoint is to be made every `period`.

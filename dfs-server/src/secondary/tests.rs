@@ -89,7 +89,7 @@ impl Pair {
         let routes = Routes::new(NamenodeServer::new(Refusing { service, to_refuse: to_refuse.clone() }));
         let grpc = listen::http::Protocol::Grpc { call_window: 1 << 20, connection_window: 4 << 20 };
         let acceptor = listen::http::serve("test-accept", listener, 10, grpc, routes.into_axum_router()).unwrap();
-        let secondary = Secondary { txns: 1, ..Secondary::open(&config).unwrap() };
+        let secondary = Secondary { txns: 1, ..Secondary::open(&config).await.unwrap() };
         Self { dir, namesystem, to_refuse, secondary, acceptor }
     }
 

@@ -2,8 +2,9 @@
 //! `dfs_tests::mutation` and docs/testing.md.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
@@ -223,18 +224,32 @@ impl House {
         Ok(Ending::Passed(passed))
     }
 
+    /// A line of bash that has the scripts' library, and `argument` as `$0`.
+    fn library(&self, line: &str, argument: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("bash");
+        command.arg("-c").arg(format!(". scripts/lib.sh; {line}")).arg(argument).current_dir(&self.dir);
+        command
+    }
+
+    /// A directory for tests, which only `sweep_tests` removes. Of this process: when it is killed, `scripts/test` sweeps.
+    fn new_base(&self) -> Result<PathBuf> {
+        let mut maker = self.library(r#"new_test_base "$0""#, std::process::id().to_string());
+        let made = maker.stderr(Stdio::inherit()).output().context("run bash")?;
+        if !made.status.success() {
+            bail!("cannot make a directory for tests");
+        }
+        Ok(PathBuf::from(OsString::from_vec(made.stdout)))
+    }
+
     fn run_program(&self, program: &Program, test: &TestName, choice: Option<&str>, log: &fs::File) -> Result<Ending> {
-        let base =
-            tempfile::Builder::new().prefix("dfs-mutate.").tempdir_in("/var/tmp").context("a directory for tests")?;
-        // Tests of permissions go in as other users.
-        fs::set_permissions(base.path(), fs::Permissions::from_mode(0o755))?;
+        let base = self.new_base()?;
         let mut command = Command::new(&program.path);
         command.arg(test.filter()).current_dir(&program.dir).env("CARGO_MANIFEST_DIR", &program.dir);
         if program.target.is_some() {
             // As scripts/test: a case that starts a process closes duplicates of what others have open.
             command.arg("--test-threads=1");
         }
-        command.env_remove("DFS_BIN_DIR").env("DFS_TEST_BASE", base.path()).env_remove(CHOICE);
+        command.env_remove("DFS_BIN_DIR").env("DFS_TEST_BASE", &base).env_remove(CHOICE);
         command.envs(choice.map(|name| (CHOICE, name)));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?);
         let before = log.metadata()?.len();
@@ -261,10 +276,9 @@ impl House {
             thread::sleep(LOOK_INTERVAL);
         };
         // What crashed or hung leaves processes, mounts and devices.
-        let sweep = r#". scripts/lib.sh; sweep_tests "$0""#;
-        let swept = Command::new("bash").args(["-c", sweep]).arg(base.path()).current_dir(&self.dir).status()?;
+        let swept = self.library(r#"sweep_tests "$0""#, &base).status()?;
         if !swept.success() {
-            bail!("cannot free what {test} left in {}", base.keep().display());
+            bail!("cannot free what {test} left in {}", base.display());
         }
         Ok(ending)
     }

@@ -7,13 +7,14 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use dfs_tests::cases;
-use dfs_tests::cluster::{Cluster, test_dir};
+use dfs_tests::cluster::{Cluster, http_status, test_dir};
 use dfs_tests::ports::free_port;
-use dfs_tests::process::program;
+use dfs_tests::process::{Daemon, program};
+use dfs_tests::secondary::Secondary;
 use dfs_tests::suite::{Case, Nothing};
-use dfs_tests::wait::{Stopwatch, poll, wait_until};
+use dfs_tests::wait::{STARTUP, Stopwatch, poll, wait_until};
 
-pub(super) const CASES: [Case<Nothing>; 10] = cases![
+pub(super) const CASES: [Case<Nothing>; 11] = cases![
     unknown_key_is_refused_with_the_nearest_one,
     value_out_of_range_is_refused_with_its_key,
     missing_configuration_file_is_named,
@@ -24,6 +25,7 @@ pub(super) const CASES: [Case<Nothing>; 10] = cases![
     datanode_refuses_a_directory_of_another_cluster,
     datanode_with_a_missing_device_says_which,
     mount_that_cannot_work_fails_with_its_reason,
+    daemon_that_starts_ends_when_told_to,
 ];
 
 /// Longest that a daemon which cannot start may take to say so.
@@ -179,6 +181,37 @@ fn datanode_with_a_missing_device_says_which(_: &Nothing) {
     fs::remove_file(&data).unwrap();
     fs::rename(&aside, &data).unwrap();
     cluster.restart_all();
+}
+
+fn daemon_that_starts_ends_when_told_to(_: &Nothing) {
+    let mut cluster = Cluster::builder().datanodes(1).start();
+    let mut secondary = Secondary::new(&cluster);
+    secondary.daemon.start();
+    secondary.wait_checkpoint(cluster.status("last_txid").expect("the NameNode serves"));
+    let version = secondary.dir().join("current/VERSION");
+    check_ends_while_starting(&mut secondary.daemon, &cluster.namenode.host, secondary.http_port, &version);
+    drop(secondary);
+    let node = &mut cluster.datanodes[0];
+    let version = node.data_dirs[0].join("current/VERSION");
+    check_ends_while_starting(&mut node.daemon, &node.host, node.http_port, &version);
+    let version = cluster.dir().join("namenode/name/current/VERSION");
+    let node = &mut cluster.namenode;
+    check_ends_while_starting(&mut node.daemon, &node.host, node.http_port, &version);
+    cluster.restart_all();
+}
+
+/// The daemon is held up by its VERSION, which is a pipe that nobody writes.
+#[track_caller]
+fn check_ends_while_starting(daemon: &mut Daemon, host: &str, http_port: u16, version: &Path) {
+    daemon.kill();
+    let aside = version.with_extension("aside");
+    fs::rename(version, &aside).unwrap();
+    assert!(Command::new("mkfifo").arg(version).status().expect("run mkfifo").success());
+    daemon.start();
+    let is_starting = || http_status(host, http_port, "/health") == Some(503);
+    wait_until(STARTUP, format!("{} to start", daemon.name()), is_starting);
+    assert!(daemon.terminate(REFUSAL).success(), "{}", daemon.log_tail());
+    fs::rename(&aside, version).unwrap();
 }
 
 fn mount_that_cannot_work_fails_with_its_reason(_: &Nothing) {

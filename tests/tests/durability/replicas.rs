@@ -9,7 +9,7 @@ use dfs_common::units::ByteCount;
 use dfs_tests::bench::drop_caches;
 use dfs_tests::cases;
 use dfs_tests::checkers::replicas::check_identical;
-use dfs_tests::cluster::{Cluster, Devices};
+use dfs_tests::cluster::{Cluster, Devices, http_get};
 use dfs_tests::fault::flip_bit;
 use dfs_tests::mount::Mount;
 use dfs_tests::replica::replica_files;
@@ -184,7 +184,7 @@ fn hung_device_of_a_datanode_leaves_its_other_volume(_: &Nothing) {
     cluster.wait_fully_replicated();
     let frozen = cluster.datanodes[0].devices[0].freeze();
     let begun = Stopwatch::start();
-    let mut written = 0;
+    let (mut written, mut is_told) = (0, false);
     // Until its writers, readers, reports and deletions have met it, and it was taken out.
     while !is_volume_failed(&cluster, 0) {
         let call = Stopwatch::start();
@@ -196,7 +196,12 @@ fn hung_device_of_a_datanode_leaves_its_other_volume(_: &Nothing) {
         assert!(call.elapsed() < Duration::from_secs(15), "a hung device held a file up for {:?}", call.elapsed());
         assert!(begun.elapsed() < REPAIR, "a hung device was not taken out");
         written += 1;
+        let node = &cluster.datanodes[0];
+        let health = http_get(&node.host, node.http_port, "/health").expect("the DataNode answers");
+        is_told |=
+            health.0 == 503 && health.1.contains(&format!("\"silent_volumes\":[\"{}\"]", node.data_dirs[0].display()));
     }
+    assert!(is_told, "until it was taken out, the DataNode said that it does not answer");
     cluster.wait_datanodes_live(3);
     close(open).unwrap();
     cold_check(&mount, "open", Pattern::new(8));

@@ -1,22 +1,26 @@
 //! What the NameNode's HTTP port tells of trouble: a start that takes long, checkpoints that fail, DataNodes that are gone for good.
 
 use std::fs;
+use std::process::{Command, Stdio};
 
 use dfs_tests::cases;
 use dfs_tests::cluster::{Cluster, Devices, http_get, http_status};
 use dfs_tests::device::{LoopDevice, SMALL_DEVICE};
+use dfs_tests::process::program;
 use dfs_tests::secondary::Secondary;
 use dfs_tests::suite::{Case, Nothing};
 use dfs_tests::wait::{REPAIR, STARTUP, wait_until};
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::process::Signal;
 use serde_json::Value;
 
 use super::served::{findings, namenode_page, wait_well};
 
-pub(super) const CASES: [Case<Nothing>; 4] = cases![
+pub(super) const CASES: [Case<Nothing>; 5] = cases![
     a_namenode_that_starts_says_so_and_is_not_taken_for_up,
     checkpoints_that_fail_are_told_until_one_succeeds,
     a_namenode_tells_that_its_device_fills_up,
+    a_namenode_whose_device_hangs_says_so_and_ends_when_told_to,
     a_datanode_gone_for_good_is_told_of_until_it_is_excluded,
 ];
 
@@ -109,6 +113,42 @@ fn a_namenode_tells_that_its_device_fills_up(_: &Nothing) {
     fs::remove_file(&ballast).expect("remove the file");
     drop(file);
     wait_namenode_well(&cluster);
+}
+
+fn a_namenode_whose_device_hangs_says_so_and_ends_when_told_to(_: &Nothing) {
+    let mut cluster = Cluster::builder().datanodes(1).replication(1).devices(Devices::Loop(SMALL_DEVICE)).start();
+    wait_namenode_well(&cluster);
+    let (host, port) = (cluster.namenode.host.clone(), cluster.namenode.http_port);
+    // A change that the log does not take.
+    let change = |cluster: &Cluster| {
+        let mut command = Command::new(program("dfs"));
+        command.args(["--namenode", &cluster.namenodes(), "mkdir", "-p", "/directory"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("start dfs")
+    };
+    let frozen = cluster.namenode.devices[0].freeze();
+    let mut waits = change(&cluster);
+    wait_told(&cluster, "device does not answer");
+    let (status, words) = http_get(&host, port, "/health").expect("it answers");
+    assert!(status == 503 && words.contains("does not answer"), "{status} {words}");
+    assert!(cluster.status("log_silence_seconds") > Some(0));
+    drop(frozen);
+    wait_until(REPAIR, "the NameNode to be well", || http_status(&host, port, "/health") == Some(200));
+    assert!(waits.wait().expect("wait for dfs").success());
+
+    let frozen = cluster.namenode.devices[0].freeze();
+    let mut waits = change(&cluster);
+    wait_told(&cluster, "device does not answer");
+    cluster.namenode.daemon.signal(Signal::TERM);
+    // The kernel keeps what waits for the device; all else of the process is gone.
+    let stat = format!("/proc/{}/stat", cluster.namenode.daemon.pid().expect("it runs").as_raw_nonzero());
+    wait_until(REPAIR, "the NameNode to end", || {
+        let stat = fs::read_to_string(&stat).unwrap_or_default();
+        stat.rsplit(") ").next().is_none_or(|rest| rest.is_empty() || rest.starts_with('Z'))
+    });
+    drop(frozen);
+    assert!(cluster.namenode.daemon.wait_exit(STARTUP).success());
+    waits.kill().and_then(|()| waits.wait()).expect("end dfs");
+    cluster.restart_all();
 }
 
 fn a_datanode_gone_for_good_is_told_of_until_it_is_excluded(_: &Nothing) {

@@ -23,6 +23,8 @@ pub(super) struct Facts {
     pub(super) unknown_replicas: usize,
     pub(super) nodes: Vec<DatanodeReport>,
     pub(super) checkpoints: Known,
+    /// For how long the edit log's device has not answered.
+    pub(super) log_silence: Option<Duration>,
 }
 
 impl Facts {
@@ -40,6 +42,7 @@ impl Facts {
             unknown_replicas: blocks.unknown_replicas(),
             nodes: namesystem.datanode_reports(),
             checkpoints: namesystem.checkpoints().known(),
+            log_silence: namesystem.journal().log_silence(),
         }
     }
 }

@@ -12,27 +12,59 @@ mod verdict;
 mod verdict_on_checkpoints;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use self::apart::apart;
+use self::apart::Apart;
 use super::checkpoints::Known;
 use super::lock_times::LockHistogram;
 use super::namesystem::Namesystem;
+use crate::pages::text::span;
+
+/// What programs are told.
+#[derive(Clone)]
+struct Told {
+    namesystem: Arc<Namesystem>,
+    apart: Apart,
+}
+
+impl Told {
+    async fn told<T: Send + 'static>(
+        self,
+        tell: impl FnOnce(&Namesystem) -> T + Send + 'static,
+    ) -> Result<T, StatusCode> {
+        let namesystem = self.namesystem;
+        self.apart.make(move || tell(&namesystem)).await
+    }
+}
 
 /// What is served.
 pub(super) fn router(namesystem: Arc<Namesystem>) -> Router {
+    // Places of their own: whoever watches is not kept waiting by those who browse.
+    let told = Told { namesystem: Arc::clone(&namesystem), apart: Apart::new() };
     Router::new()
-        .route("/health", get(|| async { "ok\n" }))
-        .route("/status", get(|State(of): State<Arc<Namesystem>>| apart(move || Json(status(&of)))))
-        .route("/metrics", get(|State(of): State<Arc<Namesystem>>| apart(move || metrics(&of))))
-        .with_state(Arc::clone(&namesystem))
+        .route("/health", get(async |State(of): State<Told>| health(of.namesystem.journal().log_silence())))
+        .route("/status", get(async |State(of): State<Told>| of.told(|namesystem| Json(status(namesystem))).await))
+        .route("/metrics", get(async |State(of): State<Told>| of.told(metrics).await))
+        .with_state(told)
         .merge(pages::router(namesystem))
+}
+
+/// 503 while nothing can be changed: the edit log's device does not answer.
+fn health(log_silence: Option<Duration>) -> (StatusCode, String) {
+    match log_silence {
+        None => (StatusCode::OK, "ok\n".to_owned()),
+        Some(silence) => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("the edit log's device does not answer for {}\n", span(silence)))
+        }
+    }
 }
 
 fn status(namesystem: &Namesystem) -> serde_json::Value {
@@ -71,8 +103,9 @@ fn status(namesystem: &Namesystem) -> serde_json::Value {
         "safe_mode": safe_mode,
         "safe_mode_status": safe_mode_status,
         "checkpoint_txid": namesystem.journal().newest_image().0,
-        "checkpoint_failure": checkpoints.own_failure.map(|(_, why)| why),
-        "name_dir_free_bytes": checkpoints.room.and_then(|room| room.ok()).map(|room| room.free),
+        "checkpoint_failure": checkpoints.own_failure.as_ref().map(|(_, why)| why),
+        "name_dir_free_bytes": checkpoints.free_bytes(),
+        "log_silence_seconds": namesystem.journal().log_silence().map_or(0, |silence| silence.as_secs()),
         "secondary_namenode": secondary,
     })
 }
@@ -88,6 +121,8 @@ fn metrics(namesystem: &Namesystem) -> String {
             None => registry.register(name, help, value),
         }
     };
+    let log_silence = namesystem.journal().log_silence().map_or(0, |silence| silence.as_secs());
+    gauge("log_silence", "Time for which the edit log's device has not answered", Some(Unit::Seconds), log_silence);
     gauge("last_txid", "Transaction applied last", None, namesystem.txid().0);
     gauge("files", "Files and other leaves", None, files);
     gauge("directories", "Directories", None, directories);
@@ -135,12 +170,14 @@ fn metrics(namesystem: &Namesystem) -> String {
 }
 
 fn add_checkpoints(namesystem: &Namesystem, gauge: &mut impl FnMut(&str, &str, Option<Unit>, u64)) {
-    let Known { own_failure, room, secondary, .. } = namesystem.checkpoints().known();
+    let known = namesystem.checkpoints().known();
+    let free = known.free_bytes();
+    let Known { own_failure, secondary, .. } = known;
     let newest = namesystem.journal().newest_image().0;
     gauge("checkpoint_txid", "Last transaction of the newest image", None, newest);
     gauge("checkpoint_failed", "The NameNode's last try of a checkpoint failed", None, own_failure.is_some().into());
-    if let Some(Ok(room)) = room {
-        gauge("name_dir_free", "Bytes free on the NameNode's device", Some(Unit::Bytes), room.free);
+    if let Some(free) = free {
+        gauge("name_dir_free", "Bytes free on the NameNode's device", Some(Unit::Bytes), free);
     }
     let Some(secondary) = secondary else { return };
     let failed = secondary.told.failure.is_some();

@@ -1,4 +1,4 @@
-//! The pages' addresses, and how many pages are made at once.
+//! The pages' addresses.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,9 +8,8 @@ use axum::extract::{Query, RawQuery, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use tokio::sync::Semaphore;
 
-use super::apart::apart;
+use super::apart::Apart;
 use super::browse::{Start, browse};
 use super::facts::Facts;
 use super::overview::Overview;
@@ -18,19 +17,16 @@ use super::tree_path::{BROWSE, TreePath};
 use crate::namenode::namesystem::Namesystem;
 use crate::pages::{answer, redirect};
 
-/// Pages made at once; others wait. The threads that make them are those that wait for disks too.
-const AT_ONCE: usize = 4;
-
 #[derive(Clone)]
 struct Pages {
     namesystem: Arc<Namesystem>,
     started: Instant,
-    places: Arc<Semaphore>,
+    apart: Apart,
 }
 
 /// `/`, `/browse/...`, `/explorer?path=...`, and the addresses that HDFS's users remember.
 pub(super) fn router(namesystem: Arc<Namesystem>) -> Router {
-    let pages = Pages { namesystem, started: Instant::now(), places: Arc::new(Semaphore::new(AT_ONCE)) };
+    let pages = Pages { namesystem, started: Instant::now(), apart: Apart::new() };
     Router::new()
         .route("/", get(overview))
         .route("/dfshealth.html", get(|| async { redirect("/") }))
@@ -64,15 +60,7 @@ async fn explorer(RawQuery(query): RawQuery) -> Response {
 
 impl Pages {
     async fn make(self, page: impl FnOnce(&Namesystem) -> Response + Send + 'static) -> Response {
-        // It is never closed.
-        let Ok(place) = self.places.acquire_owned().await else {
-            return StatusCode::SERVICE_UNAVAILABLE.into_response();
-        };
-        let made = apart(move || {
-            let page = page(&self.namesystem);
-            drop(place);
-            page
-        });
-        made.await.unwrap_or_else(IntoResponse::into_response)
+        let namesystem = self.namesystem;
+        self.apart.make(move || page(&namesystem)).await.unwrap_or_else(IntoResponse::into_response)
     }
 }

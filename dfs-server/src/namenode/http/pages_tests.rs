@@ -1,6 +1,6 @@
 //! What the pages show: of facts made up, and of a NameNode with a log and no DataNodes.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use askama::Template;
 use axum::http::{StatusCode, header};
@@ -72,6 +72,7 @@ fn facts(nodes: Vec<v1::DatanodeReport>) -> Facts {
         unknown_replicas: 0,
         nodes,
         checkpoints: Known::default(),
+        log_silence: None,
     }
 }
 
@@ -210,11 +211,28 @@ fn overview_tells_of_checkpoints_that_fail_and_of_room() {
         (ROOM_FOR_EDITS_BYTES + 5, "No room for the next checkpoint"),
         (ROOM_FOR_EDITS_BYTES + 10, "All is well"),
     ] {
-        let text = overview_of(Known { room: Some(Ok(Room { free, image: 10 })), ..Known::default() });
+        let text =
+            overview_of(Known { room: Some((Instant::now(), Ok(Room { free, image: 10 }))), ..Known::default() });
         assert!(text.contains(words), "{free}: {words} is missing in {text}");
     }
-    let unknown = overview_of(Known { room: Some(Err("it does not answer".into())), ..Known::default() });
+    let unknown =
+        overview_of(Known { room: Some((Instant::now(), Err("it does not answer".into()))), ..Known::default() });
     assert!(unknown.contains("it does not answer"), "{unknown}");
+    let Some(told) = Instant::now().checked_sub(Duration::from_secs(60)) else { return };
+    let known = Known { room: Some((told, Ok(Room { free: u64::MAX, image: 10 }))), ..Known::default() };
+    assert_eq!(known.free_bytes(), None);
+    let silent = overview_of(known);
+    assert!(silent.contains("has not said for"), "{silent}");
+}
+
+#[test]
+fn a_log_device_that_hangs_is_told_by_page_and_health() {
+    let log_silence = Some(Duration::from_secs(70));
+    let text = overview(Facts { log_silence, ..facts(vec![node("dn1", v1::DatanodeState::DatanodeLive)]) });
+    assert!(text.contains("Somebody must act") && text.contains("device does not answer for 70 s"), "{text}");
+    assert_eq!(super::health(None), (StatusCode::OK, "ok\n".to_owned()));
+    let (status, words) = super::health(log_silence);
+    assert!(status == StatusCode::SERVICE_UNAVAILABLE && words.contains("does not answer"), "{words}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What the verdict says of checkpoints and of the room for them.
+//! What the verdict says of the device of edit log and images, of the room on it, and of checkpoints.
 
 use std::time::Duration;
 
@@ -25,9 +25,24 @@ pub(super) fn judge_checkpoints(facts: &Facts, health: &mut Health) {
              mended: dfs admin save-namespace.",
         );
     }
+    if let Some(silence) = facts.log_silence {
+        health.add(
+            Level::Act,
+            format!("The edit log's device does not answer for {}: nothing can be changed", span(silence)),
+            "See to the device of dfs.namenode.name.dir. When it answers again, all goes on. When it will not, kill the NameNode and \
+             start it with the directory on a device that works; what is not on the disk was not acknowledged.",
+        );
+    }
     match &known.room {
-        Some(Ok(room)) => judge_room(room, health),
-        Some(Err(why)) => health.add(
+        // Said above.
+        Some(_) if facts.log_silence.is_some() => {}
+        Some((told, _)) if known.room_silence().is_some() => health.add(
+            Level::Watch,
+            format!("The NameNode's device has not said for {} how much room it has", span(told.elapsed())),
+            "See whether the device works.",
+        ),
+        Some((_, Ok(room))) => judge_room(room, health),
+        Some((_, Err(why))) => health.add(
             Level::Watch,
             format!("It is not known how much room the NameNode's device has: {}", shown(why.as_bytes())),
             "See whether the device works.",

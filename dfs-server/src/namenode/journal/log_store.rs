@@ -16,6 +16,7 @@ use std::ops::{Bound, RangeBounds};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
@@ -26,6 +27,7 @@ use tokio::sync::oneshot;
 use super::log_files::LogFiles;
 use super::log_index::LogIndex;
 use super::raft_types::{Entry, LogId, NodeId, StorageError, TypeConfig, Vote};
+use super::write_watch::WriteWatch;
 
 /// What happens when the log can no longer be written. Must not return in a serving NameNode.
 pub type OnFatal = Arc<dyn Fn(DfsError) + Send + Sync>;
@@ -81,6 +83,7 @@ pub(super) struct LogStore {
 #[derive(Clone)]
 pub(super) struct IoHandle {
     requests: mpsc::Sender<Request>,
+    watch: Arc<WriteWatch>,
 }
 
 /// Opens the store over `files`; whoever applies entries raises `applied_end`.
@@ -107,7 +110,8 @@ pub(super) fn open(
         applied_end,
         index,
     });
-    let writer = Arc::new(Mutex::new(LogWriter { files, on_fatal, failed: None }));
+    let watch = Arc::new(WriteWatch::new());
+    let writer = Arc::new(Mutex::new(LogWriter { files, on_fatal, failed: None, watch: Arc::clone(&watch) }));
     let (requests, inbox) = mpsc::channel();
     let thread = {
         let writer = writer.clone();
@@ -116,7 +120,7 @@ pub(super) fn open(
             .spawn(move || serve_requests(&writer, &inbox))
             .map_err(|error| DfsError::io("start the journal's I/O thread", error))?
     };
-    let io = IoHandle { requests };
+    let io = IoHandle { requests, watch };
     Ok((LogStore { shared, writer, io: io.clone() }, io, thread))
 }
 
@@ -140,6 +144,11 @@ impl IoHandle {
     /// Of writing.
     pub(super) async fn roll(&self) -> Result<()> {
         self.call(|done| Request::Roll { done }).await
+    }
+
+    /// For how long the present write of the log has been under way.
+    pub(super) fn write_pending(&self) -> Option<Duration> {
+        self.watch.pending()
     }
 
     /// Lets the thread end after what was asked for before.
@@ -168,6 +177,7 @@ struct LogWriter {
     on_fatal: OnFatal,
     /// Set by the first failure; nothing is written after it.
     failed: Option<DfsError>,
+    watch: Arc<WriteWatch>,
 }
 
 /// The I/O thread.
@@ -198,7 +208,10 @@ impl LogWriter {
         if let Some(error) = &self.failed {
             return Err(error.duplicate());
         }
-        action(&mut self.files).inspect_err(|error| {
+        self.watch.begin();
+        let done = action(&mut self.files);
+        self.watch.end();
+        done.inspect_err(|error| {
             self.failed = Some(error.duplicate());
             (self.on_fatal)(error.duplicate());
         })

@@ -48,10 +48,12 @@ mod spares;
 mod start;
 mod state_file;
 mod state_machine;
+mod write_watch;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::TxId;
@@ -70,6 +72,10 @@ pub use options::JournalOptions;
 use raft_types::{NodeId, Raft};
 use state_machine::MachineState;
 pub use state_machine::Token;
+
+/// A write of the log that takes longer is on a device that does not answer, as far as anybody can tell. Longer than a slow
+/// disk under load takes, shorter than people wait before they look.
+const LOG_SILENCE: Duration = Duration::from_secs(10);
 
 /// A finished file of the edit log; it changes no more.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -199,7 +205,14 @@ impl<M: Machine> Journal<M> {
         log.segments.iter().take(finished).skip(contained).map(file).collect()
     }
 
+    /// For how long the log's device has not answered a write; none while it works.
+    pub fn log_silence(&self) -> Option<Duration> {
+        self.io.write_pending().filter(|pending| *pending >= LOG_SILENCE)
+    }
+
     /// Stops: changes under way are finished, waiting ones refused, threads joined.
+    ///
+    /// A device that hangs is waited for without end: who calls this gives up in time.
     ///
     /// # Errors
     /// `Internal` when one of the journal's threads panicked.

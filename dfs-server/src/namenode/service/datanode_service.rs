@@ -23,12 +23,24 @@ pub struct DatanodeService {
     node_files: Arc<NodeFiles>,
     /// One long message is taken in at a time: all of them wait for one lock, and so do heartbeats.
     long_work: Arc<Semaphore>,
+    /// Racks asked for at once: each waits on a thread, for a script that may take its time.
+    asking_racks: Arc<Semaphore>,
 }
+
+/// Runs of the operator's script at once. After a start of the NameNode all DataNodes register within seconds.
+const RACKS_AT_ONCE: usize = 16;
 
 impl DatanodeService {
     /// A service for the DataNodes of the cluster that `namespace_info` names; `node_files` say their racks.
     pub fn new(blocks: Arc<BlockManager>, namespace_info: v1::NamespaceInfo, node_files: Arc<NodeFiles>) -> Self {
-        Self { blocks, namesystem: None, namespace_info, node_files, long_work: Arc::new(Semaphore::new(1)) }
+        Self {
+            blocks,
+            namesystem: None,
+            namespace_info,
+            node_files,
+            long_work: Arc::new(Semaphore::new(1)),
+            asking_racks: Arc::new(Semaphore::new(RACKS_AT_ONCE)),
+        }
     }
 
     /// A service that also commits recoveries.
@@ -42,8 +54,16 @@ impl DatanodeService {
         let Some(id) = &mut request.id else { return Ok(()) };
         let (files, host, port) = (Arc::clone(&self.node_files), id.host.clone(), id.data_port);
         let address = if host.parse::<std::net::IpAddr>().is_ok() { host.clone() } else { peer.to_owned() };
+        let asking = Arc::clone(&self.asking_racks).acquire_owned().await;
+        let asking = asking
+            .map_err(|error| DfsError::new(ErrorKind::Internal, "find the rack of a DataNode").with_source(error))?;
+        let ask = move || {
+            let rack = files.rack_of(&host, port, &address);
+            drop(asking);
+            rack
+        };
         // The operator's script may take its time.
-        let rack = tokio::task::spawn_blocking(move || files.rack_of(&host, port, &address))
+        let rack = tokio::task::spawn_blocking(ask)
             .await
             .map_err(|error| DfsError::new(ErrorKind::Internal, "find the rack of a DataNode").with_source(error))?;
         if let Some(rack) = rack {

@@ -38,6 +38,8 @@ pub struct NamenodeService {
     receiving: Arc<tokio::sync::Mutex<()>>,
     /// Files sent at a time: each has a thread.
     sending: Arc<Semaphore>,
+    /// Looks at the directory, one at a time: they wait for its device.
+    looking: Arc<Semaphore>,
 }
 
 /// An image on its way in; removed unless it was adopted, which renames it. Holds the right to the temporary name.
@@ -113,13 +115,27 @@ struct Fetchable {
 impl NamenodeService {
     /// A service over `namesystem`.
     pub fn new(namesystem: Arc<Namesystem>) -> Self {
-        Self { namesystem, receiving: Arc::default(), sending: Arc::new(Semaphore::new(SENT_AT_ONCE)) }
+        Self {
+            namesystem,
+            receiving: Arc::default(),
+            sending: Arc::new(Semaphore::new(SENT_AT_ONCE)),
+            looking: Arc::new(Semaphore::new(1)),
+        }
     }
 
     /// The newest image, and the finished edit segments that hold what came after it.
     async fn files(&self) -> Result<(Option<Fetchable>, Vec<Fetchable>)> {
         let dir = Arc::clone(self.namesystem.name_dir());
-        let (image, after) = blocking("look at the newest image", move || newest_image(&dir)).await?;
+        // Taken until the look ends, also when nobody waits for it any more: on a device that hangs it keeps its thread.
+        let look = Arc::clone(&self.looking).acquire_owned().await;
+        let look =
+            look.map_err(|error| DfsError::new(ErrorKind::Internal, "look at the newest image").with_source(error))?;
+        let newest = blocking("look at the newest image", move || {
+            let newest = newest_image(&dir);
+            drop(look);
+            newest
+        });
+        let (image, after) = newest.await?;
         let edits = self.namesystem.journal().edit_files(after).into_iter();
         let fetchable = |file: EditFile| Fetchable { path: file.path, length: file.length, state_digest: 0 };
         Ok((image, edits.map(fetchable).collect()))
