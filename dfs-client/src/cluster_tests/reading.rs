@@ -122,8 +122,12 @@ async fn open_waits_for_a_length_that_no_replica_tells() {
         }
         cluster.set_faults(Fault::None);
     };
-    let (opened, ()) = tokio::join!(client.open_reader(&who, attr.inode), heal);
-    assert_eq!(opened.unwrap().length(), 5000);
+    let mut open = std::pin::pin!(client.open_reader(&who, attr.inode));
+    tokio::select! {
+        early = &mut open => panic!("{:?} is not the length", early.map(|reader| reader.length())),
+        () = heal => {}
+    }
+    assert_eq!(open.await.unwrap().length(), 5000);
 
     let hasty = cluster.client_with(|config| config.absence_timeout = Duration::ZERO).await;
     cluster.set_faults(Fault::HangsUp);

@@ -431,6 +431,8 @@ mod tests {
             prop_assert_eq!(loaded.counters(), fixture.namespace.counters());
             prop_assert_eq!(loaded.counts(), fixture.namespace.counts());
             prop_assert_eq!(format!("{:?}", loaded.sessions), format!("{:?}", fixture.namespace.sessions));
+            // Told to those who wait, and no part of the state.
+            let _ = (loaded.take_lease_changes(), fixture.namespace.take_lease_changes());
             prop_assert_eq!(format!("{:?}", loaded.leases), format!("{:?}", fixture.namespace.leases));
             prop_assert_eq!(&loaded.condemned, &fixture.namespace.condemned);
             prop_assert_eq!(&loaded.over, &fixture.namespace.over);

@@ -132,8 +132,10 @@ async fn an_image_without_its_edits_is_refused() {
     let edits = journal.dir.edits();
     journal.close().await;
     std::fs::remove_dir_all(&edits).unwrap();
+    set_layout(root.path(), 1);
     let error = TestJournal::try_open(root.path()).await.err().expect("edits are missing");
     assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert_eq!(layout(root.path()), 1, "the older program could not start any more");
 }
 
 /// The layout that VERSION says.
