@@ -3,6 +3,7 @@
 
 mod attributes;
 mod content;
+mod failures;
 mod looking;
 mod paths;
 mod signals;
@@ -77,7 +78,7 @@ impl Shell {
 }
 
 fn main() -> ExitCode {
-    let groups: [&[Case<Shell>]; 5] =
-        [&paths::CASES, &content::CASES, &attributes::CASES, &looking::CASES, &signals::CASES];
+    let groups: [&[Case<Shell>]; 6] =
+        [&paths::CASES, &content::CASES, &attributes::CASES, &looking::CASES, &failures::CASES, &signals::CASES];
     suite::run(groups.concat())
 }

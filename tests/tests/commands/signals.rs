@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -14,10 +15,11 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::Shell;
 
-pub(super) const CASES: [Case<Shell>; 3] = cases![
+pub(super) const CASES: [Case<Shell>; 4] = cases![
     output_that_nobody_takes_keeps_no_command_from_ending,
     complaints_that_nobody_takes_leave_nothing_behind,
     what_waits_for_a_fifo_or_a_terminal_ends,
+    directories_of_a_copy_that_is_ended_have_their_modes,
 ];
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -123,4 +125,34 @@ fn what_waits_for_a_fifo_or_a_terminal_ends(shell: &Shell) {
     }
     assert_eq!(shell.dfs("find /signals-fifo"), "/signals-fifo\n/signals-fifo/file\n");
     assert_eq!(shell.dfs("cat /signals-fifo/file"), "text");
+}
+
+fn directories_of_a_copy_that_is_ended_have_their_modes(shell: &Shell) {
+    let local = tempfile::tempdir().unwrap();
+    let (tree, got) = (local.path().join("tree"), local.path().join("got"));
+    fs::create_dir_all(tree.join("d")).unwrap();
+    fs::File::create(tree.join("d/large")).unwrap().set_len(512 << 20).unwrap();
+    for name in ["", "d"] {
+        fs::set_permissions(tree.join(name), fs::Permissions::from_mode(0o550)).unwrap();
+    }
+    shell.dfs("mkdir /signals-modes");
+    shell.dfs(&format!("put {} /signals-modes/from", tree.display()));
+    let here = |name: &str| fs::metadata(got.join(name)).unwrap().permissions().mode() & 0o7777;
+    let (local, copy) = (tree.to_str().unwrap(), got.to_str().unwrap());
+    for words in [["put", local, "/signals-modes/to"], ["cp", "/signals-modes/from", "/signals-modes/to"]] {
+        let child = command(shell, &words).spawn().expect("start dfs");
+        let is_begun = || shell.dfs("find /signals-modes").contains("_COPYING_");
+        wait_until(PATIENCE, "the temporary name", is_begun);
+        end(child, SIGNALS[1]);
+        assert_eq!(shell.dfs("find /signals-modes/to"), "/signals-modes/to\n/signals-modes/to/d\n", "{words:?}");
+        assert_eq!(shell.dfs("stat -c %a /signals-modes/to /signals-modes/to/d"), "550\n550\n", "{words:?}");
+        shell.dfs("rm -r /signals-modes/to");
+    }
+    let child = command(shell, &["get", "/signals-modes/from", copy]).spawn().expect("start dfs");
+    let is_begun = || fs::read_dir(got.join("d")).is_ok_and(|mut entries| entries.next().is_some());
+    wait_until(PATIENCE, "the temporary name", is_begun);
+    end(child, SIGNALS[1]);
+    assert_eq!((here(""), here("d")), (0o550, 0o550));
+    assert!(!is_begun(), "nothing is in it");
+    shell.dfs("rm -r /signals-modes");
 }
