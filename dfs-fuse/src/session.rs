@@ -25,7 +25,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use dfs_client::{ClientConfig, DfsClient};
 use dfs_common::ids::ClientId;
-use dfs_common::shutdown::termination_signal;
+use dfs_common::shutdown::TerminationSignals;
 use fuser::{Config, MountOption, Session, SessionACL};
 use rustix::fs::{AtFlags, StatxFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -81,6 +81,11 @@ pub(crate) fn run(command: &Command, ready: impl FnOnce()) -> anyhow::Result<()>
     })?;
     let negotiation = Negotiation { max_background: options.max_background };
     let adapter = Adapter::new(Arc::clone(&fs), Arc::clone(&driver), deadlines, negotiation);
+    // Before there is a mount: one whose daemon was ended by a signal would stay, dead.
+    let mut signals = {
+        let _in_runtime = driver.handle().enter();
+        TerminationSignals::listen().context("listen for signals")?
+    };
     let session = open_session(adapter, &mountpoint, command)?;
     let mount = Mounted::at(&mountpoint);
     fs.kernel().connect(session.notifier());
@@ -95,7 +100,7 @@ pub(crate) fn run(command: &Command, ready: impl FnOnce()) -> anyhow::Result<()>
     }
     info!(mountpoint = %mountpoint.display(), namenodes = ?command.namenodes, "mounted");
     ready();
-    let outcome = serve(&driver, &mount, end);
+    let outcome = serve(&driver, &mount, end, &mut signals);
     finish(&driver, &fs);
     identity.retire();
     outcome
@@ -228,13 +233,16 @@ fn announce(driver: &Driver, mountpoint: &Path, wanted: Option<u32>) -> anyhow::
     }
 }
 
-fn serve(driver: &Driver, mount: &Mounted, end: oneshot::Receiver<io::Result<()>>) -> anyhow::Result<()> {
+fn serve(
+    driver: &Driver,
+    mount: &Mounted,
+    end: oneshot::Receiver<io::Result<()>>,
+    signals: &mut TerminationSignals,
+) -> anyhow::Result<()> {
     let end = driver.drive_until(async {
         tokio::select! {
             outcome = end => End::Unmounted(outcome.unwrap_or_else(|_| Err(io::Error::other("the session's thread died")))),
-            signal = termination_signal() => {
-                signal.map_or_else(|error| End::Unmounted(Err(error)), |()| End::Signal)
-            }
+            () = signals.next() => End::Signal,
         }
     });
     match end {

@@ -65,7 +65,7 @@ fn documents_name_only_scripts_that_exist() {
 fn failure_model_names_tests_that_exist() {
     let root = repository();
     let text = std::fs::read_to_string(root.join("docs/failure-model.md")).expect("read docs/failure-model.md");
-    let cases = case_names("durability");
+    let cases: Vec<_> = ["durability", "pages", "bad_input"].into_iter().flat_map(case_names).collect();
     let mut count = 0;
     for name in text.split('`').skip(1).step_by(2).filter(|name| name.contains('_') && !name.contains('/')) {
         assert!(cases.iter().any(|case| case == name), "docs/failure-model.md names the test {name}");
