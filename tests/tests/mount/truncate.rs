@@ -70,7 +70,7 @@ fn truncate_of_an_empty_file_changes_its_times(mounts: &Mounts) {
 
 /// Also those who open the file while it is being cut. The nodes still have the old bytes for a while.
 fn truncate_by_name_leaves_readers_nothing_old(mounts: &Mounts) {
-    const ROUNDS: u64 = 200;
+    const ROUNDS: u64 = 50;
     let dir = mounts.mount.new_dir("truncate-race");
     // Perl has truncate(2); it cuts the file for each line that it gets.
     let script = r#"$| = 1; while (<STDIN>) { truncate("file", 0) or die $!; print "done\n" }"#;

@@ -68,7 +68,7 @@ fn rename_over_an_open_file_leaves_it_readable(mounts: &Mounts) {
 
 /// Whether the open or the loss of the name comes first: a file that was opened can be read.
 fn file_that_is_opened_while_its_name_goes_stays_readable(mounts: &Mounts) {
-    const ROUNDS: u64 = 300;
+    const ROUNDS: u64 = 50;
     let dir = mounts.mount.new_dir("unlink-race");
     let (path, new, pattern) = (dir.join("name"), dir.join("new"), Pattern::new(5));
     let unlink = || fs::remove_file(&path);
