@@ -56,12 +56,3 @@ impl TerminationSignals {
         }
     }
 }
-
-/// Returns when SIGTERM or SIGINT arrives.
-///
-/// # Errors
-/// When the handlers cannot be installed.
-pub async fn termination_signal() -> std::io::Result<()> {
-    TerminationSignals::listen()?.next().await;
-    Ok(())
-}

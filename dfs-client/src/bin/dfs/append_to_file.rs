@@ -19,6 +19,7 @@ use crate::failure::{Failure, Outcome};
 use crate::identity::{self, ClusterMounts};
 use crate::json::PathJson;
 use crate::location;
+use crate::new_file::give_up;
 use crate::path::DfsPath;
 use crate::remote_file;
 use crate::touchz;
@@ -67,8 +68,9 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: AppendToFileArgs) -> Outcome {
     .await;
     // Bytes that were taken may be lost later, while a source keeps us waiting: then no call of ours has failed.
     if let Some(failure) = writer.failure() {
-        writer.abort().await;
-        return appended.and(Err(Failure::dfs(&path, failure)));
+        let failure = appended.err().unwrap_or_else(|| Failure::dfs(&path, failure));
+        give_up(&writer, &failure).await;
+        return Err(failure);
     }
     // What has been appended stays, also when a source could not be read to its end.
     let closed = writer.complete().await.map_err(|error| Failure::dfs(&path, error));

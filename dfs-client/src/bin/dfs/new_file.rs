@@ -81,12 +81,20 @@ async fn fill(
     let written = match write(ctx, new, writer, content).await {
         Ok(written) => written,
         Err(failure) => {
-            writer.abort().await;
+            give_up(writer, &failure).await;
             return Err(failure);
         }
     };
     new.kept.apply(ctx, file.attr.inode, &new.target.path).await?;
     Ok(written)
+}
+
+/// Gives a file up because of a failure. One that ends the command is told first: nobody waits for the NameNode, which may be why,
+/// and the file's lease ends with the command's session.
+pub(crate) async fn give_up(writer: &FileWriter, because: &Failure) {
+    if !because.is_fatal() {
+        writer.abort().await;
+    }
 }
 
 /// Writes everything and closes the file; what the NameNode then says of its length must agree.
