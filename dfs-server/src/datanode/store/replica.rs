@@ -187,8 +187,12 @@ impl OpenReplica {
         let result = change(&mut state);
         let after = state.on_disk();
         drop(state);
-        self.volume.space.add(ByteCount(after.saturating_sub(before)));
-        self.volume.space.subtract(ByteCount(before.saturating_sub(after)));
+        // Most steps change no length, and all writers of the volume share its counter.
+        match after.cmp(&before) {
+            std::cmp::Ordering::Greater => self.volume.space.add(ByteCount(after - before)),
+            std::cmp::Ordering::Less => self.volume.space.subtract(ByteCount(before - after)),
+            std::cmp::Ordering::Equal => {}
+        }
         self.grown.notify_all();
         result
     }
