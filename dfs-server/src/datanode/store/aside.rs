@@ -3,7 +3,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tracing::warn;
 
@@ -16,6 +16,11 @@ const SAVE_STEP: u64 = 4096;
 
 /// Moves a file to where it is never served and never deleted, for people to look at.
 pub(super) fn set_aside(paths: &PoolPaths, path: &Path) -> io::Result<()> {
+    move_aside(paths, path).map(|_| ())
+}
+
+/// As `set_aside`; says where it is.
+fn move_aside(paths: &PoolPaths, path: &Path) -> io::Result<PathBuf> {
     warn!(path = %path.display(), into = %paths.orphaned.display(), "setting aside a file that recovery cannot explain");
     disk::create_dir_all(&paths.orphaned)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -25,13 +30,18 @@ pub(super) fn set_aside(paths: &PoolPaths, path: &Path) -> io::Result<()> {
         number += 1;
         target = paths.orphaned.join(format!("{name}.{number}"));
     }
-    disk::rename(path, &target)
+    disk::rename(path, &target)?;
+    Ok(target)
 }
 
-/// The same with both files of a replica, durably: they may be all that is left of its bytes.
+/// The same with both files of a replica, durably: they may be all that is left of its bytes. Both or none.
 pub(super) fn set_pair_aside(paths: &PoolPaths, data: &Path, meta: &Path) -> io::Result<()> {
-    set_aside(paths, meta)?;
-    set_aside(paths, data)?;
+    let aside = move_aside(paths, meta)?;
+    set_aside(paths, data).inspect_err(|_| {
+        if let Err(error) = disk::rename(&aside, meta) {
+            warn!(path = %aside.display(), %error, "checksums are not beside their data");
+        }
+    })?;
     sync_names(paths)
 }
 
@@ -41,24 +51,28 @@ fn sync_names(paths: &PoolPaths) -> io::Result<()> {
 
 /// Saves what is about to be cut off a replica: of its bytes from `from` to `to` those that can be read, at their own places in a
 /// file of that length, and its checksums, in the same way. `blk_<id>_<stamp>.rest` and `.rest.meta` are on disk when this returns.
-/// What an earlier try has cut already is left as that one saved it.
+/// What an earlier try has cut already is left as that one saved it; another try has names of its own.
 pub(super) fn save_rest(paths: &PoolPaths, data: &Path, meta: &Path, from: u64, to: u64) -> io::Result<()> {
     disk::create_dir_all(&paths.orphaned)?;
     let target = paths.orphaned.join(meta.file_name().unwrap_or_default());
-    let (rest, sums) = (target.with_extension("rest"), target.with_extension("rest.meta"));
-    warn!(path = %rest.display(), from, to, "saving bytes of a replica that cannot be proven");
+    // A try that has cut more, or is not over, has its own: nothing that was saved is written over.
+    let mut number = 0;
+    let mut rest = target.with_extension("rest");
     let data = DiskFile::open(data)?;
     let to = to.min(data.len()?);
     if to <= from && rest.exists() {
         return Ok(());
     }
+    while rest.exists() {
+        number += 1;
+        rest = target.with_extension(format!("rest.{number}"));
+    }
+    let sums = PathBuf::from(format!("{}.meta", rest.display()));
+    warn!(path = %rest.display(), from, to, "saving bytes of a replica that cannot be proven");
     save(&data, &rest, from..to)?;
     let meta = DiskFile::open(meta)?;
     let len = meta.len()?;
-    // Longer only when an earlier try has cut these.
-    if !std::fs::metadata(&sums).is_ok_and(|saved| saved.len() > len) {
-        save(&meta, &sums, 0..len)?;
-    }
+    save(&meta, &sums, 0..len)?;
     sync_names(paths)
 }
 

@@ -121,7 +121,7 @@ impl ReplicaStore {
             readmissions: Mutex::default(),
             loading: Mutex::default(),
         };
-        for pool in store.volumes.pools_on_disk()? {
+        for pool in store.volumes.pools_on_disk() {
             store.load_pool(&pool)?;
         }
         Ok(store)
@@ -154,14 +154,21 @@ impl ReplicaStore {
             }
         }
         let (events, suspects) = (Arc::clone(&self.events), Arc::clone(&self.suspects));
-        let loaded = Pool::load(pool, &self.volumes, events, suspects, self.open_max)?;
-        let mut pools = self.pools.write();
-        // Of a volume that has failed meanwhile: whoever took its replicas out did not know of this pool.
-        for volume in self.volumes.all().iter().filter(|volume| volume.is_failed()) {
-            loaded.drop_volume(volume.index());
-        }
-        pools.insert(loaded.name(), Arc::new(loaded));
+        let loaded = Arc::new(Pool::load(pool, &self.volumes, events, suspects, self.open_max)?);
+        self.pools.write().insert(loaded.name(), loaded);
+        // One may have failed meanwhile: of this pool nobody knew who took its replicas out, of others nobody has taken them out
+        // when it was this scan that has failed.
+        let failed = self.volumes.all().into_iter().filter(|volume| volume.is_failed());
+        self.drop_volumes(failed.map(|volume| volume.index()));
         Ok(())
+    }
+
+    /// Takes the replicas of failed volumes out.
+    fn drop_volumes(&self, failed: impl Iterator<Item = VolumeIndex>) {
+        let pools: Vec<_> = self.pools.read().values().cloned().collect();
+        for index in failed {
+            pools.iter().for_each(|pool| pool.drop_volume(index));
+        }
     }
 
     fn pool(&self, name: &str) -> Result<Arc<Pool>> {
@@ -297,14 +304,19 @@ impl ReplicaStore {
     /// known to be on disk; finalized ones are not verified for a truncation. `None` when there is no replica.
     ///
     /// # Errors
-    /// `StaleGeneration` when a newer recovery has it, `NotFound` when its files are gone, which the NameNodes are told, `Io`.
+    /// `StaleGeneration` when a newer recovery has it, `NotFound` when its files are gone, which the NameNodes are told,
+    /// `Unavailable` when it may lie on a volume that has failed and may come back, `Io`.
     pub(crate) fn init_recovery(
         &self,
         block: &ExtendedBlock,
         recovery_id: GenerationStamp,
         is_truncation: bool,
     ) -> Result<Option<UnderRecovery>> {
-        self.pool(&block.pool)?.init_recovery(block.block, recovery_id, is_truncation)
+        let found = self.pool(&block.pool)?.init_recovery(block.block, recovery_id, is_truncation)?;
+        if found.is_none() {
+            self.volumes.check_all_there()?;
+        }
+        Ok(found)
     }
 
     /// Cuts a replica taken by `init_recovery` to `length` and finalizes it under the recovery's generation stamp, durably.
@@ -430,11 +442,7 @@ impl ReplicaStore {
     /// replicas are gone and reported so. Returns whether any was taken out.
     pub(crate) fn check_volumes(&self, all: bool) -> bool {
         let failed = self.volumes.probe_suspects(all);
-        for &index in &failed {
-            for pool in self.pools.read().values() {
-                pool.drop_volume(index);
-            }
-        }
+        self.drop_volumes(failed.iter().copied());
         !failed.is_empty()
     }
 }

@@ -30,8 +30,8 @@ pub(super) enum Step {
     Synced(u64),
     /// A sync has failed.
     SyncFailed,
-    /// A sync of it may have failed before; no more than so many bytes were read from the device since. Says nothing new of one
-    /// that is doubted.
+    /// A sync of it may have failed before, or its files are not what this says; no more than so many bytes were read from the
+    /// device since. Says nothing new of one that is doubted.
     Doubted(u64),
     /// The recovery that has it has read so many bytes of it from the device.
     Proven(u64),
@@ -45,7 +45,7 @@ pub(super) enum Step {
     Moved(Place, GenerationStamp),
     /// A recovery has taken it from its writer.
     TakenOver(GenerationStamp),
-    /// Its files go, or have become another's: whoever still has it must leave them alone.
+    /// Its files go, or have become another's: whoever still has it must leave them alone. Its length stays what it was.
     Doomed,
 }
 
@@ -84,6 +84,8 @@ impl OpenState {
     /// The one place where it changes.
     pub(super) fn step(&mut self, step: Step) {
         match step {
+            // What it has was given back with it: nothing is counted any more.
+            Step::Grown(_) | Step::Cut(_) | Step::Recovered(_) if self.doomed => {}
             Step::Grown(tail) => self.tail = tail,
             Step::Acked(length) => self.acked = self.acked.max(length.min(self.tail.length)),
             Step::Promised => self.promised = self.tail.length,

@@ -41,7 +41,9 @@ use dfs_common::ids::{BlockId, GenerationStamp};
 use dfs_common::units::ByteCount;
 use dfs_proto::data_transfer::DataChecksum;
 use parking_lot::{Condvar, Mutex, MutexGuard};
+use tracing::warn;
 
+use super::disk;
 use super::faults::is_shortage;
 use super::layout;
 use super::open_state::{OpenState, Place, Step};
@@ -61,6 +63,13 @@ pub(crate) struct Finalized {
     pub(crate) maybe_synced: bool,
     /// Whether its files can be trusted, as far as is known. What was doubted is so after a restart (`PoolDirs::note_doubt`).
     pub(crate) condition: Condition,
+}
+
+impl Finalized {
+    /// The block that it is a replica of.
+    pub(super) fn block(&self, id: BlockId) -> Block {
+        Block { id, generation_stamp: self.generation_stamp, length: self.length }
+    }
 }
 
 /// What is known of a finalized replica's files.
@@ -132,6 +141,23 @@ pub(super) struct HeldFiles<'a> {
     pub(super) place: Place,
     pub(super) generation_stamp: GenerationStamp,
     _held: MutexGuard<'a, ()>,
+}
+
+impl HeldFiles<'_> {
+    /// Gives both files of a replica other names. Checksums first: a replica cut in two by a crash then has its data where they
+    /// were, and recovery knows what to make of it. When the data cannot follow, the checksums come back: the state names both.
+    pub(super) fn move_to(&self, replica: &OpenReplica, to: Place, stamp: GenerationStamp) -> io::Result<()> {
+        let meta = replica.meta_path(to, stamp);
+        disk::rename(&self.meta, &meta)?;
+        if let Err(error) = disk::rename(&self.data, &replica.data_path(to)) {
+            if let Err(stuck) = disk::rename(&meta, &self.meta) {
+                warn!(block = %replica.block(), error = %stuck, path = %meta.display(), "checksums are not beside their data");
+            }
+            return Err(error);
+        }
+        replica.step(Step::Moved(to, stamp));
+        Ok(())
+    }
 }
 
 impl OpenReplica {

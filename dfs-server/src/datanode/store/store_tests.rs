@@ -2,6 +2,7 @@ mod doubts;
 mod pools;
 mod power;
 mod recover;
+mod returned;
 mod whole;
 
 use std::os::unix::fs::PermissionsExt;

@@ -66,7 +66,8 @@ pub(crate) struct Volume {
     root: PathBuf,
     /// Set once VERSION is read or written.
     storage_uuid: OnceLock<Arc<str>>,
-    failed: AtomicBool,
+    /// Since when it has been out, if it is.
+    failed: OnceLock<Instant>,
     suspected: AtomicBool,
     /// One probe at a time: they share a file. On a device that hangs it is never free again.
     probing: Mutex<()>,
@@ -107,7 +108,7 @@ impl Volume {
             index,
             root: root.to_owned(),
             storage_uuid: OnceLock::new(),
-            failed: AtomicBool::new(info.is_err()),
+            failed: info.is_err().then(Instant::now).map(OnceLock::from).unwrap_or_default(),
             suspected: AtomicBool::new(false),
             probing: Mutex::new(()),
             look: Mutex::new(None),
@@ -163,12 +164,21 @@ impl Volume {
 
     /// Whether it was taken out.
     pub(crate) fn is_failed(&self) -> bool {
-        self.failed.load(Ordering::Acquire)
+        self.failed.get().is_some()
     }
 
-    /// Takes it out; false when it was out already.
+    /// For how long it has been out, if it is.
+    pub(super) fn failed_for(&self) -> Option<Duration> {
+        self.failed.get().map(Instant::elapsed)
+    }
+
+    /// Takes it out; false when it was out already. Its file system can be unmounted and come back.
     pub(super) fn fail(&self) -> bool {
-        !self.failed.swap(true, Ordering::AcqRel)
+        let is_first = self.failed.set(Instant::now()).is_ok();
+        if is_first {
+            self.release();
+        }
+        is_first
     }
 
     /// Whether an error was met since the last check; the question clears it.

@@ -16,6 +16,9 @@ use super::layout::{CURRENT, POOL_PREFIX, VERSION_FILE};
 use super::space::Space;
 use super::volume::{Suspicion, Volume, VolumeIndex};
 
+/// How long bytes that nobody was promised are waited for on a volume that has failed: as long as the NameNode waits for those
+/// of a DataNode that is dead.
+const AWAY_FOR: Duration = Duration::from_secs(3600);
 /// Room a volume must have to take a new replica. A block's length is not known when it begins, so this only keeps nearly
 /// full volumes from being chosen; growing replicas look again every few MiB.
 const ROOM_FOR_NEW_REPLICA: ByteCount = ByteCount(1 << 20);
@@ -120,16 +123,27 @@ impl Volumes {
         Ok(volumes)
     }
 
-    /// Names of the pools that lie on the volumes.
-    pub(super) fn pools_on_disk(&self) -> Result<BTreeSet<String>> {
+    /// Names of the pools that lie on the volumes. One that cannot be listed is taken out.
+    pub(super) fn pools_on_disk(&self) -> BTreeSet<String> {
         let mut pools = BTreeSet::new();
         for volume in self.good().filter(|volume| volume.is_formatted()) {
-            let current = volume.root().join(CURRENT);
-            let entries = volume.check(std::fs::read_dir(&current), || format!("list {}", current.display()))?;
-            let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-            pools.extend(names.filter(|name| name.starts_with(POOL_PREFIX)));
+            match names_in(&volume.root().join(CURRENT)) {
+                Ok(names) => pools.extend(names.into_iter().filter(|name| name.starts_with(POOL_PREFIX))),
+                Err(cause) => {
+                    error!(volume = %volume.root().display(), %cause, "volume failed while its block pools were listed");
+                    volume.fail();
+                }
+            }
         }
-        Ok(pools)
+        pools
+    }
+
+    /// Fails while a volume is out that was in use less than `AWAY_FOR` ago: it may have what none of the others has.
+    pub(super) fn check_all_there(&self) -> Result<()> {
+        let away = self.all().into_iter().find(|volume| volume.failed_for().is_some_and(|time| time < AWAY_FOR));
+        let Some(volume) = away else { return Ok(()) };
+        let words = format!("volume {} of this DataNode has failed and may come back", volume.root().display());
+        Err(DfsError::new(ErrorKind::Unavailable, words))
     }
 
     /// Checks that the volumes are this cluster's, and formats empty ones.
@@ -265,8 +279,6 @@ impl Volumes {
             let Some(cause) = volume.find_failure(deadline) else { continue };
             error!(volume = %volume.root().display(), %cause, "volume failed, taking it out");
             if volume.fail() {
-                // Its file system can be unmounted and come back.
-                volume.release();
                 failed.push(volume.index());
             }
         }
@@ -313,6 +325,12 @@ impl Volumes {
             *place = volume;
         }
     }
+}
+
+/// The names in a directory that can be those of pools.
+fn names_in(dir: &Path) -> std::io::Result<Vec<String>> {
+    let names = std::fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name().into_string().ok()));
+    names.filter_map(Result::transpose).collect()
 }
 
 /// Volumes of one node belong to one cluster and one DataNode.

@@ -192,9 +192,9 @@ impl ReplicaWriter {
         let chunk_start = tail.length - tail.length % chunk;
         let promised = tail.length > chunk_start && promised > chunk_start;
         let written = self.write(tail.length, plan.data, &plan.checksums, promised);
-        if written.is_err() {
-            // A failure here leaves a longer file, which recovery cuts.
-            let _ = self.take_back(tail, chunk_start, promised);
+        if written.is_err() && self.take_back(tail, chunk_start, promised).is_err() {
+            // The files are not what the state says: only a recovery, which looks at them, may still make something of them.
+            replica.step(Step::Doubted(0));
         }
         replica.volume.check(written, || format!("write {}", replica.block()))?;
         replica.step(Step::Grown(plan.tail));
@@ -329,14 +329,8 @@ impl ReplicaWriter {
         let files = replica.hold_files();
         // Of a kind that blames no device.
         replica.state().check_writable().map_err(|error| io::Error::new(io::ErrorKind::NotFound, error))?;
-        // Checksums first: a replica cut in two by a crash then has its data still in rbw or tmp, where recovery knows
-        // what to make of it.
-        disk::rename(&files.meta, &replica.meta_path(Place::Finalized, files.generation_stamp))?;
-        disk::rename(&files.data, &replica.data_path(Place::Finalized))?;
-        replica.change(|state| {
-            state.step(Step::Moved(Place::Finalized, files.generation_stamp));
-            state.step(Step::Acked(state.on_disk()));
-        });
+        files.move_to(replica, Place::Finalized, files.generation_stamp)?;
+        replica.change(|state| state.step(Step::Acked(state.on_disk())));
         Ok(())
     }
 }

@@ -17,7 +17,7 @@ use tracing::warn;
 use super::super::append_plan::Tail;
 use super::super::disk::{self, DiskFile};
 use super::super::meta_file::MetaFile;
-use super::super::open_state::{OpenState, Place, Step};
+use super::super::open_state::{OpenState, Place};
 use super::super::replica::{Entry, Finalized, OpenKind, OpenReplica};
 use super::super::writer::ReplicaWriter;
 use super::{Pool, describe, not_found, pair};
@@ -91,7 +91,7 @@ pub(super) fn corrupt_tail(block: Block) -> DfsError {
     DfsError::new(ErrorKind::Corrupt, format!("the last chunk of {block} does not match its checksum"))
 }
 
-/// Moves both files of an open replica, its checksums first, and brings the first back when the second cannot follow.
+/// Moves both files of an open replica that its writer still has.
 pub(super) fn relocate(replica: &OpenReplica, to: Place, new_stamp: GenerationStamp) -> io::Result<()> {
     let files = replica.hold_files();
     if (files.place, files.generation_stamp) == (to, new_stamp) {
@@ -99,14 +99,7 @@ pub(super) fn relocate(replica: &OpenReplica, to: Place, new_stamp: GenerationSt
     }
     // Of a kind that blames no device.
     replica.state().check_writable().map_err(|error| io::Error::new(io::ErrorKind::NotFound, error))?;
-    let new_meta = replica.meta_path(to, new_stamp);
-    disk::rename(&files.meta, &new_meta)?;
-    if let Err(error) = disk::rename(&files.data, &replica.data_path(to)) {
-        let _ = disk::rename(&new_meta, &files.meta);
-        return Err(error);
-    }
-    replica.step(Step::Moved(to, new_stamp));
-    Ok(())
+    files.move_to(replica, to, new_stamp)
 }
 
 /// Makes the names that a replica's files have durable when bytes of it were promised; returns whether it did. The NameNode

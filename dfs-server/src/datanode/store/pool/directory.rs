@@ -151,7 +151,8 @@ impl Pool {
             (Some(Entry::Finalized(now)), Some(record)) => now == record,
             _ => false,
         };
-        if !is_same {
+        // Whoever takes the replicas of a failed volume out may be past this one, and its files may be read from a cache.
+        if !is_same || volume.is_failed() {
             return Ok(());
         }
         let block = |stamp, length| Block { id, generation_stamp: stamp, length };

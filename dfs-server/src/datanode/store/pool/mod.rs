@@ -1,9 +1,10 @@
 //! The replicas of one block pool: the map (`map`), and what changes it. Beside this file: blocks that come whole (`whole`),
 //! extending (`append`), going on with in a rebuilt pipeline (`resume`), agreeing with other nodes (`recover`, `proof`), deleting
-//! and giving up (`removal`), coming back with a volume (`returning`), making durable (`sync`), being doubted (`verify`).
+//! and giving up (`removal`), coming back with a volume (`returning`), being the second of a block (`doubles`), making durable (`sync`), being doubted (`verify`).
 
 mod append;
 mod directory;
+mod doubles;
 mod map;
 mod proof;
 mod recover;
@@ -28,9 +29,8 @@ use dfs_common::ids::{BlockId, GenerationStamp};
 use dfs_common::units::ByteCount;
 use dfs_proto::data_transfer::{DataChecksum, MetaHeader};
 use parking_lot::{Mutex, RwLock};
-use tracing::{error, warn};
+use tracing::error;
 
-use super::aside::set_aside;
 use super::disk::DiskFile;
 use super::events::{Event, EventHub, EventKind};
 use super::faults::is_shortage;
@@ -47,6 +47,7 @@ use super::volumes::Volumes;
 use super::writer::ReplicaWriter;
 
 pub(crate) use directory::DirectoryFindings;
+use doubles::add_found;
 use map::ReplicaMap;
 pub(crate) use recover::UnderRecovery;
 pub(crate) use whole::Whole;
@@ -218,11 +219,7 @@ impl Pool {
     /// finalized replica to copy means that the block was closed without it.
     fn insert_new(&self, replica: &Arc<OpenReplica>, block: Block) -> Result<Option<Arc<OpenReplica>>> {
         let mut replicas = self.replicas.lock();
-        if replica.volume.is_failed() {
-            // Chosen before it failed: whoever clears its replicas away may be past this id.
-            let words = format!("volume {} has failed", replica.volume.root().display());
-            return Err(DfsError::new(ErrorKind::Io, words));
-        }
+        check_in_use(&replica.volume)?;
         let waiting = match replicas.get(&block.id) {
             None => None,
             Some(Entry::Open(open))
@@ -241,6 +238,8 @@ impl Pool {
         };
         if let Some(waiting) = &waiting {
             waiting.step(Step::Doomed);
+            // The copy is told of once it is finalized, and this one would count until then, or for ever.
+            self.publish(EventKind::Deleted, waiting.block(), &waiting.volume);
         }
         replicas.insert(block.id, Entry::Open(Arc::clone(replica)));
         Ok(waiting)
@@ -248,6 +247,9 @@ impl Pool {
 
     fn replace_finalized(&self, id: BlockId, old: &Finalized, new: Entry) -> Result<()> {
         let mut replicas = self.replicas.lock();
+        if let Entry::Open(replica) = &new {
+            check_in_use(&replica.volume)?;
+        }
         let unchanged = matches!(replicas.get(&id), Some(Entry::Finalized(now)) if now == old);
         if !unchanged {
             return Err(DfsError::new(ErrorKind::Busy, format!("blk_{id} changed meanwhile, try again")));
@@ -257,8 +259,10 @@ impl Pool {
     }
 
     /// Shows a finalized replica as one that is open, which takes what it has with it. Its checksums are counted again when it is
-    /// finalized, at the length that it then has.
+    /// finalized, at the length that it then has. A sync of it that is under way is waited for: were it to fail later, the
+    /// kernel would tell the descriptors of the new writer nothing of that.
     fn reopen(&self, old: &Finalized, replica: &Arc<OpenReplica>) -> Result<()> {
+        let _syncing = replica.dirs.lock_sync(replica.id);
         self.replace_finalized(replica.id, old, Entry::Open(Arc::clone(replica)))?;
         replica.volume.space.subtract(checksums_len(old));
         Ok(())
@@ -471,50 +475,6 @@ impl Pool {
     }
 }
 
-/// Adds what a scan found; of two replicas of a block on different volumes the better one is kept.
-fn add_found(replicas: &mut BTreeMap<BlockId, Entry>, homes: &[Option<Home>], id: BlockId, entry: Entry) {
-    let (better, worse) = match replicas.remove(&id) {
-        None => (entry, None),
-        Some(there) if worth(&there) >= worth(&entry) => (there, Some(entry)),
-        Some(there) => (entry, Some(there)),
-    };
-    replicas.insert(id, better);
-    let Some(worse) = worse else { return };
-    let (index, place, stamp, bytes) = match &worse {
-        Entry::Finalized(old) => (old.volume, Place::Finalized, old.generation_stamp, used(old)),
-        Entry::Open(replica) => {
-            let block = replica.block();
-            (replica.volume.index(), Place::Rbw, block.generation_stamp, ByteCount(block.length))
-        }
-        Entry::Deleting(_) => return,
-    };
-    let Some(Some((volume, dirs))) = homes.get(usize::from(index.0)) else { return };
-    volume.space.subtract(bytes);
-    let dir = super::scan::place_dir(&dirs.paths, id, place);
-    let mut is_gone = true;
-    for name in [layout::data_name(id), layout::meta_name(id, stamp)] {
-        if let Err(error) = set_aside(&dirs.paths, &dir.join(&name)) {
-            is_gone = false;
-            warn!(file = name, %error, "could not set aside the second replica of a block");
-        }
-    }
-    if is_gone {
-        dirs.clear_doubt(id);
-    }
-}
-
-/// Orders replicas of one block: finalized before waiting, then newer, then longer.
-fn worth(entry: &Entry) -> (bool, GenerationStamp, u64) {
-    match entry {
-        Entry::Finalized(finalized) => (true, finalized.generation_stamp, finalized.length),
-        Entry::Open(replica) => {
-            let block = replica.block();
-            (false, block.generation_stamp, block.length)
-        }
-        Entry::Deleting(_) => (false, GenerationStamp(0), 0),
-    }
-}
-
 /// Has a replica verified that is a suspect from the beginning.
 fn add_suspect(suspects: &Suspects, pool: &Arc<str>, id: BlockId, entry: &Entry) {
     if let Entry::Finalized(finalized) = entry
@@ -522,6 +482,15 @@ fn add_suspect(suspects: &Suspects, pool: &Arc<str>, id: BlockId, entry: &Entry)
     {
         suspects.add(finalized.volume, pool, id);
     }
+}
+
+/// Refuses what would give a replica on a failed volume a record. To be asked with the map locked: whoever takes the volume's
+/// replicas out, after it has failed, may be past this one's id.
+fn check_in_use(volume: &Volume) -> Result<()> {
+    if volume.is_failed() {
+        return Err(DfsError::new(ErrorKind::Io, format!("volume {} has failed", volume.root().display())));
+    }
+    Ok(())
 }
 
 fn is_same(entry: &Entry, replica: &Arc<OpenReplica>) -> bool {

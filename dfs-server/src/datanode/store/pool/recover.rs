@@ -36,7 +36,7 @@ use super::append::{corrupt_tail, read_proven_tail};
 use super::proof::proven_length;
 use super::sync::Synced;
 use super::verify::is_version;
-use super::{Home, Pool, describe, not_found, pair};
+use super::{Home, OPEN_TRIES, Pool, describe, is_same, not_found, pair};
 
 /// What a replica under recovery has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,26 +57,35 @@ impl Pool {
         recovery_id: GenerationStamp,
         is_truncation: bool,
     ) -> Result<Option<UnderRecovery>> {
-        let entry = self.replicas.lock().get(&block.id).cloned();
-        match entry {
-            None | Some(Entry::Deleting(_)) => Ok(None),
-            Some(Entry::Open(replica)) if replica.kind == OpenKind::Temporary => Ok(None),
-            Some(Entry::Open(replica)) => self.take_over(&replica, recovery_id),
-            Some(Entry::Finalized(finalized)) => {
-                check_older(block, finalized.generation_stamp, recovery_id)?;
-                self.describe_finalized(block, &finalized, is_truncation).map(Some)
+        for _ in 0..OPEN_TRIES {
+            let entry = self.replicas.lock().get(&block.id).cloned();
+            match entry {
+                None | Some(Entry::Deleting(_)) => return Ok(None),
+                Some(Entry::Open(replica)) if replica.kind == OpenKind::Temporary => return Ok(None),
+                Some(Entry::Open(replica)) => {
+                    if let Some(claim) = self.take_over(&replica, recovery_id)? {
+                        return Ok(Some(claim));
+                    }
+                }
+                Some(Entry::Finalized(finalized)) => {
+                    check_older(block, finalized.generation_stamp, recovery_id)?;
+                    return self.describe_finalized(block, &finalized, is_truncation).map(Some);
+                }
             }
         }
+        Err(DfsError::new(ErrorKind::Busy, format!("{block} keeps changing, try again")))
     }
 
-    /// Stops the writer of an open replica and looks at what it wrote.
+    /// Stops the writer of an open replica and looks at what it wrote. `None` when it has become another meanwhile, or is gone.
     fn take_over(&self, replica: &Arc<OpenReplica>, recovery_id: GenerationStamp) -> Result<Option<UnderRecovery>> {
         let (paths, state) = {
             // Not in the middle of a packet.
             let _writing = replica.writing.lock();
             let files = replica.hold_files();
+            // Finalized, put back or deleted while we waited.
+            let is_here = self.replicas.lock().get(&replica.id).is_some_and(|entry| is_same(entry, replica));
             let taken = replica.change(|state| {
-                if state.is_doomed() {
+                if state.is_doomed() || !is_here {
                     return Ok(None);
                 }
                 let block = replica.block_of(state);
@@ -100,7 +109,7 @@ impl Pool {
         };
         let proven = match replica.volume.check(proven, || format!("verify {block}"))? {
             Some(proven) => proven,
-            // They are not made yet, perhaps.
+            // Whatever became of them, nothing is lost.
             None if state.on_disk() == 0 => 0,
             None => {
                 // Or they were moved by another recovery, which has just ended.
@@ -287,11 +296,7 @@ impl Pool {
             if before.is_doomed() || before.recovery() != Some(stamp) {
                 return Err(overtaken(replica.block(), stamp));
             }
-            // Checksums first, as `writer` does and restart recovery expects.
-            let moved = disk::rename(&files.meta, &replica.meta_path(Place::Finalized, stamp))
-                .and_then(|()| disk::rename(&files.data, &replica.data_path(Place::Finalized)));
-            volume.check(moved, doing)?;
-            replica.step(Step::Moved(Place::Finalized, stamp));
+            volume.check(files.move_to(replica, Place::Finalized, stamp), doing)?;
         }
         volume.check(disk::sync_dir(&dir), doing)?;
         self.close_and_tell(replica)?;
@@ -360,7 +365,7 @@ fn cut_open(replica: &OpenReplica, old: Block, recovery_id: GenerationStamp, len
     } else {
         Ok(())
     };
-    let cut = saved.and_then(|()| cut_files(replica, &files, before.on_disk(), length));
+    let cut = saved.and_then(|()| cut_files(replica, &files, length));
     if let (Err(_), Some(on_device)) = (&cut, before.doubted()) {
         replica.step(Step::Doubted(on_device));
     }
@@ -369,13 +374,14 @@ fn cut_open(replica: &OpenReplica, old: Block, recovery_id: GenerationStamp, len
     Ok(())
 }
 
-/// Cuts a pair of files in place; the CRC of the last chunk when it is not whole.
-fn cut_files(replica: &OpenReplica, files: &HeldFiles<'_>, from: u64, length: u64) -> io::Result<u32> {
+/// Cuts a pair of files in place; the CRC of the last chunk when it is not whole. They may be longer than the state says: a
+/// packet could not be taken back.
+fn cut_files(replica: &OpenReplica, files: &HeldFiles<'_>, length: u64) -> io::Result<u32> {
     let data = DiskFile::open_writable(&files.data)?;
     let meta = MetaFile::open(&files.meta, DiskFile::open_writable)?;
     let tail = tail_bytes(&data, meta.checksum(), length)?;
     let tail_crc = if tail.is_empty() { 0 } else { crc32c(&tail) };
-    if length < from {
+    if !have_only(&data, &meta, length)? {
         if !tail.is_empty() {
             meta.write_checksums(length, &tail_crc.to_be_bytes())?;
         }
@@ -389,6 +395,11 @@ fn cut_files(replica: &OpenReplica, files: &HeldFiles<'_>, from: u64, length: u6
         meta.file().sync_data()
     })?;
     Ok(tail_crc)
+}
+
+/// Whether both files end where so many bytes do.
+pub(super) fn have_only(data: &DiskFile, meta: &MetaFile, length: u64) -> io::Result<bool> {
+    Ok(data.len()? == length && meta.file().len()? == meta.header().meta_len(length))
 }
 
 /// The bytes of the last chunk of the first `length` bytes, when it is not whole.

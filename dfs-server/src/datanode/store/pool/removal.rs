@@ -128,10 +128,9 @@ impl Pool {
     /// The NameNode knows another replica than is here, from before a pipeline that it has not heard of.
     pub(super) fn tell(&self, id: BlockId, entry: &Entry) {
         match entry {
-            Entry::Finalized(Finalized { generation_stamp, length, volume, .. }) => {
-                if let Some((volume, _)) = self.home(*volume) {
-                    let block = Block { id, generation_stamp: *generation_stamp, length: *length };
-                    self.publish(EventKind::Received, block, &volume);
+            Entry::Finalized(finalized) => {
+                if let Some((volume, _)) = self.home(finalized.volume) {
+                    self.publish(EventKind::Received, finalized.block(id), &volume);
                 }
             }
             Entry::Open(open) if open.kind == OpenKind::Rbw => {
@@ -180,7 +179,7 @@ impl Pool {
                         if finalized.condition != Condition::Sound {
                             self.untrusted.lock().insert((index, id));
                         }
-                        Some(Block { id, generation_stamp: finalized.generation_stamp, length: finalized.length })
+                        Some(finalized.block(id))
                     }
                     Some(Entry::Open(replica)) => {
                         replica.step(Step::Doomed);
@@ -208,7 +207,7 @@ impl Pool {
     }
 }
 
-fn lies_on(entry: &Entry, index: VolumeIndex) -> bool {
+pub(super) fn lies_on(entry: &Entry, index: VolumeIndex) -> bool {
     match entry {
         Entry::Finalized(finalized) => finalized.volume == index,
         Entry::Open(replica) => replica.volume.index() == index,

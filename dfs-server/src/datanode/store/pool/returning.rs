@@ -7,18 +7,11 @@
 use std::sync::Arc;
 
 use dfs_common::error::Result;
-use dfs_common::ids::BlockId;
-use dfs_common::units::ByteCount;
-use dfs_proto::data_transfer::{DataChecksum, MetaHeader};
-use tracing::{info, warn};
+use tracing::info;
 
-use super::super::aside::set_aside;
-use super::super::disk;
-use super::super::layout;
-use super::super::open_state::{Place, Step};
-use super::super::pool_dirs::PoolDirs;
+use super::super::open_state::Step;
 use super::super::replica::{Condition, Entry};
-use super::super::scan::{Scanned, place_dir, scan_volume};
+use super::super::scan::{Scanned, scan_volume};
 use super::super::volume::Volume;
 use super::{Pool, WALK_STEP, add_suspect};
 
@@ -29,12 +22,13 @@ impl Pool {
     }
 
     /// Adds the replicas of a volume that came back. What is to be done to its files then may take its time.
-    pub(in crate::datanode::store) fn take_in(&self, scanned: Scanned) -> impl FnOnce() + Send + use<> {
+    pub(in crate::datanode::store) fn take_in(self: &Arc<Self>, scanned: Scanned) -> impl FnOnce() + Send + use<> {
         let Scanned { volume, dirs, entries } = scanned;
-        let (found, mut second) = (entries.len(), Vec::new());
+        let (found, mut doubles) = (entries.len(), Vec::new());
         let index = volume.index();
-        if let Some(home) = self.homes.write().get_mut(usize::from(index.0)) {
-            *home = Some((Arc::clone(&volume), Arc::clone(&dirs)));
+        let home = (Arc::clone(&volume), dirs);
+        if let Some(place) = self.homes.write().get_mut(usize::from(index.0)) {
+            *place = Some(home.clone());
         }
         let mut entries = entries.into_iter().peekable();
         while entries.peek().is_some() {
@@ -48,16 +42,17 @@ impl Pool {
                         add_suspect(&self.suspects, &self.name, id, &entry);
                         replicas.insert(id, entry);
                     }
-                    Some(there) => second.push((id, entry, there.clone())),
+                    Some(_) => doubles.push((id, entry)),
                 }
             }
         }
         // Of the others there are no files.
         self.untrusted.lock().retain(|(other, _)| *other != index);
-        info!(volume = %volume.root().display(), replicas = found - second.len(), doubles = second.len(), "replicas are back");
+        info!(volume = %volume.root().display(), replicas = found - doubles.len(), doubles = doubles.len(), "replicas are back");
+        let pool = Arc::clone(self);
         move || {
-            for (id, entry, there) in second {
-                clear_second(&volume, &dirs, id, &entry, &there);
+            for (id, entry) in doubles {
+                pool.settle_double(&home, id, entry);
             }
         }
     }
@@ -69,31 +64,4 @@ fn distrust_found(entry: &mut Entry) {
         Entry::Open(replica) => replica.step(Step::SyncFailed),
         Entry::Deleting(_) => {}
     }
-}
-
-/// Clears a replica away of which another volume has a better one, or one being written. What is certainly not needed is
-/// deleted, everything else set aside.
-fn clear_second(volume: &Volume, dirs: &PoolDirs, id: BlockId, entry: &Entry, there: &Entry) {
-    let (place, stamp, length) = match entry {
-        Entry::Finalized(old) => (Place::Finalized, old.generation_stamp, old.length),
-        Entry::Open(open) => (Place::Rbw, open.block().generation_stamp, open.block().length),
-        Entry::Deleting(_) => return,
-    };
-    let is_needless = matches!(there, Entry::Finalized(new) if new.generation_stamp >= stamp && new.length >= length);
-    let dir = place_dir(&dirs.paths, id, place);
-    let mut is_gone = true;
-    for name in [layout::data_name(id), layout::meta_name(id, stamp)] {
-        let path = dir.join(&name);
-        let cleared = if is_needless { disk::remove_file(&path) } else { set_aside(&dirs.paths, &path) };
-        if let Err(error) = cleared {
-            is_gone = false;
-            warn!(file = name, %error, "could not clear away the second replica of a block");
-        }
-    }
-    if is_gone {
-        dirs.clear_doubt(id);
-    }
-    let header = MetaHeader { checksum: DataChecksum::DEFAULT };
-    let meta = if place == Place::Finalized { header.meta_len(length) } else { 0 };
-    volume.space.subtract(ByteCount(length + meta));
 }

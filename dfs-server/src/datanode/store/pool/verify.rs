@@ -41,6 +41,8 @@ impl Pool {
         let index = volume.index();
         {
             let mut replicas = self.replicas.lock();
+            // With the map locked: who verifies it now finds that it is to be verified once more.
+            self.suspects.add(index, &self.name, id);
             match replicas.get_mut(&id) {
                 Some(Entry::Finalized(finalized))
                     if finalized.volume == index && finalized.condition == Condition::Sound =>
@@ -58,7 +60,6 @@ impl Pool {
             }
         }
         warn!(block = %id, "a replica is not trusted until it has been verified on its device");
-        self.suspects.add(index, &self.name, id);
         dirs.note_doubt(volume, id);
     }
 

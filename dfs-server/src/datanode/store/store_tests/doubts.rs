@@ -150,6 +150,54 @@ fn writer_whose_sync_failed_is_the_last_one_and_recovery_counts_what_the_device_
 }
 
 #[test]
+fn packet_that_could_not_be_taken_back_is_cut_off_by_recovery() {
+    // (what fails while the packet is written, and whether a sync of the chunk before it was promised)
+    for (call, of, is_promised) in [(Call::Sync, "blk_2", true), (Call::Write, "blk_2_1001.meta", false)] {
+        let (_dir, store, watch) = with_replica();
+        let mut writer = create(&store, 2);
+        append(&mut writer, 0, &content(700));
+        if is_promised {
+            writer.sync().unwrap();
+        }
+        writer.set_acked(700);
+        // The packet's own, and that of bringing the files back.
+        watch.fail(call, of, libc::EIO, 2);
+        let (data, mut sums) = (&content(900)[700..], [0; 4]);
+        DataChecksum::DEFAULT.compute(&content(900)[512..], &mut sums);
+        writer.append(700, data, &sums).unwrap_err();
+        watch.heal();
+        assert!(store.resume(&block(2, 1001), GenerationStamp(1002), 0..=700).is_err());
+        let found = store.init_recovery(&block(2, 1001), GenerationStamp(2000), false).unwrap().unwrap();
+        let old = ExtendedBlock { pool: POOL.into(), block: found.block };
+        if is_promised {
+            assert_eq!(found.block.length, 700);
+        }
+        store.update_recovered(&old, GenerationStamp(2000), found.block.length).unwrap();
+        let length = found.block.length as usize;
+        assert_eq!(read(&store, &block(2, 2000), length).unwrap(), content(length), "{of}");
+    }
+}
+
+#[test]
+fn replica_whose_data_cannot_follow_its_checksums_is_whole_where_it_was() {
+    let (_dir, store, watch) = with_replica();
+    let mut writer = create(&store, 2);
+    append(&mut writer, 0, &content(700));
+    writer.set_acked(700);
+    watch.fail(Call::Rename, "/blk_2", libc::ENOSPC, 1);
+    store.finalize(POOL, &mut writer, false).unwrap_err();
+    let recover = |stamp| {
+        let found = store.init_recovery(&block(2, 1001), stamp, false).unwrap().unwrap();
+        assert_eq!(found.block.length, 700);
+        store.update_recovered(&ExtendedBlock { pool: POOL.into(), block: found.block }, stamp, 700)
+    };
+    watch.fail(Call::Rename, "/blk_2", libc::ENOSPC, 1);
+    recover(GenerationStamp(2000)).unwrap_err();
+    recover(GenerationStamp(2001)).unwrap();
+    assert_eq!(read(&store, &block(2, 2001), 700).unwrap(), content(700));
+}
+
+#[test]
 fn bytes_count_as_synced_once_their_directory_is() {
     let (_dir, store, watch) = with_replica();
     let mut writer = create(&store, 2);
@@ -590,17 +638,19 @@ fn verification_that_finds_no_room_is_made_again() {
 }
 
 #[test]
-fn sync_that_fails_once_the_replica_was_reopened_ends_its_writer() {
+fn append_waits_for_a_sync_of_the_replica_and_does_not_begin_when_that_fails() {
     let (_dir, store, watch) = with_replica();
     watch.hang(Call::Sync, "blk_1");
     std::thread::scope(|scope| {
         let sync = scope.spawn(|| store.sync(&block(1, 1001)));
         watch.wait_hanging(1);
-        let mut writer = store.append(&last_block(1001, LENGTH), GenerationStamp(1002)).unwrap();
+        let append = scope.spawn(|| store.append(&last_block(1001, LENGTH), GenerationStamp(1002)));
+        // Whether it has begun to wait or comes later: what it opens would be told nothing of the failure.
         watch.fail_hanging(libc::EIO);
         sync.join().unwrap().unwrap_err();
-        assert!(store.finalize(POOL, &mut writer, true).is_err());
+        append.join().unwrap().unwrap_err();
     });
+    assert_eq!(store.sync(&block(1, 1001)).unwrap_err().kind(), ErrorKind::Io);
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Blocks that come whole, and replicas whose files stay open.
 
+use super::super::append_plan::Tail;
 use super::super::disk::watch::{Call, Watch};
+use super::super::open_state::Step;
 use super::*;
 
 const DIR: &str = "current/finalized/subdir0/subdir0";
@@ -77,6 +79,20 @@ fn block_that_is_deleted_while_it_is_made_leaves_no_files() {
             assert_eq!(names(dir.path(), of), [""; 0], "block {id} in {of}");
         }
     }
+}
+
+#[test]
+fn replica_that_is_deleted_while_it_is_written_takes_no_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&[dir.path()]);
+    let before = used(&store);
+    let mut writer = create(&store, 1);
+    append(&mut writer, 0, &[1; 700]);
+    let replica = Arc::clone(writer.replica());
+    store.invalidate(&block(1, 1001)).unwrap();
+    // As by a packet that was being written meanwhile.
+    replica.step(Step::Grown(Tail { length: 1400, crc: 0 }));
+    assert_eq!(used(&store), before);
 }
 
 fn used(store: &ReplicaStore) -> u64 {
