@@ -6,15 +6,18 @@
 //! - *operations*: mkdir and create through the whole road of a change (check, batch, log with sync, apply) with 1 and with
 //!   64 callers at once, in a scratch directory on the device to be measured; lookups from the namespace;
 //! - *churn*: directories made and removed by eight threads over gRPC, as clients do: resident memory before and after, bytes
-//!   of log an operation, and what an operation takes that comes alone.
+//!   of log an operation, and what an operation takes that comes alone;
+//! - *holds*: how long the locks are held while a namespace of N files is reported, saved, listed, checked and half removed.
 
 mod call;
 mod churn;
+mod datanodes;
+mod holds;
 mod memory;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use dfs_common::attr::FileKind;
@@ -39,6 +42,8 @@ use super::outcome::Outcome;
 const FILES_PER_DIRECTORY: u64 = 1_000;
 /// Replicas of each block.
 const REPLICAS: usize = 3;
+/// Files removed before the DataNodes delete their replicas: fewer than the block manager keeps in mind.
+const DELETIONS_AT_ONCE: u64 = 500_000;
 /// Replicas in a page of a simulated report.
 const REPORT_PAGE: usize = 10_000;
 
@@ -54,6 +59,9 @@ pub struct BenchArgs {
     /// Directories made and removed by eight threads in the churn measurement; 0 leaves it out.
     #[arg(long, default_value_t = 0)]
     churn: u64,
+    /// Files of the namespace whose locks are measured; 0 leaves it out.
+    #[arg(long, default_value_t = 0)]
+    holds: u64,
     /// Scratch directory for the log, on the device to be measured; it must be empty or missing.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -67,31 +75,49 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     if args.files > 0 {
         measure_memory(args.files)?;
     }
-    if args.operations > 0 || args.churn > 0 {
-        let dir = args.dir.clone().ok_or_else(|| {
-            DfsError::new(ErrorKind::InvalidArgument, "give --dir for the log, or --operations 0 to leave them out")
-        })?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| DfsError::io("start the runtime", error))?;
-        runtime.block_on(measure_logged(&dir, args))?;
+    let of_a_directory = [args.operations, args.churn, args.holds].iter().filter(|&&count| count > 0).count();
+    if of_a_directory == 0 {
+        return Ok(());
     }
-    Ok(())
-}
-
-async fn measure_logged(dir: &std::path::Path, args: &BenchArgs) -> Result<()> {
+    if args.holds > 0 && of_a_directory > 1 {
+        return Err(DfsError::new(ErrorKind::InvalidArgument, "--holds needs --operations 0 and --churn 0"));
+    }
+    let dir = args.dir.as_ref().ok_or_else(|| {
+        DfsError::new(ErrorKind::InvalidArgument, "give --dir for the log, or --operations 0 to leave them out")
+    })?;
     let mut config = Config::default();
     config.set(&format!("dfs.namenode.name.dir={}", dir.display()))?;
-    super::format(&config, None)?;
-    let namesystem = super::daemon::start(&config).await?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| DfsError::io("start the runtime", error))?;
+    if args.holds > 0 {
+        return runtime.block_on(measure_holds(&mut config, args.holds));
+    }
+    runtime.block_on(measure_logged(&config, args))
+}
+
+async fn measure_logged(config: &Config, args: &BenchArgs) -> Result<()> {
+    super::format(config, None)?;
+    let namesystem = super::daemon::start(config).await?;
     if args.operations > 0 {
         measure_operations(&namesystem, args.operations).await?;
     }
     if args.churn > 0 {
-        churn::measure(&namesystem, &config, args.churn).await?;
+        churn::measure(&namesystem, config, args.churn).await?;
     }
     Ok(())
+}
+
+async fn measure_holds(config: &mut Config, files: u64) -> Result<()> {
+    let mut namespace = Namespace::new(HashKey(1, 2), 0);
+    let mut maker = Maker::new(&mut namespace, |_| {})?;
+    let mut blocks = Vec::new();
+    for top in holds::TOPS {
+        let top = maker.mkdir(ROOT_INODE, top)?;
+        blocks.extend(maker.create_files(top, files / 2)?);
+    }
+    holds::measure(config, namespace, blocks).await
 }
 
 fn measure_memory(files: u64) -> Result<()> {
@@ -100,7 +126,8 @@ fn measure_memory(files: u64) -> Result<()> {
     let registrations = register_datanodes(&blocks)?;
     let before = resident_bytes()?;
     let started = Instant::now();
-    let created = create_files(&mut namespace, &blocks, files)?;
+    let mut maker = Maker::new(&mut namespace, |events| blocks.on_events(events))?;
+    let created = maker.create_files(ROOT_INODE, files)?;
     let filled = started.elapsed();
     let started = Instant::now();
     report_all(&blocks, &registrations, &created)?;
@@ -117,9 +144,12 @@ fn measure_memory(files: u64) -> Result<()> {
     blocks.set_active(true);
     blocks.leave_safe_mode();
     let started = Instant::now();
-    let removed = remove_nine_in_ten(&mut namespace, &blocks, files)?;
-    println!("removals applied per s   {:.0}", removed as f64 / started.elapsed().as_secs_f64());
-    let deleted = delete_replicas(&blocks, &registrations)?;
+    let mut deletions = Deletions::of(&blocks, &registrations);
+    let removed = remove_nine_in_ten(&mut namespace, &mut deletions, files)?;
+    let spent = started.elapsed().saturating_sub(deletions.spent);
+    println!("removals applied per s   {:.0}", removed as f64 / spent.as_secs_f64());
+    deletions.carry_out()?;
+    let deleted = deletions.done;
     if deleted != removed * REPLICAS as u64 {
         return Err(DfsError::new(ErrorKind::Internal, format!("{deleted} replicas were deleted of {removed} files")));
     }
@@ -128,7 +158,7 @@ fn measure_memory(files: u64) -> Result<()> {
     Ok(())
 }
 
-fn remove_nine_in_ten(namespace: &mut Namespace, blocks: &BlockManager, files: u64) -> Result<u64> {
+fn remove_nine_in_ten(namespace: &mut Namespace, deletions: &mut Deletions<'_>, files: u64) -> Result<u64> {
     let (mut events, mut removed, mut parent) = (Vec::new(), 0, ROOT_INODE);
     for i in 0..files {
         if i % FILES_PER_DIRECTORY == 0 {
@@ -139,42 +169,61 @@ fn remove_nine_in_ten(namespace: &mut Namespace, blocks: &BlockManager, files: u
             let kind = v1::RemoveKind::RemoveUnlink.into();
             let remove = v1::RemoveOp { parent: parent.0, name, kind, ..v1::RemoveOp::default() };
             namespace.apply(&root_op(Op::Remove(remove)), &mut events)?;
-            blocks.on_events(events.drain(..));
+            deletions.blocks.on_events(events.drain(..));
             removed += 1;
+            if removed % DELETIONS_AT_ONCE == 0 {
+                deletions.carry_out()?;
+            }
         }
     }
     Ok(removed)
 }
 
-/// Has the DataNodes fetch what they are to delete and say that it is gone: it is remembered until then.
-fn delete_replicas(blocks: &BlockManager, registrations: &[v1::RegisterDatanodeResponse]) -> Result<u64> {
-    let mut deleted = 0;
-    for (i, registration) in registrations.iter().enumerate() {
-        let heartbeat = v1::SendHeartbeatRequest {
-            datanode_uuid: format!("datanode-{i}"),
-            registration_id: registration.registration_id,
-            ..v1::SendHeartbeatRequest::default()
-        };
+/// The DataNodes' deletions: what is to be deleted is remembered until they say that it is gone.
+struct Deletions<'a> {
+    blocks: &'a BlockManager,
+    /// Of each DataNode, with the number of its next report.
+    registrations: Vec<(u64, u64)>,
+    done: u64,
+    spent: Duration,
+}
+
+impl<'a> Deletions<'a> {
+    fn of(blocks: &'a BlockManager, registrations: &[v1::RegisterDatanodeResponse]) -> Self {
         // The full report was the first.
-        let mut number = 2;
-        loop {
-            let gone = events_of(&blocks.heartbeat(&heartbeat)?.orders, &format!("storage-{i}"));
-            if gone.is_empty() {
-                break;
-            }
-            deleted += gone.len() as u64;
-            let report = v1::BlockReceivedAndDeletedRequest {
-                datanode_uuid: heartbeat.datanode_uuid.clone(),
-                registration_id: heartbeat.registration_id,
-                report_number: number,
-                events: gone,
-                ..v1::BlockReceivedAndDeletedRequest::default()
-            };
-            number += report.events.len() as u64;
-            blocks.incremental_report(&report)?;
-        }
+        let registrations = registrations.iter().map(|registration| (registration.registration_id, 2)).collect();
+        Self { blocks, registrations, done: 0, spent: Duration::ZERO }
     }
-    Ok(deleted)
+
+    /// Has the DataNodes fetch what they are to delete and say that it is gone.
+    fn carry_out(&mut self) -> Result<()> {
+        let begin = Instant::now();
+        for (i, (registration_id, number)) in self.registrations.iter_mut().enumerate() {
+            let heartbeat = v1::SendHeartbeatRequest {
+                datanode_uuid: format!("datanode-{i}"),
+                registration_id: *registration_id,
+                ..v1::SendHeartbeatRequest::default()
+            };
+            loop {
+                let gone = events_of(&self.blocks.heartbeat(&heartbeat)?.orders, &format!("storage-{i}"));
+                if gone.is_empty() {
+                    break;
+                }
+                self.done += gone.len() as u64;
+                let report = v1::BlockReceivedAndDeletedRequest {
+                    datanode_uuid: heartbeat.datanode_uuid.clone(),
+                    registration_id: *registration_id,
+                    report_number: *number,
+                    events: gone,
+                    ..v1::BlockReceivedAndDeletedRequest::default()
+                };
+                *number += report.events.len() as u64;
+                self.blocks.incremental_report(&report)?;
+            }
+        }
+        self.spent += begin.elapsed();
+        Ok(())
+    }
 }
 
 /// What a DataNode says when it has carried out the deletions among its orders.
@@ -215,35 +264,56 @@ fn register_datanodes(blocks: &BlockManager) -> Result<Vec<v1::RegisterDatanodeR
         .collect()
 }
 
-fn create_files(namespace: &mut Namespace, blocks: &BlockManager, files: u64) -> Result<Vec<v1::Block>> {
-    let client = ClientId([1; 16]);
-    let mut events = Vec::new();
-    let open =
-        v1::OpenSessionOp { client_id: client.0.to_vec().into(), name: "bench".into(), ..v1::OpenSessionOp::default() };
-    namespace.apply(&EditOp { op: Some(Op::OpenSession(open)), ..EditOp::default() }, &mut events)?;
-    let mut call = 0;
-    let mut apply = |namespace: &mut Namespace, events: &mut Vec<BlockEvent>, op: Op| {
-        call += 1;
-        namespace.apply(&EditOp { retry: Some(retry(client, 1, call)), ..root_op(op) }, events)
-    };
-    let mut created = Vec::with_capacity(usize::try_from(files).unwrap_or(0));
-    let mut parent = ROOT_INODE;
-    for i in 0..files {
-        if i % FILES_PER_DIRECTORY == 0 {
-            parent = inode(apply(namespace, &mut events, mkdir(&format!("directory-{i:06}")))?)?;
-        }
-        let id = inode(apply(namespace, &mut events, create(parent, &format!("file-{i:011}")))?)?;
-        let add = v1::AddBlockOp { inode: id.0, ..v1::AddBlockOp::default() };
-        let Outcome::Block(block) = apply(namespace, &mut events, Op::AddBlock(add))? else {
-            return Err(DfsError::new(ErrorKind::Internal, "add_block gave no block"));
-        };
-        let last = v1::Block { length: 4096, ..block.into() };
-        let complete = v1::CompleteOp { inode: id.0, last: Some(last), ..v1::CompleteOp::default() };
-        apply(namespace, &mut events, Op::Complete(complete))?;
-        blocks.on_events(events.drain(..));
-        created.push(last);
+/// Makes directories and files, as one client after the other call.
+struct Maker<'a, F> {
+    namespace: &'a mut Namespace,
+    /// Is told what becomes of blocks.
+    tell: F,
+    client: ClientId,
+    call: u64,
+    events: Vec<BlockEvent>,
+}
+
+impl<'a, F: FnMut(std::vec::Drain<'_, BlockEvent>)> Maker<'a, F> {
+    fn new(namespace: &'a mut Namespace, tell: F) -> Result<Self> {
+        let (client, mut events) = (ClientId([1; 16]), Vec::new());
+        let (client_id, name) = (client.0.to_vec().into(), "bench".into());
+        let open = v1::OpenSessionOp { client_id, name, ..v1::OpenSessionOp::default() };
+        namespace.apply(&EditOp { op: Some(Op::OpenSession(open)), ..EditOp::default() }, &mut events)?;
+        Ok(Self { namespace, tell, client, call: 0, events })
     }
-    Ok(created)
+
+    fn apply(&mut self, op: Op) -> Result<Outcome> {
+        self.call += 1;
+        let op = EditOp { retry: Some(retry(self.client, 1, self.call)), ..root_op(op) };
+        let outcome = self.namespace.apply(&op, &mut self.events);
+        (self.tell)(self.events.drain(..));
+        outcome
+    }
+
+    fn mkdir(&mut self, parent: InodeId, name: &str) -> Result<InodeId> {
+        inode(self.apply(mkdir(parent, name))?)
+    }
+
+    /// Files of one block each, in directories below `top`; their blocks.
+    fn create_files(&mut self, top: InodeId, files: u64) -> Result<Vec<v1::Block>> {
+        let mut created = Vec::with_capacity(usize::try_from(files).unwrap_or(0));
+        let mut parent = top;
+        for i in 0..files {
+            if i % FILES_PER_DIRECTORY == 0 {
+                parent = self.mkdir(top, &format!("directory-{i:06}"))?;
+            }
+            let id = inode(self.apply(create(parent, &format!("file-{i:011}")))?)?;
+            let add = v1::AddBlockOp { inode: id.0, ..v1::AddBlockOp::default() };
+            let Outcome::Block(block) = self.apply(Op::AddBlock(add))? else {
+                return Err(DfsError::new(ErrorKind::Internal, "add_block gave no block"));
+            };
+            let last = v1::Block { length: 4096, ..block.into() };
+            self.apply(Op::Complete(v1::CompleteOp { inode: id.0, last: Some(last), ..v1::CompleteOp::default() }))?;
+            created.push(last);
+        }
+        Ok(created)
+    }
 }
 
 fn report_all(
@@ -276,7 +346,8 @@ async fn measure_operations(namesystem: &Arc<Namesystem>, operations: u64) -> Re
     let mut client = 1;
     for (name, callers) in [("1 caller", 1), ("64 callers", 64)] {
         type MakeOp = fn(&str) -> Op;
-        let kinds: [(&str, MakeOp); 2] = [("mkdir", mkdir), ("create", |name| create(ROOT_INODE, name))];
+        let kinds: [(&str, MakeOp); 2] =
+            [("mkdir", |name| mkdir(ROOT_INODE, name)), ("create", |name| create(ROOT_INODE, name))];
         for (kind, make) in kinds {
             let rate = measure_rate(namesystem, client, callers, operations, make).await?;
             println!("{kind:8} {name:12} {rate:.0} per s, each logged and synced");
@@ -328,9 +399,9 @@ fn root_op(op: Op) -> EditOp {
     EditOp { caller: Some(v1::Caller::default()), time_ns: 1, op: Some(op), ..EditOp::default() }
 }
 
-fn mkdir(name: &str) -> Op {
+fn mkdir(parent: InodeId, name: &str) -> Op {
     Op::MakeNode(v1::MakeNodeOp {
-        parent: ROOT_INODE.0,
+        parent: parent.0,
         name: name.as_bytes().to_vec().into(),
         mode: FileKind::Directory as u32 | 0o755,
         ..v1::MakeNodeOp::default()

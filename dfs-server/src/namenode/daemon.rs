@@ -102,15 +102,8 @@ async fn run_until_told(config: &Config, mut stop: Shutdown, on_ready: OnReady<'
     let acceptors = [http, serve_grpc(rpc, shares.grpc, &namesystem, node_files)?];
     front.serve(super::http::router(Arc::clone(&namesystem)));
     on_ready(addresses);
-    // One that ends takes the others with it.
     let result = tokio::select! {
-        result = watch_blocks(&namesystem) => result,
-        () = keep_listening(&namesystem) => Ok(()),
-        result = watch_sessions(&namesystem) => result,
-        result = watch_recoveries(&namesystem) => result,
-        result = watch_leftovers(&namesystem) => result,
-        result = watch_checkpoints(&namesystem, config) => result,
-        () = namesystem.watch_room() => Ok(()),
+        result = tend(&namesystem, config) => result,
         () = stop.wait() => Ok(()),
     };
     drop(acceptors);
@@ -121,6 +114,19 @@ async fn run_until_told(config: &Config, mut stop: Shutdown, on_ready: OnReady<'
         return result;
     };
     result.and(ended)
+}
+
+/// What a NameNode does by itself. It goes on for ever: one task that ends takes the others with it.
+pub(super) async fn tend(namesystem: &Namesystem, config: &Config) -> Result<()> {
+    tokio::select! {
+        result = watch_blocks(namesystem) => result,
+        () = keep_listening(namesystem) => Ok(()),
+        result = watch_sessions(namesystem) => result,
+        result = watch_recoveries(namesystem) => result,
+        result = watch_leftovers(namesystem) => result,
+        result = watch_checkpoints(namesystem, config) => result,
+        () = namesystem.watch_room() => Ok(()),
+    }
 }
 
 /// All that comes before the first call is answered.
@@ -148,16 +154,24 @@ pub(super) fn name_dir(config: &Config) -> Result<PathBuf> {
 /// # Errors
 /// When the directory is in use or not empty; of writing.
 pub fn format(config: &Config, cluster_id: Option<String>) -> Result<String> {
+    format_with(config, cluster_id, &Namespace::new(HashKey(rand::random(), rand::random()), SystemClock.now_ns()))
+}
+
+/// Prepares an empty directory for this namespace: its log begins with the next transaction.
+///
+/// # Errors
+/// As `format`.
+pub(super) fn format_with(config: &Config, cluster_id: Option<String>, namespace: &Namespace) -> Result<String> {
     let dir = name_dir(config)?;
-    let namespace = Namespace::new(HashKey(rand::random(), rand::random()), SystemClock.now_ns());
     let info = NameDir::format(&dir, &FormatOptions { cluster_id, force: false }, |current, info| {
         let header = ImageHeader {
             cluster_id: info.cluster_id.clone(),
             namespace_id: info.namespace_id,
             block_pool_id: info.block_pool_id.clone(),
+            last_txid: namespace.counters().last_txid.0,
             ..ImageHeader::default()
         };
-        records::save(&namespace, &image_path(current, TxId(0)), &header)
+        records::save(namespace, &image_path(current, header.txid()), &header)
     })?;
     Ok(format!("formatted {} for cluster {}, block pool {}", dir.display(), info.cluster_id, info.block_pool_id))
 }

@@ -41,6 +41,12 @@ impl LockTimes {
         self.counts.iter().map(|count| count.load(Ordering::Relaxed)).sum()
     }
 
+    /// Holds by length: the upper end of each bucket, if it has one, and the holds up to it and above the one before.
+    pub fn buckets(&self) -> impl Iterator<Item = (Option<Duration>, u64)> {
+        let ends = BUCKETS_US.iter().map(|&micros| Some(Duration::from_micros(micros))).chain([None]);
+        ends.zip(self.counts.iter().map(|count| count.load(Ordering::Relaxed)))
+    }
+
     fn record(&self, held: Duration) {
         let micros = u64::try_from(held.as_micros()).unwrap_or(u64::MAX);
         let nanos = u64::try_from(held.as_nanos()).unwrap_or(u64::MAX);
@@ -60,11 +66,11 @@ pub struct LockHistogram(pub Arc<LockTimes>);
 impl EncodeMetric for LockHistogram {
     #[allow(clippy::cast_precision_loss)]
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
-        let counts: Vec<u64> = self.0.counts.iter().map(|count| count.load(Ordering::Relaxed)).collect();
-        let ends = BUCKETS_US.iter().map(|&micros| micros as f64 / 1e6).chain([f64::MAX]);
-        let buckets: Vec<(f64, u64)> = ends.zip(counts.iter().copied()).collect();
+        let of = |end: Option<Duration>| end.map_or(f64::MAX, |end| end.as_secs_f64());
+        let buckets: Vec<(f64, u64)> = self.0.buckets().map(|(end, count)| (of(end), count)).collect();
         let seconds = self.0.total_ns.load(Ordering::Relaxed) as f64 / 1e9;
-        encoder.encode_histogram::<NoLabelSet>(seconds, counts.iter().sum(), &buckets, None)
+        let holds = buckets.iter().map(|(_, count)| count).sum();
+        encoder.encode_histogram::<NoLabelSet>(seconds, holds, &buckets, None)
     }
 
     fn metric_type(&self) -> MetricType {

@@ -8,12 +8,10 @@ use std::time::Instant;
 use dfs_common::config_file::Config;
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::{ClientId, ROOT_INODE};
-use dfs_proto::status::from_status;
 use dfs_proto::v1::client_namenode_client::ClientNamenodeClient;
 use dfs_proto::v1::{Caller, DentryMutation, MkdirRequest, OpenSessionRequest, RequestHeader};
-use tonic::transport::Endpoint;
 
-use super::call::retry;
+use super::call::{connect, refused, retry};
 use super::memory::resident_bytes;
 use crate::namenode::daemon::serve_grpc;
 use crate::namenode::namesystem::Namesystem;
@@ -82,15 +80,7 @@ async fn run(address: SocketAddr, threads: u64, directories: u64, first_client: 
 }
 
 async fn make_and_remove(address: SocketAddr, client: ClientId, directories: u64) -> Result<()> {
-    let refused = |status: tonic::Status| from_status(&status);
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|error| DfsError::new(ErrorKind::Internal, "name the server").with_source(error))?;
-    let channel = endpoint
-        .tcp_nodelay(true)
-        .connect()
-        .await
-        .map_err(|error| DfsError::new(ErrorKind::Unavailable, "connect").with_source(error))?;
-    let mut namenode = ClientNamenodeClient::new(channel);
+    let mut namenode = ClientNamenodeClient::new(connect(address).await?);
     let caller = Some(Caller::default());
     let id = client.0.to_vec();
     let open = OpenSessionRequest {
