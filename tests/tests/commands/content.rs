@@ -25,6 +25,7 @@ pub(super) const CASES: [Case<Shell>; 14] = cases![
     move_from_local_removes_what_it_copied,
     move_from_local_leaves_what_changed_meanwhile,
     move_from_local_of_a_stream_is_refused,
+    get_into_a_directory_writes_through_nothing_that_is_there,
     a_second_source_of_a_name_replaces_nothing,
     directories_of_a_source_are_not_mixed_by_a_link,
     mv_takes_a_place_only_with_what_it_has_moved,
@@ -206,6 +207,31 @@ fn move_from_local_of_a_stream_is_refused(shell: &Shell) {
     assert!(said.contains("link: only files and directories can be moved; use `dfs put`"), "{said}");
     assert_eq!(shell.dfs("ls -C /move-stream"), "");
     assert!(local.path().join("link").is_symlink() && local.path().join("file").exists());
+}
+
+fn get_into_a_directory_writes_through_nothing_that_is_there(shell: &Shell) {
+    let local = tempfile::tempdir().unwrap();
+    let (source, link, fifo) = (local.path().join("source"), local.path().join("link"), local.path().join("fifo"));
+    let dir = local.path().display();
+    fs::write(&source, "text").unwrap();
+    shell.dfs(&format!("put {dir}/source /through"));
+    shell.dfs("mkdir /through-names");
+    shell.dfs("cp /through /through-names/link");
+    shell.dfs("cp /through /through-names/fifo");
+    std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    for name in ["link", "fifo"] {
+        shell.refused(&format!("get /through-names/{name} {dir}"));
+    }
+    shell.refused(&format!("get -f /through-names/fifo {dir}"));
+    // A link is replaced by the file, not what it leads to.
+    shell.dfs(&format!("get -f /through-names/link {dir}"));
+    assert!(!link.is_symlink());
+    assert_eq!(fs::read_to_string(&link).unwrap(), "text");
+    // Named by the user, it is written to.
+    shell.dfs(&format!("get -f /through {dir}/link"));
+    shell.dfs("get -f /through /dev/null");
+    shell.dfs("rm -r /through /through-names");
 }
 
 fn a_second_source_of_a_name_replaces_nothing(shell: &Shell) {

@@ -69,12 +69,16 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: CpArgs) -> Outcome {
         apart: Apart::default(),
         taken: Taken::new(nodes.len() > 1),
     };
-    for node in nodes {
-        if ctx.tolerate(cp.tree(node, &destination).await)?.is_none() {
-            cp.crew.count_failed();
+    let outcome = async {
+        for node in nodes {
+            if ctx.tolerate(cp.tree(node, &destination).await)?.is_none() {
+                cp.crew.count_failed();
+            }
         }
+        Ok(())
     }
-    cp.crew.finish().await
+    .await;
+    cp.crew.finish(outcome).await
 }
 
 struct Cp {

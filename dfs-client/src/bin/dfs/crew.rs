@@ -41,7 +41,7 @@ pub(crate) struct Totals {
     pub(crate) directories: u64,
     /// Bytes of the files.
     pub(crate) bytes: u64,
-    /// Files that failed; each is reported.
+    /// What failed; each is reported.
     pub(crate) failed: u64,
     /// From the first to the last.
     pub(crate) seconds: f64,
@@ -101,18 +101,18 @@ impl Crew {
         Ok(())
     }
 
-    /// Waits for the rest and prints the document, when one is wanted.
+    /// Waits for the rest and prints the document, when one is wanted, also when a failure has ended the command.
     ///
     /// # Errors
-    /// As [`Crew::start`].
-    pub(crate) async fn finish(mut self) -> Outcome {
-        self.wait().await?;
+    /// As [`Crew::start`], or that failure.
+    pub(crate) async fn finish(mut self, outcome: Outcome) -> Outcome {
+        let outcome = match outcome {
+            Ok(()) => self.wait().await,
+            Err(failure) => Err(failure),
+        };
         self.totals.seconds = self.started.elapsed().as_secs_f64();
         self.ctx.progress.finish();
-        if self.ctx.json() {
-            self.ctx.output.json(&self.totals)?;
-        }
-        Ok(())
+        self.ctx.conclude(outcome, &self.totals)
     }
 
     async fn take_one(&mut self) -> Outcome {

@@ -13,7 +13,8 @@ use crate::tree::{Node, Walk};
 const CHANGES_AT_ONCE: usize = 32;
 
 /// Calls `change` for `top`, and with `recursive` for everything below it, and `done` with what succeeded, in order. What
-/// fails is reported.
+/// fails is reported. Once there is a failure that would meet everything else too, nothing more is begun, and what is under way
+/// still counts.
 ///
 /// # Errors
 /// A failure that would meet everything else too, or that of `done`.
@@ -33,17 +34,19 @@ where
     // The walk lists a directory before it hands it out: a mode that forbids listing does not stop us below it.
     let mut walk = Walk::new(ctx, top);
     let mut under_way = FuturesOrdered::new();
-    let mut is_walking = true;
+    let mut ended: Option<Outcome> = None;
     loop {
-        while is_walking && under_way.len() < CHANGES_AT_ONCE {
-            match walk.next().await? {
-                Some(node) => under_way.push_back(change(node)),
-                None => is_walking = false,
+        while ended.is_none() && under_way.len() < CHANGES_AT_ONCE {
+            match walk.next().await {
+                Ok(Some(node)) => under_way.push_back(change(node)),
+                Ok(None) => ended = Some(Ok(())),
+                Err(failure) => ended = Some(Err(failure)),
             }
         }
-        match under_way.next().await {
-            Some(outcome) => ctx.tolerate(outcome)?.map_or(Ok(()), &mut done)?,
-            None => return Ok(()),
+        let Some(outcome) = under_way.next().await else { return ended.unwrap_or(Ok(())) };
+        match ctx.tolerate(outcome) {
+            Ok(changed) => changed.map_or(Ok(()), &mut done)?,
+            Err(failure) => ended = Some(ended.unwrap_or(Ok(())).and(Err(failure))),
         }
     }
 }

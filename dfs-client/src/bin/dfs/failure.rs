@@ -92,6 +92,15 @@ impl Failure {
         }
     }
 
+    /// Whether nothing was done, for certain.
+    pub(crate) fn is_refusal(&self) -> bool {
+        match &self.cause {
+            Cause::Dfs(error) => !error.kind().may_have_happened(),
+            Cause::Words(_) => true,
+            Cause::Local(_) | Cause::BrokenPipe => false,
+        }
+    }
+
     /// Whether going on with other files is pointless: each would fail the same way, after the same wait.
     pub(crate) fn is_fatal(&self) -> bool {
         match &self.cause {

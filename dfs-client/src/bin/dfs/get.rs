@@ -71,14 +71,19 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: GetArgs) -> Outcome {
         crew,
         mounts: ClusterMounts::find(ctx).await,
         taken: Taken::new(nodes.len() > 1),
+        is_named: destination.is_named(),
     };
-    for node in nodes {
-        let path = destination.path_for(&node);
-        if ctx.tolerate(get.tree(node, path).await)?.is_none() {
-            get.crew.count_failed();
+    let outcome = async {
+        for node in nodes {
+            let path = destination.path_for(&node);
+            if ctx.tolerate(get.tree(node, path).await)?.is_none() {
+                get.crew.count_failed();
+            }
         }
+        Ok(())
     }
-    get.crew.finish().await
+    .await;
+    get.crew.finish(outcome).await
 }
 
 struct Get {
@@ -89,6 +94,8 @@ struct Get {
     /// Where copies may come to lie in the cluster itself.
     mounts: ClusterMounts,
     taken: Taken<LocalId>,
+    /// The user named the place of the only source.
+    is_named: bool,
 }
 
 impl Get {
@@ -108,7 +115,7 @@ impl Get {
             local.extend(node.path.components().skip(prefix).map(OsStr::from_bytes));
             let outcome = match node.attr.kind {
                 FileKind::Directory => self.directory(&node, local, &mut apart).await,
-                _ => self.entry(&node, local, is_single).await,
+                _ => self.entry(&node, local).await,
             };
             if is_single {
                 outcome?;
@@ -132,9 +139,9 @@ impl Get {
         }
     }
 
-    async fn entry(&mut self, node: &Node, local: PathBuf, is_top: bool) -> Outcome {
+    async fn entry(&mut self, node: &Node, local: PathBuf) -> Outcome {
         match node.attr.kind {
-            FileKind::File => self.file(node, local, is_top).await,
+            FileKind::File => self.file(node, local).await,
             FileKind::Symlink => self.link(node, &local).await,
             FileKind::Directory | FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice => {
                 Err(Failure::refused(&node.path, "not a file, directory or symbolic link; left out"))
@@ -171,13 +178,14 @@ impl Get {
         Ok(())
     }
 
-    async fn file(&mut self, node: &Node, path: PathBuf, may_be_stream: bool) -> Outcome {
+    async fn file(&mut self, node: &Node, path: PathBuf) -> Outcome {
         let there = std::fs::symlink_metadata(&path).ok().and_then(|there| self.mounts.inode_of(&there));
         if there == Some(node.attr.inode) {
             return Err(identity::same_file(&node.path, path.display()));
         }
         self.take_place(node, &path)?;
         let (replace, preserve) = (self.force, self.preserve);
+        let may_be_stream = self.is_named;
         let new = LocalFile { path, attr: node.attr.clone(), replace, preserve, may_be_stream };
         self.ctx.progress.expect(node.attr.length);
         let (ctx, node) = (Arc::clone(&self.ctx), node.clone());
@@ -197,10 +205,8 @@ impl Get {
         self.take_place(node, local)?;
         let target = self.ctx.client.get_link_target(&self.ctx.caller, node.attr.inode).await;
         let target = target.map_err(|error| Failure::dfs(&node.path, error))?;
-        local_file::link(&self.ctx, local, OsStr::from_bytes(&target), self.force).await?;
-        if self.preserve {
-            local_file::preserve_link(local, &node.attr).map_err(|error| Failure::local(local, error))?;
-        }
+        let preserved = self.preserve.then_some(&node.attr);
+        local_file::link(&self.ctx, local, OsStr::from_bytes(&target), self.force, preserved).await?;
         self.crew.count_link();
         Ok(())
     }

@@ -14,7 +14,7 @@
 //! - Only our own files are removed: the name must still lead to the inode that we made.
 //! - The lock is never held while a file is made or removed: a disk that hangs keeps nobody from removing the others.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -85,6 +85,8 @@ pub(crate) struct Leftovers {
 
 #[derive(Default)]
 struct Table {
+    /// What has its final name, on this machine.
+    published: HashSet<LocalId>,
     next: u64,
     files: HashMap<u64, (Place, State)>,
     /// The command has ended: nothing is made any more.
@@ -143,6 +145,16 @@ impl Leftovers {
                 Err(error)
             }
         }
+    }
+
+    /// Notes that something of this machine has its final name.
+    pub(crate) fn note_published(&self, id: LocalId) {
+        self.table().published.insert(id);
+    }
+
+    /// Whether this command has given it its final name.
+    pub(crate) fn is_published(&self, id: LocalId) -> bool {
+        self.table().published.contains(&id)
     }
 
     /// Notes that a file is going to be made. Ends with [`Leftovers::made`] or [`Leftovers::forget`]. None once the

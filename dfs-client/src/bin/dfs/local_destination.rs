@@ -50,6 +50,11 @@ impl LocalDestination {
         }
     }
 
+    /// Whether the user named the place itself, and not a directory for it: what is there may then be written to.
+    pub(crate) fn is_named(&self) -> bool {
+        matches!(self, Self::As(_))
+    }
+
     /// Where a source goes.
     pub(crate) fn path_for(&self, node: &Node) -> PathBuf {
         match self {

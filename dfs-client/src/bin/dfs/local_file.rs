@@ -91,15 +91,24 @@ fn end(leftovers: &Leftovers, file: File, new: &LocalFile, temporary: &LocalTemp
     temporary.publish(leftovers, &new.path, new.replace)
 }
 
-/// Makes a symbolic link, with `replace` in place of a file or link that has the name.
+/// Makes a symbolic link, with `replace` in place of a file or link that has the name. It has the times and owner of what is to be
+/// `preserved` before anybody can find it.
 ///
 /// # Errors
 /// When something else has the name; the file system's.
-pub(crate) async fn link(ctx: &Context, path: &Path, points_to: &OsStr, replace: bool) -> Outcome {
+pub(crate) async fn link(
+    ctx: &Context,
+    path: &Path,
+    points_to: &OsStr,
+    replace: bool,
+    preserved: Option<&FileAttr>,
+) -> Outcome {
     temporary::check_local_place(path, replace)?;
     let made = LocalTemporary::make(&ctx.leftovers, path, |path| std::os::unix::fs::symlink(points_to, path));
     let ((), temporary) = made.map_err(|error| Failure::local(path, error))?;
-    let published = temporary.publish(&ctx.leftovers, path, replace);
+    let kept = preserved.map_or(Ok(()), |attr| preserve_link(temporary.path(), attr));
+    let kept = kept.map_err(|error| Failure::local(path, error));
+    let published = kept.and_then(|()| temporary.publish(&ctx.leftovers, path, replace));
     if let Err(failure) = &published {
         temporary.discard(ctx, failure).await;
     }
@@ -156,7 +165,7 @@ fn finish(file: &File, new: &LocalFile, umask: u32) -> io::Result<()> {
 ///
 /// # Errors
 /// The file system's.
-pub(crate) fn preserve_link(link: &Path, attr: &FileAttr) -> io::Result<()> {
+fn preserve_link(link: &Path, attr: &FileAttr) -> io::Result<()> {
     if rustix::process::geteuid().is_root() {
         std::os::unix::fs::lchown(link, Some(attr.uid), Some(attr.gid))?;
     }

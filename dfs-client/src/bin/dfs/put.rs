@@ -92,13 +92,17 @@ pub(crate) async fn copy(ctx: &Arc<Context>, args: PutArgs, copied: Option<Arc<C
         copied,
         is_named_by_link: false,
     };
-    for source in sources {
-        let outcome = put.source(Path::new(&source), &destination).await;
-        if ctx.tolerate(outcome)?.is_none() {
-            put.crew.count_failed();
+    let outcome = async {
+        for source in sources {
+            let outcome = put.source(Path::new(&source), &destination).await;
+            if ctx.tolerate(outcome)?.is_none() {
+                put.crew.count_failed();
+            }
         }
+        Ok(())
     }
-    put.crew.finish().await
+    .await;
+    put.crew.finish(outcome).await
 }
 
 struct Put {

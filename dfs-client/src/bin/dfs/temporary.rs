@@ -97,7 +97,13 @@ impl LocalTemporary {
         }
     }
 
-    /// Gives it its final name, in place of a file or link of that name if `replace` is set.
+    /// What it is called until then.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Gives it its final name, in place of a file or link of that name if `replace` is set, but of none that this command has
+    /// made: to a file system that minds no case, `IMG` and `img` are one name.
     ///
     /// # Errors
     /// When something else has the name; of rename(2).
@@ -108,10 +114,16 @@ impl LocalTemporary {
             return Err(Failure::refused(path.display(), words));
         }
         check_local_place(path, replace)?;
+        if replace && fs::symlink_metadata(path).is_ok_and(|there| leftovers.is_published(LocalId::of(&there))) {
+            return Err(Failure::refused(path.display(), "the same command has put another file there"));
+        }
         let renamed =
             if replace { fs::rename(&self.path, path).map(|()| true) } else { rename_to_free(&self.path, path) };
         match renamed {
-            Ok(true) => leftovers.forget(self.leftover),
+            Ok(true) => {
+                leftovers.forget(self.leftover);
+                leftovers.note_published(self.id);
+            }
             // It has its name. The other one is tried again at the end, and told if it stays.
             Ok(false) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(local_exists(path)),
@@ -224,7 +236,8 @@ impl RemoteTemporary {
             let note = |inode| Leftover::Remote { parent, name: name.clone(), inode };
             match &made {
                 Ok((inode, _)) => leftovers.made(leftover, note(Some(*inode))),
-                Err(error) if error.kind() == ErrorKind::OutcomeUnknown => leftovers.made(leftover, note(None)),
+                // The name is random: whatever has it is ours.
+                Err(error) if error.kind().may_have_happened() => leftovers.made(leftover, note(None)),
                 Err(_) => leftovers.forget(leftover),
             }
             made.map(|(inode, made)| (made, Self { parent, name, inode, leftover }))
@@ -334,18 +347,32 @@ mod tests {
     }
 
     #[test]
+    fn publish_replaces_nothing_that_the_same_command_has_put_there() {
+        let dir = tempfile::tempdir().unwrap();
+        // On a file system that minds no case these are one name.
+        let (upper, lower) = (dir.path().join("IMG"), dir.path().join("img"));
+        let leftovers = Leftovers::default();
+        let (_, one) = LocalTemporary::make(&leftovers, &upper, create).unwrap();
+        let (_, other) = LocalTemporary::make(&leftovers, &lower, create).unwrap();
+        one.publish(&leftovers, &upper, true).unwrap();
+        fs::rename(&upper, &lower).unwrap();
+        let refused = other.publish(&leftovers, &lower, true).unwrap_err().to_string();
+        assert!(refused.contains("the same command has put another file there"), "{refused}");
+    }
+
+    #[test]
     fn make_takes_nobodys_name() {
         let dir = tempfile::tempdir().unwrap();
         let (path, theirs) = (dir.path().join("a"), dir.path().join("a._COPYING_"));
         fs::write(&theirs, "theirs").unwrap();
-        let leftovers = Leftovers::default();
+        let (leftovers, of_another) = (Leftovers::default(), Leftovers::default());
         let (_, one) = LocalTemporary::make(&leftovers, &path, create).unwrap();
-        let (_, other) = LocalTemporary::make(&leftovers, &path, create).unwrap();
+        let (_, other) = LocalTemporary::make(&of_another, &path, create).unwrap();
         assert_ne!(one.path, other.path);
         one.publish(&leftovers, &path, false).unwrap();
-        assert!(other.publish(&leftovers, &path, false).unwrap_err().to_string().contains("file exists"));
-        other.publish(&leftovers, &path, true).unwrap();
-        assert!(!leftovers.are_left());
+        assert!(other.publish(&of_another, &path, false).unwrap_err().to_string().contains("file exists"));
+        other.publish(&of_another, &path, true).unwrap();
+        assert!(!leftovers.are_left() && !of_another.are_left());
         assert_eq!(fs::read(&theirs).unwrap(), b"theirs");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
