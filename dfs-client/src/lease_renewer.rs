@@ -1,6 +1,6 @@
 //! The background work of a client: its session renewed, its idle connections closed, its writers looked after.
 //!
-//! Each task holds the client weakly and ends with it.
+//! Each task ends with the client: it holds it only while it works for it, for as long as a call to the NameNode may take.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use tracing::{debug, warn};
 use crate::client_core::ClientCore;
 use crate::rpc::Session;
 
-/// Design D12: a third of the soft limit, so that two renewals may be lost.
+/// Design D12: a third of the soft limit. One renewal may be lost, and the next one come late.
 const RENEW_INTERVAL: Duration = Duration::from_secs(10);
 /// How often writers are looked at. A partial packet leaves within a second, so a few looks per second are needed.
 const UPKEEP_INTERVAL: Duration = Duration::from_millis(250);

@@ -5,7 +5,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use dfs_common::error::{ErrorKind, Result, RetryClass};
+use dfs_common::error::{DfsError, ErrorKind};
 use dfs_common::ids::CallId;
 use dfs_proto::v1;
 use futures::future::join_all;
@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 
 use crate::caller::Caller;
 use crate::client_core::ClientCore;
-use crate::rpc::{Claim, Patience, Session, Work, rpc};
+use crate::rpc::{Claim, Failed, Patience, Session, Work, rpc};
 
 /// Calls or claims settled at once. Claims are calls of their own, which run side by side.
 const BATCH_MAX: usize = 256;
@@ -71,7 +71,7 @@ async fn settle_calls(core: &ClientCore, session: &Session, ids: &[CallId], lowe
     let header = Some(v1::RequestHeader { caller: None, retry: Some(retry) });
     let request = v1::SettleCallsRequest { header, call_ids: ids.iter().map(|id| id.0).collect() };
     let outcome = core.namenode.call(one_round(core), request, rpc!(settle_calls)).await;
-    let is_over = is_over(outcome.map_err(Into::into), "calls not settled");
+    let is_over = is_over(outcome, "calls not settled");
     if is_over {
         session.calls_settled(ids);
     }
@@ -103,20 +103,53 @@ fn one_round(core: &ClientCore) -> Patience {
 }
 
 /// Whether it need not be tried again: it was done, or refused for a reason that lasts.
-fn is_over<T>(outcome: Result<T>, what: &'static str) -> bool {
-    let Err(error) = outcome else { return true };
-    match error.kind() {
+fn is_over<T>(outcome: Result<T, Failed>, what: &'static str) -> bool {
+    let Err(failed) = outcome else { return true };
+    // What has not been answered says nothing of what was asked, whatever kind of error it is.
+    let is_final = matches!(&failed, Failed::Refused { error, .. } if is_final(error.kind()));
+    let error = DfsError::from(failed);
+    match (is_final, error.kind()) {
         // The end of the session has done it; an inode that is gone has neither.
-        ErrorKind::LeaseLost | ErrorKind::Stale => true,
-        // Until the operator ends safe mode.
-        ErrorKind::ReadOnly => false,
-        kind if kind.retry_class() == RetryClass::Never => {
-            warn!(error = %error.chain(), what);
-            true
+        (true, ErrorKind::LeaseLost | ErrorKind::Stale | ErrorKind::OutcomeUnknown) => {}
+        (true, _) => warn!(error = %error.chain(), what),
+        (false, _) => debug!(error = %error.chain(), what, "trying on"),
+    }
+    is_final
+}
+
+/// Whether a NameNode that refuses so would do it again, however often it is asked. Safe mode ends, and so may a fault of the
+/// NameNode's own.
+fn is_final(refusal: ErrorKind) -> bool {
+    matches!(
+        refusal,
+        ErrorKind::LeaseLost
+            | ErrorKind::Stale
+            | ErrorKind::OutcomeUnknown
+            | ErrorKind::NotFound
+            | ErrorKind::InvalidArgument
+            | ErrorKind::PermissionDenied
+            | ErrorKind::NotPermitted
+            | ErrorKind::Unsupported
+            | ErrorKind::WrongCluster
+            | ErrorKind::Protocol
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_over_only_when_done_or_refused_for_good() {
+        let refused = |kind| Failed::Refused { error: DfsError::new(kind, "no"), was_repeated: false };
+        assert!(is_over(Ok(()), "done"));
+        for kind in [ErrorKind::LeaseLost, ErrorKind::Stale, ErrorKind::OutcomeUnknown, ErrorKind::InvalidArgument] {
+            assert!(is_over::<()>(Err(refused(kind)), "refused"), "{kind:?}");
+            let unanswered = Failed::Unanswered(DfsError::new(kind, "of the transport"));
+            assert!(!is_over::<()>(Err(unanswered), "not answered"), "{kind:?}");
         }
-        _ => {
-            debug!(error = %error.chain(), what, "trying on");
-            false
+        for kind in [ErrorKind::ReadOnly, ErrorKind::Internal, ErrorKind::Io, ErrorKind::Unavailable] {
+            assert!(!is_over::<()>(Err(refused(kind)), "refused for now"), "{kind:?}");
         }
     }
 }

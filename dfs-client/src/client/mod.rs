@@ -24,7 +24,7 @@ pub use replies::{ContentSummary, CreatedFile, DirEntry, FsStats, Listing, SafeM
 pub use requests::{CreateOptions, RenameFlag, SafeModeAction, SetAttr, TimeSet, XAttrSetFlag};
 pub use turn::{FileTurn, Turn};
 
-use crate::client_core::{ClientCore, Delegations, DirectoryCache, ServerDefaults, TendedList};
+use crate::client_core::{ClientCore, Delegations, DirectoryCache, FileWaits, ServerDefaults, TendedList};
 use crate::config::ClientConfig;
 use crate::datanode::Datanodes;
 use crate::read::PrefetchBudget;
@@ -56,6 +56,7 @@ impl DfsClient {
             sessions: Sessions::default(),
             directories: DirectoryCache::new(),
             delegations: Delegations::new(),
+            file_waits: FileWaits::new(),
             datanodes: Arc::new(Datanodes::new(config.data_connect_timeout)),
             on_opened: |core, session| {
                 lease_renewer::spawn_renewal(core, session);

@@ -13,7 +13,7 @@ use tracing::debug;
 
 use super::DfsClient;
 use crate::client_core::ClientCore;
-use crate::rpc::{Patience, rpc};
+use crate::rpc::{Patience, Session, rpc};
 
 /// How long a file is waited for. One that was just closed is given back within milliseconds, or, if a DataNode has just failed its
 /// writer or the machine is busy, within seconds.
@@ -70,31 +70,51 @@ impl DfsClient {
 impl FileTurn {
     /// Waits until nobody else has the file, or the patience is over.
     pub async fn comes(&mut self) -> Turn {
-        let now = Instant::now();
-        let left = self.until.get_or_insert(now + HANDOVER).saturating_duration_since(now);
-        if left.is_zero() || self.tries == 0 {
-            return Turn::Never;
-        }
-        self.tries -= 1;
-        let Some(session) = self.core.sessions.live() else { return Turn::Never };
-        let request = v1::AwaitFileRequest {
-            inode: self.inode.0,
-            client_id: session.client_id.0.to_vec().into(),
-            incarnation: session.incarnation.0,
-            lease: None,
-            patience_ms: millis(left),
-        };
-        match self.core.namenode.call(patience_for(&self.core, left), request, rpc!(await_file)).await {
-            Ok(answer) => match answer.holder() {
-                FileHolder::None => Turn::Now,
-                FileHolder::Asker => Turn::Own,
-                FileHolder::Other => Turn::Never,
-            },
-            Err(failed) => {
-                let error = DfsError::from(failed);
-                debug!(inode = %self.inode, error = %error.chain(), "a file that another client has was not waited for");
-                Turn::Never
+        let until = *self.until.get_or_insert_with(|| Instant::now() + HANDOVER);
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.tries == 0 {
+                return Turn::Never;
             }
+            self.tries -= 1;
+            let Some(session) = self.core.sessions.live() else { return Turn::Never };
+            let wanted = (session.incarnation, self.inode);
+            let question = ask_for_file(Arc::clone(&self.core), session, self.inode, until);
+            let answer = self.core.file_waits.ask(wanted, left, question).await;
+            match answer.holder {
+                Some(FileHolder::None) => return Turn::Now,
+                Some(FileHolder::Asker) => return Turn::Own,
+                // This one's patience may last.
+                Some(FileHolder::Other) if answer.is_anothers => {}
+                Some(FileHolder::Other) | None => return Turn::Never,
+            }
+        }
+    }
+}
+
+/// Waits until nobody but this client has the file; tells who has it then. None without an answer.
+async fn ask_for_file(
+    core: Arc<ClientCore>,
+    session: Arc<Session>,
+    inode: InodeId,
+    until: Instant,
+) -> Option<FileHolder> {
+    let left = || until.saturating_duration_since(Instant::now());
+    let Some(_place) = core.file_waits.place(left()).await else { return Some(FileHolder::Other) };
+    let left = left();
+    let request = v1::AwaitFileRequest {
+        inode: inode.0,
+        client_id: session.client_id.0.to_vec().into(),
+        incarnation: session.incarnation.0,
+        lease: None,
+        patience_ms: millis(left),
+    };
+    match core.namenode.call(patience_for(&core, left), request, rpc!(await_file)).await {
+        Ok(answer) => Some(answer.holder()),
+        Err(failed) => {
+            let error = DfsError::from(failed);
+            debug!(%inode, error = %error.chain(), "a file that another client has was not waited for");
+            None
         }
     }
 }
@@ -106,6 +126,9 @@ pub(super) async fn await_end_of_lease(
     lease: v1::LeaseName,
     patience: Duration,
 ) -> Result<bool> {
+    let until = Instant::now() + patience;
+    let Some(_place) = core.file_waits.place(patience).await else { return Ok(false) };
+    let patience = until.saturating_duration_since(Instant::now());
     let request = v1::AwaitFileRequest {
         inode: inode.0,
         lease: Some(lease),

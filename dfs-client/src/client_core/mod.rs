@@ -11,6 +11,7 @@
 
 mod delegations;
 mod directory_cache;
+mod file_waits;
 mod server_defaults;
 mod tended;
 
@@ -26,6 +27,9 @@ use tracing::{info, warn};
 
 pub(crate) use delegations::{Adding, Delegations};
 pub(crate) use directory_cache::DirectoryCache;
+pub(crate) use file_waits::FileWaits;
+#[cfg(test)]
+pub(crate) use file_waits::QUESTIONS_MAX;
 pub use server_defaults::ServerDefaults;
 pub(crate) use tended::{Tended, TendedList};
 
@@ -48,6 +52,7 @@ pub(crate) struct ClientCore {
     pub(crate) sessions: Sessions,
     pub(crate) directories: DirectoryCache,
     pub(crate) delegations: Delegations,
+    pub(crate) file_waits: FileWaits,
     pub(crate) datanodes: Arc<Datanodes>,
     /// Told of each session that is opened, to begin what goes on while it lives.
     pub(crate) on_opened: fn(&Arc<ClientCore>, &Arc<Session>),
@@ -120,12 +125,12 @@ impl ClientCore {
         Fut: Future<Output = Result<tonic::Response<Resp>, tonic::Status>>,
     {
         let session = self.session().await?;
-        match self.claim_within(self.patience(), &session, caller, build, call).await {
+        match self.claim_within(self.patience(), &session, caller, build, call).await.map_err(DfsError::from) {
             Err(error) if error.kind() == ErrorKind::LeaseLost && session.is_dead() => {
                 warn!(error = %error.chain(), "session ended, going on in a new one");
                 let session = self.session().await?;
                 // Boxed, as all that is rare: it would make the futures of all calls larger.
-                Box::pin(self.claim_within(self.patience(), &session, caller, build, call)).await
+                Ok(Box::pin(self.claim_within(self.patience(), &session, caller, build, call)).await?)
             }
             outcome => outcome,
         }
@@ -148,10 +153,10 @@ impl ClientCore {
         Call: Fn(NamenodeClient, Req) -> Fut,
         Fut: Future<Output = Result<tonic::Response<Resp>, tonic::Status>>,
     {
-        self.mutate_within(self.patience(), session, caller, build, call).await
+        Ok(self.mutate_within(self.patience(), session, caller, build, call).await?)
     }
 
-    /// As [`mutate_in`](Self::mutate_in), with a patience of its own.
+    /// As [`mutate_in`](Self::mutate_in), with a patience of its own, and for those who must know whether it was answered.
     pub(crate) async fn mutate_within<Req, Resp, Build, Call, Fut>(
         &self,
         patience: Patience,
@@ -159,7 +164,7 @@ impl ClientCore {
         caller: &Caller,
         build: &Build,
         call: &Call,
-    ) -> Result<Resp>
+    ) -> Result<Resp, Failed>
     where
         Req: Clone,
         Build: Fn(v1::RequestHeader) -> Req,
@@ -178,14 +183,14 @@ impl ClientCore {
         caller: &Caller,
         build: &Build,
         call: &Call,
-    ) -> Result<(Resp, PendingCall)>
+    ) -> Result<(Resp, PendingCall), Failed>
     where
         Req: Clone,
         Build: Fn(v1::RequestHeader) -> Req,
         Call: Fn(NamenodeClient, Req) -> Fut,
         Fut: Future<Output = Result<tonic::Response<Resp>, tonic::Status>>,
     {
-        let pending = session.begin_call()?;
+        let pending = session.begin_call().map_err(|error| Failed::Refused { error, was_repeated: false })?;
         let request = || build(v1::RequestHeader { caller: Some(caller.into()), retry: Some(pending.retry_id()) });
         match self.namenode.call_anew(patience, request, call).await {
             Ok(answer) => Ok((answer, pending)),
@@ -194,12 +199,13 @@ impl ClientCore {
                 if !was_repeated {
                     pending.answered();
                 }
-                Err(Box::pin(self.refused(session, error, was_repeated)).await)
+                let error = Box::pin(self.refused(session, error, was_repeated)).await;
+                Err(Failed::Refused { error, was_repeated })
             }
-            Err(Failed::Unanswered(error)) => {
+            Err(unanswered @ Failed::Unanswered(_)) => {
                 // It may have changed what is remembered.
                 self.directories.forget_all();
-                Err(error)
+                Err(unanswered)
             }
         }
     }

@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use dfs_common::error::ErrorKind;
+use dfs_common::ids::InodeId;
 
 use super::{BLOCK, bytes, create, write_file};
+use crate::Turn;
+use crate::client_core::QUESTIONS_MAX;
 use crate::fake_cluster::FakeCluster;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,4 +87,31 @@ async fn soft_client_gives_up_in_time() {
     let start = std::time::Instant::now();
     assert_eq!(writer.hflush().await.unwrap_err().kind(), ErrorKind::Unavailable);
     assert!(start.elapsed() < Duration::from_secs(2));
+}
+
+/// A NameNode takes only so many calls of a client at once: those that wait must leave room for the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_who_wait_for_files_keep_no_call_from_the_namenode() {
+    let cluster = FakeCluster::start(1).await;
+    let client = cluster.client().await;
+    write_file(&client, b"first").await;
+    cluster.world.lock().held_back.insert("await_file");
+    let wait = |inode: usize| {
+        let mut turn = client.turn(InodeId(50_000 + inode as u64));
+        tokio::spawn(async move { turn.comes().await })
+    };
+    let for_one_file = (0..100).map(|_| wait(0));
+    let waiting: Vec<_> = for_one_file.chain((0..QUESTIONS_MAX * 2).map(wait)).collect();
+    let begun = std::time::Instant::now();
+    while cluster.calls("await_file") < QUESTIONS_MAX {
+        assert!(begun.elapsed() < Duration::from_secs(5), "nobody asks");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    write_file(&client, b"second").await;
+    assert_eq!(cluster.calls("await_file"), QUESTIONS_MAX, "the others wait for a place");
+    cluster.world.lock().held_back.clear();
+    for turn in futures::future::join_all(waiting).await {
+        assert_eq!(turn.unwrap(), Turn::Now);
+    }
+    assert!(cluster.calls("await_file") < 100 + QUESTIONS_MAX * 2, "who wants the same file shares the question");
 }

@@ -181,7 +181,9 @@ impl ClientNamenode for FakeNamenode {
         &self,
         request: Request<v1::AwaitFileRequest>,
     ) -> Result<Response<v1::AwaitFileResponse>, Status> {
-        let world = self.call("await_file");
+        drop(self.call("await_file"));
+        self.answer("await_file", ()).await?;
+        let world = self.0.lock();
         let is_open = world.files.get(&request.into_inner().inode).is_some_and(|file| file.is_open);
         let holder = if is_open { v1::FileHolder::Other } else { v1::FileHolder::None };
         Ok(Response::new(v1::AwaitFileResponse { holder: holder.into(), txid: 0 }))

@@ -80,6 +80,9 @@ pub(super) struct BlockOutput {
     pub(super) open_block: Option<Block>,
     /// Bytes of it were acknowledged, or it had some before.
     pub(super) may_hold_bytes: bool,
+    /// A node may have the current block under a newer stamp than the NameNode was told of. Such a block must not be closed under
+    /// the old one: if all its nodes have the newer one, no replica would count any more.
+    pub(super) may_be_newer: bool,
     /// What this writer has last made the NameNode log.
     recorded: Option<Recorded>,
     /// Finished blocks, to be synced by the next hsync.
@@ -141,6 +144,7 @@ impl BlockOutput {
             open_block: allocated.as_ref().map(|first| first.block.block),
             allocated,
             may_hold_bytes: false,
+            may_be_newer: false,
             recorded: None,
             unsynced: Vec::new(),
             excluded: Vec::new(),

@@ -70,6 +70,7 @@ impl BlockOutput {
             let block = target.block.block;
             self.open_block = Some(block);
             self.may_hold_bytes = false;
+            self.may_be_newer = false;
             match self.connect(target.clone()).await {
                 Ok(pipeline) => {
                     self.current = Some(Current { pipeline, origin: Origin::Create, synced: 0 });
@@ -137,7 +138,7 @@ impl BlockOutput {
             .is_none_or(|(since, blame)| blame.kind() != ErrorKind::NoSpace && since.elapsed() < patience)
     }
 
-    /// Extends the last block in place; when its nodes cannot do that, a new block follows it.
+    /// Extends the last block in place. When its nodes cannot do that, and none of them can have begun to, a new block follows it.
     async fn reopen_block(&mut self, last: Located) -> Result<()> {
         let block = last.block.block;
         if !last.replicas.is_empty() {
@@ -200,10 +201,16 @@ impl BlockOutput {
         Pipeline::connect(&core.datanodes, target, &core.client_name, core.config.ack_timeout).await
     }
 
-    pub(super) async fn set_up(&self, target: Target) -> Result<Pipeline, PipelineFailure> {
+    /// Sets a pipeline up under a new stamp, and remembers whether a node may have taken it in vain.
+    pub(super) async fn set_up(&mut self, target: Target) -> Result<Pipeline, PipelineFailure> {
         let mut pipeline = self.connect(target).await?;
-        pipeline.pump(Goal::SetUp).await?;
-        Ok(pipeline)
+        match pipeline.pump(Goal::SetUp).await {
+            Ok(()) => Ok(pipeline),
+            Err(failure) => {
+                self.may_be_newer |= pipeline.may_have_begun(&failure);
+                Err(failure)
+            }
+        }
     }
 
     /// The failure in words that name the node. The node is not used again by this writer, and asked last by readers.

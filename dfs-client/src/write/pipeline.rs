@@ -56,6 +56,8 @@ pub(crate) struct PipelineFailure {
     pub(crate) error: DfsError,
     /// The connection ended, as one does that was closed while it lay in the pool.
     is_disconnect: bool,
+    /// The set-up was answered with a refusal.
+    is_refusal: bool,
 }
 
 /// What to wait for.
@@ -81,6 +83,8 @@ pub(crate) struct Pipeline {
     /// Bytes that go before any packet: the request, a heartbeat.
     urgent: Vec<u8>,
     urgent_sent: usize,
+    /// The request left on an earlier connection, too.
+    was_sent_before: bool,
     inbound: BytesMut,
     is_set_up: bool,
     /// The node has said that it works on the set-up.
@@ -98,7 +102,7 @@ pub(crate) struct Pipeline {
 
 impl PipelineFailure {
     fn new(node: usize, error: DfsError) -> Self {
-        Self { node, error, is_disconnect: false }
+        Self { node, error, is_disconnect: false, is_refusal: false }
     }
 
     fn protocol(error: WireError) -> Self {
@@ -106,7 +110,11 @@ impl PipelineFailure {
     }
 
     fn broken(doing: &str, error: io::Error) -> Self {
-        Self { node: 0, error: DfsError::io(doing, error), is_disconnect: true }
+        Self::disconnect(DfsError::io(doing, error))
+    }
+
+    fn disconnect(error: DfsError) -> Self {
+        Self { is_disconnect: true, ..Self::new(0, error) }
     }
 }
 
@@ -157,6 +165,7 @@ impl Pipeline {
             urgent: request.clone(),
             request,
             urgent_sent: 0,
+            was_sent_before: false,
             inbound: BytesMut::with_capacity(INBOUND_LEN),
             is_set_up: false,
             is_under_way: false,
@@ -245,7 +254,7 @@ impl Pipeline {
                 return Ok(());
             }
             if self.is_closed_by_peer {
-                return Err(PipelineFailure { node: 0, error: closed_error(), is_disconnect: true });
+                return Err(PipelineFailure::disconnect(closed_error()));
             }
             self.wait(start).await?;
         }
@@ -311,7 +320,7 @@ impl Pipeline {
                     self.is_closed_by_peer = true;
                     return Ok(());
                 }
-                Ok(0) => return Err(PipelineFailure { node: 0, error: closed_error(), is_disconnect: true }),
+                Ok(0) => return Err(PipelineFailure::disconnect(closed_error())),
                 Ok(_) => {
                     self.last_heard = Instant::now();
                     self.take_in()?;
@@ -363,7 +372,16 @@ impl Pipeline {
         let node = self.place_of(bad_link).unwrap_or(0);
         let words = format!("set-up of {} refused: {:?} {}", self.target.block, response.status(), response.message());
         let kind = if response.full() { ErrorKind::NoSpace } else { ErrorKind::Io };
-        Err(PipelineFailure::new(node, DfsError::new(kind, words)))
+        Err(PipelineFailure { is_refusal: true, ..PipelineFailure::new(node, DfsError::new(kind, words)) })
+    }
+
+    /// Whether a node may have taken the pipeline's stamp, though the set-up has failed. Certainly none has when no byte of the
+    /// request has left, or when the only node of the pipeline has refused it. Of a refusal by one of several, the others
+    /// need not have heard.
+    pub(crate) fn may_have_begun(&self, failure: &PipelineFailure) -> bool {
+        let has_left = self.was_sent_before || self.urgent_sent > 0;
+        let is_refused = failure.is_refusal && self.target.replicas.len() == 1 && !self.was_sent_before;
+        has_left && !is_refused
     }
 
     /// A node that is only slow stays; who looks for the reason should find its name.
@@ -408,9 +426,10 @@ impl Pipeline {
     async fn reconnect(&mut self) -> Result<(), PipelineFailure> {
         let first = &self.target.replicas[0].node;
         let connection = self.datanodes.fresh_connection(first).await;
-        self.connection = connection.map_err(|error| PipelineFailure::new(0, error))?;
+        self.was_sent_before |= self.urgent_sent > 0;
         self.urgent = self.request.clone();
         self.urgent_sent = 0;
+        self.connection = connection.map_err(|error| PipelineFailure::new(0, error))?;
         self.state.rewind();
         self.last_heard = Instant::now();
         Ok(())

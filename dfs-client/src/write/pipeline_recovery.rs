@@ -118,6 +118,7 @@ impl BlockOutput {
         Failed {
             origin: broken.origin,
             is_announced: broken.is_announced,
+            may_be_newer: self.may_be_newer,
             has_acks: broken.state.has_acks(),
             lacks_only_end: broken.state.lacks_only_end(),
             survivors: broken.replicas.len(),

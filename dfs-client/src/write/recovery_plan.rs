@@ -6,10 +6,13 @@
 //! yes                         some         only the block's end     PIPELINE_CLOSE_RECOVERY
 //! yes                         some         of an append: its start  PIPELINE_SETUP_APPEND_RECOVERY
 //! yes                         some         anything else            PIPELINE_SETUP_STREAMING_RECOVERY
-//! yes, but the append was     none         -                        the block stays as it was; the next one follows
-//!   never announced
+//! yes, but the append has     none         -                        the block stays as it was; the next one follows
+//!   begun nowhere
 //! yes                         none         -                        the write has failed
 //! ```
+//!
+//! An append has begun nowhere if it was never announced and no node can have taken its generation stamp. If one may have, the
+//! block must not be closed under the old stamp: the write fails, and the NameNode has the block recovered, which settles it.
 //!
 //! Bytes count once every node has acknowledged them, or when the block had them before. Everything is bounded: blocks by
 //! [`BLOCK_TRIES_MAX`], pipelines of one block that bring nothing forward by [`REBUILDS_MAX`].
@@ -31,6 +34,8 @@ pub(crate) struct Failed {
     pub(crate) origin: Origin,
     /// The NameNode knows the block by this pipeline's generation stamp.
     pub(crate) is_announced: bool,
+    /// A node may have the block by a stamp that the NameNode was not told of.
+    pub(crate) may_be_newer: bool,
     /// Packets of this block were acknowledged.
     pub(crate) has_acks: bool,
     /// All data is acknowledged, the last packet is not.
@@ -78,7 +83,8 @@ pub(crate) fn choose_recovery(failed: &Failed) -> Recovery {
             Stage::PipelineSetupStreamingRecovery
         });
     }
-    if !failed.is_announced && has_tries { Recovery::StartNextBlock } else { Recovery::GiveUp }
+    let has_begun = failed.is_announced || failed.may_be_newer;
+    if !has_begun && has_tries { Recovery::StartNextBlock } else { Recovery::GiveUp }
 }
 
 #[cfg(test)]
@@ -93,28 +99,41 @@ mod tests {
         let streaming = Rebuild(Stage::PipelineSetupStreamingRecovery);
         let append = Rebuild(Stage::PipelineSetupAppendRecovery);
         let close = Rebuild(Stage::PipelineCloseRecovery);
-        // origin, announced, acks, only the end missing, survivors, blocks tried, rebuilds
+        // origin, announced, maybe newer, acks, only the end missing, survivors, blocks tried, rebuilds
         for (facts, expected) in [
-            ((Create, true, false, false, 2, 0, 0), ReplaceBlock),
-            ((Create, true, false, true, 0, 7, 0), ReplaceBlock),
-            ((Create, true, false, false, 2, 8, 0), GiveUp),
-            ((Create, true, true, false, 2, 0, 0), streaming),
-            ((Create, true, true, false, 1, 8, 11), streaming),
-            ((Create, true, true, true, 1, 0, 0), close),
-            ((Create, true, true, false, 0, 0, 0), GiveUp),
-            ((Create, true, true, false, 2, 0, 12), GiveUp),
-            ((Append, false, false, false, 2, 0, 0), append),
-            ((Append, false, false, false, 0, 0, 2), StartNextBlock),
-            ((Append, false, false, false, 0, 8, 2), GiveUp),
-            ((Append, false, false, false, 1, 0, 12), StartNextBlock),
-            ((Append, true, false, false, 2, 0, 0), append),
-            ((Append, true, true, false, 2, 0, 0), streaming),
-            ((Append, true, true, true, 2, 0, 0), close),
-            ((Append, true, false, false, 0, 0, 0), GiveUp),
-            ((Append, true, true, false, 0, 0, 0), GiveUp),
+            ((Create, true, false, false, false, 2, 0, 0), ReplaceBlock),
+            ((Create, true, false, false, true, 0, 7, 0), ReplaceBlock),
+            ((Create, true, false, false, false, 2, 8, 0), GiveUp),
+            ((Create, true, false, true, false, 2, 0, 0), streaming),
+            ((Create, true, false, true, false, 1, 8, 11), streaming),
+            ((Create, true, false, true, true, 1, 0, 0), close),
+            ((Create, true, false, true, false, 0, 0, 0), GiveUp),
+            ((Create, true, false, true, false, 2, 0, 12), GiveUp),
+            ((Append, false, false, false, false, 2, 0, 0), append),
+            ((Append, false, false, false, false, 0, 0, 2), StartNextBlock),
+            ((Append, false, false, false, false, 0, 8, 2), GiveUp),
+            ((Append, false, false, false, false, 1, 0, 12), StartNextBlock),
+            ((Append, false, true, false, false, 2, 0, 0), append),
+            ((Append, false, true, false, false, 0, 0, 2), GiveUp),
+            ((Append, false, true, false, false, 1, 0, 12), GiveUp),
+            ((Append, true, false, false, false, 2, 0, 0), append),
+            ((Append, true, false, true, false, 2, 0, 0), streaming),
+            ((Append, true, false, true, true, 2, 0, 0), close),
+            ((Append, true, false, false, false, 0, 0, 0), GiveUp),
+            ((Append, true, false, true, false, 0, 0, 0), GiveUp),
         ] {
-            let (origin, is_announced, has_acks, lacks_only_end, survivors, blocks_tried, rebuilds) = facts;
-            let failed = Failed { origin, is_announced, has_acks, lacks_only_end, survivors, blocks_tried, rebuilds };
+            let (origin, is_announced, may_be_newer, has_acks, lacks_only_end, survivors, blocks_tried, rebuilds) =
+                facts;
+            let failed = Failed {
+                origin,
+                is_announced,
+                may_be_newer,
+                has_acks,
+                lacks_only_end,
+                survivors,
+                blocks_tried,
+                rebuilds,
+            };
             assert_eq!(choose_recovery(&failed), expected, "{failed:?}");
         }
     }

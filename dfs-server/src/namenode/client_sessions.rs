@@ -34,12 +34,7 @@ impl Namesystem {
         self.touch(client);
         let op = v1::OpenSessionOp { client_id: client.0.to_vec().into(), name, opener, opening, awaited };
         match self.mutate_internally(Op::OpenSession(op)).await? {
-            Outcome::Session(incarnation) => {
-                // The files of the life before may be taken at once.
-                self.leases.some_freed();
-                self.leftovers.notify_one();
-                Ok(incarnation)
-            }
+            Outcome::Session(incarnation) => Ok(incarnation),
             other => Err(unexpected(&other)),
         }
     }
@@ -147,9 +142,6 @@ impl Namesystem {
     /// Of logging.
     pub async fn end_session(&self, client: ClientId, incarnation: Incarnation) -> Result<()> {
         let op = EndSessionOp { client_id: client.0.to_vec().into(), incarnation: incarnation.0 };
-        self.mutate_internally(Op::EndSession(op)).await?;
-        self.leases.some_freed();
-        self.leftovers.notify_one();
-        Ok(())
+        self.mutate_internally(Op::EndSession(op)).await.map(drop)
     }
 }

@@ -193,8 +193,12 @@ async fn start_telling(config: &Config, progress: &Arc<StartProgress>) -> Result
     let Loaded { storage, header, namespace, blocks, clock } = loaded;
     let namespace = Arc::new(NamespaceLock::new(namespace));
     let info = namespace_info(&storage);
-    let machine =
-        Arc::new(Machine { namespace: Arc::clone(&namespace), blocks: Arc::clone(&blocks), leases: Arc::default() });
+    let machine = Arc::new(Machine {
+        namespace: Arc::clone(&namespace),
+        blocks: Arc::clone(&blocks),
+        leases: Arc::default(),
+        leftovers: Arc::default(),
+    });
     let retained = small(config, "dfs.namenode.num.checkpoints.retained") as usize;
     let folder = Arc::new(NamespaceFolder);
     let mut options = JournalOptions::new(config.text("dfs.namenode.rpc-address"), retained, folder);

@@ -10,6 +10,8 @@ use dfs_proto::v1::{self, AddBlockOp, CreateOp, RequestHeader};
 
 use super::apply::CallKey;
 use super::blocks::TargetRequest;
+use super::handover::name_of;
+use super::namespace::Lease;
 use super::namespace::permission::{Identity, READ};
 use super::namesystem::{Namesystem, unexpected};
 use super::outcome::Outcome;
@@ -63,15 +65,25 @@ impl Namesystem {
     pub fn first_block(&self, id: InodeId, made_by: &CallKey) -> Option<v1::LocatedBlock> {
         let block = {
             let namespace = self.namespace().read();
-            let lease = namespace.lease(id)?;
-            if !lease.is_of((made_by.client, made_by.incarnation)) || lease.call != made_by.call {
-                return None;
-            }
-            lease.open_block?;
+            namespace.lease(id).filter(|lease| is_taken_by(lease, made_by))?.open_block?;
             let block = namespace.inode(id).ok()?.blocks()?.last()?;
             Block::from(*block)
         };
         Some(self.located(block, 0, true, None))
+    }
+
+    /// Refuses who no longer has the lease that a call of his has taken: an answer that is told again may be older than that.
+    ///
+    /// # Errors
+    /// `LeaseLost`.
+    pub fn check_lease_of(&self, id: InodeId, taken_by: &CallKey) -> Result<()> {
+        match self.namespace().read().lease(id) {
+            Some(lease) if is_taken_by(lease, taken_by) && !lease.needs_recovery => Ok(()),
+            _ => Err(DfsError::new(
+                ErrorKind::LeaseLost,
+                format!("inode {id} was given to you and has been taken away since"),
+            )),
+        }
     }
 
     /// Replication and block size as asked for, checked, or the defaults.
@@ -260,4 +272,9 @@ impl Namesystem {
             ..v1::LocatedBlock::default()
         })
     }
+}
+
+/// Whether it is this call that has taken the lease.
+fn is_taken_by(lease: &Lease, call: &CallKey) -> bool {
+    name_of(lease) == (call.client, call.incarnation, call.call)
 }

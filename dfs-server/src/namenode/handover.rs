@@ -35,6 +35,9 @@ pub(super) const LEASE_SOFT_LIMIT: Duration = Duration::from_secs(30);
 /// its writer has just lost a DataNode, or the machine is busy, seconds.
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(5);
 
+/// Before a lease is looked at again that could not be taken away.
+const REVOKE_PAUSE: Duration = Duration::from_millis(100);
+
 /// Names a lease: the session whose call took it.
 pub(super) type LeaseName = (ClientId, Incarnation, CallId);
 
@@ -52,11 +55,7 @@ impl Namesystem {
     pub async fn await_file(&self, asker: (ClientId, Incarnation), id: InodeId, patience_ms: u32) -> FileHolder {
         let waiter = self.leases.join(id);
         match tokio::time::timeout(patience(patience_ms), self.make_way(&waiter, asker)).await {
-            Ok(Ok(holder)) => holder,
-            Ok(Err(error)) => {
-                debug!(inode = %id, "no way to a file that somebody has: {}", error.chain());
-                FileHolder::Other
-            }
+            Ok(holder) => holder,
             // A last look.
             Err(_) => holder_for(self.namespace().read().lease(id), asker),
         }
@@ -81,14 +80,14 @@ impl Namesystem {
     }
 
     /// Returns when nobody has the file, or only the asker. Ends what may be ended: the lease of a holder past the soft limit.
-    async fn make_way(&self, waiter: &Waiter<'_>, asker: (ClientId, Incarnation)) -> Result<FileHolder> {
+    async fn make_way(&self, waiter: &Waiter<'_>, asker: (ClientId, Incarnation)) -> FileHolder {
         loop {
             let freed = waiter.queue.freed.notified();
             let (lease, is_alive, may_end) = {
                 let namespace = self.namespace().read();
                 let holder = namespace.lease(waiter.id);
                 let Some(lease) = holder.filter(|_| holder_for(holder, asker) == FileHolder::Other) else {
-                    return Ok(holder_for(holder, asker));
+                    return holder_for(holder, asker);
                 };
                 // By order of a client that could open the file itself.
                 let may_end = !lease.needs_recovery && namespace.is_alive(asker) && self.check_writable().is_ok();
@@ -97,7 +96,11 @@ impl Namesystem {
             let silent = self.silent_for(lease.client);
             // Leases of a session that has ended go step by step. This one goes at once, so that nobody waits for it.
             if may_end && (!is_alive || silent > LEASE_SOFT_LIMIT) {
-                self.revoke_lease(None, waiter.id, name_of(&lease)).await?;
+                if let Err(error) = self.revoke_lease(None, waiter.id, name_of(&lease)).await {
+                    debug!(inode = %waiter.id, "a lease stands in the way: {}", error.chain());
+                    // The file may be free or gone by now, and the log may take more in a moment.
+                    tokio::time::sleep(REVOKE_PAUSE).await;
+                }
             } else if may_end {
                 // One that falls silent gives nothing back.
                 let limit = LEASE_SOFT_LIMIT.saturating_sub(silent) + Duration::from_millis(1);

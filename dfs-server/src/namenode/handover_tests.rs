@@ -197,3 +197,47 @@ async fn lease_of_a_session_that_is_over_is_taken_for_clients_alone() {
     assert!(place.namesystem.namespace().read().lease(id).is_some());
     assert_eq!(other.wait(&place, id, LONG).await, FileHolder::None);
 }
+
+/// Its file has just been removed, for instance, or the log takes nothing for a moment.
+#[tokio::test]
+async fn lease_that_cannot_be_taken_away_at_once_is_waited_for() {
+    let place = Place::new().await;
+    let other = Client::new(&place, 2).await;
+    let gone = InodeId(1 << 40);
+    let of_nobody = Lease::taken_by(ClientId([7; 16]), Incarnation(1), CallId(1));
+    place.namesystem.namespace().write().leases.insert(gone, of_nobody);
+    let begun = Instant::now();
+    let give_back = async {
+        until_somebody_waits(&place, 1).await;
+        place.namesystem.namespace().write().leases.remove(gone);
+    };
+    let (holder, ()) = futures::join!(other.wait(&place, gone, LONG), give_back);
+    assert_eq!(holder, FileHolder::None);
+    assert!(begun.elapsed() < WAIT_MAX, "told after {:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn who_waits_is_told_of_a_life_that_ends_though_its_successor_has_hung_up() {
+    let place = Place::new().await;
+    let id = place.make(0, ROOT_INODE, "f", 0o100_644).await;
+    let [writer, other] = [Client::new(&place, 1).await, Client::new(&place, 2).await];
+    writer.append(&place, id).await.unwrap();
+    {
+        // More than one step takes: the file is among those left.
+        let mut namespace = place.namesystem.namespace().write();
+        let lease = namespace.lease(id).unwrap().clone();
+        (0..600).for_each(|number| namespace.leases.insert(InodeId(1 + number), lease.clone()));
+    }
+    let begun = Instant::now();
+    let end_life = async {
+        until_somebody_waits(&place, 1).await;
+        let request = OpenSessionRequest { client_id: writer.id.to_vec().into(), ..OpenSessionRequest::default() };
+        let mut opening = Box::pin(place.namesystem.open_session(request));
+        assert!(futures::poll!(&mut opening).is_pending());
+        drop(opening);
+        tokio::time::timeout(WAIT_MAX, place.namesystem.leftovers_made()).await.expect("nobody takes its files");
+    };
+    let (holder, ()) = futures::join!(other.wait(&place, id, LONG), end_life);
+    assert_eq!(holder, FileHolder::None);
+    assert!(begun.elapsed() < WAIT_MAX, "told after {:?}", begun.elapsed());
+}

@@ -9,7 +9,8 @@
 //!
 //! What waits is durable (the leases); who was asked is not: a new leader, or a NameNode started again, begins anew with a
 //! new id. There is one thing that the NameNode decides alone: it drops a block of which nobody has a replica and no byte was
-//! promised, once the DataNodes of its pipeline are dead for long: bytes that were written and never synced come back with them.
+//! promised, once the DataNodes of its pipeline are dead for an hour: bytes that were written and never synced come back with them.
+//! After a start from an image it does not know the pipeline; then it has listened for an hour before.
 
 use dfs_common::block::Block;
 use dfs_common::error::{DfsError, ErrorKind, Result};
@@ -21,7 +22,7 @@ use super::blocks::Holders;
 use super::datanodes::RegistrationId;
 use super::namesystem::{Namesystem, unexpected};
 use super::outcome::Outcome;
-use super::recovery_steps::{Attempt, Pass, Step, Waiting, choose_step};
+use super::recovery_steps::{Attempt, Pass, Step, StuckFiles, Waiting, choose_step};
 
 /// Files that wait looked at in one hold of the namespace's lock.
 const WAITING_PAGE: usize = 256;
@@ -43,7 +44,7 @@ impl Namesystem {
         if !is_starting {
             self.reclaim_blocks().await?;
         }
-        let Pass { mut last, mut seen } = std::mem::take(&mut *self.recovery.pass.lock());
+        let Pass { mut last, mut seen, mut stuck } = std::mem::take(&mut *self.recovery.pass.lock());
         let mut started = 0;
         loop {
             let page = self.waiting_files(&mut last);
@@ -51,38 +52,36 @@ impl Namesystem {
                 break;
             }
             seen.extend(page.iter().map(|file| file.inode));
-            started += self.recover_page(&page, is_starting).await?;
+            started += self.recover_page(&page, is_starting, &mut stuck).await?;
             if started >= STARTED_PER_ROUND {
-                *self.recovery.pass.lock() = Pass { last, seen };
+                *self.recovery.pass.lock() = Pass { last, seen, stuck };
                 self.leases.recovery_wanted.notify_one();
                 return Ok(());
             }
             tokio::task::yield_now().await;
         }
         self.recovery.attempts.lock().retain(|id, _| seen.contains(id));
+        stuck.tell();
         Ok(())
     }
 
-    /// Takes the next step for some files that wait; gives the number of those for which it did something.
-    async fn recover_page(&self, page: &[Waiting], is_starting: bool) -> Result<usize> {
+    /// Takes the next step for some files that wait; gives the number of those for which something was logged.
+    async fn recover_page(&self, page: &[Waiting], is_starting: bool, stuck: &mut StuckFiles) -> Result<usize> {
         let mut started = 0;
         for file in page {
             let holders = self.blocks().holders(file.block.id);
             let last = self.recovery.attempts.lock().get(&file.inode).cloned();
             let step = choose_step(file, &holders, last.as_ref(), is_starting, self.clock.instant());
-            started += usize::from(step != Step::Wait);
             match step {
                 Step::Wait => {}
-                Step::Start(primary) => self.start_recovery(file, &holders, primary).await?,
-                Step::Drop => self.drop_unwritten(file).await?,
                 Step::Stuck => {
-                    tracing::warn!(
-                        inode = %file.inode, block = %file.block,
-                        "no DataNode has the last block of a file that waits for recovery; it stays open until one comes back"
-                    );
+                    stuck.add(file);
                     self.note_attempt(file.inode, None);
                 }
+                Step::Start(primary) => self.start_recovery(file, &holders, primary).await?,
+                Step::Drop => self.drop_unwritten(file).await?,
             }
+            started += usize::from(matches!(step, Step::Start(_) | Step::Drop));
         }
         Ok(started)
     }
@@ -147,7 +146,9 @@ impl Namesystem {
     /// Closes a file without its last block, of which nobody has anything.
     async fn drop_unwritten(&self, file: &Waiting) -> Result<()> {
         let Some((stamp, now)) = self.begin_recovery(file).await? else { return Ok(()) };
-        if now.block != file.block {
+        // While that was logged, a DataNode may have come back with the block.
+        let holders = self.blocks().holders(now.block.id);
+        if now.block != file.block || !now.may_be_dropped(&holders) {
             return Ok(());
         }
         let (inode, recovery_id) = (file.inode.0, stamp.0);
@@ -183,11 +184,16 @@ impl Namesystem {
     /// A primary has come to an end.
     ///
     /// # Errors
-    /// `NotFound` when no file has the block any more, `InvalidArgument` when another recovery has begun since or the
-    /// outcome breaks a promise, `Unavailable` when the block may not be dropped yet.
+    /// `Protocol` when it does not say of which block and recovery, `NotFound` when no file has the block any more,
+    /// `InvalidArgument` when another recovery has begun since or the outcome breaks a promise, `Unavailable` when the block may
+    /// not be dropped yet.
     pub async fn commit_block_synchronization(&self, request: v1::CommitBlockSynchronizationRequest) -> Result<()> {
         let block = request.block.as_ref().map(Block::from);
         let block = block.ok_or_else(|| DfsError::new(ErrorKind::Protocol, "a commit without its block"))?;
+        // In the log it stands for a recovery of before they had ids; nothing would tell it from the one begun last.
+        if request.new_generation_stamp == 0 {
+            return Err(DfsError::new(ErrorKind::Protocol, "a commit that does not say of which recovery it is"));
+        }
         let inode = self
             .blocks()
             .file_of(block.id)

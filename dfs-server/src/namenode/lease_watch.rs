@@ -1,8 +1,9 @@
 //! Those who wait until a file is free, one queue for each file, and the recovery of files that begin to wait for it. What is
 //! waited for, and for how long, is in `handover` and `lease_recovery`.
 //!
-//! Whoever applies ops tells of every change of leases. So nobody waits in vain, whichever op it was and whatever has become of
-//! the call that asked for it.
+//! Whoever applies ops tells of every change of leases and of every life that ends. So nobody waits in vain, whichever op it was
+//! and whatever has become of the call that asked for it. What is no change of the namespace is not told: that a writer falls
+//! silent, for instance. Who waits for that looks again by himself.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use tokio::sync::Notify;
 
 use super::namespace::claims::LeaseChanges;
 
-/// Those who wait for files. Bounded by the calls that connections may have under way.
+/// Those who wait for files. Bounded by the connections that there may be, and the calls that each may have under way.
 #[derive(Default)]
 pub struct LeaseWatch {
     /// With how many wait. Never held while anything else is done.
@@ -48,18 +49,13 @@ impl LeaseWatch {
         if changes.waits_begun {
             self.recovery_wanted.notify_one();
         }
-        if changes.are_more {
-            return self.some_freed();
-        }
-        if !changes.files.is_empty() {
+        // Which files a life had is not asked: it may be a hundred thousand, and few wait.
+        if changes.life_over || changes.are_more {
+            self.by_file.lock().values().for_each(|(_, queue)| queue.freed.notify_waiters());
+        } else if !changes.files.is_empty() {
             let by_file = self.by_file.lock();
             changes.files.iter().filter_map(|id| by_file.get(id)).for_each(|(_, queue)| queue.freed.notify_waiters());
         }
-    }
-
-    /// A session is over: what it had may be taken from it.
-    pub(super) fn some_freed(&self) {
-        self.by_file.lock().values().for_each(|(_, queue)| queue.freed.notify_waiters());
     }
 }
 

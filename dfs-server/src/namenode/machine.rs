@@ -5,6 +5,7 @@ use std::sync::Arc;
 use dfs_common::error::Result;
 use dfs_common::ids::TxId;
 use dfs_proto::v1::EditOp;
+use tokio::sync::Notify;
 
 use super::blocks::BlockManager;
 use super::journal::{self, Applied};
@@ -24,6 +25,8 @@ pub struct Machine {
     pub blocks: Arc<BlockManager>,
     /// Who waits for files, told of every change of leases.
     pub leases: Arc<LeaseWatch>,
+    /// Told while something was removed or has ended of which parts are left.
+    pub leftovers: Arc<Notify>,
 }
 
 impl journal::Machine for Machine {
@@ -53,8 +56,13 @@ impl journal::Machine for Machine {
         // Still under the namespace's lock: nobody may see a block that the block manager does not know.
         self.blocks.on_events(events);
         let (changes, state_digest) = (namespace.take_lease_changes(), namespace.counters().digest);
+        let has_leftovers = namespace.has_leftovers();
         drop(namespace);
+        // Here, and not where the ops were asked for: whoever asked may have gone.
         self.leases.tell(&changes);
+        if has_leftovers {
+            self.leftovers.notify_one();
+        }
         Ok(Applied { outcomes, state_digest })
     }
 

@@ -62,8 +62,8 @@ pub struct Namesystem {
     pub(super) recovery: LeaseRecovery,
     checkpoints: Checkpoints,
     delegations: Arc<Delegations>,
-    /// Told when something was removed or has ended of which parts may be left.
-    pub(super) leftovers: Notify,
+    /// As the machine's.
+    pub(super) leftovers: Arc<Notify>,
     pub(super) tree_checks: Arc<TreeChecks>,
     pub(super) tree_removals: TreeRemovals,
     /// When each client was last heard of by this leader, by the clock that stands still while nobody can be heard. Soft: a
@@ -93,7 +93,7 @@ impl Namesystem {
             clock,
             recovery: LeaseRecovery::default(),
             checkpoints: Checkpoints::default(),
-            leftovers: Notify::new(),
+            leftovers: Arc::clone(&machine.leftovers),
             tree_checks: Arc::default(),
             tree_removals: TreeRemovals::default(),
             renewals: Mutex::new(HashMap::new()),

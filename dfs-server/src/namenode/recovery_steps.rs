@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use dfs_common::block::Block;
 use dfs_common::ids::{ClientId, InodeId};
 use parking_lot::Mutex;
+use tracing::warn;
 
 use super::blocks::Holders;
 use super::datanodes::RegistrationId;
@@ -17,6 +18,8 @@ use super::namespace::Namespace;
 const PATIENCE_FIRST: Duration = Duration::from_secs(10);
 /// Patience doubles up to this.
 const PATIENCE_MAX: Duration = Duration::from_secs(60);
+/// Files named in one line of the log.
+const NAMED_MAX: usize = 8;
 
 /// Recoveries under way.
 #[derive(Default)]
@@ -31,6 +34,38 @@ pub(super) struct Pass {
     /// The file looked at last; none at the beginning.
     pub(super) last: Option<(ClientId, InodeId)>,
     pub(super) seen: BTreeSet<InodeId>,
+    pub(super) stuck: StuckFiles,
+}
+
+/// Files of which nobody has the last block, as far as they are told of in this pass.
+#[derive(Default)]
+pub(super) struct StuckFiles {
+    count: usize,
+    /// The first of them.
+    named: Vec<(InodeId, Block)>,
+}
+
+impl StuckFiles {
+    pub(super) fn add(&mut self, file: &Waiting) {
+        self.count += 1;
+        if self.named.len() < NAMED_MAX {
+            self.named.push((file.inode, file.block));
+        }
+    }
+
+    /// One line for all of them: there may be as many as files are written.
+    pub(super) fn tell(&self) {
+        if self.count == 0 {
+            return;
+        }
+        let names = self.named.iter().map(|(inode, block)| format!("inode {inode} ({block})"));
+        let names = names.collect::<Vec<_>>().join(", ");
+        let more = if self.count > self.named.len() { ", ..." } else { "" };
+        warn!(
+            files = self.count,
+            "no DataNode has the last block of {names}{more}; such a file stays open until one comes back with it"
+        );
+    }
 }
 
 /// The latest try for one file.
@@ -52,7 +87,7 @@ pub(super) struct Waiting {
     /// Its length is what was promised to somebody, or what it is to be cut to.
     pub(super) block: Block,
     pub(super) is_truncating: bool,
-    /// Uuids of the DataNodes of its last pipeline, as far as the log tells.
+    /// Uuids of the DataNodes of its last pipeline, as far as the log tells. None after a start from an image: not known.
     pub(super) pipeline: Vec<String>,
 }
 
@@ -63,6 +98,12 @@ impl Waiting {
         let last = namespace.inode(inode).ok()?.blocks()?.last()?;
         let pipeline = lease.targets.iter().map(|(uuid, _)| uuid.clone()).collect();
         Some(Self { inode, block: Block::from(*last), is_truncating: lease.is_truncating, pipeline })
+    }
+
+    /// Nobody has a byte of the block, nobody was promised one, and nobody who may have one is expected back.
+    pub(super) fn may_be_dropped(&self, holders: &Holders) -> bool {
+        let is_expected = !holders.live.is_empty() || holders.others_are_away || holders.dead_may_return;
+        !is_expected && self.block.length == 0 && !self.is_truncating
     }
 
     /// Nobody else can have more of the block.
@@ -78,9 +119,10 @@ pub(super) enum Step {
     Wait,
     /// Order the holder with this index to recover the block.
     Start(usize),
-    /// Nobody has the block, nobody was promised a byte of it, and nobody will come back with it.
+    /// Close the file without the block: nobody has it, nobody was promised a byte of it, and whoever may have it has been away
+    /// for an hour.
     Drop,
-    /// Nobody has the block, and it had bytes, or may have had.
+    /// Nobody has the block, and it had bytes, or may have had: somebody must come back with it.
     Stuck,
 }
 
@@ -118,10 +160,12 @@ pub(super) fn choose_step(
         let tries = asked.map_or(0, |last| last.earlier as usize + 1);
         return Step::Start(tries % holders.live.len());
     }
-    match (holders.others_are_away, waiting.block.length, waiting.is_truncating) {
-        (true, _, _) => Step::Wait,
-        (false, 0, false) if !holders.dead_may_return => Step::Drop,
-        (false, _, _) => Step::Stuck,
+    if holders.others_are_away {
+        Step::Wait
+    } else if waiting.may_be_dropped(holders) {
+        Step::Drop
+    } else {
+        Step::Stuck
     }
 }
 

@@ -87,9 +87,7 @@ impl Namesystem {
                 };
             }
         }
-        let outcome = self.mutate_holding(header, Op::Remove(op), held).await?;
-        self.leftovers.notify_one();
-        Ok(outcome)
+        self.mutate_holding(header, Op::Remove(op), held).await
     }
 
     /// Looks whether the caller may remove the tree at `top`; what it gives keeps renames out until it is dropped. Dropped

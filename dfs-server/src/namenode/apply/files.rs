@@ -71,7 +71,9 @@ impl Namespace {
         Ok(())
     }
 
-    /// The caller's lease on a file. A call older than the lease is a late one of an earlier writer in the same session.
+    /// The caller's lease on a file. A call older than the lease is a late one of an earlier writer in the same session. A step does
+    /// not say which lease it means: one that such a writer takes later, not knowing that its lease has gone, passes here. What it
+    /// says of the file's last block seldom fits then.
     fn own_lease(&self, context: &Context<'_>, id: InodeId) -> Result<&Lease> {
         let key = context.key()?;
         match self.leases.get(id) {
@@ -297,7 +299,8 @@ impl Namespace {
         let stamp = self.counters.next_generation_stamp;
         self.counters.next_generation_stamp = stamp.next();
         // From here on DataNodes may hold the block under the new stamp, whether or not the pipeline is ever announced: if
-        // the writer dies now, the file must be recovered, not closed.
+        // the writer dies now, the file must be recovered, not closed. A writer that commits the block by its old stamp answers
+        // for it that no DataNode can have taken the new one.
         let block = self.file_blocks(id)?.last().copied();
         let lease = self.own_lease_mut(context, id)?;
         if lease.open_block.is_none()

@@ -33,15 +33,17 @@ use crate::namenode::namespace::{Lease, Namespace};
 use crate::namenode::outcome::Outcome;
 
 impl Namespace {
-    /// Takes a lease away. A file whose last block is open stays leased until that is recovered, unless it has no name.
-    pub(super) fn revoke(&mut self, id: InodeId, events: &mut Vec<BlockEvent>) {
+    /// Takes a lease away. A file whose last block is open stays leased until that is recovered, unless nobody can read it any more:
+    /// it has no name, and no client holds it. (Logs of before there were steps did not ask for the latter.)
+    pub(super) fn revoke(&mut self, context: &mut Context<'_>, id: InodeId) {
         let has_name = self.inode(id).is_ok_and(|inode| inode.nlink > 0);
+        let has_readers = has_name || (!context.is_old && self.holds.has(id));
         let Some(lease) = self.leases.get(id) else { return };
-        if lease.open_block.is_some() && has_name {
+        if lease.open_block.is_some() && has_readers {
             self.leases.wait_for_recovery(id);
         } else {
             self.leases.remove(id);
-            self.reap(id, events);
+            self.reap(id, context.events);
         }
     }
 
@@ -49,7 +51,7 @@ impl Namespace {
         let id = InodeId(op.inode);
         self.inode(id)?;
         if self.leases.get(id).is_some_and(|lease| is_meant(lease, op)) {
-            self.revoke(id, context.events);
+            self.revoke(context, id);
         }
         Ok(Outcome::Closed(!self.leases.contains(id)))
     }

@@ -99,6 +99,7 @@ impl Namespace {
     /// A life has ended: its leases and holds go. A file whose last block is still open stays leased until it is recovered.
     pub(super) fn end_life(&mut self, context: &mut Context<'_>, life: Life) {
         self.over.insert(life);
+        self.leases.note_life_over();
         self.take_claims(context, life);
     }
 
@@ -115,7 +116,7 @@ impl Namespace {
             }
             let told = context.events.len();
             if let Some(id) = leased {
-                self.revoke(id, context.events);
+                self.revoke(context, id);
             } else if let Some(id) = held {
                 self.holds.remove(id, life);
                 self.reap(id, context.events);

@@ -218,7 +218,7 @@ impl Namespace {
             lease.open_block = None;
             self.drop_last_block(context, inode)?;
         }
-        self.revoke(inode, context.events);
+        self.revoke(context, inode);
         Ok(())
     }
 }

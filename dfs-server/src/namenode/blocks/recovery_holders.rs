@@ -20,7 +20,8 @@ const RECOVERIES_PER_HEARTBEAT: usize = 16;
 const OUTGROWN_PER_CALL: usize = 1_000;
 
 /// How long a dead DataNode may still come back with bytes that were written and never synced. Nobody was promised them, so at
-/// some time a file is closed without; but a cut network, or a rack without power, is mended first.
+/// some time a file is closed without; but a cut network, or a rack without power, is mended first. As long are DataNodes waited for
+/// of which nobody knows any more that they had the block.
 const RETURNS_WITHIN: Duration = Duration::from_secs(3600);
 
 /// Who has an open block.
@@ -32,7 +33,8 @@ pub struct Holders {
     pub(crate) registrations: Vec<Option<RegistrationId>>,
     /// More DataNodes may have one: they are silent and not given up yet, or have not told since they registered.
     pub others_are_away: bool,
-    /// DataNodes that may have one are dead, but for less than an hour.
+    /// DataNodes that may have one are dead, but for less than an hour; or nobody knows which these are, and the NameNode has not
+    /// listened for an hour yet.
     pub dead_may_return: bool,
 }
 
@@ -54,9 +56,13 @@ impl SoftState {
     /// The holders of a block that waits for recovery.
     pub(crate) fn holders(&self, id: BlockId) -> Holders {
         let mut others_are_away = self.some_have_not_told();
-        let mut dead_may_return = false;
-        let (Some(info), Some(open)) = (self.map.get(id), self.open.get(&id)) else {
-            return Holders { others_are_away, ..Holders::default() };
+        let listened = self.heard.since(self.active_since);
+        let open = self.open.get(&id);
+        // Images do not have it. The nodes may be away, and nothing here would say so.
+        let is_pipeline_unknown = open.is_none_or(|open| open.targets.is_empty());
+        let mut dead_may_return = is_pipeline_unknown && listened < RETURNS_WITHIN;
+        let (Some(info), Some(open)) = (self.map.get(id), open) else {
+            return Holders { others_are_away, dead_may_return, ..Holders::default() };
         };
         let mut ranked: BTreeSet<(bool, u8, NodeIndex)> = BTreeSet::new();
         let told = open.targets.iter().map(|&storage| (storage, None));

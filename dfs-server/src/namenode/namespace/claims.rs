@@ -10,7 +10,7 @@ use dfs_common::ids::{BlockId, CallId, ClientId, GenerationStamp, Incarnation, I
 /// One life of a client.
 pub type Life = (ClientId, Incarnation);
 
-/// Changes of leases that are told one by one: more than a batch of ops makes.
+/// Changes of leases that are told one by one. A batch of ops makes fewer, unless it ends sessions: each of these may end hundreds.
 const CHANGES_MAX: usize = 4096;
 
 const FIRST: InodeId = InodeId(0);
@@ -27,7 +27,8 @@ pub struct Lease {
     pub call: CallId,
     /// The last block has been allocated or reopened and its length is not committed.
     pub open_block: Option<BlockId>,
-    /// DataNodes and volumes of the open block: a hint for retries and readers, never in an image.
+    /// DataNodes and volumes of the open block, for retries, for readers, and for its recovery: those that may have bytes of it.
+    /// Never in an image: none are known then.
     pub targets: Vec<(String, String)>,
     /// The writer is gone with a block open, or the block is being cut: the file waits for block recovery.
     pub needs_recovery: bool,
@@ -78,6 +79,8 @@ pub struct LeaseChanges {
     pub are_more: bool,
     /// A file has begun to wait for recovery.
     pub waits_begun: bool,
+    /// The life of a client has ended: whoever wants a file that it still has may take it.
+    pub life_over: bool,
 }
 
 impl LeaseChanges {
@@ -170,6 +173,11 @@ impl Leases {
         let lives = ((client, Incarnation(0)), FIRST)..=((client, Incarnation(u64::MAX)), LAST);
         self.by_life.range(lives).next().is_some()
             || self.waiting.range((client, FIRST)..=(client, LAST)).next().is_some()
+    }
+
+    /// The life of a client has ended. What it has is taken from it afterwards, perhaps in steps.
+    pub fn note_life_over(&mut self) {
+        self.changes.life_over = true;
     }
 
     /// What has changed since this was asked last.
@@ -296,7 +304,7 @@ mod tests {
         assert_eq!(leases.take_changes(), LeaseChanges::default());
         leases.wait_for_recovery(InodeId(20));
         leases.wait_for_recovery(InodeId(20));
-        let told = LeaseChanges { files: vec![InodeId(20)], are_more: false, waits_begun: true };
+        let told = LeaseChanges { files: vec![InodeId(20)], waits_begun: true, ..LeaseChanges::default() };
         assert_eq!(leases.take_changes(), told);
         leases.remove(InodeId(20));
         let told = LeaseChanges { files: vec![InodeId(20)], ..LeaseChanges::default() };

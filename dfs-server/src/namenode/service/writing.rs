@@ -59,16 +59,19 @@ pub(super) async fn create(
 /// Opens a file to be written at its end.
 ///
 /// # Errors
-/// As [`Namesystem::mutate`]; `Busy` while another client writes.
+/// As [`Namesystem::mutate`]; `Busy` while another client writes; `LeaseLost` when the lease that the call had taken is gone by the
+/// time that it comes again.
 pub(super) async fn append(
     namesystem: &Namesystem,
     request: AppendRequest,
     reader: Option<&str>,
 ) -> Result<AppendResponse> {
     let op = OpenForAppendOp { inode: request.inode, truncate: request.truncate };
+    let call = call_key(request.header.as_ref())?;
     let outcome = namesystem.mutate(request.header, Op::OpenForAppend(op)).await;
     outcome.and_then(|outcome| {
         let Outcome::Appended { inode, last } = outcome else { return Err(unexpected(&outcome)) };
+        namesystem.check_lease_of(inode, &call)?;
         let answer = attr_response(namesystem, inode)?;
         let has_capabilities = namesystem.namespace().read().inode(inode)?.has_capabilities();
         let length = answer.attr.as_ref().map_or(0, |attr| attr.length);
@@ -105,4 +108,29 @@ pub(super) async fn complete(namesystem: &Namesystem, request: CompleteRequest) 
         };
         Ok(CompleteResponse { done: true, attr, txid: namesystem.txid().0 })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use dfs_common::ids::ROOT_INODE;
+    use dfs_proto::v1::RevokeLeaseOp;
+
+    use super::*;
+    use crate::namenode::trees::tests::Place;
+
+    /// Its answer was lost, and the file has been taken from its writer before the call comes again.
+    #[tokio::test]
+    async fn append_that_comes_again_gives_no_lease_that_is_gone() {
+        let place = Place::new().await;
+        let id = place.make(0, ROOT_INODE, "f", 0o100_644).await;
+        let header = place.header(0);
+        let call = || AppendRequest { header: header.clone(), inode: id.0, truncate: false };
+        for _ in 0..2 {
+            append(&place.namesystem, call(), None).await.unwrap();
+        }
+        let revoke = RevokeLeaseOp { inode: id.0, ..RevokeLeaseOp::default() };
+        place.namesystem.mutate_internally(Op::RevokeLease(revoke)).await.unwrap();
+        let error = append(&place.namesystem, call(), None).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::LeaseLost);
+    }
 }

@@ -134,6 +134,47 @@ fn a_block_nobody_was_promised_a_byte_of_is_dropped() {
     check_invariants(&fixture.namespace);
 }
 
+/// A mount that has the file open still reads it.
+#[test]
+fn a_removed_file_that_somebody_holds_waits_for_recovery() {
+    let mut fixture = Fixture::new();
+    fixture.step_limit = 100;
+    let id = fixture.create("a");
+    let block = fixture.add_block(id, None, 0);
+    let reader = ClientId([8; 16]);
+    let Outcome::Session(life) = fixture.open_session(reader) else { panic!() };
+    let run_as_reader = |fixture: &mut Fixture, call, op| {
+        let retry = Some(fixture.retry_id(reader, life.0, call));
+        fixture.apply(EditOp { retry, caller: Some(v1::Caller::default()), op: Some(op), ..EditOp::default() }).unwrap()
+    };
+    run_as_reader(&mut fixture, 1, Op::Hold(v1::HoldOp { inode: id.0 }));
+    fixture.run(remove(ROOT_INODE, "a", RemoveKind::RemoveUnlink)).unwrap();
+    fixture.open_session(CLIENT);
+    assert!(fixture.namespace.lease(id).is_some_and(|lease| lease.needs_recovery), "its bytes are not given up");
+    check_invariants(&fixture.namespace);
+    let stamp = start_recovery(&mut fixture, id, &block);
+    let recovered = v1::Block { length: 20, generation_stamp: stamp, ..block };
+    run_internally(&mut fixture, close(id, Some(recovered), stamp)).unwrap();
+    assert_eq!(fixture.namespace.attr(id).unwrap().length, 20);
+    run_as_reader(&mut fixture, 2, Op::ReleaseHold(v1::ReleaseHoldOp { inode: id.0, call_id: 0 }));
+    assert!(fixture.namespace.attr(id).is_err());
+    check_invariants(&fixture.namespace);
+}
+
+#[test]
+fn a_removed_file_goes_with_its_last_hold_though_it_waits_for_recovery() {
+    let mut fixture = Fixture::new();
+    fixture.step_limit = 100;
+    let id = fixture.create("a");
+    fixture.add_block(id, None, 0);
+    // The writer holds it, too: both end with the session.
+    fixture.run(Op::Hold(v1::HoldOp { inode: id.0 })).unwrap();
+    fixture.run(remove(ROOT_INODE, "a", RemoveKind::RemoveUnlink)).unwrap();
+    fixture.open_session(CLIENT);
+    assert!(fixture.namespace.attr(id).is_err() && fixture.namespace.lease(id).is_none());
+    check_invariants(&fixture.namespace);
+}
+
 #[test]
 fn revoke_lease_closes_a_file_without_an_open_block() {
     let mut fixture = Fixture::new();

@@ -67,6 +67,20 @@ fn holders_are_away_until_they_are_dead() {
     assert!(!cluster.blocks.holders(open.id).others_are_away);
 }
 
+/// An image does not say on which nodes a block was being written.
+#[test]
+fn holders_of_a_block_without_a_known_pipeline_may_return_for_an_hour() {
+    let mut cluster = Cluster::new(&RACKS);
+    let open = allocate(&cluster, 0);
+    cluster.second();
+    let holders = cluster.blocks.holders(open.id);
+    assert!(holders.live.is_empty() && !holders.others_are_away && holders.dead_may_return);
+    cluster.pass(Duration::from_secs(3500));
+    assert!(cluster.blocks.holders(open.id).dead_may_return);
+    cluster.pass(Duration::from_secs(200));
+    assert!(!cluster.blocks.holders(open.id).dead_may_return);
+}
+
 #[test]
 fn a_target_never_heard_of_is_away_for_the_dead_interval() {
     let mut cluster = Cluster::new(&RACKS);
