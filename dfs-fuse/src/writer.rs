@@ -28,7 +28,6 @@ use tracing::{error, warn};
 
 use crate::caller::Asker;
 use crate::errno::{FsError, FsResult};
-use crate::inodes::OpenInode;
 use crate::lost_writes::LostWrites;
 use crate::privileges::{FilePrivileges, Loss};
 use crate::write_phase::{FlushAction, WritePhase};
@@ -80,18 +79,17 @@ impl State {
 }
 
 impl SharedWriter {
-    /// Takes over a writer that was just opened, with one handle.
-    pub(crate) fn new(client: DfsClient, open: &OpenInode, writer: Arc<FileWriter>) -> Arc<Self> {
+    /// Takes over a writer that was just opened, with one handle. What it loses goes on the file's record.
+    pub(crate) fn new(client: DfsClient, writer: Arc<FileWriter>, losses: Arc<LostWrites>) -> Arc<Self> {
         let privileges = writer.privileges();
-        let view = View::new(Arc::clone(&writer));
         Arc::new(Self {
             client,
-            inode: open.id,
+            inode: writer.inode(),
+            view: Mutex::new(View::new(Arc::clone(&writer))),
             state: tokio::sync::Mutex::new(State::new(writer)),
-            view: Mutex::new(view),
             privileges: FilePrivileges::new(privileges),
             failure: OnceLock::new(),
-            losses: Arc::clone(open.losses()),
+            losses,
             is_laden: AtomicBool::new(false),
             handles: AtomicUsize::new(1),
             has_warned: AtomicBool::new(false),

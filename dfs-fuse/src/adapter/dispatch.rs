@@ -399,7 +399,7 @@ mod tests {
             let (losses, told) = (Arc::clone(&losses), Arc::clone(told));
             let answer = ask_for(thread, &dispatcher, Class::Write, async move {
                 tokio::time::sleep(takes).await;
-                losses.check(&told).map(|()| 0)
+                losses.check(&told).map(|()| 0).map_err(FsError::of_untold)
             });
             driver.drive_until(driver.drained());
             answer.try_recv().unwrap()

@@ -63,6 +63,21 @@ async fn open_for_reading_costs_one_call_and_reading_a_small_file_none() {
     }
 }
 
+/// The kernel drops pages when the answer reaches the program that opens, and the next open may overtake that.
+#[tokio::test(flavor = "multi_thread")]
+async fn open_lets_the_kernel_keep_pages_once_it_has_dropped_older_ones() {
+    let cluster = FakeCluster::start(1).await;
+    let inode = write_file(&cluster, &[7; 3000]).await;
+    let fs = mounted(&cluster).await;
+    let open = async || fs.open(&who(), inode, OpenFlags(libc::O_RDONLY)).await.unwrap();
+    let first = open().await.hand_over();
+    let second = open().await;
+    assert!(!second.keep_pages, "the first one may still have to drop them");
+    drop(second);
+    fs.read(first, 0, 4096).await.unwrap();
+    assert!(open().await.keep_pages);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn open_of_a_file_that_is_gone_costs_one_call() {
     let cluster = FakeCluster::start(1).await;

@@ -24,6 +24,9 @@ impl FileSystem {
     pub(crate) async fn read(&self, handle: HandleId, offset: u64, size: u32) -> FsResult<Read> {
         let handle = self.handles.file(handle)?;
         handle.check()?;
+        if let Some(version) = handle.on_read() {
+            self.seen.dropped_older(handle.inode.id, version);
+        }
         let shown = || self.seen.shown_growing(handle.inode.id);
         let reader = handle.reader(&self.client, shown).await.map_err(FsError::on_handle)?;
         let end = offset.saturating_add(u64::from(size));

@@ -164,7 +164,7 @@ impl FileSystem {
         if !access.truncates && self.seen.told_length(open.id) != Some(writer.length()) {
             self.kernel.drop_attributes(open.id);
         }
-        Ok(self.opened(slot, FileHandle::new(open, Some(writer), None), false))
+        Ok(self.opened(slot, FileHandle::new(open, Some(writer)), false))
     }
 
     /// Empties a file that this mount writes.
@@ -202,7 +202,8 @@ impl FileSystem {
             // The last one among them.
             open.note_tail(attr.length);
         }
-        Ok(self.opened(slot, FileHandle::new(open, None, Some((epoch, reader))), keep_pages))
+        let version = (!verdict.keep_pages).then_some(verdict.version);
+        Ok(self.opened(slot, FileHandle::for_reading(open, epoch, reader, version), keep_pages))
     }
 
     /// Makes a file and opens it.
@@ -239,13 +240,13 @@ impl FileSystem {
         let writer = match file.writer {
             Some(writer) => {
                 let _writing = open.writing.lock().await;
-                let writer = SharedWriter::new(self.client.clone(), &open, writer);
+                let writer = SharedWriter::new(self.client.clone(), writer, Arc::clone(open.losses()));
                 open.set_writer(Some(Arc::clone(&writer)));
                 Some(writer)
             }
             None => None,
         };
-        let opened = self.opened(slot, FileHandle::new(open, writer, None), false);
+        let opened = self.opened(slot, FileHandle::new(open, writer), false);
         Ok(Created { entry: self.entry(attr), opened })
     }
 
@@ -286,7 +287,7 @@ impl FileSystem {
         if let Some(cutting) = cutting {
             cutting.ends(CutEnd::Emptied);
         }
-        let writer = SharedWriter::new(self.client.clone(), open, writer);
+        let writer = SharedWriter::new(self.client.clone(), writer, Arc::clone(open.losses()));
         open.set_writer(Some(Arc::clone(&writer)));
         Ok(writer)
     }

@@ -202,6 +202,27 @@ async fn truncation_that_is_given_up_has_readers_look_again() {
     assert!(open.content_epoch() > before);
 }
 
+/// The NameNode may make it after somebody has opened the file.
+#[tokio::test(flavor = "multi_thread")]
+async fn unlink_that_is_given_up_has_files_held_until_it_is_settled() {
+    let cluster = FakeCluster::start(1).await;
+    let inode = write_file(&cluster, &[7; 3000]).await;
+    let fs = mounted(&cluster).await;
+    let open = async || fs.open(&who(), inode, OpenFlags(libc::O_RDONLY)).await.unwrap();
+    cluster.world.lock().held_back.extend(["unlink", "settle_calls"]);
+    let caller = who();
+    tokio::select! {
+        _ = fs.unlink(&caller, ROOT_INODE, NAME) => panic!("there is no answer"),
+        () = until(|| cluster.calls("unlink") > 0) => {}
+    }
+    drop(open().await);
+    assert_eq!(cluster.calls("hold"), 1);
+    cluster.world.lock().held_back.clear();
+    until(|| !fs.inodes.are_names_going()).await;
+    drop(open().await);
+    assert_eq!(cluster.calls("hold"), 1, "the name does not go any more");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn changes_that_fail_or_are_given_up_are_noted() {
     let cluster = FakeCluster::start(1).await;

@@ -2,11 +2,12 @@
 
 use std::future::Future;
 
-use dfs_client::{Caller, CreateOptions, Privileges, RenameFlag, SetAttr, TimeSet};
+use dfs_client::{Caller, CreateOptions, DfsClient, Privileges, RenameFlag, SetAttr, TimeSet};
 use dfs_common::attr::{FileAttr, FileKind, PERMISSION_MASK};
 use dfs_common::error::RetryClass;
 use dfs_common::ids::{InodeId, ROOT_INODE};
 use fuser::Errno;
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -40,6 +41,34 @@ pub(crate) struct AttrChange {
     pub(crate) length: Option<u64>,
     pub(crate) atime: Option<TimeSet>,
     pub(crate) mtime: Option<TimeSet>,
+}
+
+/// A name that is being taken away. A call that has failed, or was given up because its program was killed, may still be made: for
+/// whoever opens the file, the name goes until that is settled.
+struct Going {
+    kept: Option<(NameGoing, Option<OpenRef>)>,
+    client: DfsClient,
+}
+
+impl Going {
+    /// The call was made.
+    fn is_over(mut self) {
+        self.kept = None;
+    }
+}
+
+impl Drop for Going {
+    fn drop(&mut self) {
+        let Some(kept) = self.kept.take() else { return };
+        // Without a runtime this process is at its end.
+        if let Ok(runtime) = Handle::try_current() {
+            let client = self.client.clone();
+            runtime.spawn(async move {
+                client.wait_given_up_calls_settled().await;
+                drop(kept);
+            });
+        }
+    }
 }
 
 impl FileSystem {
@@ -186,9 +215,11 @@ impl FileSystem {
 
     /// Removes a name that is not a directory's.
     pub(crate) async fn unlink(&self, caller: &Caller, parent: InodeId, name: &[u8]) -> FsResult<()> {
-        let _going = self.name_goes(parent, name).await?;
+        let going = self.name_goes(parent, name).await?;
         let _taking = self.taking_names([parent]);
-        Ok(self.client.unlink(caller, parent, name).await?)
+        self.client.unlink(caller, parent, name).await?;
+        going.is_over();
+        Ok(())
     }
 
     /// Removes an empty directory.
@@ -205,35 +236,42 @@ impl FileSystem {
         to: (InodeId, &[u8]),
         flag: RenameFlag,
     ) -> FsResult<()> {
-        let _going = match flag {
+        let going = match flag {
             RenameFlag::Replace => Some(self.name_goes(to.0, to.1).await?),
             RenameFlag::NoReplace | RenameFlag::Exchange => None,
         };
         let _taking = self.taking_names([from.0, to.0]);
-        Ok(self.client.rename(caller, from, to, flag).await?)
+        self.client.rename(caller, from, to, flag).await?;
+        if let Some(going) = going {
+            going.is_over();
+        }
+        Ok(())
     }
 
-    /// A name is about to go, until the result is dropped. If it is that of a file open on this mount, the file stays until it is
-    /// closed. Costs nothing while no file is open.
-    async fn name_goes(&self, parent: InodeId, name: &[u8]) -> FsResult<(NameGoing, Option<OpenRef>)> {
+    /// A name is about to go, until the result says that it is over. If it is that of a file open on this mount, the file stays until
+    /// it is closed. Costs nothing while no file is open.
+    async fn name_goes(&self, parent: InodeId, name: &[u8]) -> FsResult<Going> {
         let (going, may_be_open) = self.inodes.name_goes();
-        if !may_be_open {
-            return Ok((going, None));
-        }
+        let open = if may_be_open { self.held_target(parent, name).await? } else { None };
+        Ok(Going { kept: Some((going, open)), client: self.client.clone() })
+    }
+
+    /// The file that a name stands for, held, if it is open here.
+    async fn held_target(&self, parent: InodeId, name: &[u8]) -> FsResult<Option<OpenRef>> {
         let attr = match self.client.lookup(&Caller::root(), parent, name).await {
             Ok(attr) => attr,
             // A name that is refused cannot be removed either: the call that follows says why.
-            Err(error) if error.kind().retry_class() == RetryClass::Never => return Ok((going, None)),
+            Err(error) if error.kind().retry_class() == RetryClass::Never => return Ok(None),
             // Without knowing whose name it is, the call that follows could take an open file away.
             Err(error) => return Err(error.into()),
         };
         if attr.kind != FileKind::File {
-            return Ok((going, None));
+            return Ok(None);
         }
         // Also one that has other names: they may be going as well.
-        let Some(open) = self.inodes.find(attr.inode) else { return Ok((going, None)) };
+        let Some(open) = self.inodes.find(attr.inode) else { return Ok(None) };
         open.hold(&self.client).await?;
-        Ok((going, Some(open)))
+        Ok(Some(open))
     }
 
     /// Changes attributes; the length first, because the times of a call that sets both are meant to last.
