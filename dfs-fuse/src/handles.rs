@@ -114,10 +114,19 @@ impl FileHandle {
 /// A directory open on this mount.
 pub(crate) struct DirHandle {
     pub(crate) inode: InodeId,
-    /// Who opened it: reading on is authorised by that.
+    /// Who opened it.
     pub(crate) caller: Caller,
+    /// The NameNode has given him a page: reading on is authorised by that.
+    pub(crate) is_authorised: AtomicBool,
     /// Entries fetched ahead of the kernel; never held across an await.
     pub(crate) pages: Mutex<DirPages>,
+}
+
+impl DirHandle {
+    /// In whose name it is read.
+    pub(crate) fn reader(&self) -> Caller {
+        if self.is_authorised.load(Ordering::Relaxed) { self.caller.authorised() } else { self.caller.clone() }
+    }
 }
 
 enum Handle {
@@ -236,7 +245,12 @@ mod tests {
     use super::*;
 
     fn dir() -> DirHandle {
-        DirHandle { inode: InodeId(5), caller: Caller::root(), pages: Mutex::new(DirPages::new(InodeId(5))) }
+        DirHandle {
+            inode: InodeId(5),
+            caller: Caller::root(),
+            is_authorised: AtomicBool::new(false),
+            pages: Mutex::new(DirPages::new(InodeId(5))),
+        }
     }
 
     #[test]

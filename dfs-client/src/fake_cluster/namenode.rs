@@ -248,6 +248,10 @@ impl ClientNamenode for FakeNamenode {
         let request = request.into_inner();
         let answer = {
             let mut world = self.call("get_listing");
+            let caller = request.header.as_ref().and_then(|header| header.caller.as_ref());
+            if world.refused.contains("get_listing") && !caller.is_some_and(|caller| caller.is_authorised) {
+                return Err(to_status(&DfsError::new(ErrorKind::PermissionDenied, "refused")));
+            }
             world.listings_asked.push(request.max_entries);
             world.listing(&request)
         };

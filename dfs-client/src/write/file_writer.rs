@@ -143,6 +143,11 @@ impl FileWriter {
         self.status.failure()
     }
 
+    /// What every call to the NameNode will fail with, once the session has ended whose lease this is.
+    pub fn lost_lease(&self) -> Option<DfsError> {
+        self.session.is_dead().then(|| self.session.lost_error())
+    }
+
     /// The file being written.
     pub fn inode(&self) -> InodeId {
         self.inode

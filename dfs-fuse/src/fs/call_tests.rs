@@ -79,6 +79,16 @@ async fn open_lets_the_kernel_keep_pages_once_it_has_dropped_older_ones() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn attributes_of_the_root_that_were_heard_long_ago_are_not_to_be_believed_for_long() {
+    let cluster = FakeCluster::start(0).await;
+    let fs = mounted(&cluster).await;
+    assert!(fs.getattr(&who(), ROOT_INODE).await.unwrap().attr_ttl > Duration::ZERO);
+    cluster.world.lock().unanswered.insert("get_file_info");
+    fs.root.lock().1 -= Duration::from_secs(1);
+    assert_eq!(fs.getattr(&who(), ROOT_INODE).await.unwrap().attr_ttl, Duration::ZERO);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn open_of_a_file_that_is_gone_costs_one_call() {
     let cluster = FakeCluster::start(1).await;
     let fs = mounted(&cluster).await;
@@ -157,6 +167,19 @@ async fn readdir_lists_most_directories_by_one_call_and_large_ones_by_a_thousand
         assert_eq!(last, count + 2, "all were listed");
         assert_eq!(asked, expected, "{count} entries");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn directory_is_read_on_by_who_was_allowed_to_begin() {
+    let cluster = FakeCluster::start(0).await;
+    cluster.world.lock().directories.insert(HERE.0, 600);
+    let fs = mounted(&cluster).await;
+    let handle = fs.opendir(who(), HERE).unwrap();
+    fs.readdir(handle, 0, true).await.unwrap();
+    cluster.world.lock().refused.insert("get_listing");
+    fs.readdir(handle, 258, true).await.unwrap();
+    let another = fs.opendir(who(), HERE).unwrap();
+    assert_eq!(fs.readdir(another, 0, true).await.err().unwrap().errno(), Errno::EACCES);
 }
 
 #[tokio::test(flavor = "multi_thread")]

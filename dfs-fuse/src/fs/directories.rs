@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use dfs_client::{Caller, DirEntry, Listing};
@@ -49,10 +50,10 @@ impl Listed {
 }
 
 impl FileSystem {
-    /// Opens a directory. The kernel has checked the permission; the NameNode does with each page.
+    /// Opens a directory. The kernel has checked the permission; the NameNode does with the first page.
     pub(crate) fn opendir(&self, caller: Caller, inode: InodeId) -> FsResult<HandleId> {
         let pages = parking_lot::Mutex::new(DirPages::new(inode));
-        self.handles.add_dir(DirHandle { inode, caller, pages })
+        self.handles.add_dir(DirHandle { inode, caller, is_authorised: AtomicBool::new(false), pages })
     }
 
     pub(crate) fn releasedir(&self, handle: HandleId) {
@@ -69,8 +70,9 @@ impl FileSystem {
             Some(entries) => entries,
             None => {
                 let fetch = dir.pages.lock().next_fetch();
-                let listing =
-                    self.client.get_listing(&dir.caller, dir.inode, position.cookie, fetch, with_attrs).await?;
+                let who = dir.reader();
+                let listing = self.client.get_listing(&who, dir.inode, position.cookie, fetch, with_attrs).await?;
+                dir.is_authorised.store(true, Ordering::Relaxed);
                 if with_attrs {
                     check_attributes(&listing)?;
                 }

@@ -113,6 +113,19 @@ impl Drop for Cutting<'_> {
     }
 }
 
+/// The writer of this mount, if it has one that works. One that has failed and keeps the lease is disposed of: nobody could change
+/// the file before its handles are closed. To be called with `writing` held.
+pub(super) async fn usable_writer(open: &OpenInode) -> Option<Arc<SharedWriter>> {
+    let writer = open.writer();
+    if writer.is_none()
+        && let Some(failed) = open.take_failed_writer()
+    {
+        // Its handles keep its error, which is in the log; the file is free for a new start.
+        let _ = failed.finish().await;
+    }
+    writer
+}
+
 /// A file just made, and open.
 pub(crate) struct Created {
     pub(crate) entry: Entry,
@@ -270,16 +283,12 @@ impl FileSystem {
     ) -> FsResult<Arc<SharedWriter>> {
         self.check_not_stopping()?;
         let _writing = open.writing.lock().await;
-        if let Some(writer) = open.writer() {
+        if let Some(writer) = usable_writer(open).await {
             if truncates {
                 self.empty(caller, open, &writer).await?;
             }
             writer.join().await?;
             return Ok(writer);
-        }
-        if let Some(failed) = open.take_failed_writer() {
-            // Its handles keep its error, which is in the log; the file is free for a new start.
-            let _ = failed.finish().await;
         }
         let cutting = truncates.then(|| Cutting::new(self, open));
         let writer = self.client.append(caller, open.id, truncates).await?;

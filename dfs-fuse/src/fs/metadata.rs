@@ -1,6 +1,7 @@
 //! Names and attributes.
 
 use std::future::Future;
+use std::time::{Duration, Instant};
 
 use dfs_client::{Caller, CreateOptions, DfsClient, Privileges, RenameFlag, SetAttr, TimeSet};
 use dfs_common::attr::{FileAttr, FileKind, PERMISSION_MASK};
@@ -11,7 +12,7 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::files::{CutEnd, Cutting};
+use super::files::{CutEnd, Cutting, usable_writer};
 use super::{Dated, Entry, FileSystem, STATS_PATIENCE};
 use crate::cache::Floor;
 use crate::errno::FsResult;
@@ -97,24 +98,28 @@ impl FileSystem {
     /// Attributes of an inode.
     pub(crate) async fn getattr(&self, caller: &Caller, inode: InodeId) -> FsResult<Entry> {
         if let Some((attr, age)) = self.client.recent_directory(inode, self.options.attr_ttl) {
-            // Believed no longer than if the kernel had been given it at once.
-            let attr_ttl = self.options.attr_ttl.saturating_sub(age);
-            return Ok(Entry { attr_ttl, ..self.entry(attr) });
+            return Ok(self.aged_entry(attr, age));
         }
         if inode == ROOT_INODE {
-            return Ok(self.entry(self.root_attributes().await?));
+            let (attr, heard) = self.root_attributes().await?;
+            return Ok(self.aged_entry(attr, heard.elapsed()));
         }
         let attr = self.attributes(caller, inode).await?;
         Ok(self.announced_entry(attr).await)
     }
 
-    /// The root's attributes; those last heard when the NameNode does not answer at once, because `df` and umount(8) ask for
-    /// them and must not wait out an outage.
-    async fn root_attributes(&self) -> FsResult<FileAttr> {
+    /// A directory's attributes that were heard a while ago: believed no longer than if the kernel had been given them at once.
+    fn aged_entry(&self, attr: FileAttr, age: Duration) -> Entry {
+        Entry { attr_ttl: self.options.attr_ttl.saturating_sub(age), ..self.entry(attr) }
+    }
+
+    /// The root's attributes, and when they were heard; those last heard when the NameNode does not answer at once, because `df`
+    /// and umount(8) ask for them and must not wait out an outage.
+    async fn root_attributes(&self) -> FsResult<(FileAttr, Instant)> {
         let asked = timeout(STATS_PATIENCE, self.client.get_file_info(&Caller::root(), ROOT_INODE)).await;
         let mut last = self.root.lock();
         match asked {
-            Ok(Ok(attr)) => *last = attr,
+            Ok(Ok(attr)) => *last = (attr, Instant::now()),
             Ok(Err(error)) if error.kind().retry_class() == RetryClass::Never => return Err(error.into()),
             Ok(Err(_)) | Err(_) => debug!("the root's attributes are told as last heard"),
         }
@@ -356,7 +361,7 @@ impl FileSystem {
         let open = self.inodes.open(inode);
         let _writing = open.writing.lock().await;
         let cutting = Cutting::new(self, &open);
-        let may_have_lost_bytes = match open.writer() {
+        let may_have_lost_bytes = match usable_writer(&open).await {
             Some(writer) => {
                 let outcome = writer.set_length(length, caller).await;
                 match &handle {

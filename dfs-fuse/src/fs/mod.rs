@@ -24,13 +24,13 @@ mod xattrs;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dfs_client::{Caller, DfsClient, FsStats, Shown, SyncLevel};
 use dfs_common::attr::{FileAttr, FileKind};
 use dfs_common::error::{DfsError, ErrorKind};
 use dfs_common::ids::{InodeId, ROOT_INODE};
-use futures::future::join_all;
+use futures::stream::{self, StreamExt};
 use parking_lot::Mutex;
 use tracing::{error, warn};
 
@@ -40,6 +40,7 @@ use crate::errno::FsResult;
 use crate::handles::Handles;
 use crate::inodes::Inodes;
 use crate::kernel::KernelCaches;
+use crate::writer::SharedWriter;
 
 pub(crate) use data::Read;
 pub(crate) use directories::Listed;
@@ -48,6 +49,10 @@ pub(crate) use metadata::{AttrChange, NewInode};
 
 /// How long `df` waits for totals, and for the mount point's attributes, before it gets the last known ones.
 const STATS_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Files completed side by side at the end of the mount: enough to be quick though some wait for a slow node, and few enough that
+/// the NameNode goes on serving others.
+const FINISHED_AT_ONCE: usize = 64;
 
 /// What the mount was asked to be.
 #[derive(Clone, Copy, Debug)]
@@ -128,8 +133,8 @@ pub(crate) struct FileSystem {
     seen: KernelView,
     kernel: KernelCaches,
     stats: StatsCache,
-    /// The root's attributes as last heard: `df` asks for them, too. Never held across an await.
-    root: Mutex<FileAttr>,
+    /// The root's attributes as last heard, and when: `df` asks for them, too. Never held across an await.
+    root: Mutex<(FileAttr, Instant)>,
     /// Entries fetched ahead are judged by it.
     changes: Changes,
     is_stopping: AtomicBool,
@@ -151,7 +156,7 @@ impl FileSystem {
             seen: KernelView::new(),
             kernel: KernelCaches::new(),
             stats: StatsCache::new(stats),
-            root: Mutex::new(root),
+            root: Mutex::new((root, Instant::now())),
             changes: Changes::new(),
             is_stopping: AtomicBool::new(false),
         }))
@@ -178,8 +183,9 @@ impl FileSystem {
     /// Completes every file that is being written; afterwards nothing can be written any more.
     pub(crate) async fn stop(&self) {
         self.is_stopping.store(true, Ordering::Release);
-        let writers = self.inodes.writers();
-        for outcome in join_all(writers.iter().map(|writer| writer.finish())).await {
+        let finish = |writer: Arc<SharedWriter>| async move { writer.finish().await };
+        let mut finished = stream::iter(self.inodes.writers()).map(finish).buffer_unordered(FINISHED_AT_ONCE);
+        while let Some(outcome) = finished.next().await {
             if let Err(failure) = outcome {
                 error!(?failure, "a file open at the end of the mount could not be completed");
             }
