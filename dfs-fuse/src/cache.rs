@@ -78,6 +78,33 @@ struct Opened {
     has_dropped_older: bool,
 }
 
+/// Attributes, and of when their length is.
+#[derive(Clone, Debug)]
+pub(crate) struct Dated {
+    pub(crate) attr: FileAttr,
+    /// The modification time at which `attr.length` was last known for certain. It is that of `attr` if the length was just confirmed,
+    /// an older one if it is remembered from an earlier answer, and `None` if it never was certain.
+    pub(crate) length_mtime_ns: Option<i64>,
+}
+
+impl Dated {
+    /// With a length that readers were shown, if that is more.
+    pub(crate) fn at_least(attr: FileAttr, shown: Option<Shown>) -> Self {
+        match shown.filter(|shown| shown.length > attr.length) {
+            Some(Shown { length, mtime_ns }) => {
+                Self { attr: FileAttr { length, ..attr }, length_mtime_ns: Some(mtime_ns) }
+            }
+            None => attr.into(),
+        }
+    }
+}
+
+impl From<FileAttr> for Dated {
+    fn from(attr: FileAttr) -> Self {
+        Self { length_mtime_ns: Some(attr.mtime_ns), attr }
+    }
+}
+
 /// How short an answer may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Floor {
@@ -283,6 +310,19 @@ pub(crate) mod tests {
         let verdict = view.on_open(&attr(2, 10, 1));
         assert!(!verdict.keep_pages && verdict.drop_attributes);
         assert!(!view.on_open(&attr(2, 11, 1)).keep_pages);
+    }
+
+    #[test]
+    fn at_least_says_of_when_the_length_is() {
+        let now = attr(2, 10, 1);
+        let with = |length| {
+            let dated = Dated::at_least(now.clone(), Some(Shown { length, mtime_ns: now.mtime_ns - 1 }));
+            (dated.attr.length, dated.length_mtime_ns)
+        };
+        assert_eq!(with(20), (20, Some(now.mtime_ns - 1)), "from before");
+        assert_eq!(with(10), (10, Some(now.mtime_ns)), "the NameNode knows as much");
+        assert_eq!(with(5), (10, Some(now.mtime_ns)));
+        assert_eq!(Dated::at_least(now.clone(), None).length_mtime_ns, Some(now.mtime_ns));
     }
 
     #[test]

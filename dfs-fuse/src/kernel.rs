@@ -31,8 +31,8 @@ impl KernelCaches {
     /// Lets the kernel ask for an inode's attributes again. It does not wait for reads: only attributes go (offset -1).
     pub(crate) fn drop_attributes(&self, inode: InodeId) {
         let Some(notifier) = self.notifier.get() else { return };
+        // That the kernel does not have the inode is no error here.
         if let Err(error) = notifier.inval_inode(INodeNo(inode.0), -1, 0) {
-            // ENOENT: the kernel does not have the inode, so it has nothing to drop.
             debug!(%inode, %error, "attributes not dropped");
         }
     }

@@ -212,11 +212,8 @@ fn fusermount_options(source: &str, options: &MountOptions) -> Vec<MountOption> 
         (vfs.synchronous, MountOption::Sync),
         (vfs.dirsync, MountOption::DirSync),
     ];
-    let always = [
-        MountOption::FSName(escaped(source)),
-        MountOption::Subtype("dfs".to_owned()),
-        MountOption::DefaultPermissions,
-    ];
+    let always =
+        [MountOption::FSName(escaped(source)), MountOption::Subtype("dfs".to_owned()), MountOption::DefaultPermissions];
     always.into_iter().chain(optional.into_iter().filter(|(wanted, _)| *wanted).map(|(_, option)| option)).collect()
 }
 

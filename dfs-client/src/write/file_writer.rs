@@ -177,7 +177,7 @@ impl FileWriter {
     }
 
     /// Length of the file as far as every node of the pipeline has acknowledged it.
-    pub fn acked_len(&self) -> u64 {
+    pub(crate) fn acked_len(&self) -> u64 {
         self.status.acked()
     }
 

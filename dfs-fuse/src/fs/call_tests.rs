@@ -8,6 +8,7 @@ use dfs_common::ids::{InodeId, ROOT_INODE};
 use fuser::{Errno, OpenFlags};
 
 use super::{FileSystem, FsOptions};
+use crate::cache::tests::attr;
 use crate::dirs::PAGE_AGE_MAX;
 use crate::fake_cluster::{FakeCluster, new_file};
 use crate::handles::HandleId;
@@ -217,6 +218,28 @@ async fn removing_all_that_was_listed_costs_one_listing() {
     });
     let without_session = calls.await.into_iter().filter(|(call, _)| *call != "open_session");
     assert_eq!(without_session.collect::<Vec<_>>(), [("get_listing", 1), ("unlink", 20)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn listing_asks_once_for_a_file_that_the_kernel_knows_as_longer() {
+    let cluster = FakeCluster::start(0).await;
+    let longer = InodeId(HERE.0 + 200);
+    {
+        let mut world = cluster.world.lock();
+        world.directories.insert(HERE.0, 250);
+        world.files.entry(longer.0).or_default();
+    }
+    let fs = mounted(&cluster).await;
+    let asked = in_time(async || {
+        cluster.take_calls();
+        fs.seen.told(&attr(longer.0, 20, 1), false, Some(5));
+        let handle = fs.opendir(who(), HERE).unwrap();
+        for offset in [0, 12, 22, 32] {
+            fs.readdir(handle, offset, true).await.unwrap();
+        }
+        cluster.calls("get_file_info")
+    });
+    assert_eq!(asked.await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
