@@ -49,7 +49,7 @@ const GROWING_MAX: NonZeroUsize = NonZeroUsize::new(1 << 14).unwrap();
 /// What tells one state of a file's content from another. The change time is in it because tools set the modification time
 /// back (tar, rsync, cp -p).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Version {
+pub(crate) struct Version {
     length: u64,
     mtime_ns: i64,
     ctime_ns: i64,
@@ -65,8 +65,44 @@ impl Version {
 struct Known {
     /// In the last answer that had attributes.
     told: Version,
-    /// At the last open for reading: what the kernel's pages are of.
-    opened: Option<Version>,
+    /// At the last open for reading.
+    opened: Option<Opened>,
+}
+
+/// The kernel drops its pages after the answer to an open that does not let it keep them, and before the program gets its
+/// descriptor. Until then it may have pages of older content, which the next open must not let it keep: that can overtake.
+#[derive(Clone, Copy, Debug)]
+struct Opened {
+    version: Version,
+    /// The kernel's pages are of that version: a read has come through a descriptor that it was opened by.
+    has_dropped_older: bool,
+}
+
+/// Attributes, and of when their length is.
+#[derive(Clone, Debug)]
+pub(crate) struct Dated {
+    pub(crate) attr: FileAttr,
+    /// The modification time at which `attr.length` was last known for certain. It is that of `attr` if the length was just confirmed,
+    /// an older one if it is remembered from an earlier answer, and `None` if it never was certain.
+    pub(crate) length_mtime_ns: Option<i64>,
+}
+
+impl Dated {
+    /// With a length that readers were shown, if that is more.
+    pub(crate) fn at_least(attr: FileAttr, shown: Option<Shown>) -> Self {
+        match shown.filter(|shown| shown.length > attr.length) {
+            Some(Shown { length, mtime_ns }) => {
+                Self { attr: FileAttr { length, ..attr }, length_mtime_ns: Some(mtime_ns) }
+            }
+            None => attr.into(),
+        }
+    }
+}
+
+impl From<FileAttr> for Dated {
+    fn from(attr: FileAttr) -> Self {
+        Self { length_mtime_ns: Some(attr.mtime_ns), attr }
+    }
 }
 
 /// How short an answer may be.
@@ -83,6 +119,8 @@ pub(crate) enum Floor {
 /// What an open has to do about the kernel's caches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OpenVerdict {
+    /// What is being opened.
+    pub(crate) version: Version,
     /// The cached pages are of this version.
     pub(crate) keep_pages: bool,
     /// The attributes that the kernel has are others.
@@ -178,10 +216,22 @@ impl KernelView {
         let now = Version::of(attr);
         let files = &mut self.caches.lock().files;
         let known = files.get(&attr.inode).copied();
-        files.put(attr.inode, Known { told: known.map_or(now, |known| known.told), opened: Some(now) });
+        let before = known.and_then(|known| known.opened).filter(|opened| opened.version == now);
+        let opened = before.unwrap_or(Opened { version: now, has_dropped_older: false });
+        files.put(attr.inode, Known { told: known.map_or(now, |known| known.told), opened: Some(opened) });
         OpenVerdict {
-            keep_pages: known.is_some_and(|known| known.opened == Some(now)),
+            version: now,
+            keep_pages: opened.has_dropped_older,
             drop_attributes: known.is_none_or(|known| known.told != now),
+        }
+    }
+
+    /// A program reads through a descriptor that was opened at this version, and whose open did not let the kernel keep pages.
+    pub(crate) fn dropped_older(&self, inode: InodeId, version: Version) {
+        let files = &mut self.caches.lock().files;
+        let opened = files.get_mut(&inode).and_then(|known| known.opened.as_mut());
+        if let Some(opened) = opened.filter(|opened| opened.version == version) {
+            opened.has_dropped_older = true;
         }
     }
 
@@ -225,20 +275,54 @@ pub(crate) mod tests {
     #[test]
     fn on_open_keeps_pages_of_the_same_version_only() {
         let view = KernelView::new();
-        view.told(&attr(2, 10, 1), false, Some(5));
-        assert_eq!(view.on_open(&attr(2, 10, 1)), OpenVerdict { keep_pages: false, drop_attributes: false });
-        assert_eq!(view.on_open(&attr(2, 10, 1)), OpenVerdict { keep_pages: true, drop_attributes: false });
+        // (pages kept, attributes dropped) by an open whose descriptor is then read through.
+        let open_and_read = |attr| {
+            let verdict = view.on_open(attr);
+            view.dropped_older(attr.inode, verdict.version);
+            (verdict.keep_pages, verdict.drop_attributes)
+        };
+        let first = attr(2, 10, 1);
+        view.told(&first, false, Some(5));
+        assert_eq!(open_and_read(&first), (false, false));
+        assert_eq!(open_and_read(&first), (true, false));
         let rewritten = attr(2, 10, 2);
-        assert_eq!(view.on_open(&rewritten), OpenVerdict { keep_pages: false, drop_attributes: true });
+        assert_eq!(open_and_read(&rewritten), (false, true));
         view.told(&rewritten, false, Some(5));
-        assert_eq!(view.on_open(&rewritten), OpenVerdict { keep_pages: true, drop_attributes: false });
+        assert_eq!(open_and_read(&rewritten), (true, false));
+    }
+
+    #[test]
+    fn on_open_keeps_no_pages_before_the_kernel_has_dropped_older_ones() {
+        let view = KernelView::new();
+        let rewritten = attr(2, 10, 2);
+        let older = view.on_open(&attr(2, 10, 1)).version;
+        let version = view.on_open(&rewritten).version;
+        assert!(!view.on_open(&rewritten).keep_pages, "the answer to the open before may not have reached the kernel");
+        view.dropped_older(InodeId(2), older);
+        assert!(!view.on_open(&rewritten).keep_pages, "that descriptor is of what the file was before");
+        view.dropped_older(InodeId(2), version);
+        assert!(view.on_open(&rewritten).keep_pages);
     }
 
     #[test]
     fn on_open_trusts_nothing_it_does_not_know() {
         let view = KernelView::new();
-        assert_eq!(view.on_open(&attr(2, 10, 1)), OpenVerdict { keep_pages: false, drop_attributes: true });
+        let verdict = view.on_open(&attr(2, 10, 1));
+        assert!(!verdict.keep_pages && verdict.drop_attributes);
         assert!(!view.on_open(&attr(2, 11, 1)).keep_pages);
+    }
+
+    #[test]
+    fn at_least_says_of_when_the_length_is() {
+        let now = attr(2, 10, 1);
+        let with = |length| {
+            let dated = Dated::at_least(now.clone(), Some(Shown { length, mtime_ns: now.mtime_ns - 1 }));
+            (dated.attr.length, dated.length_mtime_ns)
+        };
+        assert_eq!(with(20), (20, Some(now.mtime_ns - 1)), "from before");
+        assert_eq!(with(10), (10, Some(now.mtime_ns)), "the NameNode knows as much");
+        assert_eq!(with(5), (10, Some(now.mtime_ns)));
+        assert_eq!(Dated::at_least(now.clone(), None).length_mtime_ns, Some(now.mtime_ns));
     }
 
     #[test]

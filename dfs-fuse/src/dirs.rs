@@ -13,12 +13,15 @@
 //!
 //! What is too old to be used is given up, also of handles that nobody reads any more: a page takes a quarter of a megabyte.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dfs_client::{DirEntry, Listing};
 use dfs_common::ids::InodeId;
+use parking_lot::Mutex;
 
+use crate::cache::Dated;
 use crate::changes::{Changes, Moment};
 
 /// Offset after `.`.
@@ -53,6 +56,16 @@ impl Position {
     }
 }
 
+/// Attributes that are newer than those that were listed.
+pub(crate) struct News {
+    pub(crate) dated: Dated,
+    /// The length that the kernel knew when they were asked for.
+    pub(crate) told: Option<u64>,
+}
+
+/// By file; never held across an await.
+pub(crate) type KeptNews = Arc<Mutex<HashMap<InodeId, News>>>;
+
 /// Entries fetched by one call.
 pub(crate) struct Page {
     after: u64,
@@ -63,6 +76,8 @@ pub(crate) struct Page {
     fetched_at: Instant,
     /// Before it was asked for.
     asked_at: Moment,
+    /// What was asked for one buffer counts for the next ones.
+    news: KeptNews,
 }
 
 /// Entries that answer a buffer: as many of them as fit.
@@ -72,6 +87,8 @@ pub(crate) struct Entries {
     pub(crate) parent: InodeId,
     /// How long ago they were fetched.
     pub(crate) age: Duration,
+    /// Of all entries of the page.
+    pub(crate) news: KeptNews,
 }
 
 impl Entries {
@@ -114,11 +131,11 @@ impl DirPages {
         if !covers || cookie == 0 || (rest.is_empty() && !page.at_end) {
             return None;
         }
-        let (all, parent) = (Arc::clone(&page.entries), page.parent);
+        let (all, parent, news) = (Arc::clone(&page.entries), page.parent, Arc::clone(&page.news));
         if is_end {
             self.page = Some(Page { after: cookie, entries: Arc::default(), ..self.page.take()? });
         }
-        Some(Entries { all, start, parent, age })
+        Some(Entries { all, start, parent, age, news })
     }
 
     /// Gives up a page that is too old to be used. True when nothing is left that will be too old.
@@ -148,7 +165,14 @@ impl DirPages {
     /// Keeps what was fetched after `after` and gives what answers the buffer. `asked_at` is from before it was asked for.
     pub(crate) fn put(&mut self, after: u64, listing: Listing, with_attrs: bool, asked_at: Moment) -> Entries {
         let all: Arc<[DirEntry]> = listing.entries.into();
-        let entries = Entries { all: Arc::clone(&all), start: 0, parent: listing.parent, age: Duration::ZERO };
+        let news = KeptNews::default();
+        let entries = Entries {
+            all: Arc::clone(&all),
+            start: 0,
+            parent: listing.parent,
+            age: Duration::ZERO,
+            news: Arc::clone(&news),
+        };
         self.page = Some(Page {
             after,
             entries: all,
@@ -157,6 +181,7 @@ impl DirPages {
             with_attrs,
             fetched_at: Instant::now(),
             asked_at,
+            news,
         });
         entries
     }

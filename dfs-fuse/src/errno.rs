@@ -20,6 +20,11 @@ pub(crate) struct FsError {
 pub(crate) type FsResult<T> = Result<T, FsError>;
 
 impl FsError {
+    /// Accepted bytes were lost, and who gets this is to be told.
+    pub(crate) fn of_untold((cause, telling): (DfsError, Telling)) -> Self {
+        Self::of_loss(&cause).to(telling)
+    }
+
     /// Accepted bytes were lost.
     pub(crate) fn of_loss(cause: &DfsError) -> Self {
         Self { tells_loss: true, ..Self::from(cause.duplicate()).on_handle() }

@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use dfs_client::{Caller, DfsClient, FileReader, Shown};
 use dfs_common::ids::InodeId;
 use fuser::Errno;
 use parking_lot::Mutex;
 
+use crate::cache::Version;
 use crate::dirs::DirPages;
 use crate::errno::{FsError, FsResult};
 use crate::inodes::OpenRef;
@@ -30,16 +32,31 @@ pub(crate) struct FileHandle {
     told: Arc<Told>,
     /// With the inode's content epoch it was opened at.
     reader: tokio::sync::Mutex<Option<(u64, Arc<FileReader>)>>,
+    /// Of its open for reading, if that did not let the kernel keep its pages.
+    opened: Option<Version>,
+    has_read: AtomicBool,
 }
 
 impl FileHandle {
-    pub(crate) fn new(
-        inode: OpenRef,
-        writer: Option<Arc<SharedWriter>>,
-        reader: Option<(u64, Arc<FileReader>)>,
-    ) -> Self {
+    pub(crate) fn new(inode: OpenRef, writer: Option<Arc<SharedWriter>>) -> Self {
         let told = inode.losses().on_open();
-        Self { inode, writer, told, reader: tokio::sync::Mutex::new(reader) }
+        let reader = tokio::sync::Mutex::default();
+        Self { inode, writer, told, reader, opened: None, has_read: AtomicBool::new(false) }
+    }
+
+    /// Open for reading, with a reader of the inode's content at `epoch`. `opened` is what the kernel has pages of from the first
+    /// read on, if it was told to drop others.
+    pub(crate) fn for_reading(inode: OpenRef, epoch: u64, reader: Arc<FileReader>, opened: Option<Version>) -> Self {
+        let reader = tokio::sync::Mutex::new(Some((epoch, reader)));
+        Self { reader, opened, ..Self::new(inode, None) }
+    }
+
+    /// A read has come. Gives what the kernel has pages of now, if this is the first one, and the kernel had to drop others.
+    pub(crate) fn on_read(&self) -> Option<Version> {
+        let opened = self.opened?;
+        // Looked at first: a flag that is written by every read would be passed on from core to core.
+        let is_first = !self.has_read.load(Ordering::Relaxed) && !self.has_read.swap(true, Ordering::Relaxed);
+        is_first.then_some(opened)
     }
 
     /// The reader, opened if there is none or its file's content was thrown away. The right to read was proven at open.
@@ -74,7 +91,7 @@ impl FileHandle {
     /// # Errors
     /// Why they were.
     pub(crate) fn check_losses(&self) -> FsResult<()> {
-        self.inode.losses().check(&self.told)
+        self.inode.losses().check(&self.told).map_err(FsError::of_untold)
     }
 
     /// An outcome that a program looks at: if it tells of lost bytes, this handle is told by it.
@@ -97,10 +114,19 @@ impl FileHandle {
 /// A directory open on this mount.
 pub(crate) struct DirHandle {
     pub(crate) inode: InodeId,
-    /// Who opened it: reading on is authorised by that.
+    /// Who opened it.
     pub(crate) caller: Caller,
+    /// The NameNode has given him a page: reading on is authorised by that.
+    pub(crate) is_authorised: AtomicBool,
     /// Entries fetched ahead of the kernel; never held across an await.
     pub(crate) pages: Mutex<DirPages>,
+}
+
+impl DirHandle {
+    /// In whose name it is read.
+    pub(crate) fn reader(&self) -> Caller {
+        if self.is_authorised.load(Ordering::Relaxed) { self.caller.authorised() } else { self.caller.clone() }
+    }
 }
 
 enum Handle {
@@ -219,7 +245,12 @@ mod tests {
     use super::*;
 
     fn dir() -> DirHandle {
-        DirHandle { inode: InodeId(5), caller: Caller::root(), pages: Mutex::new(DirPages::new(InodeId(5))) }
+        DirHandle {
+            inode: InodeId(5),
+            caller: Caller::root(),
+            is_authorised: AtomicBool::new(false),
+            pages: Mutex::new(DirPages::new(InodeId(5))),
+        }
     }
 
     #[test]

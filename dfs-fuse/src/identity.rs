@@ -8,6 +8,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use dfs_common::ids::ClientId;
@@ -17,6 +18,8 @@ use tracing::debug;
 const DIRECTORY: &str = "/run/dfs-fuse";
 /// Longest file name, without the suffix; a longer mount point keeps its end, which tells more.
 const FILE_NAME_MAX: usize = 200;
+/// How often a file is opened anew that was removed meanwhile: each time another daemon has ended.
+const LOCK_TRIES: u32 = 16;
 
 /// An identity, kept for as long as this lives.
 #[derive(Debug)]
@@ -46,10 +49,7 @@ impl Identity {
     fn kept_in(directory: &Path, mountpoint: &Path) -> std::io::Result<Option<Self>> {
         fs::create_dir_all(directory)?;
         let path = directory.join(file_name(mountpoint));
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            return Ok(None);
-        }
+        let Some(mut file) = locked(&path)? else { return Ok(None) };
         let mut bytes = Vec::new();
         Read::by_ref(&mut file).take(17).read_to_end(&mut bytes)?;
         let client_id = match ClientId::from_bytes(&bytes) {
@@ -72,6 +72,22 @@ impl Identity {
             let _ = fs::remove_file(path);
         }
     }
+}
+
+/// The file at `path`, made if it is not there and locked; `None` while another daemon has it.
+fn locked(path: &Path) -> std::io::Result<Option<File>> {
+    for _ in 0..LOCK_TRIES {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Ok(None);
+        }
+        // Its last user may have removed it since it was opened: then the lock keeps nobody from the file that is there now.
+        let mine = file.metadata()?;
+        if fs::metadata(path).is_ok_and(|there| (there.dev(), there.ino()) == (mine.dev(), mine.ino())) {
+            return Ok(Some(file));
+        }
+    }
+    Ok(None)
 }
 
 /// The mount point without slashes: each byte that is not plain becomes %XX.
@@ -112,6 +128,25 @@ mod tests {
         let second = Identity::in_directory(dir.path(), Path::new("/mnt"));
         assert_ne!(first.client_id, second.client_id);
         assert_ne!(Identity::in_directory(dir.path(), Path::new("/mnt2")).client_id, first.client_id);
+    }
+
+    #[test]
+    fn identity_that_is_kept_is_in_the_file_of_its_name_however_others_come_and_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let come_and_go = || {
+            for _ in 0..2_000 {
+                let identity = Identity::in_directory(dir.path(), Path::new("/mnt"));
+                if let Some((_, path)) = &identity.kept {
+                    assert_eq!(fs::read(path).unwrap(), identity.client_id.0);
+                }
+                identity.retire();
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(come_and_go);
+            }
+        });
     }
 
     #[test]

@@ -124,10 +124,10 @@ impl OpenInode {
     }
 
     /// The same, by somebody who has looked at the content since `epoch`. Gives the epoch of what he saw: the new one, unless
-    /// bytes went in between.
+    /// bytes went in between; then it is over already.
     pub(crate) fn content_dropped_since(&self, epoch: u64) -> u64 {
-        let changed = self.content_epoch.compare_exchange(epoch, epoch + 1, Ordering::AcqRel, Ordering::Acquire);
-        changed.map_or(epoch, |_| epoch + 1)
+        // Raised in any case: who has raised it in between knows nothing of what was seen here, and may have seen older content.
+        if self.content_epoch.fetch_add(1, Ordering::AcqRel) == epoch { epoch + 1 } else { epoch }
     }
 
     /// A read may reach the end of the file, which is not before `offset`. To be called before it looks how long the file is.
@@ -283,6 +283,11 @@ impl Inodes {
         self.open.lock().inodes.get(&id)?.writer()
     }
 
+    #[cfg(test)]
+    pub(crate) fn are_names_going(&self) -> bool {
+        self.open.lock().names_going > 0
+    }
+
     /// Whether nothing is open.
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
@@ -303,5 +308,22 @@ impl Inodes {
                 self.untold.lock().put(inode.id, Arc::clone(&inode.losses));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_dropped_since_leaves_nobody_with_what_another_may_not_have_seen() {
+        let open = Inodes::new().open(InodeId(5));
+        let epoch = open.content_epoch();
+        let first = open.content_dropped_since(epoch);
+        assert_eq!(first, open.content_epoch(), "nobody else has looked");
+        let second = open.content_dropped_since(epoch);
+        let now = open.content_epoch();
+        assert!(first != now && second != now, "who was first may have seen older content than who was second");
+        assert_eq!(open.content_dropped_since(now), open.content_epoch());
     }
 }

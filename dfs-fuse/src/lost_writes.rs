@@ -8,16 +8,14 @@
 //! record of a file lives as long as a handle is open or somebody is to be told (see [`Inodes`](crate::inodes::Inodes)).
 //! A close that fails tells nobody: the kernel closes the descriptors of a killed program, too, and nobody hears that.
 //!
-//! A descriptor counts as told only once the answer is sent to a living program. Until then the error carries a [`Telling`]; if that
-//! is dropped, nobody was told.
+//! A descriptor counts as told only once the answer is sent to a living program. Until then a [`Telling`] goes with the error; if
+//! that is dropped, nobody was told.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dfs_common::error::DfsError;
 use parking_lot::Mutex;
-
-use crate::errno::{FsError, FsResult};
 
 /// The losses of one file.
 #[derive(Default)]
@@ -62,8 +60,8 @@ impl LostWrites {
     /// Whether a sync of this descriptor has losses to tell of.
     ///
     /// # Errors
-    /// The last loss, if the descriptor has not been told.
-    pub(crate) fn check(self: &Arc<Self>, told: &Arc<Told>) -> FsResult<()> {
+    /// The last loss, if the descriptor has not been told, and what is to be noted when it is.
+    pub(crate) fn check(self: &Arc<Self>, told: &Arc<Told>) -> Result<(), (DfsError, Telling)> {
         let last = {
             let state = self.state.lock();
             if told.0.load(Ordering::Acquire) >= state.count {
@@ -71,7 +69,7 @@ impl LostWrites {
             }
             state.last.as_ref().map(DfsError::duplicate)
         };
-        last.map_or(Ok(()), |error| Err(FsError::of_loss(&error).to(self.telling(told))))
+        last.map_or(Ok(()), |error| Err((error, self.telling(told))))
     }
 }
 
@@ -111,9 +109,7 @@ mod tests {
 
     /// A sync whose answer arrives.
     fn sync(losses: &Arc<LostWrites>, told: &Arc<Told>) -> bool {
-        let outcome = losses.check(told);
-        assert!(outcome.as_ref().err().is_none_or(FsError::tells_loss));
-        outcome.map_err(FsError::tell).is_ok()
+        losses.check(told).map_err(|(_, telling)| telling.arrives()).is_ok()
     }
 
     #[test]
@@ -158,7 +154,7 @@ mod tests {
         let losses = Arc::new(LostWrites::default());
         let open = losses.on_open();
         losses.add(&lost("one"));
-        drop(losses.check(&open).unwrap_err());
+        drop(losses.check(&open).err().unwrap());
         drop(losses.telling(&open));
         assert!(losses.is_untold());
         assert!(!sync(&losses, &losses.on_open()), "opened later");
@@ -170,9 +166,10 @@ mod tests {
         let losses = Arc::new(LostWrites::default());
         let open = losses.on_open();
         losses.add(&lost("one"));
-        let answer = losses.check(&open).unwrap_err();
+        let (error, answer) = losses.check(&open).err().unwrap();
+        assert_eq!(error.message(), "one");
         losses.add(&lost("two"));
-        answer.tell();
+        answer.arrives();
         assert!(losses.is_untold());
         assert!(!sync(&losses, &open) && !losses.is_untold());
     }

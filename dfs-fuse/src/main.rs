@@ -8,6 +8,7 @@
 //!   handles, inodes       what is open     writer, write_phase       the one writer of a file
 //!   dirs, changes         listings         writer_view, lost_writes  what is known of it, and what it lost
 //!   cache, kernel         what is remembered, here and there
+//!   privileges            what a write takes from a program
 //! errno      what programs see of errors   flags       what the kernel's flag words mean
 //! caller     who asks                      killed      who needs no answer any more
 //! ```

@@ -155,8 +155,9 @@ fn open_session(adapter: Adapter, mountpoint: &Path, command: &Command) -> anyho
     let failed = || format!("mount at {}", mountpoint.display());
     if is_root {
         let device = mount(mountpoint, &command.namenodes.join(","), options, config.acl).with_context(failed)?;
-        let acl = config.acl;
-        return Session::from_fd(adapter, device, acl, config)
+        // Whom the mount is for the kernel checks when a path is walked. fuser would check each request: it would refuse the closing
+        // of a descriptor by another user, who has inherited it.
+        return Session::from_fd(adapter, device, SessionACL::All, config)
             .inspect_err(|_| unmount_lazily(mountpoint))
             .context("first words with the kernel");
     }
@@ -195,6 +196,11 @@ fn vfs_flags(options: &MountOptions) -> MountFlags {
     flags
 }
 
+/// As fusermount3 takes the value of an option: a comma would end it.
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace(',', "\\,")
+}
+
 fn fusermount_options(source: &str, options: &MountOptions) -> Vec<MountOption> {
     let vfs = &options.vfs;
     let optional = [
@@ -206,11 +212,8 @@ fn fusermount_options(source: &str, options: &MountOptions) -> Vec<MountOption> 
         (vfs.synchronous, MountOption::Sync),
         (vfs.dirsync, MountOption::DirSync),
     ];
-    let always = [
-        MountOption::FSName(source.to_owned()),
-        MountOption::Subtype("dfs".to_owned()),
-        MountOption::DefaultPermissions,
-    ];
+    let always =
+        [MountOption::FSName(escaped(source)), MountOption::Subtype("dfs".to_owned()), MountOption::DefaultPermissions];
     always.into_iter().chain(optional.into_iter().filter(|(wanted, _)| *wanted).map(|(_, option)| option)).collect()
 }
 
@@ -356,6 +359,13 @@ mod tests {
         let config = config(&format!("dfs-fuse -o {keys} a:1,b:2 /mnt"));
         assert_eq!(config.namenodes, ["a:1", "b:2"]);
         assert_eq!((config.packet_size, config.prefetch_window), (64 << 10, 1 << 20));
+    }
+
+    #[test]
+    fn fusermount_options_name_all_namenodes_in_one_option() {
+        let options = fusermount_options("a:1,b:2", &command("dfs-fuse a:1,b:2 /mnt").options);
+        assert!(options.contains(&MountOption::FSName("a:1\\,b:2".to_owned())));
+        assert_eq!(escaped("a\\b"), "a\\\\b");
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //!     +-----------------+            Dirty (reopened) <-------------------+
 //! ```
 //!
+//! When the session ends, with it the lease, and no byte is at risk, the file counts as Closed, too.
 //! - A flush before any write changes nothing: shells and `dd` duplicate and close descriptors before they write.
 //! - The first flush after writes completes the file: that is `close` for nearly every program, and its errors reach it.
 //! - If writes follow, the descriptor was a duplicate (`make > log`: each child's exit flushes). From then on a flush only
@@ -20,7 +21,7 @@ pub(crate) enum Content {
     Clean,
     /// The lease is held, bytes were written that the NameNode does not know.
     Dirty,
-    /// Completed, the lease is back.
+    /// Completed, and the lease is back; or the lease is gone, and every byte is safe.
     Closed,
 }
 

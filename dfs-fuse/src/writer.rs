@@ -28,7 +28,6 @@ use tracing::{error, warn};
 
 use crate::caller::Asker;
 use crate::errno::{FsError, FsResult};
-use crate::inodes::OpenInode;
 use crate::lost_writes::LostWrites;
 use crate::privileges::{FilePrivileges, Loss};
 use crate::write_phase::{FlushAction, WritePhase};
@@ -59,7 +58,7 @@ pub(crate) struct SharedWriter {
     privileges: FilePrivileges,
     failure: OnceLock<DfsError>,
     losses: Arc<LostWrites>,
-    /// Bytes were accepted since it was last completed: a failure may have lost some of them.
+    /// Bytes were accepted since it was last completed, recorded or synced: a failure may have lost some of them.
     is_laden: AtomicBool,
     handles: AtomicUsize,
     has_warned: AtomicBool,
@@ -80,18 +79,17 @@ impl State {
 }
 
 impl SharedWriter {
-    /// Takes over a writer that was just opened, with one handle.
-    pub(crate) fn new(client: DfsClient, open: &OpenInode, writer: Arc<FileWriter>) -> Arc<Self> {
+    /// Takes over a writer that was just opened, with one handle. What it loses goes on the file's record.
+    pub(crate) fn new(client: DfsClient, writer: Arc<FileWriter>, losses: Arc<LostWrites>) -> Arc<Self> {
         let privileges = writer.privileges();
-        let view = View::new(Arc::clone(&writer));
         Arc::new(Self {
             client,
-            inode: open.id,
+            inode: writer.inode(),
+            view: Mutex::new(View::new(Arc::clone(&writer))),
             state: tokio::sync::Mutex::new(State::new(writer)),
-            view: Mutex::new(view),
             privileges: FilePrivileges::new(privileges),
             failure: OnceLock::new(),
-            losses: Arc::clone(open.losses()),
+            losses,
             is_laden: AtomicBool::new(false),
             handles: AtomicUsize::new(1),
             has_warned: AtomicBool::new(false),
@@ -199,6 +197,7 @@ impl SharedWriter {
         if write.syncs {
             self.guarded(writer.write_through(write.data, level)).await?;
             self.saw(writer.position());
+            self.is_laden.store(false, Ordering::Release);
         } else {
             self.guarded(writer.write(write.data)).await?;
         }
@@ -229,6 +228,7 @@ impl SharedWriter {
                 let end = writer.position();
                 self.guarded(writer.record_length()).await?;
                 state.phase.recorded();
+                self.is_laden.store(false, Ordering::Release);
                 self.saw(end);
                 Ok(())
             }
@@ -245,6 +245,7 @@ impl SharedWriter {
             if level == SyncLevel::Hsync {
                 writer.sync_finished_blocks().await?;
             }
+            self.is_laden.store(false, Ordering::Release);
         }
         if level == SyncLevel::Hsync && (state.phase.is_closed() || !state.is_prefix_durable) {
             self.client.sync_file(&Caller::root(), self.inode).await?;
@@ -313,10 +314,10 @@ impl SharedWriter {
             state.writer.abort().await;
             return Ok(());
         }
-        if !state.phase.must_complete() {
-            return Ok(());
-        }
-        let outcome = self.complete(&mut state).await;
+        let outcome = match self.note_lost_lease(&mut state) {
+            Ok(()) if state.phase.must_complete() => self.complete(&mut state).await,
+            outcome => outcome,
+        };
         if outcome.is_err() {
             // The lease must not stay with a writer that nobody has any more.
             state.writer.abort().await;
@@ -327,9 +328,26 @@ impl SharedWriter {
     /// Waits for this operation's turn.
     async fn turn(&self) -> FsResult<MutexGuard<'_, State>> {
         self.check()?;
-        let state = self.state.lock().await;
+        let mut state = self.state.lock().await;
         self.check()?;
+        self.note_lost_lease(&mut state)?;
         Ok(state)
+    }
+
+    /// When the session has ended, its lease is gone. If nothing is lost with it, the file counts as completed, and whoever writes next
+    /// takes the lease again. Otherwise this is the end: bytes that were accepted now would fail later.
+    fn note_lost_lease(&self, state: &mut State) -> FsResult<()> {
+        if state.phase.is_closed() {
+            return Ok(());
+        }
+        let Some(lost) = state.writer.lost_lease() else { return Ok(()) };
+        if self.is_laden.load(Ordering::Acquire) {
+            return Err(self.fail(&lost));
+        }
+        state.phase.completed();
+        let length = self.length();
+        self.view.lock().closed(length);
+        Ok(())
     }
 
     /// Of the block under way only.

@@ -77,6 +77,13 @@ impl DfsClient {
         Self { waits_for_files: false, ..self }
     }
 
+    /// Returns when no call that was given up until now can still be made: the NameNode says so, or the session has ended.
+    pub async fn wait_given_up_calls_settled(&self) {
+        if let Some(session) = self.core.sessions.live() {
+            session.wait_given_up_calls_settled().await;
+        }
+    }
+
     /// What the cluster does unless told otherwise.
     pub fn defaults(&self) -> &ServerDefaults {
         &self.core.defaults

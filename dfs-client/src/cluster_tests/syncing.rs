@@ -50,6 +50,22 @@ async fn sync_file_reaches_every_block_of_a_closed_file() {
     assert!(cluster.world.lock().replicas.values().all(|replica| replica.synced == replica.data.len()));
 }
 
+/// Another client has opened it and not written yet: there is a block, and no node has anything of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn sync_file_does_not_wait_for_a_block_that_was_not_begun() {
+    let cluster = FakeCluster::start(3).await;
+    cluster.world.lock().allocates_at_creation = true;
+    let (writing, syncing) = (cluster.client().await, cluster.client().await);
+    let (attr, writer) = create(&writing).await;
+    let who = caller();
+    let sync = || tokio::time::timeout(Duration::from_secs(30), syncing.sync_file(&who, attr.inode));
+    sync().await.expect("at once").unwrap();
+    writer.write(b"words").await.unwrap();
+    writer.hflush().await.unwrap();
+    sync().await.expect("at once").unwrap();
+    assert!(cluster.world.lock().replicas.values().all(|replica| replica.synced == 5));
+}
+
 /// A node whose disk fails must sync later, or its replica must not count any more, before a sync is over.
 #[tokio::test(flavor = "multi_thread")]
 async fn sync_of_finished_blocks_waits_for_every_node_that_counts() {

@@ -62,6 +62,26 @@ impl Located {
         })
     }
 
+    /// It was allocated, and for all that the NameNode knows its writer has not sent a byte yet.
+    pub(crate) fn may_be_unbegun(&self) -> bool {
+        self.is_under_construction && self.block.block.length == 0
+    }
+
+    /// Its writer has not sent a byte yet, when so many of its DataNodes say that they have nothing of it.
+    pub(crate) fn is_unbegun(&self, without_it: usize) -> bool {
+        self.may_be_unbegun() && without_it > 0 && without_it == self.replicas.len()
+    }
+
+    /// Checks a length that a DataNode tells of it.
+    ///
+    /// # Errors
+    /// `Protocol` when it makes no sense.
+    pub(crate) fn checked_length(&self, length: u64) -> Result<u64> {
+        let is_possible = self.offset.checked_add(length).is_some();
+        let words = || format!("{} has {length} bytes, for a DataNode, and ends above 2^64", self.block);
+        is_possible.then_some(length).ok_or_else(|| DfsError::new(ErrorKind::Protocol, words()))
+    }
+
     /// First byte of the file behind the block.
     pub(crate) fn end(&self) -> u64 {
         self.offset + self.block.block.length
@@ -90,5 +110,15 @@ mod tests {
         assert!(Located::new(&datanodes, beyond, "BP-1").is_err());
         let crowd = v1::LocatedBlock { locations: vec![id("h", 1); 513], ..good };
         assert!(Located::new(&datanodes, crowd, "BP-1").is_err());
+    }
+
+    #[test]
+    fn checked_length_refuses_what_no_file_can_have() {
+        let datanodes = Datanodes::new(Duration::from_secs(1));
+        let block = Some(v1::Block { id: 1, generation_stamp: 2, length: 0 });
+        let located = v1::LocatedBlock { block, offset: 10, ..Default::default() };
+        let located = Located::new(&datanodes, located, "BP-1").unwrap();
+        assert_eq!(located.checked_length(u64::MAX - 10).unwrap(), u64::MAX - 10);
+        assert_eq!(located.checked_length(u64::MAX - 9).unwrap_err().kind(), ErrorKind::Protocol);
     }
 }

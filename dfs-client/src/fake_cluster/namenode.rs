@@ -154,14 +154,16 @@ impl ClientNamenode for FakeNamenode {
         &self,
         request: Request<v1::SettleCallsRequest>,
     ) -> Result<Response<v1::EmptyResponse>, Status> {
-        let mut world = self.call("settle_calls");
-        for id in request.into_inner().call_ids {
-            world.settled.push(id);
-            if let Some(inode) = world.leases.remove(&id) {
-                world.files.get_mut(&inode).unwrap().is_open = false;
+        {
+            let mut world = self.call("settle_calls");
+            for id in request.into_inner().call_ids {
+                world.settled.push(id);
+                if let Some(inode) = world.leases.remove(&id) {
+                    world.files.get_mut(&inode).unwrap().is_open = false;
+                }
             }
         }
-        Ok(Response::new(v1::EmptyResponse::default()))
+        self.answer("settle_calls", v1::EmptyResponse::default()).await
     }
 
     async fn recover_lease(
@@ -248,6 +250,10 @@ impl ClientNamenode for FakeNamenode {
         let request = request.into_inner();
         let answer = {
             let mut world = self.call("get_listing");
+            let caller = request.header.as_ref().and_then(|header| header.caller.as_ref());
+            if world.refused.contains("get_listing") && !caller.is_some_and(|caller| caller.is_authorised) {
+                return Err(to_status(&DfsError::new(ErrorKind::PermissionDenied, "refused")));
+            }
             world.listings_asked.push(request.max_entries);
             world.listing(&request)
         };

@@ -90,7 +90,7 @@ pub(crate) struct World {
     pub(crate) unanswered: HashSet<&'static str>,
     /// These are made, and answered once they are here no more.
     pub(crate) held_back: HashSet<&'static str>,
-    /// These are refused for want of permission.
+    /// These are refused for want of permission; a listing not to who was authorised before.
     pub(crate) refused: HashSet<&'static str>,
     /// Files that are found under the names that somebody wants to make.
     pub(crate) existing: HashMap<Vec<u8>, u64>,

@@ -57,7 +57,8 @@ impl FileReader {
     }
 
     /// The length as last known, and the modification time that the file had with it.
-    pub fn shown(&self) -> Shown {
+    #[cfg(test)]
+    pub(crate) fn shown(&self) -> Shown {
         self.source.locations.shown()
     }
 

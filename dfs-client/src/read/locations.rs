@@ -22,7 +22,7 @@ use tracing::debug;
 use super::replica_choice::choose_order;
 use crate::caller::Caller;
 use crate::client_core::{ClientCore, attr_of};
-use crate::datanode::{Located, Node, Replica};
+use crate::datanode::{Datanodes, Located, Node, Replica};
 use crate::rpc::rpc;
 
 /// Blocks asked for at once, HDFS's number: one call serves a gigabyte.
@@ -317,7 +317,7 @@ impl Locations {
         } else {
             self.first_visible_length(last, &mut silence).await
         };
-        if visible.is_some() || silence.means_unbegun(last) {
+        if visible.is_some() || last.is_unbegun(silence.without_it) {
             return Ok(visible);
         }
         Err(silence.into_error(last))
@@ -330,7 +330,7 @@ impl Locations {
         let mut asked = FuturesUnordered::new();
         loop {
             let next = unasked.next().map(|index| &last.replicas[index].node);
-            asked.extend(next.map(|node| datanodes.visible_length(node, &last.block)));
+            asked.extend(next.map(|node| visible_length(datanodes, node, last)));
             tokio::select! {
                 answer = asked.next() => match answer {
                     Some(Ok(length)) => return Some(length),
@@ -350,7 +350,7 @@ impl Locations {
         let datanodes = &self.core.datanodes;
         let ask = |replica: &Replica| {
             let node = Arc::clone(&replica.node);
-            async move { (datanodes.visible_length(&node, &last.block).await, node) }
+            async move { (visible_length(datanodes, &node, last).await, node) }
         };
         let mut asked: FuturesUnordered<_> = last.replicas.iter().map(ask).collect();
         let mut silent: Vec<Arc<Node>> = last.replicas.iter().map(|replica| Arc::clone(&replica.node)).collect();
@@ -394,6 +394,11 @@ impl Locations {
     }
 }
 
+/// Bytes that readers may see of the last block of a file at a node.
+async fn visible_length(datanodes: &Datanodes, node: &Node, last: &Located) -> Result<u64> {
+    datanodes.visible_length(node, &last.block).await.and_then(|length| last.checked_length(length))
+}
+
 /// What replicas answered that told no length.
 #[derive(Default)]
 struct Silence {
@@ -408,11 +413,6 @@ impl Silence {
             self.without_it += 1;
         }
         self.failures.push(error.chain().to_string());
-    }
-
-    /// The block was allocated, and its writer has not sent a byte yet.
-    fn means_unbegun(&self, last: &Located) -> bool {
-        last.block.block.length == 0 && self.without_it > 0 && self.without_it == last.replicas.len()
     }
 
     fn into_error(self, last: &Located) -> DfsError {

@@ -10,9 +10,10 @@
 //! ```
 //!
 //! Promises:
-//! - No byte is returned that its checksum does not vouch for. A replica that fails is reported to the NameNode and
-//!   another one asked within the same read.
-//! - Every wait has a bound: a silent node costs [`read_timeout`](crate::ClientConfig::read_timeout), then it is left.
+//! - No byte is returned that its checksum does not vouch for. A replica whose bytes do not fit is reported to the NameNode. It, or
+//!   one that cannot be read, costs a read nothing but time: another one is asked.
+//! - Every wait has a bound: a silent node costs [`read_timeout`](crate::ClientConfig::read_timeout), then the next one is asked. Only
+//!   when all have failed are they asked again, with three and nine times as much patience.
 //! - A random read fetches what was asked for, rounded to chunks, and nothing else.
 
 mod ahead;

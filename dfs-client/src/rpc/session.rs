@@ -182,6 +182,19 @@ impl Session {
         }
     }
 
+    /// Returns when it is known of every call that was given up until now whether it was made, and none of them will be any more.
+    pub(crate) async fn wait_given_up_calls_settled(&self) {
+        let mut calls = self.calls.lock().unsettled.clone();
+        loop {
+            let settled = self.settled.notified();
+            calls.retain(|id| self.calls.lock().unsettled.contains(id));
+            if calls.is_empty() {
+                return;
+            }
+            settled.await;
+        }
+    }
+
     /// Up to `max` of what is to be settled: calls first, because a lease that one took is given back with it.
     pub(crate) fn next_work(&self, max: usize) -> Option<Work> {
         let calls = self.calls.lock();

@@ -9,8 +9,8 @@
 //!   +-------------------------------------------------------------------+
 //! ```
 //!
-//! A pipeline that fails is rebuilt, or its block written anew (`pipeline_recovery`); callers hear of it only when no node
-//! that has acknowledged bytes is left.
+//! A pipeline that fails is rebuilt, or its block written anew (`pipeline_recovery`). Callers hear of it only when there is no way
+//! to go on (`recovery_plan`), or the NameNode refuses it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -215,9 +215,19 @@ impl BlockOutput {
         {
             current.pipeline.enqueue_empty(self.block_len, PacketKind { sync_block: true, last_in_block: false });
         }
+        let mut synced_by = self.pipeline_name();
         self.run(Goal::Acked).await?;
         if !sync {
             return Ok(());
+        }
+        while self.pipeline_name() != synced_by {
+            // It was rebuilt meanwhile, perhaps after the pipeline before had acknowledged the sync: a node that has joined it need
+            // not have the bytes on its disk.
+            synced_by = self.pipeline_name();
+            if let Some(current) = &mut self.current {
+                current.pipeline.enqueue_empty(self.block_len, PacketKind { sync_block: true, last_in_block: false });
+            }
+            self.run(Goal::Acked).await?;
         }
         if let Some(current) = &mut self.current {
             current.synced = self.block_len;
@@ -290,6 +300,11 @@ impl BlockOutput {
         let outcome = self.questions.complete(self.previous.or(unused), self.block_start + self.block_len).await;
         uncertain.settle();
         outcome
+    }
+
+    /// Tells one pipeline from the next: each has a generation stamp of its own.
+    fn pipeline_name(&self) -> Option<Block> {
+        self.current.as_ref().map(|current| current.pipeline.block(0))
     }
 
     /// The block under way, or else the one before it, with its length.

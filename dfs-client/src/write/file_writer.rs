@@ -143,6 +143,11 @@ impl FileWriter {
         self.status.failure()
     }
 
+    /// What every call to the NameNode will fail with, once the session has ended whose lease this is.
+    pub fn lost_lease(&self) -> Option<DfsError> {
+        self.session.is_dead().then(|| self.session.lost_error())
+    }
+
     /// The file being written.
     pub fn inode(&self) -> InodeId {
         self.inode
@@ -172,7 +177,7 @@ impl FileWriter {
     }
 
     /// Length of the file as far as every node of the pipeline has acknowledged it.
-    pub fn acked_len(&self) -> u64 {
+    pub(crate) fn acked_len(&self) -> u64 {
         self.status.acked()
     }
 

@@ -192,7 +192,7 @@ impl BlockOutput {
                 match self.fill(&source, &replica, &broken.block).await {
                     Ok(()) => {
                         broken.replicas.push(replica);
-                        // What was synced on the others is only in this one's memory.
+                        // A copy is synced. What the node had already need not be.
                         broken.synced = 0;
                     }
                     Err(error) => {

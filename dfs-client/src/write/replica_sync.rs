@@ -56,12 +56,14 @@ type Key = (BlockId, GenerationStamp);
 enum Progress {
     Asked,
     OnDisk,
+    /// It has nothing of a block that may not have been begun.
+    Absent,
 }
 
 struct Answer {
     node: Arc<Node>,
     keys: Vec<Key>,
-    outcome: Result<()>,
+    outcome: Result<Progress>,
 }
 
 impl<'a> ReplicaSync<'a> {
@@ -107,7 +109,8 @@ impl<'a> ReplicaSync<'a> {
         let mut by_node: HashMap<&str, (&Arc<Node>, Vec<&Located>)> = HashMap::new();
         for block in blocks {
             for replica in &block.replicas {
-                if self.progress(&replica.node, block).is_none() {
+                // Who had nothing of it may have it by now.
+                if matches!(self.progress(&replica.node, block), None | Some(Progress::Absent)) {
                     let entry = by_node.entry(&replica.node.uuid).or_insert_with(|| (&replica.node, Vec::new()));
                     entry.1.push(block);
                 }
@@ -116,7 +119,9 @@ impl<'a> ReplicaSync<'a> {
         for (node, blocks) in by_node.into_values() {
             let asked = self.asked.entry(node.uuid.clone()).or_default();
             asked.extend(blocks.iter().map(|block| (key(block), Progress::Asked)));
-            for part in blocks.chunks(BLOCKS_PER_CALL) {
+            // By itself: a node that does not have it says so of the whole call.
+            let (empty, begun): (Vec<_>, Vec<_>) = blocks.iter().copied().partition(|block| block.may_be_unbegun());
+            for part in begun.chunks(BLOCKS_PER_CALL).chain(empty.chunks(1)) {
                 self.calls.push(Box::pin(sync_on(self.core, Arc::clone(node), part)));
             }
         }
@@ -126,7 +131,7 @@ impl<'a> ReplicaSync<'a> {
         let Answer { node, keys, outcome } = answer;
         let asked = self.asked.entry(node.uuid.clone()).or_default();
         match outcome {
-            Ok(()) => asked.extend(keys.into_iter().map(|key| (key, Progress::OnDisk))),
+            Ok(progress) => asked.extend(keys.into_iter().map(|key| (key, progress))),
             Err(error) if may_pass(error.kind()) => {
                 warn!(datanode = %node.data_address, blocks = keys.len(), error = %error.chain(), "not synced there");
                 keys.iter().for_each(|key| _ = asked.remove(key));
@@ -148,8 +153,16 @@ impl<'a> ReplicaSync<'a> {
     fn is_done(&self, blocks: &[Located]) -> bool {
         let has_all_nodes = |block: &Located| !block.replicas.is_empty() && !block.awaits_reports;
         blocks.iter().all(|block| {
-            has_all_nodes(block) && block.replicas.iter().all(|replica| self.is_on_disk(&replica.node, block))
+            has_all_nodes(block)
+                && (block.replicas.iter().all(|replica| self.is_on_disk(&replica.node, block))
+                    || self.is_unbegun(block))
         })
+    }
+
+    /// There is nothing of it to be brought to disk.
+    fn is_unbegun(&self, block: &Located) -> bool {
+        let is_absent = |node| self.progress(node, block) == Some(Progress::Absent);
+        block.is_unbegun(block.replicas.iter().filter(|replica| is_absent(&replica.node)).count())
     }
 
     /// Whether there is time left after a pause. Nodes at work have their own, and the connection says when one is not there
@@ -211,9 +224,14 @@ fn sync_on<'a>(
         blocks: blocks.iter().map(|block| block.block.block.into()).collect(),
     };
     let keys = blocks.iter().map(|block| key(block)).collect();
+    let may_be_unbegun = blocks.iter().all(|block| block.may_be_unbegun());
     async move {
         let ask = |mut datanode: DatanodeClient, request| async move { datanode.sync_replica(request).await };
-        let outcome = core.datanodes.call(&node, SYNC_REPLICA_DEADLINE, request, ask).await.map(|_| ());
+        let outcome = match core.datanodes.call(&node, SYNC_REPLICA_DEADLINE, request, ask).await {
+            Ok(_) => Ok(Progress::OnDisk),
+            Err(error) if may_be_unbegun && error.kind() == ErrorKind::NotFound => Ok(Progress::Absent),
+            Err(error) => Err(error),
+        };
         Answer { node, keys, outcome }
     }
 }

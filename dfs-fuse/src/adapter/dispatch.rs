@@ -31,11 +31,11 @@ use crate::killed::Look;
 /// What kind of waiting a request may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
-    /// Questions to the NameNode.
+    /// Questions to the NameNode, changes of names and xattrs, opening files, reading directories.
     Metadata,
     /// Bytes from DataNodes.
     Read,
-    /// Bytes to DataNodes. Its failures are logged by the writer.
+    /// Bytes to DataNodes, and changes of attributes, the length among them. What fails of writing is logged by the writer.
     Write,
     /// Runs to its end: nobody waits for it, and what it completes must be completed.
     Release,
@@ -399,7 +399,7 @@ mod tests {
             let (losses, told) = (Arc::clone(&losses), Arc::clone(told));
             let answer = ask_for(thread, &dispatcher, Class::Write, async move {
                 tokio::time::sleep(takes).await;
-                losses.check(&told).map(|()| 0)
+                losses.check(&told).map(|()| 0).map_err(FsError::of_untold)
             });
             driver.drive_until(driver.drained());
             answer.try_recv().unwrap()

@@ -8,6 +8,7 @@ use dfs_common::ids::{InodeId, ROOT_INODE};
 use fuser::{Errno, OpenFlags};
 
 use super::{FileSystem, FsOptions};
+use crate::cache::tests::attr;
 use crate::dirs::PAGE_AGE_MAX;
 use crate::fake_cluster::{FakeCluster, new_file};
 use crate::handles::HandleId;
@@ -61,6 +62,31 @@ async fn open_for_reading_costs_one_call_and_reading_a_small_file_none() {
         fs.release(handle).await;
         assert_eq!(cluster.take_calls(), [("get_block_locations", 1)]);
     }
+}
+
+/// The kernel drops pages when the answer reaches the program that opens, and the next open may overtake that.
+#[tokio::test(flavor = "multi_thread")]
+async fn open_lets_the_kernel_keep_pages_once_it_has_dropped_older_ones() {
+    let cluster = FakeCluster::start(1).await;
+    let inode = write_file(&cluster, &[7; 3000]).await;
+    let fs = mounted(&cluster).await;
+    let open = async || fs.open(&who(), inode, OpenFlags(libc::O_RDONLY)).await.unwrap();
+    let first = open().await.hand_over();
+    let second = open().await;
+    assert!(!second.keep_pages, "the first one may still have to drop them");
+    drop(second);
+    fs.read(first, 0, 4096).await.unwrap();
+    assert!(open().await.keep_pages);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attributes_of_the_root_that_were_heard_long_ago_are_not_to_be_believed_for_long() {
+    let cluster = FakeCluster::start(0).await;
+    let fs = mounted(&cluster).await;
+    assert!(fs.getattr(&who(), ROOT_INODE).await.unwrap().attr_ttl > Duration::ZERO);
+    cluster.world.lock().unanswered.insert("get_file_info");
+    fs.root.lock().1 -= Duration::from_secs(1);
+    assert_eq!(fs.getattr(&who(), ROOT_INODE).await.unwrap().attr_ttl, Duration::ZERO);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -145,6 +171,19 @@ async fn readdir_lists_most_directories_by_one_call_and_large_ones_by_a_thousand
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn directory_is_read_on_by_who_was_allowed_to_begin() {
+    let cluster = FakeCluster::start(0).await;
+    cluster.world.lock().directories.insert(HERE.0, 600);
+    let fs = mounted(&cluster).await;
+    let handle = fs.opendir(who(), HERE).unwrap();
+    fs.readdir(handle, 0, true).await.unwrap();
+    cluster.world.lock().refused.insert("get_listing");
+    fs.readdir(handle, 258, true).await.unwrap();
+    let another = fs.opendir(who(), HERE).unwrap();
+    assert_eq!(fs.readdir(another, 0, true).await.err().unwrap().errno(), Errno::EACCES);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn listing_fetched_ahead_is_kept_while_other_directories_change() {
     let cluster = FakeCluster::start(0).await;
     cluster.world.lock().directories.extend([(HERE.0, 250), (ELSEWHERE.0, 250)]);
@@ -179,6 +218,28 @@ async fn removing_all_that_was_listed_costs_one_listing() {
     });
     let without_session = calls.await.into_iter().filter(|(call, _)| *call != "open_session");
     assert_eq!(without_session.collect::<Vec<_>>(), [("get_listing", 1), ("unlink", 20)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn listing_asks_once_for_a_file_that_the_kernel_knows_as_longer() {
+    let cluster = FakeCluster::start(0).await;
+    let longer = InodeId(HERE.0 + 200);
+    {
+        let mut world = cluster.world.lock();
+        world.directories.insert(HERE.0, 250);
+        world.files.entry(longer.0).or_default();
+    }
+    let fs = mounted(&cluster).await;
+    let asked = in_time(async || {
+        cluster.take_calls();
+        fs.seen.told(&attr(longer.0, 20, 1), false, Some(5));
+        let handle = fs.opendir(who(), HERE).unwrap();
+        for offset in [0, 12, 22, 32] {
+            fs.readdir(handle, offset, true).await.unwrap();
+        }
+        cluster.calls("get_file_info")
+    });
+    assert_eq!(asked.await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

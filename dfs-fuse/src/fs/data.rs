@@ -24,6 +24,9 @@ impl FileSystem {
     pub(crate) async fn read(&self, handle: HandleId, offset: u64, size: u32) -> FsResult<Read> {
         let handle = self.handles.file(handle)?;
         handle.check()?;
+        if let Some(version) = handle.on_read() {
+            self.seen.dropped_older(handle.inode.id, version);
+        }
         let shown = || self.seen.shown_growing(handle.inode.id);
         let reader = handle.reader(&self.client, shown).await.map_err(FsError::on_handle)?;
         let end = offset.saturating_add(u64::from(size));
@@ -58,11 +61,18 @@ impl FileSystem {
         let open = handle.inode.writer().filter(|writer| writer.view().open_length.is_some());
         if let Some(writer) = open {
             // Its own writes, or those of another program here.
-            writer.make_visible(end).await?;
-            if reader.length() < end.min(writer.length()) {
-                reader.refresh_length().await?;
+            match writer.make_visible(end).await {
+                Ok(()) if reader.length() < end.min(writer.length()) => {
+                    reader.refresh_length().await?;
+                    return Ok(());
+                }
+                Ok(()) => return Ok(()),
+                Err(failure) if handle.writer.is_some() => return Err(failure),
+                // It is those who write that hear of it from every call. To others the file is one that nobody here writes.
+                Err(_) => {}
             }
-        } else if end > reader.length() {
+        }
+        if end > reader.length() {
             // For its page cache the kernel asks for whole pages, so most reads at the end go past it: only news are worth a
             // question. What a program asks for itself it gets, if it is there.
             let id = handle.inode.id;

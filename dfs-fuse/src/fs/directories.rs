@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use dfs_client::{Caller, DirEntry, Listing};
@@ -14,7 +15,7 @@ use tracing::debug;
 
 use super::{Dated, Entry, FileSystem};
 use crate::cache::Floor;
-use crate::dirs::{DirPages, Entries, PAGE_AGE_MAX, Position};
+use crate::dirs::{DirPages, Entries, News, PAGE_AGE_MAX, Position};
 use crate::errno::FsResult;
 use crate::handles::{DirHandle, HandleId};
 
@@ -49,10 +50,10 @@ impl Listed {
 }
 
 impl FileSystem {
-    /// Opens a directory. The kernel has checked the permission; the NameNode does with each page.
+    /// Opens a directory. The kernel has checked the permission; the NameNode does with the first page.
     pub(crate) fn opendir(&self, caller: Caller, inode: InodeId) -> FsResult<HandleId> {
         let pages = parking_lot::Mutex::new(DirPages::new(inode));
-        self.handles.add_dir(DirHandle { inode, caller, pages })
+        self.handles.add_dir(DirHandle { inode, caller, is_authorised: AtomicBool::new(false), pages })
     }
 
     pub(crate) fn releasedir(&self, handle: HandleId) {
@@ -69,8 +70,9 @@ impl FileSystem {
             Some(entries) => entries,
             None => {
                 let fetch = dir.pages.lock().next_fetch();
-                let listing =
-                    self.client.get_listing(&dir.caller, dir.inode, position.cookie, fetch, with_attrs).await?;
+                let who = dir.reader();
+                let listing = self.client.get_listing(&who, dir.inode, position.cookie, fetch, with_attrs).await?;
+                dir.is_authorised.store(true, Ordering::Relaxed);
                 if with_attrs {
                     check_attributes(&listing)?;
                 }
@@ -86,26 +88,23 @@ impl FileSystem {
     /// Attributes of files that the kernel has been told more of than was listed: those being written elsewhere, and those
     /// told while the page was waiting here. And of those that have grown under a reader here.
     async fn news(&self, caller: &Caller, entries: &Entries) -> HashMap<InodeId, Dated> {
-        let is_old = |attr: &FileAttr| !entries.age.is_zero() || self.grows_elsewhere(attr);
-        let is_doubtful = |attr: &&FileAttr| {
-            attr.kind == FileKind::File
-                && (is_old(attr) && self.seen.floor(attr) == Floor::Doubtful || self.grown(attr).is_some())
-        };
-        let doubtful = entries.iter().filter_map(|entry| entry.attr.as_ref()).filter(is_doubtful);
+        let (mut news, doubtful) = self.known_news(entries);
         // Without an answer the kernel keeps what it has, and asks again before it tells anybody.
         let as_told = |listed: &FileAttr| {
             let told = self.seen.told_length(listed.inode).unwrap_or(0);
             let attr = FileAttr { length: told.max(listed.length), under_construction: true, ..listed.clone() };
             (listed.inode, Dated { attr, length_mtime_ns: None })
         };
-        let mut news: HashMap<InodeId, Dated> = doubtful.map(as_told).collect();
+        news.extend(doubtful.iter().copied().map(as_told));
         let ask = |inode| async move {
+            let told = self.seen.told_length(inode);
             let mut now = self.attributes(caller, inode).await.ok()?;
             // That it was told is noted when it is.
             drop(self.announce(&mut now).await);
+            entries.news.lock().insert(inode, News { dated: now.clone(), told });
             Some((inode, now))
         };
-        let inodes: Vec<InodeId> = news.keys().copied().collect();
+        let inodes: Vec<InodeId> = doubtful.iter().map(|attr| attr.inode).collect();
         let mut answers = stream::iter(inodes).map(ask).buffer_unordered(ASKED_AT_ONCE);
         let collecting = async {
             while let Some(answer) = answers.next().await {
@@ -116,6 +115,30 @@ impl FileSystem {
             debug!(directory = %entries.parent, "a listing is answered without waiting for all lengths");
         }
         news
+    }
+
+    /// What was asked for buffers before and still holds, and the files that are to be asked for.
+    fn known_news<'a>(&self, entries: &'a Entries) -> (HashMap<InodeId, Dated>, Vec<&'a FileAttr>) {
+        let is_old = |attr: &FileAttr| !entries.age.is_zero() || self.grows_elsewhere(attr);
+        let is_doubtful = |attr: &FileAttr| {
+            attr.kind == FileKind::File
+                && (is_old(attr) && self.seen.floor(attr) == Floor::Doubtful || self.grown(attr).is_some())
+        };
+        // Before growth is told the kernel's last page has to go, also if it came since the file was asked for.
+        let holds = |kept: &News| {
+            self.seen.told_length(kept.dated.attr.inode) == kept.told && self.grown(&kept.dated.attr).is_none()
+        };
+        let (mut news, mut doubtful) = (HashMap::new(), Vec::new());
+        let kept = entries.news.lock();
+        for attr in entries.iter().filter_map(|entry| entry.attr.as_ref()) {
+            match kept.get(&attr.inode) {
+                Some(kept) if holds(kept) => _ = news.insert(attr.inode, kept.dated.clone()),
+                Some(_) => doubtful.push(attr),
+                None if is_doubtful(attr) => doubtful.push(attr),
+                None => {}
+            }
+        }
+        (news, doubtful)
     }
 
     /// An entry with attributes as an answer to the kernel: what it was told counts, for the time that is left. `None` in a listing

@@ -113,6 +113,19 @@ impl Drop for Cutting<'_> {
     }
 }
 
+/// The writer of this mount, if it has one that works. One that has failed and keeps the lease is disposed of: nobody could change
+/// the file before its handles are closed. To be called with `writing` held.
+pub(super) async fn usable_writer(open: &OpenInode) -> Option<Arc<SharedWriter>> {
+    let writer = open.writer();
+    if writer.is_none()
+        && let Some(failed) = open.take_failed_writer()
+    {
+        // Its handles keep its error, which is in the log; the file is free for a new start.
+        let _ = failed.finish().await;
+    }
+    writer
+}
+
 /// A file just made, and open.
 pub(crate) struct Created {
     pub(crate) entry: Entry,
@@ -164,7 +177,7 @@ impl FileSystem {
         if !access.truncates && self.seen.told_length(open.id) != Some(writer.length()) {
             self.kernel.drop_attributes(open.id);
         }
-        Ok(self.opened(slot, FileHandle::new(open, Some(writer), None), false))
+        Ok(self.opened(slot, FileHandle::new(open, Some(writer)), false))
     }
 
     /// Empties a file that this mount writes.
@@ -202,7 +215,8 @@ impl FileSystem {
             // The last one among them.
             open.note_tail(attr.length);
         }
-        Ok(self.opened(slot, FileHandle::new(open, None, Some((epoch, reader))), keep_pages))
+        let version = (!verdict.keep_pages).then_some(verdict.version);
+        Ok(self.opened(slot, FileHandle::for_reading(open, epoch, reader, version), keep_pages))
     }
 
     /// Makes a file and opens it.
@@ -239,13 +253,13 @@ impl FileSystem {
         let writer = match file.writer {
             Some(writer) => {
                 let _writing = open.writing.lock().await;
-                let writer = SharedWriter::new(self.client.clone(), &open, writer);
+                let writer = SharedWriter::new(self.client.clone(), writer, Arc::clone(open.losses()));
                 open.set_writer(Some(Arc::clone(&writer)));
                 Some(writer)
             }
             None => None,
         };
-        let opened = self.opened(slot, FileHandle::new(open, writer, None), false);
+        let opened = self.opened(slot, FileHandle::new(open, writer), false);
         Ok(Created { entry: self.entry(attr), opened })
     }
 
@@ -269,16 +283,12 @@ impl FileSystem {
     ) -> FsResult<Arc<SharedWriter>> {
         self.check_not_stopping()?;
         let _writing = open.writing.lock().await;
-        if let Some(writer) = open.writer() {
+        if let Some(writer) = usable_writer(open).await {
             if truncates {
                 self.empty(caller, open, &writer).await?;
             }
             writer.join().await?;
             return Ok(writer);
-        }
-        if let Some(failed) = open.take_failed_writer() {
-            // Its handles keep its error, which is in the log; the file is free for a new start.
-            let _ = failed.finish().await;
         }
         let cutting = truncates.then(|| Cutting::new(self, open));
         let writer = self.client.append(caller, open.id, truncates).await?;
@@ -286,7 +296,7 @@ impl FileSystem {
         if let Some(cutting) = cutting {
             cutting.ends(CutEnd::Emptied);
         }
-        let writer = SharedWriter::new(self.client.clone(), open, writer);
+        let writer = SharedWriter::new(self.client.clone(), writer, Arc::clone(open.losses()));
         open.set_writer(Some(Arc::clone(&writer)));
         Ok(writer)
     }

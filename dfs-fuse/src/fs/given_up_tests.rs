@@ -11,7 +11,7 @@ use futures::poll;
 use super::call_tests::{mounted, who, write_file};
 use super::{AttrChange, FileSystem, NewInode};
 use crate::caller::Asker;
-use crate::fake_cluster::FakeCluster;
+use crate::fake_cluster::{FakeCluster, Fault};
 use crate::handles::HandleId;
 use crate::writer::Write;
 
@@ -170,6 +170,90 @@ async fn release_tells_the_kernel_no_length() {
     assert_eq!(fs.seen.told_length(inode), Some(0));
 }
 
+/// Ends the session, and has the NameNode close the file; the mount has learned it.
+async fn end_session(cluster: &FakeCluster, fs: &FileSystem, inode: InodeId) {
+    cluster.world.lock().is_session_dead = true;
+    drop(fs.client.hold(&who(), inode).await.unwrap());
+    let mut world = cluster.world.lock();
+    world.files.get_mut(&inode.0).unwrap().is_open = false;
+    world.replicas.values_mut().for_each(|replica| replica.is_finalized = true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writer_that_is_idle_survives_the_end_of_its_session() {
+    let cluster = FakeCluster::start(1).await;
+    let inode = write_file(&cluster, b"seen").await;
+    let fs = mounted(&cluster).await;
+    let handle = fs.open(&who(), inode, OpenFlags(libc::O_WRONLY)).await.unwrap().hand_over();
+    end_session(&cluster, &fs, inode).await;
+    append(&fs, handle, 4, b"more").await;
+    fs.fsync(handle).await.unwrap();
+    end_session(&cluster, &fs, inode).await;
+    append(&fs, handle, 8, b"last").await;
+    fs.flush(handle).await.unwrap();
+    fs.release(handle).await;
+    assert_eq!(cluster.content(inode.0, 0), b"seenmorelast");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writer_with_unsafe_bytes_accepts_no_more_after_the_end_of_its_session() {
+    let cluster = FakeCluster::start(1).await;
+    let fs = mounted(&cluster).await;
+    let (inode, handle) = being_written(&fs).await;
+    end_session(&cluster, &fs, inode).await;
+    let by = Asker::new(0, 0, 0);
+    let write = Write { offset: 4, data: b"more", appends: false, syncs: false, keeps_set_id: true, by };
+    assert_eq!(fs.write(handle, write).await.err().unwrap().errno(), Errno::EIO);
+    assert!(fs.inodes.find(inode).unwrap().losses().is_untold());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failure_of_a_writer_whose_bytes_are_safe_is_no_loss() {
+    for is_safe in [false, true] {
+        let cluster = FakeCluster::start(1).await;
+        let fs = mounted(&cluster).await;
+        let (inode, handle) = being_written(&fs).await;
+        if is_safe {
+            fs.fsync(handle).await.unwrap();
+        }
+        give_up_closing(&fs, handle).await;
+        assert!(fs.inodes.writer(inode).is_none(), "it has failed");
+        assert_eq!(fs.inodes.find(inode).unwrap().losses().is_untold(), !is_safe);
+    }
+}
+
+/// Its deadline is over: nobody knows how much of it was done.
+async fn give_up_closing(fs: &FileSystem, handle: HandleId) {
+    let closing = std::pin::pin!(fs.flush(handle));
+    assert!(poll!(closing).is_pending());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn truncation_disposes_of_a_writer_that_has_failed() {
+    let cluster = FakeCluster::start(1).await;
+    let fs = mounted(&cluster).await;
+    let (inode, handle) = being_written(&fs).await;
+    give_up_closing(&fs, handle).await;
+    assert!(cluster.world.lock().files[&inode.0].is_open, "its handles are still there");
+    let change = AttrChange { length: Some(2), ..AttrChange::default() };
+    fs.setattr(&who(), inode, None, change).await.expect_err("this cluster cuts nothing");
+    until(|| !cluster.world.lock().files[&inode.0].is_open).await;
+}
+
+/// What is stored can be read.
+#[tokio::test(flavor = "multi_thread")]
+async fn read_does_not_fail_with_the_writer_of_others() {
+    let cluster = FakeCluster::start(1).await;
+    cluster.set_fault(0, Fault::HangsUpAfter(1));
+    let fs = mounted(&cluster).await;
+    let (inode, writing) = being_written(&fs).await;
+    let reading = fs.open(&who(), inode, OpenFlags(libc::O_RDONLY)).await.unwrap().hand_over();
+    append(&fs, writing, 4, b"more").await;
+    assert!(fs.read(reading, 0, 8).await.unwrap().bytes.starts_with(b"seen"));
+    assert!(fs.inodes.writer(inode).is_none(), "it has failed meanwhile");
+    assert!(fs.read(writing, 0, 8).await.is_err(), "who writes hears of it");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn open_that_fails_to_empty_a_file_forgets_nothing_that_the_kernel_was_told() {
     let cluster = FakeCluster::start(1).await;
@@ -200,6 +284,27 @@ async fn truncation_that_is_given_up_has_readers_look_again() {
     let before = open.content_epoch();
     drop(truncation);
     assert!(open.content_epoch() > before);
+}
+
+/// The NameNode may make it after somebody has opened the file.
+#[tokio::test(flavor = "multi_thread")]
+async fn unlink_that_is_given_up_has_files_held_until_it_is_settled() {
+    let cluster = FakeCluster::start(1).await;
+    let inode = write_file(&cluster, &[7; 3000]).await;
+    let fs = mounted(&cluster).await;
+    let open = async || fs.open(&who(), inode, OpenFlags(libc::O_RDONLY)).await.unwrap();
+    cluster.world.lock().held_back.extend(["unlink", "settle_calls"]);
+    let caller = who();
+    tokio::select! {
+        _ = fs.unlink(&caller, ROOT_INODE, NAME) => panic!("there is no answer"),
+        () = until(|| cluster.calls("unlink") > 0) => {}
+    }
+    drop(open().await);
+    assert_eq!(cluster.calls("hold"), 1);
+    cluster.world.lock().held_back.clear();
+    until(|| !fs.inodes.are_names_going()).await;
+    drop(open().await);
+    assert_eq!(cluster.calls("hold"), 1, "the name does not go any more");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,16 +1,18 @@
 //! Names and attributes.
 
 use std::future::Future;
+use std::time::{Duration, Instant};
 
-use dfs_client::{Caller, CreateOptions, Privileges, RenameFlag, SetAttr, TimeSet};
+use dfs_client::{Caller, CreateOptions, DfsClient, Privileges, RenameFlag, SetAttr, TimeSet};
 use dfs_common::attr::{FileAttr, FileKind, PERMISSION_MASK};
 use dfs_common::error::RetryClass;
 use dfs_common::ids::{InodeId, ROOT_INODE};
 use fuser::Errno;
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::files::{CutEnd, Cutting};
+use super::files::{CutEnd, Cutting, usable_writer};
 use super::{Dated, Entry, FileSystem, STATS_PATIENCE};
 use crate::cache::Floor;
 use crate::errno::FsResult;
@@ -42,6 +44,34 @@ pub(crate) struct AttrChange {
     pub(crate) mtime: Option<TimeSet>,
 }
 
+/// A name that is being taken away. A call that has failed, or was given up because its program was killed, may still be made: for
+/// whoever opens the file, the name goes until that is settled.
+struct Going {
+    kept: Option<(NameGoing, Option<OpenRef>)>,
+    client: DfsClient,
+}
+
+impl Going {
+    /// The call was made.
+    fn is_over(mut self) {
+        self.kept = None;
+    }
+}
+
+impl Drop for Going {
+    fn drop(&mut self) {
+        let Some(kept) = self.kept.take() else { return };
+        // Without a runtime this process is at its end.
+        if let Ok(runtime) = Handle::try_current() {
+            let client = self.client.clone();
+            runtime.spawn(async move {
+                client.wait_given_up_calls_settled().await;
+                drop(kept);
+            });
+        }
+    }
+}
+
 impl FileSystem {
     /// The inode a name stands for. `.` asks for an inode of any kind by its number: so an NFS server finds again what its
     /// clients have open.
@@ -68,24 +98,28 @@ impl FileSystem {
     /// Attributes of an inode.
     pub(crate) async fn getattr(&self, caller: &Caller, inode: InodeId) -> FsResult<Entry> {
         if let Some((attr, age)) = self.client.recent_directory(inode, self.options.attr_ttl) {
-            // Believed no longer than if the kernel had been given it at once.
-            let attr_ttl = self.options.attr_ttl.saturating_sub(age);
-            return Ok(Entry { attr_ttl, ..self.entry(attr) });
+            return Ok(self.aged_entry(attr, age));
         }
         if inode == ROOT_INODE {
-            return Ok(self.entry(self.root_attributes().await?));
+            let (attr, heard) = self.root_attributes().await?;
+            return Ok(self.aged_entry(attr, heard.elapsed()));
         }
         let attr = self.attributes(caller, inode).await?;
         Ok(self.announced_entry(attr).await)
     }
 
-    /// The root's attributes; those last heard when the NameNode does not answer at once, because `df` and umount(8) ask for
-    /// them and must not wait out an outage.
-    async fn root_attributes(&self) -> FsResult<FileAttr> {
+    /// A directory's attributes that were heard a while ago: believed no longer than if the kernel had been given them at once.
+    fn aged_entry(&self, attr: FileAttr, age: Duration) -> Entry {
+        Entry { attr_ttl: self.options.attr_ttl.saturating_sub(age), ..self.entry(attr) }
+    }
+
+    /// The root's attributes, and when they were heard; those last heard when the NameNode does not answer at once, because `df`
+    /// and umount(8) ask for them and must not wait out an outage.
+    async fn root_attributes(&self) -> FsResult<(FileAttr, Instant)> {
         let asked = timeout(STATS_PATIENCE, self.client.get_file_info(&Caller::root(), ROOT_INODE)).await;
         let mut last = self.root.lock();
         match asked {
-            Ok(Ok(attr)) => *last = attr,
+            Ok(Ok(attr)) => *last = (attr, Instant::now()),
             Ok(Err(error)) if error.kind().retry_class() == RetryClass::Never => return Err(error.into()),
             Ok(Err(_)) | Err(_) => debug!("the root's attributes are told as last heard"),
         }
@@ -186,9 +220,11 @@ impl FileSystem {
 
     /// Removes a name that is not a directory's.
     pub(crate) async fn unlink(&self, caller: &Caller, parent: InodeId, name: &[u8]) -> FsResult<()> {
-        let _going = self.name_goes(parent, name).await?;
+        let going = self.name_goes(parent, name).await?;
         let _taking = self.taking_names([parent]);
-        Ok(self.client.unlink(caller, parent, name).await?)
+        self.client.unlink(caller, parent, name).await?;
+        going.is_over();
+        Ok(())
     }
 
     /// Removes an empty directory.
@@ -205,35 +241,42 @@ impl FileSystem {
         to: (InodeId, &[u8]),
         flag: RenameFlag,
     ) -> FsResult<()> {
-        let _going = match flag {
+        let going = match flag {
             RenameFlag::Replace => Some(self.name_goes(to.0, to.1).await?),
             RenameFlag::NoReplace | RenameFlag::Exchange => None,
         };
         let _taking = self.taking_names([from.0, to.0]);
-        Ok(self.client.rename(caller, from, to, flag).await?)
+        self.client.rename(caller, from, to, flag).await?;
+        if let Some(going) = going {
+            going.is_over();
+        }
+        Ok(())
     }
 
-    /// A name is about to go, until the result is dropped. If it is that of a file open on this mount, the file stays until it is
-    /// closed. Costs nothing while no file is open.
-    async fn name_goes(&self, parent: InodeId, name: &[u8]) -> FsResult<(NameGoing, Option<OpenRef>)> {
+    /// A name is about to go, until the result says that it is over. If it is that of a file open on this mount, the file stays until
+    /// it is closed. Costs nothing while no file is open.
+    async fn name_goes(&self, parent: InodeId, name: &[u8]) -> FsResult<Going> {
         let (going, may_be_open) = self.inodes.name_goes();
-        if !may_be_open {
-            return Ok((going, None));
-        }
+        let open = if may_be_open { self.held_target(parent, name).await? } else { None };
+        Ok(Going { kept: Some((going, open)), client: self.client.clone() })
+    }
+
+    /// The file that a name stands for, held, if it is open here.
+    async fn held_target(&self, parent: InodeId, name: &[u8]) -> FsResult<Option<OpenRef>> {
         let attr = match self.client.lookup(&Caller::root(), parent, name).await {
             Ok(attr) => attr,
             // A name that is refused cannot be removed either: the call that follows says why.
-            Err(error) if error.kind().retry_class() == RetryClass::Never => return Ok((going, None)),
+            Err(error) if error.kind().retry_class() == RetryClass::Never => return Ok(None),
             // Without knowing whose name it is, the call that follows could take an open file away.
             Err(error) => return Err(error.into()),
         };
         if attr.kind != FileKind::File {
-            return Ok((going, None));
+            return Ok(None);
         }
         // Also one that has other names: they may be going as well.
-        let Some(open) = self.inodes.find(attr.inode) else { return Ok((going, None)) };
+        let Some(open) = self.inodes.find(attr.inode) else { return Ok(None) };
         open.hold(&self.client).await?;
-        Ok((going, Some(open)))
+        Ok(Some(open))
     }
 
     /// Changes attributes; the length first, because the times of a call that sets both are meant to last.
@@ -318,7 +361,7 @@ impl FileSystem {
         let open = self.inodes.open(inode);
         let _writing = open.writing.lock().await;
         let cutting = Cutting::new(self, &open);
-        let may_have_lost_bytes = match open.writer() {
+        let may_have_lost_bytes = match usable_writer(&open).await {
             Some(writer) => {
                 let outcome = writer.set_length(length, caller).await;
                 match &handle {

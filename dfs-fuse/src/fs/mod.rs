@@ -9,7 +9,9 @@
 //! ```
 //!
 //! What holds in all of it:
-//! - The NameNode decides; nothing about a name is cached here. The kernel caches for the time-to-live that an answer gives.
+//! - The NameNode decides. What is remembered here of names is what it has told: entries fetched ahead of a listing, for a second
+//!   at most, and the names in directories that this mount has made and nobody else may add to. The kernel caches for the
+//!   time-to-live that an answer gives.
 //! - A file that this mount writes is as long as its answered writes made it; one written elsewhere has the length its replicas
 //!   show, and that is not to be cached. No answer tells less of it than an earlier one, unless it was cut: the kernel would
 //!   drop pages that programs have mapped.
@@ -24,22 +26,23 @@ mod xattrs;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use dfs_client::{Caller, DfsClient, FsStats, Shown, SyncLevel};
+use dfs_client::{Caller, DfsClient, FsStats, SyncLevel};
 use dfs_common::attr::{FileAttr, FileKind};
 use dfs_common::error::{DfsError, ErrorKind};
 use dfs_common::ids::{InodeId, ROOT_INODE};
-use futures::future::join_all;
+use futures::stream::{self, StreamExt};
 use parking_lot::Mutex;
 use tracing::{error, warn};
 
-use crate::cache::{Floor, KernelView, StatsCache};
+use crate::cache::{Dated, Floor, KernelView, StatsCache};
 use crate::changes::Changes;
 use crate::errno::FsResult;
 use crate::handles::Handles;
 use crate::inodes::Inodes;
 use crate::kernel::KernelCaches;
+use crate::writer::SharedWriter;
 
 pub(crate) use data::Read;
 pub(crate) use directories::Listed;
@@ -48,6 +51,10 @@ pub(crate) use metadata::{AttrChange, NewInode};
 
 /// How long `df` waits for totals, and for the mount point's attributes, before it gets the last known ones.
 const STATS_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Files completed side by side at the end of the mount: enough to be quick though some wait for a slow node, and few enough that
+/// the NameNode goes on serving others.
+const FINISHED_AT_ONCE: usize = 64;
 
 /// What the mount was asked to be.
 #[derive(Clone, Copy, Debug)]
@@ -62,33 +69,6 @@ pub(crate) struct FsOptions {
     pub(crate) replication: u32,
     /// Bytes per block of new files; 0: as the cluster does.
     pub(crate) block_size: u64,
-}
-
-/// Attributes, and of when their length is.
-#[derive(Clone, Debug)]
-struct Dated {
-    attr: FileAttr,
-    /// The modification time at which `attr.length` was last known for certain. It is that of `attr` if the length was just confirmed,
-    /// an older one if it is remembered from an earlier answer, and `None` if it never was certain.
-    length_mtime_ns: Option<i64>,
-}
-
-impl Dated {
-    /// With a length that readers were shown, if that is more.
-    fn at_least(attr: FileAttr, shown: Option<Shown>) -> Self {
-        match shown.filter(|shown| shown.length > attr.length) {
-            Some(Shown { length, mtime_ns }) => {
-                Self { attr: FileAttr { length, ..attr }, length_mtime_ns: Some(mtime_ns) }
-            }
-            None => attr.into(),
-        }
-    }
-}
-
-impl From<FileAttr> for Dated {
-    fn from(attr: FileAttr) -> Self {
-        Self { length_mtime_ns: Some(attr.mtime_ns), attr }
-    }
 }
 
 /// Attributes with the time the kernel may believe them and their name.
@@ -128,8 +108,8 @@ pub(crate) struct FileSystem {
     seen: KernelView,
     kernel: KernelCaches,
     stats: StatsCache,
-    /// The root's attributes as last heard: `df` asks for them, too. Never held across an await.
-    root: Mutex<FileAttr>,
+    /// The root's attributes as last heard, and when: `df` asks for them, too. Never held across an await.
+    root: Mutex<(FileAttr, Instant)>,
     /// Entries fetched ahead are judged by it.
     changes: Changes,
     is_stopping: AtomicBool,
@@ -151,7 +131,7 @@ impl FileSystem {
             seen: KernelView::new(),
             kernel: KernelCaches::new(),
             stats: StatsCache::new(stats),
-            root: Mutex::new(root),
+            root: Mutex::new((root, Instant::now())),
             changes: Changes::new(),
             is_stopping: AtomicBool::new(false),
         }))
@@ -178,8 +158,9 @@ impl FileSystem {
     /// Completes every file that is being written; afterwards nothing can be written any more.
     pub(crate) async fn stop(&self) {
         self.is_stopping.store(true, Ordering::Release);
-        let writers = self.inodes.writers();
-        for outcome in join_all(writers.iter().map(|writer| writer.finish())).await {
+        let finish = |writer: Arc<SharedWriter>| async move { writer.finish().await };
+        let mut finished = stream::iter(self.inodes.writers()).map(finish).buffer_unordered(FINISHED_AT_ONCE);
+        while let Some(outcome) = finished.next().await {
             if let Err(failure) = outcome {
                 error!(?failure, "a file open at the end of the mount could not be completed");
             }
@@ -258,22 +239,3 @@ impl FileSystem {
 mod call_tests;
 #[cfg(test)]
 mod given_up_tests;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cache::tests::attr;
-
-    #[test]
-    fn at_least_says_of_when_the_length_is() {
-        let now = attr(2, 10, 1);
-        let with = |length| {
-            let dated = Dated::at_least(now.clone(), Some(Shown { length, mtime_ns: now.mtime_ns - 1 }));
-            (dated.attr.length, dated.length_mtime_ns)
-        };
-        assert_eq!(with(20), (20, Some(now.mtime_ns - 1)), "from before");
-        assert_eq!(with(10), (10, Some(now.mtime_ns)), "the NameNode knows as much");
-        assert_eq!(with(5), (10, Some(now.mtime_ns)));
-        assert_eq!(Dated::at_least(now.clone(), None).length_mtime_ns, Some(now.mtime_ns));
-    }
-}
