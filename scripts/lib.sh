@@ -2,15 +2,20 @@
 # shellcheck disable=SC2034 # what is set here is used by those who source it
 # Shared by the scripts here: where things are, messages, waiting by condition, daemons by pid, loop devices, ports.
 #
-# A daemon is known by its pid file, "pid start-time boot-id": a pid alone may have been given to someone else since.
+# A daemon is known by its pid file, "pid start-time boot-id directory-inode": a pid alone may have been given to someone else since,
+# and in a copy of the directory the daemons are another cluster's.
 # Everything of a cluster lies in one directory:
 #
 #   cluster.mark          says that scripts/up has made this directory: what is not marked is never removed
 #   cluster.conf          shape and ports, written at the first start, read at the next ones
-#   cluster.env           what is running now, for people and programs
-#   conf/<daemon>.toml    configuration of each daemon
+#   cluster.env           what is running now, for people and programs; not there while scripts/up is at work
+#   cluster.purge         cluster.conf, once its purge has begun
+#   conf/<daemon>.toml    configuration of each daemon, the mount's too: a command line names it, and so whose daemon it is
 #   run/<daemon>.pid      who runs        logs/<daemon>.log  what it said
 #   <daemon>/             its storage (with loop devices: the mount point of <daemon>.img)
+
+# With it, cd goes elsewhere and prints where.
+unset CDPATH
 
 REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # Where the programs are: given, or found by find_programs.
@@ -53,24 +58,31 @@ start_time() {
   stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
   local -a fields
   read -ra fields <<<"${stat##*) }"
-  [[ ${fields[0]} != [ZX] ]] || return 1
+  # Its first thread is a zombie also while another one hangs in a device, and so keeps the process's ports and locks.
+  [[ ${fields[0]} != [ZX] ]] || has_other_threads "$1" || return 1
   printf '%s' "${fields[19]}"
 }
 
-# write_pid_file FILE PID: whole or not at all.
+has_other_threads() {
+  local -a threads=("/proc/$1/task"/*)
+  ((${#threads[@]} > 1))
+}
+
+# write_pid_file FILE PID: whole or not at all. FILE lies in run/ of the cluster's directory.
 write_pid_file() {
-  local start
-  start=$(start_time "$2") || return 1
-  printf '%s %s %s\n' "$2" "$start" "$BOOT_ID" >"$1.new" && mv -- "$1.new" "$1"
+  local start mark
+  start=$(start_time "$2") && mark=$(mark_of "${1%/*/*}") || return 1
+  printf '%s %s %s %s\n' "$2" "$start" "$BOOT_ID" "$mark" >"$1.new" && mv -- "$1.new" "$1"
 }
 
 # is_alive PID START BOOT: whether that very process still runs.
 is_alive() { [[ $3 == "$BOOT_ID" && $(start_time "$1") == "$2" ]]; }
 
-# Pid in a pid file when its process still runs.
+# Pid in a pid file when its process still runs, and the file is not a copy. (The first ones did not say of which directory.)
 live_pid() {
-  local pid start boot
-  [[ -r $1 ]] && read -r pid start boot <"$1" || return 1
+  local pid start boot mark
+  [[ -r $1 ]] && read -r pid start boot mark <"$1" || return 1
+  [[ -z $mark || $mark == "$(mark_of "${1%/*/*}")" ]] || return 1
   is_alive "$pid" "$start" "$boot" || return 1
   printf '%s' "$pid"
 }
@@ -78,7 +90,7 @@ live_pid() {
 is_gone() { ! live_pid "$1" >/dev/null; }
 
 # stop_daemon PID_FILE SECONDS: asks with SIGTERM (and SIGCONT, it may be stopped), insists with SIGKILL. False when even that
-# does not end it: a device that hangs holds it, and it stays known.
+# does not end it, since one of its threads waits for a device that hangs: then its pid file stays.
 stop_daemon() {
   local pid
   if pid=$(live_pid "$1"); then
@@ -97,22 +109,32 @@ stop_daemon() {
 }
 
 # start_daemon DIR NAME COMMAND...: in a session of its own, with its log. It notes its own pid before it becomes the daemon:
-# one whose pid file cannot be written does not run.
+# one whose pid file cannot be written does not run. Whoever is interrupted here calls await_note before stop_daemon.
 start_daemon() {
   local dir=$1 name=$2 pid
   shift 2
   local pid_file=$dir/run/$name.pid
   rm -f -- "$pid_file" || die "cannot remove $pid_file"
+  STARTING=$pid_file STARTED_BEFORE=${!:-}
   printf -- '---- started %s: %s\n' "$(date -Is)" "$*" >>"$dir/logs/$name.log"
   # shellcheck disable=SC2016
   setsid nohup bash -c 'set -euo pipefail; . "$0"; write_pid_file "$1" "$$"; shift; exec "$@"' \
     "${BASH_SOURCE[0]}" "$pid_file" "$@" >>"$dir/logs/$name.log" 2>&1 </dev/null 8>&- 9>&- &
-  pid=$!
-  wait_until 60 is_noted_or_gone "$pid_file" "$pid" || {
-    kill -KILL "$pid" 2>/dev/null || true
-    die "$name was not started: $pid_file has not been written within 60 s"
-  }
-  [[ -e $pid_file ]] || die "$name was not started: $pid_file cannot be written"
+  await_note || die "$name was not started: $pid_file cannot be written"
+}
+
+# The pid file of the daemon that is being started, and which process was the last one started before it.
+STARTING='' STARTED_BEFORE=''
+
+# Waits until the daemon that is being started, if any, is known by its pid file or has ended. By $!, which is set with the start: a
+# signal may come before anything else is.
+await_note() {
+  local pid=${!:-} pid_file=$STARTING
+  [[ -n $pid_file && $pid != "$STARTED_BEFORE" ]] || return 0
+  # Known until the end, for whoever is interrupted while this waits.
+  wait_until 60 is_noted_or_gone "$pid_file" "$pid" || kill -KILL "$pid" 2>/dev/null || true
+  STARTING=
+  [[ -e $pid_file ]]
 }
 
 is_noted_or_gone() { [[ -e $1 ]] || ! start_time "$2" >/dev/null; }
@@ -301,7 +323,8 @@ require_fuse() {
   [[ -r /dev/fuse && -w /dev/fuse ]] || die "$(id -un) may not use /dev/fuse: run 'chmod 666 /dev/fuse' or this as root"
 }
 
-answers() { timeout 10 stat "$1" >/dev/null 2>&1; }
+# Whether a file system answers. The kernel remembers attributes of a mount whose daemon is dead (stat), but not its room (stat -f).
+answers() { timeout 10 stat "$1" >/dev/null 2>&1 && timeout 10 stat -f "$1" >/dev/null 2>&1; }
 
 # unmount_while PATH TEST...: unmounts what is there, lazily when it is busy or dead, several layers too, as long as the test says
 # so.
@@ -371,9 +394,14 @@ require_own_dir() {
 }
 
 # The mark is the directory's inode: in a copy it does not fit. (The number of the device may change at a boot.)
-mark_dir() { stat -c %i -- "$DIR" >"$DIR/cluster.mark.new" && mv -- "$DIR/cluster.mark.new" "$DIR/cluster.mark"; }
+mark_of() { stat -c %i -- "$1"; }
 
-is_marked() { [[ -f $DIR/cluster.mark && $(cat "$DIR/cluster.mark") == "$(stat -c %i -- "$DIR")" ]]; }
+mark_dir() { mark_of "$DIR" >"$DIR/cluster.mark.new" && mv -- "$DIR/cluster.mark.new" "$DIR/cluster.mark"; }
+
+is_marked() { [[ -f $DIR/cluster.mark && $(cat "$DIR/cluster.mark") == "$(mark_of "$DIR")" ]]; }
+
+# Where scripts/up has mounted the cluster; nothing in a copy, whose run/ tells of another one's mount.
+own_mountpoint() { ! is_marked || cat "$DIR/run/mountpoint" 2>/dev/null || true; }
 
 # lock_dir SECONDS: takes the directory's lock, on descriptor 9. Status 1: somebody else has it. 2: who had it has removed it.
 lock_dir() {
@@ -392,7 +420,7 @@ saved_names() { compgen -v | grep -E '^(NAMENODE|DATANODE)_[0-9]+_(RPC|HTTP|DATA
 # shellcheck disable=SC2046
 forget_shape() { unset FORMAT FORMATTED NAMENODES DATANODES REPLICATION DEVICES RACKS DEVICE_SIZE $(saved_names); }
 
-# Sets what cluster.conf says. It is read, not run: only these names, and values of their form.
+# read_shape FILE: sets what a cluster.conf says. It is read, not run: only these names, and values of their form.
 read_shape() {
   local line name value
   local ports='(NAMENODE|DATANODE)_[1-9][0-9]{0,2}_(RPC|HTTP|DATA_PORT)'
@@ -403,7 +431,7 @@ read_shape() {
     [[ $line =~ $number || $line =~ $word ]] || continue
     name=${line%%=*} value=${line#*=}
     printf -v "$name" '%s' "$value"
-  done <"$DIR/cluster.conf"
+  done <"$1"
 }
 
 # --- building ----------------------------------------------------------------------------------------------------

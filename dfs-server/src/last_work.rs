@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 use tracing::error;
 
 /// Runs the last work in a thread of its own, since all of the runtime's may wait for a device, and so may it: false when it
-/// has not ended in time.
+/// has not ended in time. Without a thread for it, it is left out: what is promised does not depend on it.
 pub(crate) async fn ends_within(patience: Duration, work: impl FnOnce() + Send + 'static) -> bool {
     let (ended, end) = oneshot::channel::<()>();
     let started = std::thread::Builder::new().name("last-work".into()).spawn(move || {
@@ -14,7 +14,7 @@ pub(crate) async fn ends_within(patience: Duration, work: impl FnOnce() + Send +
         drop(ended);
     });
     if let Err(error) = started {
-        error!(%error, "no thread to stop with");
+        error!(%error, "no thread to stop with: the last work is left out");
         return true;
     }
     tokio::time::timeout(patience, end).await.is_ok()

@@ -9,6 +9,7 @@ mod last_work;
 mod listen;
 #[cfg(feature = "namenode")]
 pub mod namenode;
+mod openmetrics;
 mod pages;
 #[cfg(feature = "namenode")]
 mod pieces;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use dfs_common::config_file::Config;
-use dfs_common::shutdown::{self, Shutdown, TerminationSignals};
+use dfs_common::shutdown::{self, Shutdown};
 use dfs_common::sys::{self, notify_ready};
 use dfs_common::{DfsError, logging};
 use dfs_server::Running;
@@ -139,31 +139,33 @@ fn run(role: Role) -> anyhow::Result<()> {
 /// between threads cost more than they do; blocking work has threads of its own.
 fn serve<'a>(daemon: impl FnOnce(Shutdown) -> Running<'a>) -> anyhow::Result<()> {
     raise_descriptor_limit();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
-    let outcome = runtime.block_on(async {
-        let (trigger, stop) = shutdown::channel();
-        let mut daemon = daemon(stop);
-        let mut signals = TerminationSignals::listen().context("listen for signals")?;
-        tokio::select! {
-            result = &mut daemon => return result.map_err(describe),
-            () = signals.next() => {}
-        }
+    let (trigger, stop) = shutdown::channel();
+    let stop_daemon = move || {
         tracing::info!("stopping");
         trigger.trigger();
+    };
+    shutdown::obey_signals(stop_daemon, end_at_once).context("listen for signals")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    let outcome = runtime.block_on(async {
+        let mut told = stop.clone();
+        let mut daemon = daemon(stop);
         tokio::select! {
-            ended = tokio::time::timeout(STOP_MAX, daemon) => match ended {
-                Ok(result) => result.map_err(describe),
-                Err(_) => anyhow::bail!("the daemon has not stopped within {STOP_MAX:?}: it ends as if killed"),
-            },
-            () = signals.next() => {
-                tracing::warn!("told to stop a second time: it ends as if killed");
-                std::process::exit(1);
-            }
+            result = &mut daemon => return result.map_err(describe),
+            () = told.wait() => {}
+        }
+        match tokio::time::timeout(STOP_MAX, daemon).await {
+            Ok(result) => result.map_err(describe),
+            Err(_) => anyhow::bail!("the daemon has not stopped within {STOP_MAX:?}: it ends as if killed"),
         }
     });
     // Dropped, it would wait without end for work on files, and a device that hangs never ends that.
     runtime.shutdown_timeout(STOP_PATIENCE);
     outcome
+}
+
+fn end_at_once() {
+    tracing::warn!("told to stop a second time: it ends as if killed");
+    sys::exit_at_once(1);
 }
 
 /// Connections and files are many; with the limit as it was, fewer are served.

@@ -488,15 +488,95 @@ fn down_removes_only_what_up_has_made(_: &Nothing) {
         fs::write(dir.join(name), b"x").unwrap();
     }
     cluster.down(&[]);
+    // As up would call another node, but it is none of this cluster's.
+    let foreign = dir.join("datanode-7/mine");
+    fs::create_dir(foreign.parent().unwrap()).unwrap();
+    fs::write(&foreign, b"x").unwrap();
     // A purge that was interrupted is finished; nobody starts what is only half there.
-    fs::remove_file(dir.join("cluster.conf")).unwrap();
+    fs::rename(dir.join("cluster.conf"), dir.join("cluster.purge")).unwrap();
     fs::remove_dir_all(dir.join("run")).unwrap();
     let output = cluster.script("up", &[cluster.mount_point().to_str().unwrap()]);
     check_refusal(&cluster, &output, &["interrupted", "--purge"]);
     cluster.down(&["--purge"]);
     let mut left: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     left.sort();
-    assert_eq!(left, ["datanode-notes", "names"]);
+    assert_eq!(left, ["datanode-7", "datanode-notes", "names"]);
+    assert_eq!(fs::read(&foreign).unwrap(), b"x");
+}
+
+fn up_and_down_on_a_copy_leave_the_original_alone(_: &Nothing) {
+    let original = UpCluster::new();
+    let env = original.up(&["--datanodes", "1"]);
+    let mount_point = original.mount_point();
+    fs::write(mount_point.join("mine"), b"x").unwrap();
+    let copy = UpCluster::new();
+    let copied = Command::new("cp").arg("-a").arg(original.cluster_dir()).arg(copy.cluster_dir()).status();
+    assert!(copied.expect("run cp").success());
+    // At the original's mount point, and elsewhere, where only the ports are in the way.
+    for (at, words) in [(&mount_point, "something else is mounted"), (&copy.mount_point(), "is taken by")] {
+        let output = copy.script("up", &[at.to_str().unwrap()]);
+        assert!(!output.status.success() && text(&output).contains(words), "{}", text(&output));
+        let output = copy.script("down", &["--purge"]);
+        assert!(!output.status.success() && text(&output).contains("is not marked"), "{}", text(&output));
+    }
+    // Not even when somebody has marked it.
+    let inode = Command::new("stat").args(["-c", "%i"]).arg(copy.cluster_dir()).output().expect("run stat");
+    fs::write(copy.cluster_dir().join("cluster.mark"), inode.stdout).unwrap();
+    fs::remove_file(copy.cluster_dir().join("run/mountpoint")).unwrap();
+    copy.down(&[]);
+    assert_eq!(fs::read(mount_point.join("mine")).unwrap(), b"x");
+    assert_eq!(original.up(&[]), env, "all of it still runs");
+    // Once the original's ports are free, the copy is a cluster of its own.
+    original.down(&[]);
+    fs::write(copy.cluster_dir().join("cluster.mark"), "1\n").unwrap();
+    fs::write(copy.cluster_dir().join("run/mountpoint"), "/nonexistent\n").unwrap();
+    copy.up(&[]);
+    assert_eq!(fs::read(copy.mount_point().join("mine")).unwrap(), b"x");
+    copy.down(&["--purge"]);
+    assert!(original.cluster_dir().join("namenode-1").exists());
+}
+
+fn a_daemon_that_is_being_started_when_its_starter_is_told_to_stop_is_stopped(_: &Nothing) {
+    let dir = test_dir();
+    let lines = "set -euo pipefail; DIR=$1; export DFS_TEST_BASE=$1; mkdir \"$DIR/run\" \"$DIR/logs\"
+        trap 'await_note; stop_daemon \"$DIR/run/sleeper.pid\" 10' EXIT
+        trap 'exit 143' TERM
+        # The signal comes before there is a pid file.
+        eval \"real_$(declare -f wait_until)\"
+        wait_until() { [[ -n ${asked:-} ]] || { asked=1; kill -TERM $$; }; real_wait_until \"$@\"; }
+        start_daemon \"$DIR\" sleeper sleep 1000";
+    let output = library(lines, &[dir.path()]);
+    assert_eq!(output.status.code(), Some(143), "{}", text(&output));
+    assert!(!dir.path().join("run/sleeper.pid").exists());
+    wait_until(STARTUP, "nothing to be left", || leftovers(dir.path()).is_empty());
+}
+
+fn a_process_runs_until_its_last_thread_has_ended(_: &Nothing) {
+    // The first thread ends (exit(2) of Linux ends one thread), the other one sleeps on, as one does that waits for a device.
+    let program = "import ctypes, threading, time
+threading.Thread(target=time.sleep, args=(1000,)).start()
+ctypes.CDLL(None).syscall(60, 0)";
+    let mut process = Command::new("python3").args(["-c", program]).spawn().expect("run python3");
+    let pid = PathBuf::from(process.id().to_string());
+    let stat = format!("/proc/{}/stat", pid.display());
+    wait_until(STARTUP, "its first thread to end", || fs::read_to_string(&stat).unwrap().contains(") Z "));
+    let runs = || library("start_time \"$1\"", &[&pid]).status.success();
+    assert!(runs());
+    process.kill().expect("kill it");
+    // Not collected yet: a zombie, and nothing else.
+    wait_until(STARTUP, "all of it to end", || !runs());
+    process.wait().expect("it was killed");
+}
+
+fn scripts_find_their_directory_whatever_cdpath_says(_: &Nothing) {
+    let root = fs::canonicalize(scripts().join("..")).unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    fs::create_dir(elsewhere.path().join("scripts")).unwrap();
+    let mut command = Command::new("bash");
+    command.args(["-c", "set -euo pipefail; . scripts/lib.sh; printf %s \"$REPO\""]);
+    let output = command.current_dir(&root).env("CDPATH", elsewhere.path()).output().expect("run bash");
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), root.to_str().unwrap());
 }
 
 fn up_and_down_leave_the_mounts_of_others(_: &Nothing) {
@@ -520,6 +600,37 @@ fn up_and_down_leave_the_mounts_of_others(_: &Nothing) {
     }
     wait_gone(&pids(&env));
     run("umount", &[]);
+    // Nor one of this very cluster that somebody has made by hand where its own was.
+    let env = cluster.up(&[]);
+    let down = Command::new("umount").arg(&mount_point).status().expect("run umount");
+    assert!(down.success());
+    wait_gone(&[Pid::from_raw(env["FUSE_PID"].parse().unwrap()).unwrap()]);
+    let mounted = Command::new(program("dfs-fuse")).arg(&env["NAMENODES"]).arg(&mount_point).status();
+    assert!(mounted.expect("run dfs-fuse").success());
+    fs::write(mount_point.join("open"), b"x").unwrap();
+    let open = fs::File::open(mount_point.join("open")).unwrap();
+    let output = cluster.script("up", &[mount_point.to_str().unwrap()]);
+    assert!(!output.status.success() && text(&output).contains("something else is mounted"), "{}", text(&output));
+    assert!(is_mount_point(&mount_point) && open.metadata().unwrap().len() == 1);
+    drop(open);
+    run("umount", &[]);
+}
+
+fn cluster_env_is_there_only_while_it_is_true(_: &Nothing) {
+    let cluster = UpCluster::new();
+    let env = cluster.up(&["--datanodes", "1"]);
+    for pid in pids(&env) {
+        kill_process(pid, Signal::KILL).unwrap();
+    }
+    wait_gone(&pids(&env));
+    // The NameNode starts; the DataNode cannot.
+    let data = cluster.cluster_dir().join("datanode-1/data");
+    fs::rename(&data, data.with_extension("aside")).unwrap();
+    let output = cluster.script("up", &[cluster.mount_point().to_str().unwrap()]);
+    assert!(!output.status.success(), "{}", text(&output));
+    assert!(!cluster.cluster_dir().join("cluster.env").exists(), "its processes are gone");
+    fs::rename(data.with_extension("aside"), &data).unwrap();
+    cluster.up(&[]);
 }
 
 fn up_follows_only_what_its_user_alone_may_write(_: &Nothing) {
@@ -574,6 +685,11 @@ fn main() -> ExitCode {
         sweep_tests_sweeps_the_base_of_a_run_and_nothing_else,
         down_removes_only_what_up_has_made,
         up_and_down_leave_the_mounts_of_others,
+        up_and_down_on_a_copy_leave_the_original_alone,
+        a_daemon_that_is_being_started_when_its_starter_is_told_to_stop_is_stopped,
+        a_process_runs_until_its_last_thread_has_ended,
+        scripts_find_their_directory_whatever_cdpath_says,
+        cluster_env_is_there_only_while_it_is_true,
         up_follows_only_what_its_user_alone_may_write,
         up_formats_once_and_starts_nothing_that_it_cannot_note,
         leftovers_finds_processes_network_namespaces_mounts_and_loop_devices,

@@ -14,11 +14,12 @@ use dfs_proto::v1::datanode_server::{Datanode, DatanodeServer};
 use dfs_proto::v1::order::Order;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinHandle, JoinSet};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::ReadyInfo;
 use super::transfer::test_client::{POOL, block, connect, content};
+use super::{ReadyInfo, cannot_go_on};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -485,4 +486,22 @@ async fn http_get(address: std::net::SocketAddr, path: &str) -> String {
     let mut answer = String::new();
     socket.read_to_string(&mut answer).await.unwrap();
     answer
+}
+
+#[tokio::test]
+async fn a_part_that_panics_ends_the_node_and_one_that_tells_why_is_heard() {
+    let (fatal, mut errors) = mpsc::channel(1);
+    let (alive, mut housekeeper) = oneshot::channel();
+    let mut links = JoinSet::new();
+    links.spawn(std::future::pending());
+    assert!(futures::poll!(Box::pin(cannot_go_on(&mut errors, &mut links, &mut housekeeper))).is_pending());
+    links.spawn(async { panic!("a link") });
+    let error = cannot_go_on(&mut errors, &mut links, &mut housekeeper).await;
+    assert!(error.message().starts_with("the link to a NameNode has ended"), "{}", error.message());
+    fatal.try_send(DfsError::new(ErrorKind::Io, "1 volume has failed")).unwrap();
+    drop(alive);
+    let error = cannot_go_on(&mut errors, &mut links, &mut housekeeper).await;
+    assert_eq!(error.message(), "1 volume has failed");
+    let error = cannot_go_on(&mut errors, &mut links, &mut housekeeper).await;
+    assert!(error.message().starts_with("the housekeeper has ended"), "{}", error.message());
 }

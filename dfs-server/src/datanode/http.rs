@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -13,6 +13,7 @@ use super::namenode_link::LinkStatus;
 use super::page::{Facts, Page, VolumeFacts};
 use super::scanner::{BlockScanner, DirectoryScanner};
 use super::store::ReplicaStore;
+use crate::openmetrics;
 use crate::pages::{answer, redirect};
 
 /// What the pages show.
@@ -103,6 +104,5 @@ async fn scan(State(state): State<HttpState>) -> impl IntoResponse {
 }
 
 async fn metrics(State(state): State<HttpState>) -> impl IntoResponse {
-    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, content_type)], state.metrics.encode(&state.store))
+    openmetrics::answer(&state.metrics.registry(&state.store))
 }

@@ -1,6 +1,5 @@
 //! Counters of the DataNode, in Prometheus's form.
 
-use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -41,8 +40,8 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// The text that Prometheus reads.
-    pub(crate) fn encode(&self, store: &ReplicaStore) -> String {
+    /// All of them, as they are now.
+    pub(crate) fn registry(&self, store: &ReplicaStore) -> Registry {
         let mut registry = Registry::with_prefix("dfs_datanode");
         let counters = [
             ("bytes_written", "Bytes of blocks received", &self.bytes_written),
@@ -77,9 +76,6 @@ impl Metrics {
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
             registry.register(name, help, gauge);
         }
-        let mut out = String::new();
-        // Writing to a String does not fail.
-        let _ = text::encode(&mut out, &registry);
-        out
+        registry
     }
 }

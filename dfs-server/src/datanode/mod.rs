@@ -46,7 +46,7 @@ use dfs_proto::v1;
 use dfs_proto::v1::client_datanode_server::ClientDatanodeServer;
 use dfs_proto::v1::inter_datanode_server::InterDatanodeServer;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tonic::service::Routes;
 use tracing::{info, warn};
@@ -145,7 +145,8 @@ async fn run_until_told(config: &Config, mut shutdown: Shutdown, on_ready: OnRea
 
     let (fatal, mut fatal_errors) = mpsc::channel(1);
     let (links, signals) = make_links(&settings, &plane, &data_service, addresses, &fatal)?;
-    let housekeeper = spawn_housekeeper(Arc::clone(&plane), signals.clone(), settings.failed_volumes_tolerated, fatal)?;
+    let (housekeeper, mut housekeeper_end) =
+        spawn_housekeeper(Arc::clone(&plane), signals.clone(), settings.failed_volumes_tolerated, fatal)?;
     let link_status = links.iter().map(Link::status).collect();
     let mut tasks = JoinSet::new();
     for link in links {
@@ -170,7 +171,7 @@ async fn run_until_told(config: &Config, mut shutdown: Shutdown, on_ready: OnRea
 
     let result = tokio::select! {
         () = shutdown.wait() => Ok(()),
-        Some(error) = fatal_errors.recv() => Err(error),
+        error = cannot_go_on(&mut fatal_errors, &mut tasks, &mut housekeeper_end) => Err(error),
     };
     // Receivers gone tell the housekeeper to end.
     drop(fatal_errors);
@@ -188,6 +189,23 @@ async fn run_until_told(config: &Config, mut shutdown: Shutdown, on_ready: OnRea
         warn!("stopping although a device does not answer");
     }
     result
+}
+
+/// Returns when the node must end, with why: somebody says so, or a part has ended without which it would go on and never be right again.
+async fn cannot_go_on(
+    fatal: &mut mpsc::Receiver<DfsError>,
+    links: &mut JoinSet<()>,
+    housekeeper: &mut oneshot::Receiver<()>,
+) -> DfsError {
+    let ended = |what| DfsError::new(ErrorKind::Internal, format!("{what} has ended; its panic is on standard error"));
+    tokio::select! {
+        // Whoever tells why it ends is heard before its end is seen.
+        biased;
+        Some(error) = fatal.recv() => error,
+        Some(_) = links.join_next() => ended("the link to a NameNode"),
+        // Nothing is ever sent.
+        _ = housekeeper => ended("the housekeeper"),
+    }
 }
 
 async fn open_store(settings: &Settings, open_max: usize) -> Result<Arc<ReplicaStore>> {
@@ -258,14 +276,17 @@ fn make_links(
     Ok((links, signals))
 }
 
-/// Checks suspected volumes at once, the others now and then, and closes connections that were idle for long.
+/// Checks suspected volumes at once, the others now and then, and closes connections that were idle for long. Also gives what is closed
+/// when the thread ends.
 fn spawn_housekeeper(
     plane: Arc<DataPlane>,
     links: Vec<Arc<LinkSignals>>,
     failed_tolerated: usize,
     fatal: mpsc::Sender<DfsError>,
-) -> Result<std::thread::JoinHandle<()>> {
+) -> Result<(std::thread::JoinHandle<()>, oneshot::Receiver<()>)> {
+    let (alive, end) = oneshot::channel();
     let keep_house = move || {
+        let _alive: oneshot::Sender<()> = alive;
         while !fatal.is_closed() {
             let is_any_silent = plane.store.volumes().good().any(|volume| volume.is_silent());
             let interval = if is_any_silent { SILENCE_INTERVAL } else { HOUSEKEEPING_INTERVAL };
@@ -289,10 +310,11 @@ fn spawn_housekeeper(
             }
         }
     };
-    std::thread::Builder::new()
+    let thread = std::thread::Builder::new()
         .name("dn-housekeeper".into())
         .spawn(keep_house)
-        .map_err(|error| DfsError::io("start the housekeeper", error))
+        .map_err(|error| DfsError::io("start the housekeeper", error))?;
+    Ok((thread, end))
 }
 
 fn serve_grpc(listener: TcpListener, connections: usize, service: ClientService) -> Result<Acceptor> {

@@ -130,14 +130,66 @@ impl Entry {
     }
 }
 
+/// Connections of one neighbourhood.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    present: usize,
+    /// Of these, those that were told to go.
+    leaving: usize,
+}
+
 #[derive(Default)]
 struct Table {
     entries: HashMap<u64, Arc<Entry>>,
-    per_neighbourhood: HashMap<IpAddr, usize>,
+    per_neighbourhood: HashMap<IpAddr, Tally>,
+    /// Of all, those that were told to go: counted here, since each newcomer that waits asks again and again.
+    leaving: usize,
     next: u64,
 }
 
 impl Table {
+    fn tally(&self, neighbourhood: IpAddr) -> Tally {
+        self.per_neighbourhood.get(&neighbourhood).copied().unwrap_or_default()
+    }
+
+    fn insert(&mut self, entry: Arc<Entry>) -> u64 {
+        let id = self.next;
+        self.next += 1;
+        self.per_neighbourhood.entry(entry.neighbourhood).or_default().present += 1;
+        self.entries.insert(id, entry);
+        id
+    }
+
+    fn remove(&mut self, id: u64) {
+        let Some(entry) = self.entries.remove(&id) else { return };
+        let leaving = usize::from(entry.is_leaving());
+        self.leaving -= leaving;
+        if let Some(tally) = self.per_neighbourhood.get_mut(&entry.neighbourhood) {
+            tally.present -= 1;
+            tally.leaving -= leaving;
+            if tally.present == 0 {
+                self.per_neighbourhood.remove(&entry.neighbourhood);
+            }
+        }
+    }
+
+    /// Tells a connection to go.
+    fn dismiss(&mut self, entry: &Entry) {
+        if !entry.is_leaving() {
+            self.leaving += 1;
+            self.per_neighbourhood.entry(entry.neighbourhood).or_default().leaving += 1;
+        }
+        entry.leave();
+    }
+
+    /// Tells all those to go of which this is true.
+    fn dismiss_all(&mut self, is_meant: impl Fn(&Entry) -> bool) {
+        let meant: Vec<_> = self.entries.values().filter(|entry| is_meant(entry)).cloned().collect();
+        for entry in meant {
+            self.dismiss(&entry);
+        }
+    }
+
     /// Who goes next so that one more fits among all, or among those of `neighbourhood`.
     fn choose_leaver(&self, neighbourhood: Option<IpAddr>, calls: CallPatience) -> Option<&Arc<Entry>> {
         let now = Instant::now();
@@ -209,15 +261,15 @@ impl Door {
     pub(crate) fn admit(self: &Arc<Self>, address: IpAddr, newcomers: usize) -> Admission {
         let neighbourhood = neighbourhood(address);
         let mut table = self.table.lock();
-        let of_address = table.per_neighbourhood.get(&neighbourhood).copied().unwrap_or(0);
-        let is_over_its_share = of_address >= self.limits.per_address;
+        let of_address = table.tally(neighbourhood);
+        let is_over_its_share = of_address.present >= self.limits.per_address;
         if is_over_its_share || table.entries.len() >= self.limits.total {
             let scope = is_over_its_share.then_some(neighbourhood);
-            let mut leaving = table.within(scope).filter(|entry| entry.is_leaving()).count();
+            let mut leaving = if is_over_its_share { of_address.leaving } else { table.leaving };
             while leaving < newcomers
-                && let Some(leaver) = table.choose_leaver(scope, self.limits.calls)
+                && let Some(leaver) = table.choose_leaver(scope, self.limits.calls).cloned()
             {
-                leaver.leave();
+                table.dismiss(&leaver);
                 leaving += 1;
             }
             return if leaving > 0 { Admission::Later } else { Admission::Full };
@@ -231,27 +283,18 @@ impl Door {
             is_leaving: AtomicBool::new(false),
             end: Mutex::default(),
         });
-        let id = table.next;
-        table.next += 1;
-        table.entries.insert(id, Arc::clone(&entry));
-        *table.per_neighbourhood.entry(neighbourhood).or_default() += 1;
+        let id = table.insert(Arc::clone(&entry));
         Admission::In(Pass { door: Arc::clone(self), id, entry })
     }
 
     /// Ends connections that have been idle too long.
     pub(crate) fn sweep(&self, now: Instant) {
-        for entry in self.table.lock().entries.values() {
-            if entry.standing(now).is_overdue(&self.limits) {
-                entry.leave();
-            }
-        }
+        self.table.lock().dismiss_all(|entry| entry.standing(now).is_overdue(&self.limits));
     }
 
     /// Ends all connections.
     pub(crate) fn end_all(&self) {
-        for entry in self.table.lock().entries.values() {
-            entry.leave();
-        }
+        self.table.lock().dismiss_all(|_| true);
     }
 
     /// Connections that serve a call.
@@ -310,14 +353,7 @@ impl Pass {
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        let mut table = self.door.table.lock();
-        table.entries.remove(&self.id);
-        if let Some(count) = table.per_neighbourhood.get_mut(&self.entry.neighbourhood) {
-            *count -= 1;
-            if *count == 0 {
-                table.per_neighbourhood.remove(&self.entry.neighbourhood);
-            }
-        }
+        self.door.table.lock().remove(self.id);
     }
 }
 
@@ -457,6 +493,39 @@ mod tests {
         let site = |last| neighbourhood(Ipv6Addr::new(0x2001, 0xdb8, 0, 7, 0, 0, 0, last).into());
         assert_eq!(site(1), site(2));
         assert_eq!(neighbourhood("::ffff:10.0.0.1".parse().unwrap()), host(1));
+    }
+
+    #[test]
+    fn the_number_that_leaves_is_kept_as_connections_come_and_go() {
+        let door = door(4, 3);
+        let counted = || {
+            let table = door.table.lock();
+            let leaving = |scope| table.within(scope).filter(|entry| entry.is_leaving()).count();
+            assert_eq!(table.leaving, leaving(None));
+            for (address, tally) in &table.per_neighbourhood {
+                assert_eq!(
+                    (tally.present, tally.leaving),
+                    (table.within(Some(*address)).count(), leaving(Some(*address)))
+                );
+            }
+            (table.leaving, table.per_neighbourhood.len())
+        };
+        let mut passes: Vec<_> = [1, 1, 1, 2].map(|last| enter(&door, host(last)).unwrap()).into();
+        assert_eq!(counted(), (0, 2));
+        // Two of the address that has its share; then one more among all.
+        assert!(matches!(door.admit(host(1), 2), Admission::Later));
+        assert_eq!(counted(), (2, 2));
+        assert!(matches!(door.admit(host(3), 3), Admission::Later));
+        assert_eq!(counted(), (3, 2));
+        assert!(matches!(door.admit(host(3), 3), Admission::Later));
+        assert_eq!(counted(), (3, 2), "nobody is told twice");
+        door.sweep(Instant::now() + Duration::from_secs(7_200));
+        door.end_all();
+        assert_eq!(counted(), (4, 2));
+        while passes.pop().is_some() {
+            counted();
+        }
+        assert_eq!(counted(), (0, 0));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use dfs_common::error::{DfsError, Result};
 use dfs_common::ids::TxId;
+use dfs_common::retry::Backoff;
 use dfs_proto::v1;
 use parking_lot::Mutex;
 
@@ -20,6 +21,9 @@ use crate::blocking::blocking;
 const WORDS_MAX: usize = 1_000;
 /// How often it is asked how much room the device has.
 const ROOM_TICK: Duration = Duration::from_secs(5);
+
+/// Before a checkpoint that failed is tried again; doubled with each failure, up to the period.
+const FIRST_PAUSE: Duration = Duration::from_secs(10);
 
 /// A device that has not answered for so long hangs.
 const ROOM_SILENCE: Duration = Duration::from_secs(30);
@@ -125,13 +129,13 @@ impl Checkpoints {
 }
 
 impl Known {
-    /// For how long the device has not said how much room there is, if that is too long.
+    /// For how long the device has not said how much room there is, if that is too long. None before it has said so for the first time.
     pub(crate) fn room_silence(&self) -> Option<Duration> {
         let (told, _) = self.room.as_ref()?;
         Some(told.elapsed()).filter(|silence| *silence >= ROOM_SILENCE)
     }
 
-    /// Bytes free on the device, unless nobody knows them now.
+    /// Bytes free on the device, as it said last; none when it never did, could not say, or has been silent for too long.
     pub(crate) fn free_bytes(&self) -> Option<u64> {
         let (_, room) = self.room.as_ref().filter(|_| self.room_silence().is_none())?;
         room.as_ref().ok().map(|room| room.free)
@@ -172,6 +176,45 @@ impl Told {
         let last = report.checkpoint_txid.map(|txid| Last { txid: TxId(txid), age });
         let failure = (!words.is_empty()).then_some((failed, words));
         Self { period: Duration::from_millis(report.period_ms), last, failure }
+    }
+}
+
+/// When the NameNode makes a checkpoint of its own: a period after the last try, or once so many transactions have come. After a
+/// failure it waits in any case: each try reads and writes as much as the last one, and mostly fails for the same reason.
+#[derive(Debug)]
+pub(super) struct Schedule {
+    period: Duration,
+    txns: u64,
+    /// When the last try began; at first, when the daemon started.
+    last: Instant,
+    /// Tries since the last one that succeeded.
+    failures: u32,
+    /// No try before this.
+    not_before: Instant,
+}
+
+impl Schedule {
+    pub(super) fn new(period: Duration, txns: u64) -> Self {
+        let now = Instant::now();
+        Self { period, txns, last: now, failures: 0, not_before: now }
+    }
+
+    /// Whether it is time, with `since` transactions that the newest image does not have.
+    pub(super) fn is_due(&self, since: u64, now: Instant) -> bool {
+        let is_old = now.saturating_duration_since(self.last) >= self.period;
+        since > 0 && (is_old || since >= self.txns) && now >= self.not_before
+    }
+
+    /// A try came to its end.
+    pub(super) fn on_tried(&mut self, is_made: bool, begun: Instant, ended: Instant) {
+        self.last = begun;
+        if is_made {
+            self.failures = 0;
+            return;
+        }
+        let pauses = Backoff { first: FIRST_PAUSE, max: self.period };
+        self.not_before = ended + pauses.delay(self.failures, &mut rand::rng());
+        self.failures = self.failures.saturating_add(1);
     }
 }
 
@@ -226,6 +269,26 @@ mod tests {
         assert_eq!(lag(9), None);
         let (behind, since) = lag(10).unwrap();
         assert!(behind == 1 && since < Duration::from_secs(60), "{behind} {since:?}");
+    }
+
+    #[test]
+    fn a_checkpoint_that_failed_is_not_tried_at_once_however_many_changes_there_are() {
+        let period = Duration::from_secs(3_600);
+        let mut schedule = Schedule::new(period, 100);
+        let mut now = schedule.last;
+        assert!(schedule.is_due(100, now) && !schedule.is_due(99, now) && !schedule.is_due(0, now + period));
+        let mut pauses = Vec::new();
+        for _ in 0..20 {
+            schedule.on_tried(false, now, now);
+            let pause = schedule.not_before - now;
+            assert!(!schedule.is_due(1_000_000, now + pause / 2) && schedule.is_due(1_000_000, now + pause));
+            assert!(pause >= FIRST_PAUSE / 2 && pause <= period, "{pause:?}");
+            pauses.push(pause);
+            now += pause;
+        }
+        assert!(pauses.last().unwrap() >= &(period / 2), "{pauses:?}");
+        schedule.on_tried(true, now, now);
+        assert!(schedule.is_due(100, now) && !schedule.is_due(99, now) && schedule.is_due(1, now + period));
     }
 
     #[test]

@@ -23,6 +23,7 @@ use dfs_proto::v1::namenode_server::NamenodeServer;
 use tonic::service::Routes;
 
 use super::blocks::{BlockEvent, BlockManager};
+use super::checkpoints::Schedule;
 use super::fold::NamespaceFolder;
 use super::image::format::ImageHeader;
 use super::image::records;
@@ -37,7 +38,7 @@ use super::node_files::NodeFiles;
 use super::service::client_service::ClientService;
 use super::service::datanode_service::DatanodeService;
 use super::service::namenode_service::NamenodeService;
-use super::storage_dir::{FormatOptions, NameDir, image_path};
+use super::storage_dir::{NameDir, image_path};
 use crate::blocking::blocking;
 use crate::listen::descriptors::{self, NameNodeShares};
 use crate::listen::http::Protocol;
@@ -102,10 +103,7 @@ async fn run_until_told(config: &Config, mut stop: Shutdown, on_ready: OnReady<'
     let acceptors = [http, serve_grpc(rpc, shares.grpc, &namesystem, node_files)?];
     front.serve(super::http::router(Arc::clone(&namesystem)));
     on_ready(addresses);
-    let result = tokio::select! {
-        result = tend(&namesystem, config) => result,
-        () = stop.wait() => Ok(()),
-    };
+    let result = tokio::select! { result = tend(&namesystem, config) => result, () = stop.wait() => Ok(()) };
     drop(acceptors);
     let Ok(ended) = tokio::time::timeout(STOP_PATIENCE, namesystem.journal().shutdown()).await else {
         tracing::warn!(
@@ -116,7 +114,10 @@ async fn run_until_told(config: &Config, mut stop: Shutdown, on_ready: OnReady<'
     result.and(ended)
 }
 
-/// What a NameNode does by itself. It goes on for ever: one task that ends takes the others with it.
+/// What goes on beside the calls, for as long as the NameNode serves. One part that ends takes the others with it.
+///
+/// # Errors
+/// When a part has ended, or the journal has: nothing could be changed any more.
 pub(super) async fn tend(namesystem: &Namesystem, config: &Config) -> Result<()> {
     tokio::select! {
         result = watch_blocks(namesystem) => result,
@@ -126,6 +127,7 @@ pub(super) async fn tend(namesystem: &Namesystem, config: &Config) -> Result<()>
         result = watch_leftovers(namesystem) => result,
         result = watch_checkpoints(namesystem, config) => result,
         () = namesystem.watch_room() => Ok(()),
+        error = namesystem.journal().ended() => Err(error),
     }
 }
 
@@ -163,7 +165,7 @@ pub fn format(config: &Config, cluster_id: Option<String>) -> Result<String> {
 /// As `format`.
 pub(super) fn format_with(config: &Config, cluster_id: Option<String>, namespace: &Namespace) -> Result<String> {
     let dir = name_dir(config)?;
-    let info = NameDir::format(&dir, &FormatOptions { cluster_id, force: false }, |current, info| {
+    let info = NameDir::format(&dir, cluster_id, |current, info| {
         let header = ImageHeader {
             cluster_id: info.cluster_id.clone(),
             namespace_id: info.namespace_id,
@@ -399,23 +401,28 @@ async fn watch_leftovers(namesystem: &Namesystem) -> Result<()> {
     }
 }
 
-/// Checkpoints by time and by transactions; a failed one is tried again a period later.
+/// Makes checkpoints when they are due.
 async fn watch_checkpoints(namesystem: &Namesystem, config: &Config) -> Result<()> {
     let period = config.duration("dfs.namenode.checkpoint.period");
-    let txns = config.count("dfs.namenode.checkpoint.txns");
+    let mut schedule = Schedule::new(period, config.count("dfs.namenode.checkpoint.txns"));
     let mut ticks = tokio::time::interval(CHECKPOINT_TICK.min(period));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut last = Instant::now();
     loop {
         ticks.tick().await;
         let since = namesystem.txid().0.saturating_sub(namesystem.journal().newest_image().0);
-        if since == 0 || (last.elapsed() < period && since < txns) {
+        let begun = Instant::now();
+        if !schedule.is_due(since, begun) {
             continue;
         }
-        last = Instant::now();
-        match namesystem.checkpoint().await {
-            Ok(TxId(txid)) => tracing::info!(txid, elapsed = ?last.elapsed(), "checkpoint written"),
+        let made = namesystem.checkpoint().await;
+        schedule.on_tried(made.is_ok(), begun, Instant::now());
+        match made {
+            Ok(TxId(txid)) => tracing::info!(txid, elapsed = ?begun.elapsed(), "checkpoint written"),
             Err(error) => tracing::error!("checkpoint: {}; the edits are kept", error.chain()),
         }
     }
 }
+
+#[cfg(test)]
+#[path = "daemon_tests.rs"]
+mod tests;

@@ -27,8 +27,8 @@ use super::image::records;
 use super::journal::{self, EditReader};
 use super::namespace::Namespace;
 use super::storage_dir::{
-    CURRENT, EDITS, FETCHED, IMPORTING, ImageFile, RESTORED, VERSION, check_identity, image_path, list_images, lock,
-    lock_empty,
+    CURRENT, EDITS, FETCHED, IMPORTING, ImageFile, RESTORED, VERSION, check_identity, image_path, is_unusable,
+    list_images, lock, lock_empty,
 };
 
 /// Terms of the journal that the lost NameNode may have begun since the checkpoint: one per start.
@@ -44,7 +44,7 @@ pub fn import_checkpoint(config: &Config, from: Option<PathBuf>) -> Result<Strin
     let from = from.map_or_else(|| checkpoint_dir(config), Ok)?;
     let info = checkpoint_info(&from)?;
     let _source_lock = lock(&from)?;
-    let _lock = lock_empty(&root, false)?;
+    let _lock = lock_empty(&root)?;
     let (image, mut header, mut namespace) = load_newest(&from.join(CURRENT), &info)?;
     let edits = apply_edits(&from.join(CURRENT).join(EDITS), &info, &mut header, &mut namespace)?;
     let (txid, (files, directories, blocks)) = (namespace.counters().last_txid, namespace.counts());
@@ -85,9 +85,9 @@ fn checkpoint_info(from: &Path) -> Result<StorageInfo> {
     })
 }
 
-/// The newest image that can be loaded. A damaged one before it is told of, and left where it is.
+/// The newest image that can be loaded. One before it that is damaged or cannot be read is told of, and left where it is.
 fn load_newest(current: &Path, info: &StorageInfo) -> Result<(ImageFile, ImageHeader, Namespace)> {
-    let mut damaged = None;
+    let mut unusable = None;
     let mut images = list_images(current)?;
     let fetched = current.join(FETCHED);
     if fetched.exists() {
@@ -100,14 +100,14 @@ fn load_newest(current: &Path, info: &StorageInfo) -> Result<(ImageFile, ImageHe
             .and_then(|()| records::load(&image.path));
         match loaded {
             Ok((header, namespace)) => return Ok((image, header, namespace)),
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
+            Err(error) if is_unusable(&error) => {
                 tracing::warn!("{}; an older one is looked for", error.chain());
-                damaged.get_or_insert(error);
+                unusable.get_or_insert(error);
             }
             Err(error) => return Err(error),
         }
     }
-    Err(damaged.unwrap_or_else(|| {
+    Err(unusable.unwrap_or_else(|| {
         DfsError::new(
             ErrorKind::NotFound,
             format!("there is no image in {}: no checkpoint was made", current.display()),

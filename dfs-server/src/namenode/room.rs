@@ -1,8 +1,11 @@
-//! Room on the NameNode's device. The edit log comes first: a NameNode that cannot write it stops. An image needs room beside it.
+//! Room on the NameNode's device. The edit log comes first: a NameNode that cannot write it stops. An image needs room beside it,
+//! whoever writes it: a checkpoint, one that is received, an import, a format (`leave_to_edits`).
 
-use std::os::fd::AsFd;
+use std::fs::File;
+use std::io;
+use std::path::Path;
 
-use dfs_common::error::{DfsError, Result};
+use dfs_common::error::{DfsError, ErrorKind, Result};
 use rustix::fs::StatVfs;
 
 use super::storage_dir::NameDir;
@@ -50,11 +53,27 @@ pub(super) fn fits(bytes: u64, free: u64) -> bool {
     bytes.saturating_add(ROOM_FOR_EDITS_BYTES) <= free
 }
 
+/// Refuses to write so many more bytes of an image to `path`, with `free` bytes there, when they would take the room that the edit
+/// log needs. The log grows while an image is written, so whoever writes one asks again and again.
+///
+/// # Errors
+/// `NoSpace`; else of asking what is free.
+pub(super) fn leave_to_edits(path: &Path, bytes: u64, free: io::Result<u64>) -> Result<()> {
+    let free = free.map_err(|error| DfsError::io(format!("ask for room at {}", path.display()), error))?;
+    if fits(bytes, free) {
+        return Ok(());
+    }
+    Err(DfsError::new(
+        ErrorKind::NoSpace,
+        format!("{bytes} more bytes of {} do not fit beside the edit log: {free} bytes are free", path.display()),
+    ))
+}
+
 /// Bytes free on the file system of an open file.
 ///
 /// # Errors
 /// Of the system call.
-pub(super) fn free_beside(file: impl AsFd) -> std::io::Result<u64> {
+pub(super) fn free_beside(file: &File) -> io::Result<u64> {
     Ok(free_bytes(&rustix::fs::fstatvfs(file)?))
 }
 

@@ -50,14 +50,6 @@ const DAMAGED_SUFFIX: &str = ".damaged";
 pub const NUMBER_DIGITS: usize = 19;
 /// mkfs puts it into the root of a fresh ext file system, which is where a dedicated device's directory begins.
 const LOST_AND_FOUND: &str = "lost+found";
-/// What `format` is asked for.
-#[derive(Clone, Debug, Default)]
-pub struct FormatOptions {
-    /// The cluster to join; a new one without.
-    pub cluster_id: Option<String>,
-    /// Throw away a namespace that is there already.
-    pub force: bool,
-}
 
 /// An image in the directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,33 +71,29 @@ pub struct NameDir {
 }
 
 impl NameDir {
-    /// Makes `root` the directory of a new namespace, durably; `fill` is given where images are, and writes the first one.
+    /// Makes `root` the directory of a new namespace in the cluster `cluster_id` (none: a new one), durably; `fill` is given where
+    /// images are, and writes the first one.
     ///
     /// # Errors
-    /// `AlreadyExists` when it holds a namespace (unless forced) or foreign files; `Busy` when a daemon uses it; else of
-    /// writing.
+    /// `AlreadyExists` when it holds a namespace or foreign files; `Busy` when a daemon uses it; else of writing.
     pub fn format(
         root: &Path,
-        options: &FormatOptions,
+        cluster_id: Option<String>,
         fill: impl FnOnce(&Path, &StorageInfo) -> Result<()>,
     ) -> Result<StorageInfo> {
         let context = |error| DfsError::io(format!("format {}", root.display()), error);
-        if let Some(cluster_id) = &options.cluster_id {
+        if let Some(cluster_id) = &cluster_id {
             check_cluster_id(cluster_id)?;
         }
-        let _lock = lock_empty(root, options.force)?;
+        let _lock = lock_empty(root)?;
         let (current, formatting) = (root.join(CURRENT), root.join(FORMATTING));
         if formatting.exists() {
             disk::remove_dir_all(&formatting).map_err(context)?;
         }
         durable::create_dir_all(&formatting.join(EDITS)).map_err(context)?;
-        let info = new_storage_info(options.cluster_id.clone());
+        let info = new_storage_info(cluster_id);
         fill(&formatting, &info)?;
         info.store(&formatting.join(VERSION))?;
-        if current.exists() {
-            warn!(directory = %current.display(), "formatting: the namespace in it is thrown away");
-            disk::remove_dir_all(&current).map_err(context)?;
-        }
         durable::rename(&formatting, &current).map_err(context)?;
         info!(directory = %root.display(), cluster = info.cluster_id, pool = info.block_pool_id, "formatted");
         Ok(info)
@@ -192,26 +180,33 @@ impl NameDir {
         list_images(&self.current())
     }
 
-    /// Gives the images to `load`, newest first, until one is accepted. Damaged ones before it are set aside with a
-    /// warning: the edits since the oldest kept image are there. `None` when there is no image at all.
+    /// Gives the images to `load`, newest first, until one is accepted: the edits since the oldest kept image are there. Damaged ones
+    /// before it are set aside with a warning. One that cannot be read stays: its device may still give it. `None` when there is no
+    /// image at all.
     ///
     /// # Errors
-    /// The first one when no image can be loaded, and at once any that is not `Corrupt`.
+    /// The first one when no image can be loaded, and at once any that is neither `Corrupt` nor `Io`.
     pub fn load_newest<T>(&self, mut load: impl FnMut(&Path) -> Result<T>) -> Result<Option<T>> {
-        let mut damaged: Vec<(ImageFile, DfsError)> = Vec::new();
+        let mut unusable: Vec<(ImageFile, DfsError)> = Vec::new();
         for image in self.images()? {
             match self.check_header(&image).and_then(|()| load(&image.path)) {
                 Ok(loaded) => {
-                    for (image, error) in &damaged {
-                        self.set_aside(image, error)?;
-                    }
+                    unusable.iter().try_for_each(|(image, error)| self.pass_over(image, error))?;
                     return Ok(Some(loaded));
                 }
-                Err(error) if error.kind() == ErrorKind::Corrupt => damaged.push((image, error)),
+                Err(error) if is_unusable(&error) => unusable.push((image, error)),
                 Err(error) => return Err(error),
             }
         }
-        damaged.into_iter().next().map_or(Ok(None), |(_, error)| Err(error))
+        unusable.into_iter().next().map_or(Ok(None), |(_, error)| Err(error))
+    }
+
+    fn pass_over(&self, image: &ImageFile, why: &DfsError) -> Result<()> {
+        if why.kind() == ErrorKind::Corrupt {
+            return self.set_aside(image, why);
+        }
+        warn!(image = %image.path.display(), error = why.chain(), "image cannot be read; an older one and more edits serve");
+        Ok(())
     }
 
     /// Renames a damaged image, so that it does not count among those that are kept.
@@ -288,6 +283,11 @@ impl NameDir {
         }
         Ok(images.pop())
     }
+}
+
+/// Whether an image that gave this error is of no use, while an older one may be: it is damaged, or its device does not give it.
+pub fn is_unusable(error: &DfsError) -> bool {
+    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Io)
 }
 
 /// Refuses an image header of another cluster or namespace than `ours`.
@@ -385,13 +385,13 @@ pub fn remove_temporary_files(directory: &Path) -> Result<()> {
 /// Makes and locks a directory that nothing is in yet.
 ///
 /// # Errors
-/// `AlreadyExists` when it holds a namespace (unless forced) or foreign files; `Busy`; else of writing.
-pub(super) fn lock_empty(root: &Path, force: bool) -> Result<File> {
+/// `AlreadyExists` when it holds a namespace or foreign files; `Busy`; else of writing.
+pub(super) fn lock_empty(root: &Path) -> Result<File> {
     durable::create_dir_all(root).map_err(|error| DfsError::io(format!("create {}", root.display()), error))?;
     // Before a lock file is made: a directory that is somebody else's stays as it was.
-    refuse_unless_empty(root, force)?;
+    refuse_unless_empty(root)?;
     let lock = lock(root)?;
-    refuse_unless_empty(root, force)?;
+    refuse_unless_empty(root)?;
     Ok(lock)
 }
 
@@ -424,7 +424,7 @@ pub fn lock(root: &Path) -> Result<File> {
     Ok(file)
 }
 
-fn refuse_unless_empty(root: &Path, force: bool) -> Result<()> {
+fn refuse_unless_empty(root: &Path) -> Result<()> {
     let context = |error| DfsError::io(format!("list {}", root.display()), error);
     for entry in fs::read_dir(root).map_err(context)? {
         let name = entry.map_err(context)?.file_name();
@@ -432,9 +432,6 @@ fn refuse_unless_empty(root: &Path, force: bool) -> Result<()> {
             continue;
         }
         if name == CURRENT {
-            if force {
-                continue;
-            }
             let why = match root.join(CURRENT).join(VERSION).exists() {
                 true => format!(
                     "{} holds a namespace already; give an empty directory, or move that one away",

@@ -7,7 +7,7 @@ use crate::namenode::image::format::{ImageWriter, Section};
 
 fn formatted() -> (tempfile::TempDir, StorageInfo) {
     let dir = tempfile::tempdir().unwrap();
-    let info = NameDir::format(dir.path(), &FormatOptions::default(), |_, _| Ok(())).unwrap();
+    let info = NameDir::format(dir.path(), None, |_, _| Ok(())).unwrap();
     (dir, info)
 }
 
@@ -30,50 +30,40 @@ fn format_writes_ids_that_open_reads() {
 #[test]
 fn format_keeps_the_given_cluster_id() {
     let dir = tempfile::tempdir().unwrap();
-    let options = FormatOptions { cluster_id: Some("CID-mine".into()), force: false };
-    assert_eq!(NameDir::format(dir.path(), &options, |_, _| Ok(())).unwrap().cluster_id, "CID-mine");
-    let options = FormatOptions { cluster_id: Some("a\nb=c".into()), force: true };
-    assert_eq!(NameDir::format(dir.path(), &options, |_, _| Ok(())).unwrap_err().kind(), ErrorKind::InvalidArgument);
+    let format = |id: &str| NameDir::format(dir.path(), Some(id.to_owned()), |_, _| Ok(()));
+    assert_eq!(format("a\nb=c").unwrap_err().kind(), ErrorKind::InvalidArgument);
+    assert_eq!(format("CID-mine").unwrap().cluster_id, "CID-mine");
 }
 
 #[test]
-fn format_refuses_a_formatted_directory_unless_forced() {
+fn format_refuses_a_formatted_directory() {
     let (dir, info) = formatted();
-    let error = NameDir::format(dir.path(), &FormatOptions::default(), |_, _| Ok(())).unwrap_err();
+    let error = NameDir::format(dir.path(), None, |_, _| Ok(())).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AlreadyExists);
     assert!(error.message().contains("holds a namespace already"));
-    let options = FormatOptions { force: true, ..FormatOptions::default() };
-    assert_ne!(NameDir::format(dir.path(), &options, |_, _| Ok(())).unwrap().cluster_id, info.cluster_id);
+    assert_eq!(NameDir::open(dir.path()).unwrap().info(), &info);
 }
 
 #[test]
 fn format_that_was_interrupted_is_done_again_and_never_opened() {
     let dir = tempfile::tempdir().unwrap();
-    let interrupted = |force| {
-        let options = FormatOptions { force, ..FormatOptions::default() };
-        let fill = |current: &Path, _: &StorageInfo| {
-            fs::write(current.join("fsimage_0000000000000000000"), "half of it").unwrap();
-            Err(DfsError::new(ErrorKind::NoSpace, "full"))
-        };
-        NameDir::format(dir.path(), &options, fill).unwrap_err()
+    let fill = |current: &Path, _: &StorageInfo| {
+        fs::write(current.join("fsimage_0000000000000000000"), "half of it").unwrap();
+        Err(DfsError::new(ErrorKind::NoSpace, "full"))
     };
-    assert_eq!(interrupted(false).kind(), ErrorKind::NoSpace);
+    assert_eq!(NameDir::format(dir.path(), None, fill).unwrap_err().kind(), ErrorKind::NoSpace);
     let error = NameDir::open(dir.path()).unwrap_err();
     assert!(error.message().contains("run `dfs-server format` first"), "{}", error.message());
-    let info = NameDir::format(dir.path(), &FormatOptions::default(), |_, _| Ok(())).unwrap();
+    let info = NameDir::format(dir.path(), None, |_, _| Ok(())).unwrap();
     let opened = NameDir::open(dir.path()).unwrap();
     assert_eq!((opened.info(), opened.images().unwrap()), (&info, vec![]), "nothing of the first one is left");
-    drop(opened);
-    // What is there stays until the new one is whole.
-    assert_eq!(interrupted(true).kind(), ErrorKind::NoSpace);
-    assert_eq!(NameDir::open(dir.path()).unwrap().info(), &info);
 }
 
 #[test]
 fn directory_without_version_is_neither_formatted_nor_opened() {
     let (dir, _) = formatted();
     fs::remove_file(dir.path().join(CURRENT).join(VERSION)).unwrap();
-    let formatted = NameDir::format(dir.path(), &FormatOptions::default(), |_, _| Ok(())).unwrap_err();
+    let formatted = NameDir::format(dir.path(), None, |_, _| Ok(())).unwrap_err();
     let opened = NameDir::open(dir.path()).unwrap_err();
     assert_eq!((formatted.kind(), opened.kind()), (ErrorKind::AlreadyExists, ErrorKind::NotFound));
     for error in [formatted, opened] {
@@ -82,14 +72,13 @@ fn directory_without_version_is_neither_formatted_nor_opened() {
 }
 
 #[test]
-fn format_refuses_foreign_files_even_when_forced() {
+fn format_refuses_foreign_files() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("lost+found")).unwrap();
     fs::write(dir.path().join("thesis.tex"), "x").unwrap();
-    let options = FormatOptions { force: true, ..FormatOptions::default() };
-    assert!(NameDir::format(dir.path(), &options, |_, _| Ok(())).unwrap_err().message().contains("thesis.tex"));
+    assert!(NameDir::format(dir.path(), None, |_, _| Ok(())).unwrap_err().message().contains("thesis.tex"));
     fs::remove_file(dir.path().join("thesis.tex")).unwrap();
-    NameDir::format(dir.path(), &FormatOptions::default(), |_, _| Ok(())).unwrap();
+    NameDir::format(dir.path(), None, |_, _| Ok(())).unwrap();
 }
 
 #[test]
@@ -99,8 +88,7 @@ fn a_second_daemon_is_refused_with_the_pid_of_the_first() {
     let error = NameDir::open(dir.path()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Busy);
     assert!(error.message().contains(&std::process::id().to_string()), "{}", error.message());
-    let options = FormatOptions { force: true, ..FormatOptions::default() };
-    assert_eq!(NameDir::format(dir.path(), &options, |_, _| Ok(())).unwrap_err().kind(), ErrorKind::Busy);
+    assert_eq!(NameDir::format(dir.path(), None, |_, _| Ok(())).unwrap_err().kind(), ErrorKind::Busy);
     drop(first);
     NameDir::open(dir.path()).unwrap();
 }
@@ -186,7 +174,7 @@ fn an_image_of_another_cluster_is_refused() {
 #[test]
 fn an_older_layout_is_raised_when_told_and_a_newer_one_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let info = NameDir::format(dir.path(), &FormatOptions::default(), |_, _| Ok(())).unwrap();
+    let info = NameDir::format(dir.path(), None, |_, _| Ok(())).unwrap();
     let version = dir.path().join(CURRENT).join(VERSION);
     StorageInfo { layout_version: 1, ..info.clone() }.store(&version).unwrap();
     let layout = || StorageInfo::load(&version).unwrap().unwrap().layout_version;

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dfs_common::disk;
-use dfs_common::durable;
+use dfs_common::durable::{self, TEMPORARY_SUFFIX};
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::TxId;
 use dfs_common::storage_info::{StorageInfo, StorageType};
@@ -69,25 +69,58 @@ impl CheckpointDir {
     /// Makes the directory when it is not there, locks it, and removes what was never finished.
     ///
     /// # Errors
-    /// `Busy` when another daemon has it; `WrongCluster` when it is a NameNode's or a DataNode's; else of writing.
+    /// `Busy` when another daemon has it; `WrongCluster` when it is a NameNode's or a DataNode's, or has files and no VERSION; else of
+    /// writing.
     pub(super) fn open(root: &Path) -> Result<Self> {
         durable::create_dir_all(root).map_err(io("create", root))?;
         let lock = lock(root)?;
         let current = root.join(CURRENT);
         let (fetched, edits) = (current.join(FETCHED), current.join(EDITS));
-        if let Some(info) = StorageInfo::load(&current.join(VERSION))?
-            && info.storage_type != StorageType::SecondaryNameNode
-        {
-            return Err(DfsError::new(
-                ErrorKind::WrongCluster,
-                format!("{} is the directory of another daemon; give the SecondaryNameNode its own", root.display()),
-            ));
+        let dir = Self { root: root.to_owned(), current, fetched, edits, _lock: lock };
+        match StorageInfo::load(&dir.current.join(VERSION))? {
+            None => dir.refuse_unknown_files()?,
+            Some(info) if info.storage_type == StorageType::SecondaryNameNode => {}
+            Some(_) => {
+                let why = format!(
+                    "{} is the directory of another daemon; give the SecondaryNameNode its own",
+                    root.display()
+                );
+                return Err(DfsError::new(ErrorKind::WrongCluster, why));
+            }
         }
-        for directory in [&current, &fetched, &edits] {
+        for directory in [&dir.current, &dir.fetched, &dir.edits] {
             durable::create_dir_all(directory).map_err(io("create", directory))?;
             remove_temporary_files(directory)?;
         }
-        Ok(Self { root: root.to_owned(), current, fetched, edits, _lock: lock })
+        Ok(dir)
+    }
+
+    /// Without VERSION nobody knows whose files these are: they may be all that is left of a NameNode. Only VERSION itself may be half
+    /// written, which it is before anything else is there.
+    fn refuse_unknown_files(&self) -> Result<()> {
+        let half_written = format!("{VERSION}{TEMPORARY_SUFFIX}");
+        for directory in [&self.current, &self.fetched, &self.edits] {
+            let entries = match fs::read_dir(directory) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                entries => entries.map_err(io("list", directory))?,
+            };
+            for entry in entries {
+                let path = entry.map_err(io("list", directory))?.path();
+                if path == self.fetched || path == self.edits || path == self.current.join(&half_written) {
+                    continue;
+                }
+                return Err(DfsError::new(
+                    ErrorKind::WrongCluster,
+                    format!(
+                        "{} has no {VERSION}, but there is {}: bring {VERSION} back from a copy, or give the SecondaryNameNode an \
+                         empty directory",
+                        self.current.display(),
+                        path.display()
+                    ),
+                ));
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -113,11 +146,14 @@ impl CheckpointDir {
     /// Takes the directory into the NameNode's cluster, once; refuses another one's afterwards.
     ///
     /// # Errors
-    /// `WrongCluster` naming both.
+    /// `WrongCluster` naming both, or when there are files already.
     pub(super) fn adopt(&self, info: &StorageInfo) -> Result<()> {
         let path = self.current.join(VERSION);
         match StorageInfo::load(&path)? {
-            None => info.store(&path),
+            None => {
+                self.refuse_unknown_files()?;
+                info.store(&path)
+            }
             Some(mut own) if (StorageInfo { layout_version: info.layout_version, ..own.clone() }) == *info => {
                 own.upgrade(&path).map(drop)
             }
@@ -260,6 +296,41 @@ fn merge(image: &Path, edits: &Path, current: &Path, info: &StorageInfo) -> Resu
 mod tests {
     use super::*;
     use crate::namenode::image::format::{ImageHeader, ImageWriter};
+
+    #[test]
+    fn a_directory_without_version_is_taken_only_when_nothing_is_in_it() {
+        let root = tempfile::tempdir().unwrap();
+        let info = StorageInfo {
+            storage_type: StorageType::SecondaryNameNode,
+            layout_version: StorageType::SecondaryNameNode.layout(),
+            cluster_id: "CID-1".to_owned(),
+            namespace_id: 1,
+            block_pool_id: "BP-1".to_owned(),
+            storage_uuid: None,
+            datanode_uuid: None,
+        };
+        let dir = CheckpointDir::open(root.path()).unwrap();
+        let (current, version) = (dir.current.clone(), dir.current.join(VERSION));
+        drop(dir);
+        // As a NameNode's log, or an image, that has lost its VERSION.
+        for name in ["edits/edits_1", "fetched/fsimage_1", "fsimage_1"] {
+            let file = current.join(name);
+            fs::write(&file, "all that is left").unwrap();
+            let error = CheckpointDir::open(root.path()).err().unwrap();
+            assert_eq!(error.kind(), ErrorKind::WrongCluster);
+            assert!(error.message().contains(file.to_str().unwrap()), "{}", error.message());
+            fs::remove_file(&file).unwrap();
+        }
+        fs::write(current.join(format!("{VERSION}{TEMPORARY_SUFFIX}")), "half of it").unwrap();
+        let dir = CheckpointDir::open(root.path()).unwrap();
+        dir.adopt(&info).unwrap();
+        fs::write(current.join("edits/edits_1"), "edits").unwrap();
+        drop(dir);
+        // VERSION goes while it runs.
+        let dir = CheckpointDir::open(root.path()).unwrap();
+        fs::remove_file(&version).unwrap();
+        assert_eq!(dir.adopt(&info).unwrap_err().kind(), ErrorKind::WrongCluster);
+    }
 
     #[test]
     fn an_image_of_another_state_is_not_the_namenodes() {

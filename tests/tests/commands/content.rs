@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes of a file whose copy takes so long that something can be done meanwhile.
 const LARGE: u64 = 256 << 20;
 
-pub(super) const CASES: [Case<Shell>; 14] = cases![
+pub(super) const CASES: [Case<Shell>; 15] = cases![
     append_to_file_makes_a_file_and_adds_to_it,
     append_to_file_tells_of_bytes_that_are_lost_while_it_waits,
     a_file_of_a_mount_is_not_appended_to_itself,

@@ -1,4 +1,4 @@
-//! HTTP for monitoring: `/health`, `/metrics` (Prometheus text), `/status` (JSON). And for people: pages (`pages`).
+//! HTTP for monitoring: `/health`, `/metrics` (for Prometheus), `/status` (JSON). And for people: pages (`pages`).
 
 mod apart;
 mod browse;
@@ -16,9 +16,9 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::Response;
 use axum::routing::get;
 use axum::{Json, Router};
-use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
@@ -26,6 +26,7 @@ use self::apart::Apart;
 use super::checkpoints::Known;
 use super::lock_times::LockHistogram;
 use super::namesystem::Namesystem;
+use crate::openmetrics;
 use crate::pages::text::span;
 
 /// What programs are told.
@@ -110,7 +111,7 @@ fn status(namesystem: &Namesystem) -> serde_json::Value {
     })
 }
 
-fn metrics(namesystem: &Namesystem) -> String {
+fn metrics(namesystem: &Namesystem) -> Response {
     let (files, directories, blocks) = namesystem.namespace().read().counts();
     let stats = namesystem.blocks().fs_stats();
     let mut registry = Registry::with_prefix("dfs_namenode");
@@ -163,10 +164,7 @@ fn metrics(namesystem: &Namesystem) -> String {
         let longest = ConstGauge::new(times.longest().as_secs_f64());
         registry.register_with_unit(format!("{name}_longest"), "The longest of these times", Unit::Seconds, longest);
     }
-    let mut text = String::new();
-    // Writing to a String cannot fail.
-    let _ = encode(&mut text, &registry);
-    text
+    openmetrics::answer(&registry)
 }
 
 fn add_checkpoints(namesystem: &Namesystem, gauge: &mut impl FnMut(&str, &str, Option<Unit>, u64)) {

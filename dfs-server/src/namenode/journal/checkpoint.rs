@@ -22,7 +22,7 @@ use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::TxId;
 use openraft::SnapshotMeta;
 use tokio::sync::OwnedMutexGuard;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::Journal;
 use super::contract::{Folder, Machine};
@@ -32,7 +32,7 @@ use super::raft_types::{Payload, log_id_of, position_of};
 use super::state_machine::{AppliedTo, CurrentImage};
 use crate::namenode::image::format::{IMAGE_LAYOUT, ImageHeader, ImageReader, LogPosition};
 use crate::namenode::namespace::state_digest::StateDigest;
-use crate::namenode::storage_dir::{ImageFile, NameDir};
+use crate::namenode::storage_dir::{ImageFile, NameDir, is_unusable};
 
 /// The right to make a checkpoint. Whoever works on one has it, also when nobody waits any more.
 type Alone = OwnedMutexGuard<()>;
@@ -111,7 +111,6 @@ impl<M: Machine> Journal<M> {
                 snapshot_id: header.last_txid.to_string(),
             },
             txid: header.txid(),
-            path: path.to_owned(),
         };
         *self.state.image.lock() = Some(image);
         let stopped = |error| DfsError::new(ErrorKind::Unavailable, "the journal has stopped").with_source(error);
@@ -249,18 +248,23 @@ fn newest_on_disk(dir: &NameDir) -> Result<Option<ImageFile>> {
     Ok(dir.images()?.into_iter().next())
 }
 
-/// Deletes all but the newest images; gives the log entry that the oldest kept one ends with. Edits up to it are not needed.
+/// Deletes all but the newest images; gives the log entry that the oldest kept one ends with. Edits up to it are not needed. None when
+/// that is not known.
 fn retire_images(dir: &NameDir, retained: usize) -> Result<Option<LogPosition>> {
     loop {
         let Some(oldest) = dir.retire_images(retained)? else { return Ok(None) };
         match image_header(&oldest.path) {
             Err(error) if error.kind() == ErrorKind::Corrupt => dir.set_aside(&oldest, &error)?,
+            Err(error) if error.kind() == ErrorKind::Io => {
+                warn!("{}; all edits are kept until a later checkpoint retires it", error.chain());
+                return Ok(None);
+            }
             header => return header.map(|header| header.last_log),
         }
     }
 }
 
-/// Folds from the newest image that is not damaged; damaged ones are set aside.
+/// Folds from the newest image that is whole. Damaged ones before it are set aside; what cannot be read stays.
 fn fold_newest(
     folder: &dyn Folder,
     dir: &NameDir,
@@ -268,22 +272,31 @@ fn fold_newest(
     header: &ImageHeader,
     out: &Path,
 ) -> Result<()> {
+    let mut unreadable = None;
     for image in dir.images()? {
         let folded =
             image_header(&image.path).and_then(|base| fold(folder, Some(&image.path), edits(&base), header, out));
-        match folded {
-            Err(error) if error.kind() == ErrorKind::Corrupt && image_is_damaged(&image.path) => {
-                dir.set_aside(&image, &error)?;
+        let Err(error) = folded else { return Ok(()) };
+        // Not the edits, nor what was being written.
+        let is_of_image = is_unusable(&error) && trouble_of_image(&image.path) == Some(error.kind());
+        match error.kind() {
+            ErrorKind::Corrupt if is_of_image => dir.set_aside(&image, &error)?,
+            ErrorKind::Io if is_of_image => {
+                warn!("{}; an older image and more edits serve", error.chain());
+                unreadable.get_or_insert(error);
             }
-            other => return other,
+            _ => return Err(error),
         }
     }
-    fold(folder, None, edits(&ImageHeader::default()), header, out)
+    match unreadable {
+        Some(error) => Err(error),
+        None => fold(folder, None, edits(&ImageHeader::default()), header, out),
+    }
 }
 
-/// Whether it was the image that was damaged, not the edits.
-fn image_is_damaged(path: &Path) -> bool {
-    matches!(ImageReader::open(path).and_then(ImageReader::verify), Err(error) if error.kind() == ErrorKind::Corrupt)
+/// What goes wrong when the whole image is read.
+fn trouble_of_image(path: &Path) -> Option<ErrorKind> {
+    ImageReader::open(path).and_then(ImageReader::verify).err().map(|error| error.kind())
 }
 
 fn image_header(path: &Path) -> Result<ImageHeader> {

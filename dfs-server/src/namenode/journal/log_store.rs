@@ -84,6 +84,8 @@ pub(super) struct LogStore {
 pub(super) struct IoHandle {
     requests: mpsc::Sender<Request>,
     watch: Arc<WriteWatch>,
+    /// Closed when the thread has ended.
+    alive: tokio::sync::watch::Receiver<()>,
 }
 
 /// Opens the store over `files`; whoever applies entries raises `applied_end`.
@@ -113,14 +115,19 @@ pub(super) fn open(
     let watch = Arc::new(WriteWatch::new());
     let writer = Arc::new(Mutex::new(LogWriter { files, on_fatal, failed: None, watch: Arc::clone(&watch) }));
     let (requests, inbox) = mpsc::channel();
+    let (lives, alive) = tokio::sync::watch::channel(());
     let thread = {
         let writer = writer.clone();
+        let serve = move || {
+            let _lives = lives;
+            serve_requests(&writer, &inbox);
+        };
         thread::Builder::new()
             .name("journal-io".into())
-            .spawn(move || serve_requests(&writer, &inbox))
+            .spawn(serve)
             .map_err(|error| DfsError::io("start the journal's I/O thread", error))?
     };
-    let io = IoHandle { requests, watch };
+    let io = IoHandle { requests, watch, alive };
     Ok((LogStore { shared, writer, io: io.clone() }, io, thread))
 }
 
@@ -149,6 +156,12 @@ impl IoHandle {
     /// For how long the present write of the log has been under way.
     pub(super) fn write_pending(&self) -> Option<Duration> {
         self.watch.pending()
+    }
+
+    /// Returns when the thread has ended: told to, or by a panic.
+    pub(super) async fn ended(&self) {
+        // Nothing is ever sent.
+        let _ = self.alive.clone().changed().await;
     }
 
     /// Lets the thread end after what was asked for before.

@@ -24,7 +24,8 @@
 //! - `submit` returns an outcome only after the operation is on disk and applied.
 //! - Operations are applied in the order of the log, each exactly once per replay, and their transaction ids follow from
 //!   their position alone.
-//! - When the log cannot be written, or applying fails, the process stops (`OnFatal`); it never goes on.
+//! - When the log cannot be written, or applying fails, the process stops (`OnFatal`); it never goes on. Nor does it when the
+//!   journal ends in another way (`Journal::ended`).
 //! - A damaged log is refused with file and offset; only a frame that was never acknowledged is cut.
 //! - What a newer version logged ends the replay; it is never skipped. Each batch says which state its operations met, and
 //!   replay and fold stop where theirs is another one.
@@ -116,7 +117,7 @@ impl<M: Machine> Journal<M> {
         loaded: Option<ImageHeader>,
         options: JournalOptions,
     ) -> Result<Self> {
-        let state = Arc::new(start::initial_state(&dir, machine, loaded.as_ref(), &options)?);
+        let state = Arc::new(start::initial_state(machine, loaded.as_ref(), &options)?);
         let (queue, batcher) = batcher::new(state.clone());
         let started = start::start(&dir, state.clone(), batcher, options.clone()).await?;
         Ok(Self {
@@ -210,7 +211,22 @@ impl<M: Machine> Journal<M> {
         self.io.write_pending().filter(|pending| *pending >= LOG_SILENCE)
     }
 
-    /// Stops: changes under way are finished, waiting ones refused, threads joined.
+    /// Returns when the journal has come to an end that nobody asked for, and says why. It may have done so without `OnFatal`: by a
+    /// panic, or by an error that is openraft's own. Nothing can be changed any more then.
+    pub async fn ended(&self) -> DfsError {
+        let mut metrics = self.metrics.clone();
+        let ended = DfsError::new(ErrorKind::Internal, "the journal has ended: no change can be made any more");
+        tokio::select! {
+            seen = metrics.wait_for(|metrics| metrics.running_state.is_err()) => match seen.map(|seen| seen.running_state.clone()) {
+                Ok(Err(fatal)) => ended.with_source(fatal),
+                // The sender is gone without a word: a panic, which is on standard error.
+                _ => ended,
+            },
+            () = self.io.ended() => ended,
+        }
+    }
+
+    /// Stops: threads are joined, and changes that wait are refused. Those under way may be made or not; who waits for them is told so.
     ///
     /// A device that hangs is waited for without end: who calls this gives up in time.
     ///

@@ -30,8 +30,11 @@ openraft::declare_raft_types!(
         NodeId = NodeId,
         Node = BasicNode,
         Entry = openraft::Entry<TypeConfig>,
-        SnapshotData = tokio::fs::File,
+        SnapshotData = SnapshotData,
 );
+
+/// The bytes of an image on their way to a follower: a group of one has none.
+pub(super) type SnapshotData = std::io::Cursor<Vec<u8>>;
 
 /// Names an entry: leader, term and index.
 pub(super) type LogId = openraft::LogId<NodeId>;

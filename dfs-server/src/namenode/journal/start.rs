@@ -50,7 +50,6 @@ pub(super) struct Started {
 /// # Errors
 /// `Internal` when the machine does not hold the image; `Corrupt` when its membership cannot be read.
 pub(super) fn initial_state<M: Machine>(
-    dir: &NameDir,
     machine: Arc<M>,
     loaded: Option<&ImageHeader>,
     options: &JournalOptions,
@@ -71,7 +70,6 @@ pub(super) fn initial_state<M: Machine>(
             snapshot_id: header.last_txid.to_string(),
         },
         txid: header.txid(),
-        path: dir.image_path(header.txid()),
     });
     Ok(MachineState {
         machine,

@@ -18,7 +18,9 @@ use tokio::sync::oneshot;
 
 use super::contract::{Applied, Machine};
 use super::log_store::OnFatal;
-use super::raft_types::{Batch, Entry, LogId, NodeId, Payload, StorageError, StoredMembership, TypeConfig};
+use super::raft_types::{
+    Batch, Entry, LogId, NodeId, Payload, SnapshotData, StorageError, StoredMembership, TypeConfig,
+};
 use crate::namenode::namespace::state_digest::StateDigest;
 
 type Meta = SnapshotMeta<NodeId, openraft::BasicNode>;
@@ -63,8 +65,6 @@ pub(super) struct CurrentImage {
     pub meta: Meta,
     /// Last transaction.
     pub txid: TxId,
-    /// Its file.
-    pub path: std::path::PathBuf,
 }
 
 /// Shared between the state machine, the batcher and the checkpointer. Locks are leaves: none is taken under another.
@@ -131,12 +131,10 @@ impl<M: Machine> MachineState<M> {
         Ok(())
     }
 
-    async fn current_snapshot(&self) -> StorageResult<Option<Snapshot<TypeConfig>>> {
-        let Some(image) = self.image.lock().clone() else { return Ok(None) };
-        let file = tokio::fs::File::open(&image.path)
-            .await
-            .map_err(|error| StorageIOError::read_snapshot(Some(image.meta.signature()), AnyError::new(&error)))?;
-        Ok(Some(Snapshot { meta: image.meta, snapshot: Box::new(file) }))
+    /// The newest image as openraft wants it. Without its bytes: only a follower would get them, and an error here would end openraft.
+    fn current_snapshot(&self) -> Option<Snapshot<TypeConfig>> {
+        let image = self.image.lock().clone()?;
+        Some(Snapshot { meta: image.meta, snapshot: Box::default() })
     }
 }
 
@@ -173,16 +171,16 @@ impl<M: Machine> RaftStateMachine<TypeConfig> for StateMachine<M> {
     }
 
     /// Only a follower far behind receives an image, and a group of one has none: this comes with the network.
-    async fn begin_receiving_snapshot(&mut self) -> StorageResult<Box<tokio::fs::File>> {
+    async fn begin_receiving_snapshot(&mut self) -> StorageResult<Box<SnapshotData>> {
         Err(receives_no_image())
     }
 
-    async fn install_snapshot(&mut self, _meta: &Meta, _snapshot: Box<tokio::fs::File>) -> StorageResult<()> {
+    async fn install_snapshot(&mut self, _meta: &Meta, _snapshot: Box<SnapshotData>) -> StorageResult<()> {
         Err(receives_no_image())
     }
 
     async fn get_current_snapshot(&mut self) -> StorageResult<Option<Snapshot<TypeConfig>>> {
-        self.0.current_snapshot().await
+        Ok(self.0.current_snapshot())
     }
 }
 
@@ -191,11 +189,21 @@ fn receives_no_image() -> StorageError {
 }
 
 /// Tells openraft of the image that a checkpoint has just made; openraft itself never has one built.
-pub(super) struct ImageSource<M: Machine>(Arc<MachineState<M>>);
+pub(super) struct ImageSource<M: Machine>(pub Arc<MachineState<M>>);
+
+/// openraft does not look at the task that it gives this to. If that panicked, openraft would wait for it without end, and so would
+/// this checkpoint and every later one.
+impl<M: Machine> Drop for ImageSource<M> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            (self.0.on_fatal)(DfsError::new(ErrorKind::Internal, "telling openraft of an image panicked"));
+        }
+    }
+}
 
 impl<M: Machine> RaftSnapshotBuilder<TypeConfig> for ImageSource<M> {
     async fn build_snapshot(&mut self) -> StorageResult<Snapshot<TypeConfig>> {
-        self.0.current_snapshot().await?.ok_or_else(|| {
+        self.0.current_snapshot().ok_or_else(|| {
             StorageIOError::read_snapshot(None, AnyError::error("the log was purged, yet there is no image")).into()
         })
     }

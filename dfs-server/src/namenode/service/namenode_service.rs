@@ -58,28 +58,13 @@ impl Upload {
         Ok(Self { file, path, received: 0, length, alone: Some(alone) })
     }
 
-    /// An image must not take the room that the edit log needs: without it the NameNode stops. The log grows meanwhile, so this
-    /// is asked before each piece.
-    fn check_room(&self) -> Result<()> {
-        let room = room::free_beside(self.file.file())
-            .map_err(|error| DfsError::io(format!("ask for room at {}", self.path.display()), error))?;
-        let to_come = self.length - self.received;
-        if room::fits(to_come, room) {
-            return Ok(());
-        }
-        Err(DfsError::new(
-            ErrorKind::NoSpace,
-            format!("{to_come} more bytes of an image do not fit beside the edit log: {room} bytes are free"),
-        ))
-    }
-
     fn write(mut self, piece: &FilePiece) -> Result<Self> {
         let end = self.received + piece.data.len() as u64;
         let is_next = piece.offset == self.received && !piece.data.is_empty();
         if !is_next || end > self.length || piece.last != (end == self.length) {
             return Err(DfsError::new(ErrorKind::Protocol, "a piece of the image does not follow the one before"));
         }
-        self.check_room()?;
+        room::leave_to_edits(&self.path, self.length - self.received, room::free_beside(self.file.file()))?;
         self.file
             .write_all(&piece.data)
             .map_err(|error| DfsError::io(format!("write {}", self.path.display()), error))?;

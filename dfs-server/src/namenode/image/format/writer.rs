@@ -1,5 +1,6 @@
 //! Writing an image, as a stream, with bounded memory.
 
+use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -15,9 +16,15 @@ use super::{
     KIND_SECTION_BEGIN, KIND_SECTION_END, KIND_TRAILER, MAGIC, PRELUDE_BYTES, RECORD_BYTES_MAX, Section,
     TRAILER_BODY_BYTES, length_u32,
 };
+use crate::namenode::room;
 
 /// Write-back is started this often, so that the sync at the end does not hold up the log's device for seconds.
 const WRITEBACK_BYTES: u64 = 8 * 1024 * 1024;
+/// It is asked this often whether there is room for so much more: what the buffer holds back.
+const ROOM_STEP: u64 = FILE_BUFFER_BYTES as u64;
+
+/// Says how many bytes are free where a file is.
+type FreeBytes = fn(&File) -> std::io::Result<u64>;
 
 /// Writes an image; without `finish` nothing of it stays.
 pub struct ImageWriter {
@@ -31,6 +38,9 @@ pub struct ImageWriter {
     total_records: u64,
     offset: u64,
     written_back: u64,
+    free_bytes: FreeBytes,
+    /// There was room up to this offset.
+    room_end: u64,
     chain: u32,
     finished: bool,
 }
@@ -39,8 +49,12 @@ impl ImageWriter {
     /// Begins the image that will appear at `path` when it is finished.
     ///
     /// # Errors
-    /// Of creating and writing.
+    /// `NoSpace` when it would take the edit log's room, also of what comes later; else of creating and writing.
     pub fn create(path: &Path, header: &ImageHeader) -> Result<Self> {
+        Self::create_where(path, header, room::free_beside)
+    }
+
+    fn create_where(path: &Path, header: &ImageHeader, free_bytes: FreeBytes) -> Result<Self> {
         let mut name = path.as_os_str().to_owned();
         name.push(TEMPORARY_SUFFIX);
         let temporary = PathBuf::from(name);
@@ -57,6 +71,8 @@ impl ImageWriter {
             total_records: 0,
             offset: 0,
             written_back: 0,
+            free_bytes,
+            room_end: 0,
             chain: 0,
             finished: false,
         };
@@ -169,10 +185,16 @@ impl ImageWriter {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        let end = self.offset + bytes.len() as u64;
+        if end > self.room_end {
+            let step = (bytes.len() as u64).max(ROOM_STEP);
+            room::leave_to_edits(&self.path, step, (self.free_bytes)(self.file.get_ref().file()))?;
+            self.room_end = self.offset + step;
+        }
         self.file
             .write_all(bytes)
             .map_err(|error| DfsError::io(format!("write image {}", self.temporary.display()), error))?;
-        self.offset += bytes.len() as u64;
+        self.offset = end;
         if self.offset - self.written_back >= WRITEBACK_BYTES {
             // A hint only: where the file system cannot, the sync at the end does all the work.
             let _ =
@@ -189,5 +211,34 @@ impl Drop for ImageWriter {
             // Best effort: what stays behind carries the temporary suffix and is removed at the next start.
             let _ = disk::remove_file(&self.temporary);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Enough to begin with.
+    fn little(_: &File) -> std::io::Result<u64> {
+        Ok(room::ROOM_FOR_EDITS_BYTES + ROOM_STEP)
+    }
+
+    #[test]
+    fn an_image_leaves_the_edit_log_its_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image");
+        let header = ImageHeader::default();
+        let error = ImageWriter::create_where(&path, &header, |file| Ok(little(file)? - 1)).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::NoSpace);
+        let mut writer = ImageWriter::create_where(&path, &header, little).unwrap();
+        // The log grows meanwhile.
+        writer.free_bytes = |file| Ok(little(file)? - 1);
+        writer.begin_section(Section::Inodes).unwrap();
+        let record = dfs_proto::v1::InodeRecord { target: vec![7; 60_000].into(), ..Default::default() };
+        let error = (0..64).find_map(|_| writer.record(&record).err()).unwrap();
+        assert_eq!(error.kind(), ErrorKind::NoSpace);
+        assert!(writer.offset <= ROOM_STEP && writer.offset > ROOM_STEP / 2, "{}", writer.offset);
+        drop(writer);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing stays");
     }
 }

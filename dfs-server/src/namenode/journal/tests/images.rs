@@ -69,6 +69,52 @@ async fn a_damaged_newest_image_costs_only_time() {
     journal.close().await;
 }
 
+#[tokio::test]
+async fn a_newest_image_that_cannot_be_read_costs_only_time_and_stays() {
+    let root = formatted();
+    let journal = TestJournal::open(root.path()).await;
+    for numbers in [0..4, 4..8] {
+        journal.submit_all(numbers).await;
+        journal.journal.checkpoint().await.unwrap();
+    }
+    journal.submit_all(8..10).await;
+    let newest = journal.dir.images().unwrap().remove(0);
+    journal.close().await;
+    // Reading a directory is an error, as reading a bad sector is. Its length is that of the names in it: enough for a header.
+    std::fs::remove_file(&newest.path).unwrap();
+    std::fs::create_dir(&newest.path).unwrap();
+    std::fs::write(newest.path.join("x".repeat(200)), "").unwrap();
+    assert_eq!(load_numbers(&newest.path).unwrap_err().kind(), ErrorKind::Io);
+    let journal = TestJournal::open(root.path()).await;
+    assert_eq!(journal.numbers(), (0..10).collect::<Vec<_>>());
+    assert_eq!(journal.journal.checkpoint().await.unwrap(), TxId(10));
+    assert_eq!(load_numbers(&journal.dir.image_path(TxId(10))).unwrap().1, (0..10).collect::<Vec<_>>());
+    assert!(journal.dir.images().unwrap().contains(&newest), "it was not damaged");
+    journal.close().await;
+    // Without another one it is told which cannot be read.
+    std::fs::remove_file(root.path().join("current").join("fsimage_0000000000000000010")).unwrap();
+    let error = TestJournal::try_open(root.path()).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Io);
+    assert!(error.chain().contains("fsimage_0000000000000000008"), "{}", error.chain());
+}
+
+#[tokio::test]
+async fn openraft_is_told_of_an_image_and_does_not_look_at_its_file() {
+    let root = formatted();
+    let journal = TestJournal::open(root.path()).await;
+    let image = journal.dir.image_path(TxId(3));
+    let remove = move |act: disk::Act<'_>| match act {
+        disk::Act::Rename(_, to) if to == image => std::fs::remove_file(to).unwrap(),
+        _ => {}
+    };
+    let watch = disk::watch(root.path(), Arc::new(remove));
+    journal.submit_all(0..3).await;
+    assert_eq!(journal.journal.checkpoint().await.unwrap(), TxId(3));
+    drop(watch);
+    journal.submit_all(3..5).await;
+    journal.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changes_go_on_during_a_checkpoint() {
     let root = formatted();

@@ -13,7 +13,7 @@ use openraft::storage::RaftLogStorageExt;
 
 use super::super::log_files::LogFiles;
 use super::super::raft_types::{self, Entry};
-use super::super::state_machine::MachineState;
+use super::super::state_machine::{ImageSource, MachineState};
 use super::super::{batcher, log_store};
 use super::*;
 
@@ -288,17 +288,53 @@ async fn an_operation_that_waits_does_not_keep_the_message_it_came_in() {
 }
 
 #[tokio::test]
-async fn a_full_queue_and_an_oversized_operation_are_refused() {
+async fn a_journal_that_ends_says_so_however_it_came_to_that() {
+    let root = formatted();
+    let journal = TestJournal::open(root.path()).await;
+    let mut ended = Box::pin(journal.journal.ended());
+    assert!(futures::poll!(&mut ended).is_pending());
+    // As by a panic.
+    journal.journal.io.stop();
+    assert_eq!(ended.await.kind(), ErrorKind::Internal);
+    journal.journal.shutdown().await.unwrap();
+    let journal = TestJournal::open(root.path()).await;
+    let mut ended = Box::pin(journal.journal.ended());
+    assert!(futures::poll!(&mut ended).is_pending());
+    journal.journal.raft.shutdown().await.unwrap();
+    let error = ended.await;
+    assert!(error.chain().contains("no change can be made any more: "), "{}", error.chain());
+    journal.journal.shutdown().await.unwrap();
+}
+
+#[test]
+fn an_image_source_that_panics_is_fatal() {
     let fatals = Fatals::default();
-    let state = Arc::new(MachineState {
+    let state = idle_state(&fatals);
+    drop(ImageSource(state.clone()));
+    assert!(fatals.0.lock().is_empty());
+    let panicking = std::thread::spawn(move || {
+        let _source = ImageSource(state);
+        panic!("openraft's task");
+    });
+    panicking.join().unwrap_err();
+    assert_eq!(fatals.0.lock().len(), 1);
+}
+
+/// Of a journal that was not started.
+fn idle_state(fatals: &Fatals) -> Arc<MachineState<Numbers>> {
+    Arc::new(MachineState {
         machine: Arc::new(Numbers::default()),
         applied: Mutex::default(),
         applied_end: Arc::default(),
         waiters: Mutex::default(),
         image: Mutex::default(),
         on_fatal: fatals.hook(),
-    });
-    let (queue, batcher) = batcher::new(state);
+    })
+}
+
+#[tokio::test]
+async fn a_full_queue_and_an_oversized_operation_are_refused() {
+    let (queue, batcher) = batcher::new(idle_state(&Fatals::default()));
     let room = batcher::QUEUE_BYTES_MAX / (batcher::WAITING_OP_BYTES + raft_types::encoded_op_len(&op(1)));
     let mut waiting: Vec<_> = (0..room).map(|_| Box::pin(queue.submit(op(1), None))).collect();
     for submission in &mut waiting {

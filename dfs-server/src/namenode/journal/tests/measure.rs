@@ -48,7 +48,7 @@ fn frames_written(journal: &TestJournal) -> u64 {
 #[ignore = "a measurement"]
 async fn journal_throughput() {
     let root = bench_root();
-    NameDir::format(root.path(), &FormatOptions::default(), |_, _| Ok(())).unwrap();
+    NameDir::format(root.path(), None, |_, _| Ok(())).unwrap();
     let begin = Instant::now();
     let journal = Arc::new(TestJournal::open(root.path()).await);
     println!("start of a new journal: {:?}", begin.elapsed());
@@ -112,7 +112,7 @@ async fn journal_throughput() {
 #[ignore = "a measurement"]
 async fn journal_replay() {
     let root = bench_root();
-    NameDir::format(root.path(), &FormatOptions::default(), |_, _| Ok(())).unwrap();
+    NameDir::format(root.path(), None, |_, _| Ok(())).unwrap();
     let journal = TestJournal::open(root.path()).await;
     for part in 0..200_u64 {
         let submissions = (part * 5_000..(part + 1) * 5_000).map(|number| journal.journal.submit(op(number)));

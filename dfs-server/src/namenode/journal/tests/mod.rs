@@ -21,7 +21,7 @@ use super::raft_types::{Batch, Entry, LogId, Payload};
 use super::{Applied, EditReader, Folder, Journal, JournalOptions, Machine, OnFatal};
 use crate::namenode::image::format::{ImageHeader, ImageReader, ImageWriter, Section};
 use crate::namenode::namespace::state_digest::StateDigest;
-use crate::namenode::storage_dir::{FormatOptions, NameDir};
+use crate::namenode::storage_dir::NameDir;
 
 /// Number that makes the machine panic.
 const POISON: u64 = u64::MAX;
@@ -139,7 +139,7 @@ impl Fatals {
 
 fn formatted() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    NameDir::format(dir.path(), &FormatOptions::default(), |_, _| Ok(())).unwrap();
+    NameDir::format(dir.path(), None, |_, _| Ok(())).unwrap();
     dir
 }
 
