@@ -53,7 +53,7 @@ struct Going {
 
 impl Going {
     /// The call was made.
-    fn is_over(mut self) {
+    fn was_made(mut self) {
         self.kept = None;
     }
 }
@@ -223,7 +223,7 @@ impl FileSystem {
         let going = self.name_goes(parent, name).await?;
         let _taking = self.taking_names([parent]);
         self.client.unlink(caller, parent, name).await?;
-        going.is_over();
+        going.was_made();
         Ok(())
     }
 
@@ -248,7 +248,7 @@ impl FileSystem {
         let _taking = self.taking_names([from.0, to.0]);
         self.client.rename(caller, from, to, flag).await?;
         if let Some(going) = going {
-            going.is_over();
+            going.was_made();
         }
         Ok(())
     }

@@ -217,11 +217,13 @@ impl<M: Machine> Journal<M> {
         let mut metrics = self.metrics.clone();
         let ended = DfsError::new(ErrorKind::Internal, "the journal has ended: no change can be made any more");
         tokio::select! {
-            seen = metrics.wait_for(|metrics| metrics.running_state.is_err()) => match seen.map(|seen| seen.running_state.clone()) {
-                Ok(Err(fatal)) => ended.with_source(fatal),
-                // The sender is gone without a word: a panic, which is on standard error.
-                _ => ended,
-            },
+            seen = metrics.wait_for(|metrics| metrics.running_state.is_err()) => {
+                match seen.ok().and_then(|seen| seen.running_state.clone().err()) {
+                    Some(fatal) => ended.with_source(fatal),
+                    // The sender is gone without a word: a panic, which is on standard error.
+                    None => ended,
+                }
+            }
             () = self.io.ended() => ended,
         }
     }

@@ -297,6 +297,7 @@ async fn a_journal_that_ends_says_so_however_it_came_to_that() {
     journal.journal.io.stop();
     assert_eq!(ended.await.kind(), ErrorKind::Internal);
     journal.journal.shutdown().await.unwrap();
+    drop(journal);
     let journal = TestJournal::open(root.path()).await;
     let mut ended = Box::pin(journal.journal.ended());
     assert!(futures::poll!(&mut ended).is_pending());
