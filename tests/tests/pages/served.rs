@@ -52,7 +52,8 @@ pub(super) fn wait_well(what: &str, host: &str, port: u16) -> Answer {
     wait_for(REPAIR, format!("{what} to say that all is well"), || {
         // One that begins only now does not listen yet.
         std::net::TcpStream::connect((host, port)).ok()?;
-        Some(page(host, port, "/")).filter(|page| findings(&page.body).is_empty())
+        // And one that listens starts yet, perhaps: it says so with another status.
+        Some(ask("GET", host, port, "/")).filter(|page| page.status == 200 && findings(&page.body).is_empty())
     })
 }
 
