@@ -307,6 +307,14 @@ async fn unlink_that_is_given_up_has_files_held_until_it_is_settled() {
     assert_eq!(cluster.calls("hold"), 1, "the name does not go any more");
 }
 
+#[tokio::test]
+async fn name_whose_removal_is_refused_does_not_go_on_going() {
+    let cluster = FakeCluster::start(1).await;
+    let fs = mounted(&cluster).await;
+    fs.unlink(&who(), ROOT_INODE, b"missing").await.unwrap_err();
+    assert!(!fs.inodes.are_names_going());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn changes_that_fail_or_are_given_up_are_noted() {
     let cluster = FakeCluster::start(1).await;

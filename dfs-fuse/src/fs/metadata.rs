@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use dfs_client::{Caller, CreateOptions, DfsClient, Privileges, RenameFlag, SetAttr, TimeSet};
 use dfs_common::attr::{FileAttr, FileKind, PERMISSION_MASK};
-use dfs_common::error::RetryClass;
+use dfs_common::error::{Result, RetryClass};
 use dfs_common::ids::{InodeId, ROOT_INODE};
 use fuser::Errno;
 use tokio::runtime::Handle;
@@ -44,17 +44,20 @@ pub(crate) struct AttrChange {
     pub(crate) mtime: Option<TimeSet>,
 }
 
-/// A name that is being taken away. A call that has failed, or was given up because its program was killed, may still be made: for
-/// whoever opens the file, the name goes until that is settled.
+/// A name that is being taken away. A call that was not answered, or was given up because its program was killed, may still be
+/// made: for whoever opens the file, the name goes until that is settled.
 struct Going {
     kept: Option<(NameGoing, Option<OpenRef>)>,
     client: DfsClient,
 }
 
 impl Going {
-    /// The call was made.
-    fn was_made(mut self) {
-        self.kept = None;
+    /// The call has come to this. Made or refused, it is over: were the name to go on going after a refusal, opening the file would
+    /// need a hold, which a NameNode in safe mode refuses.
+    fn ends<T>(mut self, outcome: &Result<T>) {
+        if !outcome.as_ref().is_err_and(|error| error.kind().may_have_happened()) {
+            self.kept = None;
+        }
     }
 }
 
@@ -222,9 +225,9 @@ impl FileSystem {
     pub(crate) async fn unlink(&self, caller: &Caller, parent: InodeId, name: &[u8]) -> FsResult<()> {
         let going = self.name_goes(parent, name).await?;
         let _taking = self.taking_names([parent]);
-        self.client.unlink(caller, parent, name).await?;
-        going.was_made();
-        Ok(())
+        let removed = self.client.unlink(caller, parent, name).await;
+        going.ends(&removed);
+        Ok(removed?)
     }
 
     /// Removes an empty directory.
@@ -246,11 +249,11 @@ impl FileSystem {
             RenameFlag::NoReplace | RenameFlag::Exchange => None,
         };
         let _taking = self.taking_names([from.0, to.0]);
-        self.client.rename(caller, from, to, flag).await?;
+        let renamed = self.client.rename(caller, from, to, flag).await;
         if let Some(going) = going {
-            going.was_made();
+            going.ends(&renamed);
         }
-        Ok(())
+        Ok(renamed?)
     }
 
     /// A name is about to go, until the result says that it is over. If it is that of a file open on this mount, the file stays until
