@@ -261,7 +261,10 @@ impl ClientNamenode for FakeNamenode {
     }
 
     async fn unlink(&self, request: Request<v1::DentryMutation>) -> Result<Response<v1::EmptyResponse>, Status> {
-        drop(self.mutate("unlink", request.into_inner().header.as_ref())?);
+        let is_refused = self.mutate("unlink", request.into_inner().header.as_ref())?.refused.contains("unlink");
+        if is_refused {
+            return Err(to_status(&DfsError::new(ErrorKind::ReadOnly, "refused")));
+        }
         self.answer("unlink", v1::EmptyResponse::default()).await
     }
 

@@ -311,7 +311,8 @@ async fn unlink_that_is_given_up_has_files_held_until_it_is_settled() {
 async fn name_whose_removal_is_refused_does_not_go_on_going() {
     let cluster = FakeCluster::start(1).await;
     let fs = mounted(&cluster).await;
-    fs.unlink(&who(), ROOT_INODE, b"missing").await.unwrap_err();
+    cluster.world.lock().refused.insert("unlink");
+    fs.unlink(&who(), ROOT_INODE, NAME).await.unwrap_err();
     assert!(!fs.inodes.are_names_going());
 }
 
