@@ -92,8 +92,8 @@ async fn rename(
     identity::refuse_same(ctx, (node.attr.inode, &node.path), place, &target.path).await?;
     taken.take(&node.path, target.parent, &target.name, &target.path)?;
     let moved = rename_to(ctx, node, &target, flag).await;
-    if moved.is_err() {
-        // Nothing of ours came there.
+    if moved.as_ref().is_err_and(Failure::is_refusal) {
+        // Nothing of ours came there, or will.
         taken.give_back(target.parent, &target.name);
     }
     moved.map(|()| target)

@@ -224,8 +224,9 @@ impl RemoteTemporary {
             let note = |inode| Leftover::Remote { parent, name: name.clone(), inode };
             match &made {
                 Ok((inode, _)) => leftovers.made(leftover, note(Some(*inode))),
-                Err(error) if error.kind() == ErrorKind::OutcomeUnknown => leftovers.made(leftover, note(None)),
-                Err(_) => leftovers.forget(leftover),
+                Err(error) if error.is_refusal() => leftovers.forget(leftover),
+                // It may be there, or come to be there.
+                Err(_) => leftovers.made(leftover, note(None)),
             }
             made.map(|(inode, made)| (made, Self { parent, name, inode, leftover }))
         });
@@ -330,6 +331,18 @@ mod tests {
             let umlauts: String = std::iter::repeat_n('ü', length / 2).collect();
             let name = name_with(umlauts.as_bytes(), 0);
             assert!(name.len() <= NAME_MAX && String::from_utf8(name).is_ok(), "{length}");
+        }
+    }
+
+    #[tokio::test]
+    async fn make_noted_forgets_only_what_was_surely_not_made() {
+        use dfs_common::error::CallFate;
+        for (fate, is_noted) in [(CallFate::Refused, false), (CallFate::Unknown, true), (CallFate::Unanswered, true)] {
+            let leftovers = Arc::new(Leftovers::default());
+            let making = async move { Err(DfsError::new(ErrorKind::TimedOut, "").with_fate(fate)) };
+            let made = RemoteTemporary::make_noted::<()>(&leftovers, InodeId(1), b"t".to_vec(), making).await;
+            assert!(made.is_err());
+            assert_eq!(leftovers.are_left(), is_noted, "{fate:?}");
         }
     }
 
