@@ -155,7 +155,8 @@ impl NamenodeLink {
                     // The transport's own, which may have come up on the way back.
                     return Err(Failed::Unanswered(error));
                 }
-                let error = error.with_fate(fate_of_refused(error.kind(), was_repeated));
+                let fate = fate_of_refused(error.kind(), was_repeated);
+                let error = error.with_fate(fate);
                 return Err(Failed::Refused { error, was_repeated });
             }
             debug!(namenode = %address, error = %error.chain(), "call failed, trying again");

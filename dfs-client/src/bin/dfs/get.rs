@@ -22,6 +22,7 @@ use crate::identity::{self, Apart, ClusterMounts};
 use crate::local_destination::LocalDestination;
 use crate::local_file::{self, LocalFile};
 use crate::local_id::LocalId;
+use crate::local_name::above;
 use crate::location;
 use crate::remote_file;
 use crate::taken::Taken;
@@ -53,45 +54,58 @@ pub(crate) struct GetArgs {
 
 /// Runs the command.
 pub(crate) async fn run(ctx: &Arc<Context>, args: GetArgs) -> Outcome {
-    let (sources, destination) = destination::split_or_here(args.paths)?;
-    let nodes = tree::sources(ctx, &sources, Links::Follow).await?;
+    let GetArgs { copying, preserve, paths, .. } = args;
+    let (sources, destination) = destination::split_or_here(paths)?;
     let destination = location::local(destination);
     if destination == "-" {
-        return cat::print_all(ctx, &nodes).await;
+        return cat::print_all(ctx, &tree::sources(ctx, &sources, Links::Follow).await?).await;
     }
+    let mut crew = Crew::new(ctx, copying.threads);
+    let outcome = copy(ctx, (copying.force, preserve), &sources, &destination, &mut crew).await;
+    crew.finish(outcome).await
+}
+
+async fn copy(
+    ctx: &Arc<Context>,
+    (force, preserve): (bool, bool),
+    sources: &[OsString],
+    destination: &OsStr,
+    crew: &mut Crew,
+) -> Outcome {
+    let nodes = tree::sources(ctx, sources, Links::Follow).await?;
     if nodes.is_empty() {
         return Ok(());
     }
-    let destination = LocalDestination::look_up(&destination, nodes.len() > 1)?;
-    let crew = Crew::new(ctx, args.copying.threads);
+    let destination = LocalDestination::look_up(destination, nodes.len() > 1)?;
     let mut get = Get {
         ctx: Arc::clone(ctx),
-        force: args.copying.force,
-        preserve: args.preserve,
+        force,
+        preserve,
+        is_stream: matches!(destination, LocalDestination::Stream(_)),
         crew,
         mounts: ClusterMounts::find(ctx).await,
         taken: Taken::new(nodes.len() > 1),
     };
     for node in nodes {
         let path = destination.path_for(&node);
-        if ctx.tolerate(get.tree(node, path).await)?.is_none() {
-            get.crew.count_failed();
-        }
+        ctx.tolerate(get.tree(node, path).await)?;
     }
-    get.crew.finish().await
+    Ok(())
 }
 
-struct Get {
+struct Get<'a> {
     ctx: Arc<Context>,
     force: bool,
     preserve: bool,
-    crew: Crew,
+    /// The destination is a fifo or device, which is written to. One that lies in a destination was not named.
+    is_stream: bool,
+    crew: &'a mut Crew,
     /// Where copies may come to lie in the cluster itself.
     mounts: ClusterMounts,
     taken: Taken<LocalId>,
 }
 
-impl Get {
+impl Get<'_> {
     async fn tree(&mut self, top: Node, path: PathBuf) -> Outcome {
         let prefix = top.path.components().count();
         let is_single = !top.is_directory();
@@ -108,18 +122,17 @@ impl Get {
             local.extend(node.path.components().skip(prefix).map(OsStr::from_bytes));
             let outcome = match node.attr.kind {
                 FileKind::Directory => self.directory(&node, local, &mut apart).await,
-                _ => self.entry(&node, local, is_single).await,
+                _ => self.entry(&node, local).await,
             };
             if is_single {
                 outcome?;
             } else if ctx.tolerate(outcome)?.is_none() {
-                self.crew.count_failed();
                 // Of a directory without a copy, nothing can be copied.
                 walk.pass_over(&node.path);
             }
         }
         self.crew.wait().await?;
-        ctx.unfinished.finish(&ctx).await
+        ctx.finish_directories().await
     }
 
     /// Refuses a directory of this machine that belongs, on a mount of the cluster, to the tree being copied.
@@ -132,9 +145,9 @@ impl Get {
         }
     }
 
-    async fn entry(&mut self, node: &Node, local: PathBuf, is_top: bool) -> Outcome {
+    async fn entry(&mut self, node: &Node, local: PathBuf) -> Outcome {
         match node.attr.kind {
-            FileKind::File => self.file(node, local, is_top).await,
+            FileKind::File => self.file(node, local).await,
             FileKind::Symlink => self.link(node, &local).await,
             FileKind::Directory | FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice => {
                 Err(Failure::refused(&node.path, "not a file, directory or symbolic link; left out"))
@@ -163,22 +176,23 @@ impl Get {
             self.check_place(apart, &local).await?;
         }
         let made = std::fs::metadata(&local).map_err(|error| Failure::local(&local, error))?;
-        self.taken.enter(&node.path, LocalId::of(&made), local.display())?;
+        let is = LocalId::of(&made);
+        self.taken.enter(&node.path, is, local.display())?;
         if is_new || self.preserve {
             let attr = node.attr.clone();
-            self.ctx.unfinished.note(Directory::Local { path: local, attr, preserve: self.preserve });
+            self.ctx.unfinished.note(Directory::Local { path: local, is, attr, preserve: self.preserve });
         }
         Ok(())
     }
 
-    async fn file(&mut self, node: &Node, path: PathBuf, may_be_stream: bool) -> Outcome {
+    async fn file(&mut self, node: &Node, path: PathBuf) -> Outcome {
         let there = std::fs::symlink_metadata(&path).ok().and_then(|there| self.mounts.inode_of(&there));
         if there == Some(node.attr.inode) {
             return Err(identity::same_file(&node.path, path.display()));
         }
         self.take_place(node, &path)?;
-        let (replace, preserve) = (self.force, self.preserve);
-        let new = LocalFile { path, attr: node.attr.clone(), replace, preserve, may_be_stream };
+        let (replace, preserve, is_stream) = (self.force, self.preserve, self.is_stream);
+        let new = LocalFile { path, attr: node.attr.clone(), replace, preserve };
         self.ctx.progress.expect(node.attr.length);
         let (ctx, node) = (Arc::clone(&self.ctx), node.clone());
         self.crew
@@ -188,7 +202,11 @@ impl Get {
                 let progress = &ctx.progress;
                 let content = content::of_remote(&node.path, &reader, 0..length);
                 let content = content.inspect_ok(|piece| progress.moved(piece.len() as u64));
-                local_file::store(&ctx, &new, Some(length), content).await
+                if is_stream {
+                    local_file::write_into(&new.path, Some(length), content).await
+                } else {
+                    local_file::store(&ctx, &new, Some(length), content).await
+                }
             })
             .await
     }
@@ -197,16 +215,9 @@ impl Get {
         self.take_place(node, local)?;
         let target = self.ctx.client.get_link_target(&self.ctx.caller, node.attr.inode).await;
         let target = target.map_err(|error| Failure::dfs(&node.path, error))?;
-        local_file::link(&self.ctx, local, OsStr::from_bytes(&target), self.force).await?;
-        if self.preserve {
-            local_file::preserve_link(local, &node.attr).map_err(|error| Failure::local(local, error))?;
-        }
+        let kept = self.preserve.then_some(&node.attr);
+        local_file::link(&self.ctx, local, OsStr::from_bytes(&target), self.force, kept).await?;
         self.crew.count_link();
         Ok(())
     }
-}
-
-/// The directory that a local path is in.
-fn above(path: &Path) -> &Path {
-    path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
