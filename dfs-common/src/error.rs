@@ -285,11 +285,9 @@ mod tests {
 
     #[test]
     fn duplicate_keeps_what_is_known_of_the_call() {
-        for (fate, refusal, unanswered) in [
-            (CallFate::Unknown, false, false),
-            (CallFate::Refused, true, false),
-            (CallFate::Unanswered, false, true),
-        ] {
+        for (fate, refusal, unanswered) in
+            [(CallFate::Unknown, false, false), (CallFate::Refused, true, false), (CallFate::Unanswered, false, true)]
+        {
             let error = DfsError::new(ErrorKind::NotFound, "").with_fate(fate).duplicate();
             assert_eq!((error.is_refusal(), error.is_unanswered()), (refusal, unanswered), "{fate:?}");
         }

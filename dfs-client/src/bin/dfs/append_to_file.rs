@@ -47,7 +47,7 @@ struct AppendedJson {
 /// Runs the command.
 pub(crate) async fn run(ctx: &Arc<Context>, args: AppendToFileArgs) -> Outcome {
     let (sources, destination) = destination::split_arguments(args.paths)?;
-    let sources = location::locals(sources);
+    let sources = location::locals(sources)?;
     let is_stdin = sources.iter().any(|source| source == "-");
     if is_stdin && sources.len() > 1 {
         return Err(Failure::refused("-", "standard input must be the only source"));

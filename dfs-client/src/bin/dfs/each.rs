@@ -80,9 +80,8 @@ mod tests {
             begun += 1;
             Ok(Some(begun))
         };
-        let change = |number| async move {
-            if number == 3 { Err(Failure::refused(number, "it is over")) } else { Ok(number) }
-        };
+        let change =
+            |number| async move { if number == 3 { Err(Failure::refused(number, "it is over")) } else { Ok(number) } };
         let tell = |outcome: Outcome<usize>| outcome.map(|number| told.push(number));
         let failure = in_order(next, change, tell).await.unwrap_err();
         assert_eq!(failure.to_string(), "3: it is over");

@@ -3,7 +3,7 @@
 //! ```text
 //! main thread      waits for the command and for signals; never for a reader, a disk or a lock that somebody may keep
 //! command          runs the command; may wait in a system call: for the reader of a pipe, for a disk
-//! the runtime's    bytes on their way, calls to the cluster; wait for nothing but the network
+//! the runtime's    bytes on their way, calls to the cluster; wait for the network, and while a bar is shown for its terminal
 //! beside it        reading, writing and naming local files (`aside`, `content`); may wait as long as disks and pipes let them
 //! ```
 //!

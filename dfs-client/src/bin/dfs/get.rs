@@ -56,7 +56,7 @@ pub(crate) struct GetArgs {
 pub(crate) async fn run(ctx: &Arc<Context>, args: GetArgs) -> Outcome {
     let GetArgs { copying, preserve, paths, .. } = args;
     let (sources, destination) = destination::split_or_here(paths)?;
-    let destination = location::local(destination);
+    let destination = location::local(destination)?;
     if destination == "-" {
         return cat::print_all(ctx, &tree::sources(ctx, &sources, Links::Follow).await?).await;
     }

@@ -53,7 +53,7 @@ struct MergedJson {
 pub(crate) async fn run(ctx: &Arc<Context>, args: GetmergeArgs) -> Outcome {
     let GetmergeArgs { newline, skip_empty_file, paths } = args;
     let (sources, destination) = destination::split_arguments(paths)?;
-    let destination = location::local(destination);
+    let destination = location::local(destination)?;
     let destination = match destination.as_bytes() {
         b"-" => None,
         _ => Some(LocalDestination::look_up(&destination, false)?),

@@ -29,13 +29,7 @@ impl Kept {
     ///
     /// # Errors
     /// The NameNode's.
-    pub(crate) async fn apply(
-        &self,
-        client: &DfsClient,
-        caller: &Caller,
-        inode: InodeId,
-        path: &DfsPath,
-    ) -> Outcome {
+    pub(crate) async fn apply(&self, client: &DfsClient, caller: &Caller, inode: InodeId, path: &DfsPath) -> Outcome {
         let failed = |error| Failure::dfs(path, error);
         let (own, other): (Vec<_>, Vec<_>) = self.xattrs.iter().partition(|(name, _)| name.starts_with(USER_PREFIX));
         let set = async |(name, value): &(Vec<u8>, Vec<u8>)| {

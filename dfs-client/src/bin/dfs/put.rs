@@ -78,7 +78,7 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: PutArgs) -> Outcome {
 /// A failure that would meet every source; others are reported.
 pub(crate) async fn copy(ctx: &Arc<Context>, args: PutArgs, copied: Option<Arc<Copied>>) -> Outcome {
     let (sources, destination) = destination::split_or_here(args.paths)?;
-    let sources = location::locals(sources);
+    let sources = location::locals(sources)?;
     let mut crew = Crew::new(ctx, args.copying.threads);
     let how = (args.copying.force, args.storing.preserve);
     let outcome = copy_all(ctx, sources, &destination, how, copied, &mut crew).await;

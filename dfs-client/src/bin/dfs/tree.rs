@@ -214,12 +214,7 @@ pub(crate) fn found<T>(outcome: Outcome<T>) -> Outcome<Option<T>> {
 }
 
 /// Everything below `above` that matches the components, in order of name, and before it why something could not be looked at.
-async fn matching(
-    ctx: &Context,
-    above: DfsPath,
-    components: &[Vec<u8>],
-    links: Links,
-) -> Outcome<Vec<Outcome<Node>>> {
+async fn matching(ctx: &Context, above: DfsPath, components: &[Vec<u8>], links: Links) -> Outcome<Vec<Outcome<Node>>> {
     let mut nodes: Vec<Node> = found(resolve(ctx, above, Links::Follow).await)?.into_iter().collect();
     let mut matched = Vec::new();
     for component in components {
