@@ -1,9 +1,9 @@
 //! Half-written files, to be removed when a transfer fails or is interrupted.
 //!
 //! Whoever makes a temporary file notes it here and takes the note out once the file has its final name. What is left is
-//! removed when the command ends: by itself, by a panic or by one of the signals that `ending` heeds. From then on nothing more is made: a transfer
-//! that is still running on another thread gets a refusal. A file that is just being made is waited for, because its name
-//! would appear after we had looked for it.
+//! removed when the command ends: by itself, by a panic or by one of the signals that `ending` heeds. From then on nothing
+//! more is made: a transfer that is still running on another thread gets a refusal. A file that is just being made is waited
+//! for, because its name would appear after we had looked for it.
 //!
 //! ```text
 //! expect -> Making -> Made -> forget                              it has its final name, or was not made
