@@ -126,9 +126,13 @@ async fn has_replicas(ctx: &Context, node: &Node) -> Outcome<bool> {
     }
 }
 
-/// Replicas on nodes that are leaving do not count, as for the NameNode, nor does a block that is still being written.
+/// Replicas on nodes that are leaving do not count, as for the NameNode. A block that is being written has its writer's, perhaps
+/// for hours; once it is written, its replicas are waited for.
 fn is_as_wanted(block: &BlockHealth) -> bool {
-    !block.is_open && block.live > 0 && !block.is_under_replicated && !block.is_over_replicated
+    if block.is_open {
+        return block.pending == 0;
+    }
+    block.live > 0 && !block.is_under_replicated && !block.is_over_replicated
 }
 
 #[cfg(test)]
@@ -160,6 +164,8 @@ mod tests {
         assert!(!is_as_wanted(&BlockHealth { live: 3, is_over_replicated: true, ..block.clone() }));
         // What has none is missing, and the NameNode has nothing to copy.
         assert!(!is_as_wanted(&BlockHealth { live: 0, ..block.clone() }));
-        assert!(!is_as_wanted(&BlockHealth { is_open: true, ..block.clone() }) && is_as_wanted(&block));
+        let open = BlockHealth { is_open: true, live: 0, ..block.clone() };
+        assert!(is_as_wanted(&open) && !is_as_wanted(&BlockHealth { pending: 2, ..open }));
+        assert!(is_as_wanted(&block));
     }
 }
