@@ -182,12 +182,18 @@ fn a_copy_of_nothing_prints_its_document(shell: &Shell) {
 fn a_copy_goes_on_in_the_directory_it_began_in(shell: &Shell) {
     let local = tempfile::tempdir().unwrap();
     let tree = local.path().join("tree");
-    fs::create_dir_all(tree.join("z")).unwrap();
+    let there = local.path().join("there/tree");
+    for directory in [tree.join("y"), tree.join("z"), there.join("linked"), there.join("z")] {
+        fs::create_dir_all(directory).unwrap();
+    }
     // Copied one after the other, in order of name.
     fs::File::create(tree.join("a")).unwrap().set_len(LARGE).unwrap();
     fs::write(tree.join("b"), "").unwrap();
+    fs::write(tree.join("y/file"), "through a link").unwrap();
     fs::write(tree.join("z/file"), "text").unwrap();
-    shell.dfs("mkdir -p /renamed/tree/z");
+    std::os::unix::fs::symlink("linked", there.join("y")).unwrap();
+    shell.dfs("mkdir /renamed");
+    shell.dfs(&format!("put {} /renamed", there.display()));
     let words = ["put", "-t", "1", tree.to_str().unwrap(), "/renamed"];
     let child = shell.cluster.dfs_command(&words).stderr(Stdio::piped()).spawn().expect("start dfs");
     wait_until(PATIENCE, "the temporary name", || shell.dfs("find /renamed").contains("_COPYING_"));
@@ -195,7 +201,7 @@ fn a_copy_goes_on_in_the_directory_it_began_in(shell: &Shell) {
     shell.dfs("mkdir -p /renamed/tree/z");
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{output:?}");
-    assert_eq!(shell.dfs("cat /renamed/moved/z/file"), "text");
+    assert_eq!(shell.dfs("cat /renamed/moved/linked/file /renamed/moved/z/file"), "through a linktext");
     assert_eq!(shell.dfs("find /renamed/tree"), "/renamed/tree\n/renamed/tree/z\n");
     shell.dfs("rm -r /renamed");
 }
