@@ -188,6 +188,18 @@ impl ErrorKind {
     }
 }
 
+/// What is known of the call to a NameNode that an error tells of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CallFate {
+    /// The call may have been made; also of errors that tell of no call.
+    #[default]
+    Unknown,
+    /// It was not made and never will be.
+    Refused,
+    /// It may have been made. The NameNode has not answered for as long as patience lasted, and would not answer others either.
+    Unanswered,
+}
+
 /// The shared error. Cheap to move: one pointer.
 pub struct DfsError(Box<Inner>);
 
@@ -195,13 +207,14 @@ struct Inner {
     kind: ErrorKind,
     message: String,
     leader: Option<String>,
+    fate: CallFate,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
 impl DfsError {
     /// An error without a cause below it.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner { kind, message: message.into(), leader: None, source: None }))
+        Self(Box::new(Inner { kind, message: message.into(), leader: None, fate: CallFate::default(), source: None }))
     }
 
     /// Adds the cause.
@@ -215,6 +228,13 @@ impl DfsError {
     #[must_use]
     pub fn with_leader(mut self, leader: Option<String>) -> Self {
         self.0.leader = leader;
+        self
+    }
+
+    /// Adds what is known of the call. To be said by whoever made it; without it, nothing is.
+    #[must_use]
+    pub fn with_fate(mut self, fate: CallFate) -> Self {
+        self.0.fate = fate;
         self
     }
 
@@ -243,10 +263,20 @@ impl DfsError {
         self.0.leader.as_deref()
     }
 
-    /// A copy for a second listener: same kind, the whole chain as its message.
+    /// Whether the call that failed was surely not made.
+    pub fn is_refusal(&self) -> bool {
+        self.0.fate == CallFate::Refused
+    }
+
+    /// Whether the NameNode has not answered for as long as patience lasted: other calls would go the same way.
+    pub fn is_unanswered(&self) -> bool {
+        self.0.fate == CallFate::Unanswered
+    }
+
+    /// A copy for a second listener: same kind and fate, the whole chain as its message.
     #[must_use]
     pub fn duplicate(&self) -> Self {
-        Self::new(self.kind(), self.chain()).with_leader(self.0.leader.clone())
+        Self::new(self.kind(), self.chain()).with_leader(self.0.leader.clone()).with_fate(self.0.fate)
     }
 
     /// Message and all causes in one line, for the log.
@@ -290,6 +320,17 @@ mod tests {
             assert_eq!(ErrorKind::from_number(kind as u32), Some(kind));
         }
         assert_eq!(ErrorKind::from_number(0), None);
+    }
+
+    #[test]
+    fn duplicate_keeps_what_is_known_of_the_call() {
+        for (fate, refusal, unanswered) in
+            [(CallFate::Unknown, false, false), (CallFate::Refused, true, false), (CallFate::Unanswered, false, true)]
+        {
+            let error = DfsError::new(ErrorKind::NotFound, "").with_fate(fate).duplicate();
+            assert_eq!((error.is_refusal(), error.is_unanswered()), (refusal, unanswered), "{fate:?}");
+        }
+        assert!(!DfsError::new(ErrorKind::NotFound, "").is_refusal(), "nobody has said so");
     }
 
     #[test]

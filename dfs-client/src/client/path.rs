@@ -30,6 +30,15 @@ impl DfsClient {
         Ok(attr)
     }
 
+    /// The inode that has a name in a directory; of a symlink, what it leads to from there.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve).
+    pub async fn resolve_in(&self, caller: &Caller, directory: InodeId, name: &[u8]) -> Result<FileAttr> {
+        let start = self.get_file_info(caller, directory).await?;
+        self.walk(caller, start, VecDeque::from([name.to_vec()]), true).await
+    }
+
     /// The directory that holds the last component of an absolute path, and that component, which need not exist.
     ///
     /// # Errors
@@ -57,12 +66,12 @@ impl DfsClient {
     async fn walk(
         &self,
         caller: &Caller,
-        root: FileAttr,
+        start: FileAttr,
         mut todo: VecDeque<Vec<u8>>,
         follow_last: bool,
     ) -> Result<FileAttr> {
-        // From the root to where the walk stands, for "..".
-        let mut trail = vec![root];
+        // From the start to where the walk stands, for "..".
+        let mut trail = vec![start];
         let mut symlinks = 0;
         while let Some(name) = todo.pop_front() {
             if name == b"." {
@@ -71,6 +80,8 @@ impl DfsClient {
             if name == b".." {
                 if trail.len() > 1 {
                     trail.pop();
+                } else if trail[0].inode != ROOT_INODE {
+                    trail = vec![self.lookup(caller, trail[0].inode, b"..").await?];
                 }
                 continue;
             }
@@ -88,6 +99,9 @@ impl DfsClient {
                 let target = self.get_link_target(caller, found.inode).await?;
                 if target.starts_with(b"/") {
                     trail.truncate(1);
+                    if trail[0].inode != ROOT_INODE {
+                        trail = vec![self.get_file_info(caller, ROOT_INODE).await?];
+                    }
                 }
                 for component in split(&target).into_iter().rev() {
                     todo.push_front(component);

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dfs_common::attr::FileAttr;
-use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::error::{CallFate, DfsError, ErrorKind, Result};
 use dfs_common::ids::{Incarnation, InodeId};
 use dfs_proto::v1;
 use tracing::{info, warn};
@@ -243,8 +243,9 @@ impl ClientCore {
         }
         let begun = Instant::now();
         let opening = tokio::time::timeout(self.patience().total, self.sessions.opening.lock()).await;
-        let _opening =
-            opening.map_err(|_| DfsError::new(ErrorKind::TimedOut, "another call still opens the session"))?;
+        let _opening = opening.map_err(|_| {
+            DfsError::new(ErrorKind::TimedOut, "another call still opens the session").with_fate(CallFate::Unanswered)
+        })?;
         if let Some(session) = self.sessions.live() {
             return Ok(session);
         }

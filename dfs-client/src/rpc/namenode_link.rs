@@ -6,7 +6,7 @@ use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use dfs_common::error::{DfsError, ErrorKind, Result, RetryClass};
+use dfs_common::error::{CallFate, DfsError, ErrorKind, Result, RetryClass};
 use dfs_common::retry::Backoff;
 use dfs_proto::v1::client_namenode_client::ClientNamenodeClient;
 use dfs_proto::{GRPC_MESSAGE_MAX, status};
@@ -45,7 +45,7 @@ impl Patience {
     }
 }
 
-/// Why a call has brought no result.
+/// Why a call has brought no result. The errors themselves know, too, what has become of the call ([`CallFate`]).
 #[derive(Debug)]
 pub(crate) enum Failed {
     /// The NameNode has refused it. `was_repeated`: earlier tries may have made it. They were not answered, or with an error
@@ -151,10 +151,13 @@ impl NamenodeLink {
             if error.kind().retry_class() == RetryClass::Never {
                 self.on_answer(&address);
                 let was_repeated = failures > 0;
-                // The transport's own may have come up on the way back.
-                let failed =
-                    if is_answer { Failed::Refused { error, was_repeated } } else { Failed::Unanswered(error) };
-                return Err(failed);
+                if !is_answer {
+                    // The transport's own, which may have come up on the way back.
+                    return Err(Failed::Unanswered(error));
+                }
+                let fate = fate_of_refused(error.kind(), was_repeated);
+                let error = error.with_fate(fate);
+                return Err(Failed::Refused { error, was_repeated });
             }
             debug!(namenode = %address, error = %error.chain(), "call failed, trying again");
             if is_answer {
@@ -253,6 +256,11 @@ fn error_of(status: &tonic::Status) -> DfsError {
     DfsError::new(error.kind(), words)
 }
 
+/// What is known of a call that the NameNode has refused.
+fn fate_of_refused(kind: ErrorKind, was_repeated: bool) -> CallFate {
+    if was_repeated || kind == ErrorKind::OutcomeUnknown { CallFate::Unknown } else { CallFate::Refused }
+}
+
 fn give_up(address: &str, error: &DfsError, elapsed: Duration) -> DfsError {
     let kind = match error.kind() {
         ErrorKind::NotLeader => ErrorKind::Unavailable,
@@ -260,6 +268,7 @@ fn give_up(address: &str, error: &DfsError, elapsed: Duration) -> DfsError {
     };
     let words = error.chain();
     DfsError::new(kind, format!("NameNode {address}: {words} (tried for {:.1} s)", elapsed.as_secs_f32()))
+        .with_fate(CallFate::Unanswered)
 }
 
 #[cfg(test)]
@@ -308,7 +317,15 @@ mod tests {
             .unwrap_err();
         let error = DfsError::from(error);
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+        assert!(error.is_unanswered() && !error.is_refusal());
         assert!(error.message().contains(&address) && error.message().contains("refused"), "{error}");
+    }
+
+    #[test]
+    fn fate_of_refused_is_certain_only_after_one_try() {
+        assert_eq!(fate_of_refused(ErrorKind::NotFound, false), CallFate::Refused);
+        assert_eq!(fate_of_refused(ErrorKind::NotFound, true), CallFate::Unknown);
+        assert_eq!(fate_of_refused(ErrorKind::OutcomeUnknown, false), CallFate::Unknown);
     }
 
     #[test]

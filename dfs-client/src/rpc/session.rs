@@ -21,7 +21,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
-use dfs_common::error::{DfsError, ErrorKind, Result};
+use dfs_common::error::{CallFate, DfsError, ErrorKind, Result};
 use dfs_common::ids::{CallId, ClientId, Incarnation, InodeId};
 use dfs_proto::v1;
 use parking_lot::Mutex;
@@ -120,7 +120,7 @@ impl Session {
         if calls.unsettled.len() >= UNSETTLED_MAX {
             let words =
                 format!("{UNSETTLED_MAX} calls were given up and the NameNode does not say what became of them");
-            return Err(DfsError::new(ErrorKind::Unavailable, words));
+            return Err(DfsError::new(ErrorKind::Unavailable, words).with_fate(CallFate::Unanswered));
         }
         let id = calls.begin();
         Ok(PendingCall { session: Arc::clone(self), id, is_answered: false })

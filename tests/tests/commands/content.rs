@@ -16,12 +16,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes of a file whose copy takes so long that something can be done meanwhile.
 const LARGE: u64 = 256 << 20;
 
-pub(super) const CASES: [Case<Shell>; 15] = cases![
+pub(super) const CASES: [Case<Shell>; 16] = cases![
     append_to_file_makes_a_file_and_adds_to_it,
     append_to_file_tells_of_bytes_that_are_lost_while_it_waits,
     a_file_of_a_mount_is_not_appended_to_itself,
     getmerge_puts_files_in_order_of_name,
     getmerge_writes_to_what_a_link_leads_to,
+    get_writes_to_no_device_that_lies_in_the_destination,
     move_from_local_removes_what_it_copied,
     move_from_local_leaves_what_changed_meanwhile,
     move_from_local_of_a_stream_is_refused,
@@ -195,6 +196,21 @@ fn move_from_local_leaves_what_changed_meanwhile(shell: &Shell) {
     assert_eq!(fs::read_to_string(&first).unwrap(), "copied and more");
     assert!(!second.exists());
     shell.dfs("rm -r /move-changed");
+}
+
+fn get_writes_to_no_device_that_lies_in_the_destination(shell: &Shell) {
+    let local = tempfile::tempdir().unwrap();
+    let (dir, link) = (local.path().display(), local.path().join("a"));
+    shell.dfs("mkdir /get-device");
+    shell.write("/get-device/a", "text");
+    std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+    let said = shell.refused(&format!("get /get-device/a {dir}"));
+    assert!(said.contains("file exists; use -f to replace it") && link.is_symlink(), "{said}");
+    // Named, it is what is meant.
+    shell.dfs(&format!("get /get-device/a {dir}/a"));
+    assert!(link.is_symlink());
+    shell.dfs(&format!("get -f /get-device/a {dir}"));
+    assert!(!link.is_symlink() && fs::read_to_string(&link).unwrap() == "text");
 }
 
 fn move_from_local_of_a_stream_is_refused(shell: &Shell) {

@@ -14,11 +14,12 @@ use rustix::fs::{CWD, FileType, mknodat};
 
 use super::Shell;
 
-pub(super) const CASES: [Case<Shell>; 6] = cases![
+pub(super) const CASES: [Case<Shell>; 7] = cases![
     safe_mode_hides_neither_what_is_left_nor_what_was_done,
     a_failure_is_told_before_the_clean_up,
     a_fifo_that_is_made_meanwhile_is_not_replaced,
     copies_that_are_being_made_are_no_content,
+    a_copy_of_nothing_prints_its_document,
     a_copy_goes_on_in_the_directory_it_began_in,
     move_from_local_names_everything_that_stays,
 ];
@@ -120,6 +121,8 @@ fn a_fifo_that_is_made_meanwhile_is_not_replaced(shell: &Shell) {
     assert!(output.status.code() == Some(1) && said.contains("/fifo/file: not a regular file"), "{said}");
     assert_eq!(shell.dfs("find /fifo"), "/fifo\n/fifo/file\n");
     assert_eq!(shell.dfs("stat -c %F /fifo/file"), "fifo\n");
+    let said = shell.refused("setrep 1 /fifo/file");
+    assert!(said.contains("/fifo/file: not a regular file"), "{said}");
 }
 
 fn copies_that_are_being_made_are_no_content(shell: &Shell) {
@@ -156,15 +159,41 @@ fn copies_that_are_being_made_are_no_content(shell: &Shell) {
     assert_eq!(shell.dfs("cat /making/d/3"), "text");
 }
 
+fn a_copy_of_nothing_prints_its_document(shell: &Shell) {
+    let local = tempfile::tempdir().unwrap();
+    let here = local.path().display();
+    shell.dfs("mkdir /documents");
+    let document = |line: &str| -> serde_json::Value {
+        let output = shell.run(line, "");
+        assert_eq!(output.status.code(), Some(1), "{line}: {output:?}");
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{line}: {error}: {output:?}"))
+    };
+    for line in [
+        format!("--json get /missing {here}"),
+        "--json cp /missing /documents".to_owned(),
+        format!("--json put {here}/missing /documents"),
+    ] {
+        let told = document(&line);
+        assert_eq!((&told["files"], &told["failed"]), (&0.into(), &1.into()), "{line}: {told}");
+    }
+    assert_eq!(document("--json mv /missing /documents"), serde_json::json!({ "moved": [] }));
+}
+
 fn a_copy_goes_on_in_the_directory_it_began_in(shell: &Shell) {
     let local = tempfile::tempdir().unwrap();
     let tree = local.path().join("tree");
-    fs::create_dir_all(tree.join("z")).unwrap();
+    let there = local.path().join("there/tree");
+    for directory in [tree.join("y"), tree.join("z"), there.join("linked"), there.join("z")] {
+        fs::create_dir_all(directory).unwrap();
+    }
     // Copied one after the other, in order of name.
     fs::File::create(tree.join("a")).unwrap().set_len(LARGE).unwrap();
     fs::write(tree.join("b"), "").unwrap();
+    fs::write(tree.join("y/file"), "through a link").unwrap();
     fs::write(tree.join("z/file"), "text").unwrap();
-    shell.dfs("mkdir -p /renamed/tree/z");
+    std::os::unix::fs::symlink("linked", there.join("y")).unwrap();
+    shell.dfs("mkdir /renamed");
+    shell.dfs(&format!("put {} /renamed", there.display()));
     let words = ["put", "-t", "1", tree.to_str().unwrap(), "/renamed"];
     let child = shell.cluster.dfs_command(&words).stderr(Stdio::piped()).spawn().expect("start dfs");
     wait_until(PATIENCE, "the temporary name", || shell.dfs("find /renamed").contains("_COPYING_"));
@@ -172,7 +201,7 @@ fn a_copy_goes_on_in_the_directory_it_began_in(shell: &Shell) {
     shell.dfs("mkdir -p /renamed/tree/z");
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{output:?}");
-    assert_eq!(shell.dfs("cat /renamed/moved/z/file"), "text");
+    assert_eq!(shell.dfs("cat /renamed/moved/linked/file /renamed/moved/z/file"), "through a linktext");
     assert_eq!(shell.dfs("find /renamed/tree"), "/renamed/tree\n/renamed/tree/z\n");
     shell.dfs("rm -r /renamed");
 }

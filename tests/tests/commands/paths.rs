@@ -10,12 +10,13 @@ use dfs_tests::suite::Case;
 
 use super::Shell;
 
-pub(super) const CASES: [Case<Shell>; 8] = cases![
+pub(super) const CASES: [Case<Shell>; 9] = cases![
     uris_of_this_cluster_are_paths_and_others_are_refused,
     another_name_of_the_namenode_is_the_same_cluster,
     a_pattern_as_destination_is_what_it_matches,
     a_lone_source_goes_where_the_user_is,
     links_stand_for_their_targets_where_files_are_made,
+    a_bad_link_keeps_nobody_from_the_other_matches,
     relative_paths_start_in_the_home_directory,
     hadoop_s_spelling_of_commands_and_options_works,
     local_files_may_be_uris,
@@ -159,6 +160,32 @@ fn links_stand_for_their_targets_where_files_are_made(shell: &Shell) {
     shell.dfs("rm -r /links-made");
 }
 
+fn a_bad_link_keeps_nobody_from_the_other_matches(shell: &Shell) {
+    let local = tempfile::tempdir().unwrap();
+    let tree = local.path().join("links-bad");
+    fs::create_dir_all(tree.join("d")).unwrap();
+    fs::write(tree.join("file"), "text").unwrap();
+    fs::write(tree.join("d/below"), "below").unwrap();
+    for (link, target) in [("circle", "circle"), ("lost", "nothing")] {
+        std::os::unix::fs::symlink(target, tree.join(link)).unwrap();
+    }
+    shell.dfs(&format!("put {} /links-bad", tree.display()));
+    // On the way to something else, a link that leads nowhere is no directory.
+    assert_eq!(shell.dfs("cat /links-bad/*/below"), "below");
+    let output = shell.run("cat /links-bad/[cfl]*", "");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && output.stdout == b"text", "{output:?}");
+    assert!(said.contains("/links-bad/lost: no such file or directory"), "{said}");
+    assert!(said.contains("/links-bad/circle: too many levels of symbolic links"), "{said}");
+    for command in ["chmod 600", "setrep 1", "ls"] {
+        let said = shell.refused(&format!("{command} /links-bad/lo*"));
+        assert!(said.matches("no such file").count() == 1, "{command}: {said}");
+    }
+    shell.dfs("rm /links-bad/[cfl]*");
+    assert_eq!(shell.dfs("ls -C /links-bad"), "/links-bad/d\n");
+    shell.dfs("rm -r /links-bad");
+}
+
 fn relative_paths_start_in_the_home_directory(shell: &Shell) {
     let said = shell.refused("ls no-such-home");
     assert!(said.contains("/user/root/no-such-home: no such file or directory"), "{said}");
@@ -190,4 +217,6 @@ fn local_files_may_be_uris(shell: &Shell) {
     shell.dfs(&format!("copyFromLocal file://{dir}/a /local-uris/a"));
     shell.dfs(&format!("copyToLocal /local-uris/a file://{dir}/b"));
     assert_eq!(fs::read_to_string(local.path().join("b")).unwrap(), "text");
+    let said = shell.refused(&format!("copyToLocal /local-uris/a file://server{dir}/c"));
+    assert!(said.contains("names another machine"), "{said}");
 }

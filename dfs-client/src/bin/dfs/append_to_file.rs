@@ -47,7 +47,7 @@ struct AppendedJson {
 /// Runs the command.
 pub(crate) async fn run(ctx: &Arc<Context>, args: AppendToFileArgs) -> Outcome {
     let (sources, destination) = destination::split_arguments(args.paths)?;
-    let sources = location::locals(sources);
+    let sources = location::locals(sources)?;
     let is_stdin = sources.iter().any(|source| source == "-");
     if is_stdin && sources.len() > 1 {
         return Err(Failure::refused("-", "standard input must be the only source"));
@@ -61,7 +61,7 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: AppendToFileArgs) -> Outcome {
     let mut bytes = 0;
     let appended = async {
         for (file, source, _) in files {
-            bytes += append(ctx, &path, &writer, file, source).await?;
+            append(ctx, &path, &writer, (file, source), &mut bytes).await?;
         }
         Ok(())
     }
@@ -74,10 +74,11 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: AppendToFileArgs) -> Outcome {
     }
     // What has been appended stays, also when a source could not be read to its end.
     let closed = writer.complete().await.map_err(|error| Failure::dfs(&path, error));
-    appended?;
-    let length = closed?.length;
     ctx.progress.finish();
-    if ctx.json() { ctx.output.json(&AppendedJson { path: (&path).into(), bytes, length }) } else { Ok(()) }
+    match closed {
+        Ok(closed) => ctx.conclude(appended, &AppendedJson { path: (&path).into(), bytes, length: closed.length }),
+        Err(failure) => appended.and(Err(failure)),
+    }
 }
 
 /// A source that is open: the file, how it was named, and what it is.
@@ -132,20 +133,20 @@ async fn open_for_append(ctx: &Context, path: &DfsPath, sources: &[Opened]) -> O
     Ok(writer)
 }
 
+/// Appends a source to its end, and counts the bytes as they go.
 async fn append(
     ctx: &Context,
     path: &DfsPath,
     writer: &FileWriter,
-    source: impl std::io::Read + Send + 'static,
-    name: PathBuf,
-) -> Outcome<u64> {
+    (source, name): (File, PathBuf),
+    bytes: &mut u64,
+) -> Outcome {
     let mut content = std::pin::pin!(content::of_local(source, name));
-    let mut bytes = 0;
     while let Some(piece) = content.next().await {
         let piece = piece?;
         writer.write(&piece).await.map_err(|error| Failure::dfs(path, error))?;
-        bytes += piece.len() as u64;
+        *bytes += piece.len() as u64;
         ctx.progress.moved(piece.len() as u64);
     }
-    Ok(bytes)
+    Ok(())
 }

@@ -94,7 +94,7 @@ struct Pair {
 }
 
 /// What a look at the cluster says.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Plan {
     mean: f64,
     /// Largest distance from the mean.
@@ -157,25 +157,26 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: BalancerArgs) -> Outcome {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     // Unlike any other run's, also of another machine started in the same instant, with all but certainty.
     let number = (since_epoch.as_nanos() as u64).rotate_left(16) ^ u64::from(std::process::id());
-    let mut run = Run { ctx, args: &args, number, rounds: 0, replicas: Tally::default(), bytes: Tally::default() };
+    let (replicas, bytes) = (Tally::default(), Tally::default());
+    let mut run = Run { ctx, args: &args, number, rounds: 0, plan: Plan::default(), replicas, bytes };
     run.ask_admission().await?;
-    let (plan, balanced) = run.balance().await?;
-    if ctx.json() {
-        ctx.output.json(&BalancerJson {
-            balanced,
-            rounds: run.rounds,
-            moved_replicas: run.replicas.total,
-            moved_bytes: run.bytes.total,
-            mean_percent: plan.mean,
-            worst_distance_percent: plan.worst,
-        })?;
-    }
-    if balanced {
-        return run.say(&format!("The cluster is balanced: no DataNode is {} points from the mean", args.threshold));
-    }
+    let balanced = run.balance().await;
+    let document = BalancerJson {
+        balanced: matches!(balanced, Ok(true)),
+        rounds: run.rounds,
+        moved_replicas: run.replicas.total,
+        moved_bytes: run.bytes.total,
+        mean_percent: run.plan.mean,
+        worst_distance_percent: run.plan.worst,
+    };
+    let outcome = balanced.and_then(|balanced| if balanced { Ok(()) } else { Err(not_balanced(&run.plan)) });
+    ctx.conclude(outcome, &document)?;
+    run.say(&format!("The cluster is balanced: no DataNode is {} points from the mean", args.threshold))
+}
+
+fn not_balanced(plan: &Plan) -> Failure {
     let words = format!("no replica can be moved any more; a DataNode is {:.1} points from the mean", plan.worst);
-    Err(Failure::refused("not balanced", words)
-        .with_hint("racks, or too few nodes for the replication, may not allow it"))
+    Failure::refused("not balanced", words).with_hint("racks, or too few nodes for the replication, may not allow it")
 }
 
 struct Run<'a> {
@@ -183,6 +184,8 @@ struct Run<'a> {
     args: &'a BalancerArgs,
     number: u64,
     rounds: u32,
+    /// By the latest look.
+    plan: Plan,
     replicas: Tally,
     bytes: Tally,
 }
@@ -209,15 +212,16 @@ impl Run<'_> {
     }
 
     /// Rounds until the cluster is balanced (true) or nothing moves any more.
-    async fn balance(&mut self) -> Outcome<(Plan, bool)> {
+    async fn balance(&mut self) -> Outcome<bool> {
         let mut idle_rounds = 0;
         loop {
             let plan = make_plan(&self.look().await?, self.args.threshold);
+            self.plan = plan.clone();
             if plan.worst <= self.args.threshold {
-                return Ok((plan, true));
+                return Ok(true);
             }
             if idle_rounds >= IDLE_ROUNDS_MAX || plan.pairs.is_empty() {
-                return Ok((plan, false));
+                return Ok(false);
             }
             self.rounds += 1;
             self.say(&format!(

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use dfs_client::{Caller, DfsClient};
 use serde::Serialize;
@@ -58,7 +58,8 @@ pub(crate) struct Context {
     pub(crate) unfinished: Unfinished,
     /// What `main` knew.
     pub(crate) settings: Settings,
-    failed: AtomicBool,
+    /// How many failures were reported.
+    failures: AtomicU64,
 }
 
 impl Context {
@@ -77,7 +78,7 @@ impl Context {
             leftovers: Arc::default(),
             unfinished: Unfinished::default(),
             settings,
-            failed: AtomicBool::new(false),
+            failures: AtomicU64::new(0),
         })
     }
 
@@ -96,9 +97,9 @@ impl Context {
         path.map_err(|words| Failure::refused(arg.display(), words))
     }
 
-    /// Tells the user about a failure, and remembers that there was one.
+    /// Tells the user about a failure, and counts it.
     pub(crate) fn report(&self, failure: &Failure) {
-        self.failed.store(true, Ordering::Relaxed);
+        self.failures.fetch_add(1, Ordering::Relaxed);
         if !failure.is_broken_pipe() {
             self.progress.say(&format!("dfs: {}: {failure}", self.settings.command));
         }
@@ -106,12 +107,17 @@ impl Context {
 
     /// Makes the exit status 1 without a word: the answer to a question is no.
     pub(crate) fn answer_no(&self) {
-        self.failed.store(true, Ordering::Relaxed);
+        self.failures.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Whether anything failed so far.
     pub(crate) fn has_failed(&self) -> bool {
-        self.failed.load(Ordering::Relaxed)
+        self.failures() > 0
+    }
+
+    /// How many things failed so far.
+    pub(crate) fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
     }
 
     /// Ends a command that changes one thing after the other: prints the document about those that it has changed, if one is
@@ -122,6 +128,15 @@ impl Context {
     pub(crate) fn conclude(&self, outcome: Outcome, changed: &impl Serialize) -> Outcome {
         let told = if self.json() { self.output.json(changed) } else { Ok(()) };
         outcome.and(told)
+    }
+
+    /// Gives the directories that were copied the attributes that they are to get. What fails is reported.
+    ///
+    /// # Errors
+    /// A failure that would meet all of them.
+    pub(crate) async fn finish_directories(&self) -> Outcome {
+        let report = |failure: &Failure| self.report(failure);
+        self.unfinished.finish(&self.client, &self.caller, self.settings.umask, report).await
     }
 
     /// Reports a failure that leaves the other operands alone; passes on one that would meet them all.

@@ -15,10 +15,11 @@ use crate::crew::{Copying, Crew};
 use crate::destination::{self, Destination, Target};
 use crate::failure::{Failure, Outcome};
 use crate::identity::{self, Apart};
+use crate::kept::Kept;
 use crate::make_dir;
 use crate::new_file::{self, NewFile};
 use crate::path::DfsPath;
-use crate::preserved::{Kept, LETTERS_DEFAULT, Preserved};
+use crate::preserved::{LETTERS_DEFAULT, Preserved};
 use crate::remote_file;
 use crate::taken::Taken;
 use crate::temporary::{self, RemoteTemporary};
@@ -54,6 +55,12 @@ pub(crate) struct CpArgs {
 
 /// Runs the command.
 pub(crate) async fn run(ctx: &Arc<Context>, args: CpArgs) -> Outcome {
+    let mut crew = Crew::new(ctx, args.copying.threads);
+    let outcome = copy(ctx, args, &mut crew).await;
+    crew.finish(outcome).await
+}
+
+async fn copy(ctx: &Arc<Context>, args: CpArgs, crew: &mut Crew) -> Outcome {
     let (sources, destination) = destination::split_arguments(args.paths)?;
     let nodes = tree::sources(ctx, &sources, Links::Follow).await?;
     if nodes.is_empty() {
@@ -64,28 +71,22 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: CpArgs) -> Outcome {
         ctx: Arc::clone(ctx),
         force: args.copying.force,
         preserve: args.preserve.unwrap_or_default(),
-        crew: Crew::new(ctx, args.copying.threads),
+        crew,
         directories: HashMap::new(),
         apart: Apart::default(),
         taken: Taken::new(nodes.len() > 1),
     };
-    let outcome = async {
-        for node in nodes {
-            if ctx.tolerate(cp.tree(node, &destination).await)?.is_none() {
-                cp.crew.count_failed();
-            }
-        }
-        Ok(())
+    for node in nodes {
+        ctx.tolerate(cp.tree(node, &destination).await)?;
     }
-    .await;
-    cp.crew.finish(outcome).await
+    Ok(())
 }
 
-struct Cp {
+struct Cp<'a> {
     ctx: Arc<Context>,
     force: bool,
     preserve: Preserved,
-    crew: Crew,
+    crew: &'a mut Crew,
     /// Copies of directories by their source: which, where, and whether new.
     directories: HashMap<DfsPath, (InodeId, DfsPath, bool)>,
     /// The directories of the tree being copied and of its copy.
@@ -93,7 +94,7 @@ struct Cp {
     taken: Taken<InodeId>,
 }
 
-impl Cp {
+impl Cp<'_> {
     async fn tree(&mut self, top: Node, destination: &Destination) -> Outcome {
         let Some(name) = top.path.file_name() else {
             return Err(Failure::refused(&top.path, "the root cannot be copied into itself"));
@@ -118,13 +119,13 @@ impl Cp {
             let outcome = self.node(&node, target, is_surely_new).await;
             if is_single {
                 outcome?;
-            } else if ctx.tolerate(outcome)?.is_none() {
-                self.crew.count_failed();
+            } else {
+                ctx.tolerate(outcome)?;
             }
         }
         self.crew.wait().await?;
         self.directories.clear();
-        ctx.unfinished.finish(&ctx).await
+        ctx.finish_directories().await
     }
 
     fn place_of(&self, node: &Node) -> Option<(Target, bool)> {
@@ -236,5 +237,5 @@ pub(crate) async fn make_link(ctx: &Context, target: &Target, points_to: &[u8], 
 /// Those of setattr.
 pub(crate) async fn preserve_link(ctx: &Context, target: &Target, link: InodeId, attributes: SetAttr) -> Outcome {
     let kept = Kept { attributes: SetAttr { mode: None, ..attributes }, xattrs: Vec::new() };
-    kept.apply(ctx, link, &target.path).await
+    kept.apply(&ctx.client, &ctx.caller, link, &target.path).await
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use clap::Args;
 use serde::Serialize;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
@@ -41,7 +41,7 @@ pub(crate) struct Totals {
     pub(crate) directories: u64,
     /// Bytes of the files.
     pub(crate) bytes: u64,
-    /// What failed; each is reported.
+    /// What failed: files, directories and sources, each of which is reported.
     pub(crate) failed: u64,
     /// From the first to the last.
     pub(crate) seconds: f64,
@@ -85,11 +85,6 @@ impl Crew {
         self.totals.files += 1;
     }
 
-    /// Counts something that was not copied.
-    pub(crate) fn count_failed(&mut self) {
-        self.totals.failed += 1;
-    }
-
     /// Waits until nothing is under way.
     ///
     /// # Errors
@@ -101,29 +96,35 @@ impl Crew {
         Ok(())
     }
 
-    /// Waits for the rest and prints the document, when one is wanted, also when a failure has ended the command.
+    /// Waits for the rest and prints the document, when one is wanted. After a failure that has ended the command nobody waits:
+    /// the document tells of what was done by then.
     ///
     /// # Errors
-    /// As [`Crew::start`], or that failure.
+    /// That of `outcome`; as [`Crew::start`].
     pub(crate) async fn finish(mut self, outcome: Outcome) -> Outcome {
         let outcome = match outcome {
             Ok(()) => self.wait().await,
-            Err(failure) => Err(failure),
+            failed => failed,
         };
+        while let Some(joined) = self.tasks.try_join_next() {
+            // The failure that has ended the command is told, and this one is like it.
+            let _ = self.count(joined);
+        }
+        self.totals.failed = self.ctx.failures() + u64::from(outcome.is_err());
         self.totals.seconds = self.started.elapsed().as_secs_f64();
         self.ctx.progress.finish();
         self.ctx.conclude(outcome, &self.totals)
     }
 
     async fn take_one(&mut self) -> Outcome {
-        let Some(joined) = self.tasks.join_next().await else { return Ok(()) };
+        self.tasks.join_next().await.map_or(Ok(()), |joined| self.count(joined))
+    }
+
+    fn count(&mut self, joined: Result<Outcome<u64>, JoinError>) -> Outcome {
         let outcome = joined.unwrap_or_else(|error| Err(Failure::refused("transfer", error.to_string())));
-        match self.ctx.tolerate(outcome)? {
-            Some(bytes) => {
-                self.totals.files += 1;
-                self.totals.bytes += bytes;
-            }
-            None => self.totals.failed += 1,
+        if let Some(bytes) = self.ctx.tolerate(outcome)? {
+            self.totals.files += 1;
+            self.totals.bytes += bytes;
         }
         Ok(())
     }

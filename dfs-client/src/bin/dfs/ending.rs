@@ -3,12 +3,13 @@
 //! ```text
 //! main thread      waits for the command and for signals; never for a reader, a disk or a lock that somebody may keep
 //! command          runs the command; may wait in a system call: for the reader of a pipe, for a disk
-//! the runtime's    bytes on their way, calls to the cluster; wait for nothing but the network
+//! the runtime's    bytes on their way, calls to the cluster; wait for the network, and while a bar is shown for its terminal
 //! beside it        reading, writing and naming local files (`aside`, `content`); may wait as long as disks and pipes let them
 //! ```
 //!
-//! After a signal, the main thread has the rest of the output written, the temporary files removed and the directories that
-//! were made given their modes by the others. It gives them a moment for it, and ends the process under all that still waits.
+//! After a signal, and when the command panics, the main thread has the rest of the output written, the temporary files
+//! removed and the directories that were made given their modes by the others. It gives them a moment for it, and ends the
+//! process under all that still waits.
 
 use std::future::Future;
 use std::io;
@@ -21,11 +22,10 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::context::Context;
+use crate::exit_status;
 use crate::leftovers::{CLEANUP_PATIENCE, Place};
 use crate::output;
 
-/// What a shell adds to the number of the signal that ended a command.
-const EXIT_SIGNAL_BASE: u8 = 128;
 /// How long a signal's end waits for what is usually done at once: the rest of the output, local files, the session.
 const LAST_WORDS_PATIENCE: Duration = Duration::from_millis(800);
 /// How long it then still waits for temporary names in the cluster to go, which nobody else would remove.
@@ -69,14 +69,14 @@ async fn arrival((kind, signal): &mut (SignalKind, Option<Signal>)) -> u8 {
     if let Some(signal) = signal
         && signal.recv().await.is_some()
     {
-        return exit_status(*kind);
+        return status_of(*kind);
     }
     std::future::pending().await
 }
 
-fn exit_status(kind: SignalKind) -> u8 {
+fn status_of(kind: SignalKind) -> u8 {
     // Those that we listen to have small numbers.
-    EXIT_SIGNAL_BASE.saturating_add(u8::try_from(kind.as_raw_value()).unwrap_or(u8::MAX))
+    exit_status::SIGNAL_BASE.saturating_add(u8::try_from(kind.as_raw_value()).unwrap_or(u8::MAX))
 }
 
 /// Whether a process ignores a signal, by its `/proc/PID/status`.
@@ -116,21 +116,26 @@ where
         // Nobody listens after a signal.
         let _ = ended.map(|status| tell_end.send(status));
     })?;
-    tokio::select! {
-        // The thread has panicked, and said so.
-        ended = &mut end => Ok(ended.unwrap_or(crate::EXIT_FAILED)),
+    let status = tokio::select! {
+        ended = &mut end => match ended {
+            // It has tidied up itself.
+            Ok(status) => return Ok(status),
+            // The thread has panicked, and said so.
+            Err(_) => exit_status::FAILED,
+        },
         status = signals.arrival() => {
             // Unless it waits in a system call, this ends the command and its transfers.
             let _ = stop.send(());
-            if let Some(ctx) = begun.get() {
-                wind_up(workers, ctx).await;
-            }
-            Ok(status)
+            status
         }
+    };
+    if let Some(ctx) = begun.get() {
+        wind_up(workers, ctx).await;
     }
+    Ok(status)
 }
 
-/// Has done what is to be done after a signal, as far as that works in a moment.
+/// Has done what is to be done after a signal or a panic, as far as that works in a moment.
 async fn wind_up(workers: &Handle, ctx: &Arc<Context>) {
     let (clearing, printing) = (Arc::clone(ctx), Arc::clone(ctx));
     let clear = workers.spawn_blocking(move || clearing.progress.finish());
@@ -153,16 +158,17 @@ async fn tidy(ctx: &Context) {
     let discard = |place| ctx.leftovers.discard_all(&ctx.client, &ctx.caller, place);
     tokio::join!(discard(Place::Cluster), discard(Place::Here));
     // What would meet all of them is what has ended the command, and has been told.
-    let _ = ctx.unfinished.finish(ctx).await;
+    let _ = ctx.finish_directories().await;
     ctx.client.clone().close().await;
 }
 
-/// Tidies up after a command that has ended by itself.
+/// Tidies up after a command that has ended by itself. It has not done everything if something is left behind.
 pub(crate) async fn clean_up(ctx: &Arc<Context>) {
     // What could not be removed in time shows in what is left.
     let _ = timeout(CLEANUP_PATIENCE, tidy(ctx)).await;
     if let Some(complaint) = complaint(ctx) {
         output::tell(&complaint);
+        ctx.answer_no();
     }
 }
 
@@ -200,7 +206,7 @@ mod tests {
     fn supervise_waits_for_the_command_and_for_no_thread_after_a_signal() {
         use rustix::process::{Signal, getpid, kill_process};
         assert_eq!(supervised(|_| async { 7 }), 7);
-        assert_eq!(supervised(|_| async { panic!("a panic that belongs to the test") }), crate::EXIT_FAILED);
+        assert_eq!(supervised(|_| async { panic!("a panic that belongs to the test") }), exit_status::FAILED);
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let signals = [(Signal::HUP, 129), (Signal::TERM, 143), (Signal::INT, 130)];
         let listened_to = signals.into_iter().find(|(signal, _)| !is_ignored(&status, signal.as_raw()));
@@ -216,8 +222,8 @@ mod tests {
     }
 
     #[test]
-    fn exit_status_is_the_shell_s() {
+    fn status_of_a_signal_is_the_shell_s() {
         let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-        assert_eq!(kinds.map(exit_status), [130, 143, 129]);
+        assert_eq!(kinds.map(status_of), [130, 143, 129]);
     }
 }

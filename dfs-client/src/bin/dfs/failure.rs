@@ -92,10 +92,10 @@ impl Failure {
         }
     }
 
-    /// Whether nothing was done, for certain.
+    /// Whether what was to be done was surely not done, and never will be.
     pub(crate) fn is_refusal(&self) -> bool {
         match &self.cause {
-            Cause::Dfs(error) => !error.kind().may_have_happened(),
+            Cause::Dfs(error) => error.is_refusal(),
             Cause::Words(_) => true,
             Cause::Local(_) | Cause::BrokenPipe => false,
         }
@@ -104,16 +104,14 @@ impl Failure {
     /// Whether going on with other files is pointless: each would fail the same way, after the same wait.
     pub(crate) fn is_fatal(&self) -> bool {
         match &self.cause {
-            Cause::Dfs(error) => matches!(
-                error.kind(),
-                ErrorKind::Unavailable
-                    | ErrorKind::TimedOut
-                    | ErrorKind::NotLeader
-                    | ErrorKind::NoSpace
-                    | ErrorKind::ReadOnly
-                    | ErrorKind::WrongCluster
-                    | ErrorKind::Cancelled
-            ),
+            Cause::Dfs(error) => {
+                let meets_all = matches!(
+                    error.kind(),
+                    ErrorKind::NoSpace | ErrorKind::ReadOnly | ErrorKind::WrongCluster | ErrorKind::Cancelled
+                );
+                // What took too long for one file, or on one DataNode, need not for the others.
+                meets_all || error.is_unanswered()
+            }
             Cause::Local(error) => {
                 matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::ReadOnlyFilesystem)
             }
@@ -244,6 +242,15 @@ mod tests {
     fn display_takes_the_number_off_local_errors() {
         let failure = Failure::local(Path::new("/nowhere"), io::Error::from_raw_os_error(2));
         assert_eq!(failure.to_string(), "/nowhere: no such file or directory");
+    }
+
+    #[test]
+    fn is_fatal_of_a_namenode_that_does_not_answer_but_not_of_one_file_that_takes_long() {
+        use dfs_common::error::CallFate;
+        let slow = || DfsError::new(ErrorKind::TimedOut, "still open after 1 s");
+        assert!(!Failure::dfs(&at("/x"), slow()).is_fatal());
+        assert!(Failure::dfs(&at("/x"), slow().with_fate(CallFate::Unanswered)).is_fatal());
+        assert!(Failure::kind(&at("/x"), ErrorKind::ReadOnly).is_fatal());
     }
 
     #[test]

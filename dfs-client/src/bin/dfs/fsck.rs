@@ -1,7 +1,7 @@
 //! `dfs fsck`: the health of everything below paths. Asks for the blocks of a few hundred files at a time, so that neither
 //! the NameNode's locks nor an answer grow with the tree.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::sync::Arc;
 
@@ -63,7 +63,7 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: FsckArgs) -> Outcome {
     let mut check = Check {
         ctx,
         args: &args,
-        report: Report::default(),
+        report: Report::new(ctx.json()),
         waiting: Vec::new(),
         with_other_names: SeenOnce::default(),
     };
@@ -75,10 +75,15 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: FsckArgs) -> Outcome {
     for top in &tops {
         check.report.add_path(&top.path);
     }
-    for top in apart(tops) {
+    let mut once = Tops::of(&tops);
+    for top in tops {
         let mut walk = Walk::new(ctx, top).passing_over_gone();
         while let Some(node) = walk.next().await? {
-            check.take(node).await?;
+            if once.is_repeated(&node) {
+                walk.pass_over(&node.path);
+            } else {
+                check.take(node).await?;
+            }
         }
     }
     check.ask().await?;
@@ -114,15 +119,28 @@ impl SeenOnce {
     }
 }
 
-/// The tops without those that are named twice, or lie below another one: each is walked once.
-fn apart(tops: Vec<Node>) -> Vec<Node> {
-    let directories: HashSet<DfsPath> =
-        tops.iter().filter(|top| top.is_directory()).map(|top| top.path.clone()).collect();
-    let mut met = HashSet::new();
-    let lies_below = |node: &Node| {
-        std::iter::successors(node.path.parent(), DfsPath::parent).any(|above| directories.contains(&above))
-    };
-    tops.into_iter().filter(|top| met.insert(top.attr.inode) && !lies_below(top)).collect()
+/// The operands. One may lie below another, be named twice, or be reached through a link: each is looked at where it is met
+/// first, with what is below it.
+struct Tops {
+    /// Whether it has been met. Paths do not tell: one that leads through a link lies elsewhere.
+    is_met: HashMap<InodeId, bool>,
+    /// Those files that have several names are told apart by them: each is shown (`SeenOnce`).
+    names_met: HashSet<DfsPath>,
+}
+
+impl Tops {
+    fn of(tops: &[Node]) -> Self {
+        Self { is_met: tops.iter().map(|top| (top.attr.inode, false)).collect(), names_met: HashSet::new() }
+    }
+
+    /// Whether a node is an operand that was met before.
+    fn is_repeated(&mut self, node: &Node) -> bool {
+        let Some(is_met) = self.is_met.get_mut(&node.attr.inode) else { return false };
+        if node.is_directory() || node.attr.nlink <= 1 {
+            return std::mem::replace(is_met, true);
+        }
+        !self.names_met.insert(node.path.clone())
+    }
 }
 
 impl Check<'_> {
@@ -255,16 +273,26 @@ mod tests {
     }
 
     #[test]
-    fn apart_leaves_out_what_is_walked_anyway() {
-        let tops = [
-            node("/a/b", 3, FileKind::File, 1),
-            node("/a", 2, FileKind::Directory, 2),
-            node("/ab", 4, FileKind::Directory, 2),
-            node("/a", 2, FileKind::Directory, 2),
-            node("/link-to-ab", 4, FileKind::Directory, 2),
-            node("/file/x", 5, FileKind::File, 1),
+    fn is_repeated_knows_a_directory_by_what_it_is() {
+        let met = [
+            (node("/a/b", 3, FileKind::File, 1), false),
+            (node("/a", 2, FileKind::Directory, 2), false),
+            // The walk of /a comes to it again.
+            (node("/a/b", 3, FileKind::File, 1), true),
+            (node("/a/other", 9, FileKind::Directory, 2), false),
+            (node("/a", 2, FileKind::Directory, 2), true),
+            (node("/link-to-a", 2, FileKind::Directory, 2), true),
+            // By its path it lies below /a, but a link leads there from elsewhere.
+            (node("/a/link/c", 4, FileKind::File, 1), false),
+            (node("/two", 5, FileKind::File, 2), false),
+            (node("/names", 5, FileKind::File, 2), false),
+            (node("/two", 5, FileKind::File, 2), true),
         ];
-        let left: Vec<_> = apart(tops.to_vec()).iter().map(|top| top.path.to_string()).collect();
-        assert_eq!(left, ["/a", "/ab", "/file/x"]);
+        let is_top = |node: &Node| node.attr.inode != InodeId(9);
+        let tops: Vec<_> = met.iter().map(|(node, _)| node.clone()).filter(is_top).collect();
+        let mut once = Tops::of(&tops);
+        for (number, (node, expected)) in met.iter().enumerate() {
+            assert_eq!(once.is_repeated(node), *expected, "{number}: {}", node.path);
+        }
     }
 }

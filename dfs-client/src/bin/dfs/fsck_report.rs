@@ -73,6 +73,7 @@ pub(crate) struct Report {
     bytes: u64,
     blocks: u64,
     open_blocks: u64,
+    /// Of blocks that are not being written.
     live_replicas: u64,
     missing_blocks: u64,
     corrupt_blocks: u64,
@@ -82,6 +83,8 @@ pub(crate) struct Report {
     over_replicated_blocks: u64,
     misplaced_blocks: u64,
     pending_blocks: u64,
+    /// The document is wanted, and blocks are kept for it. Otherwise there may be too many of them.
+    keeps_blocks: bool,
     listed: Vec<BlockJson>,
 }
 
@@ -144,6 +147,11 @@ struct LocationJson {
 }
 
 impl Report {
+    /// Nothing yet. `keeps_blocks`: those that are to be listed are kept for the document.
+    pub(crate) fn new(keeps_blocks: bool) -> Self {
+        Self { keeps_blocks, ..Self::default() }
+    }
+
     pub(crate) fn add_path(&mut self, path: &DfsPath) {
         self.paths.push(path.into());
         self.path_words.push(path.to_string());
@@ -160,14 +168,14 @@ impl Report {
         self.open_files += u64::from(file.is_open);
     }
 
-    /// Counts a block, and keeps it for the JSON when it has a problem or all are wanted.
+    /// Counts a block, and keeps it for the document when it has a problem or all are wanted.
     pub(crate) fn add_block(&mut self, path: &DfsPath, block: &BlockHealth, all: bool) -> Option<Problem> {
         let problem = find_problem(block);
         self.blocks += 1;
         self.open_blocks += u64::from(block.is_open);
-        self.live_replicas += u64::from(block.live);
         self.pending_blocks += u64::from(block.pending > 0);
         if !block.is_open {
+            self.live_replicas += u64::from(block.live);
             self.bad_replica_blocks += u64::from(block.corrupt > 0);
             self.under_replicated_blocks += u64::from(block.is_under_replicated);
             self.over_replicated_blocks += u64::from(block.is_over_replicated);
@@ -178,7 +186,7 @@ impl Report {
         if problem.is_some_and(Problem::is_unreadable) {
             self.unreadable_bytes += block.block.length;
         }
-        if all || problem.is_some() {
+        if self.keeps_blocks && (all || problem.is_some()) {
             self.listed.push(block_json(path, block, problem));
         }
         problem
@@ -407,7 +415,7 @@ mod tests {
     #[test]
     fn report_is_healthy_while_every_byte_can_be_read() {
         let path = DfsPath::parse(b"/a").unwrap();
-        let mut report = Report::default();
+        let mut report = Report::new(true);
         report.add_block(&path, &block(3, 0), false);
         assert!(report.is_fully_replicated() && report.listed.is_empty());
         report.add_block(&path, &block(1, 2), false);
@@ -417,6 +425,23 @@ mod tests {
         let document = serde_json::to_value(report.document()).unwrap();
         assert_eq!((&document["healthy"], &document["corrupt_blocks"]), (&false.into(), &1.into()));
         assert_eq!(document["listed_blocks"].as_array().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn report_keeps_no_blocks_for_people() {
+        let path = DfsPath::parse(b"/a").unwrap();
+        let mut report = Report::default();
+        report.add_block(&path, &block(0, 0), true);
+        assert!(report.listed.is_empty() && report.has_unreadable_blocks());
+    }
+
+    #[test]
+    fn average_replication_is_that_of_blocks_that_are_whole() {
+        let path = DfsPath::parse(b"/a").unwrap();
+        let mut report = Report::default();
+        report.add_block(&path, &block(3, 0), false);
+        report.add_block(&path, &BlockHealth { is_open: true, ..block(2, 0) }, false);
+        assert!((report.average_replication() - 3.0).abs() < 1e-9, "{}", report.average_replication());
     }
 
     #[test]

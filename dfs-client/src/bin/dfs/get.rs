@@ -22,6 +22,7 @@ use crate::identity::{self, Apart, ClusterMounts};
 use crate::local_destination::LocalDestination;
 use crate::local_file::{self, LocalFile};
 use crate::local_id::LocalId;
+use crate::local_name::above;
 use crate::location;
 use crate::remote_file;
 use crate::taken::Taken;
@@ -53,52 +54,58 @@ pub(crate) struct GetArgs {
 
 /// Runs the command.
 pub(crate) async fn run(ctx: &Arc<Context>, args: GetArgs) -> Outcome {
-    let (sources, destination) = destination::split_or_here(args.paths)?;
-    let nodes = tree::sources(ctx, &sources, Links::Follow).await?;
-    let destination = location::local(destination);
+    let GetArgs { copying, preserve, paths, .. } = args;
+    let (sources, destination) = destination::split_or_here(paths)?;
+    let destination = location::local(destination)?;
     if destination == "-" {
-        return cat::print_all(ctx, &nodes).await;
+        return cat::print_all(ctx, &tree::sources(ctx, &sources, Links::Follow).await?).await;
     }
+    let mut crew = Crew::new(ctx, copying.threads);
+    let outcome = copy(ctx, (copying.force, preserve), &sources, &destination, &mut crew).await;
+    crew.finish(outcome).await
+}
+
+async fn copy(
+    ctx: &Arc<Context>,
+    (force, preserve): (bool, bool),
+    sources: &[OsString],
+    destination: &OsStr,
+    crew: &mut Crew,
+) -> Outcome {
+    let nodes = tree::sources(ctx, sources, Links::Follow).await?;
     if nodes.is_empty() {
         return Ok(());
     }
-    let destination = LocalDestination::look_up(&destination, nodes.len() > 1)?;
-    let crew = Crew::new(ctx, args.copying.threads);
+    let destination = LocalDestination::look_up(destination, nodes.len() > 1)?;
     let mut get = Get {
         ctx: Arc::clone(ctx),
-        force: args.copying.force,
-        preserve: args.preserve,
+        force,
+        preserve,
+        is_stream: matches!(destination, LocalDestination::Stream(_)),
         crew,
         mounts: ClusterMounts::find(ctx).await,
         taken: Taken::new(nodes.len() > 1),
-        is_named: destination.is_named(),
     };
-    let outcome = async {
-        for node in nodes {
-            let path = destination.path_for(&node);
-            if ctx.tolerate(get.tree(node, path).await)?.is_none() {
-                get.crew.count_failed();
-            }
-        }
-        Ok(())
+    for node in nodes {
+        let path = destination.path_for(&node);
+        ctx.tolerate(get.tree(node, path).await)?;
     }
-    .await;
-    get.crew.finish(outcome).await
+    Ok(())
 }
 
-struct Get {
+struct Get<'a> {
     ctx: Arc<Context>,
     force: bool,
     preserve: bool,
-    crew: Crew,
+    /// The destination is a fifo or device, which is written to. One that lies in a destination was not named.
+    is_stream: bool,
+    crew: &'a mut Crew,
     /// Where copies may come to lie in the cluster itself.
     mounts: ClusterMounts,
     taken: Taken<LocalId>,
-    /// The user named the place of the only source.
-    is_named: bool,
 }
 
-impl Get {
+impl Get<'_> {
     async fn tree(&mut self, top: Node, path: PathBuf) -> Outcome {
         let prefix = top.path.components().count();
         let is_single = !top.is_directory();
@@ -120,13 +127,12 @@ impl Get {
             if is_single {
                 outcome?;
             } else if ctx.tolerate(outcome)?.is_none() {
-                self.crew.count_failed();
                 // Of a directory without a copy, nothing can be copied.
                 walk.pass_over(&node.path);
             }
         }
         self.crew.wait().await?;
-        ctx.unfinished.finish(&ctx).await
+        ctx.finish_directories().await
     }
 
     /// Refuses a directory of this machine that belongs, on a mount of the cluster, to the tree being copied.
@@ -170,10 +176,11 @@ impl Get {
             self.check_place(apart, &local).await?;
         }
         let made = std::fs::metadata(&local).map_err(|error| Failure::local(&local, error))?;
-        self.taken.enter(&node.path, LocalId::of(&made), local.display())?;
+        let is = LocalId::of(&made);
+        self.taken.enter(&node.path, is, local.display())?;
         if is_new || self.preserve {
             let attr = node.attr.clone();
-            self.ctx.unfinished.note(Directory::Local { path: local, attr, preserve: self.preserve });
+            self.ctx.unfinished.note(Directory::Local { path: local, is, attr, preserve: self.preserve });
         }
         Ok(())
     }
@@ -184,9 +191,8 @@ impl Get {
             return Err(identity::same_file(&node.path, path.display()));
         }
         self.take_place(node, &path)?;
-        let (replace, preserve) = (self.force, self.preserve);
-        let may_be_stream = self.is_named;
-        let new = LocalFile { path, attr: node.attr.clone(), replace, preserve, may_be_stream };
+        let (replace, preserve, is_stream) = (self.force, self.preserve, self.is_stream);
+        let new = LocalFile { path, attr: node.attr.clone(), replace, preserve };
         self.ctx.progress.expect(node.attr.length);
         let (ctx, node) = (Arc::clone(&self.ctx), node.clone());
         self.crew
@@ -196,7 +202,11 @@ impl Get {
                 let progress = &ctx.progress;
                 let content = content::of_remote(&node.path, &reader, 0..length);
                 let content = content.inspect_ok(|piece| progress.moved(piece.len() as u64));
-                local_file::store(&ctx, &new, Some(length), content).await
+                if is_stream {
+                    local_file::write_into(&new.path, Some(length), content).await
+                } else {
+                    local_file::store(&ctx, &new, Some(length), content).await
+                }
             })
             .await
     }
@@ -205,14 +215,9 @@ impl Get {
         self.take_place(node, local)?;
         let target = self.ctx.client.get_link_target(&self.ctx.caller, node.attr.inode).await;
         let target = target.map_err(|error| Failure::dfs(&node.path, error))?;
-        let preserved = self.preserve.then_some(&node.attr);
-        local_file::link(&self.ctx, local, OsStr::from_bytes(&target), self.force, preserved).await?;
+        let kept = self.preserve.then_some(&node.attr);
+        local_file::link(&self.ctx, local, OsStr::from_bytes(&target), self.force, kept).await?;
         self.crew.count_link();
         Ok(())
     }
-}
-
-/// The directory that a local path is in.
-fn above(path: &Path) -> &Path {
-    path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

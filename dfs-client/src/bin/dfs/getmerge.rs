@@ -18,7 +18,6 @@ use crate::local_destination::LocalDestination;
 use crate::local_file::{self, LocalFile};
 use crate::location;
 use crate::remote_file;
-use crate::temporary;
 use crate::tree::{self, Links, Node};
 
 /// Mode of the merged file, before the umask.
@@ -54,25 +53,28 @@ struct MergedJson {
 pub(crate) async fn run(ctx: &Arc<Context>, args: GetmergeArgs) -> Outcome {
     let GetmergeArgs { newline, skip_empty_file, paths } = args;
     let (sources, destination) = destination::split_arguments(paths)?;
-    let destination = location::local(destination);
-    let path = match destination.as_bytes() {
+    let destination = location::local(destination)?;
+    let destination = match destination.as_bytes() {
         b"-" => None,
-        _ => match LocalDestination::look_up(&destination, false)? {
-            LocalDestination::As(path) => Some(path),
-            LocalDestination::Into(path) => return Err(Failure::refused(path.display(), "is a directory")),
-        },
+        _ => Some(LocalDestination::look_up(&destination, false)?),
     };
+    if let Some(LocalDestination::Into(path)) = &destination {
+        return Err(Failure::refused(path.display(), "is a directory"));
+    }
     let Some((nodes, top)) = files_of(ctx, &sources).await? else { return Ok(()) };
     let files = nodes.len() as u64;
     ctx.progress.expect(nodes.iter().map(|node| node.attr.length).sum());
     let has_newline = move |length: u64| newline && (length > 0 || !skip_empty_file);
     let content = content_of(ctx, nodes, has_newline).inspect(|piece| count(ctx, piece));
-    let Some(path) = path else {
-        return content::into_local(content, content::Stdout, Failure::stdout).await.map(|_| ());
+    let bytes = match destination {
+        None => return content::into_local(content, content::Stdout, Failure::stdout).await.map(|_| ()),
+        Some(LocalDestination::Stream(path)) => local_file::write_into(&path, None, content).await?,
+        Some(LocalDestination::As(path) | LocalDestination::Into(path)) => {
+            let attr = FileAttr { permissions: FILE_MODE, ..top };
+            let new = LocalFile { path, attr, replace: true, preserve: false };
+            local_file::store(ctx, &new, None, content).await?
+        }
     };
-    let attr = FileAttr { permissions: FILE_MODE, ..top };
-    let new = LocalFile { path, attr, replace: true, preserve: false, may_be_stream: true };
-    let bytes = local_file::store(ctx, &new, None, content).await?;
     ctx.progress.finish();
     if ctx.json() { ctx.output.json(&MergedJson { files, bytes }) } else { Ok(()) }
 }
@@ -96,7 +98,7 @@ async fn files_of(ctx: &Context, sources: &[OsString]) -> Outcome<Option<(Vec<No
                     FileKind::Symlink => ctx.tolerate(tree::resolve(ctx, child.path, Links::Follow).await)?,
                     _ => Some(child),
                 };
-                let is_part = |child: &Node| !child.is_directory() && !temporary::is_unfinished_copy(child);
+                let is_part = |child: &Node| !child.is_directory() && !child.is_unfinished_copy();
                 files.extend(child.filter(is_part));
             }
         } else {

@@ -13,18 +13,20 @@ use crate::cli::Cli;
 /// Options that stand before a command and take the next argument as value.
 const WITH_VALUE: [&str; 3] = ["-D", "--namenode", "--config"];
 
+/// Commands of ours that are programs of Hadoop's, behind whose names such options may stand.
+const PROGRAMS: [&str; 3] = ["admin", "fsck", "balancer"];
+
 /// Names that Hadoop has given up and scripts have not.
 const OLD_NAMES: [(&str, [&str; 2]); 3] = [("-lsr", ["ls", "-R"]), ("-rmr", ["rm", "-r"]), ("-dus", ["du", "-s"])];
 
 /// The arguments, the program's name first, as clap takes them.
 pub(crate) fn translate(mut args: Vec<OsString>) -> Vec<OsString> {
     let program = Cli::command();
-    let mut at = command_position(&args, 1);
+    let mut at = behind_options(&mut args, 1);
     match args.get(at).and_then(|word| word.to_str()) {
         Some("dfs" | "fs") => {
             args.remove(at);
-            at = command_position(&args, at);
-            at = name_namenode(&mut args, at);
+            at = behind_options(&mut args, at);
         }
         Some("dfsadmin") => args[at] = "admin".into(),
         _ => {}
@@ -37,6 +39,9 @@ pub(crate) fn translate(mut args: Vec<OsString>) -> Vec<OsString> {
         args[at] = next.get_name().into();
         command = next;
         at += 1;
+        if PROGRAMS.contains(&command.get_name()) {
+            at = behind_options(&mut args, at);
+        }
     }
     if command.get_name() == program.get_name() && args.get(at).is_some_and(|word| word == "-help" || word == "-usage")
     {
@@ -59,17 +64,16 @@ pub(crate) fn translate(mut args: Vec<OsString>) -> Vec<OsString> {
     args
 }
 
-/// Translates `-fs hdfs://HOST:PORT` before the command, and says where the command is then.
-fn name_namenode(args: &mut [OsString], at: usize) -> usize {
-    let [option, uri] = match args.get_mut(at..at + 2) {
-        Some([option, uri]) => [option, uri],
-        _ => return at,
-    };
-    let authority = uri.to_str().filter(|_| *option == "-fs").and_then(|uri| uri.strip_prefix("hdfs://"));
-    let Some(authority) = authority.map(|authority| authority.trim_end_matches('/').to_owned()) else { return at };
-    *option = "--namenode".into();
-    *uri = authority.into();
-    command_position(args, at)
+/// Where the command is, from `at` on: behind the options that stand before it. Translates `-fs hdfs://HOST:PORT` among them.
+fn behind_options(args: &mut [OsString], mut at: usize) -> usize {
+    loop {
+        at = command_position(args, at);
+        let Some([option, uri]) = args.get_mut(at..at + 2) else { return at };
+        let authority = uri.to_str().filter(|_| *option == "-fs").and_then(|uri| uri.strip_prefix("hdfs://"));
+        let Some(authority) = authority.map(|authority| authority.trim_end_matches('/').to_owned()) else { return at };
+        *option = "--namenode".into();
+        *uri = authority.into();
+    }
 }
 
 /// The letters in `-ptopax`, which say what `cp` keeps.
@@ -134,6 +138,11 @@ mod tests {
             ("hdfs dfsadmin -report -live", "hdfs admin report --live"),
             ("hdfs dfs -help", "hdfs help"),
             ("hadoop fs -fs hdfs://h:1/ -ls /a", "hadoop --namenode h:1 ls /a"),
+            ("hdfs -fs hdfs://h:1 dfs -D a=b -ls /a", "hdfs --namenode h:1 -D a=b ls /a"),
+            ("hdfs dfs -D a=b -fs hdfs://h:1 -D c=d -ls /a", "hdfs -D a=b --namenode h:1 -D c=d ls /a"),
+            ("hdfs dfsadmin -fs hdfs://h:1 -safemode get", "hdfs admin --namenode h:1 safemode get"),
+            ("hdfs dfsadmin -D a=b -report -live", "hdfs admin -D a=b report --live"),
+            ("hdfs fsck -fs hdfs://h:1 / -files", "hdfs fsck --namenode h:1 / --files"),
             ("hdfs dfs -usage cp", "hdfs help cp"),
             ("hdfs dfs -cp -ptopAX /a /b", "hdfs cp --preserve=topAX /a /b"),
             ("hdfs dfs -cp -f -p /a /b", "hdfs cp -f -p /a /b"),
@@ -161,6 +170,7 @@ mod tests {
             "dfs du -sh dfs",
             "dfs -nonsense",
             "dfs -D",
+            "dfs test -fs hdfs://h:1/a",
         ] {
             assert_eq!(translated(line), line);
         }

@@ -1,9 +1,9 @@
 //! Half-written files, to be removed when a transfer fails or is interrupted.
 //!
 //! Whoever makes a temporary file notes it here and takes the note out once the file has its final name. What is left is
-//! removed when the command ends, however it ends short of being killed. From then on nothing more is made: a transfer
-//! that is still running on another thread gets a refusal. A file that is just being made is waited for, because its name
-//! would appear after we had looked for it.
+//! removed when the command ends: by itself, by a panic or by one of the signals that `ending` heeds. From then on nothing
+//! more is made: a transfer that is still running on another thread gets a refusal. A file that is just being made is waited
+//! for, because its name would appear after we had looked for it.
 //!
 //! ```text
 //! expect -> Making -> Made -> forget                              it has its final name, or was not made
@@ -16,7 +16,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -31,6 +30,7 @@ use tracing::debug;
 use crate::aside::aside;
 use crate::failure::Failure;
 use crate::local_id::LocalId;
+use crate::local_name::LocalName;
 
 /// How long the removal of temporary files is waited for: the cluster may be away, and a hung disk, too, may be why they are
 /// to be removed.
@@ -50,8 +50,8 @@ pub(crate) enum Leftover {
     },
     /// On this machine.
     Local {
-        /// Where.
-        path: PathBuf,
+        /// Its name.
+        name: LocalName,
         /// What we made; none while nobody has looked. The name is random here, too.
         id: Option<LocalId>,
     },
@@ -81,12 +81,12 @@ pub(crate) struct Leftovers {
     table: Mutex<Table>,
     /// Told whenever a file is no longer being made.
     settled: Notify,
+    /// Files on this machine that have replaced others under their final names.
+    published: Mutex<HashSet<LocalId>>,
 }
 
 #[derive(Default)]
 struct Table {
-    /// What has its final name, on this machine.
-    published: HashSet<LocalId>,
     next: u64,
     files: HashMap<u64, (Place, State)>,
     /// The command has ended: nothing is made any more.
@@ -129,14 +129,14 @@ impl Leftovers {
     /// Those of `make`; `Interrupted` once the command has ended; those of stat, after which the file stays noted.
     pub(crate) fn make_local<T>(
         &self,
-        path: &Path,
+        name: &LocalName,
         make: impl FnOnce() -> io::Result<T>,
     ) -> io::Result<(T, LocalId, LeftoverId)> {
         let Some(id) = self.expect(Place::Here) else { return Err(io::ErrorKind::Interrupted.into()) };
-        let note = |is| self.made(id, Leftover::Local { path: path.to_owned(), id: is });
+        let note = |is| self.made(id, Leftover::Local { name: name.clone(), id: is });
         match make() {
             Ok(made) => {
-                let is = std::fs::symlink_metadata(path).map(|metadata| LocalId::of(&metadata));
+                let is = name.id();
                 note(is.as_ref().ok().copied());
                 Ok((made, is?, id))
             }
@@ -145,16 +145,6 @@ impl Leftovers {
                 Err(error)
             }
         }
-    }
-
-    /// Notes that something of this machine has its final name.
-    pub(crate) fn note_published(&self, id: LocalId) {
-        self.table().published.insert(id);
-    }
-
-    /// Whether this command has given it its final name.
-    pub(crate) fn is_published(&self, id: LocalId) -> bool {
-        self.table().published.contains(&id)
     }
 
     /// Notes that a file is going to be made. Ends with [`Leftovers::made`] or [`Leftovers::forget`]. None once the
@@ -180,6 +170,12 @@ impl Leftovers {
     pub(crate) fn forget(&self, id: LeftoverId) {
         self.table().files.remove(&id.0);
         self.settled.notify_waiters();
+    }
+
+    /// Calls `replace` with the files that have replaced others so far, to which it adds its own. Nobody else replaces one
+    /// meanwhile. A disk that hangs in it keeps nobody from removing files.
+    pub(crate) fn replacing<T>(&self, replace: impl FnOnce(&mut HashSet<LocalId>) -> T) -> T {
+        replace(&mut self.published.lock().expect("no holder panics"))
     }
 
     /// Removes one file, as far as that works, because of a failure. One that ends the command is to be told first: then
@@ -273,9 +269,10 @@ impl Leftovers {
 /// that brought us here. That something is left is told at the end (`ending`).
 async fn remove(client: &DfsClient, caller: &Caller, leftover: &Leftover) -> bool {
     match leftover {
-        Leftover::Local { path, id } => {
-            let (path, id) = (path.clone(), *id);
-            let removed = aside(move || remove_local(&path, id).map_err(|error| Failure::local(&path, error))).await;
+        Leftover::Local { name, id } => {
+            let (name, id) = (name.clone(), *id);
+            let remove = move || remove_local(&name, id).map_err(|error| Failure::local(name.path(), error));
+            let removed = aside(remove).await;
             if let Err(failure) = &removed {
                 debug!(%failure, "temporary file not removed");
             }
@@ -310,10 +307,10 @@ async fn remove_remote(
     }
 }
 
-fn remove_local(path: &Path, id: Option<LocalId>) -> io::Result<()> {
+fn remove_local(name: &LocalName, id: Option<LocalId>) -> io::Result<()> {
     let remove = || {
-        let is = LocalId::of(&std::fs::symlink_metadata(path)?);
-        if id.is_none_or(|id| is == id) { std::fs::remove_file(path) } else { Ok(()) }
+        let is = name.id()?;
+        if id.is_none_or(|id| is == id) { name.remove() } else { Ok(()) }
     };
     match remove() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -323,10 +320,12 @@ fn remove_local(path: &Path, id: Option<LocalId>) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
-    fn id_of(path: &Path) -> LocalId {
-        LocalId::of(&std::fs::symlink_metadata(path).unwrap())
+    fn at(path: &Path) -> LocalName {
+        LocalName::at(path).unwrap()
     }
 
     #[test]
@@ -346,11 +345,11 @@ mod tests {
         let leftovers = Leftovers::default();
         let path = dir.path().join("t");
         // remove_file removes no directory.
-        let (_, _, made) = leftovers.make_local(&path, || std::fs::create_dir(&path)).unwrap();
+        let (_, _, made) = leftovers.make_local(&at(&path), || std::fs::create_dir(&path)).unwrap();
         let (id, leftover) = leftovers.take_made(Place::Here).unwrap();
         assert_eq!(id.0, made.0);
-        let Leftover::Local { path, id: is } = leftover else { unreachable!() };
-        assert!(remove_local(&path, is).is_err());
+        let Leftover::Local { name, id: is } = leftover else { unreachable!() };
+        assert!(remove_local(&name, is).is_err());
         leftovers.leave(id);
         assert!(leftovers.take_made(Place::Here).is_none(), "it is not tried again");
         leftovers.gone(Place::Here).await;
@@ -363,11 +362,11 @@ mod tests {
         let (noted, elsewhere) = (dir.path().join("t"), dir.path().join("elsewhere"));
         let leftovers = Leftovers::default();
         // The name under which it will be found is there only later.
-        assert!(leftovers.make_local(&noted, || std::fs::write(&elsewhere, "ours")).is_err());
+        assert!(leftovers.make_local(&at(&noted), || std::fs::write(&elsewhere, "ours")).is_err());
         std::fs::rename(&elsewhere, &noted).unwrap();
         let (_, leftover) = leftovers.take_made(Place::Here).expect("it is noted");
-        let Leftover::Local { path, id } = leftover else { unreachable!() };
-        remove_local(&path, id).unwrap();
+        let Leftover::Local { name, id } = leftover else { unreachable!() };
+        remove_local(&name, id).unwrap();
         assert!(!noted.exists());
     }
 
@@ -376,6 +375,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t");
         std::fs::write(&path, "ours").unwrap();
+        let path = at(&path);
         let leftovers = Leftovers::default();
         // In the midst of the making of one file, all is done with another.
         let outer = leftovers.make_local(&path, || {
@@ -394,14 +394,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (path, other) = (dir.path().join("t"), dir.path().join("other"));
         std::fs::write(&path, "ours").unwrap();
-        let ours = id_of(&path);
+        let name = at(&path);
+        let ours = name.id().unwrap();
         std::fs::write(&other, "theirs").unwrap();
         std::fs::rename(&other, &path).unwrap();
-        remove_local(&path, Some(ours)).unwrap();
+        remove_local(&name, Some(ours)).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"theirs");
-        remove_local(&path, Some(id_of(&path))).unwrap();
+        remove_local(&name, Some(name.id().unwrap())).unwrap();
         assert!(!path.exists());
-        remove_local(&path, Some(ours)).unwrap();
+        remove_local(&name, Some(ours)).unwrap();
     }
 
     #[test]
@@ -409,7 +410,7 @@ mod tests {
         let leftovers = Leftovers::default();
         leftovers.table().is_closed = true;
         assert!(leftovers.expect(Place::Cluster).is_none());
-        let made = leftovers.make_local::<()>(Path::new("t"), || unreachable!());
+        let made = leftovers.make_local::<()>(&at(Path::new("t")), || unreachable!());
         assert_eq!(made.unwrap_err().kind(), io::ErrorKind::Interrupted);
     }
 }

@@ -16,8 +16,10 @@ use crate::tree::Node;
 pub(crate) enum LocalDestination {
     /// A directory: sources keep their names.
     Into(PathBuf),
-    /// A name, taken or free.
+    /// A name, free or that of a file.
     As(PathBuf),
+    /// A fifo, socket or device, or a link to one: bytes are written to it.
+    Stream(PathBuf),
 }
 
 impl LocalDestination {
@@ -41,18 +43,13 @@ impl LocalDestination {
                 }
             }
             // A fifo or device is opened by this name: what /dev/stdout leads to may have no path.
-            Ok(_) => Ok(Self::As(path)),
+            Ok(_) => Ok(Self::Stream(path)),
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Failure::local(&path, error)),
             Err(error) if must_be_directory => {
                 Err(Failure::local(&path, error).with_hint("make the directory with `mkdir -p`"))
             }
             Err(_) => Ok(Self::As(followed(&path)?)),
         }
-    }
-
-    /// Whether the user named the place itself, and not a directory for it: what is there may then be written to.
-    pub(crate) fn is_named(&self) -> bool {
-        matches!(self, Self::As(_))
     }
 
     /// Where a source goes.
@@ -63,7 +60,7 @@ impl LocalDestination {
                 Some(name) => directory.join(OsStr::from_bytes(name)),
                 None => directory.clone(),
             },
-            Self::As(path) => path.clone(),
+            Self::As(path) | Self::Stream(path) => path.clone(),
         }
     }
 }
@@ -118,7 +115,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let link = dir.path().join("null");
         symlink("/dev/null", &link).unwrap();
-        assert_eq!(look_up(&link), LocalDestination::As(link));
+        assert_eq!(look_up(&link), LocalDestination::Stream(link));
+        // What is met in a directory that was named was not named.
+        assert_eq!(look_up(dir.path()), LocalDestination::Into(dir.path().to_owned()));
     }
 
     #[test]

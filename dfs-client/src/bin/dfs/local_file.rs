@@ -1,28 +1,25 @@
-//! Files on this machine that `get` makes: under a temporary name, renamed once they are whole, as in the cluster.
+//! Files on this machine that `get` makes: under a temporary name, renamed once they are whole, as in the cluster. And what
+//! `get` only writes to: a fifo or device that the user has named.
 
 use std::ffi::OsStr;
-use std::fs::{File, FileTimes, OpenOptions, Permissions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use dfs_common::attr::FileAttr;
 use futures::stream::Stream;
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 
 use crate::aside::aside;
 use crate::content;
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
-use crate::kept_mode::kept_mode;
 use crate::leftovers::Leftovers;
-use crate::temporary::{self, LocalTemporary};
-
-/// Nanoseconds per second.
-pub(crate) const NS_PER_S: i64 = 1_000_000_000;
+use crate::local_attributes;
+use crate::local_name::LocalName;
+use crate::local_temporary::{self, LocalTemporary};
 
 /// A local file to be made.
 #[derive(Clone, Debug)]
@@ -35,8 +32,6 @@ pub(crate) struct LocalFile {
     pub(crate) replace: bool,
     /// It gets the source's times, mode and, for the superuser, owner.
     pub(crate) preserve: bool,
-    /// The user named the place: a fifo or device that is there is written to.
-    pub(crate) may_be_stream: bool,
 }
 
 /// Makes the file with this content, which must have `length` bytes if that is known; says how many those were.
@@ -50,8 +45,7 @@ pub(crate) async fn store(
     content: impl Stream<Item = Outcome<Bytes>>,
 ) -> Outcome<u64> {
     let (leftovers, begun) = (Arc::clone(&ctx.leftovers), new.clone());
-    let begun = aside(move || begin(&leftovers, &begun)).await?;
-    let Begun::New(file, temporary) = begun else { return write_into(&new.path, length, content).await };
+    let (file, temporary) = aside(move || begin(&leftovers, &begun)).await?;
     let outcome = async {
         let (file, written) = content::into_local(content, file, |error| Failure::local(&new.path, error)).await?;
         check_length(&new.path, written, length)?;
@@ -67,20 +61,13 @@ pub(crate) async fn store(
     outcome
 }
 
-/// What the bytes go into.
-enum Begun {
-    /// Something that was there and stays.
-    Stream,
-    New(File, LocalTemporary),
-}
-
-fn begin(leftovers: &Leftovers, new: &LocalFile) -> Outcome<Begun> {
-    if new.may_be_stream && is_stream(&new.path) {
-        return Ok(Begun::Stream);
-    }
-    temporary::check_local_place(&new.path, new.replace)?;
-    let made = LocalTemporary::make(leftovers, &new.path, |path| create(path, new.attr.permissions));
-    made.map(|(file, temporary)| Begun::New(file, temporary)).map_err(|error| Failure::local(&new.path, error))
+fn begin(leftovers: &Leftovers, new: &LocalFile) -> Outcome<(File, LocalTemporary)> {
+    let failed = |error| Failure::local(&new.path, error);
+    let place = LocalName::at(&new.path).map_err(failed)?;
+    local_temporary::check_local_place(&place, new.replace)?;
+    // Nobody else reads or writes it before it has its final mode.
+    let mode = new.attr.permissions & 0o700 | 0o600;
+    LocalTemporary::make(leftovers, &place, |name| name.create(mode)).map_err(failed)
 }
 
 /// Gives a file that is whole its attributes and its name.
@@ -88,11 +75,11 @@ fn end(leftovers: &Leftovers, file: File, new: &LocalFile, temporary: &LocalTemp
     // Closed before it has its final name: what is lost here must not take the place of what was there.
     let closed = finish(&file, new, umask).and_then(|()| content::close_now(file));
     closed.map_err(|error| Failure::local(&new.path, error))?;
-    temporary.publish(leftovers, &new.path, new.replace)
+    temporary.publish(leftovers, new.replace)
 }
 
-/// Makes a symbolic link, with `replace` in place of a file or link that has the name. It has the times and owner of what is to be
-/// `preserved` before anybody can find it.
+/// Makes a symbolic link, with `replace` in place of a file or link that has the name. It gets the times and, as superuser,
+/// the owner of the one in `kept`.
 ///
 /// # Errors
 /// When something else has the name; the file system's.
@@ -101,27 +88,30 @@ pub(crate) async fn link(
     path: &Path,
     points_to: &OsStr,
     replace: bool,
-    preserved: Option<&FileAttr>,
+    kept: Option<&FileAttr>,
 ) -> Outcome {
-    temporary::check_local_place(path, replace)?;
-    let made = LocalTemporary::make(&ctx.leftovers, path, |path| std::os::unix::fs::symlink(points_to, path));
-    let ((), temporary) = made.map_err(|error| Failure::local(path, error))?;
-    let kept = preserved.map_or(Ok(()), |attr| preserve_link(temporary.path(), attr));
-    let kept = kept.map_err(|error| Failure::local(path, error));
-    let published = kept.and_then(|()| temporary.publish(&ctx.leftovers, path, replace));
+    let failed = |error| Failure::local(path, error);
+    let place = LocalName::at(path).map_err(failed)?;
+    local_temporary::check_local_place(&place, replace)?;
+    let made = LocalTemporary::make(&ctx.leftovers, &place, |name| name.make_link(points_to));
+    let ((), temporary) = made.map_err(failed)?;
+    let finished = kept.map_or(Ok(()), |attr| local_attributes::keep_of_link(temporary.name(), attr));
+    let published = finished.map_err(failed).and_then(|()| temporary.publish(&ctx.leftovers, replace));
     if let Err(failure) = &published {
         temporary.discard(ctx, failure).await;
     }
     published
 }
 
-/// Whether there is something that has no content of its own: bytes go through it.
-fn is_stream(path: &Path) -> bool {
-    std::fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir())
-}
-
-/// Writes to what is there, as cp does. Its attributes are not ours to change.
-async fn write_into(path: &Path, length: Option<u64>, content: impl Stream<Item = Outcome<Bytes>>) -> Outcome<u64> {
+/// Writes to the fifo or device that is there, as cp does. Its attributes are not ours to change.
+///
+/// # Errors
+/// The content's failure; the file system's; when not `length` bytes have come.
+pub(crate) async fn write_into(
+    path: &Path,
+    length: Option<u64>,
+    content: impl Stream<Item = Outcome<Bytes>>,
+) -> Outcome<u64> {
     let failed = |error| Failure::local(path, error);
     let to_open = path.to_owned();
     // Opening a fifo waits for a reader; opening a terminal must not make it ours.
@@ -144,44 +134,12 @@ fn check_length(path: &Path, written: u64, length: Option<u64>) -> Outcome {
     }
 }
 
-/// Opens the temporary file anew. Nobody else reads or writes it before it has its final mode.
-fn create(temporary: &Path, permissions: u32) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(permissions & 0o700 | 0o600).open(temporary)
-}
-
 fn finish(file: &File, new: &LocalFile, umask: u32) -> io::Result<()> {
     if new.preserve {
-        if rustix::process::geteuid().is_root() {
-            std::os::unix::fs::fchown(file, Some(new.attr.uid), Some(new.attr.gid))?;
-        }
-        let mode = kept_mode(new.attr.permissions, new.attr.uid, new.attr.gid);
-        file.set_permissions(Permissions::from_mode(mode))?;
-        return file.set_times(times_of(&new.attr));
+        local_attributes::keep(file, &new.attr)
+    } else {
+        file.set_permissions(Permissions::from_mode(new.attr.permissions & 0o777 & !umask))
     }
-    file.set_permissions(Permissions::from_mode(new.attr.permissions & 0o777 & !umask))
-}
-
-/// Gives a symbolic link itself the times and, as superuser, the owner of the one it is a copy of.
-///
-/// # Errors
-/// The file system's.
-fn preserve_link(link: &Path, attr: &FileAttr) -> io::Result<()> {
-    if rustix::process::geteuid().is_root() {
-        std::os::unix::fs::lchown(link, Some(attr.uid), Some(attr.gid))?;
-    }
-    let time = |ns: i64| Timespec { tv_sec: ns.div_euclid(NS_PER_S), tv_nsec: ns.rem_euclid(NS_PER_S) };
-    let times = Timestamps { last_access: time(attr.atime_ns), last_modification: time(attr.mtime_ns) };
-    Ok(rustix::fs::utimensat(CWD, link, &times, AtFlags::SYMLINK_NOFOLLOW)?)
-}
-
-/// Times as the standard library takes them.
-pub(crate) fn times_of(attr: &FileAttr) -> FileTimes {
-    FileTimes::new().set_accessed(time_of(attr.atime_ns)).set_modified(time_of(attr.mtime_ns))
-}
-
-fn time_of(ns: i64) -> SystemTime {
-    let distance = Duration::from_nanos(ns.unsigned_abs());
-    if ns < 0 { UNIX_EPOCH - distance } else { UNIX_EPOCH + distance }
 }
 
 #[cfg(test)]
@@ -197,44 +155,29 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let fifo = dir.path().join("fifo");
         rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
-        assert!(is_stream(&fifo) && is_stream(Path::new("/dev/null")) && !is_stream(dir.path()));
         let to_read = fifo.clone();
         let reader = std::thread::spawn(move || std::fs::read(to_read).unwrap());
         assert_eq!(write_into(&fifo, Some(5), content_of(b"bytes")).await.unwrap(), 5);
         assert_eq!(reader.join().unwrap(), b"bytes");
-        assert!(is_stream(&fifo));
         let short = write_into(Path::new("/dev/null"), Some(6), content_of(b"bytes")).await.unwrap_err();
         assert!(short.to_string().contains("5 bytes arrived"), "{short}");
     }
 
     #[test]
-    fn create_does_not_follow_a_link() {
+    fn begin_takes_a_link_to_a_device_for_a_link() {
         let dir = tempfile::tempdir().unwrap();
-        let (victim, temporary) = (dir.path().join("victim"), dir.path().join("t"));
-        std::fs::write(&victim, "precious").unwrap();
-        std::os::unix::fs::symlink(&victim, &temporary).unwrap();
-        assert_eq!(create(&temporary, 0o644).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
-        assert_eq!(std::fs::read(&victim).unwrap(), b"precious");
-    }
-
-    #[test]
-    fn preserve_link_leaves_what_it_points_to_alone() {
-        use std::os::unix::fs::MetadataExt;
-        let dir = tempfile::tempdir().unwrap();
-        let (file, link) = (dir.path().join("file"), dir.path().join("link"));
-        std::fs::write(&file, "x").unwrap();
-        std::os::unix::fs::symlink("file", &link).unwrap();
-        let (own, before) = (std::fs::symlink_metadata(&link).unwrap(), std::fs::metadata(&file).unwrap());
+        let path = dir.path().join("a");
+        std::os::unix::fs::symlink("/dev/null", &path).unwrap();
         let attr = FileAttr {
             inode: dfs_common::ids::InodeId(1),
-            kind: dfs_common::attr::FileKind::Symlink,
-            permissions: 0o777,
-            uid: own.uid(),
-            gid: own.gid(),
+            kind: dfs_common::attr::FileKind::File,
+            permissions: 0o644,
+            uid: 0,
+            gid: 0,
             nlink: 1,
-            length: 4,
-            atime_ns: 1_500_000_001,
-            mtime_ns: -1,
+            length: 0,
+            atime_ns: 0,
+            mtime_ns: 0,
             ctime_ns: 0,
             rdev: 0,
             replication: 0,
@@ -242,16 +185,13 @@ mod tests {
             under_construction: false,
             block_count: 0,
         };
-        preserve_link(&link, &attr).unwrap();
-        let kept = std::fs::symlink_metadata(&link).unwrap();
-        assert_eq!((kept.mtime(), kept.mtime_nsec()), (-1, 999_999_999));
-        assert_eq!((kept.atime(), kept.atime_nsec()), (1, 500_000_001));
-        assert_eq!(std::fs::metadata(&file).unwrap().modified().unwrap(), before.modified().unwrap());
-    }
-
-    #[test]
-    fn time_of_knows_times_before_the_epoch() {
-        assert_eq!(time_of(-1_000_000_000), UNIX_EPOCH - Duration::from_secs(1));
-        assert_eq!(time_of(5), UNIX_EPOCH + Duration::from_nanos(5));
+        let leftovers = Leftovers::default();
+        let new = LocalFile { path: path.clone(), attr, replace: false, preserve: false };
+        let refused = begin(&leftovers, &new).unwrap_err().to_string();
+        assert!(refused.contains("file exists"), "{refused}");
+        let new = LocalFile { replace: true, ..new };
+        let (file, temporary) = begin(&leftovers, &new).unwrap();
+        end(&leftovers, file, &new, &temporary, 0o022).unwrap();
+        assert!(std::fs::symlink_metadata(&path).unwrap().is_file() && !leftovers.are_left());
     }
 }

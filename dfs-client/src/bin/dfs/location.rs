@@ -10,6 +10,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use tokio::sync::Mutex;
 
+use crate::failure::{Failure, Outcome};
 use crate::path::DfsPath;
 use crate::same_cluster::Answer;
 
@@ -114,18 +115,29 @@ impl Locations {
 }
 
 /// A local path, which may be written as `file:///a`.
-pub(crate) fn local(arg: OsString) -> OsString {
-    match split_scheme(arg.as_bytes()) {
-        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("file") => {
-            let path = rest.strip_prefix(b"//").filter(|path| path.starts_with(b"/"));
-            OsString::from_vec(path.unwrap_or(rest).to_vec())
-        }
-        _ => arg,
+///
+/// # Errors
+/// When it names another machine.
+pub(crate) fn local(arg: OsString) -> Outcome<OsString> {
+    let Some((scheme, rest)) = split_scheme(arg.as_bytes()) else { return Ok(arg) };
+    if !scheme.eq_ignore_ascii_case("file") {
+        return Ok(arg);
     }
+    let path = match rest.strip_prefix(b"//") {
+        Some(named) => named.strip_prefix(b"localhost").unwrap_or(named),
+        None => rest,
+    };
+    if path.starts_with(b"/") {
+        return Ok(OsString::from_vec(path.to_vec()));
+    }
+    Err(Failure::refused(arg.display(), "names another machine; a local path is written as file:///a"))
 }
 
 /// As [`local`], of many.
-pub(crate) fn locals(args: Vec<OsString>) -> Vec<OsString> {
+///
+/// # Errors
+/// The same.
+pub(crate) fn locals(args: Vec<OsString>) -> Outcome<Vec<OsString>> {
     args.into_iter().map(local).collect()
 }
 
@@ -226,12 +238,16 @@ mod tests {
         for (arg, expected) in [
             ("file:///a b", "/a b"),
             ("file:/a", "/a"),
+            ("file://localhost/a", "/a"),
             ("a", "a"),
             ("-", "-"),
             ("a:b", "a:b"),
             ("hdfs:///a", "hdfs:///a"),
         ] {
-            assert_eq!(local(arg.into()), expected, "{arg}");
+            assert_eq!(local(arg.into()).unwrap(), expected, "{arg}");
+        }
+        for arg in ["file://server/x", "file://localhosts/x", "FILE://server"] {
+            assert!(local(arg.into()).unwrap_err().to_string().contains("another machine"), "{arg}");
         }
     }
 }

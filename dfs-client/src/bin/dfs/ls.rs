@@ -64,7 +64,7 @@ struct EntriesJson {
 impl LsArgs {
     /// A path as it is to be printed.
     fn shown<'a>(&self, path: &'a [u8]) -> Cow<'a, [u8]> {
-        if self.printable { output::printable(path).into() } else { path.into() }
+        if self.printable { output::without_controls(path, |_| false).into() } else { path.into() }
     }
 
     /// The time that is asked for.

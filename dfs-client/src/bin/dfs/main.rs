@@ -2,15 +2,18 @@
 //!
 //! ```text
 //! hdfs_spelling, cli                     the command line, as Hadoop's scripts write it and as it is
-//! ending                                 which thread does what, and what ends them all
+//! ending, exit_status                    which thread does what, what ends them all, and what is told of it
 //! <command>.rs                           one file per command: its arguments and how it is done
 //! context    what every command uses     failure       errors and their words
 //! location, path, glob, name_pattern,    arguments, paths, patterns, listings and walks
-//! tree
+//! tree, remote_file
 //! destination, local_destination,        where copies go and how they are made: whole or not at all
-//! new_file, local_file, make_dir,
-//! temporary, leftovers, taken, copied,
-//! kept_mode, preserved, unfinished
+//! local_name, local_id, new_file,
+//! local_file, make_dir, temporary_name,
+//! temporary, local_temporary, leftovers,
+//! taken, copied
+//! preserved, kept, kept_mode,            which attributes they get, and when
+//! local_attributes, unfinished
 //! identity, same_cluster                 what is one file, or one cluster, under two names
 //! content, crew, each, local_tree, aside bytes, files and changes on their way, several at once
 //! output, json, format, mode, owner,     how results look
@@ -43,6 +46,7 @@ mod df;
 mod du;
 mod each;
 mod ending;
+mod exit_status;
 mod expunge;
 mod failure;
 mod find;
@@ -57,11 +61,15 @@ mod hdfs_spelling;
 mod head;
 mod identity;
 mod json;
+mod kept;
 mod kept_mode;
 mod leftovers;
+mod local_attributes;
 mod local_destination;
 mod local_file;
 mod local_id;
+mod local_name;
+mod local_temporary;
 mod local_tree;
 mod location;
 mod log_lines;
@@ -89,6 +97,7 @@ mod stat;
 mod tail;
 mod taken;
 mod temporary;
+mod temporary_name;
 mod test;
 mod text;
 mod touch;
@@ -112,17 +121,13 @@ use ending::Begun;
 use failure::{Failure, Outcome};
 use log_lines::LogLines;
 
-const EXIT_FAILED: u8 = 1;
-/// 128 + SIGPIPE.
-const EXIT_BROKEN_PIPE: u8 = 141;
-
 fn main() {
     let umask = current_umask();
     let log = LogLines::start(std::env::var("DFS_LOG").as_deref().unwrap_or("warn"));
     let cli = Cli::parse_from(hdfs_spelling::translate(std::env::args_os().collect()));
     let status = supervise(cli, umask).unwrap_or_else(|error| {
         output::tell(&format!("dfs: cannot start: {error}"));
-        EXIT_FAILED
+        exit_status::FAILED
     });
     if let Ok(log) = log {
         log.finish();
@@ -144,7 +149,7 @@ async fn run(cli: Cli, umask: u32, begun: Begun) -> u8 {
         Ok(ctx) => ctx,
         Err(failure) => {
             output::tell(&format!("dfs: {command}: {failure}"));
-            return EXIT_FAILED;
+            return exit_status::FAILED;
         }
     };
     let ctx = begun.get_or_init(|| ctx);
@@ -156,8 +161,8 @@ async fn run(cli: Cli, umask: u32, begun: Begun) -> u8 {
     }
     ending::clean_up(ctx).await;
     match (&outcome, ctx.has_failed()) {
-        (Err(failure), _) if failure.is_broken_pipe() => EXIT_BROKEN_PIPE,
-        (Err(_), _) | (Ok(()), true) => EXIT_FAILED,
+        (Err(failure), _) if failure.is_broken_pipe() => exit_status::BROKEN_PIPE,
+        (Err(_), _) | (Ok(()), true) => exit_status::FAILED,
         (Ok(()), false) => 0,
     }
 }

@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::destination::Target;
 use crate::failure::{Failure, Outcome};
 use crate::kept_mode::SET_ID_BITS;
-use crate::tree::{self, Links};
+use crate::tree;
 
 /// A directory that is there now.
 #[derive(Clone, Copy, Debug)]
@@ -37,10 +37,11 @@ pub(crate) async fn make(ctx: &Context, target: &Target, mode: u32) -> Outcome<M
     if !matches!(refused.kind(), ErrorKind::AlreadyExists | ErrorKind::PermissionDenied | ErrorKind::ReadOnly) {
         return Err(Failure::dfs(&target.path, refused));
     }
-    // Looked up in the directory itself, whose path may lead elsewhere by now.
+    // Looked up in the directory itself, whose path may lead elsewhere by now; a link, too.
     let there = match ctx.client.lookup(&ctx.caller, target.parent, &target.name).await {
         Ok(there) if there.kind == FileKind::Symlink => {
-            tree::found(tree::resolve(ctx, target.path.clone(), Links::Follow).await)?.map(|there| there.attr)
+            let followed = ctx.client.resolve_in(&ctx.caller, target.parent, &target.name).await;
+            tree::found(followed.map_err(|error| Failure::dfs(&target.path, error)))?
         }
         Ok(there) => Some(there),
         Err(error) if error.kind() == ErrorKind::NotFound => None,

@@ -33,7 +33,7 @@ pub(crate) struct MoveFromLocalArgs {
 pub(crate) async fn run(ctx: &Arc<Context>, args: MoveFromLocalArgs) -> Outcome {
     let MoveFromLocalArgs { copying, storing, paths } = args;
     for source in paths.iter().take(paths.len().saturating_sub(1).max(1)).cloned().map(location::local) {
-        ctx.tolerate(check(source))?;
+        ctx.tolerate(source.and_then(check))?;
     }
     if ctx.has_failed() {
         return Ok(());

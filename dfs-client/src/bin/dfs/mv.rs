@@ -56,15 +56,15 @@ impl MoveJson {
 /// Runs the command.
 pub(crate) async fn run(ctx: &Arc<Context>, args: MvArgs) -> Outcome {
     let (sources, destination) = destination::split_arguments(args.paths)?;
-    let nodes = tree::operands(ctx, &sources, Links::Keep).await?;
-    if nodes.is_empty() {
-        return Ok(());
-    }
-    let destination = Destination::look_up(ctx, &destination, nodes.len() > 1, Links::Keep).await?;
     let flag = if args.force { RenameFlag::Replace } else { RenameFlag::NoReplace };
-    let mut taken = Taken::new(nodes.len() > 1);
     let mut moved = Vec::new();
     let outcome = async {
+        let nodes = tree::operands(ctx, &sources, Links::Keep).await?;
+        if nodes.is_empty() {
+            return Ok(());
+        }
+        let destination = Destination::look_up(ctx, &destination, nodes.len() > 1, Links::Keep).await?;
+        let mut taken = Taken::new(nodes.len() > 1);
         for node in nodes {
             if let Some(target) = ctx.tolerate(rename(ctx, &node, &destination, flag, &mut taken).await)? {
                 moved.push(MoveJson::new(&node.path, &target.path));
@@ -93,7 +93,7 @@ async fn rename(
     taken.take(&node.path, target.parent, &target.name, &target.path)?;
     let moved = rename_to(ctx, node, &target, flag).await;
     if moved.as_ref().is_err_and(Failure::is_refusal) {
-        // Nothing of ours came there.
+        // Nothing of ours came there, or will.
         taken.give_back(target.parent, &target.name);
     }
     moved.map(|()| target)

@@ -11,7 +11,7 @@ use futures::stream::{Stream, StreamExt};
 use crate::context::Context;
 use crate::destination::Target;
 use crate::failure::{Failure, Outcome};
-use crate::preserved::Kept;
+use crate::kept::Kept;
 use crate::temporary::{self, RemoteTemporary};
 
 /// A file to be made.
@@ -85,7 +85,7 @@ async fn fill(
             return Err(failure);
         }
     };
-    new.kept.apply(ctx, file.attr.inode, &new.target.path).await?;
+    new.kept.apply(&ctx.client, &ctx.caller, file.attr.inode, &new.target.path).await?;
     Ok(written)
 }
 

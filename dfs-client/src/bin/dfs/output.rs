@@ -101,9 +101,22 @@ fn told(line: &str, is_terminal: bool) -> Vec<u8> {
 }
 
 /// Names may hold control characters, with which a file could move the reader's cursor or worse: on a terminal they
-/// are shown as question marks.
-pub(crate) fn printable(text: &[u8]) -> Vec<u8> {
-    text.iter().map(|byte| if byte.is_ascii_control() && *byte != b'\t' { b'?' } else { *byte }).collect()
+/// are shown as question marks. A tab stays.
+fn printable(text: &[u8]) -> Vec<u8> {
+    without_controls(text, |shown| shown == '\t')
+}
+
+/// Puts question marks in place of control characters, of which `stays` may leave some. What is no UTF-8 stays, but for the
+/// bytes that are control characters to terminals with another character set.
+pub(crate) fn without_controls(text: &[u8], stays: impl Fn(char) -> bool) -> Vec<u8> {
+    let mut shown = Vec::with_capacity(text.len());
+    for chunk in text.utf8_chunks() {
+        let valid =
+            chunk.valid().chars().map(|letter| if letter.is_control() && !stays(letter) { '?' } else { letter });
+        shown.extend(valid.collect::<String>().bytes());
+        shown.extend(chunk.invalid().iter().map(|byte| if (0x80..=0x9f).contains(byte) { b'?' } else { *byte }));
+    }
+    shown
 }
 
 #[cfg(test)]
@@ -113,6 +126,10 @@ mod tests {
     #[test]
     fn printable_hides_control_characters_only() {
         assert_eq!(printable(b"a\x1b[2J\nb\t\xc3\xa9\x7f"), b"a?[2J?b\t\xc3\xa9?");
+        // CSI is one character in UTF-8, and one byte elsewhere.
+        assert_eq!(printable("a\u{9b}2J".as_bytes()), b"a?2J");
+        assert_eq!(printable(b"a\x9b2J\xe9"), b"a?2J\xe9");
+        assert_eq!(without_controls(b"a\tb", |_| false), b"a?b");
     }
 
     #[test]

@@ -1,22 +1,19 @@
-//! What `-p` keeps of a source: HDFS's letters, and how they are carried over to a copy in the cluster.
+//! What `-p` keeps of a source: HDFS's letters. How a copy in the cluster gets it is in `kept`.
 
 use std::str::FromStr;
 
-use dfs_client::{SetAttr, TimeSet, XAttrSetFlag};
+use dfs_client::{SetAttr, TimeSet};
 use dfs_common::attr::FileAttr;
-use dfs_common::ids::InodeId;
 
 use crate::context::Context;
-use crate::failure::{Failure, Outcome};
+use crate::failure::Outcome;
 use crate::getfattr;
+use crate::kept::USER_PREFIX;
 use crate::kept_mode::{kept_mode, kept_mode_of_own};
-use crate::path::DfsPath;
 use crate::tree::Node;
 
 /// What a bare `-p` keeps.
 pub(crate) const LETTERS_DEFAULT: &str = "top";
-/// Extended attributes that everybody may set on his own files.
-const USER_PREFIX: &[u8] = b"user.";
 
 /// What is to be kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,45 +76,6 @@ impl Preserved {
             xattrs.retain(|(name, _)| name.starts_with(USER_PREFIX));
         }
         Ok(xattrs)
-    }
-}
-
-/// What one copy gets.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Kept {
-    /// Mode, owner, times.
-    pub(crate) attributes: SetAttr,
-    /// Names and values.
-    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-}
-
-impl Kept {
-    /// Whether there is nothing to do.
-    pub(crate) fn is_nothing(&self) -> bool {
-        *self == Self::default()
-    }
-
-    /// Gives it to the copy. The user's own extended attributes come first, because they need the right to write, which
-    /// the mode may not give; a new owner takes capabilities away, so they and their like come last.
-    ///
-    /// # Errors
-    /// The NameNode's.
-    pub(crate) async fn apply(&self, ctx: &Context, inode: InodeId, path: &DfsPath) -> Outcome {
-        let failed = |error| Failure::dfs(path, error);
-        let (own, other): (Vec<_>, Vec<_>) = self.xattrs.iter().partition(|(name, _)| name.starts_with(USER_PREFIX));
-        let set = async |(name, value): &(Vec<u8>, Vec<u8>)| {
-            ctx.client.set_xattr(&ctx.caller, inode, name, value, XAttrSetFlag::Any).await.map_err(failed)
-        };
-        for xattr in own {
-            set(xattr).await?;
-        }
-        if self.attributes != SetAttr::default() {
-            ctx.client.set_attr(&ctx.caller, inode, self.attributes).await.map_err(failed)?;
-        }
-        for xattr in other {
-            set(xattr).await?;
-        }
-        Ok(())
     }
 }
 

@@ -1,7 +1,7 @@
 //! `dfs put`: local files and trees into the cluster.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{FileType, Metadata};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -22,14 +22,14 @@ use crate::crew::{Copying, Crew};
 use crate::destination::{self, Destination, Target};
 use crate::failure::{Failure, Outcome};
 use crate::identity::{self, Apart, ClusterMounts};
+use crate::kept::Kept;
 use crate::kept_mode::kept_mode;
-use crate::local_file::NS_PER_S;
+use crate::local_attributes::NS_PER_S;
 use crate::local_tree::{self, LocalEntry};
 use crate::location;
 use crate::make_dir;
 use crate::new_file::{self, NewFile};
 use crate::path::DfsPath;
-use crate::preserved::Kept;
 use crate::taken::Taken;
 use crate::tree::Links;
 use crate::unfinished;
@@ -78,13 +78,27 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: PutArgs) -> Outcome {
 /// A failure that would meet every source; others are reported.
 pub(crate) async fn copy(ctx: &Arc<Context>, args: PutArgs, copied: Option<Arc<Copied>>) -> Outcome {
     let (sources, destination) = destination::split_or_here(args.paths)?;
-    let sources = location::locals(sources);
-    let destination = Destination::look_up(ctx, &destination, sources.len() > 1, Links::Follow).await?;
+    let sources = location::locals(sources)?;
+    let mut crew = Crew::new(ctx, args.copying.threads);
+    let how = (args.copying.force, args.storing.preserve);
+    let outcome = copy_all(ctx, sources, &destination, how, copied, &mut crew).await;
+    crew.finish(outcome).await
+}
+
+async fn copy_all(
+    ctx: &Arc<Context>,
+    sources: Vec<OsString>,
+    destination: &OsStr,
+    (force, preserve): (bool, bool),
+    copied: Option<Arc<Copied>>,
+    crew: &mut Crew,
+) -> Outcome {
+    let destination = Destination::look_up(ctx, destination, sources.len() > 1, Links::Follow).await?;
     let mut put = Put {
         ctx: Arc::clone(ctx),
-        force: args.copying.force,
-        preserve: args.storing.preserve,
-        crew: Crew::new(ctx, args.copying.threads),
+        force,
+        preserve,
+        crew,
         directories: HashMap::new(),
         mounts: ClusterMounts::find(ctx).await,
         apart: Apart::default(),
@@ -92,24 +106,17 @@ pub(crate) async fn copy(ctx: &Arc<Context>, args: PutArgs, copied: Option<Arc<C
         copied,
         is_named_by_link: false,
     };
-    let outcome = async {
-        for source in sources {
-            let outcome = put.source(Path::new(&source), &destination).await;
-            if ctx.tolerate(outcome)?.is_none() {
-                put.crew.count_failed();
-            }
-        }
-        Ok(())
+    for source in sources {
+        ctx.tolerate(put.source(Path::new(&source), &destination).await)?;
     }
-    .await;
-    put.crew.finish(outcome).await
+    Ok(())
 }
 
-struct Put {
+struct Put<'a> {
     ctx: Arc<Context>,
     force: bool,
     preserve: bool,
-    crew: Crew,
+    crew: &'a mut Crew,
     /// Directories of the tree being copied, by their path in it.
     directories: HashMap<PathBuf, Parent>,
     /// Where sources may be of the cluster itself.
@@ -131,7 +138,7 @@ struct Parent {
     is_new: bool,
 }
 
-impl Put {
+impl Put<'_> {
     async fn source(&mut self, source: &Path, destination: &Destination) -> Outcome {
         if source.as_os_str() == "-" {
             return self.standard_input(destination).await;
@@ -157,15 +164,12 @@ impl Put {
             match outcome {
                 Ok(()) => {}
                 Err((true, failure)) => return Err(failure),
-                Err((false, failure)) => {
-                    self.ctx.tolerate::<()>(Err(failure))?;
-                    self.crew.count_failed();
-                }
+                Err((false, failure)) => _ = self.ctx.tolerate::<()>(Err(failure))?,
             }
         }
         self.crew.wait().await?;
         self.directories.clear();
-        self.ctx.unfinished.finish(&self.ctx).await
+        self.ctx.finish_directories().await
     }
 
     /// Notes a link that was named. It is what is removed: what it leads to has another name.

@@ -56,7 +56,11 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: RmArgs) -> Outcome {
             let nodes = tree::expand(ctx, arg, Links::Keep).await;
             let nodes = if args.force { tree::found(nodes).map(Option::unwrap_or_default) } else { nodes };
             for node in ctx.tolerate(nodes)?.unwrap_or_default() {
-                if ctx.tolerate(remove(ctx, &node, &args).await)?.is_some() {
+                let outcome = match node {
+                    Ok(node) => remove(ctx, &node, &args).await.map(|()| node),
+                    Err(failure) => Err(failure),
+                };
+                if let Some(node) = ctx.tolerate(outcome)? {
                     if !ctx.json() {
                         ctx.output.line([b"Deleted ", node.path.as_bytes()].concat())?;
                     }

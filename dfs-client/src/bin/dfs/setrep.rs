@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use dfs_client::BlockHealth;
+use dfs_common::ErrorKind;
 use dfs_common::attr::FileKind;
 use serde::Serialize;
 
@@ -12,12 +14,11 @@ use crate::context::Context;
 use crate::each::each;
 use crate::failure::{Failure, Outcome};
 use crate::json::PathJson;
+use crate::remote_file;
 use crate::tree::{self, Links, Node};
 
 /// Time between looks with `-w`.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
-/// Blocks asked for at once: the most that the NameNode answers.
-const BLOCKS_PER_LOOK: u64 = 1000;
 
 /// Sets how many replicas files have; of a directory, those of all files below it.
 #[derive(Debug, Args)]
@@ -47,6 +48,11 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: SetrepArgs) -> Outcome {
     let mut changed = Vec::new();
     let outcome = async {
         for node in tree::operands(ctx, &args.paths, Links::Follow).await? {
+            // Named, it is a mistake. In a directory it is no file to be changed.
+            if let Some(failure) = (!node.is_directory()).then(|| remote_file::not_a_file(&node, "")).flatten() {
+                ctx.report(&failure);
+                continue;
+            }
             let set = async |node: Node| {
                 if node.attr.kind != FileKind::File {
                     return Ok(None);
@@ -71,7 +77,7 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: SetrepArgs) -> Outcome {
             ctx.output.flush()?;
             warn_if_impossible(ctx, args.replication).await?;
             for node in &changed {
-                ctx.tolerate(wait_for(ctx, node, args.replication).await)?;
+                ctx.tolerate(wait_for(ctx, node).await)?;
             }
         }
         Ok(())
@@ -91,25 +97,75 @@ async fn warn_if_impossible(ctx: &Context, replication: u32) -> Outcome {
     Ok(())
 }
 
-async fn wait_for(ctx: &Context, node: &Node, replication: u32) -> Outcome {
-    while !has_replicas(ctx, node, replication).await? {
+async fn wait_for(ctx: &Context, node: &Node) -> Outcome {
+    while !has_replicas(ctx, node).await? {
         tokio::time::sleep(LOOK_INTERVAL).await;
     }
     Ok(())
 }
 
-async fn has_replicas(ctx: &Context, node: &Node, replication: u32) -> Outcome<bool> {
-    let mut offset = 0;
+/// Whether every block of a file has the replicas that it should have now, by the rules that make the NameNode copy them.
+async fn has_replicas(ctx: &Context, node: &Node) -> Outcome<bool> {
+    let mut first_block = 0;
     loop {
-        let length = node.attr.block_size.max(1).saturating_mul(BLOCKS_PER_LOOK);
-        let blocks = ctx.client.get_block_locations(&ctx.caller, node.attr.inode, offset, length).await;
-        let blocks = blocks.map_err(|error| Failure::dfs(&node.path, error))?;
-        if blocks.iter().any(|block| block.replicas.len() != replication as usize) {
+        let answer = ctx.client.check_files(&ctx.caller, &[node.attr.inode], first_block, false).await;
+        let answer = answer.map_err(|error| Failure::dfs(&node.path, error))?;
+        let file = match answer.files.first() {
+            Some(file) if file.is_gone => return Err(Failure::kind(&node.path, ErrorKind::NotFound)),
+            Some(file) if file.is_denied => return Err(Failure::kind(&node.path, ErrorKind::PermissionDenied)),
+            Some(file) => file,
+            None => return Err(Failure::kind(&node.path, ErrorKind::Protocol)),
+        };
+        if !file.blocks.iter().all(is_as_wanted) {
             return Ok(false);
         }
-        match blocks.last().map(|last| last.offset + last.block.block.length) {
-            Some(end) if end > offset && end < node.attr.length => offset = end,
-            _ => return Ok(true),
+        if answer.next_block <= first_block {
+            return Ok(true);
         }
+        first_block = answer.next_block;
+    }
+}
+
+/// Replicas on nodes that are leaving do not count, as for the NameNode. A block that is being written has its writer's, perhaps
+/// for hours; once it is written, its replicas are waited for.
+fn is_as_wanted(block: &BlockHealth) -> bool {
+    if block.is_open {
+        return block.pending == 0;
+    }
+    block.live > 0 && !block.is_under_replicated && !block.is_over_replicated
+}
+
+#[cfg(test)]
+mod tests {
+    use dfs_common::block::Block;
+    use dfs_common::ids::{BlockId, GenerationStamp};
+
+    use super::*;
+
+    #[test]
+    fn is_as_wanted_asks_the_namenode_and_does_not_count() {
+        let block = BlockHealth {
+            block: Block { id: BlockId(1), generation_stamp: GenerationStamp(2), length: 10 },
+            wanted: 2,
+            live: 2,
+            corrupt: 0,
+            decommissioning: 0,
+            in_maintenance: 0,
+            is_open: false,
+            is_under_replicated: false,
+            is_over_replicated: false,
+            is_misplaced: false,
+            pending: 0,
+            replicas: Vec::new(),
+        };
+        // A third replica is on a node that is being decommissioned.
+        assert!(is_as_wanted(&BlockHealth { live: 3, decommissioning: 1, ..block.clone() }));
+        assert!(!is_as_wanted(&BlockHealth { decommissioning: 1, is_under_replicated: true, ..block.clone() }));
+        assert!(!is_as_wanted(&BlockHealth { live: 3, is_over_replicated: true, ..block.clone() }));
+        // What has none is missing, and the NameNode has nothing to copy.
+        assert!(!is_as_wanted(&BlockHealth { live: 0, ..block.clone() }));
+        let open = BlockHealth { is_open: true, live: 0, ..block.clone() };
+        assert!(is_as_wanted(&open) && !is_as_wanted(&BlockHealth { pending: 2, ..open }));
+        assert!(is_as_wanted(&block));
     }
 }

@@ -2,8 +2,7 @@
 //! nobody would be told.
 //!
 //! - Of two sources of one name, the second is refused, as by GNU cp and mv.
-//! - The names within one source differ. (To a local file system that minds no case they may not: what the command has put there
-//!   is not replaced, see `temporary`.) But a symbolic link or a bind mount inside the destination may lead two of its
+//! - The names within one source differ. But a symbolic link or a bind mount inside the destination may lead two of its
 //!   directories into one, and then what is in them would meet. The second directory is refused.
 
 use std::collections::HashSet;

@@ -56,7 +56,11 @@ struct Question {
 /// Runs the command.
 pub(crate) async fn run(ctx: &Arc<Context>, args: TestArgs) -> Outcome {
     let nodes = tree::found(tree::expand(ctx, &args.path, Links::Follow).await)?.unwrap_or_default();
-    if nodes.is_empty() || !nodes.iter().all(|node| args.question.holds(&node.attr, &ctx.caller)) {
+    let mut holds = !nodes.is_empty();
+    for node in nodes {
+        holds &= tree::found(node)?.is_some_and(|node| args.question.holds(&node.attr, &ctx.caller));
+    }
+    if !holds {
         ctx.answer_no();
     }
     Ok(())

@@ -12,7 +12,7 @@ use crate::context::Context;
 use crate::failure::{Failure, Outcome};
 use crate::glob;
 use crate::path::DfsPath;
-use crate::temporary;
+use crate::temporary_name::is_temporary_name;
 
 /// Entries asked for at once: the most that a page of the NameNode holds.
 const LISTING_PAGE: u32 = 1000;
@@ -30,6 +30,12 @@ impl Node {
     /// Whether it may have children.
     pub(crate) fn is_directory(&self) -> bool {
         self.attr.kind == FileKind::Directory
+    }
+
+    /// Whether it is a copy that somebody is making: half a file, which is to get another name. A file that is closed and only
+    /// called like one is a file like others.
+    pub(crate) fn is_unfinished_copy(&self) -> bool {
+        self.attr.under_construction && self.path.file_name().is_some_and(is_temporary_name)
     }
 }
 
@@ -49,7 +55,15 @@ pub(crate) enum Links {
 pub(crate) async fn operands(ctx: &Context, args: &[OsString], links: Links) -> Outcome<Vec<Node>> {
     let mut nodes = Vec::new();
     for arg in args {
-        nodes.extend(ctx.tolerate(expand(ctx, arg, links).await)?.unwrap_or_default());
+        nodes.extend(operand(ctx, arg, links).await?);
+    }
+    Ok(nodes)
+}
+
+async fn operand(ctx: &Context, arg: &OsStr, links: Links) -> Outcome<Vec<Node>> {
+    let mut nodes = Vec::new();
+    for outcome in ctx.tolerate(expand(ctx, arg, links).await)?.unwrap_or_default() {
+        nodes.extend(ctx.tolerate(outcome)?);
     }
     Ok(nodes)
 }
@@ -62,9 +76,9 @@ pub(crate) async fn operands(ctx: &Context, args: &[OsString], links: Links) -> 
 pub(crate) async fn sources(ctx: &Context, args: &[OsString], links: Links) -> Outcome<Vec<Node>> {
     let mut nodes = Vec::new();
     for arg in args {
-        let mut found = ctx.tolerate(expand(ctx, arg, links).await)?.unwrap_or_default();
+        let mut found = operand(ctx, arg, links).await?;
         if !found.is_empty() && glob::is_pattern(arg.as_bytes()) {
-            found.retain(|node| !temporary::is_unfinished_copy(node));
+            found.retain(|node| !node.is_unfinished_copy());
             if found.is_empty() {
                 ctx.report(&Failure::refused(arg.display(), "nothing matches but copies that are being made"));
             }
@@ -74,22 +88,23 @@ pub(crate) async fn sources(ctx: &Context, args: &[OsString], links: Links) -> O
     Ok(nodes)
 }
 
-/// What one operand stands for: at least one node.
+/// What one operand stands for: at least one node. In place of what matches a pattern and cannot be looked at stands why, as if
+/// it had been named: a link that leads nowhere keeps nobody from the other matches.
 ///
 /// # Errors
-/// `NotFound` when there is nothing of that name or pattern.
-pub(crate) async fn expand(ctx: &Context, arg: &OsStr, links: Links) -> Outcome<Vec<Node>> {
+/// `NotFound` when there is nothing of that name or pattern; a failure that would meet every match.
+pub(crate) async fn expand(ctx: &Context, arg: &OsStr, links: Links) -> Outcome<Vec<Outcome<Node>>> {
     let text = ctx.absolute(arg).await?;
     let whole = DfsPath::parse(&text).map_err(|error| not_a_path(arg, &error))?;
     if !glob::is_pattern(&text) {
-        return Ok(vec![resolve(ctx, whole, links).await?]);
+        return Ok(vec![Ok(resolve(ctx, whole, links).await?)]);
     }
-    let mut nodes = matches(ctx, arg, &text, links).await?;
-    if nodes.is_empty() {
+    let mut matched = matches(ctx, arg, &text, links).await?;
+    if matched.is_empty() {
         // Spelled like a pattern, but perhaps meant as it stands.
-        nodes.push(resolve(ctx, whole, links).await?);
+        matched.push(Ok(resolve(ctx, whole, links).await?));
     }
-    Ok(nodes)
+    Ok(matched)
 }
 
 /// The paths that an operand stands for which may be the name of something new: at least one. A pattern stands for what it
@@ -104,7 +119,8 @@ pub(crate) async fn places(ctx: &Context, arg: &OsStr) -> Outcome<Vec<DfsPath>> 
     if !glob::is_pattern(&text) {
         return Ok(vec![whole]);
     }
-    let nodes = matches(ctx, arg, &text, Links::Keep).await?;
+    // What could not be looked at might match, too: then nobody knows what the pattern stands for.
+    let nodes: Vec<Node> = matches(ctx, arg, &text, Links::Keep).await?.into_iter().collect::<Outcome<_>>()?;
     if !nodes.is_empty() {
         return Ok(nodes.into_iter().map(|node| node.path).collect());
     }
@@ -140,14 +156,14 @@ fn not_a_path(arg: &OsStr, error: &DfsError) -> Failure {
 }
 
 /// Everything that matches a pattern, spelled out; nothing when that is nothing.
-async fn matches(ctx: &Context, arg: &OsStr, text: &[u8], links: Links) -> Outcome<Vec<Node>> {
+async fn matches(ctx: &Context, arg: &OsStr, text: &[u8], links: Links) -> Outcome<Vec<Outcome<Node>>> {
     let bad = |error| not_a_path(arg, &error);
     let mut nodes = Vec::new();
     for text in glob::spell_out(text).map_err(bad)? {
         let path = DfsPath::parse(&text).map_err(bad)?;
         match glob::split_at_pattern(&path) {
             Some((above, components)) => nodes.extend(matching(ctx, above, &components, links).await?),
-            None => nodes.extend(found(resolve(ctx, path, links).await)?),
+            None => nodes.extend(found(resolve(ctx, path, links).await)?.map(Ok)),
         }
     }
     Ok(nodes)
@@ -197,42 +213,59 @@ pub(crate) fn found<T>(outcome: Outcome<T>) -> Outcome<Option<T>> {
     }
 }
 
-/// Everything below `above` that matches the components, in order of name.
-async fn matching(ctx: &Context, above: DfsPath, components: &[Vec<u8>], links: Links) -> Outcome<Vec<Node>> {
+/// Everything below `above` that matches the components, in order of name, and before it why something could not be looked at.
+async fn matching(ctx: &Context, above: DfsPath, components: &[Vec<u8>], links: Links) -> Outcome<Vec<Outcome<Node>>> {
     let mut nodes: Vec<Node> = found(resolve(ctx, above, Links::Follow).await)?.into_iter().collect();
+    let mut matched = Vec::new();
     for component in components {
         let mut next = Vec::new();
         for node in nodes {
-            let Some(directory) = as_directory(ctx, node).await? else { continue };
-            match glob::pattern_in(component) {
-                Some(pattern) => {
-                    let children = list(ctx, &directory).await?;
-                    next.extend(
-                        children
-                            .into_iter()
-                            .filter(|child| child.path.file_name().is_some_and(|name| pattern.matches(name))),
-                    );
-                }
-                None => next.extend(found(resolve(ctx, directory.path.join(component), Links::Keep).await)?),
+            match unless_fatal(matching_in(ctx, node, component).await)? {
+                Ok(children) => next.extend(children),
+                Err(failure) => matched.push(Err(failure)),
             }
         }
         nodes = next;
     }
-    if links == Links::Follow {
-        for node in nodes.iter_mut().filter(|node| node.attr.kind == FileKind::Symlink) {
-            // A link that leads nowhere stays itself: the command says what is wrong with it.
-            if let Some(target) = found(resolve(ctx, node.path.clone(), Links::Follow).await)? {
-                *node = target;
-            }
-        }
+    for node in nodes {
+        let is_followed = links == Links::Follow && node.attr.kind == FileKind::Symlink;
+        let node = if is_followed { resolve(ctx, node.path, Links::Follow).await } else { Ok(node) };
+        matched.push(unless_fatal(node)?);
     }
-    Ok(nodes)
+    Ok(matched)
+}
+
+/// Takes a failure that would meet everything else, too, out of those that are about one thing.
+fn unless_fatal<T>(outcome: Outcome<T>) -> Outcome<Outcome<T>> {
+    match outcome {
+        Err(failure) if failure.is_fatal() => Err(failure),
+        outcome => Ok(outcome),
+    }
+}
+
+/// The entries of a node that match a component. What is no directory, or is gone, has none.
+async fn matching_in(ctx: &Context, node: Node, component: &[u8]) -> Outcome<Vec<Node>> {
+    let Some(directory) = as_directory(ctx, node).await? else { return Ok(Vec::new()) };
+    let Some(pattern) = glob::pattern_in(component) else {
+        let named = found(resolve(ctx, directory.path.join(component), Links::Keep).await)?;
+        return Ok(named.into_iter().collect());
+    };
+    let mut children = match list(ctx, &directory).await {
+        Err(failure) if failure.error_kind() == Some(ErrorKind::Stale) => Vec::new(),
+        listed => listed?,
+    };
+    children.retain(|child| child.path.file_name().is_some_and(|name| pattern.matches(name)));
+    Ok(children)
 }
 
 /// The node if it is a directory, or a link to one.
 async fn as_directory(ctx: &Context, node: Node) -> Outcome<Option<Node>> {
     let node = match node.attr.kind {
-        FileKind::Symlink => found(resolve(ctx, node.path, Links::Follow).await)?,
+        FileKind::Symlink => match found(resolve(ctx, node.path, Links::Follow).await) {
+            // A link that leads in a circle leads to no directory.
+            Err(failure) if failure.error_kind() == Some(ErrorKind::TooManySymlinks) => None,
+            target => target?,
+        },
         _ => Some(node),
     };
     Ok(node.filter(Node::is_directory))
@@ -326,7 +359,7 @@ impl<'a> Walk<'a> {
                 listed => {
                     let mut children = self.ctx.tolerate(listed)?.unwrap_or_default();
                     if self.passes_over_unfinished {
-                        children.retain(|child| !temporary::is_unfinished_copy(child));
+                        children.retain(|child| !child.is_unfinished_copy());
                     }
                     self.pending.extend(children.into_iter().rev());
                     return Ok(Some(node));
@@ -372,5 +405,12 @@ mod tests {
             assert_eq!(unless_gone::<()>(Err(DfsError::new(kind, ""))).is_ok(), gone, "{kind:?}");
         }
         assert_eq!(unless_gone(Ok(1)).unwrap(), Some(1));
+    }
+
+    #[test]
+    fn unless_fatal_keeps_what_is_about_one_match() {
+        let failed = |kind| Err::<(), _>(Failure::kind(&DfsPath::root(), kind));
+        assert!(unless_fatal(failed(ErrorKind::TooManySymlinks)).unwrap().is_err());
+        assert!(unless_fatal(failed(ErrorKind::ReadOnly)).is_err());
     }
 }

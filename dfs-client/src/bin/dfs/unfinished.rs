@@ -4,22 +4,20 @@
 //! `put`, `cp` and `get` note them here and finish them when a source is copied. When a command fails or is ended by a
 //! signal, the rest is finished at its end (`ending`), after the temporary files are removed, which needs the right to write.
 
-use std::fs::{File, Permissions};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
+use dfs_client::{Caller, DfsClient};
 use dfs_common::attr::FileAttr;
 use dfs_common::ids::InodeId;
 
 use crate::aside::aside;
-use crate::context::Context;
 use crate::failure::{Failure, Outcome};
-use crate::kept_mode::{SET_ID_BITS, kept_mode};
-use crate::local_file;
+use crate::kept::Kept;
+use crate::local_attributes;
+use crate::local_id::LocalId;
 use crate::path::DfsPath;
-use crate::preserved::Kept;
 
 /// A directory, and what it is to get.
 #[derive(Clone, Debug)]
@@ -35,8 +33,10 @@ pub(crate) enum Directory {
     },
     /// On this machine.
     Local {
-        /// Where.
+        /// Where it was.
         path: PathBuf,
+        /// Which: it alone gets them, whatever has the name by then.
+        is: LocalId,
         /// Those of the directory that it is a copy of.
         attr: FileAttr,
         /// It gets these times, this mode and, for the superuser, this owner; otherwise the mode without the umask's bits.
@@ -58,16 +58,26 @@ impl Unfinished {
         self.list().push(directory);
     }
 
-    /// Gives all of them what they are to get. What fails is reported.
+    /// Gives all of them what they are to get. What fails is told to `report`.
     ///
     /// # Errors
     /// A failure that would meet all others, too.
-    pub(crate) async fn finish(&self, ctx: &Context) -> Outcome {
+    pub(crate) async fn finish(
+        &self,
+        client: &DfsClient,
+        caller: &Caller,
+        umask: u32,
+        report: impl Fn(&Failure),
+    ) -> Outcome {
         while let Some((index, directory)) = self.last() {
-            let finished = directory.finish(ctx).await;
+            let finished = directory.finish(client, caller, umask).await;
             // Not before: if a signal ends us meanwhile, it is finished at the end.
             self.list().truncate(index);
-            ctx.tolerate(finished)?;
+            match finished {
+                Err(failure) if failure.is_fatal() => return Err(failure),
+                Err(failure) => report(&failure),
+                Ok(()) => {}
+            }
         }
         Ok(())
     }
@@ -79,17 +89,12 @@ impl Unfinished {
 }
 
 impl Directory {
-    async fn finish(self, ctx: &Context) -> Outcome {
+    async fn finish(self, client: &DfsClient, caller: &Caller, umask: u32) -> Outcome {
         match self {
-            Self::Remote { path, inode, kept } => kept.apply(ctx, inode, &path).await,
-            Self::Local { path, attr, preserve } => {
-                let umask = ctx.settings.umask;
+            Self::Remote { path, inode, kept } => kept.apply(client, caller, inode, &path).await,
+            Self::Local { path, is, attr, preserve } => {
                 let finish = move || {
-                    let finished = if preserve {
-                        keep_attributes(&path, &attr)
-                    } else {
-                        open_up(&path, attr.permissions & 0o777 & !umask)
-                    };
+                    let finished = finish_local(&path, is, &attr, (!preserve).then_some(umask));
                     finished.map_err(|error| Failure::local(&path, error))
                 };
                 aside(finish).await
@@ -98,28 +103,17 @@ impl Directory {
     }
 }
 
-fn keep_attributes(path: &Path, attr: &FileAttr) -> io::Result<()> {
-    let directory = File::open(path)?;
-    if rustix::process::geteuid().is_root() {
-        std::os::unix::fs::fchown(&directory, Some(attr.uid), Some(attr.gid))?;
+/// Without a umask, it gets all that `attr` has; with one, only the mode.
+fn finish_local(path: &Path, is: LocalId, attr: &FileAttr, umask: Option<u32>) -> io::Result<()> {
+    let directory = local_attributes::open_directory(path, is)?;
+    match umask {
+        None => local_attributes::keep(&directory, attr),
+        Some(umask) => local_attributes::open_up(&directory, attr.permissions & 0o777 & !umask),
     }
-    let mode = kept_mode(attr.permissions, attr.uid, attr.gid);
-    directory.set_permissions(Permissions::from_mode(mode))?;
-    directory.set_times(local_file::times_of(attr))
-}
-
-/// Gives a new directory its mode. The set-group-id bit that it has from the directory above stays, as with mkdir(2).
-fn open_up(path: &Path, mode: u32) -> io::Result<()> {
-    let directory = File::open(path)?;
-    let inherited = directory.metadata()?.permissions().mode() & SET_ID_BITS;
-    directory.set_permissions(Permissions::from_mode(mode | inherited))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs::DirBuilder;
-    use std::os::unix::fs::DirBuilderExt;
-
     use super::*;
 
     #[test]
@@ -132,22 +126,6 @@ mod tests {
         for _ in 0..2 {
             let (index, last) = unfinished.last().unwrap();
             assert!(matches!(last, Directory::Remote { path: last, .. } if index == 1 && last == path(b"b")));
-        }
-    }
-
-    #[test]
-    fn open_up_leaves_the_group_to_the_directory_above() {
-        let dir = tempfile::tempdir().unwrap();
-        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
-        let (plain, shared) = (dir.path().join("plain"), dir.path().join("shared"));
-        for (path, bits) in [(&plain, 0), (&shared, 0o2000)] {
-            std::fs::create_dir(path).unwrap();
-            std::fs::set_permissions(path, Permissions::from_mode(0o700 | bits)).unwrap();
-            let below = path.join("below");
-            DirBuilder::new().mode(0o700).create(&below).unwrap();
-            assert_eq!(mode(&below), 0o700 | bits);
-            open_up(&below, 0o550).unwrap();
-            assert_eq!(mode(&below), 0o550 | bits);
         }
     }
 }
