@@ -147,45 +147,6 @@ impl ErrorKind {
             | Self::OutcomeUnknown => RetryClass::Never,
         }
     }
-
-    /// Whether a call that ended so may have been carried out all the same: nobody has refused it.
-    pub fn may_have_happened(self) -> bool {
-        match self {
-            Self::OutcomeUnknown
-            | Self::TimedOut
-            | Self::Unavailable
-            | Self::NotLeader
-            | Self::Internal
-            | Self::Io
-            | Self::Corrupt
-            | Self::Protocol
-            | Self::Cancelled => true,
-            Self::NotFound
-            | Self::AlreadyExists
-            | Self::NotADirectory
-            | Self::IsADirectory
-            | Self::DirectoryNotEmpty
-            | Self::PermissionDenied
-            | Self::NotPermitted
-            | Self::InvalidArgument
-            | Self::NameTooLong
-            | Self::TooManyLinks
-            | Self::FileTooLarge
-            | Self::NoSpace
-            | Self::QuotaExceeded
-            | Self::ReadOnly
-            | Self::Busy
-            | Self::Stale
-            | Self::Unsupported
-            | Self::NoAttribute
-            | Self::AttributeTooLarge
-            | Self::CrossDevice
-            | Self::LeaseLost
-            | Self::WrongCluster
-            | Self::StaleGeneration
-            | Self::TooManySymlinks => false,
-        }
-    }
 }
 
 /// What is known of the call to a NameNode that an error tells of.

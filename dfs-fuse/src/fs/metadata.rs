@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use dfs_client::{Caller, CreateOptions, DfsClient, Privileges, RenameFlag, SetAttr, TimeSet};
 use dfs_common::attr::{FileAttr, FileKind, PERMISSION_MASK};
-use dfs_common::error::{Result, RetryClass};
+use dfs_common::error::{DfsError, Result, RetryClass};
 use dfs_common::ids::{InodeId, ROOT_INODE};
 use fuser::Errno;
 use tokio::runtime::Handle;
@@ -55,7 +55,7 @@ impl Going {
     /// The call has come to this. Made or refused, it is over: were the name to go on going after a refusal, opening the file would
     /// need a hold, which a NameNode in safe mode refuses.
     fn ends<T>(mut self, outcome: &Result<T>) {
-        if !outcome.as_ref().is_err_and(|error| error.kind().may_have_happened()) {
+        if outcome.as_ref().map_or_else(DfsError::is_refusal, |_| true) {
             self.kept = None;
         }
     }
