@@ -13,7 +13,8 @@ use tracing::{debug, warn};
 
 use super::ahead::ReadAhead;
 use super::block_reader::{BlockRange, ReadFailure, read_range};
-use super::locations::{ABSENCE_BACKOFF, Locations, Shown};
+use super::known_blocks::Shown;
+use super::locations::{ABSENCE_BACKOFF, Locations};
 use super::part::Part;
 use super::prefetch::split;
 use super::replica_choice::choose_order;

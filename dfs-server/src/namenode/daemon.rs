@@ -23,7 +23,7 @@ use dfs_proto::v1::namenode_server::NamenodeServer;
 use tonic::service::Routes;
 
 use super::blocks::{BlockEvent, BlockManager};
-use super::checkpoints::Schedule;
+use super::checkpointer::Schedule;
 use super::fold::NamespaceFolder;
 use super::image::format::ImageHeader;
 use super::image::records;

@@ -13,6 +13,7 @@
 pub mod apply;
 pub mod bench;
 pub mod blocks;
+mod checkpointer;
 pub mod checkpoints;
 mod client_sessions;
 pub mod daemon;

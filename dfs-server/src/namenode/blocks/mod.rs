@@ -51,6 +51,7 @@ mod placement;
 mod recovery_holders;
 mod redundancy;
 mod repair_queues;
+mod replica_steps;
 mod replication;
 mod reporting;
 mod settings;

@@ -42,6 +42,28 @@ pub(super) fn suspect_replicas(namesystem: &Namesystem, request: &ReportBadBlock
     request.replicas.iter().take(BAD_REPLICAS_MAX).try_for_each(suspect)
 }
 
+/// What `df` and `dfs df` show.
+pub(super) fn fs_stats(namesystem: &Namesystem) -> GetFsStatsResponse {
+    let stats = namesystem.blocks().fs_stats();
+    let limits = namesystem.limits();
+    let (files, directories, blocks) = namesystem.namespace().read().counts();
+    GetFsStatsResponse {
+        capacity: stats.capacity,
+        used: stats.used,
+        remaining: stats.remaining,
+        under_replicated_blocks: stats.under_replicated_blocks,
+        corrupt_blocks: stats.corrupt_blocks,
+        missing_blocks: stats.missing_blocks,
+        files: files + directories,
+        blocks,
+        default_replication: limits.default_replication,
+        block_size: limits.default_block_size,
+        live_datanodes: stats.live_datanodes,
+        dead_datanodes: stats.dead_datanodes,
+        txid: namesystem.txid().0,
+    }
+}
+
 /// Every DataNode, and what repair has to do.
 ///
 /// # Errors

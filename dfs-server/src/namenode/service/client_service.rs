@@ -167,24 +167,7 @@ impl ClientNamenode for ClientService {
     }
 
     async fn get_fs_stats(&self, _: Request<GetFsStatsRequest>) -> Reply<GetFsStatsResponse> {
-        let stats = self.namesystem.blocks().fs_stats();
-        let limits = self.namesystem.limits();
-        let (files, directories, blocks) = self.namesystem.namespace().read().counts();
-        reply(Ok(GetFsStatsResponse {
-            capacity: stats.capacity,
-            used: stats.used,
-            remaining: stats.remaining,
-            under_replicated_blocks: stats.under_replicated_blocks,
-            corrupt_blocks: stats.corrupt_blocks,
-            missing_blocks: stats.missing_blocks,
-            files: files + directories,
-            blocks,
-            default_replication: limits.default_replication,
-            block_size: limits.default_block_size,
-            live_datanodes: stats.live_datanodes,
-            dead_datanodes: stats.dead_datanodes,
-            txid: self.txid(),
-        }))
+        reply(Ok(administration::fs_stats(&self.namesystem)))
     }
 
     async fn get_content_summary(&self, request: Request<InodeRequest>) -> Reply<GetContentSummaryResponse> {
