@@ -305,9 +305,9 @@ mod tests {
 
     #[tokio::test]
     async fn call_gives_up_with_address_and_reason() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        drop(listener);
+        let bound_only = tokio::net::TcpSocket::new_v4().unwrap();
+        bound_only.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = bound_only.local_addr().unwrap().to_string();
         let link = link(&[&address]);
         let patience = Patience { per_try: Duration::from_secs(1), total: Duration::from_millis(120) };
         let request = dfs_proto::v1::GetServerDefaultsRequest { header: None };

@@ -432,9 +432,9 @@ async fn failed_copies_are_told_until_the_namenode_has_heard() {
     let daemon = Daemon::start(dir.path(), FakeNameNode::default()).await;
     daemon.namenode.wait_for("a report", |heard| matches!(heard, Heard::Report { .. })).await;
     daemon.write(block(1), 1000).await;
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let data_port = listener.local_addr().unwrap().port().into();
-    drop(listener);
+    let bound_only = tokio::net::TcpSocket::new_v4().unwrap();
+    bound_only.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let data_port = bound_only.local_addr().unwrap().port().into();
     let target = v1::DatanodeId { uuid: "away".into(), host: "127.0.0.1".into(), data_port, ..Default::default() };
     let order = |is_balancing| v1::TransferOrder {
         block_pool_id: POOL.into(),

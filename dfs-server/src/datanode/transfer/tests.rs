@@ -138,10 +138,10 @@ fn corrupt_block_that_comes_whole_is_refused_and_not_finalized() {
 #[test]
 fn set_up_names_the_node_that_cannot_be_reached() {
     let (_dirs, nodes) = nodes::<2>();
-    let unused = TcpListener::bind("127.0.0.1:0").unwrap();
+    let bound_only = tokio::net::TcpSocket::new_v4().unwrap();
+    bound_only.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let mut gone = nodes[0].info();
-    gone.id.xfer_port = unused.local_addr().unwrap().port().into();
-    drop(unused);
+    gone.id.xfer_port = bound_only.local_addr().unwrap().port().into();
     let link = format!("127.0.0.1:{}", gone.id.xfer_port);
     let mut client = nodes[0].client();
     client.request(&write_request(&block(3), &[nodes[1].info(), gone]));
