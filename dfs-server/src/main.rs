@@ -140,18 +140,15 @@ fn run(role: Role) -> anyhow::Result<()> {
 fn serve<'a>(daemon: impl FnOnce(Shutdown) -> Running<'a>) -> anyhow::Result<()> {
     raise_descriptor_limit();
     let (trigger, stop) = shutdown::channel();
-    let stop_daemon = move || {
-        tracing::info!("stopping");
-        trigger.trigger();
-    };
-    shutdown::obey_signals(stop_daemon, end_at_once).context("listen for signals")?;
+    // Nothing is logged there: whoever should read it may have stopped to do so.
+    shutdown::obey_signals(move || trigger.trigger(), || sys::exit_at_once(1)).context("listen for signals")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     let outcome = runtime.block_on(async {
         let mut told = stop.clone();
         let mut daemon = daemon(stop);
         tokio::select! {
             result = &mut daemon => return result.map_err(describe),
-            () = told.wait() => {}
+            () = told.wait() => tracing::info!("stopping; told again, it ends at once, as if killed"),
         }
         match tokio::time::timeout(STOP_MAX, daemon).await {
             Ok(result) => result.map_err(describe),
@@ -161,11 +158,6 @@ fn serve<'a>(daemon: impl FnOnce(Shutdown) -> Running<'a>) -> anyhow::Result<()>
     // Dropped, it would wait without end for work on files, and a device that hangs never ends that.
     runtime.shutdown_timeout(STOP_PATIENCE);
     outcome
-}
-
-fn end_at_once() {
-    tracing::warn!("told to stop a second time: it ends as if killed");
-    sys::exit_at_once(1);
 }
 
 /// Connections and files are many; with the limit as it was, fewer are served.

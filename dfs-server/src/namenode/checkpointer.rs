@@ -16,13 +16,14 @@ const ROOM_TICK: Duration = Duration::from_secs(5);
 /// Before a checkpoint that failed is tried again; doubled with each failure, up to the period.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
 
-/// When the NameNode makes a checkpoint of its own: a period after the last try, or once so many transactions have come. After a
-/// failure it waits in any case: each try reads and writes as much as the last one, and mostly fails for the same reason.
+/// When the NameNode makes a checkpoint of its own: a period after the last one, or once so many transactions have come. After a
+/// failure it waits a little in any case, longer with each: a try reads and writes as much as the last one, and mostly fails for the
+/// same reason.
 #[derive(Debug)]
 pub(super) struct Schedule {
     period: Duration,
     txns: u64,
-    /// When the last try began; at first, when the daemon started.
+    /// When the last one that was made began; at first, when the daemon started.
     last: Instant,
     /// Tries since the last one that succeeded.
     failures: u32,
@@ -44,9 +45,8 @@ impl Schedule {
 
     /// A try came to its end.
     pub(super) fn on_tried(&mut self, is_made: bool, begun: Instant, ended: Instant) {
-        self.last = begun;
         if is_made {
-            self.failures = 0;
+            (self.last, self.failures) = (begun, 0);
             return;
         }
         let pauses = Backoff { first: FIRST_PAUSE, max: self.period };
@@ -99,6 +99,9 @@ mod tests {
             now += pause;
         }
         assert!(pauses.last().unwrap() >= &(period / 2), "{pauses:?}");
+        let pause = schedule.not_before - now;
+        assert!(!schedule.is_due(1, now + pause / 2) && schedule.is_due(1, now + pause), "one that is due by time, too");
+        now += pause;
         schedule.on_tried(true, now, now);
         assert!(schedule.is_due(100, now) && !schedule.is_due(99, now) && schedule.is_due(1, now + period));
     }

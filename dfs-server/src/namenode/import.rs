@@ -27,7 +27,7 @@ use super::image::records;
 use super::journal::{self, EditReader};
 use super::namespace::Namespace;
 use super::storage_dir::{
-    CURRENT, EDITS, FETCHED, IMPORTING, ImageFile, RESTORED, VERSION, check_identity, image_path, is_unusable,
+    CURRENT, EDITS, FETCHED, IMPORTING, ImageFile, RESTORED, VERSION, check_identity, image_path,
     list_images, lock, lock_empty,
 };
 
@@ -85,9 +85,10 @@ fn checkpoint_info(from: &Path) -> Result<StorageInfo> {
     })
 }
 
-/// The newest image that can be loaded. One before it that is damaged or cannot be read is told of, and left where it is.
+/// The newest image that is whole. Damaged ones before it are told of, and left where they are. One that cannot be read is not passed
+/// over: nothing here makes up for it, as edits do for the NameNode, and it may well be given once it may be read.
 fn load_newest(current: &Path, info: &StorageInfo) -> Result<(ImageFile, ImageHeader, Namespace)> {
-    let mut unusable = None;
+    let mut damaged = None;
     let mut images = list_images(current)?;
     let fetched = current.join(FETCHED);
     if fetched.exists() {
@@ -100,14 +101,18 @@ fn load_newest(current: &Path, info: &StorageInfo) -> Result<(ImageFile, ImageHe
             .and_then(|()| records::load(&image.path));
         match loaded {
             Ok((header, namespace)) => return Ok((image, header, namespace)),
-            Err(error) if is_unusable(&error) => {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
                 tracing::warn!("{}; an older one is looked for", error.chain());
-                unusable.get_or_insert(error);
+                damaged.get_or_insert(error);
+            }
+            Err(error) if error.kind() == ErrorKind::Io => {
+                let advice = "make the image readable, or move it away to import an older one";
+                return Err(DfsError::new(ErrorKind::Io, advice).with_source(error));
             }
             Err(error) => return Err(error),
         }
     }
-    Err(unusable.unwrap_or_else(|| {
+    Err(damaged.unwrap_or_else(|| {
         DfsError::new(
             ErrorKind::NotFound,
             format!("there is no image in {}: no checkpoint was made", current.display()),

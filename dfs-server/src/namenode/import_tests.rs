@@ -144,6 +144,16 @@ fn import_checkpoint_refuses_what_would_lose_or_mix_something() {
     let whole = fs::read(&image).unwrap();
     fs::write(&image, &whole[..whole.len() - 1]).unwrap();
     assert_eq!(place.import().unwrap_err().kind(), ErrorKind::Corrupt);
+    // Reading a directory is an error, as reading a bad sector is.
+    let older = place.source().join("fsimage_0000000000000000000");
+    fs::write(&older, &whole).unwrap();
+    fs::remove_file(&image).unwrap();
+    fs::create_dir(&image).unwrap();
+    let error = place.import().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io, "an older one would be taken for the newest");
+    assert!(error.chain().contains("make the image readable"), "{}", error.chain());
+    fs::remove_dir(&image).unwrap();
+    fs::remove_file(&older).unwrap();
     fs::write(&image, &whole).unwrap();
     let running = lock(&place.dir.path().join("secondary")).unwrap();
     assert_eq!(place.import().unwrap_err().kind(), ErrorKind::Busy);

@@ -44,7 +44,8 @@ pub(crate) const EDITS: &str = "edits";
 /// In a SecondaryNameNode's directory: the NameNode's image that its next checkpoint begins with.
 pub(crate) const FETCHED: &str = "fetched";
 const IMAGE_PREFIX: &str = "fsimage_";
-/// Appended to the name of an image that was found damaged: kept for whoever wants to look, never read again.
+/// Appended to the name of an image that was found damaged, or that its device did not give: kept for whoever wants to look, never
+/// read again.
 const DAMAGED_SUFFIX: &str = ".damaged";
 /// Digits of a number in a file name: enough for 2^63, so that names sort as numbers do (HDFS's width).
 pub const NUMBER_DIGITS: usize = 19;
@@ -180,9 +181,8 @@ impl NameDir {
         list_images(&self.current())
     }
 
-    /// Gives the images to `load`, newest first, until one is accepted: the edits since the oldest kept image are there. Damaged ones
-    /// before it are set aside with a warning. One that cannot be read stays: its device may still give it. `None` when there is no
-    /// image at all.
+    /// Gives the images to `load`, newest first, until one is accepted: the edits since the oldest kept image are there. Those before
+    /// it, damaged or not given by their device, are set aside with a warning. `None` when there is no image at all.
     ///
     /// # Errors
     /// The first one when no image can be loaded, and at once any that is neither `Corrupt` nor `Io`.
@@ -190,10 +190,7 @@ impl NameDir {
         let mut unusable: Vec<(ImageFile, DfsError)> = Vec::new();
         for image in self.images()? {
             match self.check_header(&image).and_then(|()| load(&image.path)) {
-                Ok(loaded) => {
-                    unusable.iter().try_for_each(|(image, error)| self.pass_over(image, error))?;
-                    return Ok(Some(loaded));
-                }
+                Ok(loaded) => return self.set_all_aside(&unusable).map(|()| Some(loaded)),
                 Err(error) if is_unusable(&error) => unusable.push((image, error)),
                 Err(error) => return Err(error),
             }
@@ -201,22 +198,22 @@ impl NameDir {
         unusable.into_iter().next().map_or(Ok(None), |(_, error)| Err(error))
     }
 
-    fn pass_over(&self, image: &ImageFile, why: &DfsError) -> Result<()> {
-        if why.kind() == ErrorKind::Corrupt {
-            return self.set_aside(image, why);
-        }
-        warn!(image = %image.path.display(), error = why.chain(), "image cannot be read; an older one and more edits serve");
-        Ok(())
+    /// Sets aside what was of no use, now that something else has served.
+    ///
+    /// # Errors
+    /// Of renaming.
+    pub fn set_all_aside(&self, unusable: &[(ImageFile, DfsError)]) -> Result<()> {
+        unusable.iter().try_for_each(|(image, why)| self.set_aside(image, why))
     }
 
-    /// Renames a damaged image, so that it does not count among those that are kept.
+    /// Renames an image that is of no use, so that it does not count among those that are kept: they are kept to be of use.
     ///
     /// # Errors
     /// Of renaming.
     pub fn set_aside(&self, image: &ImageFile, why: &DfsError) -> Result<()> {
         let mut name = image.path.as_os_str().to_owned();
         name.push(DAMAGED_SUFFIX);
-        warn!(image = %image.path.display(), error = why.chain(), "damaged image set aside; an older one and more edits serve");
+        warn!(image = %image.path.display(), error = why.chain(), "image set aside; an older one and more edits serve");
         durable::rename(&image.path, Path::new(&name))
             .map_err(|error| DfsError::io(format!("set {} aside", image.path.display()), error))
     }
@@ -268,20 +265,20 @@ impl NameDir {
         removed.map_err(|error| DfsError::io(format!("remove {}", path.display()), error))
     }
 
-    /// Deletes all but the newest `retained` images and returns the oldest that stays.
+    /// Deletes all but the newest `retained` images.
     ///
     /// # Errors
     /// Of deleting.
-    pub fn retire_images(&self, retained: usize) -> Result<Option<ImageFile>> {
-        let mut images = self.images()?;
-        let retired = images.split_off(retained.max(1).min(images.len()));
+    pub fn retire_images(&self, retained: usize) -> Result<()> {
+        let images = self.images()?;
+        let retired = images.get(retained.max(1)..).unwrap_or_default();
         // The oldest first: should it end in between, those that are left need the fewest edits.
         for image in retired.iter().rev() {
             disk::remove_file(&image.path)
                 .map_err(|error| DfsError::io(format!("retire {}", image.path.display()), error))?;
             info!(image = %image.path.display(), "retired");
         }
-        Ok(images.pop())
+        Ok(())
     }
 }
 

@@ -32,7 +32,7 @@ use crate::namenode::image::format::ImageReader;
 use crate::namenode::image::records;
 use crate::namenode::journal::EditReader;
 use crate::namenode::storage_dir::{
-    CURRENT, EDITS, FETCHED, VERSION, check_identity, image_path, list_images, lock, remove_temporary_files,
+    CURRENT, EDITS, FETCHED, VERSION, check_identity, image_path, is_unusable, list_images, lock, remove_temporary_files,
 };
 
 /// The next checkpoint. Its suffix marks it as unfinished.
@@ -253,7 +253,7 @@ fn is_image(path: &Path, image: &ManifestFile) -> Result<bool> {
     }
     match ImageReader::open(path).and_then(ImageReader::verify) {
         Ok(header) => Ok(header.state_digest == image.state_digest),
-        Err(error) if error.kind() == ErrorKind::Corrupt => {
+        Err(error) if is_unusable(&error) => {
             tracing::warn!("{}; it is fetched again", error.chain());
             Ok(false)
         }

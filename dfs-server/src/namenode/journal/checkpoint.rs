@@ -22,7 +22,7 @@ use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::TxId;
 use openraft::SnapshotMeta;
 use tokio::sync::OwnedMutexGuard;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::Journal;
 use super::contract::{Folder, Machine};
@@ -188,7 +188,13 @@ impl Candidate {
             let why = format!("it ends at transaction {}, ours at {}", header.txid(), newest.txid);
             return Err(self.refuse_as(ErrorKind::AlreadyExists, &why));
         }
-        if image_header(&newest.path)?.last_log.is_some_and(|last| last.index >= position.index) {
+        let last = match image_header(&newest.path) {
+            Ok(newest) => newest.last_log,
+            // The more reason to take another one.
+            Err(error) if is_unusable(&error) => None,
+            Err(error) => return Err(error),
+        };
+        if last.is_some_and(|last| last.index >= position.index) {
             return Err(self.refuse(&format!("its last entry {} is in an older image already", position.index)));
         }
         Ok(header)
@@ -197,10 +203,11 @@ impl Candidate {
     /// The digest of our own state where the image ends: that of our image of the same end, else what the log says.
     fn our_digest(&self, header: &ImageHeader, position: LogPosition) -> Result<StateDigest> {
         if let Some(image) = self.dir.images()?.into_iter().find(|image| image.txid == header.txid()) {
-            let ours = image_header(&image.path)?;
-            // Entries without operations may stand between: then the log tells.
-            if ours.last_log == Some(position) {
-                return Ok(StateDigest(ours.state_digest));
+            // Entries without operations may stand between, or the image is of no use: then the log tells.
+            match image_header(&image.path) {
+                Ok(ours) if ours.last_log == Some(position) => return Ok(StateDigest(ours.state_digest)),
+                Err(error) if !is_unusable(&error) => return Err(error),
+                _ => {}
             }
         }
         let has_applied = self.applied.log_id.is_some_and(|log_id| log_id.index >= position.index);
@@ -248,23 +255,27 @@ fn newest_on_disk(dir: &NameDir) -> Result<Option<ImageFile>> {
     Ok(dir.images()?.into_iter().next())
 }
 
-/// Deletes all but the newest images; gives the log entry that the oldest kept one ends with. Edits up to it are not needed. None when
-/// that is not known.
+/// Deletes all but the newest images that are of use, as far as their headers tell; gives the log entry that the oldest kept one ends
+/// with. Edits up to it are not needed.
 fn retire_images(dir: &NameDir, retained: usize) -> Result<Option<LogPosition>> {
-    loop {
-        let Some(oldest) = dir.retire_images(retained)? else { return Ok(None) };
-        match image_header(&oldest.path) {
-            Err(error) if error.kind() == ErrorKind::Corrupt => dir.set_aside(&oldest, &error)?,
-            Err(error) if error.kind() == ErrorKind::Io => {
-                warn!("{}; all edits are kept until a later checkpoint retires it", error.chain());
-                return Ok(None);
-            }
-            header => return header.map(|header| header.last_log),
+    let retained = retained.max(1);
+    let mut kept = Vec::new();
+    for image in dir.images()? {
+        match image_header(&image.path) {
+            Ok(header) => kept.push(header),
+            Err(error) if is_unusable(&error) => dir.set_aside(&image, &error)?,
+            Err(error) => return Err(error),
+        }
+        if kept.len() == retained {
+            break;
         }
     }
+    dir.retire_images(retained)?;
+    Ok(kept.pop().and_then(|oldest| oldest.last_log))
 }
 
-/// Folds from the newest image that is whole. Damaged ones before it are set aside; what cannot be read stays.
+/// Folds from the newest image that is of use, or from none where the edits go back to the beginning. Those before it are set aside
+/// once it has served: should none serve, they are all that there is.
 fn fold_newest(
     folder: &dyn Folder,
     dir: &NameDir,
@@ -272,25 +283,22 @@ fn fold_newest(
     header: &ImageHeader,
     out: &Path,
 ) -> Result<()> {
-    let mut unreadable = None;
+    let mut unusable: Vec<(ImageFile, DfsError)> = Vec::new();
     for image in dir.images()? {
         let folded =
             image_header(&image.path).and_then(|base| fold(folder, Some(&image.path), edits(&base), header, out));
-        let Err(error) = folded else { return Ok(()) };
-        // Not the edits, nor what was being written.
-        let is_of_image = is_unusable(&error) && trouble_of_image(&image.path) == Some(error.kind());
-        match error.kind() {
-            ErrorKind::Corrupt if is_of_image => dir.set_aside(&image, &error)?,
-            ErrorKind::Io if is_of_image => {
-                warn!("{}; an older image and more edits serve", error.chain());
-                unreadable.get_or_insert(error);
+        match folded {
+            Ok(()) => return dir.set_all_aside(&unusable),
+            // Not the edits, nor what was being written.
+            Err(error) if is_unusable(&error) && trouble_of_image(&image.path) == Some(error.kind()) => {
+                unusable.push((image, error));
             }
-            _ => return Err(error),
+            Err(error) => return Err(error),
         }
     }
-    match unreadable {
-        Some(error) => Err(error),
-        None => fold(folder, None, edits(&ImageHeader::default()), header, out),
+    match fold(folder, None, edits(&ImageHeader::default()), header, out) {
+        Ok(()) => dir.set_all_aside(&unusable),
+        Err(error) => Err(unusable.into_iter().next().map_or(error, |(_, of_image)| of_image)),
     }
 }
 

@@ -20,7 +20,7 @@ use crate::namenode::image::format::{ImageReader, LogPosition};
 use crate::namenode::journal::EditFile;
 use crate::namenode::namesystem::Namesystem;
 use crate::namenode::room;
-use crate::namenode::storage_dir::NameDir;
+use crate::namenode::storage_dir::{NameDir, is_unusable};
 use crate::pieces::{self, Incoming, Outgoing, PIECES_AHEAD};
 
 /// Where an image is received before it is looked at; the suffix marks it as unfinished.
@@ -238,9 +238,12 @@ impl Namenode for NamenodeService {
     }
 }
 
+/// The newest image of use, as far as its header tells, and the log entry that it ends with.
 fn newest_image(dir: &NameDir) -> Result<(Option<Fetchable>, Option<LogPosition>)> {
-    let Some(newest) = dir.images()?.into_iter().next() else { return Ok((None, None)) };
-    let header = ImageReader::open(&newest.path)?.header().clone();
+    let mut opened = dir.images()?.into_iter().map(|image| ImageReader::open(&image.path).map(|reader| (image, reader)));
+    let newest = opened.find(|opened| !opened.as_ref().is_err_and(is_unusable));
+    let Some((newest, reader)) = newest.transpose()? else { return Ok((None, None)) };
+    let header = reader.header().clone();
     let metadata = std::fs::metadata(&newest.path)
         .map_err(|error| DfsError::io(format!("look at {}", newest.path.display()), error))?;
     let image = Fetchable { path: newest.path, length: metadata.len(), state_digest: header.state_digest };

@@ -1,6 +1,7 @@
 //! Checkpoints of the journal's own and images that were made elsewhere.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,6 +12,7 @@ use dfs_common::ids::TxId;
 use super::super::log_files::LogFiles;
 use super::*;
 use crate::namenode::image::format::LogPosition;
+use crate::namenode::storage_dir::{image_path, list_images};
 use crate::power_cut::Recorder;
 
 #[tokio::test]
@@ -70,7 +72,7 @@ async fn a_damaged_newest_image_costs_only_time() {
 }
 
 #[tokio::test]
-async fn a_newest_image_that_cannot_be_read_costs_only_time_and_stays() {
+async fn an_image_that_cannot_be_read_is_none_of_those_that_are_kept() {
     let root = formatted();
     let journal = TestJournal::open(root.path()).await;
     for numbers in [0..4, 4..8] {
@@ -80,22 +82,53 @@ async fn a_newest_image_that_cannot_be_read_costs_only_time_and_stays() {
     journal.submit_all(8..10).await;
     let newest = journal.dir.images().unwrap().remove(0);
     journal.close().await;
-    // Reading a directory is an error, as reading a bad sector is. Its length is that of the names in it: enough for a header.
-    std::fs::remove_file(&newest.path).unwrap();
-    std::fs::create_dir(&newest.path).unwrap();
-    std::fs::write(newest.path.join("x".repeat(200)), "").unwrap();
-    assert_eq!(load_numbers(&newest.path).unwrap_err().kind(), ErrorKind::Io);
+    make_unreadable(&newest.path);
     let journal = TestJournal::open(root.path()).await;
     assert_eq!(journal.numbers(), (0..10).collect::<Vec<_>>());
     assert_eq!(journal.journal.checkpoint().await.unwrap(), TxId(10));
     assert_eq!(load_numbers(&journal.dir.image_path(TxId(10))).unwrap().1, (0..10).collect::<Vec<_>>());
-    assert!(journal.dir.images().unwrap().contains(&newest), "it was not damaged");
+    let kept: Vec<_> = journal.dir.images().unwrap().iter().map(|image| image.txid.0).collect();
+    assert_eq!(kept, [10, 4], "the one that has served is not removed for the one that has not");
     journal.close().await;
-    // Without another one it is told which cannot be read.
-    std::fs::remove_file(root.path().join("current").join("fsimage_0000000000000000010")).unwrap();
+    // It costs time only as long as another one is there.
+    for txid in [10, 4] {
+        make_unreadable(&image_path(&root.path().join("current"), TxId(txid)));
+    }
     let error = TestJournal::try_open(root.path()).await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Io);
-    assert!(error.chain().contains("fsimage_0000000000000000008"), "{}", error.chain());
+    assert!(error.chain().contains("fsimage_0000000000000000010"), "{}", error.chain());
+    assert_eq!(list_images(&root.path().join("current")).unwrap().len(), 2, "they are all that there is");
+}
+
+#[tokio::test]
+async fn images_that_cannot_be_read_by_a_checkpoint_are_set_aside_once_another_has_served() {
+    let root = formatted();
+    let journal = TestJournal::open(root.path()).await;
+    for numbers in [0..4, 4..8] {
+        journal.submit_all(numbers).await;
+        journal.journal.checkpoint().await.unwrap();
+    }
+    journal.submit_all(8..10).await;
+    let images = journal.dir.images().unwrap();
+    let away = root.path().join("away");
+    std::fs::rename(&images[1].path, &away).unwrap();
+    make_unreadable(&images[0].path);
+    // The edits since the older image are there, those before it are not.
+    assert_eq!(journal.journal.checkpoint().await.unwrap_err().kind(), ErrorKind::Io);
+    assert_eq!(journal.dir.images().unwrap(), images[..1], "none has served");
+    std::fs::rename(&away, &images[1].path).unwrap();
+    journal.journal.checkpoint().await.unwrap();
+    let kept: Vec<_> = journal.dir.images().unwrap().iter().map(|image| image.txid.0).collect();
+    assert_eq!(kept, [10, 4]);
+    journal.close().await;
+}
+
+/// Reading a directory is an error, as reading a bad sector is. Its length is that of the names in it: enough for a header.
+fn make_unreadable(image: &Path) {
+    std::fs::remove_file(image).unwrap();
+    std::fs::create_dir(image).unwrap();
+    std::fs::write(image.join("x".repeat(200)), "").unwrap();
+    assert_eq!(load_numbers(image).unwrap_err().kind(), ErrorKind::Io);
 }
 
 #[tokio::test]
