@@ -36,7 +36,11 @@ pub(super) async fn first_visible_length(datanodes: &Datanodes, last: &Located, 
 
 /// The greatest answer of all replicas. Nodes that hang are waited for only until another one has answered, and those that
 /// did so lately not at all then.
-pub(super) async fn longest_visible_length(datanodes: &Datanodes, last: &Located, silence: &mut Silence) -> Option<u64> {
+pub(super) async fn longest_visible_length(
+    datanodes: &Datanodes,
+    last: &Located,
+    silence: &mut Silence,
+) -> Option<u64> {
     let ask = |replica: &Replica| {
         let node = Arc::clone(&replica.node);
         async move { (visible_length(datanodes, &node, last).await, node) }

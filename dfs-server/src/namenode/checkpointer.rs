@@ -100,7 +100,10 @@ mod tests {
         }
         assert!(pauses.last().unwrap() >= &(period / 2), "{pauses:?}");
         let pause = schedule.not_before - now;
-        assert!(!schedule.is_due(1, now + pause / 2) && schedule.is_due(1, now + pause), "one that is due by time, too");
+        assert!(
+            !schedule.is_due(1, now + pause / 2) && schedule.is_due(1, now + pause),
+            "one that is due by time, too"
+        );
         now += pause;
         schedule.on_tried(true, now, now);
         assert!(schedule.is_due(100, now) && !schedule.is_due(99, now) && schedule.is_due(1, now + period));

@@ -27,8 +27,8 @@ use super::image::records;
 use super::journal::{self, EditReader};
 use super::namespace::Namespace;
 use super::storage_dir::{
-    CURRENT, EDITS, FETCHED, IMPORTING, ImageFile, RESTORED, VERSION, check_identity, image_path,
-    list_images, lock, lock_empty,
+    CURRENT, EDITS, FETCHED, IMPORTING, ImageFile, RESTORED, VERSION, check_identity, image_path, list_images, lock,
+    lock_empty,
 };
 
 /// Terms of the journal that the lost NameNode may have begun since the checkpoint: one per start.

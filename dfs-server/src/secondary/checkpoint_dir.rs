@@ -32,7 +32,8 @@ use crate::namenode::image::format::ImageReader;
 use crate::namenode::image::records;
 use crate::namenode::journal::EditReader;
 use crate::namenode::storage_dir::{
-    CURRENT, EDITS, FETCHED, VERSION, check_identity, image_path, is_unusable, list_images, lock, remove_temporary_files,
+    CURRENT, EDITS, FETCHED, VERSION, check_identity, image_path, is_unusable, list_images, lock,
+    remove_temporary_files,
 };
 
 /// The next checkpoint. Its suffix marks it as unfinished.

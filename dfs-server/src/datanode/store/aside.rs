@@ -55,7 +55,6 @@ fn sync_names(paths: &PoolPaths) -> io::Result<()> {
 pub(super) fn save_rest(paths: &PoolPaths, data: &Path, meta: &Path, from: u64, to: u64) -> io::Result<()> {
     disk::create_dir_all(&paths.orphaned)?;
     let target = paths.orphaned.join(meta.file_name().unwrap_or_default());
-    // A try that has cut more, or is not over, has its own: nothing that was saved is written over.
     let mut number = 0;
     let mut rest = target.with_extension("rest");
     let data = DiskFile::open(data)?;
@@ -63,17 +62,29 @@ pub(super) fn save_rest(paths: &PoolPaths, data: &Path, meta: &Path, from: u64, 
     if to <= from && rest.exists() {
         return Ok(());
     }
+    // A try that has cut more has its own: nothing that was saved is written over.
     while rest.exists() {
         number += 1;
         rest = target.with_extension(format!("rest.{number}"));
     }
     let sums = PathBuf::from(format!("{}.meta", rest.display()));
     warn!(path = %rest.display(), from, to, "saving bytes of a replica that cannot be proven");
-    save(&data, &rest, from..to)?;
-    let meta = DiskFile::open(meta)?;
-    let len = meta.len()?;
-    save(&meta, &sums, 0..len)?;
-    sync_names(paths)
+    let unfinished = [target.with_extension("rest.tmp"), target.with_extension("rest.meta.tmp")];
+    let saved = save(&data, &unfinished[0], from..to)
+        .and_then(|()| DiskFile::open(meta))
+        .and_then(|meta| save(&meta, &unfinished[1], 0..meta.len()?))
+        // The first name last: where it is, both are.
+        .and_then(|()| disk::rename(&unfinished[1], &sums))
+        .and_then(|()| disk::rename(&unfinished[0], &rest));
+    if saved.is_err() {
+        // A try that found no room must not take what the next one finds.
+        for path in &unfinished {
+            if let Err(error) = disk::remove_if_there(path) {
+                warn!(path = %path.display(), %error, "an unfinished copy stays");
+            }
+        }
+    }
+    saved.and_then(|()| sync_names(paths))
 }
 
 /// Copies what can be read of a range to the same place in another file.

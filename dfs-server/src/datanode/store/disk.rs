@@ -268,6 +268,10 @@ pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
 
 /// Makes a directory and those above it, durably.
 pub(super) fn create_dir_all(dir: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    if !dir.is_dir() {
+        watch::before(watch::Call::CreateDir, dir)?;
+    }
     durable::create_dir_all(dir)?;
     #[cfg(test)]
     watch::on_create_dir(dir);

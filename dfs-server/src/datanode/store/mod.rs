@@ -312,9 +312,11 @@ impl ReplicaStore {
         recovery_id: GenerationStamp,
         is_truncation: bool,
     ) -> Result<Option<UnderRecovery>> {
+        // Before and after: one may come back, or go, while it is looked for.
+        let were_all_there = self.volumes.check_all_there();
         let found = self.pool(&block.pool)?.init_recovery(block.block, recovery_id, is_truncation)?;
         if found.is_none() {
-            self.volumes.check_all_there()?;
+            were_all_there.and_then(|()| self.volumes.check_all_there())?;
         }
         Ok(found)
     }

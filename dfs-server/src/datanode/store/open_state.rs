@@ -170,11 +170,11 @@ impl OpenState {
         }
     }
 
-    /// Fails when a sync of it has failed.
+    /// Fails when a sync of it has failed, or a write that could not be taken back.
     pub(super) fn check_trusted(&self) -> Result<()> {
         match self.doubted {
             None => Ok(()),
-            Some(_) => Err(DfsError::new(ErrorKind::Io, "a sync of this replica has failed")),
+            Some(_) => Err(DfsError::new(ErrorKind::Io, "a write or a sync of this replica has failed")),
         }
     }
 }

@@ -27,7 +27,7 @@ pub(super) type Readmissions = HashMap<VolumeIndex, Look<Option<Returned>>>;
 #[derive(Debug)]
 pub(super) struct Returned {
     volume: Arc<Volume>,
-    pools: Vec<(Arc<Pool>, Scanned)>,
+    pools: Vec<(Arc<Pool>, Option<Scanned>)>,
 }
 
 impl ReplicaStore {
@@ -89,7 +89,7 @@ impl ReplicaStore {
             volume.release();
             return false;
         }
-        let tidy_up: Vec<_> = pools.into_iter().map(|(pool, scanned)| pool.take_in(scanned)).collect();
+        let tidy_up: Vec<_> = pools.into_iter().filter_map(|(pool, scanned)| Some(pool.take_in(scanned?))).collect();
         drop(known);
         info!(volume = %volume.root().display(), "volume is back");
         self.volumes.put_back(volume);

@@ -39,19 +39,26 @@ pub(super) struct Scanned {
     pub(super) entries: Vec<(BlockId, Entry)>,
 }
 
-/// Scans one pool on one volume.
+/// Scans one pool on one volume. None when the pool is new to it and finds no room: a full volume is no broken one.
 ///
 /// # Errors
 /// `Io`: the volume is then not usable.
-pub(super) fn scan_volume(volume: &Arc<Volume>, pool: &str) -> Result<Scanned> {
+pub(super) fn scan_volume(volume: &Arc<Volume>, pool: &str) -> Result<Option<Scanned>> {
     let fail = |error: io::Error| DfsError::io(format!("scan {pool} on volume {}", volume.root().display()), error);
-    let (dirs, doubts) = PoolDirs::open(volume.root(), pool).map_err(fail)?;
+    let (dirs, doubts) = match PoolDirs::open(volume.root(), pool) {
+        Err(error) if is_full(&error) && !PoolPaths::new(volume.root(), pool).finalized.is_dir() => {
+            let volume = volume.root().display();
+            warn!(%volume, pool, "the volume is full and takes no block pool that is new to it before the next start");
+            return Ok(None);
+        }
+        opened => opened.map_err(fail)?,
+    };
     let dirs = Arc::new(dirs);
     let mut scan = Scan { volume, dirs: &dirs, doubts, entries: Vec::new() };
     scan.run().map_err(fail)?;
     let Scan { doubts, entries, .. } = scan;
     dirs.settle_doubts(doubts, entries.iter().map(|(id, _)| *id));
-    Ok(Scanned { volume: Arc::clone(volume), dirs, entries })
+    Ok(Some(Scanned { volume: Arc::clone(volume), dirs, entries }))
 }
 
 struct Scan<'a> {

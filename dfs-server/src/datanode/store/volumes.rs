@@ -138,7 +138,8 @@ impl Volumes {
         pools
     }
 
-    /// Fails while a volume is out that was in use less than `AWAY_FOR` ago: it may have what none of the others has.
+    /// Fails while a volume is out that was in use less than `AWAY_FOR` ago, or should have been when the daemon started: it may have
+    /// what none of the others has.
     pub(super) fn check_all_there(&self) -> Result<()> {
         let away = self.all().into_iter().find(|volume| volume.failed_for().is_some_and(|time| time < AWAY_FOR));
         let Some(volume) = away else { return Ok(()) };

@@ -168,7 +168,7 @@ impl ReplicaWriter {
     ///
     /// # Errors
     /// `Protocol` or `Corrupt` when the packet does not fit what is there, `NoSpace`, `Io`, `Cancelled` when the block's
-    /// deletion was ordered. The replica is then as before.
+    /// deletion was ordered. The replica is then as before, or takes no more when it cannot be brought back to that.
     pub(crate) fn append(&mut self, offset: u64, data: &[u8], checksums: &[u8]) -> Result<()> {
         let replica = Arc::clone(&self.replica);
         let _writing = replica.writing.lock();

@@ -240,7 +240,8 @@ impl Namenode for NamenodeService {
 
 /// The newest image of use, as far as its header tells, and the log entry that it ends with.
 fn newest_image(dir: &NameDir) -> Result<(Option<Fetchable>, Option<LogPosition>)> {
-    let mut opened = dir.images()?.into_iter().map(|image| ImageReader::open(&image.path).map(|reader| (image, reader)));
+    let mut opened =
+        dir.images()?.into_iter().map(|image| ImageReader::open(&image.path).map(|reader| (image, reader)));
     let newest = opened.find(|opened| !opened.as_ref().is_err_and(is_unusable));
     let Some((newest, reader)) = newest.transpose()? else { return Ok((None, None)) };
     let header = reader.header().clone();

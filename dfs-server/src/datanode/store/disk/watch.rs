@@ -36,6 +36,7 @@ pub(crate) enum Call {
     SyncDir,
     Rename,
     Remove,
+    CreateDir,
 }
 
 /// What a call is made to do.

@@ -68,6 +68,7 @@ impl Pool {
                     replicas.insert(id, found);
                     ((volume, dirs), Entry::Finalized(old), false)
                 }
+                // Whoever is at work on the other one goes on with it.
                 (Some(there), _) => {
                     let is_needless = is_as_good(&there, &found);
                     (home.clone(), found, is_needless)
@@ -78,25 +79,29 @@ impl Pool {
     }
 }
 
-/// Orders replicas of one block: finalized before waiting, those of which nothing bad is known before others, then newer, then
-/// longer.
-fn worth(entry: &Entry) -> (bool, bool, GenerationStamp, u64) {
+/// Orders replicas of one block: newer ones first, for which the NameNode gives older ones up; then finalized before waiting; then by
+/// what is known of their bytes, from nothing bad to something; then longer.
+fn worth(entry: &Entry) -> (GenerationStamp, bool, u8, u64) {
     match entry {
         Entry::Finalized(finalized) => {
-            let is_sound = finalized.condition == Condition::Sound;
-            (true, is_sound, finalized.generation_stamp, finalized.length)
+            let condition = match finalized.condition {
+                Condition::Sound => 2,
+                Condition::Suspect => 1,
+                Condition::Corrupt => 0,
+            };
+            (finalized.generation_stamp, true, condition, finalized.length)
         }
         Entry::Open(replica) => {
             let block = replica.block();
-            (false, true, block.generation_stamp, block.length)
+            (block.generation_stamp, false, 0, block.length)
         }
-        Entry::Deleting(_) => (false, false, GenerationStamp(0), 0),
+        Entry::Deleting(_) => (GenerationStamp(0), false, 0, 0),
     }
 }
 
 /// Whether a replica that is `there` has all that another could be needed for.
 fn is_as_good(there: &Entry, other: &Entry) -> bool {
-    let (_, _, stamp, length) = worth(other);
+    let (stamp, _, _, length) = worth(other);
     matches!(there, Entry::Finalized(new)
         if new.condition == Condition::Sound && new.generation_stamp >= stamp && new.length >= length)
 }

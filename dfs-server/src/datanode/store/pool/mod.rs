@@ -67,7 +67,7 @@ type Home = (Arc<Volume>, Arc<PoolDirs>);
 #[derive(Debug)]
 pub(super) struct Pool {
     name: Arc<str>,
-    /// By volume; `None` for volumes that had failed when the pool was loaded.
+    /// By volume; `None` for volumes that had failed or had no room for it when the pool was loaded.
     homes: RwLock<Vec<Option<Home>>>,
     /// Ordered, so that reports come in pages without a copy of the map.
     replicas: ReplicaMap,
@@ -107,7 +107,8 @@ impl Pool {
         let mut replicas = BTreeMap::new();
         for (volume, scanned) in scans {
             match scanned {
-                Ok(Scanned { volume, dirs, entries }) => {
+                Ok(None) => {}
+                Ok(Some(Scanned { volume, dirs, entries })) => {
                     let at = usize::from(volume.index().0);
                     homes[at] = Some((volume, dirs));
                     for (id, entry) in entries {

@@ -17,7 +17,7 @@ use super::{Pool, WALK_STEP, add_suspect};
 
 impl Pool {
     /// Looks through a volume that came back.
-    pub(in crate::datanode::store) fn scan_returned(&self, volume: &Arc<Volume>) -> Result<Scanned> {
+    pub(in crate::datanode::store) fn scan_returned(&self, volume: &Arc<Volume>) -> Result<Option<Scanned>> {
         scan_volume(volume, &self.name)
     }
 

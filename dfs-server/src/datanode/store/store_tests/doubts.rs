@@ -645,7 +645,12 @@ fn append_waits_for_a_sync_of_the_replica_and_does_not_begin_when_that_fails() {
         let sync = scope.spawn(|| store.sync(&block(1, 1001)));
         watch.wait_hanging(1);
         let append = scope.spawn(|| store.append(&last_block(1001, LENGTH), GenerationStamp(1002)));
-        // Whether it has begun to wait or comes later: what it opens would be told nothing of the failure.
+        // Time enough to begin, if it did not wait: what it opened would be told nothing of the failure.
+        let asked = std::time::Instant::now();
+        while asked.elapsed() < Duration::from_millis(500) {
+            assert!(store.finalized(&block(1, 1001)).is_some());
+            std::thread::sleep(Duration::from_millis(1));
+        }
         watch.fail_hanging(libc::EIO);
         sync.join().unwrap().unwrap_err();
         append.join().unwrap().unwrap_err();
@@ -794,6 +799,13 @@ fn recovery_keeps_what_lies_behind_a_bad_sector() {
             recover(GenerationStamp(2000)).unwrap_err();
             assert_eq!(std::fs::read(home.join("blk_1")).unwrap(), data, "what could not be set aside stays");
             assert_eq!(store.volumes().reports()[0].space.used, before, "and counts as before");
+        } else {
+            for unfinished in ["rest.tmp", "rest.meta.tmp"] {
+                watch.fail(Call::Write, unfinished, libc::ENOSPC, 1);
+                recover(GenerationStamp(2000)).unwrap_err();
+                let left = std::fs::read_dir(file(dir.path(), "current/orphaned")).unwrap().count();
+                assert_eq!(left, 0, "what was saved by a try that found no room takes none");
+            }
         }
         recover(GenerationStamp(2001)).unwrap();
         assert_eq!(pages(&store, 0), [(1, 4096, None)]);

@@ -120,3 +120,36 @@ fn replica_of_a_volume_that_has_failed_is_not_opened_again() {
     assert_eq!(two.store.append(&old, GenerationStamp(1002)).unwrap_err().kind(), ErrorKind::Io);
     assert_eq!(pages(&two.store, 1), [(1, 1000, None)]);
 }
+
+#[test]
+fn replica_that_comes_back_beside_a_newer_one_that_is_doubted_does_not_take_its_place() {
+    let two = Two::begin();
+    two.take_out();
+    two.copy_to_the_other();
+    let last = Block { length: 1000, ..block(1, 1001).block };
+    let old = ExtendedBlock { pool: POOL.into(), block: last };
+    let mut writer = two.store.append(&old, GenerationStamp(1002)).unwrap();
+    append(&mut writer, 1000, &[1; 24]);
+    two.store.finalize(POOL, &mut writer, false).unwrap();
+    let here = Watch::begin(two.stays.path());
+    here.fail(Call::Sync, "blk_1_1002.meta", libc::EIO, 1);
+    two.store.sync(&block(1, 1002)).unwrap_err();
+    two.take_in();
+    wait_for("the older one is set aside", || file(two.goes.path(), "orphaned/blk_1").exists());
+    assert_eq!(pages(&two.store, 0), [(1, 1024, None)]);
+    assert_eq!(pages(&two.store, 1), []);
+}
+
+#[test]
+fn full_volume_takes_no_pool_that_is_new_to_it_and_keeps_its_own() {
+    let two = Two::begin();
+    two.watch.fail(Call::CreateDir, "", libc::ENOSPC, usize::MAX);
+    let other = Identity { cluster_id: "CID-1".into(), namespace_id: 2, block_pool_id: "BP-2".into() };
+    two.store.adopt(&other).unwrap();
+    assert_eq!(pages(&two.store, 1), [(1, 1000, None)], "it has not failed");
+    two.watch.heal();
+    two.take_out();
+    two.watch.fail(Call::CreateDir, "", libc::ENOSPC, usize::MAX);
+    two.take_in();
+    assert_eq!(pages(&two.store, 1), [(1, 1000, None)], "it comes back as full as it was");
+}
