@@ -41,6 +41,14 @@ fn spawn_bound(command: Command) -> io::Result<Child> {
     result.recv().expect("the spawner answers")
 }
 
+/// Whether a process has a handler of this signal by now; false when it is gone.
+pub fn catches(pid: Pid, signal: Signal) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_pid())).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let mask = caught.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok()).unwrap_or_default();
+    mask >> (signal.as_raw() - 1) & 1 == 1
+}
+
 /// A command whose process exists already and waits to be let go.
 #[derive(Debug)]
 pub struct Gated {

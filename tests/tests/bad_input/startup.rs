@@ -1,6 +1,7 @@
 //! Daemons and mounts that cannot start say why, name what to change, and touch nothing.
 
 use std::fs;
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -9,12 +10,13 @@ use std::time::Duration;
 use dfs_tests::cases;
 use dfs_tests::cluster::{Cluster, http_status, test_dir};
 use dfs_tests::ports::free_port;
-use dfs_tests::process::{Daemon, program};
+use dfs_tests::process::{Daemon, catches, program};
 use dfs_tests::secondary::Secondary;
 use dfs_tests::suite::{Case, Nothing};
 use dfs_tests::wait::{STARTUP, Stopwatch, poll, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
 
-pub(super) const CASES: [Case<Nothing>; 11] = cases![
+pub(super) const CASES: [Case<Nothing>; 12] = cases![
     unknown_key_is_refused_with_the_nearest_one,
     value_out_of_range_is_refused_with_its_key,
     missing_configuration_file_is_named,
@@ -26,6 +28,7 @@ pub(super) const CASES: [Case<Nothing>; 11] = cases![
     datanode_with_a_missing_device_says_which,
     mount_that_cannot_work_fails_with_its_reason,
     daemon_that_starts_ends_when_told_to,
+    daemon_whose_log_nobody_reads_ends_when_told_twice,
 ];
 
 /// Longest that a daemon which cannot start may take to say so.
@@ -212,6 +215,25 @@ fn check_ends_while_starting(daemon: &mut Daemon, host: &str, http_port: u16, ve
     wait_until(STARTUP, format!("{} to start", daemon.name()), is_starting);
     assert!(daemon.terminate(REFUSAL).success(), "{}", daemon.log_tail());
     fs::rename(&aside, version).unwrap();
+}
+
+fn daemon_whose_log_nobody_reads_ends_when_told_twice(_: &Nothing) {
+    let cluster = Cluster::builder().datanodes(1).prepare();
+    let (_unread, mut log) = std::io::pipe().unwrap();
+    rustix::io::ioctl_fionbio(&log, true).unwrap();
+    while log.write(&[b'.'; 4096]).is_ok() {}
+    // Else it would be told that the pipe is full, and go on.
+    rustix::io::ioctl_fionbio(&log, false).unwrap();
+    let mut command = server("datanode", &cluster.datanodes[0].config, &[]);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+    wait_until(STARTUP, "the daemon to listen to signals", || catches(Pid::from_child(&child), Signal::TERM));
+    let status = poll(REFUSAL, || {
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        child.try_wait().unwrap()
+    });
+    let _ = child.kill();
+    let _ = child.wait();
+    assert_eq!(status.expect("it still runs").code(), Some(1));
 }
 
 fn mount_that_cannot_work_fails_with_its_reason(_: &Nothing) {

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use dfs_tests::cases;
+use dfs_tests::process::catches;
 use dfs_tests::suite::Case;
 use dfs_tests::wait::{Stopwatch, poll, wait_until};
 use rustix::fs::{CWD, FileType, mknodat};
@@ -54,14 +55,6 @@ fn end(mut child: Child, (signal, status): (Signal, i32)) {
 /// Bytes that wait in a pipe to be read.
 fn unread(pipe: &impl AsFd) -> u64 {
     rustix::io::ioctl_fionread(pipe).expect("ask the pipe")
-}
-
-/// Whether the command listens to signals by now.
-fn listens(child: &Child) -> bool {
-    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
-    SIGNALS.iter().all(|(signal, _)| mask >> (signal.as_raw() - 1) & 1 == 1)
 }
 
 fn output_that_nobody_takes_keeps_no_command_from_ending(shell: &Shell) {
@@ -119,7 +112,9 @@ fn what_waits_for_a_fifo_or_a_terminal_ends(shell: &Shell) {
             // Standard input that never ends, as of a terminal at which nobody types.
             let (input, _kept) = std::io::pipe().unwrap();
             let child = command(shell, words).stdin(input).spawn().expect("start dfs");
-            wait_until(PATIENCE, "the command to listen", || listens(&child));
+            wait_until(PATIENCE, "the command to listen", || {
+                SIGNALS.iter().all(|(signal, _)| catches(Pid::from_child(&child), *signal))
+            });
             end(child, signal);
         }
     }

@@ -4,20 +4,14 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
+use dfs_tests::process::catches;
 use dfs_tests::wait::wait_until;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::process::Signal;
 
 use super::{Case, Mounts, cases};
 
 pub(super) const CASES: [Case<Mounts>; 1] = cases![daemon_that_ends_unmounts_nothing_but_its_own_mount];
-
-/// A mount answers a moment before its daemon does so.
-fn catches_sigterm(pid: i32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-    let mask = caught.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok());
-    mask.is_some_and(|mask| mask & 1 << (libc::SIGTERM - 1) != 0)
-}
 
 fn daemon_that_ends_unmounts_nothing_but_its_own_mount(mounts: &Mounts) {
     const PATIENCE: Duration = Duration::from_secs(60);
@@ -25,8 +19,9 @@ fn daemon_that_ends_unmounts_nothing_but_its_own_mount(mounts: &Mounts) {
         let mut mount_below = mounts.cluster.mount("unmount");
         let path = mount_below.path().to_owned();
         let before = fs::metadata(&path).unwrap().dev();
-        let pid = mount_below.daemon().pid().expect("it runs").as_raw_pid();
-        wait_until(PATIENCE, "the daemon heeds SIGTERM", || catches_sigterm(pid));
+        let pid = mount_below.daemon().pid().expect("it runs");
+        // It answers a moment before it does so.
+        wait_until(PATIENCE, "the daemon heeds SIGTERM", || catches(pid, Signal::TERM));
         if is_covered {
             mount("none", &path, "tmpfs", MountFlags::empty(), c"").unwrap();
             fs::write(path.join("above"), b"there").unwrap();
