@@ -3,7 +3,7 @@
 # Shared by the scripts here: where things are, messages, waiting by condition, daemons by pid, loop devices, ports.
 #
 # A daemon is known by its pid file, "pid start-time boot-id directory-inode": a pid alone may have been given to someone else since,
-# and in a copy of the directory the daemons are another cluster's.
+# and in a copy of the directory the daemons are another cluster's. So is the mount: run/mountpoint is "directory-inode path".
 # Everything of a cluster lies in one directory:
 #
 #   cluster.mark          says that scripts/up has made this directory: what is not marked is never removed
@@ -78,11 +78,11 @@ write_pid_file() {
 # is_alive PID START BOOT: whether that very process still runs.
 is_alive() { [[ $3 == "$BOOT_ID" && $(start_time "$1") == "$2" ]]; }
 
-# Pid in a pid file when its process still runs, and the file is not a copy. (The first ones did not say of which directory.)
+# Pid in a pid file when its process still runs, and the file is not a copy.
 live_pid() {
   local pid start boot mark
   [[ -r $1 ]] && read -r pid start boot mark <"$1" || return 1
-  [[ -z $mark || $mark == "$(mark_of "${1%/*/*}")" ]] || return 1
+  [[ $mark == "$(mark_of "${1%/*/*}")" ]] || return 1
   is_alive "$pid" "$start" "$boot" || return 1
   printf '%s' "$pid"
 }
@@ -400,8 +400,8 @@ mark_dir() { mark_of "$DIR" >"$DIR/cluster.mark.new" && mv -- "$DIR/cluster.mark
 
 is_marked() { [[ -f $DIR/cluster.mark && $(cat "$DIR/cluster.mark") == "$(mark_of "$DIR")" ]]; }
 
-# Where scripts/up has mounted the cluster; nothing in a copy, whose run/ tells of another one's mount.
-own_mountpoint() { ! is_marked || cat "$DIR/run/mountpoint" 2>/dev/null || true; }
+# Where scripts/up has mounted the cluster; nothing in a copy. The mark stands before the path.
+own_mountpoint() { sed -n "s/^$(mark_of "$DIR") //p" "$DIR/run/mountpoint" 2>/dev/null || true; }
 
 # lock_dir SECONDS: takes the directory's lock, on descriptor 9. Status 1: somebody else has it. 2: who had it has removed it.
 lock_dir() {

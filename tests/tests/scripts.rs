@@ -522,7 +522,6 @@ fn up_and_down_on_a_copy_leave_the_original_alone(_: &Nothing) {
     // Not even when somebody has marked it.
     let inode = Command::new("stat").args(["-c", "%i"]).arg(copy.cluster_dir()).output().expect("run stat");
     fs::write(copy.cluster_dir().join("cluster.mark"), inode.stdout).unwrap();
-    fs::remove_file(copy.cluster_dir().join("run/mountpoint")).unwrap();
     copy.down(&[]);
     assert_eq!(fs::read(mount_point.join("mine")).unwrap(), b"x");
     assert_eq!(original.up(&[]), env, "all of it still runs");
