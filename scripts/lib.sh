@@ -8,7 +8,7 @@
 #
 #   cluster.mark          says that scripts/up has made this directory: what is not marked is never removed
 #   cluster.conf          shape and ports, written at the first start, read at the next ones
-#   cluster.env           what is running now, for people and programs; not there while scripts/up is at work
+#   cluster.env           what is running now, for people and programs; removed by scripts/up when a process that it names is gone
 #   cluster.purge         cluster.conf, once its purge has begun
 #   conf/<daemon>.toml    configuration of each daemon, the mount's too: a command line names it, and so whose daemon it is
 #   run/<daemon>.pid      who runs        logs/<daemon>.log  what it said

@@ -629,7 +629,20 @@ fn cluster_env_is_there_only_while_it_is_true(_: &Nothing) {
     assert!(!output.status.success(), "{}", text(&output));
     assert!(!cluster.cluster_dir().join("cluster.env").exists(), "its processes are gone");
     fs::rename(data.with_extension("aside"), &data).unwrap();
-    cluster.up(&[]);
+    let env = cluster.up(&[]);
+    // All that it names runs on while another DataNode cannot start.
+    let in_the_way = cluster.cluster_dir().join("run/datanode-2.pid.new");
+    fs::create_dir(&in_the_way).unwrap();
+    let path = cluster.cluster_dir().join("cluster.env");
+    let before = fs::read_to_string(&path).unwrap();
+    let mount_point = cluster.mount_point();
+    let output = cluster.script("up", &["--datanodes", "2", mount_point.to_str().unwrap()]);
+    assert!(text(&output).contains("datanode-2 was not started"), "{}", text(&output));
+    assert_eq!(fs::read_to_string(&path).ok(), Some(before), "{}", text(&output));
+    fs::remove_dir(&in_the_way).unwrap();
+    let grown = cluster.up(&[]);
+    assert_eq!((&grown["NAMENODE_1_PID"], &grown["FUSE_PID"]), (&env["NAMENODE_1_PID"], &env["FUSE_PID"]));
+    assert!(grown.contains_key("DATANODE_2_PID"));
 }
 
 fn up_follows_only_what_its_user_alone_may_write(_: &Nothing) {
