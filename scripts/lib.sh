@@ -403,6 +403,22 @@ is_marked() { [[ -f $DIR/cluster.mark && $(cat "$DIR/cluster.mark") == "$(mark_o
 # Where scripts/up has mounted the cluster; nothing in a copy. The mark stands before the path.
 own_mountpoint() { sed -n "s/^$(mark_of "$DIR") //p" "$DIR/run/mountpoint" 2>/dev/null || true; }
 
+# The daemons of the cluster that run, a line each: pid and name. By their command lines: files may be lost, old or copies.
+own_daemons() {
+  local proc name i
+  local -a words
+  for proc in /proc/[0-9]*; do
+    # The name first: reading the command line of a process that hangs hangs, too.
+    [[ -O $proc && $(cat "$proc/comm" 2>/dev/null) =~ ^dfs-(server|fuse)$ ]] || continue
+    mapfile -d '' -t words < <(timeout 5 cat "$proc/cmdline" 2>/dev/null)
+    name=
+    for ((i = 1; i < ${#words[@]}; i++)); do
+      if [[ ${words[i - 1]} == --config && ${words[i]} == "$DIR"/conf/*.toml ]]; then name=$(basename "${words[i]}" .toml); fi
+    done
+    [[ ! $name =~ ^(namenode-[0-9]+|datanode-[0-9]+|fuse)$ ]] || say "${proc#/proc/} $name"
+  done
+}
+
 # lock_dir SECONDS: takes the directory's lock, on descriptor 9. Status 1: somebody else has it. 2: who had it has removed it.
 lock_dir() {
   exec 9>>"$DIR/lock" || {

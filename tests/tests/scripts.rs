@@ -535,6 +535,42 @@ fn up_and_down_on_a_copy_leave_the_original_alone(_: &Nothing) {
     assert!(original.cluster_dir().join("namenode-1").exists());
 }
 
+fn up_says_how_to_stop_what_runs_since_before_directories_were_marked(_: &Nothing) {
+    let cluster = UpCluster::new();
+    let env = cluster.up(&["--datanodes", "1"]);
+    let (dir, mount_point) = (cluster.cluster_dir(), cluster.mount_point());
+    fs::write(mount_point.join("mine"), b"x").unwrap();
+    // As it was then: no mark, and files in run/ that do not say whose they are.
+    fs::remove_file(dir.join("cluster.mark")).unwrap();
+    fs::write(dir.join("run/mountpoint"), format!("{}\n", mount_point.display())).unwrap();
+    let files = ["namenode-1", "datanode-1", "fuse"].map(|name| dir.join("run").join(name).with_extension("pid"));
+    let noted = files.each_ref().map(|file| {
+        let line = fs::read_to_string(file).unwrap();
+        let line = line.rsplit_once(' ').expect("the mark is its last word").0.to_owned() + "\n";
+        fs::write(file, &line).unwrap();
+        line
+    });
+    let output = cluster.script("down", &[]);
+    assert!(!output.status.success() && text(&output).contains("run 'scripts/up' on it first"), "{}", text(&output));
+    let output = cluster.script("up", &[mount_point.to_str().unwrap()]);
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(files.each_ref().map(|file| fs::read_to_string(file).unwrap()), noted);
+    assert!(is_mount_point(&mount_point) && !dir.join("cluster.mark").exists(), "{said}");
+    // What it says is what helps.
+    assert!(said.contains("unmount it"), "{said}");
+    assert!(Command::new("umount").arg(&mount_point).status().expect("run umount").success());
+    // It ends its session, and would ask for a while after a NameNode that is gone.
+    wait_gone(&[Pid::from_raw(env["FUSE_PID"].parse().unwrap()).unwrap()]);
+    let advice = said.split('\'').find(|words| words.starts_with("kill ")).unwrap_or_else(|| panic!("{said}"));
+    // Status 1: the mount's daemon is gone.
+    Command::new("bash").args(["-c", advice]).output().expect("run bash");
+    wait_gone(&pids(&env));
+    assert_eq!(without_pids(&cluster.up(&[])), without_pids(&env));
+    assert_eq!(fs::read(mount_point.join("mine")).unwrap(), b"x");
+    cluster.down(&[]);
+}
+
 fn a_daemon_that_is_being_started_when_its_starter_is_told_to_stop_is_stopped(_: &Nothing) {
     let dir = test_dir();
     let lines = "set -euo pipefail; DIR=$1; export DFS_TEST_BASE=$1; mkdir \"$DIR/run\" \"$DIR/logs\"
@@ -698,6 +734,7 @@ fn main() -> ExitCode {
         down_removes_only_what_up_has_made,
         up_and_down_leave_the_mounts_of_others,
         up_and_down_on_a_copy_leave_the_original_alone,
+        up_says_how_to_stop_what_runs_since_before_directories_were_marked,
         a_daemon_that_is_being_started_when_its_starter_is_told_to_stop_is_stopped,
         a_process_runs_until_its_last_thread_has_ended,
         scripts_find_their_directory_whatever_cdpath_says,
