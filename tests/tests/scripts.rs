@@ -504,6 +504,31 @@ fn down_removes_only_what_up_has_made(_: &Nothing) {
     assert_eq!(fs::read(&foreign).unwrap(), b"x");
 }
 
+fn down_purges_a_cluster_whose_shape_is_lost(_: &Nothing) {
+    let cluster = UpCluster::new();
+    let dir = cluster.cluster_dir();
+    let conf = dir.join("cluster.conf");
+    // Another version's, and an empty one.
+    for lost in ["DATANODES=", ""] {
+        cluster.up(&["--datanodes", "1"]);
+        let shape = fs::read_to_string(&conf).unwrap();
+        let kept: Vec<_> = shape.lines().filter(|line| !line.starts_with(lost)).collect();
+        fs::write(&conf, kept.join("\n")).unwrap();
+        let output = cluster.script("up", &[cluster.mount_point().to_str().unwrap()]);
+        let words = [format!("scripts/down --dir {} --purge", dir.display()), "cluster.conf has no ".to_owned()];
+        assert!(words.iter().all(|words| text(&output).contains(words)), "{}", text(&output));
+        cluster.down(&["--purge"]);
+        assert!(!dir.exists());
+    }
+    // As an older purge that was interrupted left it.
+    cluster.up(&["--datanodes", "1"]);
+    cluster.down(&[]);
+    fs::remove_file(&conf).unwrap();
+    fs::remove_dir_all(dir.join("conf")).unwrap();
+    cluster.down(&["--purge"]);
+    assert!(!dir.exists());
+}
+
 fn up_and_down_on_a_copy_leave_the_original_alone(_: &Nothing) {
     let original = UpCluster::new();
     let env = original.up(&["--datanodes", "1"]);
@@ -732,6 +757,7 @@ fn main() -> ExitCode {
     suite::run(cases![
         sweep_tests_sweeps_the_base_of_a_run_and_nothing_else,
         down_removes_only_what_up_has_made,
+        down_purges_a_cluster_whose_shape_is_lost,
         up_and_down_leave_the_mounts_of_others,
         up_and_down_on_a_copy_leave_the_original_alone,
         up_says_how_to_stop_what_runs_since_before_directories_were_marked,
