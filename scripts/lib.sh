@@ -3,12 +3,12 @@
 # Shared by the scripts here: where things are, messages, waiting by condition, daemons by pid, loop devices, ports.
 #
 # A daemon is known by its pid file, "pid start-time boot-id directory-inode": a pid alone may have been given to someone else since,
-# and in a copy of the directory the daemons are another cluster's.
+# and in a copy of the directory the daemons are another cluster's. So is the mount: run/mountpoint is "directory-inode path".
 # Everything of a cluster lies in one directory:
 #
 #   cluster.mark          says that scripts/up has made this directory: what is not marked is never removed
 #   cluster.conf          shape and ports, written at the first start, read at the next ones
-#   cluster.env           what is running now, for people and programs; not there while scripts/up is at work
+#   cluster.env           what is running now, for people and programs; removed by scripts/up when a process that it names is gone
 #   cluster.purge         cluster.conf, once its purge has begun
 #   conf/<daemon>.toml    configuration of each daemon, the mount's too: a command line names it, and so whose daemon it is
 #   run/<daemon>.pid      who runs        logs/<daemon>.log  what it said
@@ -78,11 +78,11 @@ write_pid_file() {
 # is_alive PID START BOOT: whether that very process still runs.
 is_alive() { [[ $3 == "$BOOT_ID" && $(start_time "$1") == "$2" ]]; }
 
-# Pid in a pid file when its process still runs, and the file is not a copy. (The first ones did not say of which directory.)
+# Pid in a pid file when its process still runs, and the file is not a copy.
 live_pid() {
   local pid start boot mark
   [[ -r $1 ]] && read -r pid start boot mark <"$1" || return 1
-  [[ -z $mark || $mark == "$(mark_of "${1%/*/*}")" ]] || return 1
+  [[ $mark == "$(mark_of "${1%/*/*}")" ]] || return 1
   is_alive "$pid" "$start" "$boot" || return 1
   printf '%s' "$pid"
 }
@@ -400,8 +400,24 @@ mark_dir() { mark_of "$DIR" >"$DIR/cluster.mark.new" && mv -- "$DIR/cluster.mark
 
 is_marked() { [[ -f $DIR/cluster.mark && $(cat "$DIR/cluster.mark") == "$(mark_of "$DIR")" ]]; }
 
-# Where scripts/up has mounted the cluster; nothing in a copy, whose run/ tells of another one's mount.
-own_mountpoint() { ! is_marked || cat "$DIR/run/mountpoint" 2>/dev/null || true; }
+# Where scripts/up has mounted the cluster; nothing in a copy. The mark stands before the path.
+own_mountpoint() { sed -n "s/^$(mark_of "$DIR") //p" "$DIR/run/mountpoint" 2>/dev/null || true; }
+
+# The daemons of the cluster that run, a line each: pid and name. By their command lines: files may be lost, old or copies.
+own_daemons() {
+  local proc name i
+  local -a words
+  for proc in /proc/[0-9]*; do
+    # The name first: reading the command line of a process that hangs hangs, too.
+    [[ -O $proc && $(cat "$proc/comm" 2>/dev/null) =~ ^dfs-(server|fuse)$ ]] || continue
+    mapfile -d '' -t words < <(timeout 5 cat "$proc/cmdline" 2>/dev/null)
+    name=
+    for ((i = 1; i < ${#words[@]}; i++)); do
+      if [[ ${words[i - 1]} == --config && ${words[i]} == "$DIR"/conf/*.toml ]]; then name=$(basename "${words[i]}" .toml); fi
+    done
+    [[ ! $name =~ ^(namenode-[0-9]+|datanode-[0-9]+|fuse)$ ]] || say "${proc#/proc/} $name"
+  done
+}
 
 # lock_dir SECONDS: takes the directory's lock, on descriptor 9. Status 1: somebody else has it. 2: who had it has removed it.
 lock_dir() {

@@ -504,6 +504,31 @@ fn down_removes_only_what_up_has_made(_: &Nothing) {
     assert_eq!(fs::read(&foreign).unwrap(), b"x");
 }
 
+fn down_purges_a_cluster_whose_shape_is_lost(_: &Nothing) {
+    let cluster = UpCluster::new();
+    let dir = cluster.cluster_dir();
+    let conf = dir.join("cluster.conf");
+    // Another version's, and an empty one.
+    for lost in ["DATANODES=", ""] {
+        cluster.up(&["--datanodes", "1"]);
+        let shape = fs::read_to_string(&conf).unwrap();
+        let kept: Vec<_> = shape.lines().filter(|line| !line.starts_with(lost)).collect();
+        fs::write(&conf, kept.join("\n")).unwrap();
+        let output = cluster.script("up", &[cluster.mount_point().to_str().unwrap()]);
+        let words = [format!("scripts/down --dir {} --purge", dir.display()), "cluster.conf has no ".to_owned()];
+        assert!(words.iter().all(|words| text(&output).contains(words)), "{}", text(&output));
+        cluster.down(&["--purge"]);
+        assert!(!dir.exists());
+    }
+    // As an older purge that was interrupted left it.
+    cluster.up(&["--datanodes", "1"]);
+    cluster.down(&[]);
+    fs::remove_file(&conf).unwrap();
+    fs::remove_dir_all(dir.join("conf")).unwrap();
+    cluster.down(&["--purge"]);
+    assert!(!dir.exists());
+}
+
 fn up_and_down_on_a_copy_leave_the_original_alone(_: &Nothing) {
     let original = UpCluster::new();
     let env = original.up(&["--datanodes", "1"]);
@@ -522,7 +547,6 @@ fn up_and_down_on_a_copy_leave_the_original_alone(_: &Nothing) {
     // Not even when somebody has marked it.
     let inode = Command::new("stat").args(["-c", "%i"]).arg(copy.cluster_dir()).output().expect("run stat");
     fs::write(copy.cluster_dir().join("cluster.mark"), inode.stdout).unwrap();
-    fs::remove_file(copy.cluster_dir().join("run/mountpoint")).unwrap();
     copy.down(&[]);
     assert_eq!(fs::read(mount_point.join("mine")).unwrap(), b"x");
     assert_eq!(original.up(&[]), env, "all of it still runs");
@@ -534,6 +558,42 @@ fn up_and_down_on_a_copy_leave_the_original_alone(_: &Nothing) {
     assert_eq!(fs::read(copy.mount_point().join("mine")).unwrap(), b"x");
     copy.down(&["--purge"]);
     assert!(original.cluster_dir().join("namenode-1").exists());
+}
+
+fn up_says_how_to_stop_what_runs_since_before_directories_were_marked(_: &Nothing) {
+    let cluster = UpCluster::new();
+    let env = cluster.up(&["--datanodes", "1"]);
+    let (dir, mount_point) = (cluster.cluster_dir(), cluster.mount_point());
+    fs::write(mount_point.join("mine"), b"x").unwrap();
+    // As it was then: no mark, and files in run/ that do not say whose they are.
+    fs::remove_file(dir.join("cluster.mark")).unwrap();
+    fs::write(dir.join("run/mountpoint"), format!("{}\n", mount_point.display())).unwrap();
+    let files = ["namenode-1", "datanode-1", "fuse"].map(|name| dir.join("run").join(name).with_extension("pid"));
+    let noted = files.each_ref().map(|file| {
+        let line = fs::read_to_string(file).unwrap();
+        let line = line.rsplit_once(' ').expect("the mark is its last word").0.to_owned() + "\n";
+        fs::write(file, &line).unwrap();
+        line
+    });
+    let output = cluster.script("down", &[]);
+    assert!(!output.status.success() && text(&output).contains("run 'scripts/up' on it first"), "{}", text(&output));
+    let output = cluster.script("up", &[mount_point.to_str().unwrap()]);
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(files.each_ref().map(|file| fs::read_to_string(file).unwrap()), noted);
+    assert!(is_mount_point(&mount_point) && !dir.join("cluster.mark").exists(), "{said}");
+    // What it says is what helps.
+    assert!(said.contains("unmount it"), "{said}");
+    assert!(Command::new("umount").arg(&mount_point).status().expect("run umount").success());
+    // It ends its session, and would ask for a while after a NameNode that is gone.
+    wait_gone(&[Pid::from_raw(env["FUSE_PID"].parse().unwrap()).unwrap()]);
+    let advice = said.split('\'').find(|words| words.starts_with("kill ")).unwrap_or_else(|| panic!("{said}"));
+    // Status 1: the mount's daemon is gone.
+    Command::new("bash").args(["-c", advice]).output().expect("run bash");
+    wait_gone(&pids(&env));
+    assert_eq!(without_pids(&cluster.up(&[])), without_pids(&env));
+    assert_eq!(fs::read(mount_point.join("mine")).unwrap(), b"x");
+    cluster.down(&[]);
 }
 
 fn a_daemon_that_is_being_started_when_its_starter_is_told_to_stop_is_stopped(_: &Nothing) {
@@ -630,7 +690,20 @@ fn cluster_env_is_there_only_while_it_is_true(_: &Nothing) {
     assert!(!output.status.success(), "{}", text(&output));
     assert!(!cluster.cluster_dir().join("cluster.env").exists(), "its processes are gone");
     fs::rename(data.with_extension("aside"), &data).unwrap();
-    cluster.up(&[]);
+    let env = cluster.up(&[]);
+    // All that it names runs on while another DataNode cannot start.
+    let in_the_way = cluster.cluster_dir().join("run/datanode-2.pid.new");
+    fs::create_dir(&in_the_way).unwrap();
+    let path = cluster.cluster_dir().join("cluster.env");
+    let before = fs::read_to_string(&path).unwrap();
+    let mount_point = cluster.mount_point();
+    let output = cluster.script("up", &["--datanodes", "2", mount_point.to_str().unwrap()]);
+    assert!(text(&output).contains("datanode-2 was not started"), "{}", text(&output));
+    assert_eq!(fs::read_to_string(&path).ok(), Some(before), "{}", text(&output));
+    fs::remove_dir(&in_the_way).unwrap();
+    let grown = cluster.up(&[]);
+    assert_eq!((&grown["NAMENODE_1_PID"], &grown["FUSE_PID"]), (&env["NAMENODE_1_PID"], &env["FUSE_PID"]));
+    assert!(grown.contains_key("DATANODE_2_PID"));
 }
 
 fn up_follows_only_what_its_user_alone_may_write(_: &Nothing) {
@@ -684,8 +757,10 @@ fn main() -> ExitCode {
     suite::run(cases![
         sweep_tests_sweeps_the_base_of_a_run_and_nothing_else,
         down_removes_only_what_up_has_made,
+        down_purges_a_cluster_whose_shape_is_lost,
         up_and_down_leave_the_mounts_of_others,
         up_and_down_on_a_copy_leave_the_original_alone,
+        up_says_how_to_stop_what_runs_since_before_directories_were_marked,
         a_daemon_that_is_being_started_when_its_starter_is_told_to_stop_is_stopped,
         a_process_runs_until_its_last_thread_has_ended,
         scripts_find_their_directory_whatever_cdpath_says,
