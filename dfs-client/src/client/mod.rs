@@ -22,6 +22,8 @@ pub use health::{BlockHealth, ClusterReport, FileHealth, FilesHealth, Moves, Rep
 pub use metadata::HeldInode;
 pub use replies::{ContentSummary, CreatedFile, DirEntry, FsStats, Listing, SafeModeStatus};
 pub use requests::{CreateOptions, RenameFlag, SafeModeAction, SetAttr, TimeSet, XAttrSetFlag};
+#[cfg(test)]
+pub(crate) use turn::HANDOVER;
 pub use turn::{FileTurn, Turn};
 
 use crate::client_core::{ClientCore, Delegations, DirectoryCache, FileWaits, ServerDefaults, TendedList};

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use dfs_common::error::{DfsError, ErrorKind, Result};
 use dfs_common::ids::InodeId;
 use dfs_proto::v1::{self, FileHolder};
+use tokio::sync::SemaphorePermit;
 use tracing::debug;
 
 use super::DfsClient;
@@ -17,7 +18,7 @@ use crate::rpc::{Patience, Session, rpc};
 
 /// How long a file is waited for. One that was just closed is given back within milliseconds, or, if a DataNode has just failed its
 /// writer or the machine is busy, within seconds.
-const HANDOVER: Duration = Duration::from_secs(5);
+pub(crate) const HANDOVER: Duration = Duration::from_secs(5);
 
 /// How often one tries who finds others quicker than him each time.
 const TRIES_MAX: u32 = 256;
@@ -80,7 +81,7 @@ impl FileTurn {
             let Some(session) = self.core.sessions.live() else { return Turn::Never };
             let wanted = (session.incarnation, self.inode);
             let question = ask_for_file(Arc::clone(&self.core), session, self.inode, until);
-            let answer = self.core.file_waits.ask(wanted, left, question).await;
+            let answer = self.core.file_waits.ask(wanted, question).await;
             match answer.holder {
                 Some(FileHolder::None) => return Turn::Now,
                 Some(FileHolder::Asker) => return Turn::Own,
@@ -99,9 +100,7 @@ async fn ask_for_file(
     inode: InodeId,
     until: Instant,
 ) -> Option<FileHolder> {
-    let left = || until.saturating_duration_since(Instant::now());
-    let Some(_place) = core.file_waits.place(left()).await else { return Some(FileHolder::Other) };
-    let left = left();
+    let (_place, left) = place_and_patience(&core, until).await;
     let request = v1::AwaitFileRequest {
         inode: inode.0,
         client_id: session.client_id.0.to_vec().into(),
@@ -126,9 +125,7 @@ pub(super) async fn await_end_of_lease(
     lease: v1::LeaseName,
     patience: Duration,
 ) -> Result<bool> {
-    let until = Instant::now() + patience;
-    let Some(_place) = core.file_waits.place(patience).await else { return Ok(false) };
-    let patience = until.saturating_duration_since(Instant::now());
+    let (_place, patience) = place_and_patience(core, Instant::now() + patience).await;
     let request = v1::AwaitFileRequest {
         inode: inode.0,
         lease: Some(lease),
@@ -137,6 +134,15 @@ pub(super) async fn await_end_of_lease(
     };
     let answer = core.namenode.call(patience_for(core, patience), request, rpc!(await_file)).await?;
     Ok(answer.holder() == FileHolder::None)
+}
+
+/// A place for a question that waits until then, and how long that still is. Who gets none in time asks without one, and is answered
+/// at once.
+async fn place_and_patience(core: &ClientCore, until: Instant) -> (Option<SemaphorePermit<'_>>, Duration) {
+    let left = || until.saturating_duration_since(Instant::now());
+    let place = core.file_waits.place(left()).await;
+    let left = if place.is_some() { left() } else { Duration::ZERO };
+    (place, left)
 }
 
 /// For a question whose answer the NameNode may take so long for: as patient as with any other while it does not answer at all.

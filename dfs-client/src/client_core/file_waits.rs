@@ -16,7 +16,7 @@ use futures::future::{BoxFuture, Shared, WeakShared};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// Questions under way at once; a NameNode takes 200 calls of a connection.
+/// Questions that wait for an answer at once; a NameNode takes 200 calls of a connection.
 pub(crate) const QUESTIONS_MAX: usize = 32;
 
 /// Who asks for which file.
@@ -45,24 +45,19 @@ impl FileWaits {
         Self { places: Semaphore::new(QUESTIONS_MAX), under_way: Arc::default() }
     }
 
-    /// A place among the questions under way; none if it does not come in time.
+    /// A place among the questions that wait; none if it does not come in time.
     pub(crate) async fn place(&self, patience: Duration) -> Option<SemaphorePermit<'_>> {
         tokio::time::timeout(patience, self.places.acquire()).await.ok()?.ok()
     }
 
-    /// Asks for a file, unless somebody asks for it already: then his answer is waited for, `patience` at most.
+    /// Asks for a file, unless somebody asks for it already: then his answer is waited for.
     pub(crate) async fn ask(
         &self,
         wanted: Wanted,
-        patience: Duration,
         question: impl Future<Output = Option<FileHolder>> + Send + 'static,
     ) -> Answer {
         let (shared, is_anothers) = self.join(wanted, question);
-        if !is_anothers {
-            return Answer { holder: shared.await, is_anothers };
-        }
-        let answer = tokio::time::timeout(patience, shared).await;
-        Answer { holder: answer.unwrap_or(Some(FileHolder::Other)), is_anothers }
+        Answer { holder: shared.await, is_anothers }
     }
 
     fn join(
@@ -103,20 +98,17 @@ mod tests {
     async fn ask_shares_a_question_under_way_and_no_other() {
         let waits = FileWaits::new();
         let (tell, told) = tokio::sync::oneshot::channel();
-        let first = waits.ask(WANTED, Duration::ZERO, async move { told.await.ok() });
-        let long = Duration::from_secs(60);
-        let (second, third) = (waits.ask(WANTED, long, never()), waits.ask(WANTED, long, never()));
+        let first = waits.ask(WANTED, async move { told.await.ok() });
+        let (second, third) = (waits.ask(WANTED, never()), waits.ask(WANTED, never()));
         let answer = async {
             tokio::task::yield_now().await;
-            let impatient = waits.ask(WANTED, Duration::from_millis(1), never()).await;
-            assert_eq!(impatient, Answer { holder: Some(FileHolder::Other), is_anothers: true });
             tell.send(FileHolder::None).unwrap();
         };
         let (first, second, third, ()) = futures::join!(first, second, third, answer);
         let holder = Some(FileHolder::None);
         assert_eq!(first, Answer { holder, is_anothers: false });
         assert_eq!([second, third], [Answer { holder, is_anothers: true }; 2]);
-        let later = waits.ask(WANTED, long, async { None }).await;
+        let later = waits.ask(WANTED, async { None }).await;
         assert_eq!(later, Answer { holder: None, is_anothers: false }, "an answer is not kept");
         assert!(waits.under_way.lock().is_empty());
     }
@@ -124,11 +116,11 @@ mod tests {
     #[tokio::test]
     async fn question_of_somebody_who_has_gone_is_asked_anew() {
         let waits = FileWaits::new();
-        let mut gone = Box::pin(waits.ask(WANTED, Duration::ZERO, std::future::pending()));
+        let mut gone = Box::pin(waits.ask(WANTED, std::future::pending()));
         assert!(futures::poll!(&mut gone).is_pending());
         drop(gone);
         let holder = Some(FileHolder::Asker);
-        let answer = waits.ask(WANTED, Duration::ZERO, async move { holder }).await;
+        let answer = waits.ask(WANTED, async move { holder }).await;
         assert_eq!(answer, Answer { holder, is_anothers: false });
     }
 }

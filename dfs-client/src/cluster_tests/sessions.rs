@@ -7,6 +7,7 @@ use dfs_common::ids::InodeId;
 
 use super::{BLOCK, bytes, create, write_file};
 use crate::Turn;
+use crate::client::HANDOVER;
 use crate::client_core::QUESTIONS_MAX;
 use crate::fake_cluster::FakeCluster;
 
@@ -109,6 +110,8 @@ async fn many_who_wait_for_files_keep_no_call_from_the_namenode() {
     }
     write_file(&client, b"second").await;
     assert_eq!(cluster.calls("await_file"), QUESTIONS_MAX, "the others wait for a place");
+    // Longer than a file is waited for: a NameNode that does not answer has not said that another client has it.
+    tokio::time::sleep(HANDOVER + Duration::from_millis(200)).await;
     cluster.world.lock().held_back.clear();
     for turn in futures::future::join_all(waiting).await {
         assert_eq!(turn.unwrap(), Turn::Now);

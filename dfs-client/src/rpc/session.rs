@@ -184,11 +184,10 @@ impl Session {
 
     /// Returns when it is known of every call that was given up until now whether it was made, and none of them will be any more.
     pub(crate) async fn wait_given_up_calls_settled(&self) {
-        let mut calls = self.calls.lock().unsettled.clone();
+        let later = self.calls.lock().next;
         loop {
             let settled = self.settled.notified();
-            calls.retain(|id| self.calls.lock().unsettled.contains(id));
-            if calls.is_empty() {
+            if self.calls.lock().unsettled.range(..later).next().is_none() {
                 return;
             }
             settled.await;

@@ -72,16 +72,17 @@ impl Namesystem {
         Some(self.located(block, 0, true, None))
     }
 
-    /// Refuses who no longer has the lease that a call of his has taken: an answer that is told again may be older than that.
+    /// Refuses who no longer has the lease that a call of his has taken: an answer that is told again may be older than that. Not as
+    /// `LeaseLost`, which says that a call was not made: others may have written since, and made again it would undo that.
     ///
     /// # Errors
-    /// `LeaseLost`.
+    /// `OutcomeUnknown`.
     pub fn check_lease_of(&self, id: InodeId, taken_by: &CallKey) -> Result<()> {
         match self.namespace().read().lease(id) {
             Some(lease) if is_taken_by(lease, taken_by) && !lease.needs_recovery => Ok(()),
             _ => Err(DfsError::new(
-                ErrorKind::LeaseLost,
-                format!("inode {id} was given to you and has been taken away since"),
+                ErrorKind::OutcomeUnknown,
+                format!("inode {id} was given to you and has been taken away since: others may have changed it"),
             )),
         }
     }

@@ -63,7 +63,8 @@ impl StuckFiles {
         let more = if self.count > self.named.len() { ", ..." } else { "" };
         warn!(
             files = self.count,
-            "no DataNode has the last block of {names}{more}; such a file stays open until one comes back with it"
+            "no DataNode has the last block of {names}{more}; such a file stays open until one comes back with it, or, if no byte of that block \
+             is on record, for an hour"
         );
     }
 }
@@ -122,7 +123,8 @@ pub(super) enum Step {
     /// Close the file without the block: nobody has it, nobody was promised a byte of it, and whoever may have it has been away
     /// for an hour.
     Drop,
-    /// Nobody has the block, and it had bytes, or may have had: somebody must come back with it.
+    /// Nobody has the block, and it had bytes, or may have had: somebody must come back with it, or, if none is on record, an hour must
+    /// pass.
     Stuck,
 }
 

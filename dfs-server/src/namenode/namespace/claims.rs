@@ -10,7 +10,8 @@ use dfs_common::ids::{BlockId, CallId, ClientId, GenerationStamp, Incarnation, I
 /// One life of a client.
 pub type Life = (ClientId, Incarnation);
 
-/// Changes of leases that are told one by one. A batch of ops makes fewer, unless it ends sessions: each of these may end hundreds.
+/// Changes of leases that are told one by one. A batch of ops makes fewer, unless it ends sessions or settles calls: each of these may
+/// end hundreds.
 const CHANGES_MAX: usize = 4096;
 
 const FIRST: InodeId = InodeId(0);

@@ -59,8 +59,8 @@ pub(super) async fn create(
 /// Opens a file to be written at its end.
 ///
 /// # Errors
-/// As [`Namesystem::mutate`]; `Busy` while another client writes; `LeaseLost` when the lease that the call had taken is gone by the
-/// time that it comes again.
+/// As [`Namesystem::mutate`]; `Busy` while another client writes; `OutcomeUnknown` when the lease that the call had taken is gone by
+/// the time that it comes again.
 pub(super) async fn append(
     namesystem: &Namesystem,
     request: AppendRequest,
@@ -131,6 +131,6 @@ mod tests {
         let revoke = RevokeLeaseOp { inode: id.0, ..RevokeLeaseOp::default() };
         place.namesystem.mutate_internally(Op::RevokeLease(revoke)).await.unwrap();
         let error = append(&place.namesystem, call(), None).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::LeaseLost);
+        assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "it must not be made again, in a new session");
     }
 }
