@@ -161,10 +161,8 @@ async fn matches(ctx: &Context, arg: &OsStr, text: &[u8], links: Links) -> Outco
     let mut nodes = Vec::new();
     for text in glob::spell_out(text).map_err(bad)? {
         let path = DfsPath::parse(&text).map_err(bad)?;
-        match glob::split_at_pattern(&path) {
-            Some((above, components)) => nodes.extend(matching(ctx, above, &components, links).await?),
-            None => nodes.extend(found(resolve(ctx, path, links).await)?.map(Ok)),
-        }
+        let (above, components) = glob::split_at_pattern(&path).unwrap_or((path, Vec::new()));
+        nodes.extend(matching(ctx, above, &components, links).await?);
     }
     Ok(nodes)
 }
@@ -214,9 +212,15 @@ pub(crate) fn found<T>(outcome: Outcome<T>) -> Outcome<Option<T>> {
 }
 
 /// Everything below `above` that matches the components, in order of name, and before it why something could not be looked at.
+/// Without components, `above` itself is the match.
 async fn matching(ctx: &Context, above: DfsPath, components: &[Vec<u8>], links: Links) -> Outcome<Vec<Outcome<Node>>> {
-    let mut nodes: Vec<Node> = found(resolve(ctx, above, Links::Follow).await)?.into_iter().collect();
-    let mut matched = Vec::new();
+    let (mut nodes, mut matched) = (Vec::new(), Vec::new());
+    // A match that is a link is there, wherever that leads.
+    let links_above = if components.is_empty() { Links::Keep } else { Links::Follow };
+    match unless_fatal(found(resolve(ctx, above, links_above).await))? {
+        Ok(node) => nodes.extend(node),
+        Err(failure) => matched.push(Err(failure)),
+    }
     for component in components {
         let mut next = Vec::new();
         for node in nodes {
