@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes of a file whose copy takes so long that something can be done meanwhile.
 const LARGE: u64 = 256 << 20;
 
-pub(super) const CASES: [Case<Shell>; 16] = cases![
+pub(super) const CASES: [Case<Shell>; 17] = cases![
     append_to_file_makes_a_file_and_adds_to_it,
     append_to_file_tells_of_bytes_that_are_lost_while_it_waits,
     a_file_of_a_mount_is_not_appended_to_itself,
@@ -28,6 +28,7 @@ pub(super) const CASES: [Case<Shell>; 16] = cases![
     move_from_local_of_a_stream_is_refused,
     get_into_a_directory_writes_through_nothing_that_is_there,
     a_second_source_of_a_name_replaces_nothing,
+    the_source_that_is_left_of_several_replaces_nothing,
     directories_of_a_source_are_not_mixed_by_a_link,
     mv_takes_a_place_only_with_what_it_has_moved,
     complaints_that_nobody_reads_stop_nothing,
@@ -279,6 +280,37 @@ fn a_second_source_of_a_name_replaces_nothing(shell: &Shell) {
     let said = shell.refused("mv -f /twice/a/tree/x /twice/b/tree/x /twice");
     assert!(said.contains("/twice/b/tree/x: left out: another source goes to /twice/x"), "{said}");
     assert_eq!(shell.dfs("cat /twice/x /twice/b/tree/x"), "ab");
+}
+
+fn the_source_that_is_left_of_several_replaces_nothing(shell: &Shell) {
+    let local = tempfile::tempdir().unwrap();
+    let (tree, dir) = (local.path().join("d"), local.path().display());
+    fs::create_dir(&tree).unwrap();
+    fs::write(tree.join("a"), "new").unwrap();
+    std::os::unix::fs::symlink("nothing", tree.join("lost")).unwrap();
+    fs::write(local.path().join("b"), "kept").unwrap();
+    shell.dfs("mkdir /only-one");
+    shell.dfs(&format!("put {dir}/d {dir}/b /only-one"));
+    for (command, to) in [("cp -f", "/only-one"), ("mv -f", "/only-one"), ("get -f", local.path().to_str().unwrap())] {
+        let mut several = vec!["/only-one/d/a /only-one/missing", "/only-one/missing /only-one/d/a"];
+        if command != "mv -f" {
+            // A move takes the link itself.
+            several.push("/only-one/d/*");
+        }
+        for sources in several {
+            let said = shell.refused(&format!("{command} {sources} {to}/b"));
+            assert!(said.contains(&format!("{to}/b: not a directory")), "{command} {sources}: {said}");
+            let said = shell.refused(&format!("{command} {sources} {to}/new"));
+            assert!(
+                said.contains(&format!("{to}/new: no such file or directory; make")),
+                "{command} {sources}: {said}"
+            );
+        }
+    }
+    assert_eq!(fs::read_to_string(local.path().join("b")).unwrap(), "kept");
+    assert!(!local.path().join("new").exists());
+    assert_eq!(shell.dfs("cat /only-one/d/a /only-one/b"), "newkept");
+    assert_eq!(shell.dfs("ls -C /only-one"), "/only-one/b\n/only-one/d\n");
 }
 
 fn directories_of_a_source_are_not_mixed_by_a_link(shell: &Shell) {

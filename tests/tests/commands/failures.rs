@@ -172,6 +172,7 @@ fn a_copy_of_nothing_prints_its_document(shell: &Shell) {
         format!("--json get /missing {here}"),
         "--json cp /missing /documents".to_owned(),
         format!("--json put {here}/missing /documents"),
+        format!("--json moveFromLocal {here}/missing /documents"),
     ] {
         let told = document(&line);
         assert_eq!((&told["files"], &told["failed"]), (&0.into(), &1.into()), "{line}: {told}");
@@ -215,7 +216,7 @@ fn move_from_local_names_everything_that_stays(shell: &Shell) {
     shell.dfs("mkdir /stays");
     let dfs = shell.cluster.dfs_command(&[]);
     let output = Command::new("unshare")
-        .args(["-m", "sh", "-c", "mount --bind -o ro . . && cd \"$PWD\" && \"$0\" moveFromLocal a b /stays"])
+        .args(["-m", "sh", "-c", "mount --bind -o ro . . && cd \"$PWD\" && \"$0\" --json moveFromLocal a b /stays"])
         .arg(dfs.get_program())
         .env("DFS_NAMENODES", shell.cluster.namenodes())
         .current_dir(dir)
@@ -228,4 +229,6 @@ fn move_from_local_names_everything_that_stays(shell: &Shell) {
         assert!(dir.join(name).exists());
     }
     assert_eq!(shell.dfs("cat /stays/a /stays/b"), "ab");
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).expect("moveFromLocal prints JSON");
+    assert_eq!((&told["files"], &told["failed"]), (&2.into(), &2.into()), "{told}");
 }

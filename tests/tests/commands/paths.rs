@@ -177,6 +177,19 @@ fn a_bad_link_keeps_nobody_from_the_other_matches(shell: &Shell) {
     assert!(output.status.code() == Some(1) && output.stdout == b"text", "{output:?}");
     assert!(said.contains("/links-bad/lost: no such file or directory"), "{said}");
     assert!(said.contains("/links-bad/circle: too many levels of symbolic links"), "{said}");
+    // The same of matches that are spelled out, because the choices hold slashes.
+    for (pattern, printed, words) in [
+        ("/links-bad/{d/../lost,d/below}", "below", "/links-bad/lost: no such file or directory"),
+        ("/{links-bad/lost,links-bad/file}", "text", "/links-bad/lost: no such file or directory"),
+        ("/links-bad/{circle/x,d/below}", "below", "/links-bad/circle/x: too many levels of symbolic links"),
+        ("/links-bad/{circle/*,d/*}", "below", "/links-bad/circle: too many levels of symbolic links"),
+    ] {
+        let output = shell.run(&format!("cat {pattern}"), "");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && output.stdout == printed.as_bytes(), "{pattern}: {output:?}");
+        assert!(said.contains(words) && said.lines().count() == 1, "{pattern}: {said}");
+    }
+    assert_eq!(shell.dfs("cat /links-bad/{lost/x,file/x,nothing/x,d/below}"), "below");
     for command in ["chmod 600", "setrep 1", "ls"] {
         let said = shell.refused(&format!("{command} /links-bad/lo*"));
         assert!(said.matches("no such file").count() == 1, "{command}: {said}");

@@ -52,7 +52,7 @@ impl FileJson {
 
 /// Runs the command.
 pub(crate) async fn run(ctx: &Arc<Context>, args: CatArgs) -> Outcome {
-    let nodes = tree::operands(ctx, &args.paths, Links::Follow).await?;
+    let nodes = tree::operands(ctx, &args.paths, Links::Follow).await?.nodes;
     if ctx.json() { print_json(ctx, &nodes).await } else { print_all(ctx, &nodes).await }
 }
 

@@ -62,11 +62,11 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: CpArgs) -> Outcome {
 
 async fn copy(ctx: &Arc<Context>, args: CpArgs, crew: &mut Crew) -> Outcome {
     let (sources, destination) = destination::split_arguments(args.paths)?;
-    let nodes = tree::sources(ctx, &sources, Links::Follow).await?;
-    if nodes.is_empty() {
+    let sources = tree::sources(ctx, &sources, Links::Follow).await?;
+    if sources.nodes.is_empty() {
         return Ok(());
     }
-    let destination = Destination::look_up(ctx, &destination, nodes.len() > 1, Links::Follow).await?;
+    let destination = Destination::look_up(ctx, &destination, sources.are_several(), Links::Follow).await?;
     let mut cp = Cp {
         ctx: Arc::clone(ctx),
         force: args.copying.force,
@@ -74,9 +74,9 @@ async fn copy(ctx: &Arc<Context>, args: CpArgs, crew: &mut Crew) -> Outcome {
         crew,
         directories: HashMap::new(),
         apart: Apart::default(),
-        taken: Taken::new(nodes.len() > 1),
+        taken: Taken::new(sources.are_several()),
     };
-    for node in nodes {
+    for node in sources {
         ctx.tolerate(cp.tree(node, &destination).await)?;
     }
     Ok(())

@@ -32,7 +32,7 @@ pub(crate) struct Copying {
     _queue: Option<u32>,
 }
 
-/// What a command has moved: the document of `put`, `get` and `cp`.
+/// What a command has moved: the document of `put`, `get`, `moveFromLocal` and `cp`.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(crate) struct Totals {
     /// Files, links included.
@@ -41,7 +41,7 @@ pub(crate) struct Totals {
     pub(crate) directories: u64,
     /// Bytes of the files.
     pub(crate) bytes: u64,
-    /// What failed: files, directories and sources, each of which is reported.
+    /// What failed: files, directories and sources, also those that could not be removed. Each is reported.
     pub(crate) failed: u64,
     /// From the first to the last.
     pub(crate) seconds: f64,

@@ -67,7 +67,7 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: FsckArgs) -> Outcome {
         waiting: Vec::new(),
         with_other_names: SeenOnce::default(),
     };
-    let tops = tree::operands(ctx, &args.paths, Links::Follow).await?;
+    let tops = tree::operands(ctx, &args.paths, Links::Follow).await?.nodes;
     if tops.is_empty() && !ctx.json() {
         // Nothing was looked at, and why has been told: totals would look like an answer.
         return Ok(());

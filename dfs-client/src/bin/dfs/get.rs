@@ -58,7 +58,7 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: GetArgs) -> Outcome {
     let (sources, destination) = destination::split_or_here(paths)?;
     let destination = location::local(destination)?;
     if destination == "-" {
-        return cat::print_all(ctx, &tree::sources(ctx, &sources, Links::Follow).await?).await;
+        return cat::print_all(ctx, &tree::sources(ctx, &sources, Links::Follow).await?.nodes).await;
     }
     let mut crew = Crew::new(ctx, copying.threads);
     let outcome = copy(ctx, (copying.force, preserve), &sources, &destination, &mut crew).await;
@@ -72,11 +72,11 @@ async fn copy(
     destination: &OsStr,
     crew: &mut Crew,
 ) -> Outcome {
-    let nodes = tree::sources(ctx, sources, Links::Follow).await?;
-    if nodes.is_empty() {
+    let sources = tree::sources(ctx, sources, Links::Follow).await?;
+    if sources.nodes.is_empty() {
         return Ok(());
     }
-    let destination = LocalDestination::look_up(destination, nodes.len() > 1)?;
+    let destination = LocalDestination::look_up(destination, sources.are_several())?;
     let mut get = Get {
         ctx: Arc::clone(ctx),
         force,
@@ -84,9 +84,9 @@ async fn copy(
         is_stream: matches!(destination, LocalDestination::Stream(_)),
         crew,
         mounts: ClusterMounts::find(ctx).await,
-        taken: Taken::new(nodes.len() > 1),
+        taken: Taken::new(sources.are_several()),
     };
-    for node in nodes {
+    for node in sources {
         let path = destination.path_for(&node);
         ctx.tolerate(get.tree(node, path).await)?;
     }

@@ -82,9 +82,9 @@ fn preserved_letters(arg: &str) -> Option<&str> {
     letters.chars().all(|letter| "topax".contains(letter.to_ascii_lowercase())).then_some(letters)
 }
 
-/// Where the command is, from `at` on: behind the options that stand before it.
+/// Where the command is, from `at` on: behind the options that stand before it. None stands behind `--`.
 fn command_position(args: &[OsString], mut at: usize) -> usize {
-    while let Some(arg) = args.get(at).and_then(|arg| arg.to_str()) {
+    while let Some(arg) = args.get(at).and_then(|arg| arg.to_str()).filter(|arg| *arg != "--") {
         if WITH_VALUE.contains(&arg) {
             at += 2;
         } else if arg.starts_with("-D") || arg.starts_with("--") {
@@ -166,6 +166,8 @@ mod tests {
             "dfs cp -pf /a /b",
             "dfs cp -- -pt /b",
             "dfs rm -- -skipTrash",
+            "dfs fsck -- -files",
+            "dfs admin -- -fs hdfs://h:1",
             "dfs nonsense -files",
             "dfs du -sh dfs",
             "dfs -nonsense",

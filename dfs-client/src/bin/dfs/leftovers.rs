@@ -14,7 +14,8 @@
 //! - Only our own files are removed: the name must still lead to the inode that we made.
 //! - The lock is never held while a file is made or removed: a disk that hangs keeps nobody from removing the others.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -75,6 +76,10 @@ impl Leftover {
     }
 }
 
+/// Which directory each file was put into, and under which name. The file alone tells nothing: when somebody has replaced it,
+/// its number is given to the next one that is made.
+pub(crate) type Published = HashMap<LocalId, (LocalId, OsString)>;
+
 /// The temporary files of a command.
 #[derive(Default)]
 pub(crate) struct Leftovers {
@@ -82,7 +87,7 @@ pub(crate) struct Leftovers {
     /// Told whenever a file is no longer being made.
     settled: Notify,
     /// Files on this machine that have replaced others under their final names.
-    published: Mutex<HashSet<LocalId>>,
+    published: Mutex<Published>,
 }
 
 #[derive(Default)]
@@ -174,7 +179,7 @@ impl Leftovers {
 
     /// Calls `replace` with the files that have replaced others so far, to which it adds its own. Nobody else replaces one
     /// meanwhile. A disk that hangs in it keeps nobody from removing files.
-    pub(crate) fn replacing<T>(&self, replace: impl FnOnce(&mut HashSet<LocalId>) -> T) -> T {
+    pub(crate) fn replacing<T>(&self, replace: impl FnOnce(&mut Published) -> T) -> T {
         replace(&mut self.published.lock().expect("no holder panics"))
     }
 

@@ -43,6 +43,14 @@ impl LocalName {
         self.directory.as_fd()
     }
 
+    /// Which one that is.
+    ///
+    /// # Errors
+    /// Those of stat.
+    pub(crate) fn directory_id(&self) -> io::Result<LocalId> {
+        Ok(LocalId::of_stat(&rustix::fs::fstat(&self.directory)?))
+    }
+
     /// The name in it.
     pub(crate) fn name(&self) -> &OsStr {
         &self.name

@@ -1,6 +1,5 @@
 //! Copies on this machine that are not whole yet: as `temporary` has them in the cluster.
 
-use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -10,7 +9,7 @@ use rustix::io::Errno;
 
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
-use crate::leftovers::{LeftoverId, Leftovers};
+use crate::leftovers::{LeftoverId, Leftovers, Published};
 use crate::local_id::LocalId;
 use crate::local_name::LocalName;
 use crate::temporary::NOT_REPLACED;
@@ -85,13 +84,19 @@ impl LocalTemporary {
 
     /// Takes the place of what is there, unless this command has put it there: names that differ in the cluster may be one on
     /// this machine, where a file system does not tell capitals from small letters.
-    fn replace(&self, published: &mut HashSet<LocalId>) -> Outcome {
+    fn replace(&self, published: &mut Published) -> Outcome {
         let path = self.place.path();
-        if check_local_place(&self.place, true)?.is_some_and(|there| published.contains(&there)) {
+        let failed = |error| Failure::local(path, error);
+        let directory = self.place.directory_id().map_err(failed)?;
+        if let Some(there) = check_local_place(&self.place, true)?
+            && let Some((of, name)) = published.get(&there)
+            && *of == directory
+            && leads_to(&self.place.beside(name), there).map_err(failed)?
+        {
             return Err(Failure::refused(path.display(), "another file was just copied to this name; it stays"));
         }
-        self.name.rename_over(&self.place).map_err(|error| Failure::local(path, error))?;
-        published.insert(self.id);
+        self.name.rename_over(&self.place).map_err(failed)?;
+        published.insert(self.id, (directory, self.place.name().to_owned()));
         Ok(())
     }
 
@@ -152,6 +157,13 @@ pub(crate) fn check_local_place(place: &LocalName, replace: bool) -> Outcome<Opt
         FileType::RegularFile | FileType::Symlink if replace => Ok(Some(LocalId::of_stat(&there))),
         FileType::RegularFile | FileType::Symlink => Err(exists(place)),
         _ => Err(Failure::refused(place.path().display(), NOT_REPLACED)),
+    }
+}
+
+fn leads_to(name: &LocalName, id: LocalId) -> io::Result<bool> {
+    match name.id() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        is => Ok(is? == id),
     }
 }
 
@@ -235,19 +247,44 @@ mod tests {
         assert!(fs::symlink_metadata(&link).unwrap().is_file());
     }
 
-    /// On a file system that does not tell `A` from `a`, two names lead to one place.
+    /// On a file system that does not tell `A` from `a`, two names lead to one place. Here, they are two of one file.
     #[test]
     fn publish_does_not_replace_what_the_command_has_published() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a");
+        let (path, capital) = (dir.path().join("a"), dir.path().join("A"));
         fs::write(&path, "old").unwrap();
         let leftovers = Leftovers::default();
-        let (one, other) = (make(&leftovers, &path), make(&leftovers, &path));
-        one.publish(&leftovers, true).unwrap();
+        make(&leftovers, &path).publish(&leftovers, true).unwrap();
+        fs::hard_link(&path, &capital).unwrap();
         let published = at(&path).id().unwrap();
-        let refused = other.publish(&leftovers, true).unwrap_err();
-        assert!(refused.to_string().contains("just copied"), "{refused}");
-        assert_eq!(at(&path).id().unwrap(), published);
+        for place in [&path, &capital] {
+            let refused = make(&leftovers, place).publish(&leftovers, true).unwrap_err();
+            assert!(refused.to_string().contains("just copied"), "{refused}");
+            assert_eq!(at(place).id().unwrap(), published);
+        }
+    }
+
+    /// When somebody has replaced a file that the command has published, a new one elsewhere may get its number. Here, the file
+    /// itself goes there.
+    #[test]
+    fn publish_replaces_a_file_that_has_the_number_of_one_that_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, folder) = (dir.path().join("a"), dir.path().join("folder"));
+        fs::create_dir(&folder).unwrap();
+        let leftovers = Leftovers::default();
+        for (place, is_replaced) in
+            [(dir.path().join("b"), true), (dir.path().join("c"), false), (folder.join("a"), true)]
+        {
+            let _ = fs::remove_file(&path);
+            make(&leftovers, &path).publish(&leftovers, true).unwrap();
+            let published = at(&path).id().unwrap();
+            fs::rename(&path, &place).unwrap();
+            if is_replaced {
+                fs::write(&path, "theirs").unwrap();
+            }
+            make(&leftovers, &place).publish(&leftovers, true).unwrap();
+            assert_ne!(at(&place).id().unwrap(), published, "{}", place.display());
+        }
     }
 
     #[test]

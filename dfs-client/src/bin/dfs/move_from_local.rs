@@ -9,7 +9,7 @@ use clap::Args;
 
 use crate::context::Context;
 use crate::copied::Copied;
-use crate::crew::Copying;
+use crate::crew::{Copying, Crew};
 use crate::failure::{Failure, Outcome};
 use crate::location;
 use crate::put::{self, PutArgs, Storing};
@@ -31,6 +31,12 @@ pub(crate) struct MoveFromLocalArgs {
 
 /// Runs the command.
 pub(crate) async fn run(ctx: &Arc<Context>, args: MoveFromLocalArgs) -> Outcome {
+    let mut crew = Crew::new(ctx, args.copying.threads);
+    let outcome = copy_and_remove(ctx, args, &mut crew).await;
+    crew.finish(outcome).await
+}
+
+async fn copy_and_remove(ctx: &Arc<Context>, args: MoveFromLocalArgs, crew: &mut Crew) -> Outcome {
     let MoveFromLocalArgs { copying, storing, paths } = args;
     for source in paths.iter().take(paths.len().saturating_sub(1).max(1)).cloned().map(location::local) {
         ctx.tolerate(source.and_then(check))?;
@@ -39,7 +45,9 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: MoveFromLocalArgs) -> Outcome 
         return Ok(());
     }
     let copied = Arc::new(Copied::default());
-    put::copy(ctx, PutArgs { copying, storing, paths }, Some(Arc::clone(&copied))).await?;
+    put::copy(ctx, PutArgs { copying, storing, paths }, Some(Arc::clone(&copied)), crew).await?;
+    // Of a source that has failed, copies may still be under way.
+    crew.wait().await?;
     if ctx.has_failed() {
         ctx.progress.say("dfs: moveFromLocal: not everything was copied: nothing is removed here");
         return Ok(());

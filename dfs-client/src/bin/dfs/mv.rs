@@ -59,13 +59,13 @@ pub(crate) async fn run(ctx: &Arc<Context>, args: MvArgs) -> Outcome {
     let flag = if args.force { RenameFlag::Replace } else { RenameFlag::NoReplace };
     let mut moved = Vec::new();
     let outcome = async {
-        let nodes = tree::operands(ctx, &sources, Links::Keep).await?;
-        if nodes.is_empty() {
+        let sources = tree::operands(ctx, &sources, Links::Keep).await?;
+        if sources.nodes.is_empty() {
             return Ok(());
         }
-        let destination = Destination::look_up(ctx, &destination, nodes.len() > 1, Links::Keep).await?;
-        let mut taken = Taken::new(nodes.len() > 1);
-        for node in nodes {
+        let destination = Destination::look_up(ctx, &destination, sources.are_several(), Links::Keep).await?;
+        let mut taken = Taken::new(sources.are_several());
+        for node in sources {
             if let Some(target) = ctx.tolerate(rename(ctx, &node, &destination, flag, &mut taken).await)? {
                 moved.push(MoveJson::new(&node.path, &target.path));
             }

@@ -1,7 +1,7 @@
 //! `dfs put`: local files and trees into the cluster.
 
 use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::{FileType, Metadata};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -69,35 +69,23 @@ pub(crate) struct Storing {
 
 /// Runs the command.
 pub(crate) async fn run(ctx: &Arc<Context>, args: PutArgs) -> Outcome {
-    copy(ctx, args, None).await
-}
-
-/// Copies, and notes what was copied for somebody who removes it then.
-///
-/// # Errors
-/// A failure that would meet every source; others are reported.
-pub(crate) async fn copy(ctx: &Arc<Context>, args: PutArgs, copied: Option<Arc<Copied>>) -> Outcome {
-    let (sources, destination) = destination::split_or_here(args.paths)?;
-    let sources = location::locals(sources)?;
     let mut crew = Crew::new(ctx, args.copying.threads);
-    let how = (args.copying.force, args.storing.preserve);
-    let outcome = copy_all(ctx, sources, &destination, how, copied, &mut crew).await;
+    let outcome = copy(ctx, args, None, &mut crew).await;
     crew.finish(outcome).await
 }
 
-async fn copy_all(
-    ctx: &Arc<Context>,
-    sources: Vec<OsString>,
-    destination: &OsStr,
-    (force, preserve): (bool, bool),
-    copied: Option<Arc<Copied>>,
-    crew: &mut Crew,
-) -> Outcome {
-    let destination = Destination::look_up(ctx, destination, sources.len() > 1, Links::Follow).await?;
+/// Has the crew copy, and notes what was copied for somebody who removes it then.
+///
+/// # Errors
+/// A failure that would meet every source; others are reported.
+pub(crate) async fn copy(ctx: &Arc<Context>, args: PutArgs, copied: Option<Arc<Copied>>, crew: &mut Crew) -> Outcome {
+    let (sources, destination) = destination::split_or_here(args.paths)?;
+    let sources = location::locals(sources)?;
+    let destination = Destination::look_up(ctx, &destination, sources.len() > 1, Links::Follow).await?;
     let mut put = Put {
         ctx: Arc::clone(ctx),
-        force,
-        preserve,
+        force: args.copying.force,
+        preserve: args.storing.preserve,
         crew,
         directories: HashMap::new(),
         mounts: ClusterMounts::find(ctx).await,

@@ -48,44 +48,76 @@ pub(crate) enum Links {
     Keep,
 }
 
+/// What operands stand for.
+#[derive(Debug, Default)]
+pub(crate) struct Operands {
+    /// What could be looked at, in the order of the operands.
+    pub(crate) nodes: Vec<Node>,
+    /// All of it: what could not be looked at, and has been reported, was meant, too.
+    meant: usize,
+}
+
+impl Operands {
+    /// Whether they stand for more than one thing. Then a destination must be a directory, whatever has become of the others:
+    /// the one that is left must not take the place of a file.
+    pub(crate) fn are_several(&self) -> bool {
+        self.meant > 1
+    }
+
+    /// Adds what one operand stands for, and reports what could not be looked at.
+    fn add(&mut self, ctx: &Context, outcomes: Vec<Outcome<Node>>) -> Outcome {
+        self.meant += outcomes.len();
+        for outcome in outcomes {
+            self.nodes.extend(ctx.tolerate(outcome)?);
+        }
+        Ok(())
+    }
+}
+
+impl IntoIterator for Operands {
+    type Item = Node;
+    type IntoIter = std::vec::IntoIter<Node>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.nodes.into_iter()
+    }
+}
+
 /// Everything the operands stand for. What does not exist is reported, and the others are returned.
 ///
 /// # Errors
 /// A failure that would meet every operand.
-pub(crate) async fn operands(ctx: &Context, args: &[OsString], links: Links) -> Outcome<Vec<Node>> {
-    let mut nodes = Vec::new();
+pub(crate) async fn operands(ctx: &Context, args: &[OsString], links: Links) -> Outcome<Operands> {
+    let mut operands = Operands::default();
     for arg in args {
-        nodes.extend(operand(ctx, arg, links).await?);
+        operands.add(ctx, operand(ctx, arg, links).await?)?;
     }
-    Ok(nodes)
+    Ok(operands)
 }
 
-async fn operand(ctx: &Context, arg: &OsStr, links: Links) -> Outcome<Vec<Node>> {
-    let mut nodes = Vec::new();
-    for outcome in ctx.tolerate(expand(ctx, arg, links).await)?.unwrap_or_default() {
-        nodes.extend(ctx.tolerate(outcome)?);
-    }
-    Ok(nodes)
+/// As [`expand`], but why nothing could be found stands in place of the nodes.
+async fn operand(ctx: &Context, arg: &OsStr, links: Links) -> Outcome<Vec<Outcome<Node>>> {
+    Ok(unless_fatal(expand(ctx, arg, links).await)?.unwrap_or_else(|failure| vec![Err(failure)]))
 }
 
-/// As [`operands`], for commands that copy what they find. A pattern leaves out copies that somebody is making. One that is
-/// named is taken.
+/// As [`operands`], for commands that copy what they find. A pattern does not stand for copies that somebody is making. One
+/// that is named is taken.
 ///
 /// # Errors
 /// The same.
-pub(crate) async fn sources(ctx: &Context, args: &[OsString], links: Links) -> Outcome<Vec<Node>> {
-    let mut nodes = Vec::new();
+pub(crate) async fn sources(ctx: &Context, args: &[OsString], links: Links) -> Outcome<Operands> {
+    let mut sources = Operands::default();
     for arg in args {
         let mut found = operand(ctx, arg, links).await?;
-        if !found.is_empty() && glob::is_pattern(arg.as_bytes()) {
-            found.retain(|node| !node.is_unfinished_copy());
+        if glob::is_pattern(arg.as_bytes()) {
+            found.retain(|outcome| !outcome.as_ref().is_ok_and(Node::is_unfinished_copy));
             if found.is_empty() {
-                ctx.report(&Failure::refused(arg.display(), "nothing matches but copies that are being made"));
+                found.push(Err(Failure::refused(arg.display(), "nothing matches but copies that are being made")));
             }
         }
-        nodes.extend(found);
+        sources.add(ctx, found)?;
     }
-    Ok(nodes)
+    Ok(sources)
 }
 
 /// What one operand stands for: at least one node. In place of what matches a pattern and cannot be looked at stands why, as if
@@ -161,10 +193,8 @@ async fn matches(ctx: &Context, arg: &OsStr, text: &[u8], links: Links) -> Outco
     let mut nodes = Vec::new();
     for text in glob::spell_out(text).map_err(bad)? {
         let path = DfsPath::parse(&text).map_err(bad)?;
-        match glob::split_at_pattern(&path) {
-            Some((above, components)) => nodes.extend(matching(ctx, above, &components, links).await?),
-            None => nodes.extend(found(resolve(ctx, path, links).await)?.map(Ok)),
-        }
+        let (above, components) = glob::split_at_pattern(&path).unwrap_or((path, Vec::new()));
+        nodes.extend(matching(ctx, above, &components, links).await?);
     }
     Ok(nodes)
 }
@@ -214,9 +244,15 @@ pub(crate) fn found<T>(outcome: Outcome<T>) -> Outcome<Option<T>> {
 }
 
 /// Everything below `above` that matches the components, in order of name, and before it why something could not be looked at.
+/// Without components, `above` itself is the match.
 async fn matching(ctx: &Context, above: DfsPath, components: &[Vec<u8>], links: Links) -> Outcome<Vec<Outcome<Node>>> {
-    let mut nodes: Vec<Node> = found(resolve(ctx, above, Links::Follow).await)?.into_iter().collect();
-    let mut matched = Vec::new();
+    let (mut nodes, mut matched) = (Vec::new(), Vec::new());
+    // A match that is a link is there, wherever that leads.
+    let links_above = if components.is_empty() { Links::Keep } else { Links::Follow };
+    match unless_fatal(found(resolve(ctx, above, links_above).await))? {
+        Ok(node) => nodes.extend(node),
+        Err(failure) => matched.push(Err(failure)),
+    }
     for component in components {
         let mut next = Vec::new();
         for node in nodes {
