@@ -99,7 +99,8 @@ impl OpenInode {
 
     /// The writer that has failed and still keeps the lease. To be called with `writing` held.
     pub(crate) fn take_failed_writer(&self) -> Option<Arc<SharedWriter>> {
-        self.writer.lock().take_if(|writer| writer.has_failed())
+        // From here on for good: were its handles to write again, through a writer that is not here, nobody else would know of it.
+        self.writer.lock().take_if(|writer| writer.check().is_err())
     }
 
     /// To be called with `writing` held.
