@@ -11,9 +11,10 @@
 //! ```text
 //!   unlink   says that a name is going | asks whose it is | holds the inode, if it has an entry | removes the name
 //!   open     makes the entry | holds the inode, if a name is going | asks the cluster to open the file
+//!   create   has the cluster make the file | makes the entry | holds the inode, if a name is going
 //! ```
 //!
-//! The first step of each is done under the table's lock. So an open that comes first is found, and one that comes second knows.
+//! Names going and entries are noted under the table's lock. So an open that comes first is found, and one that comes second knows.
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -98,7 +99,8 @@ impl OpenInode {
 
     /// The writer that has failed and still keeps the lease. To be called with `writing` held.
     pub(crate) fn take_failed_writer(&self) -> Option<Arc<SharedWriter>> {
-        self.writer.lock().take_if(|writer| writer.has_failed())
+        // From here on for good: were its handles to write again, through a writer that is not here, nobody else would know of it.
+        self.writer.lock().take_if(|writer| writer.check().is_err())
     }
 
     /// To be called with `writing` held.

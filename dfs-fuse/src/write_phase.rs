@@ -8,7 +8,8 @@
 //!     +-----------------+            Dirty (reopened) <-------------------+
 //! ```
 //!
-//! When the session ends, with it the lease, and no byte is at risk, the file counts as Closed, too.
+//! A lease that is gone, usually with its session, makes the file Closed, too, when the next operation finds no byte at risk.
+//!
 //! - A flush before any write changes nothing: shells and `dd` duplicate and close descriptors before they write.
 //! - The first flush after writes completes the file: that is `close` for nearly every program, and its errors reach it.
 //! - If writes follow, the descriptor was a duplicate (`make > log`: each child's exit flushes). From then on a flush only

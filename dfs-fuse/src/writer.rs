@@ -9,6 +9,8 @@
 //! - A failure is final: every later call of every handle of this writer gets the same error. Bytes that were accepted and
 //!   could not be stored are never followed by others. The other handles of the file hear of them by their next sync
 //!   ([`lost_writes`](crate::lost_writes)).
+//! - The end of the lease is no failure, unless accepted bytes depend on it: the file is closed then, and whoever writes next takes
+//!   the lease again. What else has become of the writer does not count.
 //! - An fsync whose finished blocks are not on all disks in time is no such failure: their bytes are with their nodes.
 //! - An operation that is given up (its deadline passed) is such a failure too: nobody knows how much of it was done. What
 //!   readers and openers need of the writer is never given up with them.
@@ -137,13 +139,30 @@ impl SharedWriter {
         if let Some(failure) = self.failure.get() {
             return Err(self.told(failure));
         }
-        let failed = self.view.lock().open.as_ref().and_then(|writer| writer.failure());
-        failed.map_or(Ok(()), |error| Err(self.fail(&error)))
+        self.unnoted_failure().map_or(Ok(()), |error| Err(self.fail(&error)))
     }
 
     /// Whether it has failed for good, even if nobody has been told yet: it may have failed between two calls.
     pub(crate) fn has_failed(&self) -> bool {
-        self.failure.get().is_some() || self.view.lock().open.as_ref().is_some_and(|writer| writer.has_failed())
+        self.failure.get().is_some() || self.unnoted_failure().is_some()
+    }
+
+    /// What has ended the writer, and nobody has been told.
+    fn unnoted_failure(&self) -> Option<DfsError> {
+        let view = self.view.lock();
+        let open = view.open.as_ref()?;
+        let failure = open.failure().or_else(|| open.lost_lease())?;
+        (!self.is_let_go(open)).then_some(failure)
+    }
+
+    /// The lease is gone, and no byte depends on it.
+    fn is_let_go(&self, open: &FileWriter) -> bool {
+        !self.is_laden.load(Ordering::Acquire) && open.lost_lease().is_some()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn file_writer(&self) -> Option<Arc<FileWriter>> {
+        self.view.lock().open.clone()
     }
 
     /// Bytes in the file as far as this mount knows.
@@ -169,7 +188,7 @@ impl SharedWriter {
 
     /// Whether a write will look at who makes it. The answer may change only while the lease is not held.
     pub(crate) fn looks_at_maker(&self, write: &Write<'_>) -> bool {
-        self.privileges.due(write.keeps_set_id).is_some() || self.view.lock().open.is_none()
+        self.privileges.due(write.keeps_set_id).is_some() || self.view.lock().held().is_none()
     }
 
     /// Writes at the end, once it has its turn; with O_SYNC, as durable as `level` says.
@@ -329,24 +348,21 @@ impl SharedWriter {
     async fn turn(&self) -> FsResult<MutexGuard<'_, State>> {
         self.check()?;
         let mut state = self.state.lock().await;
-        self.check()?;
         self.note_lost_lease(&mut state)?;
         Ok(state)
     }
 
-    /// When the session has ended, its lease is gone. If nothing is lost with it, the file counts as completed, and whoever writes next
-    /// takes the lease again. Otherwise this is the end: bytes that were accepted now would fail later.
+    /// A file whose lease is gone counts as completed, unless that has ended this writer: bytes that were accepted now would fail
+    /// later.
     fn note_lost_lease(&self, state: &mut State) -> FsResult<()> {
-        if state.phase.is_closed() {
-            return Ok(());
+        // Looked at first: a lease that goes after the check was not judged by it.
+        let is_gone = !state.phase.is_closed() && state.writer.lost_lease().is_some();
+        self.check()?;
+        if is_gone {
+            state.phase.completed();
+            let length = self.length();
+            self.view.lock().closed(length);
         }
-        let Some(lost) = state.writer.lost_lease() else { return Ok(()) };
-        if self.is_laden.load(Ordering::Acquire) {
-            return Err(self.fail(&lost));
-        }
-        state.phase.completed();
-        let length = self.length();
-        self.view.lock().closed(length);
         Ok(())
     }
 
@@ -426,7 +442,8 @@ impl SharedWriter {
     }
 
     fn fail(&self, error: &DfsError) -> FsError {
-        if self.failure.set(error.duplicate()).is_ok() {
+        let is_let_go = self.view.lock().open.as_ref().is_some_and(|open| self.is_let_go(open));
+        if !is_let_go && self.failure.set(error.duplicate()).is_ok() {
             error!(inode = %self.inode, error = %error.chain(), "writing failed; all handles of the file get this error");
             if self.is_laden.load(Ordering::Acquire) {
                 self.losses.add(error);

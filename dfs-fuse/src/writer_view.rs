@@ -7,7 +7,7 @@ use dfs_common::attr::{FileAttr, date_write};
 
 /// Kept by the [writer](crate::writer::SharedWriter).
 pub(crate) struct View {
-    /// While the lease is held.
+    /// Until the lease is given back, or somebody takes a turn who finds it gone.
     pub(crate) open: Option<Arc<FileWriter>>,
     /// Where the last write ended that was answered, while the lease is held.
     pub(crate) answered: u64,
@@ -41,23 +41,29 @@ impl View {
         self.changes += 1;
     }
 
-    /// Bytes in the file as far as this mount knows.
+    /// The writer, while the lease is held as far as is known. Without the lease others may change the file: then only the NameNode
+    /// knows it.
+    pub(crate) fn held(&self) -> Option<&Arc<FileWriter>> {
+        self.open.as_ref().filter(|writer| writer.lost_lease().is_none())
+    }
+
+    /// Bytes in the file as far as this mount knows; without the lease, when it had it last.
     pub(crate) fn length(&self) -> u64 {
         self.open.as_ref().map_or(self.closed_length, |writer| writer.position())
     }
 
     /// Whether readers see all bytes up to `end`, as far as they were written.
     pub(crate) fn shows(&self, end: u64) -> bool {
-        self.open.as_ref().is_none_or(|writer| self.visible >= end.min(writer.position()))
+        self.held().is_none_or(|writer| self.visible >= end.min(writer.position()))
     }
 
     /// This instant.
     pub(crate) fn now(&self) -> WriterView {
-        let open = self.open.as_ref();
+        let held = self.held();
         WriterView {
             changes: self.changes,
-            open_length: open.map(|_| self.answered),
-            modified_ns: open.and_then(|writer| writer.modified_ns()),
+            open_length: held.map(|_| self.answered),
+            modified_ns: held.and_then(|writer| writer.modified_ns()),
         }
     }
 }

@@ -9,7 +9,8 @@ use super::{BLOCK, bytes, create, write_file};
 use crate::Turn;
 use crate::client::HANDOVER;
 use crate::client_core::QUESTIONS_MAX;
-use crate::fake_cluster::FakeCluster;
+use crate::fake_cluster::{FakeCluster, Fault};
+use crate::write::Chore;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_session_fails_its_writers_and_later_calls_open_a_new_one() {
@@ -27,6 +28,39 @@ async fn dead_session_fails_its_writers_and_later_calls_open_a_new_one() {
     assert_eq!(asked, [0; 3]);
     write_file(&client, b"later").await;
     assert_eq!(cluster.calls("open_session"), 2);
+}
+
+/// A pipeline that was silent for long is closed by its nodes, and the heartbeat finds out.
+#[tokio::test(flavor = "multi_thread")]
+async fn heartbeat_that_fails_in_a_dead_session_tells_that_the_lease_is_lost() {
+    let cluster = FakeCluster::start(3).await;
+    cluster.set_fault(0, Fault::HangsUpAfter(1));
+    let client = cluster.client().await;
+    let (_, writer) = create(&client).await;
+    writer.write(b"words").await.unwrap();
+    writer.hflush().await.unwrap();
+    assert!(writer.lost_lease().is_none());
+    cluster.world.lock().is_session_dead = true;
+    let begun = std::time::Instant::now();
+    while !writer.has_failed() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "the pipeline is closed");
+        writer.do_chore(Chore::Heartbeat).await;
+    }
+    assert_eq!(writer.failure().unwrap().kind(), ErrorKind::LeaseLost);
+    assert!(writer.lost_lease().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lease_that_was_taken_from_its_writer_is_lost_though_the_session_lives() {
+    let cluster = FakeCluster::start(3).await;
+    let client = cluster.client().await;
+    let (attr, writer) = create(&client).await;
+    cluster.world.lock().revoked.insert(attr.inode.0);
+    assert!(writer.lost_lease().is_none(), "nobody has said so");
+    writer.complete().await.unwrap_err();
+    assert!(writer.lost_lease().is_some());
+    write_file(&client, b"other").await;
+    assert_eq!(cluster.calls("open_session"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

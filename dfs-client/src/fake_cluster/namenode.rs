@@ -301,6 +301,9 @@ impl ClientNamenode for FakeNamenode {
     async fn complete(&self, request: Request<v1::CompleteRequest>) -> Result<Response<v1::CompleteResponse>, Status> {
         let request = request.into_inner();
         let mut world = self.mutate("complete", request.header.as_ref())?;
+        if world.revoked.contains(&request.inode) {
+            return Err(to_status(&DfsError::new(ErrorKind::LeaseLost, "another client writes it")));
+        }
         world.commit(request.inode, request.last.as_ref());
         world.files.get_mut(&request.inode).unwrap().is_open = false;
         world.leases.retain(|_, leased| *leased != request.inode);

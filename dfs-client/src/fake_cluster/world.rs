@@ -94,6 +94,8 @@ pub(crate) struct World {
     pub(crate) refused: HashSet<&'static str>,
     /// Files that are found under the names that somebody wants to make.
     pub(crate) existing: HashMap<Vec<u8>, u64>,
+    /// Files whose leases were taken from their writers: they are not to be completed.
+    pub(crate) revoked: HashSet<u64>,
     /// Calls that were given up.
     pub(crate) settled: Vec<u64>,
     /// Leases by the calls that took them.

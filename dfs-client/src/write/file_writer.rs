@@ -143,9 +143,13 @@ impl FileWriter {
         self.status.failure()
     }
 
-    /// What every call to the NameNode will fail with, once the session has ended whose lease this is.
+    /// What every call to the NameNode will fail with, once it is known that the lease is gone: with its session, or because the
+    /// NameNode has said so of this one.
     pub fn lost_lease(&self) -> Option<DfsError> {
-        self.session.is_dead().then(|| self.session.lost_error())
+        if self.session.is_dead() {
+            return Some(self.session.lost_error());
+        }
+        self.status.failure().filter(|error| error.kind() == ErrorKind::LeaseLost)
     }
 
     /// The file being written.

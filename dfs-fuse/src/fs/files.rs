@@ -139,14 +139,20 @@ impl FileSystem {
         Opened { handle, keep_pages, writes }
     }
 
+    /// Enters an inode that a program opens, and holds it if its name may be going.
+    async fn enter(&self, inode: InodeId) -> FsResult<OpenRef> {
+        let (open, names_are_going) = self.inodes.open_by_program(inode);
+        if names_are_going {
+            open.hold(&self.client).await.map_err(FsError::on_handle)?;
+        }
+        Ok(open)
+    }
+
     /// Opens a file: for writing takes the lease, for reading asks where its bytes are.
     pub(crate) async fn open(self: &Arc<Self>, caller: &Caller, inode: InodeId, flags: OpenFlags) -> FsResult<Opened> {
         let access = Access::new(flags);
         let slot = self.handles.reserve()?;
-        let (mut open, names_are_going) = self.inodes.open_by_program(inode);
-        if names_are_going {
-            open.hold(&self.client).await.map_err(FsError::on_handle)?;
-        }
+        let mut open = self.enter(inode).await?;
         if access.writes {
             return self.open_for_writing(caller, open, access, slot).await;
         }
@@ -249,7 +255,7 @@ impl FileSystem {
             return Err(Errno::ESTALE.into());
         }
         let attr = file.attr;
-        let open = self.inodes.open(attr.inode);
+        let open = self.enter(attr.inode).await?;
         let writer = match file.writer {
             Some(writer) => {
                 let _writing = open.writing.lock().await;

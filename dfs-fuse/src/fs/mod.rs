@@ -239,3 +239,5 @@ impl FileSystem {
 mod call_tests;
 #[cfg(test)]
 mod given_up_tests;
+#[cfg(test)]
+mod lost_lease_tests;
