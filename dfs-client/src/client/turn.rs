@@ -13,7 +13,7 @@ use tokio::sync::SemaphorePermit;
 use tracing::debug;
 
 use super::DfsClient;
-use crate::client_core::ClientCore;
+use crate::client_core::{Answer, ClientCore};
 use crate::rpc::{Patience, Session, rpc};
 
 /// How long a file is waited for. One that was just closed is given back within milliseconds, or, if a DataNode has just failed its
@@ -80,8 +80,12 @@ impl FileTurn {
             self.tries -= 1;
             let Some(session) = self.core.sessions.live() else { return Turn::Never };
             let wanted = (session.incarnation, self.inode);
-            let question = ask_for_file(Arc::clone(&self.core), session, self.inode, until);
-            let answer = self.core.file_waits.ask(wanted, question).await;
+            let question = || ask_for_file(Arc::clone(&self.core), Arc::clone(&session), self.inode, until);
+            let answer = match self.core.file_waits.ask(wanted, left, question()).await {
+                Some(answer) => answer,
+                // The other one's patience lasts, this one's is over: how is it now?
+                None => Answer { holder: question().await, is_anothers: false },
+            };
             match answer.holder {
                 Some(FileHolder::None) => return Turn::Now,
                 Some(FileHolder::Asker) => return Turn::Own,

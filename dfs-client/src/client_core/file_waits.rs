@@ -1,8 +1,8 @@
-//! Questions that the NameNode answers when a file is free, or after seconds: how many of them this client asks at once.
+//! Questions that the NameNode answers when a file is free, or after seconds: how many of this client's wait for that at once.
 //!
 //! All calls of a client share one connection, and a NameNode takes so many calls at once of each. If waiting took all of them,
 //! everything else would queue behind it: the renewal of the session, and the very calls that give files back.
-//! So those who want the same file share one question, and only some questions are under way at once.
+//! So those who want the same file share one question, and only some questions wait at once.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -50,14 +50,16 @@ impl FileWaits {
         tokio::time::timeout(patience, self.places.acquire()).await.ok()?.ok()
     }
 
-    /// Asks for a file, unless somebody asks for it already: then his answer is waited for.
+    /// Asks for a file, unless somebody asks for it already: then his answer is waited for, `patience` at most. None without it.
     pub(crate) async fn ask(
         &self,
         wanted: Wanted,
+        patience: Duration,
         question: impl Future<Output = Option<FileHolder>> + Send + 'static,
-    ) -> Answer {
+    ) -> Option<Answer> {
         let (shared, is_anothers) = self.join(wanted, question);
-        Answer { holder: shared.await, is_anothers }
+        let holder = if is_anothers { tokio::time::timeout(patience, shared).await.ok()? } else { shared.await };
+        Some(Answer { holder, is_anothers })
     }
 
     fn join(
@@ -98,29 +100,31 @@ mod tests {
     async fn ask_shares_a_question_under_way_and_no_other() {
         let waits = FileWaits::new();
         let (tell, told) = tokio::sync::oneshot::channel();
-        let first = waits.ask(WANTED, async move { told.await.ok() });
-        let (second, third) = (waits.ask(WANTED, never()), waits.ask(WANTED, never()));
+        let first = waits.ask(WANTED, Duration::ZERO, async move { told.await.ok() });
+        let long = Duration::from_secs(60);
+        let (second, third) = (waits.ask(WANTED, long, never()), waits.ask(WANTED, long, never()));
         let answer = async {
             tokio::task::yield_now().await;
+            assert_eq!(waits.ask(WANTED, Duration::from_millis(1), never()).await, None);
             tell.send(FileHolder::None).unwrap();
         };
         let (first, second, third, ()) = futures::join!(first, second, third, answer);
         let holder = Some(FileHolder::None);
-        assert_eq!(first, Answer { holder, is_anothers: false });
-        assert_eq!([second, third], [Answer { holder, is_anothers: true }; 2]);
-        let later = waits.ask(WANTED, async { None }).await;
-        assert_eq!(later, Answer { holder: None, is_anothers: false }, "an answer is not kept");
+        assert_eq!(first, Some(Answer { holder, is_anothers: false }));
+        assert_eq!([second, third], [Some(Answer { holder, is_anothers: true }); 2]);
+        let later = waits.ask(WANTED, long, async { None }).await;
+        assert_eq!(later, Some(Answer { holder: None, is_anothers: false }), "an answer is not kept");
         assert!(waits.under_way.lock().is_empty());
     }
 
     #[tokio::test]
     async fn question_of_somebody_who_has_gone_is_asked_anew() {
         let waits = FileWaits::new();
-        let mut gone = Box::pin(waits.ask(WANTED, std::future::pending()));
+        let mut gone = Box::pin(waits.ask(WANTED, Duration::ZERO, std::future::pending()));
         assert!(futures::poll!(&mut gone).is_pending());
         drop(gone);
         let holder = Some(FileHolder::Asker);
-        let answer = waits.ask(WANTED, async move { holder }).await;
-        assert_eq!(answer, Answer { holder, is_anothers: false });
+        let answer = waits.ask(WANTED, Duration::ZERO, async move { holder }).await;
+        assert_eq!(answer, Some(Answer { holder, is_anothers: false }));
     }
 }

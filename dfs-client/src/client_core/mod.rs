@@ -27,9 +27,9 @@ use tracing::{info, warn};
 
 pub(crate) use delegations::{Adding, Delegations};
 pub(crate) use directory_cache::DirectoryCache;
-pub(crate) use file_waits::FileWaits;
 #[cfg(test)]
 pub(crate) use file_waits::QUESTIONS_MAX;
+pub(crate) use file_waits::{Answer, FileWaits};
 pub use server_defaults::ServerDefaults;
 pub(crate) use tended::{Tended, TendedList};
 

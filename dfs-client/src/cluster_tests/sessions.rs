@@ -143,12 +143,11 @@ async fn many_who_wait_for_files_keep_no_call_from_the_namenode() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     write_file(&client, b"second").await;
-    assert_eq!(cluster.calls("await_file"), QUESTIONS_MAX, "the others wait for a place");
+    assert_eq!(cluster.calls("await_file"), QUESTIONS_MAX, "the others share a question, or wait for a place");
     // Longer than a file is waited for: a NameNode that does not answer has not said that another client has it.
     tokio::time::sleep(HANDOVER + Duration::from_millis(200)).await;
     cluster.world.lock().held_back.clear();
     for turn in futures::future::join_all(waiting).await {
         assert_eq!(turn.unwrap(), Turn::Now);
     }
-    assert!(cluster.calls("await_file") < 100 + QUESTIONS_MAX * 2, "who wants the same file shares the question");
 }

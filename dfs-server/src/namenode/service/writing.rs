@@ -68,10 +68,13 @@ pub(super) async fn append(
 ) -> Result<AppendResponse> {
     let op = OpenForAppendOp { inode: request.inode, truncate: request.truncate };
     let call = call_key(request.header.as_ref())?;
+    let is_told_again = namesystem.recorded(request.header.as_ref())?.is_some();
     let outcome = namesystem.mutate(request.header, Op::OpenForAppend(op)).await;
     outcome.and_then(|outcome| {
         let Outcome::Appended { inode, last } = outcome else { return Err(unexpected(&outcome)) };
-        namesystem.check_lease_of(inode, &call)?;
+        if is_told_again {
+            namesystem.check_lease_of(inode, &call)?;
+        }
         let answer = attr_response(namesystem, inode)?;
         let has_capabilities = namesystem.namespace().read().inode(inode)?.has_capabilities();
         let length = answer.attr.as_ref().map_or(0, |attr| attr.length);
