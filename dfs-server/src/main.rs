@@ -140,8 +140,17 @@ fn run(role: Role) -> anyhow::Result<()> {
 fn serve<'a>(daemon: impl FnOnce(Shutdown) -> Running<'a>) -> anyhow::Result<()> {
     raise_descriptor_limit();
     let (trigger, stop) = shutdown::channel();
-    // Nothing is logged there: whoever should read it may have stopped to do so.
-    shutdown::obey_signals(move || trigger.trigger(), || sys::exit_at_once(1)).context("listen for signals")?;
+    // Nothing is logged there: whoever should read it may have stopped to do so, and that may be what holds up the rest.
+    let stop_daemon = move || {
+        trigger.trigger();
+        let end_late = || {
+            std::thread::sleep(STOP_MAX + 2 * STOP_PATIENCE);
+            sys::exit_at_once(1);
+        };
+        // Without a thread for it, a second signal still ends the process.
+        let _ = std::thread::Builder::new().name("late-end".to_owned()).spawn(end_late);
+    };
+    shutdown::obey_signals(stop_daemon, || sys::exit_at_once(1)).context("listen for signals")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     let outcome = runtime.block_on(async {
         let mut told = stop.clone();

@@ -85,10 +85,10 @@ fn checkpoint_info(from: &Path) -> Result<StorageInfo> {
     })
 }
 
-/// The newest image that is whole. Damaged ones before it are told of, and left where they are. One that cannot be read is not passed
-/// over: nothing here makes up for it, as edits do for the NameNode, and it may well be given once it may be read.
+/// The newest image that is whole. Damaged ones before it are told of, and left where they are. One that cannot be read gives way only
+/// to another copy of it: nothing here makes up for it, as edits do for the NameNode, and it may well be given once it may be read.
 fn load_newest(current: &Path, info: &StorageInfo) -> Result<(ImageFile, ImageHeader, Namespace)> {
-    let mut damaged = None;
+    let (mut damaged, mut unread) = (None, None);
     let mut images = list_images(current)?;
     let fetched = current.join(FETCHED);
     if fetched.exists() {
@@ -96,6 +96,9 @@ fn load_newest(current: &Path, info: &StorageInfo) -> Result<(ImageFile, ImageHe
         images.sort_by_key(|image| std::cmp::Reverse(image.txid));
     }
     for image in images {
+        if unread.as_ref().is_some_and(|(txid, _)| *txid > image.txid) {
+            break;
+        }
         let loaded = ImageReader::open(&image.path)
             .and_then(|reader| check_identity(info, reader.header(), &image.path))
             .and_then(|()| records::load(&image.path));
@@ -106,11 +109,14 @@ fn load_newest(current: &Path, info: &StorageInfo) -> Result<(ImageFile, ImageHe
                 damaged.get_or_insert(error);
             }
             Err(error) if error.kind() == ErrorKind::Io => {
-                let advice = "make the image readable, or move it away to import an older one";
-                return Err(DfsError::new(ErrorKind::Io, advice).with_source(error));
+                unread.get_or_insert((image.txid, error));
             }
             Err(error) => return Err(error),
         }
+    }
+    if let Some((_, error)) = unread {
+        let advice = "make the image readable, or move it away to import an older one";
+        return Err(DfsError::new(ErrorKind::Io, advice).with_source(error));
     }
     Err(damaged.unwrap_or_else(|| {
         DfsError::new(

@@ -152,6 +152,13 @@ fn import_checkpoint_refuses_what_would_lose_or_mix_something() {
     let error = place.import().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io, "an older one would be taken for the newest");
     assert!(error.chain().contains("make the image readable"), "{}", error.chain());
+    let fetched = place.source().join(FETCHED);
+    fs::create_dir(&fetched).unwrap();
+    let copy = fetched.join(image.file_name().unwrap());
+    fs::write(&copy, &whole).unwrap();
+    let current = load_newest(&place.source(), &info()).unwrap().0;
+    assert_eq!(current.path, copy, "it is the same image");
+    fs::remove_dir_all(&fetched).unwrap();
     fs::remove_dir(&image).unwrap();
     fs::remove_file(&older).unwrap();
     fs::write(&image, &whole).unwrap();

@@ -219,7 +219,7 @@ impl Volumes {
         }
         // Stable: in turn, but for these.
         candidates.sort_by_key(|volume| (volume.is_silent(), hint != Some(&*volume.storage_uuid())));
-        let mut refusal = DfsError::new(ErrorKind::NoSpace, "no volume of this DataNode works");
+        let mut refusal = DfsError::new(ErrorKind::NoSpace, "no volume of this DataNode works and has the block pool");
         for volume in &candidates {
             match volume.require_space(ROOM_FOR_NEW_REPLICA) {
                 Ok(()) => return Ok(Arc::clone(volume)),

@@ -256,22 +256,24 @@ fn newest_on_disk(dir: &NameDir) -> Result<Option<ImageFile>> {
 }
 
 /// Deletes all but the newest images that are of use, as far as their headers tell; gives the log entry that the oldest kept one ends
-/// with. Edits up to it are not needed.
+/// with. Edits up to it are not needed. Should none be of use, they are all that there is, and stay.
 fn retire_images(dir: &NameDir, retained: usize) -> Result<Option<LogPosition>> {
     let retained = retained.max(1);
-    let mut kept = Vec::new();
+    let (mut kept, mut unusable) = (Vec::new(), Vec::new());
     for image in dir.images()? {
         match image_header(&image.path) {
             Ok(header) => kept.push(header),
-            Err(error) if is_unusable(&error) => dir.set_aside(&image, &error)?,
+            Err(error) if is_unusable(&error) => unusable.push((image, error)),
             Err(error) => return Err(error),
         }
         if kept.len() == retained {
             break;
         }
     }
+    let Some(oldest) = kept.pop() else { return Ok(None) };
+    dir.set_all_aside(&unusable)?;
     dir.retire_images(retained)?;
-    Ok(kept.pop().and_then(|oldest| oldest.last_log))
+    Ok(oldest.last_log)
 }
 
 /// Folds from the newest image that is of use, or from none where the edits go back to the beginning. Those before it are set aside

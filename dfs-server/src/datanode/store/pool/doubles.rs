@@ -68,7 +68,7 @@ impl Pool {
                     replicas.insert(id, found);
                     ((volume, dirs), Entry::Finalized(old), false)
                 }
-                // Whoever is at work on the other one goes on with it.
+                // Whoever is at work on the other one, or will be, goes on with it.
                 (Some(there), _) => {
                     let is_needless = is_as_good(&there, &found);
                     (home.clone(), found, is_needless)
