@@ -99,6 +99,7 @@ mod tests {
             now += pause;
         }
         assert!(pauses.last().unwrap() >= &(period / 2), "{pauses:?}");
+        schedule.on_tried(false, now, now);
         let pause = schedule.not_before - now;
         assert!(
             !schedule.is_due(1, now + pause / 2) && schedule.is_due(1, now + pause),
