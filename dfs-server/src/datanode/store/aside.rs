@@ -69,22 +69,28 @@ pub(super) fn save_rest(paths: &PoolPaths, data: &Path, meta: &Path, from: u64, 
     }
     let sums = PathBuf::from(format!("{}.meta", rest.display()));
     warn!(path = %rest.display(), from, to, "saving bytes of a replica that cannot be proven");
-    let unfinished = [target.with_extension("rest.tmp"), target.with_extension("rest.meta.tmp")];
-    let saved = save(&data, &unfinished[0], from..to)
+    let unfinished = (target.with_extension("rest.tmp"), target.with_extension("rest.meta.tmp"));
+    let saved = save(&data, &unfinished.0, from..to)
         .and_then(|()| DiskFile::open(meta))
-        .and_then(|meta| save(&meta, &unfinished[1], 0..meta.len()?))
+        .and_then(|meta| save(&meta, &unfinished.1, 0..meta.len()?))
         // The first name last: where it is, both are.
-        .and_then(|()| disk::rename(&unfinished[1], &sums))
-        .and_then(|()| disk::rename(&unfinished[0], &rest));
+        .and_then(|()| disk::rename(&unfinished.1, &sums))
+        .and_then(|()| disk::rename(&unfinished.0, &rest));
     if saved.is_err() {
         // A try that found no room must not take what the next one finds.
-        for path in &unfinished {
-            if let Err(error) = disk::remove_if_there(path) {
-                warn!(path = %path.display(), %error, "an unfinished copy stays");
-            }
-        }
+        remove_pair(&unfinished);
     }
     saved.and_then(|()| sync_names(paths))
+}
+
+/// Removes both files of a copy that was not finished.
+pub(super) fn remove_pair(pair: &(PathBuf, PathBuf)) {
+    for path in [&pair.0, &pair.1] {
+        if let Err(error) = disk::remove_if_there(path) {
+            // In `tmp` it goes at the next start, in `rbw` the whole replica beside it counts, in `orphaned` the next try writes over it.
+            warn!(path = %path.display(), %error, "an unfinished copy stays");
+        }
+    }
 }
 
 /// Copies what can be read of a range to the same place in another file.

@@ -26,7 +26,7 @@ use dfs_proto::v1::ReplicaState;
 use tracing::warn;
 
 use super::super::append_plan::Tail;
-use super::super::aside::{save_rest, set_pair_aside};
+use super::super::aside::{remove_pair, save_rest, set_pair_aside};
 use super::super::disk::{self, DiskFile};
 use super::super::meta_file::MetaFile;
 use super::super::open_state::{OpenState, Place, Step};
@@ -326,15 +326,6 @@ fn check_older(block: Block, stamp: GenerationStamp, recovery_id: GenerationStam
 
 fn overtaken(block: Block, recovery_id: GenerationStamp) -> DfsError {
     DfsError::new(ErrorKind::StaleGeneration, format!("a later recovery of {block} has overtaken {recovery_id}"))
-}
-
-fn remove_pair(pair: &(PathBuf, PathBuf)) {
-    for path in [&pair.0, &pair.1] {
-        if let Err(error) = disk::remove_if_there(path) {
-            // In `tmp` it goes at the next start, in `rbw` the whole replica beside it counts.
-            warn!(path = %path.display(), %error, "an unfinished copy stays");
-        }
-    }
 }
 
 /// Brings an open replica, which `take_over` has verified, to its length; data and checksums are on disk then.

@@ -48,15 +48,21 @@ async fn checkpoint_and_restart_give_the_same_state() {
     journal.close().await;
 }
 
+/// Images of the numbers below 4 and below 8, and edits up to 10.
+async fn with_two_images(root: &Path) -> TestJournal {
+    let journal = TestJournal::open(root).await;
+    for numbers in [0..4, 4..8] {
+        journal.submit_all(numbers).await;
+        journal.journal.checkpoint().await.unwrap();
+    }
+    journal.submit_all(8..10).await;
+    journal
+}
+
 #[tokio::test]
 async fn a_damaged_newest_image_costs_only_time() {
     let root = formatted();
-    let journal = TestJournal::open(root.path()).await;
-    journal.submit_all(0..4).await;
-    journal.journal.checkpoint().await.unwrap();
-    journal.submit_all(4..8).await;
-    journal.journal.checkpoint().await.unwrap();
-    journal.submit_all(8..10).await;
+    let journal = with_two_images(root.path()).await;
     let newest = journal.dir.images().unwrap()[0].path.clone();
     journal.close().await;
     let mut bytes = std::fs::read(&newest).unwrap();
@@ -74,12 +80,7 @@ async fn a_damaged_newest_image_costs_only_time() {
 #[tokio::test]
 async fn an_image_that_cannot_be_read_is_none_of_those_that_are_kept() {
     let root = formatted();
-    let journal = TestJournal::open(root.path()).await;
-    for numbers in [0..4, 4..8] {
-        journal.submit_all(numbers).await;
-        journal.journal.checkpoint().await.unwrap();
-    }
-    journal.submit_all(8..10).await;
+    let journal = with_two_images(root.path()).await;
     let newest = journal.dir.images().unwrap().remove(0);
     journal.close().await;
     make_unreadable(&newest.path);
@@ -103,12 +104,7 @@ async fn an_image_that_cannot_be_read_is_none_of_those_that_are_kept() {
 #[tokio::test]
 async fn images_that_cannot_be_read_by_a_checkpoint_are_set_aside_once_another_has_served() {
     let root = formatted();
-    let journal = TestJournal::open(root.path()).await;
-    for numbers in [0..4, 4..8] {
-        journal.submit_all(numbers).await;
-        journal.journal.checkpoint().await.unwrap();
-    }
-    journal.submit_all(8..10).await;
+    let journal = with_two_images(root.path()).await;
     let images = journal.dir.images().unwrap();
     let away = root.path().join("away");
     std::fs::rename(&images[1].path, &away).unwrap();
