@@ -38,7 +38,7 @@ use super::node_files::NodeFiles;
 use super::service::client_service::ClientService;
 use super::service::datanode_service::DatanodeService;
 use super::service::namenode_service::NamenodeService;
-use super::storage_dir::{NameDir, image_path};
+use super::storage_dir::{NameDir, Useless, image_path};
 use crate::blocking::blocking;
 use crate::listen::descriptors::{self, NameNodeShares};
 use crate::listen::http::Protocol;
@@ -192,7 +192,7 @@ async fn start_telling(config: &Config, progress: &Arc<StartProgress>) -> Result
     let started = Instant::now();
     let (of_load, telling) = (config.clone(), Arc::clone(progress));
     let loaded = blocking("load the namespace", move || load(&of_load, &telling)).await?;
-    let Loaded { storage, header, namespace, blocks, clock } = loaded;
+    let Loaded { storage, header, namespace, blocks, clock, useless } = loaded;
     let namespace = Arc::new(NamespaceLock::new(namespace));
     let info = namespace_info(&storage);
     let machine = Arc::new(Machine {
@@ -205,6 +205,7 @@ async fn start_telling(config: &Config, progress: &Arc<StartProgress>) -> Result
     let folder = Arc::new(NamespaceFolder);
     let mut options = JournalOptions::new(config.text("dfs.namenode.rpc-address"), retained, folder);
     options.progress = Arc::clone(progress);
+    options.useless_images = Arc::new(useless);
     let storage = Arc::new(storage);
     let journal = Journal::start(Arc::clone(&storage), Arc::clone(&machine), Some(header), options).await?;
     progress.begin("taking up service");
@@ -231,12 +232,14 @@ struct Loaded {
     namespace: Namespace,
     blocks: Arc<BlockManager>,
     clock: Arc<dyn Clock>,
+    /// Newer images, that could not be loaded.
+    useless: Useless,
 }
 
 fn load(config: &Config, progress: &StartProgress) -> Result<Loaded> {
     let storage = NameDir::open(&name_dir(config)?)?;
     let loaded = storage.load_newest(|path| records::load_telling(path, progress))?;
-    let (header, namespace) = loaded.ok_or_else(|| {
+    let ((header, namespace), useless) = loaded.ok_or_else(|| {
         DfsError::new(
             ErrorKind::Corrupt,
             format!("{} has no image; restore one from the SecondaryNameNode", storage.current().display()),
@@ -247,7 +250,7 @@ fn load(config: &Config, progress: &StartProgress) -> Result<Loaded> {
     // Done before the namespace is behind its lock: nobody can wait yet, so this long pass must not count in the lock's metrics.
     progress.begin("preparing the blocks");
     tell_blocks(&namespace, &blocks);
-    Ok(Loaded { storage, header, namespace, blocks, clock })
+    Ok(Loaded { storage, header, namespace, blocks, clock, useless })
 }
 
 fn file_limits(config: &Config) -> Result<FileLimits> {

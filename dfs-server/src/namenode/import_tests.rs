@@ -216,7 +216,7 @@ pub(crate) fn power_cut_scenario() -> Scenario {
         let words = |error: DfsError| error.chain();
         let dir = crate::namenode::storage_dir::NameDir::open(&left.join("name")).map_err(words)?;
         let loaded = dir.load_newest(records::load).map_err(words)?;
-        let last = loaded.and_then(|(header, _)| header.last_log).ok_or("there is no image")?;
+        let last = loaded.and_then(|((header, _), _)| header.last_log).ok_or("there is no image")?;
         let log = journal::begun_after(&dir.edits()).map_err(words)?;
         if log != Some(last) {
             return Err(format!("the log goes on after {log:?}, the image ends with {last:?}"));

@@ -61,6 +61,17 @@ pub struct ImageFile {
     pub path: PathBuf,
 }
 
+/// Images of no use, each with what is wrong with it.
+pub type Useless = Vec<(ImageFile, DfsError)>;
+
+/// What the newest image that is of use has given.
+pub struct FirstOfUse<T> {
+    /// None when no image is of use.
+    pub served: Option<T>,
+    /// The images before it.
+    pub useless: Useless,
+}
+
 /// The directory, locked for this process.
 #[derive(Debug)]
 pub struct NameDir {
@@ -181,41 +192,42 @@ impl NameDir {
         list_images(&self.current())
     }
 
-    /// Gives the images to `load`, newest first, until one is accepted: the edits since the oldest kept image are there. Those before
-    /// it, damaged or not given by their device, are set aside with a warning. `None` when there is no image at all.
+    /// Gives the images to `serve`, newest first, until one is of use. Those before it are only named: they are set aside when
+    /// what was made of it has come to its end, and not when that fails after all, nor when none is of use.
     ///
     /// # Errors
-    /// The first one when no image can be loaded, and at once any that is neither `Corrupt` nor `Io`.
-    pub fn load_newest<T>(&self, mut load: impl FnMut(&Path) -> Result<T>) -> Result<Option<T>> {
-        let mut unusable: Vec<(ImageFile, DfsError)> = Vec::new();
+    /// At once any that `is_its_fault` does not lay at the image's door; else of reading the directory.
+    pub fn first_of_use<T>(
+        &self,
+        mut serve: impl FnMut(&ImageFile) -> Result<T>,
+        is_its_fault: impl Fn(&ImageFile, &DfsError) -> bool,
+    ) -> Result<FirstOfUse<T>> {
+        let mut useless = Vec::new();
         for image in self.images()? {
-            match self.check_header(&image).and_then(|()| load(&image.path)) {
-                Ok(loaded) => return self.set_all_aside(&unusable).map(|()| Some(loaded)),
-                Err(error) if is_unusable(&error) => unusable.push((image, error)),
+            match serve(&image) {
+                Ok(served) => return Ok(FirstOfUse { served: Some(served), useless }),
+                Err(error) if is_its_fault(&image, &error) => useless.push((image, error)),
                 Err(error) => return Err(error),
             }
         }
-        unusable.into_iter().next().map_or(Ok(None), |(_, error)| Err(error))
+        Ok(FirstOfUse { served: None, useless })
     }
 
-    /// Sets aside what was of no use, now that something else has served.
+    /// Gives the images to `load`, newest first, until one is accepted: the edits since the oldest kept image are there. Those
+    /// before it, damaged or not given by their device, come with it, to be set aside when the edits are found good as well. `None`
+    /// when there is no image at all.
     ///
     /// # Errors
-    /// Of renaming.
-    pub fn set_all_aside(&self, unusable: &[(ImageFile, DfsError)]) -> Result<()> {
-        unusable.iter().try_for_each(|(image, why)| self.set_aside(image, why))
-    }
-
-    /// Renames an image that is of no use, so that it does not count among those that are kept: they are kept to be of use.
-    ///
-    /// # Errors
-    /// Of renaming.
-    pub fn set_aside(&self, image: &ImageFile, why: &DfsError) -> Result<()> {
-        let mut name = image.path.as_os_str().to_owned();
-        name.push(DAMAGED_SUFFIX);
-        warn!(image = %image.path.display(), error = why.chain(), "image set aside; an older one and more edits serve");
-        durable::rename(&image.path, Path::new(&name))
-            .map_err(|error| DfsError::io(format!("set {} aside", image.path.display()), error))
+    /// The first one when no image can be loaded, and at once any that is neither `Corrupt` nor `Io`.
+    pub fn load_newest<T>(&self, mut load: impl FnMut(&Path) -> Result<T>) -> Result<Option<(T, Useless)>> {
+        let found = self.first_of_use(
+            |image| self.check_header(image).and_then(|()| load(&image.path)),
+            |_, error| is_unusable(error),
+        )?;
+        match found.served {
+            Some(loaded) => Ok(Some((loaded, found.useless))),
+            None => found.useless.into_iter().next().map_or(Ok(None), |(_, error)| Err(error)),
+        }
     }
 
     /// Refuses an image of another cluster or namespace, or one whose name lies.
@@ -285,6 +297,22 @@ impl NameDir {
 /// Whether an image that gave this error is of no use, while an older one may be: it is damaged, or its device does not give it.
 pub fn is_unusable(error: &DfsError) -> bool {
     matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Io)
+}
+
+/// Renames images that are of no use, so that they do not count among those that are kept: they are kept to be of use. To be
+/// called when another one has served.
+///
+/// # Errors
+/// Of renaming.
+pub fn set_aside(useless: &Useless) -> Result<()> {
+    for (image, why) in useless {
+        let mut name = image.path.as_os_str().to_owned();
+        name.push(DAMAGED_SUFFIX);
+        warn!(image = %image.path.display(), error = why.chain(), "image set aside; an older one and more edits serve");
+        durable::rename(&image.path, Path::new(&name))
+            .map_err(|error| DfsError::io(format!("set {} aside", image.path.display()), error))?;
+    }
+    Ok(())
 }
 
 /// Refuses an image header of another cluster or namespace than `ours`.

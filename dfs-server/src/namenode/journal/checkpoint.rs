@@ -32,7 +32,7 @@ use super::raft_types::{Payload, log_id_of, position_of};
 use super::state_machine::{AppliedTo, CurrentImage};
 use crate::namenode::image::format::{IMAGE_LAYOUT, ImageHeader, ImageReader, LogPosition};
 use crate::namenode::namespace::state_digest::StateDigest;
-use crate::namenode::storage_dir::{ImageFile, NameDir, is_unusable};
+use crate::namenode::storage_dir::{FirstOfUse, ImageFile, NameDir, is_unusable, set_aside};
 
 /// The right to make a checkpoint. Whoever works on one has it, also when nobody waits any more.
 type Alone = OwnedMutexGuard<()>;
@@ -259,11 +259,11 @@ fn newest_on_disk(dir: &NameDir) -> Result<Option<ImageFile>> {
 /// with. Edits up to it are not needed. Should none be of use, they are all that there is, and stay.
 fn retire_images(dir: &NameDir, retained: usize) -> Result<Option<LogPosition>> {
     let retained = retained.max(1);
-    let (mut kept, mut unusable) = (Vec::new(), Vec::new());
+    let (mut kept, mut useless) = (Vec::new(), Vec::new());
     for image in dir.images()? {
         match image_header(&image.path) {
             Ok(header) => kept.push(header),
-            Err(error) if is_unusable(&error) => unusable.push((image, error)),
+            Err(error) if is_unusable(&error) => useless.push((image, error)),
             Err(error) => return Err(error),
         }
         if kept.len() == retained {
@@ -271,13 +271,13 @@ fn retire_images(dir: &NameDir, retained: usize) -> Result<Option<LogPosition>> 
         }
     }
     let Some(oldest) = kept.pop() else { return Ok(None) };
-    dir.set_all_aside(&unusable)?;
+    set_aside(&useless)?;
     dir.retire_images(retained)?;
     Ok(oldest.last_log)
 }
 
-/// Folds from the newest image that is of use, or from none where the edits go back to the beginning. Those before it are set aside
-/// once it has served: should none serve, they are all that there is.
+/// Folds from the newest image that is of use, or from none where the edits go back to the beginning, and gives the result its name.
+/// Images that were of no use are set aside before that: one may have the same name.
 fn fold_newest(
     folder: &dyn Folder,
     dir: &NameDir,
@@ -285,23 +285,25 @@ fn fold_newest(
     header: &ImageHeader,
     out: &Path,
 ) -> Result<()> {
-    let mut unusable: Vec<(ImageFile, DfsError)> = Vec::new();
-    for image in dir.images()? {
-        let folded =
-            image_header(&image.path).and_then(|base| fold(folder, Some(&image.path), edits(&base), header, out));
-        match folded {
-            Ok(()) => return dir.set_all_aside(&unusable),
-            // Not the edits, nor what was being written.
-            Err(error) if is_unusable(&error) && trouble_of_image(&image.path) == Some(error.kind()) => {
-                unusable.push((image, error));
-            }
-            Err(error) => return Err(error),
+    // Under a name that no start takes for an image, until it was found right. The next start would remove it, too.
+    let folded = out.with_extension("tmp");
+    let remove = |_: &DfsError| drop(disk::remove_file(&folded));
+    let from_image = |image: &ImageFile| {
+        let base = image_header(&image.path)?;
+        fold(folder, Some(&image.path), edits(&base), header, &folded).inspect_err(remove)
+    };
+    // Not the edits, nor what was being written.
+    let is_its_fault =
+        |image: &ImageFile, error: &DfsError| is_unusable(error) && trouble_of_image(&image.path) == Some(error.kind());
+    let FirstOfUse { served, useless } = dir.first_of_use(from_image, is_its_fault)?;
+    if served.is_none() {
+        let from_none = fold(folder, None, edits(&ImageHeader::default()), header, &folded).inspect_err(remove);
+        if let Err(error) = from_none {
+            return Err(useless.into_iter().next().map_or(error, |(_, of_image)| of_image));
         }
     }
-    match fold(folder, None, edits(&ImageHeader::default()), header, out) {
-        Ok(()) => dir.set_all_aside(&unusable),
-        Err(error) => Err(unusable.into_iter().next().map_or(error, |(_, of_image)| of_image)),
-    }
+    set_aside(&useless).inspect_err(remove)?;
+    durable::rename(&folded, out).map_err(|error| DfsError::io(format!("rename image to {}", out.display()), error))
 }
 
 /// What goes wrong when the whole image is read.
@@ -318,26 +320,17 @@ fn fold(
     image: Option<&Path>,
     mut edits: EditReader,
     header: &ImageHeader,
-    out: &Path,
+    folded: &Path,
 ) -> Result<()> {
-    // Under a name that no start takes for an image, until it was found right.
-    let folded = out.with_extension("tmp");
-    let result = folder.fold(image, &mut edits, header, &folded).and_then(|()| {
-        let written = image_header(&folded)?;
-        // All edits must have gone into it, it must say so, and it must have come to the state that they gave us.
-        let what = match (edits.next_ops()?.is_none(), &written == header) {
-            (true, true) => return Ok(()),
-            (true, false) if written.state_digest != header.state_digest => "gave another state than ours",
-            _ => "is not complete",
-        };
-        Err(DfsError::new(ErrorKind::Internal, format!("the fold into {} {what}", out.display())))
-    });
-    if result.is_err() {
-        // The next start would remove it, too.
-        let _ = disk::remove_file(&folded);
-        return result;
-    }
-    durable::rename(&folded, out).map_err(|error| DfsError::io(format!("rename image to {}", out.display()), error))
+    folder.fold(image, &mut edits, header, folded)?;
+    let written = image_header(folded)?;
+    // All edits must have gone into it, it must say so, and it must have come to the state that they gave us.
+    let what = match (edits.next_ops()?.is_none(), &written == header) {
+        (true, true) => return Ok(()),
+        (true, false) if written.state_digest != header.state_digest => "gave another state than ours",
+        _ => "is not complete",
+    };
+    Err(DfsError::new(ErrorKind::Internal, format!("the fold into {} {what}", folded.display())))
 }
 
 /// Blocking work of seconds to minutes gets a thread of its own; a runtime's are for short work. The thread has `alone` until

@@ -6,6 +6,7 @@ use tracing::error;
 
 use super::contract::Folder;
 use super::log_store::OnFatal;
+use crate::namenode::storage_dir::Useless;
 use crate::start_progress::StartProgress;
 
 /// How a journal is to run.
@@ -21,6 +22,8 @@ pub struct JournalOptions {
     pub on_fatal: OnFatal,
     /// Told how far the replay is.
     pub progress: Arc<StartProgress>,
+    /// Newer images than the one that was loaded, to be set aside when the log was found good as well.
+    pub useless_images: Arc<Useless>,
 }
 
 impl JournalOptions {
@@ -35,6 +38,7 @@ impl JournalOptions {
                 std::process::exit(1);
             }),
             progress: Arc::default(),
+            useless_images: Arc::default(),
         }
     }
 }

@@ -23,7 +23,7 @@ use super::raft_types::{LONE_NODE, Payload, Raft, log_id_of};
 use super::state_machine::{AppliedTo, CurrentImage, MachineState, StateMachine};
 use crate::namenode::image::format::ImageHeader;
 use crate::namenode::namespace::state_digest::StateDigest;
-use crate::namenode::storage_dir::{NameDir, raise_layout};
+use crate::namenode::storage_dir::{NameDir, raise_layout, set_aside};
 use crate::start_progress::StartProgress;
 
 /// Timers matter only between members; openraft's default of 50 ms would wake an idle NameNode for nothing.
@@ -163,6 +163,7 @@ async fn run_openraft<M: Machine>(
     replay(&store, &state, &options.progress)?;
     // All was read and understood. What is written from here on is of this program's layout.
     raise_layout(current)?;
+    set_aside(&options.useless_images)?;
     let config = Config {
         cluster_name: "namenodes".into(),
         heartbeat_interval: HEARTBEAT_MS,

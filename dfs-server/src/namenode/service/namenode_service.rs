@@ -20,7 +20,7 @@ use crate::namenode::image::format::{ImageReader, LogPosition};
 use crate::namenode::journal::EditFile;
 use crate::namenode::namesystem::Namesystem;
 use crate::namenode::room;
-use crate::namenode::storage_dir::{NameDir, is_unusable};
+use crate::namenode::storage_dir::{ImageFile, NameDir, is_unusable};
 use crate::pieces::{self, Incoming, Outgoing, PIECES_AHEAD};
 
 /// Where an image is received before it is looked at; the suffix marks it as unfinished.
@@ -240,15 +240,21 @@ impl Namenode for NamenodeService {
 
 /// The newest image of use, as far as its header tells, and the log entry that it ends with.
 fn newest_image(dir: &NameDir) -> Result<(Option<Fetchable>, Option<LogPosition>)> {
-    let mut opened =
-        dir.images()?.into_iter().map(|image| ImageReader::open(&image.path).map(|reader| (image, reader)));
-    let newest = opened.find(|opened| !opened.as_ref().is_err_and(is_unusable));
-    let Some((newest, reader)) = newest.transpose()? else { return Ok((None, None)) };
-    let header = reader.header().clone();
-    let metadata = std::fs::metadata(&newest.path)
-        .map_err(|error| DfsError::io(format!("look at {}", newest.path.display()), error))?;
-    let image = Fetchable { path: newest.path, length: metadata.len(), state_digest: header.state_digest };
-    Ok((Some(image), header.last_log))
+    let look = |image: &ImageFile| {
+        let reader = ImageReader::open(&image.path)?;
+        let metadata = std::fs::metadata(&image.path)
+            .map_err(|error| DfsError::io(format!("look at {}", image.path.display()), error))?;
+        let header = reader.header();
+        let fetchable =
+            Fetchable { path: image.path.clone(), length: metadata.len(), state_digest: header.state_digest };
+        Ok((fetchable, header.last_log))
+    };
+    let found = dir.first_of_use(look, |_, error| is_unusable(error))?;
+    match (found.served, found.useless.into_iter().next()) {
+        (Some((image, last_log)), _) => Ok((Some(image), last_log)),
+        (None, Some((_, error))) => Err(error),
+        (None, None) => Ok((None, None)),
+    }
 }
 
 fn file_name(path: &std::path::Path) -> String {
@@ -311,6 +317,13 @@ mod tests {
         assert_eq!(pieces.iter().map(|piece| piece.as_ref().unwrap().data.len() as u64).sum::<u64>(), image.length);
         namesystem.leave_safe_mode().await.unwrap();
         assert_eq!(recorder.done_by(std::thread::current().id()), Vec::<String>::new());
+        drop(recorder);
+        for image in namesystem.name_dir().images().unwrap() {
+            std::fs::write(image.path, "damaged").unwrap();
+        }
+        // Why there is none is told.
+        let error = service.get_manifest(Request::new(GetManifestRequest {})).await.unwrap_err();
+        assert!(error.message().contains("fsimage_"), "{}", error.message());
         namesystem.journal().shutdown().await.unwrap();
     }
 }

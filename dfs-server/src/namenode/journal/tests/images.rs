@@ -12,7 +12,7 @@ use dfs_common::ids::TxId;
 use super::super::log_files::LogFiles;
 use super::*;
 use crate::namenode::image::format::LogPosition;
-use crate::namenode::storage_dir::{image_path, list_images};
+use crate::namenode::storage_dir::{image_path, list_images, set_aside};
 use crate::power_cut::Recorder;
 
 #[tokio::test]
@@ -116,6 +116,47 @@ async fn images_that_cannot_be_read_by_a_checkpoint_are_set_aside_once_another_h
     journal.journal.checkpoint().await.unwrap();
     let kept: Vec<_> = journal.dir.images().unwrap().iter().map(|image| image.txid.0).collect();
     assert_eq!(kept, [10, 4]);
+    journal.close().await;
+}
+
+#[tokio::test]
+async fn images_that_cannot_be_read_stay_when_the_edits_behind_an_older_one_are_damaged() {
+    let root = formatted();
+    let journal = with_two_images(root.path()).await;
+    let images = journal.dir.images().unwrap();
+    let (_, edits) =
+        journal.journal.edit_files(None).into_iter().map(|file| (file.first_index, file.path)).max().unwrap();
+    journal.close().await;
+    let away = root.path().join("away");
+    std::fs::copy(&images[0].path, &away).unwrap();
+    make_unreadable(&images[0].path);
+    let whole = std::fs::read(&edits).unwrap();
+    let mut damaged = whole.clone();
+    let last = damaged.iter().rposition(|&byte| byte != 0).unwrap();
+    damaged[last] ^= 1;
+    std::fs::write(&edits, damaged).unwrap();
+    assert_eq!(TestJournal::try_open(root.path()).await.err().unwrap().kind(), ErrorKind::Corrupt);
+    assert_eq!(list_images(&root.path().join("current")).unwrap(), images, "nothing has served");
+    // All is mended, and the newest image serves.
+    std::fs::write(&edits, whole).unwrap();
+    std::fs::remove_dir_all(&images[0].path).unwrap();
+    std::fs::copy(&away, &images[0].path).unwrap();
+    let journal = TestJournal::open(root.path()).await;
+    assert_eq!((journal.numbers(), journal.dir.images().unwrap()), ((0..10).collect(), images));
+    journal.close().await;
+}
+
+#[tokio::test]
+async fn an_image_of_no_use_does_not_take_the_one_of_its_name_aside() {
+    let root = formatted();
+    let journal = with_two_images(root.path()).await;
+    let next = journal.dir.image_path(TxId(10));
+    // Of a checkpoint whose caller gave up before it was published.
+    std::fs::write(&next, "damaged since").unwrap();
+    assert_eq!(journal.journal.checkpoint().await.unwrap(), TxId(10));
+    assert_eq!(load_numbers(&next).unwrap().1, (0..10).collect::<Vec<_>>());
+    let kept: Vec<_> = journal.dir.images().unwrap().iter().map(|image| image.txid.0).collect();
+    assert_eq!(kept, [10, 8]);
     journal.close().await;
 }
 
@@ -315,7 +356,7 @@ async fn an_image_that_was_set_aside_is_made_again() {
     journal.journal.checkpoint().await.unwrap();
     let newest = journal.dir.images().unwrap().remove(0);
     assert_eq!(newest.txid, TxId(5));
-    journal.dir.set_aside(&newest, &DfsError::new(ErrorKind::Corrupt, "it is damaged")).unwrap();
+    set_aside(&vec![(newest.clone(), DfsError::new(ErrorKind::Corrupt, "it is damaged"))]).unwrap();
     assert_eq!(journal.journal.checkpoint().await.unwrap(), TxId(5));
     assert_eq!(load_numbers(&newest.path).unwrap().1, (0..5).collect::<Vec<_>>());
     journal.close().await;

@@ -167,12 +167,16 @@ impl TestJournal {
     async fn retaining(images: usize, root: &Path, folder: Arc<dyn Folder>) -> Result<Self> {
         let dir = Arc::new(NameDir::open(root)?);
         let loaded = dir.load_newest(load_numbers)?;
-        let (header, numbers) = loaded.map_or((None, Vec::new()), |(header, numbers)| (Some(header), numbers));
+        let (header, numbers, useless) = match loaded {
+            Some(((header, numbers), useless)) => (Some(header), numbers, useless),
+            None => (None, Vec::new(), Vec::new()),
+        };
         let digest = header.as_ref().map_or(0, |header: &ImageHeader| header.state_digest);
         let machine = Arc::new(Numbers { applied: Mutex::new(numbers), digest: Mutex::new(StateDigest(digest)) });
         let fatals = Fatals::default();
         let mut options = JournalOptions::new("127.0.0.1:1", images, folder);
         options.on_fatal = fatals.hook();
+        options.useless_images = Arc::new(useless);
         let journal = Journal::start(dir.clone(), machine.clone(), header, options).await?;
         journal.wait_ready().await?;
         Ok(Self { journal, machine, dir, fatals })
