@@ -217,7 +217,7 @@ fn merge(mut found: Found, in_rbw: Found) -> Found {
     found
 }
 
-pub(super) fn place_dir(paths: &PoolPaths, id: BlockId, place: Place) -> PathBuf {
+fn place_dir(paths: &PoolPaths, id: BlockId, place: Place) -> PathBuf {
     match place {
         Place::Tmp => paths.tmp.clone(),
         Place::Rbw => paths.rbw.clone(),

@@ -1,6 +1,7 @@
 //! Two replicas of one block on volumes of this node: the better one counts, the other is cleared away.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use dfs_common::ids::{BlockId, GenerationStamp};
 use dfs_common::units::ByteCount;
@@ -9,12 +10,10 @@ use tracing::warn;
 use super::super::aside::set_aside;
 use super::super::disk;
 use super::super::events::EventKind;
-use super::super::layout;
-use super::super::open_state::Place;
-use super::super::replica::{Condition, Entry};
-use super::super::scan::place_dir;
+use super::super::open_state::Step;
+use super::super::replica::{Condition, Entry, OpenKind};
 use super::removal::lies_on;
-use super::{Home, Pool, add_suspect, used};
+use super::{Home, Pool, add_suspect, pair, used};
 
 /// Adds what a scan found at start; the worse one of two is set aside.
 pub(super) fn add_found(replicas: &mut BTreeMap<BlockId, Entry>, homes: &[Option<Home>], id: BlockId, found: Entry) {
@@ -48,34 +47,50 @@ impl Pool {
             if home.0.is_failed() {
                 return;
             }
-            match (replicas.get(&id).cloned(), &found) {
+            match replicas.get(&id).cloned() {
                 // The other has gone meanwhile, by order or with its volume. The NameNode says whether this one may stay.
-                (None, _) => {
+                None => {
                     add_suspect(&self.suspects, &self.name, id, &found);
                     self.tell(id, &found);
                     replicas.insert(id, found);
                     return;
                 }
                 // Made here since: the files are its own.
-                (Some(there), _) if lies_on(&there, index) => return,
-                (Some(Entry::Finalized(old)), Entry::Finalized(new))
-                    if worth(&found) > worth(&Entry::Finalized(old)) =>
-                {
-                    let (volume, dirs) = self.home_of(&old);
+                Some(there) if lies_on(&there, index) => return,
+                Some(there) if worth(&found) > worth(&there) && give_way(&there) => {
+                    let (old, home) = match &there {
+                        Entry::Finalized(old) => (old.block(id), self.home_of(old)),
+                        Entry::Open(old) => (old.block(), (Arc::clone(&old.volume), Arc::clone(&old.dirs))),
+                        Entry::Deleting(_) => return,
+                    };
                     add_suspect(&self.suspects, &self.name, id, &found);
-                    self.publish(EventKind::Deleted, old.block(id), &volume);
-                    self.publish(EventKind::Received, new.block(id), &home.0);
+                    self.publish(EventKind::Deleted, old, &home.0);
+                    self.tell(id, &found);
                     replicas.insert(id, found);
-                    ((volume, dirs), Entry::Finalized(old), false)
+                    (home, there, false)
                 }
-                // Whoever is at work on the other one, or will be, goes on with it.
-                (Some(there), _) => {
+                Some(there) => {
                     let is_needless = is_as_good(&there, &found);
                     (home.clone(), found, is_needless)
                 }
             }
         };
         clear(&home, id, &worse, is_needless);
+    }
+}
+
+/// Has a replica give way to a better one, with the map locked: not when somebody is at work on it, who then goes on with it.
+fn give_way(there: &Entry) -> bool {
+    match there {
+        Entry::Finalized(_) => true,
+        Entry::Open(open) if open.kind == OpenKind::Waiting => open.change(|state| {
+            let is_idle = state.recovery().is_none();
+            if is_idle {
+                state.step(Step::Doomed);
+            }
+            is_idle
+        }),
+        Entry::Open(_) | Entry::Deleting(_) => false,
     }
 }
 
@@ -108,22 +123,24 @@ fn is_as_good(there: &Entry, other: &Entry) -> bool {
 
 /// Clears the files of a replica away that has no record: deletes them when they are `needless`, else sets them aside.
 fn clear((volume, dirs): &Home, id: BlockId, worse: &Entry, is_needless: bool) {
-    let (place, stamp, bytes) = match worse {
-        Entry::Finalized(old) => (Place::Finalized, old.generation_stamp, used(old)),
+    let held;
+    let (data, meta, bytes) = match worse {
+        Entry::Finalized(old) => {
+            let (data, meta) = pair(&dirs.paths.finalized_dir(id), id, old.generation_stamp);
+            (data, meta, used(old))
+        }
         Entry::Open(open) => {
-            let block = open.block();
-            (Place::Rbw, block.generation_stamp, ByteCount(block.length))
+            held = open.hold_files();
+            (held.data.clone(), held.meta.clone(), ByteCount(open.block().length))
         }
         Entry::Deleting(_) => return,
     };
-    let dir = place_dir(&dirs.paths, id, place);
     let mut is_gone = true;
-    for name in [layout::data_name(id), layout::meta_name(id, stamp)] {
-        let path = dir.join(&name);
+    for path in [data, meta] {
         let cleared = if is_needless { disk::remove_file(&path) } else { set_aside(&dirs.paths, &path) };
         if let Err(error) = cleared {
             is_gone = false;
-            warn!(file = name, %error, "could not clear away the second replica of a block");
+            warn!(file = %path.display(), %error, "could not clear away the second replica of a block");
         }
     }
     if is_gone {

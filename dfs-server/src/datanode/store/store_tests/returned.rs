@@ -141,6 +141,61 @@ fn replica_that_comes_back_beside_a_newer_one_that_is_doubted_does_not_take_its_
 }
 
 #[test]
+fn newer_replica_that_waits_takes_the_place_of_an_older_copy_when_it_comes_back() {
+    let two = Two::begin();
+    let old = ExtendedBlock { pool: POOL.into(), block: Block { length: 1000, ..block(1, 1001).block } };
+    let mut writer = two.store.append(&old, GenerationStamp(1002)).unwrap();
+    append(&mut writer, 1000, &[1; 24]);
+    two.take_out();
+    drop(writer);
+    two.copy_to_the_other();
+    let queue = two.store.subscribe();
+    two.take_in();
+    wait_for("the older one is set aside", || file(two.stays.path(), "orphaned/blk_1").exists());
+    assert_eq!(pages(&two.store, 0), []);
+    assert_eq!(pages(&two.store, 1), [(1, 1024, Some(ReplicaState::Rwr))]);
+    let told = queue.take().0;
+    assert!(told.iter().any(|event| event.kind == EventKind::Deleted && event.block == old.block), "{told:?}");
+}
+
+#[test]
+fn newer_replica_takes_the_place_of_an_older_one_that_waits_when_it_comes_back() {
+    // A recovery that has the older one goes on with it.
+    for is_recovered in [false, true] {
+        let two = Two::begin();
+        let old = ExtendedBlock { pool: POOL.into(), block: Block { length: 1000, ..block(1, 1001).block } };
+        let mut writer = two.store.append(&old, GenerationStamp(1002)).unwrap();
+        append(&mut writer, 1000, &[1; 24]);
+        two.store.finalize(POOL, &mut writer, false).unwrap();
+        two.watch.fail(Call::Sync, "probe.tmp", libc::EIO, usize::MAX);
+        assert!(two.store.check_volumes(true));
+        let mut older = two.store.create(&block(1, 1001), OpenKind::Rbw, DataChecksum::DEFAULT, None).unwrap();
+        append(&mut older, 0, &[1; 500]);
+        let here = Watch::begin(two.stays.path());
+        here.fail(Call::Sync, "probe.tmp", libc::EIO, 1);
+        assert!(two.store.check_volumes(true));
+        drop(older);
+        wait_for("the older one waits", || {
+            two.store.readmit_volumes();
+            pages(&two.store, 0) == [(1, 500, Some(ReplicaState::Rwr))]
+        });
+        if is_recovered {
+            // Not all volumes are there, but this one answers for itself.
+            two.store.init_recovery(&block(1, 1001), GenerationStamp(2000), false).unwrap().unwrap();
+        }
+        two.watch.heal();
+        two.take_in();
+        let aside = if is_recovered { two.goes.path() } else { two.stays.path() };
+        wait_for("one is set aside", || file(aside, "orphaned/blk_1").exists());
+        let (here, back) = (pages(&two.store, 0), pages(&two.store, 1));
+        match is_recovered {
+            false => assert_eq!((here, back), (vec![], vec![(1, 1024, None)])),
+            true => assert_eq!((here.len(), back), (1, vec![])),
+        }
+    }
+}
+
+#[test]
 fn full_volume_takes_no_pool_that_is_new_to_it_and_keeps_its_own() {
     let two = Two::begin();
     two.watch.fail(Call::CreateDir, "", libc::ENOSPC, usize::MAX);
