@@ -39,8 +39,18 @@ pub(crate) enum Purpose {
     NewBlock,
     /// More copies of this block.
     Copy(BlockId),
-    /// A copy on a rack that has none.
-    AnotherRack,
+    /// A copy of this block on a rack that has none.
+    AnotherRack(BlockId),
+}
+
+impl Purpose {
+    /// The block that is there already.
+    fn block(self) -> Option<BlockId> {
+        match self {
+            Self::NewBlock => None,
+            Self::Copy(id) | Self::AnotherRack(id) => Some(id),
+        }
+    }
 }
 
 /// One choice to be made.
@@ -113,7 +123,7 @@ impl Placement<'_> {
             self.choose_among(topology.live(), so_far, strictness, random, |other| other != rack)
         };
         let anywhere = |random: &mut _| self.choose_among(topology.live(), so_far, strictness, random, |_| true);
-        if self.purpose == Purpose::AnotherRack {
+        if matches!(self.purpose, Purpose::AnotherRack(_)) {
             let fits = |other| !racks.contains(&other);
             return self.choose_among(topology.live(), so_far, strictness, random, fits);
         }
@@ -190,7 +200,7 @@ impl Placement<'_> {
         if self.chosen.contains(&index) || so_far.iter().any(|&storage| self.nodes.storage(storage).node == index) {
             return Err(Refusal::InUse);
         }
-        if let Purpose::Copy(id) = self.purpose
+        if let Some(id) = self.purpose.block()
             && node.storages.iter().any(|&storage| self.nodes.storage(storage).doomed.contains(id.0))
         {
             return Err(Refusal::InUse);

@@ -198,7 +198,7 @@ impl SoftState {
             writer: &[],
             chosen: &chosen,
             excluded: &excluded,
-            purpose: if priority == Priority::Misplaced { Purpose::AnotherRack } else { Purpose::Copy(id) },
+            purpose: if priority == Priority::Misplaced { Purpose::AnotherRack(id) } else { Purpose::Copy(id) },
         };
         placement.choose(&mut self.random).into_iter().collect()
     }

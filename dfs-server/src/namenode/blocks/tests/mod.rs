@@ -167,8 +167,9 @@ impl Cluster {
         damaged.into_iter().for_each(|id| self.find_bad(at, id));
     }
 
-    /// The DataNode finds a replica of its own not to match its checksums, and says so.
+    /// The DataNode finds a replica of its own not to match its checksums, and says so, behind all that happened before.
     pub(super) fn find_bad(&mut self, at: usize, id: u64) {
+        self.send_events(at);
         let node = &mut self.nodes[at];
         let Some(copy) = node.copies.get(&id) else { return };
         node.found_bad.insert(id);
@@ -183,8 +184,9 @@ impl Cluster {
         let _ = self.blocks.report_bad_replicas(&request);
     }
 
-    /// The DataNode finds a replica of its own to be as it should be, and says so.
+    /// The DataNode finds a replica of its own to be as it should be, and says so, behind all that happened before.
     pub(super) fn find_good(&mut self, at: usize, id: u64) {
+        self.send_events(at);
         let node = &mut self.nodes[at];
         let Some(copy) = node.copies.get(&id) else { return };
         node.found_bad.remove(&id);

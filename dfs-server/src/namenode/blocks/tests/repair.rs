@@ -187,6 +187,29 @@ fn a_block_on_one_rack_gets_a_copy_on_another() {
 }
 
 #[test]
+fn copy_for_another_rack_does_not_go_where_an_old_replica_is_to_be_deleted() {
+    let mut cluster = Cluster::new(&["/a", "/a", "/b"]);
+    cluster.write(1, 2, &[0, 1, 2]);
+    cluster.nodes[2].is_slow = true;
+    let targets = [0, 1].map(|at| (format!("dn{at}"), format!("s{at}"))).to_vec();
+    cluster.blocks.on_events([BlockEvent::Reopened { block: block(1, 2, 10), targets }]);
+    for at in [0, 1] {
+        cluster.put(at, 1, finalized(2, 10));
+    }
+    cluster.commit(1, 2, 10);
+    cluster.seconds(5);
+    // It is gone, but nobody has said so: a copy that comes there now would be taken for it.
+    assert!(!cluster.nodes[2].copies.contains_key(&1));
+    assert_eq!(cluster.holders(1, 2, 10), [0, 1]);
+    cluster.nodes[2].is_slow = false;
+    cluster.send_events(2);
+    cluster.seconds(5);
+    assert!(cluster.holders(1, 2, 10).contains(&2));
+    assert_eq!(cluster.holders(1, 2, 10).len(), 2);
+    cluster.check();
+}
+
+#[test]
 fn a_block_whose_writers_died_unreported_is_missing_until_one_returns() {
     let mut cluster = Cluster::new(&["/a"; 3]);
     cluster.allocate(1, 1, 2, &[0, 1]);

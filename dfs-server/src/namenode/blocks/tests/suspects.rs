@@ -60,6 +60,32 @@ fn replica_found_good_later_is_well_again() {
 }
 
 #[test]
+fn replica_found_bad_before_its_block_is_committed_never_counts_as_good() {
+    let mut cluster = Cluster::new(&["/a"; 3]);
+    cluster.allocate(1, 1, 2, &[0, 1]);
+    for at in [0, 1] {
+        cluster.put(at, 1, finalized(1, 10));
+    }
+    for at in [0, 1] {
+        cluster.find_bad(at, 1);
+    }
+    // This one is well after all.
+    cluster.find_good(1, 1);
+    cluster.commit(1, 1, 10);
+    assert_eq!(cluster.located(1), ["dn1"]);
+    // Nor one of a generation that the log has not explained yet.
+    cluster.write(2, 2, &[0, 1]);
+    cluster.put(0, 2, finalized(2, 20));
+    cluster.put(1, 2, finalized(2, 20));
+    cluster.find_bad(0, 2);
+    let targets = [0, 1].map(|at| (format!("dn{at}"), format!("s{at}"))).to_vec();
+    cluster.blocks.on_events([BlockEvent::Reopened { block: block(2, 2, 20), targets }]);
+    cluster.commit(2, 2, 20);
+    assert_eq!(cluster.located(2), ["dn1"]);
+    cluster.check();
+}
+
+#[test]
 fn nobody_speaks_for_another_datanode() {
     let mut cluster = Cluster::new(&["/a"; 2]);
     cluster.write(1, 2, &[0, 1]);
