@@ -82,6 +82,27 @@ pub struct FileAttr {
 }
 
 impl FileAttr {
+    /// An inode of which nothing else is known.
+    pub fn bare(inode: InodeId, kind: FileKind) -> Self {
+        Self {
+            inode,
+            kind,
+            permissions: 0,
+            uid: 0,
+            gid: 0,
+            nlink: 1,
+            length: 0,
+            atime_ns: 0,
+            mtime_ns: 0,
+            ctime_ns: 0,
+            rdev: 0,
+            replication: 0,
+            block_size: 0,
+            under_construction: false,
+            block_count: 0,
+        }
+    }
+
     /// `st_mode`: type and permission bits.
     pub fn mode(&self) -> u32 {
         self.kind as u32 | self.permissions

@@ -254,21 +254,14 @@ pub(crate) mod tests {
 
     pub(crate) fn attr(inode: u64, length: u64, ctime_ns: i64) -> FileAttr {
         FileAttr {
-            inode: InodeId(inode),
-            kind: FileKind::File,
             permissions: 0o644,
-            uid: 0,
-            gid: 0,
-            nlink: 1,
             length,
-            atime_ns: 0,
             mtime_ns: 5,
             ctime_ns,
-            rdev: 0,
             replication: 3,
             block_size: 1 << 27,
-            under_construction: false,
             block_count: 1,
+            ..FileAttr::bare(InodeId(inode), FileKind::File)
         }
     }
 

@@ -35,7 +35,7 @@ pub(super) fn listing_with_attrs(mut reply: ReplyDirectoryPlus, listed: &Listed,
         let (ttl, attr) = match &told {
             Some(told) => (told.attr_ttl.min(told.entry_ttl), to_attr(&told.attr)),
             // The dots: the kernel takes number and type, and nothing else.
-            None => (Duration::ZERO, to_attr(&bare_attr(number, kind))),
+            None => (Duration::ZERO, to_attr(&FileAttr::bare(number, kind))),
         };
         let is_full = reply.add(INodeNo(number.0), offset, OsStr::from_bytes(name), &ttl, &attr, GENERATION);
         if let (false, Some(told)) = (is_full, &told) {
@@ -59,26 +59,6 @@ fn fill(listed: &Listed, mut add: impl FnMut(InodeId, u64, FileKind, &[u8], Opti
         if add(entry.inode, entry.cookie, entry.kind, &entry.name, Some(entry)) {
             return;
         }
-    }
-}
-
-fn bare_attr(number: InodeId, kind: FileKind) -> FileAttr {
-    FileAttr {
-        inode: number,
-        kind,
-        permissions: 0,
-        uid: 0,
-        gid: 0,
-        nlink: 1,
-        length: 0,
-        atime_ns: 0,
-        mtime_ns: 0,
-        ctime_ns: 0,
-        rdev: 0,
-        replication: 0,
-        block_size: 0,
-        under_construction: false,
-        block_count: 0,
     }
 }
 

@@ -242,21 +242,13 @@ mod tests {
 
     fn node(path: &str, inode: u64, kind: FileKind, nlink: u32) -> Node {
         let attr = FileAttr {
-            inode: InodeId(inode),
-            kind,
             permissions: 0o644,
-            uid: 0,
-            gid: 0,
             nlink,
             length: 5,
-            atime_ns: 0,
-            mtime_ns: 0,
-            ctime_ns: 0,
-            rdev: 0,
             replication: 1,
             block_size: 1,
-            under_construction: false,
             block_count: 1,
+            ..FileAttr::bare(InodeId(inode), kind)
         };
         Node { path: DfsPath::parse(path.as_bytes()).unwrap(), attr }
     }

@@ -130,21 +130,14 @@ mod tests {
 
     fn attr() -> FileAttr {
         FileAttr {
-            inode: InodeId(16_385),
-            kind: FileKind::File,
             permissions: 0o644,
-            uid: 0,
-            gid: 0,
-            nlink: 1,
             length: 5,
             atime_ns: -1,
             mtime_ns: 1_700_000_000_123_456_789,
-            ctime_ns: 0,
-            rdev: 0,
             replication: 3,
             block_size: 1 << 27,
-            under_construction: false,
             block_count: 1,
+            ..FileAttr::bare(InodeId(16_385), FileKind::File)
         }
     }
 

@@ -169,21 +169,8 @@ mod tests {
         let path = dir.path().join("a");
         std::os::unix::fs::symlink("/dev/null", &path).unwrap();
         let attr = FileAttr {
-            inode: dfs_common::ids::InodeId(1),
-            kind: dfs_common::attr::FileKind::File,
             permissions: 0o644,
-            uid: 0,
-            gid: 0,
-            nlink: 1,
-            length: 0,
-            atime_ns: 0,
-            mtime_ns: 0,
-            ctime_ns: 0,
-            rdev: 0,
-            replication: 0,
-            block_size: 0,
-            under_construction: false,
-            block_count: 0,
+            ..FileAttr::bare(dfs_common::ids::InodeId(1), dfs_common::attr::FileKind::File)
         };
         let leftovers = Leftovers::default();
         let new = LocalFile { path: path.clone(), attr, replace: false, preserve: false };

@@ -168,21 +168,13 @@ mod tests {
 
     fn node() -> Node {
         let attr = FileAttr {
-            inode: InodeId(16_385),
-            kind: FileKind::File,
             permissions: 0o640,
-            uid: 0,
-            gid: 0,
-            nlink: 1,
             length: 5,
-            atime_ns: 0,
             mtime_ns: 1_700_000_000_123_000_000,
-            ctime_ns: 0,
-            rdev: 0,
             replication: 3,
             block_size: 128,
-            under_construction: false,
             block_count: 1,
+            ..FileAttr::bare(InodeId(16_385), FileKind::File)
         };
         Node { path: DfsPath::parse(b"/d/a\xff").unwrap(), attr }
     }

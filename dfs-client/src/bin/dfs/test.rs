@@ -103,21 +103,14 @@ mod tests {
 
     fn attr(kind: FileKind, length: u64) -> FileAttr {
         FileAttr {
-            inode: InodeId(1),
-            kind,
             permissions: 0o640,
             uid: 1,
             gid: 10,
-            nlink: 1,
             length,
-            atime_ns: 0,
-            mtime_ns: 0,
-            ctime_ns: 0,
-            rdev: 0,
             replication: 3,
             block_size: 128,
-            under_construction: false,
             block_count: 1,
+            ..FileAttr::bare(InodeId(1), kind)
         }
     }
 

@@ -309,21 +309,14 @@ fn datanode_page_links_names_and_addresses_only() {
 
 fn entry(name: &[u8], kind: FileKind, cookie: u64) -> ListedEntry {
     let attr = FileAttr {
-        inode: InodeId(9),
-        kind,
         permissions: 0o4755,
         uid: 1,
         gid: 2,
-        nlink: 1,
         length: 1536,
-        atime_ns: 0,
-        mtime_ns: 0,
-        ctime_ns: 0,
-        rdev: 0,
         replication: 3,
         block_size: 1 << 20,
-        under_construction: false,
         block_count: 1,
+        ..FileAttr::bare(InodeId(9), kind)
     };
     ListedEntry { cookie, name: Name::new(name).unwrap(), attr }
 }
