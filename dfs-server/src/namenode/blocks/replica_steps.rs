@@ -134,12 +134,17 @@ impl SoftState {
         }
         self.nodes.storage_mut(storage).blocks.insert(id.0);
         self.settle_pending(id, storage);
-        let is_committed = self.map.get(id).is_some_and(|info| info.state() == BlockState::Committed);
-        if is_committed && self.map.replica_count(id) >= self.config.replication_min {
+        if !self.is_committed(id) {
+            self.recheck(id);
+        } else if self.map.replica_count(id) >= self.config.replication_min {
             self.complete(id);
         } else {
-            self.recheck(id);
+            self.forget_vain_targets(id);
         }
+    }
+
+    fn is_committed(&self, id: BlockId) -> bool {
+        self.map.get(id).is_some_and(|info| info.state() == BlockState::Committed)
     }
 
     /// A committed block has its minimum of replicas. The rest of its pipeline will report: nothing is copied meanwhile.
@@ -229,6 +234,9 @@ impl SoftState {
             tracing::debug!(block = %id, datanode = node.id.uuid, ?reason, "a bad replica is to be replaced");
         }
         self.recheck(id);
+        if self.is_committed(id) {
+            self.forget_vain_targets(id);
+        }
     }
 
     /// The storage has nothing of the block any more.

@@ -75,7 +75,7 @@ impl SoftState {
         storage_uuid: &str,
     ) {
         self.nodes.node_mut(node).verifications.on_verdict(id, generation_stamp);
-        self.note_verdict(id, generation_stamp, node, true);
+        self.note_verdict(id, generation_stamp, (node, storage_uuid), true);
         let Some(&info) = self.map.get(id).filter(|info| info.generation_stamp == generation_stamp) else { return };
         for storage in self.nodes.node(node).storages.clone() {
             self.nodes.storage_mut(storage).on_doomed_corrupt(id);
@@ -87,15 +87,22 @@ impl SoftState {
     }
 
     /// A verdict on a replica that is not judged yet, because its block has a writer or is not of its generation: it counts when
-    /// the replica is.
-    fn note_verdict(&mut self, id: BlockId, stamp: GenerationStamp, node: NodeIndex, is_corrupt: bool) {
+    /// the replica is. An empty storage uuid stands for all volumes of the DataNode.
+    fn note_verdict(
+        &mut self,
+        id: BlockId,
+        stamp: GenerationStamp,
+        (node, storage_uuid): (NodeIndex, &str),
+        is_corrupt: bool,
+    ) {
         let open = self.open.get_mut(&id).into_iter().flat_map(|open| &mut open.reported);
         let reported = open.map(|(storage, replica)| (*storage, replica));
         let range = (id, StorageIndex(0))..=(id, StorageIndex(u32::MAX));
         let aside = self.set_aside.range_mut(range).map(|(&(_, storage), replica)| (storage, replica));
         for (storage, replica) in reported.chain(aside) {
-            let is_it = self.nodes.storage(storage).node == node && replica.generation_stamp == stamp;
-            if is_it && replica.state == ReplicaState::Finalized {
+            let volume = self.nodes.storage(storage);
+            let is_there = volume.node == node && (storage_uuid.is_empty() || volume.uuid == storage_uuid);
+            if is_there && replica.generation_stamp == stamp && replica.state == ReplicaState::Finalized {
                 replica.is_corrupt = is_corrupt;
             }
         }
@@ -114,7 +121,7 @@ impl SoftState {
     pub(crate) fn on_good_found(&mut self, block: Block, node: NodeIndex) {
         let Block { id, generation_stamp, length } = block;
         self.nodes.node_mut(node).verifications.on_verdict(id, generation_stamp);
-        self.note_verdict(id, generation_stamp, node, false);
+        self.note_verdict(id, generation_stamp, (node, ""), false);
         let Some(storage) = self.known_corrupt_on(id, generation_stamp, node) else { return };
         tracing::info!(%block, datanode = self.nodes.node_of(storage).address(), "a replica is well again");
         self.drop_bad(id, storage);

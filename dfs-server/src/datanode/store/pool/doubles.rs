@@ -51,7 +51,7 @@ impl Pool {
                 // The other has gone meanwhile, by order or with its volume. The NameNode says whether this one may stay.
                 None => {
                     add_suspect(&self.suspects, &self.name, id, &found);
-                    self.tell(id, &found);
+                    self.tell_found(id, &found);
                     replicas.insert(id, found);
                     return;
                 }
@@ -65,7 +65,7 @@ impl Pool {
                     };
                     add_suspect(&self.suspects, &self.name, id, &found);
                     self.publish(EventKind::Deleted, old, &home.0);
-                    self.tell(id, &found);
+                    self.tell_found(id, &found);
                     replicas.insert(id, found);
                     (home, there, false)
                 }
@@ -77,19 +77,25 @@ impl Pool {
         };
         clear(&home, id, &worse, is_needless);
     }
+
+    /// Only a full report names a replica that waits, and the last one may have been made before this one came.
+    fn tell_found(&self, id: BlockId, found: &Entry) {
+        match found {
+            Entry::Open(_) => self.events.overflow(),
+            Entry::Finalized(_) | Entry::Deleting(_) => self.tell(id, found),
+        }
+    }
 }
 
-/// Has a replica give way to a better one, with the map locked: not when somebody is at work on it, who then goes on with it.
+/// Has a replica give way to a better one, with the map locked: not when it is written, received or deleted. A recovery that has
+/// looked at it finds it gone, and begins again.
 fn give_way(there: &Entry) -> bool {
     match there {
         Entry::Finalized(_) => true,
-        Entry::Open(open) if open.kind == OpenKind::Waiting => open.change(|state| {
-            let is_idle = state.recovery().is_none();
-            if is_idle {
-                state.step(Step::Doomed);
-            }
-            is_idle
-        }),
+        Entry::Open(open) if open.kind == OpenKind::Waiting => {
+            open.step(Step::Doomed);
+            true
+        }
         Entry::Open(_) | Entry::Deleting(_) => false,
     }
 }

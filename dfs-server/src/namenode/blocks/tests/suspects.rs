@@ -86,6 +86,54 @@ fn replica_found_bad_before_its_block_is_committed_never_counts_as_good() {
 }
 
 #[test]
+fn block_whose_pipeline_has_nothing_but_verdicts_left_to_tell_is_as_complete_as_it_gets() {
+    for is_found_before in [true, false] {
+        let mut cluster = Cluster::unregistered(&["/a"; 3], &["dfs.namenode.replication.min=2"]);
+        cluster.blocks.set_active(true);
+        (0..3).for_each(|at| cluster.register(at));
+        cluster.blocks.tick();
+        cluster.allocate(1, 1, 2, &[0, 1]);
+        cluster.allocate(2, 1, 1, &[0]);
+        for (at, id) in [(0, 1), (0, 2)] {
+            cluster.put(at, id, super::Copy { is_intact: false, ..finalized(1, 10) });
+        }
+        let find = |cluster: &mut Cluster| [1, 2].into_iter().for_each(|id| cluster.find_bad(0, id));
+        if is_found_before {
+            find(&mut cluster);
+        }
+        [1, 2].into_iter().for_each(|id| cluster.commit(id, 1, 10));
+        cluster.put(1, 1, finalized(1, 10));
+        if !is_found_before {
+            find(&mut cluster);
+        }
+        cluster.check();
+        assert!(cluster.blocks.is_complete(BlockId(1)) && cluster.blocks.is_complete(BlockId(2)), "{is_found_before}");
+        let missing: Vec<_> = cluster.blocks.missing_blocks(9).into_iter().map(|(id, _)| id).collect();
+        assert_eq!(missing, [BlockId(2)]);
+        cluster.seconds(5);
+        assert_eq!(cluster.holders(1, 1, 10), [1, 2]);
+        cluster.check();
+    }
+}
+
+#[test]
+fn verdict_on_a_replica_of_one_volume_says_nothing_of_another() {
+    let mut cluster = Cluster::new(&["/a"; 2]);
+    cluster.allocate(1, 1, 2, &[0, 1]);
+    (0..2).for_each(|at| cluster.put(at, 1, finalized(1, 10)));
+    let request = v1::ReportBadReplicasRequest {
+        datanode_uuid: "dn0".into(),
+        registration_id: cluster.nodes[0].registration,
+        blocks: vec![block(1, 1, 10).into()],
+        storage_uuids: vec!["of another volume".into()],
+        good_blocks: Vec::new(),
+    };
+    cluster.blocks.report_bad_replicas(&request).unwrap();
+    cluster.commit(1, 1, 10);
+    assert_eq!(cluster.located(1), ["dn0", "dn1"]);
+}
+
+#[test]
 fn nobody_speaks_for_another_datanode() {
     let mut cluster = Cluster::new(&["/a"; 2]);
     cluster.write(1, 2, &[0, 1]);
