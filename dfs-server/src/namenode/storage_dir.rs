@@ -72,6 +72,19 @@ pub struct FirstOfUse<T> {
     pub useless: Useless,
 }
 
+impl<T> FirstOfUse<T> {
+    /// What was given, with the images before it. `None` when there is no image at all.
+    ///
+    /// # Errors
+    /// What is wrong with the newest image, when none is of use.
+    pub fn or_why(self) -> Result<Option<(T, Useless)>> {
+        match self.served {
+            Some(served) => Ok(Some((served, self.useless))),
+            None => self.useless.into_iter().next().map_or(Ok(None), |(_, error)| Err(error)),
+        }
+    }
+}
+
 /// The directory, locked for this process.
 #[derive(Debug)]
 pub struct NameDir {
@@ -220,14 +233,8 @@ impl NameDir {
     /// # Errors
     /// The first one when no image can be loaded, and at once any that is neither `Corrupt` nor `Io`.
     pub fn load_newest<T>(&self, mut load: impl FnMut(&Path) -> Result<T>) -> Result<Option<(T, Useless)>> {
-        let found = self.first_of_use(
-            |image| self.check_header(image).and_then(|()| load(&image.path)),
-            |_, error| is_unusable(error),
-        )?;
-        match found.served {
-            Some(loaded) => Ok(Some((loaded, found.useless))),
-            None => found.useless.into_iter().next().map_or(Ok(None), |(_, error)| Err(error)),
-        }
+        let load = |image: &ImageFile| self.check_header(image).and_then(|()| load(&image.path));
+        self.first_of_use(load, |_, error| is_unusable(error))?.or_why()
     }
 
     /// Refuses an image of another cluster or namespace, or one whose name lies.

@@ -104,6 +104,17 @@ pub(super) enum Entry {
     Deleting(Deletion),
 }
 
+impl Entry {
+    /// Where its files are.
+    pub(super) fn volume(&self) -> VolumeIndex {
+        match self {
+            Self::Finalized(finalized) => finalized.volume,
+            Self::Open(replica) => replica.volume.index(),
+            Self::Deleting(deletion) => deletion.volume,
+        }
+    }
+}
+
 /// A removal under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Deletion {

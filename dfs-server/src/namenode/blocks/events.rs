@@ -205,8 +205,7 @@ impl SoftState {
         self.judge_set_aside(id);
         self.forget_vain_targets(id);
         // The replay of a log, or a follower: the leader of the time answers for the replicas, reports tell here later.
-        let is_committed = self.map.get(id).is_some_and(|info| info.state() == BlockState::Committed);
-        if is_committed && !self.is_active {
+        if self.is_committed(id) && !self.is_active {
             self.complete(id);
         }
     }
@@ -214,21 +213,17 @@ impl SoftState {
     /// Of a committed block, only members of its pipeline that live and have not told yet can still report. Without any, the block is
     /// as complete as it gets: it has the good replicas that were reported, and is missing if there are none.
     pub(super) fn forget_vain_targets(&mut self, id: BlockId) {
+        let Some(open) = self.open.get(&id) else { return };
+        if self.awaited(id, &open.targets).is_empty() {
+            self.complete(id);
+            return;
+        }
         let Some(open) = self.open.get_mut(&id) else { return };
-        let (live, dead): (SmallVec<[_; 3]>, SmallVec<[_; 3]>) =
+        let (live, dead): (SmallVec<_>, SmallVec<[_; 3]>) =
             std::mem::take(&mut open.targets).into_iter().partition(|&target| self.nodes.is_usable(target));
-        let bad = self.bad.get(&id);
-        let has_told = |target: &StorageIndex| {
-            self.map.has_replica(id, *target) || bad.is_some_and(|bad| bad.iter().any(|bad| bad.storage == *target))
-        };
-        let nobody_is_awaited = live.iter().all(has_told);
         open.targets = live;
         for storage in dead {
             self.release_unit(storage);
-        }
-        if nobody_is_awaited {
-            // Gives back what is left of the units.
-            self.complete(id);
         }
     }
 
@@ -237,7 +232,7 @@ impl SoftState {
     pub(crate) fn forget_dead_writers_some(&mut self, from: BlockId, limit: usize) -> Option<BlockId> {
         let ids: SmallVec<[BlockId; 64]> = self.open.range(from..).take(limit).map(|(&id, _)| id).collect();
         for &id in &ids {
-            if self.map.get(id).is_some_and(|info| info.state() == BlockState::Committed) {
+            if self.is_committed(id) {
                 self.forget_vain_targets(id);
             }
         }

@@ -99,7 +99,7 @@ impl SoftState {
         for &storage in awaited.into_iter().chain(hinted).flatten() {
             let node = self.nodes.storage(storage).node;
             let is_there = storages.iter().any(|&other| self.nodes.storage(other).node == node);
-            let is_bad = self.bad.get(&id).is_some_and(|bad| bad.iter().any(|bad| bad.storage == storage));
+            let is_bad = self.is_bad(id, storage);
             if !is_there && !is_bad && self.nodes.is_usable(storage) {
                 storages.push(storage);
             }

@@ -99,14 +99,18 @@ impl SoftState {
     /// Takes a block from the storage's list, unless some record of its replica there is left.
     pub(crate) fn unlist(&mut self, id: BlockId, storage: StorageIndex) {
         let is_open = |open: &OpenBlock| open.reported.iter().any(|(other, _)| *other == storage);
-        let is_bad = |bad: &BadList| bad.iter().any(|bad| bad.storage == storage);
         let is_recorded = self.map.has_replica(id, storage)
             || self.open.get(&id).is_some_and(|open| is_open(open))
-            || self.bad.get(&id).is_some_and(is_bad)
+            || self.is_bad(id, storage)
             || self.set_aside.contains_key(&(id, storage));
         if !is_recorded {
             self.nodes.storage_mut(storage).blocks.remove(id.0);
         }
+    }
+
+    /// Whether the storage's replica stands among the bad ones.
+    pub(super) fn is_bad(&self, id: BlockId, storage: StorageIndex) -> bool {
+        self.bad.get(&id).is_some_and(|bad| bad.iter().any(|bad| bad.storage == storage))
     }
 
     pub(crate) fn drop_bad(&mut self, id: BlockId, storage: StorageIndex) {
@@ -143,7 +147,7 @@ impl SoftState {
         }
     }
 
-    fn is_committed(&self, id: BlockId) -> bool {
+    pub(super) fn is_committed(&self, id: BlockId) -> bool {
         self.map.get(id).is_some_and(|info| info.state() == BlockState::Committed)
     }
 
@@ -155,16 +159,9 @@ impl SoftState {
             }
         });
         if let Some(open) = self.open.remove(&id) {
-            let there: SmallVec<[NodeIndex; 4]> =
-                self.map.replicas(id).iter().map(|&storage| self.nodes.storage(storage).node).collect();
-            let mut awaited = SmallVec::new();
+            let awaited = self.awaited(id, &open.targets);
             for storage in open.targets {
-                let is_there = there.contains(&self.nodes.storage(storage).node);
-                // It has told already, and of something else.
-                let is_bad = self.bad.get(&id).is_some_and(|bad| bad.iter().any(|bad| bad.storage == storage));
-                if !is_there && !is_bad && self.nodes.is_usable(storage) {
-                    awaited.push(storage);
-                } else {
+                if !awaited.contains(&storage) {
                     self.release_unit(storage);
                 }
             }
@@ -179,6 +176,18 @@ impl SoftState {
         if self.bad.contains_key(&id) && self.may_repair() {
             self.drop_bad_replicas(id);
         }
+    }
+
+    /// Those members of a committed block's pipeline that can still report: they live, and have told neither of a good replica nor of
+    /// something else.
+    pub(super) fn awaited(&self, id: BlockId, targets: &[StorageIndex]) -> SmallVec<[StorageIndex; 3]> {
+        let there: SmallVec<[NodeIndex; 4]> =
+            self.map.replicas(id).iter().map(|&storage| self.nodes.storage(storage).node).collect();
+        let is_awaited = |storage: &StorageIndex| {
+            let is_there = there.contains(&self.nodes.storage(*storage).node);
+            !is_there && !self.is_bad(id, *storage) && self.nodes.is_usable(*storage)
+        };
+        targets.iter().copied().filter(is_awaited).collect()
     }
 
     fn record_open(&mut self, id: BlockId, storage: StorageIndex, reported: ReportedReplica) {

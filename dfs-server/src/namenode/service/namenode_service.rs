@@ -249,12 +249,8 @@ fn newest_image(dir: &NameDir) -> Result<(Option<Fetchable>, Option<LogPosition>
             Fetchable { path: image.path.clone(), length: metadata.len(), state_digest: header.state_digest };
         Ok((fetchable, header.last_log))
     };
-    let found = dir.first_of_use(look, |_, error| is_unusable(error))?;
-    match (found.served, found.useless.into_iter().next()) {
-        (Some((image, last_log)), _) => Ok((Some(image), last_log)),
-        (None, Some((_, error))) => Err(error),
-        (None, None) => Ok((None, None)),
-    }
+    let newest = dir.first_of_use(look, |_, error| is_unusable(error))?.or_why()?;
+    Ok(newest.map_or((None, None), |((image, last_log), _)| (Some(image), last_log)))
 }
 
 fn file_name(path: &std::path::Path) -> String {

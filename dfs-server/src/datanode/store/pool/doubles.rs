@@ -12,7 +12,6 @@ use super::super::disk;
 use super::super::events::EventKind;
 use super::super::open_state::Step;
 use super::super::replica::{Condition, Entry, OpenKind};
-use super::removal::lies_on;
 use super::{Home, Pool, add_suspect, pair, used};
 
 /// Adds what a scan found at start; the worse one of two is set aside.
@@ -23,18 +22,10 @@ pub(super) fn add_found(replicas: &mut BTreeMap<BlockId, Entry>, homes: &[Option
         Some(there) => (found, Some(there)),
     };
     replicas.insert(id, better);
-    let home = |worse: &Entry| {
-        let index = match worse {
-            Entry::Finalized(finalized) => finalized.volume,
-            Entry::Open(replica) => replica.volume.index(),
-            Entry::Deleting(deletion) => deletion.volume,
-        };
-        homes.get(usize::from(index.0)).cloned().flatten()
-    };
     if let Some(worse) = worse
-        && let Some(home) = home(&worse)
+        && let Some(Some(home)) = homes.get(usize::from(worse.volume().0))
     {
-        clear(&home, id, &worse, false);
+        clear(home, id, &worse, false);
     }
 }
 
@@ -56,7 +47,7 @@ impl Pool {
                     return;
                 }
                 // Made here since: the files are its own.
-                Some(there) if lies_on(&there, index) => return,
+                Some(there) if there.volume() == index => return,
                 Some(there) if worth(&found) > worth(&there) && give_way(&there) => {
                     let (old, home) = match &there {
                         Entry::Finalized(old) => (old.block(id), self.home_of(old)),

@@ -166,7 +166,7 @@ impl Pool {
         let Some((volume, _)) = self.home(index) else { return };
         let mut there = Vec::new();
         self.walk(|id, entry| {
-            if lies_on(entry, index) {
+            if entry.volume() == index {
                 there.push(id);
             }
         });
@@ -174,7 +174,7 @@ impl Pool {
             let mut replicas = self.replicas.lock();
             for &id in ids {
                 let block = match replicas.get(&id) {
-                    Some(entry) if !lies_on(entry, index) => continue,
+                    Some(entry) if entry.volume() != index => continue,
                     Some(Entry::Finalized(finalized)) => {
                         if finalized.condition != Condition::Sound {
                             self.untrusted.lock().insert((index, id));
@@ -204,13 +204,5 @@ impl Pool {
         let mut left = self.left.lock();
         left.retain(|replica| replica.upgrade().is_some_and(|replica| replica.is_in_use()));
         left.iter().filter_map(Weak::upgrade).any(|replica| replica.volume.index() == index)
-    }
-}
-
-pub(super) fn lies_on(entry: &Entry, index: VolumeIndex) -> bool {
-    match entry {
-        Entry::Finalized(finalized) => finalized.volume == index,
-        Entry::Open(replica) => replica.volume.index() == index,
-        Entry::Deleting(deletion) => deletion.volume == index,
     }
 }

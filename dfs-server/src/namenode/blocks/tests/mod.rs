@@ -69,6 +69,19 @@ pub(super) struct Node {
     pub unsent: Vec<v1::BlockReceivedAndDeletedRequest>,
 }
 
+impl Node {
+    /// What it sends of a replica on a volume that does not match its checksums.
+    pub(super) fn bad_verdict(&self, block: Block, storage_uuid: &str) -> v1::ReportBadReplicasRequest {
+        v1::ReportBadReplicasRequest {
+            datanode_uuid: self.uuid.clone(),
+            registration_id: self.registration,
+            blocks: vec![block.into()],
+            storage_uuids: vec![storage_uuid.to_owned()],
+            good_blocks: Vec::new(),
+        }
+    }
+}
+
 /// A block manager and its DataNodes.
 pub(super) struct Cluster {
     pub blocks: BlockManager,
@@ -173,13 +186,7 @@ impl Cluster {
         let node = &mut self.nodes[at];
         let Some(copy) = node.copies.get(&id) else { return };
         node.found_bad.insert(id);
-        let request = v1::ReportBadReplicasRequest {
-            datanode_uuid: node.uuid.clone(),
-            registration_id: node.registration,
-            blocks: vec![block(id, copy.generation_stamp, copy.length).into()],
-            storage_uuids: vec![node.storage.clone()],
-            good_blocks: Vec::new(),
-        };
+        let request = node.bad_verdict(block(id, copy.generation_stamp, copy.length), &node.storage);
         // A node that is taken for dead is refused, and tells with its next full report.
         let _ = self.blocks.report_bad_replicas(&request);
     }

@@ -121,13 +121,7 @@ fn verdict_on_a_replica_of_one_volume_says_nothing_of_another() {
     let mut cluster = Cluster::new(&["/a"; 2]);
     cluster.allocate(1, 1, 2, &[0, 1]);
     (0..2).for_each(|at| cluster.put(at, 1, finalized(1, 10)));
-    let request = v1::ReportBadReplicasRequest {
-        datanode_uuid: "dn0".into(),
-        registration_id: cluster.nodes[0].registration,
-        blocks: vec![block(1, 1, 10).into()],
-        storage_uuids: vec!["of another volume".into()],
-        good_blocks: Vec::new(),
-    };
+    let request = cluster.nodes[0].bad_verdict(block(1, 1, 10), "of another volume");
     cluster.blocks.report_bad_replicas(&request).unwrap();
     cluster.commit(1, 1, 10);
     assert_eq!(cluster.located(1), ["dn0", "dn1"]);
@@ -137,13 +131,8 @@ fn verdict_on_a_replica_of_one_volume_says_nothing_of_another() {
 fn nobody_speaks_for_another_datanode() {
     let mut cluster = Cluster::new(&["/a"; 2]);
     cluster.write(1, 2, &[0, 1]);
-    let mut request = v1::ReportBadReplicasRequest {
-        datanode_uuid: "dn1".into(),
-        registration_id: cluster.nodes[0].registration,
-        blocks: vec![block(1, 1, 10).into()],
-        storage_uuids: vec!["s1".into()],
-        good_blocks: Vec::new(),
-    };
+    let mut request = cluster.nodes[1].bad_verdict(block(1, 1, 10), "s1");
+    request.registration_id = cluster.nodes[0].registration;
     assert_eq!(cluster.blocks.report_bad_replicas(&request).unwrap_err().kind(), ErrorKind::Stale);
     // Nor for a volume that is not its own.
     request.registration_id = cluster.nodes[1].registration;
